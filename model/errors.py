@@ -1,0 +1,33 @@
+"""How a command tells its user that something is wrong: one line, and the exit code that says whose turn it is.
+
+Exit codes: 0 done, 1 failed while running, 2 wrong usage, configuration or input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message is one line: the file, the value, and what to do."""
+
+
+def run_command(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command's `main` and exit: a `UserError` becomes one line on stderr and exit code 2.
+
+    Any other exception keeps its traceback, because it is a fault of ours that a report should carry.
+    """
+    try:
+        code = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted: what was published so far is kept; the same command goes on from there", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        sys.stderr.close()
+        code = 0
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Hugging Face classes. They import torch and transformers only, so that they can travel inside an export."""

@@ -1,0 +1,1 @@
+"""Training: one readable loop, its data, its engines and its checkpoints."""

@@ -1,0 +1,16 @@
+"""Settings of the whole suite: one torch thread a process, and the CPU stand-ins that the libraries need."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+from model.torchvision_compat import ensure_torchvision
+
+torch.set_num_threads(1)
+ensure_torchvision()
