@@ -1,14 +1,16 @@
 """What every image tokenizer here can do: pictures to VQ codes and back.
 
 The families (`vq_chameleon.py`, `vq_transformers.py`) say how their model encodes and decodes a tensor; this file does
-what is the same for all: pictures to pixels, checks of shapes and ranges, and the fingerprint that ties code shards to
-the weights that made them. Pixels are float32 in -1..1 (`uint8 / 127.5 - 1`) for every family.
+what is the same for all: pictures to pixels, checks of shapes and ranges, exact codes, and the fingerprint that ties
+code shards to the weights that made them. Pixels are float32 in -1..1 (`uint8 / 127.5 - 1`) for every family.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,24 +30,26 @@ class VQ:
 
     A picture of H x W pixels becomes a grid of H/downsample x W/downsample codes, each in 0..codebook_size-1.
 
-    Codes are computed in float32 always, without TensorFloat32 on GPUs: in half precision a picture near the border
-    between two codes would change its code with the machine. On a CPU a batch is encoded picture by picture, because
-    the convolution and matrix kernels round differently for other batch sizes; so the codes of a picture never depend
-    on its neighbours. On a GPU batches are encoded whole, and rare ties may fall differently for another batch size.
+    Codes are computed in float32 always, TensorFloat32 off: in lower precision a latent near the border between two
+    codes would change its code with the machine. On a CPU a batch is encoded picture by picture (which costs no time),
+    because the convolution kernels round differently for other batch sizes; so the codes of a picture never depend on
+    its neighbours. On a GPU batches are encoded whole, and such a latent may change its code with the batch size.
+
+    The model that a subclass is given is taken over: cast, frozen and moved. Pass a copy of one that is in training.
     """
 
     family: str
-    """Which architecture the fingerprint speaks of; a subclass sets it."""
+    """Which architecture the fingerprint speaks of; each subclass names its own."""
 
     def __init__(
         self, model: torch.nn.Module, *, name: str, codebook_size: int, downsample: int, image_size: int, device: str
     ):
         if codebook_size > LARGEST_CODEBOOK:
             raise UserError(
-                f"VQ model {name!r} has a codebook of {codebook_size} entries; code shards hold 16-bit codes, "
-                f"so use a model of at most {LARGEST_CODEBOOK}"
+                f"VQ model {name!r} has a codebook of {codebook_size} entries, but code shards hold 16-bit codes; "
+                f"use a model of at most {LARGEST_CODEBOOK} entries"
             )
-        if image_size % downsample:
+        if image_size <= 0 or image_size % downsample:
             raise UserError(
                 f"VQ model {name!r}: image size {image_size} is not a multiple of {downsample}, the pixels per code; "
                 "set another image_size in its preprocess.json"
@@ -58,52 +62,55 @@ class VQ:
         self.fingerprint = self._fingerprint()
 
     def encode(self, images: list[Image.Image]) -> np.ndarray:
-        """Codes uint16 [b, h, w] of RGB pictures of one size, both sides multiples of `downsample`."""
+        """Codes uint16 [b, h, w] of pictures of one size, both sides multiples of `downsample`. UserError if not."""
         sizes = sorted({image.size for image in images})
         if len(sizes) != 1:
             raise UserError(f"encode takes pictures of one size, got sizes {sizes}; preprocess them first")
         return self.encode_pixels(pixels_of(images))
 
     def encode_pixels(self, pixels: torch.Tensor) -> np.ndarray:
-        """Codes uint16 [b, H/downsample, W/downsample] of pixels float [b, 3, H, W] in -1..1."""
+        """Codes uint16 [b, H/downsample, W/downsample] of pixels float [b, 3, H, W] in -1..1.
+
+        UserError on another shape, or sides that are not multiples of `downsample`.
+        """
         import numpy as np
         import torch
 
-        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.shape[0]:
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.numel():
             raise UserError(f"pixels must have shape [pictures, 3, height, width], got {list(pixels.shape)}")
         height, width = pixels.shape[2:]
-        if height % self.downsample or width % self.downsample or not height or not width:
+        if height % self.downsample or width % self.downsample:
             raise UserError(
-                f"picture of {width} x {height} pixels: VQ model {self.name!r} needs multiples of {self.downsample}; "
-                "preprocess it first"
+                f"a picture of {width} x {height} pixels: both sides must be multiples of {self.downsample} for "
+                f"VQ model {self.name!r}; preprocess it first"
             )
         self._check_grid(height // self.downsample, width // self.downsample)
         pixels = pixels.to(self._device(), torch.float32)
         parts = pixels.split(1) if pixels.device.type == "cpu" else [pixels]
-        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.no_grad(), full_float32():
             codes = torch.cat([self._encode(part) for part in parts])
         return codes.cpu().numpy().astype(np.uint16)
 
     def decode(self, codes: np.ndarray | torch.Tensor) -> list[Image.Image]:
-        """RGB pictures of codes [b, h, w]."""
+        """RGB pictures of codes [b, h, w]. UserError on another shape, or a code outside the codebook."""
         return images_of(self.decode_pixels(codes))
 
     def decode_pixels(self, codes: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Pixels float32 [b, 3, h * downsample, w * downsample] of codes [b, h, w].
+        """Pixels float32 [b, 3, h * downsample, w * downsample] of codes [b, h, w], errors as in `decode`.
 
-        White is 1 and black is -1, but a decoder may shoot past either: clamp before display (`decode` does).
+        Black is -1 and white is 1, but a decoder may shoot past either: `decode` clamps, this does not.
         """
         import torch
 
         codes = self._checked_codes(codes)
-        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.no_grad(), full_float32():
             return self._decode(codes)
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `load_vq` reads: config.json, safetensors weights and preprocess.json."""
         folder = Path(folder)
         self.model.save_pretrained(folder, safe_serialization=True)
-        preprocess = {"name": self.name, "image_size": self.image_size}
+        preprocess = {"image_size": self.image_size, "name": self.name}
         (folder / "preprocess.json").write_text(json.dumps(preprocess, indent=2) + "\n", encoding="utf-8")
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -115,11 +122,11 @@ class VQ:
         raise NotImplementedError
 
     def _architecture(self) -> dict[str, Any]:
-        """What changes the computation and does not show in the names and shapes of the weights."""
+        """Settings that change the computation and do not show in the names and shapes of the weights."""
         raise NotImplementedError
 
     def _check_grid(self, rows: int, columns: int) -> None:
-        """Raise UserError if the model cannot take a grid of this many codes."""
+        """Raise UserError if the model cannot take a grid of this many codes; most take any."""
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -128,40 +135,53 @@ class VQ:
         import numpy as np
         import torch
 
-        if isinstance(codes, np.ndarray):
+        dtype, shape = codes.dtype, list(codes.shape)
+        if isinstance(codes, np.ndarray) and np.issubdtype(dtype, np.integer):
             codes = torch.from_numpy(codes.astype(np.int64))
-        if codes.is_floating_point() or codes.ndim != 3 or not codes.numel():
-            raise UserError(
-                f"codes must be integers of shape [pictures, rows, columns], got {codes.dtype} {list(codes.shape)}"
-            )
+        if not isinstance(codes, torch.Tensor) or codes.is_floating_point() or codes.ndim != 3 or not codes.numel():
+            raise UserError(f"codes must be integers of shape [pictures, rows, columns], got {dtype} {shape}")
         codes = codes.to(self._device(), torch.int64)
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.codebook_size:
             raise UserError(
-                f"code {low if low < 0 else high} is outside the codebook of {self.name!r}: "
-                f"codes go from 0 to {self.codebook_size - 1}"
+                f"code {low if low < 0 else high} is outside the codebook of VQ model {self.name!r}: "
+                f"its codes go from 0 to {self.codebook_size - 1}"
             )
         self._check_grid(*codes.shape[1:])
         return codes
 
     def _fingerprint(self) -> str:
-        """SHA-256, as hex, over the family, its settings, and every tensor's name, shape and float32 bytes.
+        """SHA-256 in hex over the family, its settings, and every tensor's name, shape and float32 bytes.
 
         It is the same wherever the files lie and whichever format held them. Weights that were rounded to half
-        precision are other weights, and have another fingerprint.
+        precision for storage are other weights, and have another fingerprint.
         """
         digest = hashlib.sha256()
         settings = {"family": self.family, "codebook_size": self.codebook_size, "downsample": self.downsample}
         digest.update(json.dumps(settings | self._architecture(), sort_keys=True).encode())
         for key, tensor in sorted(self.model.state_dict().items()):
-            tensor = tensor.detach().cpu().contiguous()
             digest.update(f"\n{key} {list(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(tensor.numpy().tobytes())
+            digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
 
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """No TensorFloat32 in convolutions and matrix products inside; the process's own choice comes back after."""
+    import torch
+
+    convolution, matmul = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolution
+        torch.set_float32_matmul_precision(matmul)
+
+
 def pixels_of(images: list[Image.Image]) -> torch.Tensor:
-    """Pixels float32 [b, 3, H, W] in -1..1 of RGB pictures of one size."""
+    """Pixels float32 [b, 3, H, W] in -1..1 of pictures of one size."""
     import numpy as np
     import torch
 
@@ -175,17 +195,3 @@ def images_of(pixels: torch.Tensor) -> list[Image.Image]:
 
     array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in array]
-
-
-def load_exactly(model: torch.nn.Module, state: dict[str, torch.Tensor], source: Path) -> None:
-    """Copy `state` into `model`; UserError naming the tensors of `source` that are missing, left over or misshapen."""
-    own = model.state_dict()
-    complaints = [
-        ("lacks", sorted(own.keys() - state.keys())),
-        ("has unknown", sorted(state.keys() - own.keys())),
-        ("has another shape for", sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)),
-    ]
-    found = [f"{verb} {', '.join(keys[:4])}{f' and {len(keys) - 4} more' * (len(keys) > 4)}" for verb, keys in complaints if keys]
-    if found:
-        raise UserError(f"{source} does not fit its configuration: it {'; it '.join(found)}")
-    model.load_state_dict(state)

@@ -1,28 +1,45 @@
 """Chameleon's VQGAN as diffusers' VQModel, from Meta's released files or from a diffusers folder.
 
-Chameleon (arXiv 2405.09818) took its image tokenizer from Make-A-Scene (arXiv 2203.13131), a VQGAN (arXiv 2012.09841)
-of taming-transformers' layout. diffusers' VQModel is that architecture, encoder and decoder; the state dicts differ by
-names only, and `RENAMES` is the table of the differences. Pixels enter as `uint8 / 127.5 - 1`, as in the original.
+Chameleon (arXiv 2405.09818, section 2.1) took its image tokenizer from Make-A-Scene (arXiv 2203.13131): a VQGAN (arXiv
+2012.09841) in the layout of taming-transformers. diffusers' VQModel is that architecture, encoder and decoder. The
+state dicts differ by names, by the order of the decoder's levels, and by the shape of the attention's 1x1 convolutions,
+which diffusers holds as linear layers. Pixels are in -1..1, as in the original.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError
-from tokenization.vq_base import VQ, load_exactly
+from tokenization.vq_base import VQ
+from tokenization.vq_files import load_exactly, read_json, read_safetensors
 
 if TYPE_CHECKING:
     import torch
 
+CHAMELEON_CONFIG, CHAMELEON_WEIGHTS = "vqgan.yaml", "vqgan.ckpt"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+RENAMES = (
+    ("mid.block_1.", "mid_block.resnets.0."),
+    ("mid.block_2.", "mid_block.resnets.1."),
+    ("mid.attn_1.norm.", "mid_block.attentions.0.group_norm."),
+    ("mid.attn_1.q.", "mid_block.attentions.0.to_q."),
+    ("mid.attn_1.k.", "mid_block.attentions.0.to_k."),
+    ("mid.attn_1.v.", "mid_block.attentions.0.to_v."),
+    ("mid.attn_1.proj_out.", "mid_block.attentions.0.to_out.0."),
+    ("nin_shortcut.", "conv_shortcut."),
+    ("norm_out.", "conv_norm_out."),
+)
+"""Parts of taming-transformers' names and what diffusers calls them, apart from the levels (`renames`)."""
+
+TRAINING_ONLY = ("loss.",)
+"""Prefixes of tensors that a released checkpoint may hold beside the model: the discriminator and LPIPS."""
 
 
 class ChameleonVQ(VQ):
-    """A diffusers VQModel: Chameleon's own, or a smaller one of the same architecture."""
+    """A diffusers VQModel: Chameleon's own, or another of the same architecture."""
 
     family = "vqgan"
 
@@ -37,12 +54,13 @@ class ChameleonVQ(VQ):
         )
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        latents = self.model.quant_conv(self.model.encoder(pixels))
+        latents = self.model.encode(pixels).latents
         _, _, (_, _, codes) = self.model.quantize(latents)
         return codes.view(latents.shape[0], *latents.shape[2:])
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
-        latents = self.model.quantize.embedding(codes).permute(0, 3, 1, 2)
+        latents = self.model.quantize.embedding(codes).permute(0, 3, 1, 2).contiguous()
+        # VQModel.decode would quantise again or look codes up, as its config says; what follows is the rest of it
         spatial = latents if self.model.config.norm_type == "spatial" else None
         return self.model.decoder(self.model.post_quant_conv(latents), spatial)
 
@@ -53,23 +71,114 @@ class ChameleonVQ(VQ):
 
 def load_diffusers(folder: Path, *, name: str, image_size: int | None, device: str) -> ChameleonVQ:
     """A diffusers VQModel folder. `image_size` None means the config's sample_size. UserError on what does not fit."""
-    from safetensors.torch import load_file
-
     weights = folder / DIFFUSERS_WEIGHTS
     if not weights.is_file():
-        raise UserError(f"{folder} has no {DIFFUSERS_WEIGHTS}; save the VQModel with save_pretrained")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model = build(config, load_file(weights), weights)
+        raise UserError(f"{folder}: there is no {DIFFUSERS_WEIGHTS}; write the folder with VQModel.save_pretrained")
+    config = {key: value for key, value in read_json(folder / "config.json").items() if not key.startswith("_")}
+    model = build_model(config, folder / "config.json")
+    load_exactly(model, read_safetensors(weights), weights)
     return ChameleonVQ(model, name=name, image_size=image_size, device=device)
 
 
-def build(config: dict[str, Any], state: dict[str, torch.Tensor], source: Path) -> torch.nn.Module:
-    """A VQModel of this diffusers config with exactly these weights; `source` is the file that an error names."""
+def load_chameleon(folder: Path, *, name: str, image_size: int | None, device: str) -> ChameleonVQ:
+    """Meta's released folder, vqgan.yaml and vqgan.ckpt. `image_size` None means the yaml's resolution.
+
+    UserError when a file is missing or damaged, when the yaml asks for what VQModel does not have, or when a tensor is
+    missing, unexpected or of another shape. The discriminator's tensors are left out.
+    """
+    import torch
+
+    path = folder / CHAMELEON_WEIGHTS
+    if not path.is_file():
+        raise UserError(f"{folder}: there is {CHAMELEON_CONFIG} but no {CHAMELEON_WEIGHTS}; copy both into the folder")
+    config = diffusers_config(folder / CHAMELEON_CONFIG)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch each raise their own for a damaged or unsafe file
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{path}: torch.load(weights_only=True) refuses it ({reason}); "
+            "download it again, or save its state_dict alone"
+        ) from error
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: there is no state_dict in it; it is not a released VQGAN checkpoint")
+    model = build_model(config, folder / CHAMELEON_CONFIG)
+    load_exactly(model, diffusers_state(state, levels=len(config["block_out_channels"])), path)
+    return ChameleonVQ(model, name=name, image_size=image_size, device=device)
+
+
+def build_model(config: dict[str, Any], source: Path) -> torch.nn.Module:
+    """A VQModel of this diffusers config, its weights random; `source` is the file that an error names."""
     from model.torchvision_compat import ensure_torchvision
 
     ensure_torchvision()
     from diffusers import VQModel
 
-    model = VQModel.from_config({key: value for key, value in config.items() if not key.startswith("_")})
-    load_exactly(model, state, source)
-    return model
+    try:
+        return VQModel.from_config(config)
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise UserError(f"{source}: diffusers' VQModel cannot be built from it ({error})") from error
+
+
+def diffusers_config(path: Path) -> dict[str, Any]:
+    """VQModel's configuration for a released vqgan.yaml; UserError for a setting that VQModel does not have."""
+    import yaml
+
+    try:
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"]
+        layers = params["ddconfig"]
+        widths = [layers["ch"] * factor for factor in layers["ch_mult"]]
+        config = {
+            "in_channels": layers["in_channels"],
+            "out_channels": layers["out_ch"],
+            "block_out_channels": widths,
+            "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+            "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+            "layers_per_block": layers["num_res_blocks"],
+            "latent_channels": layers["z_channels"],
+            "sample_size": layers["resolution"],
+            "num_vq_embeddings": params["n_embed"],
+            "vq_embed_dim": params["embed_dim"],
+        }
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read as a released VQGAN configuration ({error})") from error
+    except KeyError as error:
+        raise UserError(f"{path}: key {error} is missing; is it the released vqgan.yaml?") from error
+    if layers.get("attn_resolutions"):
+        raise UserError(
+            f"{path}: attn_resolutions is {layers['attn_resolutions']}, but only [] (attention in the middle block "
+            "alone, as in Chameleon) is supported"
+        )
+    if layers.get("double_z"):
+        raise UserError(f"{path}: double_z is true, which belongs to a KL autoencoder and not to a VQGAN")
+    return config
+
+
+def diffusers_state(state: dict[str, torch.Tensor], levels: int) -> dict[str, torch.Tensor]:
+    """A released state dict under diffusers' names, its 1x1 attention convolutions as matrices [out, in]."""
+    rules = renames(levels)
+    renamed = {}
+    for key, tensor in state.items():
+        if key.startswith(TRAINING_ONLY):
+            continue
+        for old, new in rules:
+            key = key.replace(old, new)
+        if ".attentions." in key and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+            tensor = tensor[:, :, 0, 0]
+        renamed[key] = tensor
+    return renamed
+
+
+def renames(levels: int) -> list[tuple[str, str]]:
+    """RENAMES and the rules of a model of this many levels; diffusers counts the decoder's levels the other way."""
+    rules = list(RENAMES)
+    for level in range(levels):
+        down, up = f"encoder.down_blocks.{level}.", f"decoder.up_blocks.{levels - 1 - level}."
+        rules += [
+            (f"encoder.down.{level}.block.", f"{down}resnets."),
+            (f"encoder.down.{level}.downsample.", f"{down}downsamplers.0."),
+            (f"decoder.up.{level}.block.", f"{up}resnets."),
+            (f"decoder.up.{level}.upsample.", f"{up}upsamplers.0."),
+        ]
+    return rules

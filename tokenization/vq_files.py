@@ -1,0 +1,66 @@
+"""Reading the files of an image tokenizer's folder, each fault as one line that names the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+NAMES_IN_A_MESSAGE = 4
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; UserError when it is not one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def read_safetensors(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, torch.Tensor]:
+    """Tensors whose name begins with one of `prefixes`, by the rest of the name; UserError for a damaged file."""
+    from safetensors import SafetensorError, safe_open
+
+    state = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():
+                prefix = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
+                if prefix is not None:
+                    state[key.removeprefix(prefix)] = file.get_tensor(key)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({error}); copy or download it again") from error
+    return state
+
+
+def load_exactly(model: torch.nn.Module, state: dict[str, torch.Tensor], source: Path) -> None:
+    """Copy `state` into `model`; UserError naming the tensors of `source` that are missing, unknown or misshapen."""
+    own = model.state_dict()
+    misshapen = [
+        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+        for key in sorted(own.keys() & state.keys())
+        if own[key].shape != state[key].shape
+    ]
+    complaints = [
+        ("missing", sorted(own.keys() - state.keys())),
+        ("unexpected", sorted(state.keys() - own.keys())),
+        ("of another shape", misshapen),
+    ]
+    found = [f"{len(keys)} {what}: {shortened(keys)}" for what, keys in complaints if keys]
+    if found:
+        raise UserError(f"{source}: its tensors are not those of the model that its config describes; {'; '.join(found)}")
+    model.load_state_dict(state)
+
+
+def shortened(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - NAMES_IN_A_MESSAGE
+    return ", ".join(names[:NAMES_IN_A_MESSAGE]) + (f" and {more} more" if more > 0 else "")

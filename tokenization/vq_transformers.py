@@ -1,0 +1,144 @@
+"""Emu3's and Janus' image tokenizers, by their transformers classes Emu3VQVAE and JanusVQVAE.
+
+Both take pixels in -1..1, which is mean 0.5 and standard deviation 0.5: the defaults of BAAI's image processor for the
+tokenizer, and the range that DeepSeek's decoder writes. The folder's preprocessor_config.json is not read: in Janus it
+describes the input of the understanding encoder (SigLIP), and transformers' defaults for both are CLIP's mean.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.errors import UserError
+from tokenization.vq_base import VQ
+from tokenization.vq_files import load_exactly, read_json, read_safetensors
+
+if TYPE_CHECKING:
+    import torch
+
+WHOLE_MODEL_PREFIXES = ("model.vqmodel.", "vqmodel.")
+"""Where Emu3ForConditionalGeneration and JanusForConditionalGeneration keep the tokenizer, in new and older files."""
+
+
+class Emu3VQ(VQ):
+    """Emu3's tokenizer (arXiv 2409.18869, section 2.2): 32,768 codes, 8 x 8 pixels each, made for video.
+
+    A picture is a clip of `temporal_downsample_factor` equal frames, which the encoder folds into one grid of codes;
+    the decoder unfolds as many frames, and the first is the picture. transformers' `encode` and `decode` do both for
+    input without a time axis, and so does BAAI's release. Its image processor starts at 512 px, hence the default size.
+    """
+
+    family = "emu3"
+
+    def __init__(self, model: torch.nn.Module, *, name: str, image_size: int | None = None, device: str = "cpu"):
+        super().__init__(
+            model,
+            name=name,
+            codebook_size=model.config.codebook_size,
+            downsample=model.vision_spatial_factor,
+            image_size=image_size or 512,
+            device=device,
+        )
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        sizes = [tuple(pixels.shape[2:])] * pixels.shape[0]
+        return torch.stack(self.model.encode(pixels, sizes))
+
+    def _decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(codes)
+
+    def _architecture(self) -> dict[str, Any]:
+        keys = ("num_attention_heads", "temporal_downsample_factor")
+        return {key: getattr(self.model.config, key) for key in keys}
+
+
+class JanusVQ(VQ):
+    """Janus' tokenizer of pictures to be drawn (arXiv 2410.13848, LlamaGen's VQ): 16,384 codes, 16 x 16 pixels each.
+
+    Only square grids of `num_patches` codes a side fit (24 in the released models, 384 px): its decoder checks.
+
+    DeepSeek's release compares latents and codebook on the unit sphere (LlamaGen, arXiv 2406.06525, section 3.1), and
+    transformers' `decode` normalises the codebook too, but transformers 4.57's `encode` compares the raw vectors and so
+    picks other codes than the model was trained with. This class encodes as the release does.
+    """
+
+    family = "janus"
+
+    def __init__(self, model: torch.nn.Module, *, name: str, image_size: int | None = None, device: str = "cpu"):
+        downsample = 2 ** (len(model.config.channel_multiplier) - 1)
+        super().__init__(
+            model,
+            name=name,
+            codebook_size=model.config.num_embeddings,
+            downsample=downsample,
+            image_size=image_size or model.config.num_patches * downsample,
+            device=device,
+        )
+        self._check_grid(self.image_size // downsample, self.image_size // downsample)
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        from torch.nn import functional as F
+
+        latents = self.model.quant_conv(self.model.encoder(pixels)).permute(0, 2, 3, 1)
+        directions = F.normalize(self.model.quantize.embedding.weight, dim=-1)
+        # the nearest on the unit sphere has the largest cosine, whatever the length of the latent
+        return (latents @ directions.T).argmax(-1)
+
+    def _decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(codes.flatten(1))
+
+    def _architecture(self) -> dict[str, Any]:
+        return {}
+
+    def _check_grid(self, rows: int, columns: int) -> None:
+        side = self.model.config.num_patches
+        if (rows, columns) != (side, side):
+            raise UserError(
+                f"VQ model {self.name!r} takes grids of {side} x {side} codes ({side * self.downsample} px), not "
+                f"{rows} x {columns}; change num_patches in its config.json to use it at another size"
+            )
+
+
+FAMILIES = {"emu3": Emu3VQ, "janus": JanusVQ}
+
+
+def family_of(config: dict[str, Any]) -> str | None:
+    """Which of FAMILIES a config.json describes, of the tokenizer alone or of the whole model; None if neither."""
+    model_type = str(config.get("model_type", ""))
+    family = model_type.removesuffix("_vqgan")
+    return family if family in FAMILIES else None
+
+
+def load_transformers(folder: Path, *, name: str, image_size: int | None, device: str) -> VQ:
+    """Emu3VQVAE or JanusVQVAE from config.json and safetensors, of the tokenizer alone or of a whole released model.
+
+    Of a whole model only the tokenizer's tensors are read. UserError when there are no safetensors or they do not fit.
+    """
+    from model.torchvision_compat import ensure_torchvision
+
+    ensure_torchvision()
+    from transformers import Emu3VQVAE, Emu3VQVAEConfig, JanusVQVAE, JanusVQVAEConfig
+
+    config = read_json(folder / "config.json")
+    family = family_of(config)
+    model_class, config_class = {"emu3": (Emu3VQVAE, Emu3VQVAEConfig), "janus": (JanusVQVAE, JanusVQVAEConfig)}[family]
+    whole = config["model_type"] == family
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(
+            f"{folder}: there are no safetensors in it; write the folder with {model_class.__name__}.save_pretrained"
+        )
+    state: dict[str, torch.Tensor] = {}
+    for file in files:
+        state |= read_safetensors(file, WHOLE_MODEL_PREFIXES if whole else ("",))
+    try:
+        model = model_class(config_class.from_dict(config.get("vq_config", {}) if whole else config))
+    except (TypeError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{folder / 'config.json'}: {model_class.__name__} cannot be built from it ({error})"
+        ) from error
+    load_exactly(model, state, folder)
+    return FAMILIES[family](model, name=name, image_size=image_size, device=device)
