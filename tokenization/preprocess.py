@@ -1,0 +1,127 @@
+"""From a picture file to the square RGB picture that an image tokenizer sees; the same for shards, training and editing.
+
+`open_image` refuses what is not a sound picture, `preprocess` does the geometry and the colours. Nothing else in this
+project decodes or resizes pictures.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from model.errors import UserError
+
+MAX_PIXELS = 64_000_000
+"""Largest picture that is decoded, in pixels: 192 MB as RGB. A bomb of 20,000 x 20,000 is refused by its header."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What may come from outside. Pillow reads more, among it EPS, for which it would start Ghostscript."""
+
+
+class RejectedImage(UserError):
+    """A picture that cannot be used. `reason` is the word that rejects are counted by, `detail` says what is wrong."""
+
+    def __init__(self, reason: str, detail: str, path: Path | None = None):
+        super().__init__(f"{path}: {detail}" if path else detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a picture, given by its path or by the bytes of its file; of an animation, the first frame.
+
+    Raises RejectedImage with reason `missing_file`, `not_a_picture`, `too_many_pixels` (known from the header, so that
+    nothing is decoded) or `undecodable_picture` (truncated or damaged). Errors of the disk or network stay OSError.
+    """
+    path = None if isinstance(source, bytes) else Path(source)
+    try:
+        data = source if path is None else path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise RejectedImage("missing_file", f"cannot be opened: {error.strerror}", path) from error
+    try:
+        image = Image.open(io.BytesIO(data), formats=known_formats())
+        width, height = image.size
+        if width * height > max_pixels:
+            raise RejectedImage(
+                "too_many_pixels",
+                f"{width} x {height} pixels, the limit is {max_pixels:,} in all; scale it down first",
+                path,
+            )
+        image.load()
+    except RejectedImage:
+        raise
+    except UnidentifiedImageError as error:
+        detail = "the file is empty" if not data else f"not a picture ({', '.join(FORMATS)})"
+        raise RejectedImage("not_a_picture", detail, path) from error
+    except Image.DecompressionBombError as error:
+        raise RejectedImage("too_many_pixels", f"far above the limit of {max_pixels:,} pixels", path) from error
+    except Exception as error:  # Pillow's decoders answer damaged data with whatever their parsing runs into
+        detail = f"truncated or damaged: {one_line(error)}"
+        raise RejectedImage("undecodable_picture", detail, path) from error
+    return image
+
+
+def preprocess(image: Image.Image, size: int) -> Image.Image:
+    """The picture as `size` x `size` RGB: upright, on white, its short side scaled to `size`, its middle kept.
+
+    In this order: EXIF orientation is applied; transparency is laid over white; palettes, greys, CMYK and 16-bit greys
+    become 8-bit RGB (colour profiles are ignored); the short side is scaled to `size` by Lanczos and the centre square
+    is cut out, both rounded as Chameleon's image tokenizer rounds. `image` itself is not changed.
+
+    Raises RejectedImage (`undecodable_picture`) for floating-point pictures, whose white is not defined.
+    """
+    image = to_rgb(upright(image))
+    width, height = image.size
+    scale = size / min(width, height)
+    scaled_width, scaled_height = round(scale * width), round(scale * height)
+    left, top = (scaled_width - size) // 2, (scaled_height - size) // 2
+    # only the square that is kept is scaled: a strip of 1 x 1,000,000 pixels would otherwise become a giant
+    box = (
+        left * width / scaled_width,
+        top * height / scaled_height,
+        min((left + size) * width / scaled_width, width),
+        min((top + size) * height / scaled_height, height),
+    )
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture turned and mirrored as its EXIF orientation says; unreadable EXIF counts as none."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # pictures from the web often carry broken EXIF around sound pixels
+        return image
+    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture in 8-bit RGB, whatever is transparent showing white."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F":
+        raise RejectedImage("undecodable_picture", "floating-point pixels, whose white is not defined")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion would clip at 255 instead of scaling; its mode I is 16-bit data in 32 bits
+        greys = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((greys * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    picture = image.convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
+
+
+@cache
+def known_formats() -> tuple[str, ...]:
+    """FORMATS without those that this build of Pillow lacks."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def one_line(error: Exception) -> str:
+    """An exception's message on one line, or its type when it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
