@@ -30,10 +30,10 @@ class VQ:
 
     A picture of H x W pixels becomes a grid of H/downsample x W/downsample codes, each in 0..codebook_size-1.
 
-    Codes are computed in float32 always, TensorFloat32 off: in lower precision a latent near the border between two
-    codes would change its code with the machine. On a CPU a batch is encoded picture by picture (which costs no time),
-    because the convolution kernels round differently for other batch sizes; so the codes of a picture never depend on
-    its neighbours. On a GPU batches are encoded whole, and such a latent may change its code with the batch size.
+    Codes are computed in float32 always, TensorFloat32 off. Even so, kernels round differently for other batch sizes,
+    thread counts and devices, and a latent within a rounding error of the border between two codes may go either way.
+    On a CPU a batch is therefore encoded picture by picture, which costs no time: the codes of a picture never depend
+    on its neighbours. On a GPU batches are encoded whole.
 
     The model that a subclass is given is taken over: cast, frozen and moved. Pass a copy of one that is in training.
     """

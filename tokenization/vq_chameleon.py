@@ -8,12 +8,13 @@ which diffusers holds as linear layers. Pixels are in -1..1, as in the original.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError
 from tokenization.vq_base import VQ
-from tokenization.vq_files import load_exactly, read_json, read_safetensors
+from tokenization.vq_files import in_one_line, load_exactly, read_json, read_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -86,26 +87,34 @@ def load_chameleon(folder: Path, *, name: str, image_size: int | None, device: s
     UserError when a file is missing or damaged, when the yaml asks for what VQModel does not have, or when a tensor is
     missing, unexpected or of another shape. The discriminator's tensors are left out.
     """
-    import torch
-
     path = folder / CHAMELEON_WEIGHTS
     if not path.is_file():
         raise UserError(f"{folder}: there is {CHAMELEON_CONFIG} but no {CHAMELEON_WEIGHTS}; copy both into the folder")
     config = diffusers_config(folder / CHAMELEON_CONFIG)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch each raise their own for a damaged or unsafe file
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{path}: torch.load(weights_only=True) refuses it ({reason}); "
-            "download it again, or save its state_dict alone"
-        ) from error
+    checkpoint = read_checkpoint(path)
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict):
         raise UserError(f"{path}: there is no state_dict in it; it is not a released VQGAN checkpoint")
     model = build_model(config, folder / CHAMELEON_CONFIG)
     load_exactly(model, diffusers_state(state, levels=len(config["block_out_channels"])), path)
     return ChameleonVQ(model, name=name, image_size=image_size, device=device)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What torch.load finds in a file without running code from it; UserError when that is refused or impossible."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch each raise their own for a damaged or unsafe file
+        # torch's message spans ten lines and advises to trust the file, so only the name of the object is taken from it
+        objects = re.search(r"GLOBAL (\S+)", str(error))
+        if objects:
+            raise UserError(
+                f"{path}: beside tensors it holds Python objects ({objects[1]}), which weights_only loading refuses; "
+                'save {"state_dict": ...} alone with torch.save'
+            ) from error
+        raise UserError(f"{path}: torch.load cannot read it; copy or download it again") from error
 
 
 def build_model(config: dict[str, Any], source: Path) -> torch.nn.Module:
@@ -118,7 +127,7 @@ def build_model(config: dict[str, Any], source: Path) -> torch.nn.Module:
     try:
         return VQModel.from_config(config)
     except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise UserError(f"{source}: diffusers' VQModel cannot be built from it ({error})") from error
+        raise UserError(f"{source}: diffusers' VQModel cannot be built from it ({in_one_line(error)})") from error
 
 
 def diffusers_config(path: Path) -> dict[str, Any]:
@@ -142,7 +151,7 @@ def diffusers_config(path: Path) -> dict[str, Any]:
             "vq_embed_dim": params["embed_dim"],
         }
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read as a released VQGAN configuration ({error})") from error
+        raise UserError(f"{path}: cannot be read as a released VQGAN configuration ({in_one_line(error)})") from error
     except KeyError as error:
         raise UserError(f"{path}: key {error} is missing; is it the released vqgan.yaml?") from error
     if layers.get("attn_resolutions"):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 NAMES_IN_A_MESSAGE = 4
+LONGEST_REASON = 160
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+        raise UserError(f"{path}: cannot be read as JSON ({in_one_line(error)})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
@@ -37,7 +38,9 @@ def read_safetensors(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str,
                 if prefix is not None:
                     state[key.removeprefix(prefix)] = file.get_tensor(key)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({error}); copy or download it again") from error
+        raise UserError(
+            f"{path}: cannot be read as safetensors ({in_one_line(error)}); copy or download it again"
+        ) from error
     return state
 
 
@@ -56,8 +59,14 @@ def load_exactly(model: torch.nn.Module, state: dict[str, torch.Tensor], source:
     ]
     found = [f"{len(keys)} {what}: {shortened(keys)}" for what, keys in complaints if keys]
     if found:
-        raise UserError(f"{source}: its tensors are not those of the model that its config describes; {'; '.join(found)}")
+        raise UserError(f"{source}: its tensors are not those that the config asks for; {'; '.join(found)}")
     model.load_state_dict(state)
+
+
+def in_one_line(error: Exception) -> str:
+    """What a library says went wrong, short enough to stand inside a message of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + "..."
 
 
 def shortened(names: list[str]) -> str:

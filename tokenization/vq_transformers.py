@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError
 from tokenization.vq_base import VQ
-from tokenization.vq_files import load_exactly, read_json, read_safetensors
+from tokenization.vq_files import in_one_line, load_exactly, read_json, read_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +138,7 @@ def load_transformers(folder: Path, *, name: str, image_size: int | None, device
         model = model_class(config_class.from_dict(config.get("vq_config", {}) if whole else config))
     except (TypeError, ValueError, IndexError) as error:
         raise UserError(
-            f"{folder / 'config.json'}: {model_class.__name__} cannot be built from it ({error})"
+            f"{folder / 'config.json'}: {model_class.__name__} cannot be built from it ({in_one_line(error)})"
         ) from error
     load_exactly(model, state, folder)
     return FAMILIES[family](model, name=name, image_size=image_size, device=device)
