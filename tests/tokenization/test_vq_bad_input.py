@@ -36,7 +36,6 @@ def janus_folder(tmp_path_factory) -> Path:
     return folder
 
 
-
 def one_line(error: pytest.ExceptionInfo) -> str:
     message = str(error.value)
     assert message and "\n" not in message
