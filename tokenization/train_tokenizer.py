@@ -1,0 +1,94 @@
+#!/usr/bin/env python
+"""Train a small byte-level BPE text tokenizer on captions, with Qwen2.5's special tokens.
+
+A base model brings its own tokenizer; this one is for models trained from scratch on a small corpus, where 151,665
+ids would be almost all unused. Splitting and normalisation follow Qwen2.5 (NFC, digits one by one), and the ids of
+special tokens come after the text, as in Qwen2.5.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import json
+
+from model.errors import UserError, run_command
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)  # the pre-tokenizer pattern of Qwen2.5's tokenizer.json
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tokenization/train_tokenizer.py --captions work/corpus/train/folder/captions.jsonl "
+        "--output work/tokenizer",
+    )
+    parser.add_argument("--captions", type=Path, nargs="+", required=True, help="JSONL files with caption or captions")
+    parser.add_argument("--output", type=Path, required=True, help="folder for tokenizer.json")
+    parser.add_argument("--vocab-size", type=int, default=4096, help="ids in all, special ones included")
+    return parser.parse_args()
+
+
+def read_captions(path: Path) -> list[str]:
+    """Every caption of a JSONL file. Raises UserError that names the line."""
+    texts = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error.__class__.__name__})") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            texts += record["captions"] if "captions" in record else [record["caption"]]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}, line {number}: no JSON object with caption or captions") from None
+    return texts
+
+
+def train(texts: list[str], vocab_size: int):
+    """Captions -> tokenizers.Tokenizer of at most `vocab_size` ids."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    from model.prompts import DEFAULT_TEMPLATES
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    wordings = [*DEFAULT_TEMPLATES.text_to_image, *DEFAULT_TEMPLATES.image_to_text, DEFAULT_TEMPLATES.unconditional]
+    tokenizer.train_from_iterator([*texts, *wordings * 20], trainer)  # the prompts are in every document
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    return tokenizer
+
+
+def main() -> int:
+    """Train and save."""
+    arguments = parse_arguments()
+    tokenizer = train([text for path in arguments.captions for text in read_captions(path)], arguments.vocab_size)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(arguments.output / "tokenizer.json"))
+    print(f"{arguments.output}/tokenizer.json: {tokenizer.get_vocab_size()} ids")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
