@@ -1,0 +1,100 @@
+"""An exported folder opens where this repository cannot be imported, and gives a picture and a caption there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.model.tiny_hf import CODES, START, TEXT_IDS, document, tiny_model
+
+ELSEWHERE = """
+import importlib.abc, json, sys
+
+class NoRepository(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("model", "tokenization", "pretrain", "tools", "tests"):
+            raise ImportError(f"{name} is not for this process")
+
+sys.meta_path.insert(0, NoRepository())
+sys.modules["torchvision"] = None  # as where it is not installed: the model does not need it
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+torch.set_num_threads(1)
+folder, prompt, caption_prompt, resaved = sys.argv[1], *map(json.loads, sys.argv[2:4]), sys.argv[4]
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+ids = torch.tensor([prompt])
+codes = model.generate_images(
+    ids, unconditional_ids=ids[0, -2:], num_codes=6, guidance_scale=3.0, generator=torch.Generator().manual_seed(3)
+)
+ids = torch.tensor([caption_prompt])
+text = model.generate(
+    ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, logits_processor=model.text_only()
+)
+model.save_pretrained(resaved)
+print(json.dumps({"codes": codes.tolist(), "text": text.tolist(), "kinds": AutoConfig.from_pretrained(
+    folder, trust_remote_code=True).layer_kinds}))
+"""
+
+
+def run_elsewhere(folder: Path, work: Path, prompt: list[int], caption_prompt: list[int]) -> dict:
+    work.mkdir()
+    arguments = [str(folder), json.dumps(prompt), json.dumps(caption_prompt), str(work / "resaved")]
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", ELSEWHERE, *arguments],
+        cwd=work,
+        env={**os.environ, "HF_HOME": str(work / "hf"), "HF_MODULES_CACHE": str(work / "modules")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_an_export_works_without_the_repository(tmp_path):
+    model = tiny_model(seed=12)
+    folder = tmp_path / "export"
+    model.save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["auto_map"] == {
+        "AutoConfig": "configuration_unix.UniXConfig",
+        "AutoModelForCausalLM": "modeling_unix.UniXForCausalLM",
+    }
+    prompt, caption_prompt = [*document([6]), START], document([0, 6, 3])
+
+    found = run_elsewhere(folder, tmp_path / "elsewhere", prompt, caption_prompt)
+
+    ids = torch.tensor([prompt])
+    codes = model.generate_images(
+        ids, unconditional_ids=ids[0, -2:], num_codes=6, guidance_scale=3.0, generator=torch.Generator().manual_seed(3)
+    )
+    assert found["codes"] == codes.tolist()
+    assert all(0 <= code < CODES for code in found["codes"][0])
+    ids = torch.tensor([caption_prompt])
+    text = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, logits_processor=model.text_only()
+    )
+    assert found["text"] == text.tolist()
+    assert len(found["text"][0]) > len(caption_prompt)
+    assert all(token < TEXT_IDS and token != START for token in found["text"][0][len(caption_prompt) :])
+    assert found["kinds"] == model.config.layer_kinds
+
+    # what a user saves there, after fine-tuning say, is a folder of the same kind
+    resaved = tmp_path / "elsewhere" / "resaved"
+    assert run_elsewhere(resaved, tmp_path / "again", prompt, caption_prompt) == found
+
+
+def test_the_files_that_travel_import_nothing_of_the_repository():
+    folder = Path(__file__).parents[2] / "model" / "hf"
+    for path in folder.glob("*.py"):
+        for line in path.read_text().splitlines():
+            if line.startswith(("import ", "from ")):
+                package = line.split()[1].split(".")[0]
+                assert package in ("", "__future__", "collections", "typing", "torch", "transformers"), (path, line)
