@@ -11,6 +11,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 from model.torchvision_compat import ensure_torchvision
+from pretrain import runtime
 
 torch.set_num_threads(1)
 ensure_torchvision()
+runtime.install()  # before anything imports megatron

@@ -1,0 +1,69 @@
+"""Per-document causal attention on [tokens, heads, head_dim] slices, the same for shared and separated layers."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core.transformer.module import MegatronModule
+from torch import Tensor
+
+from model.routing import Segments
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate [tokens, heads, head_dim] by tables [tokens, 1, head_dim]; dimension i is paired with i + head_dim / 2."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def padded_attention(query: Tensor, key: Tensor, value: Tensor, layout: Segments) -> Tensor:
+    """One SDPA call for each group of similar lengths; the slots past a document's end are causally invisible.
+
+    query [tokens, heads, d], key and value [tokens, kv_heads, d] -> [tokens, heads, d].
+    """
+    outputs = []
+    for group in layout.groups:
+        q, k, v = (
+            x.index_select(0, group.gather).view(group.documents, group.length, x.shape[1], x.shape[2]).transpose(1, 2)
+            for x in (query, key, value)
+        )
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        outputs.append(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]).index_select(0, group.keep))
+    if not outputs:
+        return query
+    return torch.cat(outputs).index_select(0, layout.ungroup)
+
+
+def varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: Segments) -> Tensor:
+    """The same by torch's own varlen kernel (CUDA, half precision); nothing is padded."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest, ends = layout.max_seqlen_q, layout.cu_seqlens_q
+    return varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0), enable_gqa=True)
+
+
+class DocumentAttention(MegatronModule):
+    """The `core_attention` of every layer: rotary embedding, then causal attention inside each document.
+
+    Rotary embedding is applied here and not by megatron-core, because its positions are those of document order in
+    every layer, also where a slice holds one modality only and positions have gaps.
+    """
+
+    def __init__(self, config, layer_number, attn_mask_type=None, attention_type="self", **_):
+        super().__init__(config=config)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask=None,
+        attn_mask_type=None,
+        attention_bias=None,
+        packed_seq_params: Segments | None = None,
+    ) -> Tensor:
+        """query [t, heads, d], key and value [t, kv_heads, d] -> [t, heads, d]; t is the whole slice."""
+        layout = packed_seq_params
+        query = apply_rotary(query, layout.cos, layout.sin)
+        key = apply_rotary(key, layout.cos, layout.sin)
+        attend = varlen_attention if query.is_cuda else padded_attention
+        return attend(query, key, value, layout)

@@ -1,0 +1,172 @@
+"""Layer kinds as megatron-core specs. Norm, attention and linear classes are named here, so that the same config builds
+the same model whether or not apex and transformer-engine are installed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec, build_module
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
+from torch import Tensor
+
+from model.attention import DocumentAttention
+from model.config import SEPARATED, SHARED, ModelConfig
+from model.routing import DOCUMENT, SEPARATED_ORDER, RowRouting
+
+ORDER_OF_KIND = {SHARED: DOCUMENT, SEPARATED: SEPARATED_ORDER}
+
+
+class RMSNorm(torch.nn.Module):
+    """Root-mean-square norm over the last dimension (Zhang and Sennrich, arXiv 1910.07467).
+
+    megatron-core's own fall-back refuses sequence parallelism; marking the weight is all that it asks of a norm.
+    """
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_):
+        super().__init__()
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.weight.sequence_parallel = config.sequence_parallel
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., hidden_size] -> the same shape."""
+        return torch.nn.functional.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+
+
+class SharedLayer(TransformerLayer):
+    """One set of weights for both modalities, attention over the whole document; works in document order."""
+
+    def __init__(self, *args, arrives_in: str = DOCUMENT, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.arrives_in = arrives_in
+
+    def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting = None, **_):
+        """[S, 1, h] in the order of the layer before -> [S, 1, h] in document order, and no context."""
+        routing = packed_seq_params
+        if self.arrives_in != DOCUMENT:
+            hidden_states = routing.reorder(hidden_states, DOCUMENT)
+        return super().forward(hidden_states, attention_mask=None, packed_seq_params=routing.document)
+
+
+@dataclass
+class SeparatedLayerSubmodules:
+    """The two branches; both are plain transformer layers."""
+
+    text: ModuleSpec
+    vision: ModuleSpec
+
+
+class SeparatedLayer(MegatronModule):
+    """Weights and attention of its own for each modality (arXiv 2509.24365, equation 4); works in separated order.
+
+    The branches take contiguous slices of the row: nothing is gathered, masked or counted here.
+    """
+
+    def __init__(self, config, submodules: SeparatedLayerSubmodules, layer_number=1, arrives_in=SEPARATED_ORDER, **kwargs):
+        super().__init__(config=config)
+        self.arrives_in = arrives_in
+        self.text = build_module(submodules.text, config=config, layer_number=layer_number, **kwargs)
+        self.vision = build_module(submodules.vision, config=config, layer_number=layer_number, **kwargs)
+        self.layer_number = self.text.layer_number  # counted over all pipeline stages, from 1
+
+    def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting = None, **_):
+        """[S, 1, h] in the order of the layer before -> [S, 1, h] in separated order, and no context."""
+        routing = packed_seq_params
+        if self.arrives_in != SEPARATED_ORDER:
+            hidden_states = routing.reorder(hidden_states, SEPARATED_ORDER)
+        text, _ = self.text(hidden_states[: routing.num_text], packed_seq_params=routing.text)
+        vision, _ = self.vision(hidden_states[routing.num_text :], packed_seq_params=routing.vision)
+        return torch.cat((text, vision)), None
+
+
+def branch_submodules(config: ModelConfig) -> TransformerLayerSubmodules:
+    """A pre-norm layer of Qwen's make: grouped-query attention and a SwiGLU feed-forward."""
+    head_norm = RMSNorm if config.qk_norm else IdentityOp
+    return TransformerLayerSubmodules(
+        input_layernorm=RMSNorm,
+        self_attention=ModuleSpec(
+            module=SelfAttention,
+            params={"attn_mask_type": AttnMaskType.causal},
+            submodules=SelfAttentionSubmodules(
+                linear_qkv=ColumnParallelLinear,
+                core_attention=DocumentAttention,
+                linear_proj=RowParallelLinear,
+                q_layernorm=head_norm,
+                k_layernorm=head_norm,
+            ),
+        ),
+        self_attn_bda=get_bias_dropout_add,
+        pre_mlp_layernorm=RMSNorm,
+        mlp=ModuleSpec(
+            module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+        ),
+        mlp_bda=get_bias_dropout_add,
+    )
+
+
+def layer_spec(config: ModelConfig, index: int) -> ModuleSpec:
+    """The spec of layer `index` (from 0). It knows the order that it gets, because the kinds before it are known."""
+    kind = config.layer_kinds[index]
+    arrives_in = ORDER_OF_KIND[config.layer_kinds[max(index - 1, 0)]]
+    branch = branch_submodules(config)
+    if kind == SHARED:
+        return ModuleSpec(module=SharedLayer, params={"arrives_in": arrives_in}, submodules=branch)
+    plain = ModuleSpec(module=TransformerLayer, submodules=branch)
+    return ModuleSpec(
+        module=SeparatedLayer,
+        params={"arrives_in": arrives_in},
+        submodules=SeparatedLayerSubmodules(text=plain, vision=plain),
+    )
+
+
+def block_submodules(config: ModelConfig, transformer: TransformerConfig, num_local_layers: int, vp_stage=None):
+    """The layers of this pipeline stage and the final norm, as megatron-core's TransformerBlock wants them."""
+    offset = get_transformer_layer_offset(transformer, vp_stage=vp_stage)
+    specs = [layer_spec(config, offset + i) for i in range(num_local_layers)]
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)
+
+
+def transformer_config(config: ModelConfig, **overrides) -> TransformerConfig:
+    """Our model config in megatron-core's words; `overrides` carry parallel sizes, dtypes and recompute."""
+    std = config.initializer_range
+    return TransformerConfig(
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        ffn_hidden_size=config.intermediate_size,
+        num_attention_heads=config.num_attention_heads,
+        num_query_groups=config.num_key_value_heads,
+        kv_channels=config.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=config.rms_norm_eps,
+        add_bias_linear=False,
+        add_qkv_bias=config.attention_bias,
+        qk_layernorm=config.qk_norm,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        init_method_std=std,
+        masked_softmax_fusion=False,
+        persist_layer_norm=False,
+        gradient_accumulation_fusion=False,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        apply_rope_fusion=False,
+        hetereogenous_dist_checkpoint=True,  # megatron-core spells it so; layers of two kinds have two sets of names
+        **overrides,
+    )

@@ -1,0 +1,30 @@
+"""Next-token cross-entropy over the joint vocabulary, a loss for each token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from model.vocabulary import IGNORED
+
+LOGITS_AT_ONCE = 2**26  # elements of [tokens, vocab] that may exist at a time: 256 MiB in float32
+
+
+def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, at_once: int = LOGITS_AT_ONCE) -> Tensor:
+    """hidden [tokens, h], weight [vocab, h], labels [tokens] -> loss [tokens] in float32, 0 where the label is ignored.
+
+    The logits of a long row never exist whole: chunks are computed, dropped, and computed again in the backward pass.
+    torch's own `linear_cross_entropy` does this too, but rounds the losses of a bfloat16 head to bfloat16 (steps of
+    0.03 at a loss of 8); here the softmax is float32 whatever the head is.
+    """
+    size = max(1, at_once // weight.shape[0])
+    if len(hidden) <= size:
+        return _losses(hidden, weight, labels)
+    chunks = zip(hidden.split(size), labels.split(size))
+    return torch.cat([checkpoint(_losses, part, weight, target, use_reentrant=False) for part, target in chunks])
+
+
+def _losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    logits = torch.nn.functional.linear(hidden, weight).float()
+    return torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")

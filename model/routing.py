@@ -1,0 +1,137 @@
+"""Route once: the two orders of a row's tokens, and what each order needs for attention.
+
+A row of S tokens exists in document order and in separated order (its text tokens, then its vision tokens, both as they
+stand in the documents). Both are permutations of the same tokens. The ids enter in separated order, so embeddings come
+out routed; activations are permuted only where a separated layer meets a shared one. Nothing here is model-specific:
+the same `RowRouting` is handed, untouched, to every layer of every pipeline stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+from torch import Tensor
+
+DOCUMENT, SEPARATED_ORDER = "document", "separated"
+
+
+@dataclass
+class PaddedGroup:
+    """Documents of similar length, computed as one padded batch where no varlen kernel exists (the CPU)."""
+
+    gather: Tensor  # int64 [documents * length]: token of each slot; slots past a document's end repeat its last token
+    keep: Tensor  # int64 [tokens of the group]: slots that hold a real token, document after document
+    documents: int
+    length: int
+
+
+@dataclass
+class Segments(PackedSeqParams):
+    """One slice of a row, cut into documents: what rotary embedding and per-document attention read.
+
+    It is a `PackedSeqParams`, because that is the one argument that megatron-core hands from block to layer to
+    attention as it is.
+    """
+
+    cos: Tensor | None = None  # [tokens, 1, head_dim], from the positions in document order
+    sin: Tensor | None = None  # [tokens, 1, head_dim]
+    groups: list[PaddedGroup] = field(default_factory=list)  # CPU only
+    ungroup: Tensor | None = None  # int64 [tokens]: from the groups' tokens, one group after another, to slice order
+
+
+@dataclass
+class RowRouting(PackedSeqParams):
+    """Everything that layers need to know about a row; activations are [S, 1, h] in one of the two orders."""
+
+    num_text: int = 0
+    to_document: Tensor | None = None  # int64 [S]: document-order slot i holds the token at this place in separated order
+    to_separated: Tensor | None = None  # int64 [S]: the inverse permutation
+    document: Segments | None = None
+    text: Segments | None = None
+    vision: Segments | None = None
+
+    def reorder(self, hidden: Tensor, order: str) -> Tensor:
+        """[S, ...] in the other order -> [S, ...] in `order`: one gather."""
+        return hidden.index_select(0, self.to_document if order == DOCUMENT else self.to_separated)
+
+
+def rotary_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Positions [tokens] -> cos, sin [tokens, 1, head_dim] (Su et al., arXiv 2104.09864; halves as Qwen pairs them)."""
+    steps = torch.arange(0, head_dim, 2, dtype=torch.int64, device=positions.device).float()
+    frequencies = 1.0 / (theta ** (steps / head_dim))
+    angles = positions.float()[:, None] * frequencies[None, :]
+    angles = torch.cat((angles, angles), dim=-1)[:, None, :]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def padded_groups(lengths: list[int]) -> tuple[list[PaddedGroup], Tensor]:
+    """Document lengths in slice order -> groups whose longest is at most 1.5 times (+ 8) the shortest, and `ungroup`."""
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    by_length = sorted((i for i in range(len(lengths)) if lengths[i]), key=lambda i: lengths[i])
+    chunks: list[list[int]] = []
+    for i in by_length:
+        if chunks and lengths[i] <= 1.5 * lengths[chunks[-1][0]] + 8:
+            chunks[-1].append(i)
+        else:
+            chunks.append([i])
+    groups, order = [], []
+    for members in chunks:
+        longest = lengths[members[-1]]
+        start = torch.tensor([starts[i] for i in members])[:, None]
+        size = torch.tensor([lengths[i] for i in members])[:, None]
+        slot = torch.arange(longest)[None, :]
+        gather = start + torch.minimum(slot, size - 1)  # [documents, longest]
+        keep = (slot < size).flatten().nonzero().flatten()
+        groups.append(PaddedGroup(gather.flatten(), keep, len(members), longest))
+        order.append(gather.flatten()[keep])
+    if not order:
+        return groups, torch.empty(0, dtype=torch.int64)
+    placed = torch.cat(order)
+    ungroup = torch.empty_like(placed)
+    ungroup[placed] = torch.arange(len(placed))
+    return groups, ungroup
+
+
+def segments(lengths: list[int], positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Segments:
+    """Document lengths (their sum is len(positions)) and positions [tokens] -> what one slice's attention needs."""
+    device = positions.device
+    cos, sin = rotary_tables(positions, head_dim, theta, dtype)
+    made = Segments(qkv_format="thd", cos=cos, sin=sin)
+    if device.type == "cuda":
+        ends = torch.tensor([0] + [n for n in lengths if n], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        made.cu_seqlens_q = made.cu_seqlens_kv = ends.to(device, non_blocking=True)
+        made.max_seqlen_q = made.max_seqlen_kv = max(lengths, default=0)
+    else:
+        made.groups, made.ungroup = padded_groups(lengths)
+    return made
+
+
+def route(
+    positions: Tensor,
+    to_document: Tensor,
+    lengths: dict[str, list[int]],
+    head_dim: int,
+    theta: float,
+    dtype: torch.dtype,
+) -> RowRouting:
+    """Build the routing of one row from the small integers that its loader yields.
+
+    `positions` [S]: place of each token in its document, in separated order. `to_document` [S]: see `RowRouting`.
+    `lengths`: tokens per document under "document", "text" and "vision". `dtype`: that of the activations.
+    """
+    num_text = sum(lengths["text"])
+    to_separated = torch.empty_like(to_document)
+    to_separated[to_document] = torch.arange(len(to_document), device=to_document.device)
+    return RowRouting(
+        qkv_format="thd",
+        num_text=num_text,
+        to_document=to_document,
+        to_separated=to_separated,
+        document=segments(lengths["document"], positions[to_document], head_dim, theta, dtype),
+        text=segments(lengths["text"], positions[:num_text], head_dim, theta, dtype),
+        vision=segments(lengths["vision"], positions[num_text:], head_dim, theta, dtype),
+    )

@@ -1,0 +1,115 @@
+"""The training model: embedding, a block of layers of several kinds, one head over text ids and picture codes."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
+from megatron.core.models.common.language_module.language_module import LanguageModule
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.transformer.transformer_block import TransformerBlock, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.layer_specs import ORDER_OF_KIND, block_submodules
+from model.routing import SEPARATED_ORDER, RowRouting
+
+
+class UniXModel(LanguageModule):
+    """A stage of a unified decoder; with one stage it is the whole model.
+
+    Rows enter in separated order. The order in which hidden states leave is that of the last layer, so labels are put
+    in that order (integers, once) rather than activations.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        transformer: TransformerConfig,
+        pre_process: bool = True,
+        post_process: bool = True,
+        vp_stage: int | None = None,
+    ):
+        super().__init__(config=transformer)
+        self.model_config = config
+        self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
+        self.share_embeddings_and_output_weights = config.tie_word_embeddings
+        if pre_process:
+            self.embedding = LanguageModelEmbedding(
+                config=transformer,
+                vocab_size=config.vocab_size,
+                max_sequence_length=config.max_position_embeddings,
+                position_embedding_type="rope",
+            )
+        self.decoder = TransformerBlock(
+            config=transformer,
+            spec=block_submodules(
+                config, transformer, get_num_layers_to_build(transformer, vp_stage=vp_stage), vp_stage=vp_stage
+            ),
+            pre_process=pre_process,
+            post_process=post_process,
+            vp_stage=vp_stage,
+        )
+        if post_process:
+            self.output_layer = ColumnParallelLinear(
+                config.hidden_size,
+                config.vocab_size,
+                config=transformer,
+                init_method=transformer.init_method,
+                bias=False,
+                skip_bias_add=False,
+                gather_output=False,
+                skip_weight_param_allocation=pre_process and config.tie_word_embeddings,
+            )
+        if pre_process or post_process:
+            self.setup_embeddings_and_output_layer()
+
+    @property
+    def first_order(self) -> str:
+        """The order in which the first layer wants its tokens."""
+        return ORDER_OF_KIND[self.model_config.layer_kinds[0]]
+
+    @property
+    def last_order(self) -> str:
+        """The order in which hidden states, and so logits and losses, leave the last layer."""
+        return ORDER_OF_KIND[self.model_config.layer_kinds[-1]]
+
+    def set_input_tensor(self, input_tensor) -> None:
+        """Called by megatron-core's schedules with the tensor of the stage before."""
+        self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+
+    def output_weight(self) -> Tensor:
+        """[vocab, h] weight of the head: the embedding's when they are tied."""
+        if self.share_embeddings_and_output_weights:
+            return self.shared_embedding_or_output_weight()
+        return self.output_layer.weight
+
+    def hidden_states(self, ids: Tensor, routing: RowRouting) -> Tensor:
+        """ids [S] in separated order -> [S, 1, h], after the final norm on the last stage, in `last_order`."""
+        embedded = None
+        if self.pre_process:
+            if self.first_order != SEPARATED_ORDER:
+                ids = routing.reorder(ids, self.first_order)
+            embedded = self.embedding(input_ids=ids[None], position_ids=None)  # [S, 1, h]
+        return self.decoder(hidden_states=embedded, attention_mask=None, packed_seq_params=routing)
+
+    def logits(self, ids: Tensor, routing: RowRouting) -> Tensor:
+        """ids [S] in separated order -> logits [S, vocab] in separated order, whole: for tests and small models."""
+        hidden = self.hidden_states(ids, routing).squeeze(1)
+        if self.last_order != SEPARATED_ORDER:
+            hidden = routing.reorder(hidden, SEPARATED_ORDER)
+        return torch.nn.functional.linear(hidden, self.output_weight())
+
+    def forward(self, ids: Tensor, labels: Tensor, routing: RowRouting) -> tuple[Tensor, Tensor] | Tensor:
+        """ids, labels [S] in separated order -> (loss of each token [S] float32, the labels in the same order).
+
+        A stage that is not the last returns its hidden states [S, 1, h] instead.
+        """
+        from model.loss import token_losses
+
+        hidden = self.hidden_states(ids, routing)
+        if not self.post_process:
+            return hidden
+        if self.last_order != SEPARATED_ORDER:
+            labels = routing.reorder(labels, self.last_order)
+        return token_losses(hidden.squeeze(1), self.output_weight(), labels), labels

@@ -1,0 +1,241 @@
+"""The configuration of a run: one YAML file, typed dataclasses behind it, dotted overrides on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """Where a run lives and how long it goes."""
+
+    folder: str  # run folder: resolved config, metrics, samples, checkpoints
+    steps: int  # optimizer steps in all
+    seed: int = 0  # seed of the weights, of the row plan and of the samples
+    engine: str = "megatron"
+    precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
+    threads: int = 0  # torch threads (0: all cores)
+    resume: str = "auto"  # auto: newest checkpoint that verifies, else start; never: refuse a folder that has any
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """Sizes of the model. The vocabulary follows from the tokenizer and the shards."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    shallow: int  # separated layers at the input end
+    deep: int  # separated layers at the output end
+    flavour: str = "qwen2.5"  # qwen2.5 (bias on q, k, v) or qwen3 (norms on q and k)
+    tie_word_embeddings: bool = True
+    rope_theta: float = 1_000_000.0
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    image_token_offset: int = 0  # id of code 0 (0: the tokenizer's vocabulary size)
+
+
+@dataclass(frozen=True)
+class SourceSection:
+    """One folder of code shards."""
+
+    path: str
+    weight: float = 1.0  # times that each document is used in an epoch
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """What is trained on, and how documents become rows."""
+
+    tokenizer: str  # folder with tokenizer.json
+    vq: str  # image tokenizer, to draw samples: a name or a folder; must be the one that made the shards
+    sources: tuple[SourceSection, ...]
+    heldout: str = ""  # folder of code shards that is only measured on
+    row_length: int = 1024  # tokens in a row
+    row_multiple: int = 8  # both modalities' tokens come in multiples of this (tensor-parallel size, or more)
+    rows_per_step: int = 8  # global batch, in rows
+    workers: int = 0  # loader processes of a rank
+    text_to_image: float = 0.5  # share of captioned pictures that train caption -> picture
+    unconditional: float = 0.1  # share of those whose prompt is dropped
+    train_on_prompts: bool = False  # whether the words of a picture's prompt are targets
+
+
+@dataclass(frozen=True)
+class OptimSection:
+    """AdamW and its learning rate."""
+
+    lr: float
+    final_lr: float = 0.0
+    warmup_steps: int = 0
+    decay: str = "cosine"  # cosine, linear or constant
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_grad: float = 1.0  # global norm
+
+
+@dataclass(frozen=True)
+class CheckpointSection:
+    """When to save, and what to keep."""
+
+    every: int  # steps
+    keep: int = 2  # newest checkpoints that stay
+
+
+@dataclass(frozen=True)
+class LogSection:
+    """What a run tells while it goes."""
+
+    every: int = 10  # steps between two lines
+    tensorboard: bool = True
+    heldout_every: int = 0  # steps between two measurements on held-out rows (0: only at start and end)
+    heldout_rows: int = 16
+    samples_every: int = 0  # steps between two sheets of sample pictures (0: none)
+    sample_prompts: tuple[str, ...] = ()
+    guidance: float = 3.0  # classifier-free guidance of the samples
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All sections of a run."""
+
+    run: RunSection
+    model: ModelSection
+    data: DataSection
+    optim: OptimSection
+    checkpoint: CheckpointSection
+    log: LogSection = field(default_factory=LogSection)
+
+
+CHOICES = {
+    "run.precision": ("fp32", "bf16"),
+    "run.engine": ("megatron",),
+    "run.resume": ("auto", "never"),
+    "model.flavour": ("qwen2.5", "qwen3"),
+    "optim.decay": ("cosine", "linear", "constant"),
+}
+POSITIVE = ("run.steps", "data.row_length", "data.row_multiple", "data.rows_per_step", "checkpoint.every",
+            "checkpoint.keep", "log.every", "log.heldout_rows")  # fmt: skip
+
+
+def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML file and apply `section.key=value` overrides. Raises UserError that names the file, key and value."""
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error.__class__.__name__}): give a YAML file with --config") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no sections: see pretrain/configs for complete files")
+    for override in overrides:
+        _apply(values, override)
+    config = _build(TrainConfig, values, "", str(path))
+    _check(config, str(path))
+    return config
+
+
+def dump_config(config: TrainConfig) -> str:
+    """The resolved configuration as YAML, as saved in the run folder; `load_config` reads it back to an equal one."""
+    import yaml
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def _apply(values: dict, override: str) -> None:
+    """Put one `section.key=value` into the raw values; the value is read as YAML."""
+    import yaml
+
+    key, separator, text = override.partition("=")
+    parts = key.split(".")
+    if not separator or not all(parts):
+        raise UserError(f"override {override!r}: write section.key=value, as in optim.lr=1e-4")
+    place = values
+    for number, part in enumerate(parts[:-1]):
+        place = place.setdefault(part, {}) if isinstance(place, dict) else None
+        if place is None or (isinstance(place, list) and number < len(parts) - 1):
+            raise UserError(f"override {override!r}: {'.'.join(parts[: number + 1])} is no section")
+    if not isinstance(place, dict):
+        raise UserError(f"override {override!r}: {'.'.join(parts[:-1])} is no section")
+    try:
+        place[parts[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
+
+
+def _build(cls, values, path: str, source: str):
+    """Make dataclass `cls` of a mapping: unknown and missing keys are refused, values are converted to their types."""
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: {path or 'the file'} is {values!r}: expected a section with keys")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    types_of = typing.get_type_hints(cls)
+    for key in values:
+        if key not in fields:
+            full = f"{path}.{key}" if path else str(key)
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
+            raise UserError(f"{source}: unknown key {full}: did you mean {f'{path}.' if path else ''}{near[0]}?")
+    made = {}
+    for name, spec in fields.items():
+        full = f"{path}.{name}" if path else name
+        if name in values:
+            made[name] = _convert(types_of[name], values[name], full, source)
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise UserError(f"{source}: {full} is missing: it has no default")
+    return cls(**made)
+
+
+def _convert(wanted, value, path: str, source: str):
+    if dataclasses.is_dataclass(wanted):
+        return _build(wanted, value, path, source)
+    if typing.get_origin(wanted) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{source}: {path} is {value!r}: expected a list")
+        inner = typing.get_args(wanted)[0]
+        return tuple(_convert(inner, item, f"{path}[{i}]", source) for i, item in enumerate(value))
+    if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-4 as a string
+        except ValueError:
+            pass
+    elif isinstance(wanted, type) and isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+        return value
+    name = wanted.__name__ if isinstance(wanted, (type, types.GenericAlias)) else str(wanted)
+    raise UserError(f"{source}: {path} is {value!r}: expected {name}")
+
+
+def _check(config: TrainConfig, source: str) -> None:
+    for key, choices in CHOICES.items():
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if value not in choices:
+            raise UserError(f"{source}: {key} is {value!r}: choose {' or '.join(choices)}")
+    for key in POSITIVE:
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if value < 1:
+            raise UserError(f"{source}: {key} is {value}: it must be at least 1")
+    if not config.data.sources:
+        raise UserError(f"{source}: data.sources is empty: name at least one folder of code shards")
+    for share in ("text_to_image", "unconditional"):
+        if not 0 <= getattr(config.data, share) <= 1:
+            raise UserError(f"{source}: data.{share} is {getattr(config.data, share)}: it is a share, 0 to 1")

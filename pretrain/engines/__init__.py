@@ -1,0 +1,36 @@
+"""What a training engine is: it owns the model and the optimizer, and turns rows into an update.
+
+`pretrain/train.py` uses an engine through these methods only:
+
+    train_step(rows, lr) -> StepFigures      rows of this rank for one step; the update is made
+    evaluate(rows) -> StepFigures            losses without an update
+    save(folder), load(folder)               weights and optimizer state, as files in a folder
+    weights() -> iterator of (name, tensor)  whole weights under training names, on the CPU
+
+`figures` are sums over all ranks, so that a mean never depends on how rows were dealt out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class StepFigures:
+    """Sums over the target tokens of one step, by what was predicted (text id or picture code)."""
+
+    loss_text: float
+    loss_image: float
+    tokens_text: int
+    tokens_image: int
+    grad_norm: float = 0.0
+
+    def means(self) -> dict[str, float]:
+        """Mean losses in nats a token: joint, text and image; a modality without targets is left out."""
+        total = self.tokens_text + self.tokens_image
+        named = {
+            "loss": (self.loss_text + self.loss_image, total),
+            "loss_text": (self.loss_text, self.tokens_text),
+            "loss_image": (self.loss_image, self.tokens_image),
+        }
+        return {name: loss / count for name, (loss, count) in named.items() if count}

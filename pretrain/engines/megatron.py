@@ -1,0 +1,146 @@
+"""The megatron-core engine: its schedules, its gradient buffers, its optimizer, around our model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer.module import Float16Module
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.layer_specs import transformer_config
+from model.routing import route
+from model.uni_x import UniXModel
+from pretrain.config import OptimSection
+from pretrain.engines import StepFigures
+from pretrain.row_tensors import Row
+
+
+class MegatronEngine:
+    """One process trains the whole model here; the interface is that of many."""
+
+    def __init__(self, model: ModelConfig, optim: OptimSection, precision: str, row_length: int):
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        half = self.dtype == torch.bfloat16
+        self.model_config, self.optim, self.row_length = model, optim, row_length
+        config = transformer_config(
+            model, bf16=half, params_dtype=self.dtype, pipeline_dtype=self.dtype, calculate_per_token_loss=True
+        )
+        self.device = torch.cuda.current_device()
+        module = UniXModel(model, config).to(self.device)
+        module = Float16Module(config, module) if half else module
+        self.module = DistributedDataParallel(config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), module)
+        self.optimizer = get_megatron_optimizer(
+            OptimizerConfig(
+                optimizer="adam",
+                lr=optim.lr,
+                weight_decay=optim.weight_decay,
+                adam_beta1=optim.beta1,
+                adam_beta2=optim.beta2,
+                adam_eps=optim.eps,
+                clip_grad=optim.clip_grad,
+                bf16=half,
+                params_dtype=self.dtype,
+            ),
+            [self.module],
+        )
+        config.finalize_model_grads_func = finalize_model_grads
+        config.grad_scale_func = self.optimizer.scale_loss
+
+    def train_step(self, rows: Sequence[Row], lr: float) -> StepFigures:
+        """One update from this rank's rows, each a microbatch; the gradient is that of the mean over target tokens."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_mult", 1.0)
+        self.module.train()
+        self.module.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        figures = self._run(rows, forward_only=False)
+        updated, norm, _ = self.optimizer.step()
+        if not updated:
+            raise FloatingPointError("a gradient is not finite: lower optim.lr, or go back to an earlier checkpoint")
+        figures.grad_norm = float(norm)
+        return figures
+
+    def evaluate(self, rows: Sequence[Row]) -> StepFigures:
+        """Losses of rows, without gradients."""
+        self.module.eval()
+        with torch.no_grad():
+            return self._run(rows, forward_only=True)
+
+    def _run(self, rows: Sequence[Row], forward_only: bool) -> StepFigures:
+        outputs = get_forward_backward_func()(
+            forward_step_func=self._forward_step,
+            data_iterator=iter(rows),
+            model=self.module,
+            num_microbatches=len(rows),
+            seq_length=self.row_length,
+            micro_batch_size=1,
+            forward_only=forward_only,
+        )
+        sums = torch.stack([output["sums"] for output in outputs]).double().sum(0)
+        loss_text, loss_image, tokens_text, tokens_image = sums.tolist()
+        return StepFigures(loss_text, loss_image, int(tokens_text), int(tokens_image))
+
+    def _forward_step(self, rows: Iterator[Row], module):
+        row = next(rows).to(self.device)
+        config = self.model_config
+        routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope_theta, self.dtype)
+        output = module(row.ids, row.labels, routing)
+        vocabulary = config.vocabulary
+
+        def loss_function(output: tuple[Tensor, Tensor]):
+            losses, labels = output
+            counted, image = labels >= 0, vocabulary.is_code(labels)
+            by_image = torch.where(image, losses, 0.0).sum()
+            total = losses.sum()
+            tokens, tokens_image = counted.sum(), image.sum()
+            sums = torch.stack([total - by_image, by_image, tokens - tokens_image, tokens_image]).detach().clone()
+            return total, tokens.to(torch.int), {"sums": sums}
+
+        return output, loss_function
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(training name, tensor on the CPU) of every weight, in the dtype of training."""
+        for name, parameter in unwrap(self.module).named_parameters():
+            yield name, parameter.detach().to("cpu")
+
+    def save(self, folder: Path) -> None:
+        """Write model.safetensors (weights under training names) and optimizer.pt (moments, step, master weights)."""
+        from safetensors.torch import save_file
+
+        save_file({name: tensor.contiguous() for name, tensor in self.weights()}, folder / "model.safetensors")
+        torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote. Raises UserError when the checkpoint is of another model."""
+        from safetensors.torch import load_file
+
+        weights = load_file(folder / "model.safetensors")
+        parameters = dict(unwrap(self.module).named_parameters())
+        different = sorted(
+            name
+            for name in weights.keys() | parameters.keys()
+            if name not in weights or name not in parameters or weights[name].shape != parameters[name].shape
+        )
+        if different:
+            raise UserError(
+                f"{folder}: is a checkpoint of another model ({len(different)} weights differ, {different[0]} first): "
+                "resume with the configuration that made it, or choose another run.folder"
+            )
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                parameters[name].copy_(tensor)
+        self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+
+
+def unwrap(module) -> UniXModel:
+    """The model inside megatron-core's wrappers."""
+    while not isinstance(module, UniXModel):
+        module = module.module
+    return module

@@ -1,0 +1,97 @@
+"""Rows of a data-parallel rank, in order, from any number of worker processes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+
+from model.errors import UserError
+from model.vocabulary import Vocabulary
+from pretrain.row_tensors import Row, assemble
+from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths
+from pretrain.tasks import TaskShares, TokenizedPrompts, build_document
+
+
+@dataclass(frozen=True)
+class Source:
+    """One dataset folder of code shards and how often an epoch uses it."""
+
+    path: Path
+    weight: float = 1.0
+
+
+class RowDataset(torch.utils.data.Dataset):
+    """Map from the global index of a row to the row. Workers open the shards themselves."""
+
+    def __init__(self, sources: list[Source], tokenized: TokenizedPrompts, shares: TaskShares, size: RowSize, seed: int):
+        from tokenization.shards import open_dataset
+
+        self.datasets = [open_dataset(source.path) for source in sources]
+        lengths = [source_lengths(dataset, source.weight) for dataset, source in zip(self.datasets, sources)]
+        self.plan = RowPlan(lengths, tokenized, shares, size, seed)
+        self.tokenized, self.shares, self.size = tokenized, shares, size
+
+    def __getitem__(self, index: int) -> Row:
+        """Row `index` of training."""
+        documents = [self._document(piece) for piece in self.plan.row(index)]
+        return assemble(index, documents, self.tokenized.vocabulary, self.size)
+
+    def _document(self, piece: Piece) -> tuple[numpy.ndarray, numpy.ndarray]:
+        sample = self.datasets[piece.source][piece.document]
+        first = int(sample["text_lengths"][: piece.text].sum())
+        caption = sample["text_ids"][first : first + int(sample["text_lengths"][piece.text])]
+        ids, labels = build_document(
+            self.tokenized, piece.task, piece.wording, caption, sample["codes"], self.shares.train_on_prompts
+        )
+        end = piece.start + piece.length
+        return ids[piece.start : end], labels[piece.start : end]
+
+
+def source_lengths(dataset, weight: float) -> SourceLengths:
+    """What the planner reads of an open dataset."""
+    lengths = dataset.lengths
+    return SourceLengths(
+        fingerprint=dataset.fingerprint,
+        weight=weight,
+        text_offsets=lengths["text_offsets"],
+        text_lengths=lengths["text_lengths"],
+        image_tokens=lengths["image_tokens"],
+    )
+
+
+def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: int) -> Iterator[Row]:
+    """Rows start + rank, start + rank + ranks, ... without end, in that order whatever the number of workers."""
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        sampler=_Counter(start + rank, ranks),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="forkserver" if workers else None,  # fork does not mix with a threaded parent
+    )
+    return iter(loader)
+
+
+class _Counter(torch.utils.data.Sampler):
+    def __init__(self, first: int, step: int):
+        self.first, self.step = first, step
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.first, self.step)
+
+
+def check_sources(manifests: list[dict], vocabulary: Vocabulary) -> None:
+    """All sources must have been made with one text tokenizer and one image tokenizer. Raises UserError."""
+    for key in ("tokenizer", "vq"):
+        name = "sha256" if key == "tokenizer" else "fingerprint"
+        found = {manifest[key][name] for manifest in manifests}
+        if len(found) > 1:
+            raise UserError(f"data.sources were made with different {key}s ({sorted(found)}): shard them again with one")
+    codes = manifests[0]["vq"]["codebook_size"]
+    if codes != vocabulary.codebook_size:
+        raise UserError(f"the model has {vocabulary.codebook_size} picture codes, the shards have {codes}")

@@ -1,0 +1,90 @@
+"""What a run writes down while it goes: JSON lines, TensorBoard events, and a line for the person who watches."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+
+class Metrics:
+    """Numbers by step, in `metrics.jsonl` and, if asked for, in `tensorboard/`.
+
+    A resumed run writes again the steps after its checkpoint: lines of those steps are dropped first, so that the file
+    reads as if the run had never stopped.
+    """
+
+    def __init__(self, folder: Path, first_step: int, tensorboard: bool):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines() if first_step else []
+            kept = [line for line in lines if _until(line, first_step)]
+            temporary = path.with_suffix(".partial")
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            os.replace(temporary, path)
+        self._file = open(path, "a", encoding="utf-8")
+        self._events = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """`step` counts finished updates; values are floats by name, as in "train/loss"."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush both."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _until(line: str, first_step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= first_step
+    except (ValueError, KeyError, TypeError):
+        return False  # the last line of a killed run may be cut
+
+
+class Pace:
+    """Tokens per second, the share of time spent waiting for data, and the time that is left."""
+
+    def __init__(self, steps_left: int):
+        self.steps_left = steps_left
+        self._begin = self._mark = time.perf_counter()
+        self._waited = self._tokens = self._steps = self._all_steps = 0
+
+    def add(self, tokens: int, waited: float) -> None:
+        """A finished step: its tokens, and the seconds that it waited for rows."""
+        self._tokens += tokens
+        self._waited += waited
+        self._steps += 1
+        self._all_steps += 1
+
+    def take(self) -> tuple[float, float, float]:
+        """Since the last call: tokens a second, waiting in percent; and, from all steps, the seconds that are left."""
+        now = time.perf_counter()
+        elapsed = max(now - self._mark, 1e-9)
+        rate, waiting = self._tokens / elapsed, 100 * self._waited / elapsed
+        left = (now - self._begin) / max(1, self._all_steps) * (self.steps_left - self._all_steps)
+        self._mark, self._waited, self._tokens, self._steps = now, 0, 0, 0
+        return rate, waiting, left
+
+
+def progress_line(step: int, steps: int, values: dict[str, float], rate: float, waiting: float, left: float) -> str:
+    """One line that a person can read."""
+    parts = [f"{name[6:].replace('loss_', '')} {values[name]:.3f}" for name in
+             ("train/loss", "train/loss_text", "train/loss_image") if name in values]  # fmt: skip
+    minutes, seconds = divmod(int(left), 60)
+    return (
+        f"step {step:>{len(str(steps))}}/{steps}  {' '.join(parts)}  lr {values['train/learning_rate']:.1e}  "
+        f"grad {values['train/grad_norm']:.2f}  {rate:,.0f} tok/s  data wait {waiting:.0f} %  "
+        f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+    )

@@ -1,0 +1,90 @@
+"""From a planned row to the tensors of a training step: ids in separated order, labels, positions, permutations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+import torch
+from torch import Tensor
+
+from model.vocabulary import IGNORED, Vocabulary
+from pretrain.rows import RowSize
+
+PAD_STRETCH = 64  # padding is cut into documents of this length, so that it costs attention nothing
+
+
+@dataclass
+class Row:
+    """One row of S tokens; everything that any pipeline stage needs, all of it small integers.
+
+    `ids`, `labels` and `positions` are [S] in separated order (text, then vision); `to_document` [S] is the permutation
+    that brings them into document order. `lengths` counts tokens per document: "document", "text" and "vision".
+    """
+
+    index: int
+    ids: Tensor
+    labels: Tensor
+    positions: Tensor
+    to_document: Tensor
+    lengths: dict[str, list[int]]
+    padding: int
+
+    def to(self, device) -> Row:
+        """The same row with its tensors on `device`; lengths stay where Python reads them."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("ids", "labels", "positions", "to_document")
+        }
+        return Row(index=self.index, lengths=self.lengths, padding=self.padding, **moved)
+
+
+def assemble(
+    index: int, documents: Sequence[tuple[numpy.ndarray, numpy.ndarray]], vocabulary: Vocabulary, size: RowSize
+) -> Row:
+    """(ids, labels) of each document, in row order -> the row, padded to S tokens.
+
+    Padding follows the documents, in documents of its own, so nothing attends to it; its labels are ignored.
+    """
+    ids = numpy.concatenate([document[0] for document in documents])
+    labels = numpy.concatenate([document[1] for document in documents])
+    counts = [len(document[0]) for document in documents]
+    visual = int(vocabulary.is_visual(ids).sum())
+    text_slots, vision_slots = size.padded(len(ids) - visual, visual)
+    pads = []
+    for missing, pad in (
+        (text_slots - (len(ids) - visual), vocabulary.eos_id),
+        (vision_slots - visual, vocabulary.image_token_offset),
+    ):
+        if missing < 0:
+            raise ValueError(f"row {index} was planned with {-missing} tokens too many: the length index is wrong")
+        pads += [numpy.full(min(PAD_STRETCH, missing - at), pad) for at in range(0, missing, PAD_STRETCH)]
+    padding = sum(map(len, pads))
+    ids = numpy.concatenate([ids, *pads]).astype(numpy.int64)
+    labels = numpy.concatenate([labels, numpy.full(padding, IGNORED)]).astype(numpy.int64)
+    counts += [len(pad) for pad in pads]
+    return _separate(index, ids, labels, counts, vocabulary, padding)
+
+
+def _separate(index, ids, labels, counts, vocabulary: Vocabulary, padding: int) -> Row:
+    is_visual = vocabulary.is_visual(ids)
+    separated = numpy.concatenate([numpy.flatnonzero(~is_visual), numpy.flatnonzero(is_visual)])
+    to_document = numpy.empty_like(separated)
+    to_document[separated] = numpy.arange(len(separated))
+    positions = numpy.concatenate([numpy.arange(count) for count in counts])
+    ends = numpy.cumsum(counts)
+    vision = numpy.diff(numpy.concatenate([[0], numpy.cumsum(is_visual)[ends - 1]]))
+    return Row(
+        index=index,
+        ids=torch.from_numpy(ids[separated]),
+        labels=torch.from_numpy(labels[separated]),
+        positions=torch.from_numpy(positions[separated]),
+        to_document=torch.from_numpy(to_document),
+        lengths={
+            "document": list(map(int, counts)),
+            "text": [int(count - seen) for count, seen in zip(counts, vision)],
+            "vision": [int(seen) for seen in vision],
+        },
+        padding=padding,
+    )

@@ -1,0 +1,130 @@
+"""Make megatron-core run where there is no GPU. A no-op where there is one.
+
+megatron-core calls `torch.cuda` directly in its schedules, buffers, clipping and random-number code. `install()` makes
+those calls mean the CPU. It must run before megatron is imported: entry points and the tests' conftest call it, no
+library module does. Each stand-in below says what breaks without it; two of them break silently.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+_installed = False
+
+
+class _Stream:
+    """Stands for `torch.cuda.current_stream()`, which gradient synchronisation asks for even without overlap."""
+
+    def wait_stream(self, _other) -> None:
+        """Nothing runs beside the one CPU stream."""
+
+    def synchronize(self) -> None:
+        """Nothing is pending."""
+
+
+def install() -> bool:
+    """Install the stand-ins once. Returns True when the CPU is in use, False on a machine with a GPU."""
+    global _installed
+    import torch
+
+    if torch.cuda.is_available():
+        return False
+    if not _installed:
+        _installed = True
+        _replace_device_calls(torch)
+        _replace_factories(torch)
+        _replace_type_names(torch)
+        _import_megatron_without_compiling(torch)
+        _replace_random_state(torch)
+    return True
+
+
+def _replace_device_calls(torch) -> None:
+    cpu = torch.device("cpu")
+    torch.cuda.current_device = lambda: cpu  # almost every allocation of megatron-core names it as its device
+    torch.cuda.synchronize = lambda *_: None
+    stream = _Stream()
+    torch.cuda.current_stream = lambda *_: stream
+    torch.Tensor.cuda = lambda self, *_, **__: self  # tied embeddings, broadcasts of data
+    torch.nn.Module.cuda = lambda self, *_: self
+
+
+def _replace_factories(torch) -> None:
+    """`torch.zeros(..., device="cuda")` and its kin allocate on the CPU: token counters, norms, found-inf flags."""
+
+    def on_cpu(factory):
+        @functools.wraps(factory)
+        def make(*args, **kwargs):
+            if str(kwargs.get("device", "")).startswith("cuda"):
+                kwargs["device"] = "cpu"
+            return factory(*args, **kwargs)
+
+        return make
+
+    for name in ("zeros", "ones", "empty", "full", "tensor", "arange", "rand", "randn", "zeros_like", "empty_like"):
+        setattr(torch, name, on_cpu(getattr(torch, name)))
+
+
+def _replace_type_names(torch) -> None:
+    """Optimizers sort parameters by `tensor.type()` and know only the names of CUDA tensors."""
+    original = torch.Tensor.type
+
+    @functools.wraps(original)
+    def type_name(self, dtype=None, *args, **kwargs):
+        if dtype is None:
+            return original(self).replace("torch.", "torch.cuda.", 1)
+        if isinstance(dtype, str):
+            dtype = dtype.replace("torch.cuda.", "torch.")
+        return original(self, dtype, *args, **kwargs)
+
+    torch.Tensor.type = type_name
+
+
+def _import_megatron_without_compiling(torch) -> None:
+    """Its fused operations bind `torch.compile` at import; on a CPU compiling them costs more than it saves."""
+    compile_function = torch.compile
+
+    def keep(function=None, **_):
+        return function if function is not None else keep
+
+    torch.compile = keep
+    try:
+        import megatron.core  # noqa: F401
+        from megatron.core import jit
+
+        jit.disable_jit_fuser()
+    finally:
+        torch.compile = compile_function
+
+
+def _replace_random_state(torch) -> None:
+    """The generator of the "GPU" is that of the CPU. Without this nothing fails, but dropout streams are wrong."""
+    from megatron.core.tensor_parallel import random
+
+    torch.cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
+    torch.cuda.set_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+    torch.cuda.manual_seed = torch.manual_seed
+    random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
+    random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+
+
+def start_distributed(seed: int) -> None:
+    """Join the process group (NCCL with a GPU, gloo without) and make megatron-core's groups; alone if not launched.
+
+    torchrun and srun wrappers set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without them the world is this process.
+    """
+    import torch
+    from megatron.core import parallel_state, tensor_parallel
+
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+            torch.distributed.init_process_group(backend)
+        else:
+            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if not parallel_state.model_parallel_is_initialized():
+        parallel_state.initialize_model_parallel()
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)

@@ -1,0 +1,63 @@
+"""Pictures drawn while training: the weights as they are, in the Hugging Face model, asked for the configured prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from model.config import ModelConfig
+from model.hf.configuration_unix import UniXConfig
+from model.hf.modeling_unix import UniXForCausalLM
+from model.prompts import PromptTemplates, text_to_image_ids, unconditional_ids
+from model.weight_names import to_hugging_face
+
+
+def hugging_face_model(config: ModelConfig, weights, dtype: torch.dtype | None = None) -> UniXForCausalLM:
+    """(training name, tensor) pairs -> the Hugging Face model that holds them, ready to generate."""
+    state = dict(to_hugging_face(config, weights))
+    with torch.device("meta"):
+        model = UniXForCausalLM(UniXConfig(**config.to_dict()))
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    if set(missing) - tied or unexpected:
+        raise ValueError(f"weights and model do not fit: missing {missing}, unexpected {unexpected}")
+    model.tie_weights()
+    for name, buffer in list(model.named_buffers()):
+        if buffer.is_meta:
+            raise ValueError(f"buffer {name} has no value: the model must compute it when it is used")
+    return model.to(dtype).eval() if dtype else model.eval()
+
+
+def draw_samples(
+    model: UniXForCausalLM, tokenizer, templates: PromptTemplates, vq, captions, guidance: float, seed: int
+) -> list:
+    """One PIL picture for each caption; the same seed and weights draw the same pictures."""
+    vocabulary = model.config.vocabulary if hasattr(model.config, "vocabulary") else None
+    if vocabulary is None:
+        vocabulary = ModelConfig.from_dict(model.config.to_dict()).vocabulary
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    rows, columns = templates.grid
+    pictures = []
+    for number, caption in enumerate(captions):
+        ids = torch.tensor([text_to_image_ids(caption, encode, vocabulary, templates)])
+        codes = model.generate_images(
+            ids,
+            unconditional_ids=torch.tensor([unconditional_ids(encode, vocabulary, templates)]),
+            num_codes=rows * columns,
+            guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(seed + number),
+        )
+        pictures += vq.decode(codes.view(1, rows, columns).numpy())
+    return pictures
+
+
+def write_sheet(path: Path, pictures: list, captions) -> None:
+    """A labelled sheet of the samples, as PNG."""
+    from tokenization.contact_sheet import contact_sheet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(pictures, list(captions)).save(path)

@@ -1,0 +1,80 @@
+"""From the data's manifest and the configuration to the vocabulary, the prompts and the model config of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from model.config import ModelConfig, layer_kinds
+from model.errors import UserError
+from model.prompts import DEFAULT_TEMPLATES, PromptTemplates
+from pretrain.config import ModelSection
+
+ROW_MULTIPLE = 64  # embedding rows are rounded up to this, so that tensor parallelism divides them
+
+
+def load_tokenizer(folder: str | Path, manifest: dict):
+    """The text tokenizer of `folder`, which must be the one that made the shards. Raises UserError."""
+    from tokenizers import Tokenizer
+
+    path = Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: data.tokenizer must be a folder with a tokenizer.json")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != manifest["tokenizer"]["sha256"]:
+        raise UserError(f"{path} is not the tokenizer that made the shards (sha256 {digest[:12]}, the shards have "
+                        f"{manifest['tokenizer']['sha256'][:12]}): set data.tokenizer to that one")  # fmt: skip
+    return Tokenizer.from_file(str(path))
+
+
+def special_id(tokenizer, *names: str) -> int:
+    """Id of the first of `names` that the tokenizer has. Raises UserError when it has none."""
+    for name in names:
+        token = tokenizer.token_to_id(name)
+        if token is not None:
+            return token
+    raise UserError(f"the tokenizer has none of {', '.join(names)}: add it as a special token")
+
+
+def model_config(section: ModelSection, tokenizer, manifest: dict) -> ModelConfig:
+    """Sizes from the configuration, ids from the tokenizer, the codebook from the shards."""
+    text_rows = tokenizer.get_vocab_size()
+    offset = section.image_token_offset or text_rows
+    if offset < text_rows and offset <= max(special_id(tokenizer, "<|vision_start|>", "<|vision_end|>"), 0):
+        raise UserError(f"model.image_token_offset {offset} is below the special tokens: codes would replace them")
+    codes = manifest["vq"]["codebook_size"]
+    rows = -(-(offset + codes) // ROW_MULTIPLE) * ROW_MULTIPLE
+    qwen3 = section.flavour == "qwen3"
+    return ModelConfig(
+        hidden_size=section.hidden_size,
+        intermediate_size=section.intermediate_size,
+        num_hidden_layers=section.num_hidden_layers,
+        num_attention_heads=section.num_attention_heads,
+        num_key_value_heads=section.num_key_value_heads,
+        head_dim=section.head_dim,
+        vocab_size=rows,
+        image_token_offset=offset,
+        codebook_size=codes,
+        vision_start_token_id=special_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=special_id(tokenizer, "<|vision_end|>"),
+        eos_token_id=special_id(tokenizer, "<|endoftext|>"),
+        layer_kinds=layer_kinds(section.num_hidden_layers, section.shallow, section.deep),
+        attention_bias=not qwen3,
+        qk_norm=qwen3,
+        rope_theta=section.rope_theta,
+        rms_norm_eps=section.rms_norm_eps,
+        tie_word_embeddings=section.tie_word_embeddings,
+        initializer_range=section.initializer_range,
+    )
+
+
+def prompt_templates(manifest: dict) -> PromptTemplates:
+    """The project's wordings, for the picture size and the image tokenizer of the shards."""
+    side = manifest["vq"]["image_size"] // manifest["vq"]["downsample"]
+    return PromptTemplates(
+        text_to_image=DEFAULT_TEMPLATES.text_to_image,
+        image_to_text=DEFAULT_TEMPLATES.image_to_text,
+        unconditional=DEFAULT_TEMPLATES.unconditional,
+        grid=(side, side),
+        vq_fingerprint=manifest["vq"]["fingerprint"],
+    )
