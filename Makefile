@@ -1,0 +1,28 @@
+# make demo        the whole path on the demo corpus: corpus, shards, training, export, generation, report
+# make demo-long   the same with more training; can be stopped and started again
+# make test        all tests
+# make setup       the virtual environment that the others use; made once
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/installed.stamp
+
+.PHONY: setup test demo demo-long
+setup: $(STAMP)
+
+$(STAMP): requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit("error: Python %d.%d found, 3.11 or 3.12 needed: make setup PYTHON=/path/to/python3.11" % v)'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	touch $(STAMP)
+
+test: setup
+	$(RUN) -m pytest -q tests
+
+demo: setup
+	$(RUN) tools/demo.py --preset demo
+
+demo-long: setup
+	$(RUN) tools/demo.py --preset demo-long

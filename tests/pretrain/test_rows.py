@@ -1,0 +1,159 @@
+"""Planned rows: pure functions of their inputs, no document lost or cut, padding where it belongs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.errors import UserError
+from model.prompts import DEFAULT_TEMPLATES
+from model.vocabulary import IGNORED, Vocabulary
+from pretrain.row_tensors import assemble
+from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, pack
+from pretrain.tasks import (
+    IMAGE_TO_TEXT,
+    TEXT,
+    TEXT_TO_IMAGE,
+    UNCONDITIONAL,
+    TaskShares,
+    build_document,
+    document_lengths,
+    tokenize_prompts,
+)
+
+VOCABULARY = Vocabulary(image_token_offset=300, codebook_size=64, vision_start_id=290, vision_end_id=291, eos_id=292)
+SHARES = TaskShares(text_to_image=0.6, unconditional=0.2, train_on_prompts=False)
+PROMPTS = tokenize_prompts(lambda text: list(text.encode()), VOCABULARY, DEFAULT_TEMPLATES)
+
+
+def source(documents: int = 60, seed: int = 0, fingerprint: str = "a", weight: float = 1.0) -> SourceLengths:
+    generator = numpy.random.default_rng(seed)
+    texts = generator.integers(1, 4, documents)
+    picture = numpy.where(generator.random(documents) < 0.7, 16, 0)
+    return SourceLengths(
+        fingerprint=fingerprint,
+        weight=weight,
+        text_offsets=numpy.concatenate([[0], numpy.cumsum(texts)]),
+        text_lengths=generator.integers(1, 12, texts.sum()),
+        image_tokens=picture,
+    )
+
+
+def plan(sources=None, seed: int = 0, size: RowSize = RowSize(160, 4)) -> RowPlan:
+    return RowPlan(sources or [source()], PROMPTS, SHARES, size, seed)
+
+
+def test_rows_are_a_pure_function_of_their_index():
+    forwards = [plan().row(i) for i in range(60)]
+    jumping = plan()
+    assert [jumping.row(i) for i in (59, 3, 40, 0)] == [forwards[i] for i in (59, 3, 40, 0)]
+    assert forwards != [plan(seed=1).row(i) for i in range(60)]
+    assert forwards != [plan([source(fingerprint="b")]).row(i) for i in range(60)]
+
+
+def test_every_document_once_an_epoch_and_tasks_in_their_shares():
+    sources = [source(400, 1, "a"), source(100, 2, "b", weight=2.0)]
+    planned = plan(sources)
+    last = planned.epoch_of(0)
+    rows, index = [], 0
+    while planned.epoch_of(index) == last:
+        rows.append(planned.row(index))
+        index += 1
+    pieces = [piece for row in rows for piece in row]
+    used = Counter((piece.source, piece.document) for piece in pieces)
+    assert used == {**{(0, d): 1 for d in range(400)}, **{(1, d): 2 for d in range(100)}}
+    pictures = [piece.task for piece in pieces if sources[piece.source].image_tokens[piece.document]]
+    assert abs(pictures.count(IMAGE_TO_TEXT) / len(pictures) - 0.4) < 0.08
+    assert abs(pictures.count(UNCONDITIONAL) / len(pictures) - 0.12) < 0.06
+    assert all(piece.task == TEXT for piece in pieces if not sources[piece.source].image_tokens[piece.document])
+    padding = 1 - sum(piece.length for piece in pieces) / (160 * len(rows))
+    assert padding < 0.1
+
+
+lengths = st.tuples(st.integers(1, 60), st.sampled_from([0, 0, 5, 17, 33]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(lengths, min_size=1, max_size=80), st.sampled_from([1, 2, 4, 8]))
+def test_packing_keeps_every_piece_whole_and_every_row_within_its_size(documents, multiple):
+    size = RowSize(128, multiple)
+    pieces = [
+        Piece(0, number, 0, IMAGE_TO_TEXT if vision else TEXT, 0, 0, text + vision, vision)
+        for number, (text, vision) in enumerate(documents)
+    ]
+    rows = pack(pieces, size)
+    assert sorted(p.document for row in rows for p in row) == list(range(len(documents)))
+    for row in rows:
+        text = sum(piece.length - piece.vision for piece in row)
+        vision = sum(piece.vision for piece in row)
+        text_slots, vision_slots = size.padded(text, vision)
+        assert text_slots + vision_slots == 128 and text <= text_slots and vision <= vision_slots
+        assert text_slots % multiple == 0 and vision_slots % multiple == 0 and min(text_slots, vision_slots) >= multiple
+
+
+def test_long_text_is_split_without_loss_and_pictures_never():
+    size = RowSize(64, 4)
+    rows = pack([Piece(0, 0, 0, TEXT, 0, 0, 150, 0)], size)
+    stretches = sorted((piece.start, piece.length) for row in rows for piece in row)
+    assert stretches == [(0, 60), (60, 60), (120, 30)]
+    with pytest.raises(UserError, match="raise data.row_length"):
+        pack([Piece(0, 0, 0, IMAGE_TO_TEXT, 0, 0, 70, 40)], size)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([TEXT, TEXT_TO_IMAGE, IMAGE_TO_TEXT, UNCONDITIONAL]),
+    st.integers(0, 2**16 - 1),
+    st.lists(st.integers(0, 280), min_size=1, max_size=20),
+    st.integers(1, 20),
+    st.booleans(),
+)
+def test_a_document_has_the_length_that_was_planned(task, wording, caption, codes, on_prompts):
+    codes = numpy.arange(0 if task == TEXT else codes)
+    ids, labels = build_document(PROMPTS, task, wording, numpy.array(caption), codes, on_prompts)
+    text, vision = document_lengths(
+        PROMPTS, *(numpy.array([value]) for value in (task, wording, len(caption), len(codes)))
+    )
+    visual = VOCABULARY.is_visual(ids)
+    assert (len(ids), visual.sum()) == (text[0] + vision[0], vision[0])
+    assert labels[-1] == IGNORED and ids[-1] == VOCABULARY.eos_id
+    learned = labels != IGNORED
+    assert (labels[learned] == ids[1:][learned[:-1]]).all()
+    if task in (TEXT_TO_IMAGE, UNCONDITIONAL):
+        assert VOCABULARY.is_code(labels).sum() == len(codes)  # every code is a target, the first one too
+        assert on_prompts or learned.sum() == len(codes) + 2
+    elif task == IMAGE_TO_TEXT:
+        assert labels[learned].tolist() == [*caption, VOCABULARY.eos_id]  # the first word of a caption is learned
+    else:
+        assert labels[learned].tolist() == [*caption[1:], VOCABULARY.eos_id]
+
+
+def test_a_row_is_one_permutation_with_padding_apart():
+    documents = [
+        build_document(PROMPTS, task, 0, numpy.array([1, 2, 3]), numpy.arange(6), False)
+        for task in (TEXT_TO_IMAGE, IMAGE_TO_TEXT)
+    ]
+    row = assemble(7, documents, VOCABULARY, RowSize(160, 8))
+    in_order = row.ids[row.to_document].numpy()
+    whole = numpy.concatenate([ids for ids, _ in documents])
+    assert (in_order[: len(whole)] == whole).all()
+    text = sum(row.lengths["text"])
+    assert not VOCABULARY.is_visual(row.ids[:text]).any() and VOCABULARY.is_visual(row.ids[text:]).all()
+    assert text % 8 == 0 and len(row.ids) == 160 and row.padding == 160 - len(whole)
+    assert sum(row.lengths["document"]) == 160
+    assert [t + v for t, v in zip(row.lengths["text"], row.lengths["vision"])] == row.lengths["document"]
+    positions = row.positions[row.to_document].numpy()
+    assert (positions[: len(documents[0][0])] == numpy.arange(len(documents[0][0]))).all()
+    assert positions[len(documents[0][0])] == 0  # positions restart at each document
+    labels = row.labels[row.to_document]
+    assert (labels[len(whole) :] == IGNORED).all()
+
+
+@pytest.mark.parametrize("tokens, multiple", [(100, 8), (8, 8), (64, 0)])
+def test_impossible_row_sizes_are_refused(tokens, multiple):
+    with pytest.raises(UserError, match="row_multiple"):
+        plan(size=RowSize(tokens, multiple))
