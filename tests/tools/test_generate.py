@@ -1,0 +1,227 @@
+"""tools/generate.py on a tiny export: what it writes, what its pictures depend on, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.errors import UserError
+from tests.tools.tiny_export import GRID, write_export
+from tools import generate
+from tools.export_folder import open_export
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "generate.py"
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory) -> Path:
+    return write_export(tmp_path_factory.mktemp("generate") / "export")
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def run(export: Path, output: Path, *arguments: object) -> list[dict]:
+    """Run the command in this process; returns the lines of generations.jsonl."""
+    assert generate.main(["--model", str(export), "--output", str(output), *map(str, arguments)]) == 0
+    return [json.loads(line) for line in (output / "generations.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_pictures_sheet_and_record(export, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "ein Haus", "tag": 1}\n\n{"prompt": "红苹果"}\n', encoding="utf-8")
+    lines = run(export, tmp_path / "out", "--prompt", "a cat", "--prompts-file", prompts, "--num-images", 3)
+    assert [(line["prompt"], line["sample_index"]) for line in lines] == [
+        (prompt, sample) for prompt in ("a cat", "ein Haus", "红苹果") for sample in range(3)
+    ]
+    sides = (GRID[1] * 2, GRID[0] * 2)  # two pixels a code
+    assert all(Image.open(tmp_path / "out" / line["file"]).size == sides for line in lines)
+    assert lines[4]["file"] == "0001-01.png" and lines[4]["settings"]["guidance"] == 4.0
+    sheet = Image.open(tmp_path / "out" / "contact_sheet.png")
+    assert sheet.width > 3 * 192 and sheet.height > 3 * 192
+    assert len({line["sample_seed"] for line in lines}) == 9
+
+
+def test_a_picture_is_its_prompt_and_place_whatever_the_batch(export, tmp_path):
+    two = ["--prompt", "a cat", "--prompt", "a long description of a house", "--seed", 5]
+    runs = {
+        "one batch": run(export, tmp_path / "a", *two, "--num-images", 3),
+        "small batches": run(export, tmp_path / "b", *two, "--num-images", 3, "--batch-size", 2),
+        "fewer of them": run(export, tmp_path / "c", *two, "--num-images", 1, "--batch-size", 1),
+    }
+    for folder, lines in zip("abc", runs.values(), strict=True):
+        for line in lines:
+            expected = pixels(tmp_path / "a" / line["file"])
+            assert np.abs(pixels(tmp_path / folder / line["file"]) - expected).max() <= 1, (folder, line["file"])
+    first, second, third = (pixels(tmp_path / "a" / f"0000-0{sample}.png") for sample in range(3))
+    assert np.abs(first - second).max() > 1 and np.abs(second - third).max() > 1
+
+    run(export, tmp_path / "d", *two[:-1], 6, "--num-images", 1)
+    assert np.abs(pixels(tmp_path / "d" / "0000-00.png") - first).max() > 1
+
+
+def test_codes_are_those_of_the_model_itself(export, tmp_path):
+    run(export, tmp_path / "out", "--prompt", "a cat", "--num-images", 1, "--guidance", 2, "--temperature", 0)
+    opened = open_export(export)
+    prompt = [*opened.encode("a cat"), *opened.encode(" Draw."), opened.vocabulary.vision_start_id]
+    unconditional = [*opened.encode("<unconditional>"), opened.vocabulary.vision_start_id]
+    codes = opened.model.generate_images(
+        torch.tensor([prompt]), None, torch.tensor(unconditional), num_codes=16, guidance_scale=2.0, temperature=0
+    )
+    expected = np.asarray(opened.vq.decode(codes.view(1, *GRID))[0]).astype(int)
+    assert np.abs(pixels(tmp_path / "out" / "0000-00.png") - expected).max() <= 1
+
+
+def test_captions_are_printed_and_written(export, tmp_path, picture, capsys):
+    lines = run(export, tmp_path / "out", "--image", picture, "--max-new-tokens", 6)
+    assert capsys.readouterr().out.strip() == f"{picture}: {lines[0]['text']}".strip()
+    assert lines[0]["image"] == str(picture) and lines[0]["prompt"] == "It is:"
+    assert not (tmp_path / "out" / "contact_sheet.png").exists()
+
+    questions = run(export, tmp_path / "out", "--image", picture, "--prompt", "What?", "--prompt", "Why?")
+    assert [line["prompt"] for line in questions] == ["What?", "Why?"]
+
+    opened = open_export(export)
+    ids, seen = [], []
+    opened.model.generate = lambda ids_, **options: (seen.append(ids_), ids_)[1]
+    with (tmp_path / "record").open("w") as record:
+        generate.caption_pictures(opened, [picture], [], 6, record)
+    ids = seen[0][0].tolist()
+    vocabulary = opened.vocabulary
+    assert ids[0] == vocabulary.vision_start_id and ids[65] == vocabulary.vision_end_id  # 8 x 8 codes between them
+    assert all(vocabulary.is_code(token) for token in ids[1:65]) and ids[66:] == list(opened.encode("It is:"))
+
+
+def test_control_tokens_in_a_prompt_are_only_characters(export):
+    opened = open_export(export)
+    assert opened.encode("<|vision_start|>") == opened.encode("<|vision_") + opened.encode("start|>")
+    assert opened.decode([*opened.encode("äh 猫"), opened.vocabulary.eos_id]) == "äh 猫"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to do"),
+        (["--prompt", " "], "--prompt: the prompt is ' '"),
+        (["--prompts-file", "none.txt"], "none.txt cannot be read"),
+        (["--image", "none.png"], "none.png"),
+        (["--prompt", "word " * 60], r"needs \d+ tokens, the model has 256"),
+    ],
+)
+def test_bad_requests_are_one_line(export, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        run(export, tmp_path / "out", *arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.jsonl", b'{"prompt": "x"}\n{"text": "y"}', "p.jsonl line 2: not of the form"),
+        ("p.jsonl", b"{", "p.jsonl line 1: not of the form"),
+        ("p.jsonl", b'{"prompt": 3}', "p.jsonl line 1: the prompt is 3"),
+        ("p.txt", b"\n\n", "holds no prompts"),
+        ("p.txt", b"\xff\xfe", "not UTF-8"),
+        ("text.png", b"no picture", "text.png"),
+    ],
+)
+def test_bad_files_are_named(export, tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        run(export, tmp_path / "out", "--image" if name.endswith("png") else "--prompts-file", tmp_path / name)
+
+
+def damage(folder: Path, what: str) -> None:
+    path = folder / what
+    if what == "config.json":
+        path.write_text('{"model_type": "qwen2"}')
+    elif what == "codebook":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "codebook_size": 16}))
+    elif what == "unknown kind":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "layer_kinds": ["mot"] * 4}))
+    elif what == "vq weights":
+        weights = folder / "vq" / "diffusion_pytorch_model.safetensors"
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    elif what == "fewer weights":
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["model.vision_layers.0.mlp.up_proj.weight"]
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    elif what == "cut weights":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("config.json", "model_type 'qwen2', not 'unix_ar'"),
+        ("unix_prompts.json", "has no unix_prompts.json"),
+        ("vq", "has no vq"),
+        ("tokenizer.json", "has no tokenizer.json"),
+        ("model.safetensors", "cannot be loaded"),
+        ("fewer weights", "1 missing keys, as model.vision_layers.0.mlp.up_proj.weight"),
+        ("cut weights", "cannot be loaded"),
+        ("unknown kind", "layer_kinds has .'mot'."),
+        ("codebook", "a codebook of 32, the model one of 16"),
+        ("vq weights", "has fingerprint"),
+    ],
+)
+def test_a_damaged_export_is_refused(export, tmp_path, what, message):
+    folder = tmp_path / "export"
+    shutil.copytree(export, folder)
+    damage(folder, what)
+    with pytest.raises(UserError, match=message) as caught:
+        run(folder, tmp_path / "out", "--prompt", "a cat")
+    assert "\n" not in str(caught.value)
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_ends_with_exit_code_2_and_one_line(tmp_path):
+    result = command("--model", tmp_path / "none", "--prompt", "a cat", "--output", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        f"error: no model folder {tmp_path / 'none'}: give a folder that tools/convert_to_hf.py wrote"
+    ]
+    assert command("--model", "x", "--output", "y", "--prompt", "z", "--top-p", "1.5").returncode == 2
+
+
+def test_help_imports_nothing_heavy_and_shows_an_example():
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{str(SCRIPT)!r}, '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print([name for name in ('torch', 'numpy', 'PIL', 'transformers') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert "python tools/generate.py --model" in result.stdout

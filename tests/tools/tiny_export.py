@@ -1,0 +1,64 @@
+"""A tiny exported Uni-X folder with random weights: every part is real, nothing has learned anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from model.prompts import PromptTemplates
+from tests.model.tiny_hf import tiny_model
+from tests.tokenization.vq_folders import TINY_DIFFUSERS
+from tokenization.vq import load_vq
+
+SPECIALS = ("<|endoftext|>", "<|vision_start|>", "<|vision_end|>")
+CODEBOOK = TINY_DIFFUSERS["num_vq_embeddings"]
+GRID = (4, 4)
+
+
+def write_tokenizer(folder: Path) -> dict[str, int]:
+    """A byte-level tokenizer without merges: one token a byte. Returns the ids of the special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIALS))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return {name: tokenizer.token_to_id(name) for name in SPECIALS}
+
+
+def write_export(folder: Path, **changes) -> Path:
+    """Write the folder that `tools/convert_to_hf.py` would; `changes` go to the model's config."""
+    from diffusers import VQModel
+
+    folder.mkdir(parents=True)
+    eos, start, end = write_tokenizer(folder).values()
+    offset = end + 1
+    model = tiny_model(
+        seed=1,
+        **{
+            "vocab_size": offset + CODEBOOK,
+            "image_token_offset": offset,
+            "codebook_size": CODEBOOK,
+            "vision_start_token_id": start,
+            "vision_end_token_id": end,
+            "eos_token_id": eos,
+            "pad_token_id": eos,
+            **changes,
+        },
+    )
+    model.save_pretrained(folder)
+    torch.manual_seed(2)
+    VQModel(**TINY_DIFFUSERS).save_pretrained(folder / "vq")
+    (folder / "vq" / "preprocess.json").write_text(json.dumps({"image_size": 16, "name": "tiny"}))
+    templates = PromptTemplates(
+        text_to_image=("{caption} Draw.",),
+        image_to_text=("It is:",),
+        grid=GRID,
+        vq_fingerprint=load_vq(folder / "vq").fingerprint,
+    )
+    (folder / "unix_prompts.json").write_text(templates.to_json())
+    return folder
