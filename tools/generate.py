@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  python tools/generate.py --model demo/export --prompt "red apple" --output pictures
-  python tools/generate.py --model demo/export --prompts-file prompts.txt --num-images 1 --output pictures
-  python tools/generate.py --model demo/export --image apple.png --output captions
-  python tools/generate.py --model demo/export --image apple.png --prompt "What colour is it?" --output answers
+  python tools/generate.py --model work/demo/model --prompt "red apple" --output pictures
+  python tools/generate.py --model work/demo/model --prompts-file prompts.txt --num-images 1 --output pictures
+  python tools/generate.py --model work/demo/model --image apple.png --output captions
+  python tools/generate.py --model work/demo/model --image apple.png --prompt "What colour is it?" --output answers
 
 OUTPUT gets generations.jsonl (one line a picture or caption: prompt, seed, file, settings), and for pictures
 PPPP-KK.png (picture K of prompt P) and contact_sheet.png. Captions are printed too, and are the likeliest ones.

@@ -194,6 +194,16 @@ def test_every_row_of_a_mask_sees_something(cached):
     assert all(mask.shape == (2, 1, 6 - cached, 6) and mask.any(-1).all() for mask in masks)
 
 
+@torch.no_grad()
+def test_bfloat16_stays_near_float32_with_mixed_tokens_and_padding():
+    ids, mask = left_pad([document([4, 5, 3]), document([2, 3])])
+    expected = tiny_model(seed=8, **QWEN3)(ids, attention_mask=mask).logits
+    found = tiny_model(seed=8, **QWEN3).bfloat16()(ids, attention_mask=mask).logits
+    assert found.dtype == torch.bfloat16
+    error = (found.float() - expected)[mask.bool()].abs().max()
+    assert error <= 0.05 * expected.abs().max()
+
+
 def test_markers_are_routed_as_published():
     config = tiny_config()
     ids = torch.tensor([0, START, END, EOS, TEXT_IDS - 1, TEXT_IDS, TEXT_IDS + CODES - 1])
