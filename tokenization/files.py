@@ -1,0 +1,47 @@
+"""Writing files so that a kill or a power cut leaves the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, on disk before it has its name."""
+    temporary = temporary_name(path)
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Give a finished folder its name, everything in it on disk before that."""
+    for entry in temporary.iterdir():
+        sync(entry)
+    sync(temporary)
+    os.rename(temporary, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of names of a folder, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_name(path: Path) -> Path:
+    """Where `path` is prepared: beside it, hidden, and known as ours to whoever finds it after a kill."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

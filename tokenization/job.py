@@ -1,0 +1,135 @@
+"""job.json: what the codes of an output folder are a function of, so that a rerun continues the same job or refuses.
+
+Workers, batch size and device are not part of it: on a CPU the codes do not depend on them, and on a GPU only a latent
+on the very border between two codes does.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from model.errors import UserError
+from tokenization.files import temporary_name, write_atomically
+from tokenization.manifest import JOB
+from tokenization.readers import Corpus
+from tokenization.text_tokenizer import TextTokenizer
+from tokenization.vq_base import VQ
+
+FORMAT_VERSION = 1
+
+
+def describe_job(
+    corpora: list[Corpus], vq: VQ, tokenizer: TextTokenizer, image_size: int, samples_per_part: int
+) -> dict[str, Any]:
+    """The content of job.json."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "samples_per_part": samples_per_part,
+        "vq": {
+            "name": vq.name,
+            "fingerprint": vq.fingerprint,
+            "codebook_size": vq.codebook_size,
+            "downsample": vq.downsample,
+            "image_size": image_size,
+        },
+        "tokenizer": {
+            "name": tokenizer.name,
+            "sha256": tokenizer.sha256,
+            "vocab_size": tokenizer.vocab_size,
+        },
+        "inputs": [
+            {
+                "source": corpus.source,
+                "kind": corpus.kind,
+                "files": [
+                    {"name": file.name, "records": file.records, "fingerprint": file.fingerprint}
+                    for file in corpus.files
+                ],
+            }
+            for corpus in corpora
+        ],
+    }
+
+
+def start_or_continue(output: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """Record the job in an empty output folder, or find there that it is the same. Returns the recorded job.
+
+    Raises UserError if the folder belongs to something else, or to a job that differs in what the codes depend on.
+    """
+    path = output / JOB
+    if not path.exists():
+        foreign = [entry.name for entry in output.iterdir() if entry != temporary_name(path)]
+        if foreign:
+            raise UserError(
+                f"{output}: the folder is not empty and was not made by this command (it holds {foreign[0]}); "
+                "pass --output a new or an empty folder"
+            )
+        write_atomically(path, (json.dumps(job, indent=1) + "\n").encode())
+        return job
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        change = first_change(recorded, job)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove {output} and start again") from error
+    if change:
+        raise UserError(
+            f"{output}: it was started with {change}; start again as then to continue it, "
+            "or pass --output a new folder"
+        )
+    return recorded
+
+
+def first_change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """In words, the first difference between two jobs that changes what comes out; None if nothing does."""
+    for label, section, key in (
+        ("format version", None, "format_version"),
+        ("--samples-per-part", None, "samples_per_part"),
+        ("--image-size", "vq", "image_size"),
+        ("a VQ model of fingerprint", "vq", "fingerprint"),
+        ("a tokenizer.json of SHA-256", "tokenizer", "sha256"),
+    ):
+        old, new = (job[section][key] if section else job[key] for job in (then, now))
+        if old != new:
+            return f"{label} {str(old)[:12]}, and now it is {str(new)[:12]}"
+    names = [[entry["source"] for entry in job["inputs"]] for job in (then, now)]
+    if names[0] != names[1]:
+        return f"the inputs {', '.join(names[0])}, and now they are {', '.join(names[1])}"
+    for old, new in zip(then["inputs"], now["inputs"], strict=True):
+        listed = [{file["name"]: file for file in entry["files"]} for entry in (old, new)]
+        for name in sorted(listed[0].keys() | listed[1].keys()):
+            if name not in listed[1]:
+                return f"{name} in input {old['source']!r}, which is gone now"
+            if name not in listed[0]:
+                return f"no {name} in input {old['source']!r}, which is there now"
+            if listed[0][name] != listed[1][name]:
+                return f"another content of {name} in input {old['source']!r}"
+        if old["kind"] != new["kind"]:
+            return f"input {old['source']!r} as {old['kind']}, and now it is {new['kind']}"
+    return None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; UserError if another one does. The lock goes with the process, however it ends.
+
+    On a file system without locks this does nothing.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno == errno.EWOULDBLOCK:
+                raise UserError(f"{folder}: another process is writing to it; wait for it, or stop it") from error
+            if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+                raise
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,159 @@
+"""What every reader yields, documents and rejects, and the checks of a record that all formats share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+CAPTION_PAIR, TEXT = "caption_pair", "text"
+CAPTION_KEYS = ("captions", "caption", "text")
+"""Where the captions of a picture may stand; the first key that is there is used."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a corpus, its picture not decoded yet.
+
+    `texts` are the alternative captions of the picture, or the one text of a document without pictures. `file` says
+    where to look when something is wrong, relative to the corpus.
+    """
+
+    id: str
+    source: str
+    file: str
+    kind: str
+    texts: tuple[str, ...]
+    picture: Path | bytes | None
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A document that was put aside: `reason` is the word that rejects are counted by, `detail` is for the reader."""
+
+    id: str
+    source: str
+    file: str
+    reason: str
+    detail: str
+
+    def as_json(self) -> str:
+        """One line of rejects.jsonl, without its newline."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+class BadRecord(Exception):
+    """A record that cannot become a document, for this reason."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """A file of a corpus: how many records it holds, and a hash that changes when its records do."""
+
+    path: Path
+    name: str
+    records: int
+    fingerprint: str
+
+
+NumberedItem = tuple[int, Document | Reject]
+"""A record's number in its file, from 0, and what became of it."""
+
+ItemStream = Iterator[NumberedItem]
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """The JSON object in these bytes. Raises BadRecord `invalid_utf8` or `invalid_json`."""
+    text = decode_utf8(data)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRecord("invalid_json", str(error) or "nested too deeply") from error
+    if not isinstance(value, dict):
+        raise BadRecord("invalid_json", f"expected an object, found {json_type(value)}")
+    return value
+
+
+def decode_utf8(data: bytes) -> str:
+    """The text in these bytes. Raises BadRecord `invalid_utf8`."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRecord("invalid_utf8", str(error)) from error
+
+
+def captions_of(record: dict[str, Any]) -> tuple[str, ...]:
+    """The captions under the first of CAPTION_KEYS that the record has: a string, or a list of strings.
+
+    Surrounding white space is removed. Raises BadRecord `missing_key`, `wrong_type`, `empty_caption` (one empty entry
+    is enough: somebody has to know) or `invalid_utf8` (half a surrogate pair, which JSON can spell).
+    """
+    key = next((key for key in CAPTION_KEYS if record.get(key) is not None), None)
+    if key is None:
+        raise BadRecord("missing_key", f"none of {', '.join(CAPTION_KEYS)} among {', '.join(record) or 'no keys'}")
+    value = record[key]
+    captions = value if isinstance(value, list) else [value]
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise BadRecord("wrong_type", f"{key}: expected text, found {json_type(caption)}")
+    captions = [caption.strip() for caption in captions]
+    if not captions or "" in captions:
+        which = f"caption {captions.index('') + 1} of {len(captions)}" if len(captions) > 1 else "the caption"
+        raise BadRecord("empty_caption", f"{key}: {which} is empty" if captions else f"{key}: the list is empty")
+    for caption in captions:
+        check_encodable(caption, key)
+    return tuple(captions)
+
+
+def text_of(record: dict[str, Any]) -> str:
+    """The text of a plain-text record, as it stands. Raises BadRecord as `captions_of` does, or `empty_text`."""
+    text = record.get("text")
+    if text is None:
+        raise BadRecord("missing_key", f"no text among {', '.join(record) or 'no keys'}")
+    if not isinstance(text, str):
+        raise BadRecord("wrong_type", f"text: expected text, found {json_type(text)}")
+    if not text.strip():
+        raise BadRecord("empty_text", "the text is empty")
+    check_encodable(text, "text")
+    return text
+
+
+def given_id(record: dict[str, Any], default: str) -> str:
+    """The record's own id, a string or an integer, or else `default`. Raises BadRecord `wrong_type`."""
+    value = record.get("id")
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        raise BadRecord("wrong_type", f"id: expected text or an integer, found {repr(value)[:80]}")
+    check_encodable(str(value), "id")
+    return str(value)
+
+
+def inside(name: str) -> PurePosixPath:
+    """A name that came with the data, as a relative path. Raises BadRecord `unsafe_path` if it would leave its folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
+        raise BadRecord("unsafe_path", f"{name!r} is not a path inside the corpus folder")
+    check_encodable(name, "path")
+    return path
+
+
+def check_encodable(text: str, key: str) -> None:
+    """Raise BadRecord `invalid_utf8` for text that UTF-8 cannot hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRecord("invalid_utf8", f"{key}: {error}") from error
+
+
+def json_type(value: Any) -> str:
+    """What JSON calls the type of this value."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)

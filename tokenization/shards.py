@@ -1,0 +1,155 @@
+"""Reading code shards: `open_dataset(folder)` gives documents by number, and never a damaged one.
+
+A dataset folder is written by `shard_images.py`: MDS shards under parts/, index.json (so that mosaicml-streaming reads
+it too), lengths.npz, rejects.jsonl and manifest.json. Here samples are read by MDS's own reader, without the shared
+memory and background threads of StreamingDataset, which end an epoch early and silently when a shard is damaged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model.errors import UserError
+from tokenization.files import sha256_of
+from tokenization.manifest import FORMAT_VERSION, INDEX, JOB, LENGTHS, MANIFEST, dataset_fingerprint
+from tokenization.sample import from_mds
+
+if TYPE_CHECKING:
+    from tokenization.vq_base import VQ
+
+REMEDY = "run the shard_images.py command that made this dataset again: it makes what is damaged anew"
+
+
+class CodeDataset:
+    """The documents of a dataset folder, by number. Made by `open_dataset`; can be pickled and shared between threads.
+
+    `lengths` holds the arrays of lengths.npz: text_offsets int64 [documents + 1], text_lengths int32 [texts],
+    image_tokens int32 [documents], kinds uint8 [documents] (positions in `manifest["kinds"]`).
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], index: dict[str, Any], lengths: dict[str, np.ndarray]):
+        self.folder = folder
+        self.manifest = manifest
+        self.lengths = lengths
+        self.fingerprint: str = manifest["fingerprint"]
+        self._shards: list[dict[str, Any]] = index["shards"]
+        self._starts = np.cumsum([0, *(shard["samples"] for shard in self._shards)])
+        self._verified: set[int] = set()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """Document `number`: id, source and kind str, texts list[str], and four read-only arrays.
+
+        text_ids uint32 [tokens of all texts], text_lengths uint32 [texts], codes uint16 [codes of all pictures] and
+        grids uint16 [2 * pictures] (height, width, height, width ...); each may be empty.
+
+        IndexError for a number out of range. UserError if the shard changed since it was written; every shard is
+        hashed at its first use in a process.
+        """
+        number = number + len(self) if number < 0 else number
+        if not 0 <= number < len(self):
+            raise IndexError(f"document {number} of a dataset of {len(self)}")
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        if shard not in self._verified:
+            self._verify(shard)
+        return from_mds(self._readers[shard][number - int(self._starts[shard])])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[number] for number in range(len(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_readers"} | {"_verified": set()}
+
+    def verify(self) -> None:
+        """Check every shard against its hash; UserError names the first that is damaged."""
+        for shard in range(len(self._shards)):
+            self._verify(shard)
+
+    def _verify(self, shard: int) -> None:
+        entry = self.manifest["shards"][shard]
+        check_file(self.folder, entry)
+        self._verified.add(shard)
+
+    @cached_property
+    def _readers(self) -> list[Any]:
+        from model.torchvision_compat import ensure_torchvision
+
+        ensure_torchvision()
+        from streaming.base.format.mds.reader import MDSReader
+
+        return [MDSReader.from_json(str(self.folder), "", shard) for shard in self._shards]
+
+
+def open_dataset(folder: str | Path) -> CodeDataset:
+    """Open a finished dataset folder: its own files are checked in full, its shards for presence and size.
+
+    Raises UserError naming the file if something is missing or damaged, or if the dataset was never finished.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        if (folder / JOB).is_file():
+            raise UserError(f"{folder}: this dataset is not finished; run the same shard_images.py command again")
+        raise UserError(f"{folder}: no {MANIFEST} in it; it is not a dataset made by shard_images.py")
+    manifest = read_manifest(folder / MANIFEST)
+    for entry in (manifest["index"], manifest["lengths"]):
+        check_file(folder, entry)
+    for entry in manifest["shards"]:
+        check_size(folder, entry)
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    with np.load(folder / LENGTHS) as arrays:
+        lengths = dict(arrays)
+    return CodeDataset(folder, manifest, index, lengths)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a dataset; UserError if it is damaged or of another version."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+        hashes = [entry["sha256"] for entry in manifest["shards"]]
+        fingerprint = dataset_fingerprint(hashes, manifest["lengths"]["sha256"])
+        sound = fingerprint == manifest["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); {REMEDY}") from error
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path}: format version {version}, this code reads {FORMAT_VERSION}; make the dataset again")
+    if not sound:
+        raise UserError(f"{path}: damaged (its fingerprint does not fit its hashes); {REMEDY}")
+    return manifest
+
+
+def check_size(folder: Path, entry: dict[str, Any]) -> Path:
+    """The path of a file of the manifest; UserError if it is missing or has another size."""
+    path = folder / entry["file"]
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path}: missing or not readable ({error.strerror}); {REMEDY}") from error
+    if size != entry["bytes"]:
+        raise UserError(f"{path}: {size:,} bytes instead of {entry['bytes']:,}; {REMEDY}")
+    return path
+
+
+def check_file(folder: Path, entry: dict[str, Any]) -> None:
+    """Raise UserError unless a file of the manifest has its size and its SHA-256."""
+    path = check_size(folder, entry)
+    if sha256_of(path) != entry["sha256"]:
+        raise UserError(f"{path}: its content changed since it was written (SHA-256 differs); {REMEDY}")
+
+
+def check_vq(manifest: dict[str, Any], vq: VQ) -> None:
+    """Raise UserError unless `vq` is the image tokenizer that made the codes of this dataset."""
+    made = manifest["vq"]
+    if made["fingerprint"] != vq.fingerprint:
+        raise UserError(
+            f"the shards were made with the VQ model {made['name']!r} (fingerprint {made['fingerprint'][:12]}), but "
+            f"{vq.name!r} has fingerprint {vq.fingerprint[:12]}; use the model that made them, or make the shards again"
+        )
