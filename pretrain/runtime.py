@@ -8,6 +8,7 @@ library module does. Each stand-in below says what breaks without it; two of the
 from __future__ import annotations
 
 import functools
+import logging
 import os
 
 _installed = False
@@ -107,6 +108,7 @@ def _replace_random_state(torch) -> None:
     torch.cuda.manual_seed = torch.manual_seed
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+    logging.getLogger(random.__name__).setLevel(logging.ERROR)  # it warns that the two generators are one
 
 
 def start_distributed(seed: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -54,18 +55,28 @@ class MegatronEngine:
         config.grad_scale_func = self.optimizer.scale_loss
 
     def train_step(self, rows: Sequence[Row], lr: float) -> StepFigures:
-        """One update from this rank's rows, each a microbatch; the gradient is that of the mean over target tokens."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_mult", 1.0)
+        """One update from this rank's rows, each a microbatch; the gradient is that of the mean over target tokens.
+
+        Raises FloatingPointError for a gradient that is not finite: the weights are lost then, the checkpoints are not.
+        """
+        self._set_hyperparameters(lr)
         self.module.train()
         self.module.zero_grad_buffer()
         self.optimizer.zero_grad()
         figures = self._run(rows, forward_only=False)
         updated, norm, _ = self.optimizer.step()
-        if not updated:
+        if not updated or not math.isfinite(norm):
             raise FloatingPointError("a gradient is not finite: lower optim.lr, or go back to an earlier checkpoint")
         figures.grad_norm = float(norm)
         return figures
+
+    def _set_hyperparameters(self, lr: float) -> None:
+        """Those of the configuration, whatever a checkpoint says; biases and norms do not decay (`wd_mult` is 0)."""
+        optim = self.optim
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_mult"]
+            group["weight_decay"] = optim.weight_decay * group["wd_mult"]
+            group["betas"], group["eps"] = (optim.beta1, optim.beta2), optim.eps
 
     def evaluate(self, rows: Sequence[Row]) -> StepFigures:
         """Losses of rows, without gradients."""
@@ -123,15 +134,17 @@ class MegatronEngine:
 
         weights = load_file(folder / "model.safetensors")
         parameters = dict(unwrap(self.module).named_parameters())
-        different = sorted(
-            name
-            for name in weights.keys() | parameters.keys()
-            if name not in weights or name not in parameters or weights[name].shape != parameters[name].shape
+        there, here = (
+            {name: f"{list(tensor.shape)} {str(tensor.dtype)[6:]}" for name, tensor in found.items()}
+            for found in (weights, parameters)
         )
+        different = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
         if different:
+            first = different[0]
             raise UserError(
-                f"{folder}: is a checkpoint of another model ({len(different)} weights differ, {different[0]} first): "
-                "resume with the configuration that made it, or choose another run.folder"
+                f"{folder}: is a checkpoint of another model or precision ({len(different)} weights differ, {first} "
+                f"first: {there.get(first, 'absent')} there, {here.get(first, 'absent')} here): resume with the "
+                "configuration that made it, or choose another run.folder"
             )
         with torch.no_grad():
             for name, tensor in weights.items():
