@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from megatron.core.enums import ModelType
 from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
@@ -32,6 +33,7 @@ class UniXModel(LanguageModule):
     ):
         super().__init__(config=transformer)
         self.model_config = config
+        self.model_type = ModelType.encoder_or_decoder  # read by megatron-core's schedules
         self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
         self.share_embeddings_and_output_weights = config.tie_word_embeddings
         if pre_process:

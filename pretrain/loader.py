@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy
@@ -65,16 +68,55 @@ def source_lengths(dataset, weight: float) -> SourceLengths:
 
 
 def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: int) -> Iterator[Row]:
-    """Rows start + rank, start + rank + ranks, ... without end, in that order whatever the number of workers."""
+    """Rows start + rank, start + rank + ranks, ... without end, in that order whatever the number of workers.
+
+    Raises UserError for a damaged shard, in whichever process it is found.
+    """
+    context = None
+    if workers:
+        context = multiprocessing.get_context("forkserver")  # fork does not mix with a threaded parent
+        context.set_forkserver_preload(["__main__", __name__])  # imported once, not once a worker
     loader = torch.utils.data.DataLoader(
-        dataset,
+        _ErrorsAsItems(dataset),
         sampler=_Counter(start + rank, ranks),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        multiprocessing_context="forkserver" if workers else None,  # fork does not mix with a threaded parent
+        multiprocessing_context=context,
     )
-    return iter(loader)
+    return map(_row_or_error, _start(loader) if workers else iter(loader))
+
+
+def _start(loader: torch.utils.data.DataLoader) -> Iterator:
+    """Start the workers deaf to Ctrl-C and scancel, which reach all processes of a job: the loop still needs its rows.
+
+    They end with the process that reads from them.
+    """
+    resource_tracker.ensure_running()  # when started below, it would make them hear again
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+class _ErrorsAsItems(torch.utils.data.Dataset):
+    """Hands a UserError over as an item: raised in a worker, it would come out with the worker's traceback in it."""
+
+    def __init__(self, rows: RowDataset):
+        self.rows = rows
+
+    def __getitem__(self, index: int) -> Row | UserError:
+        try:
+            return self.rows[index]
+        except UserError as error:
+            return UserError(str(error))
+
+
+def _row_or_error(item: Row | UserError) -> Row:
+    if isinstance(item, UserError):
+        raise item
+    return item
 
 
 class _Counter(torch.utils.data.Sampler):

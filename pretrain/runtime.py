@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import warnings
 
 _installed = False
 
@@ -91,6 +92,9 @@ def _import_megatron_without_compiling(torch) -> None:
 
     torch.compile = keep
     try:
+        # Without transformer-engine and apex megatron-core warns at a dozen places; the layer specs name classes of
+        # torch for everything that these would replace, so none of the warnings is about this model.
+        warnings.filterwarnings("ignore", module=r"megatron\.")
         import megatron.core  # noqa: F401
         from megatron.core import jit
 
@@ -108,6 +112,8 @@ def _replace_random_state(torch) -> None:
     torch.cuda.manual_seed = torch.manual_seed
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+    # "CPU RNG state changed within GPU RNG context" is true of every use here: there is one generator for both.
+    logging.getLogger(random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.getMessage())
     logging.getLogger(random.__name__).setLevel(logging.ERROR)  # it warns that the two generators are one
 
 

@@ -33,9 +33,7 @@ def draw_samples(
     model: UniXForCausalLM, tokenizer, templates: PromptTemplates, vq, captions, guidance: float, seed: int
 ) -> list:
     """One PIL picture for each caption; the same seed and weights draw the same pictures."""
-    vocabulary = model.config.vocabulary if hasattr(model.config, "vocabulary") else None
-    if vocabulary is None:
-        vocabulary = ModelConfig.from_dict(model.config.to_dict()).vocabulary
+    vocabulary = ModelConfig.from_dict(model.config.to_dict()).vocabulary
 
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False).ids

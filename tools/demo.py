@@ -1,0 +1,106 @@
+#!/usr/bin/env python
+"""Run the whole path on the demo corpus: corpus, shards, training, export, and a report page.
+
+Each stage is the command that a user would type, printed before it runs. A stage that is finished is not repeated, and
+training goes on from its newest checkpoint, so an interrupted demo is continued by the same command.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import time
+
+from model.errors import UserError, run_command
+
+PRESETS = {"demo": "pretrain/configs/demo.yaml", "demo-long": "pretrain/configs/demo_long.yaml"}
+VQ = "openmoji-64"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/demo.py --preset demo",
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="demo", help="how much to train (default: demo)")
+    parser.add_argument("--folder", type=Path, default=Path("work"), help="where everything is put (default: work)")
+    parser.add_argument("--pictures", type=int, default=0, help="pictures in the corpus (0: all), for a quick look")
+    parser.add_argument("--prompts", type=int, default=300, help="seen names to draw for the report (default: 300)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value", help="training settings to change")
+    return parser.parse_args()
+
+
+def stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
+    """(name, command) of each stage; data is shared by all presets, a preset has a run, an export and a report."""
+    data, out = arguments.folder / "data", arguments.folder / arguments.preset
+    shard = ["tokenization/shard_images.py", "--vq", VQ, "--tokenizer", f"{data}/tokenizer"]
+    paths = [
+        f"run.folder={out}/run",
+        f"data.tokenizer={data}/tokenizer",
+        f"data.vq={VQ}",
+        f"data.sources=[{{path: {data}/shards/train, weight: 1.0}}]",
+        f"data.heldout={data}/shards/heldout",
+    ]
+    corpus = ["tokenization/demo_corpus.py", "--output", f"{data}/corpus"]
+    report = ["tools/demo_report.py", "--model", f"{out}/model", "--run", f"{out}/run", "--data", str(data)]
+    return [
+        ("corpus", [*corpus, *(["--limit", str(arguments.pictures)] if arguments.pictures else [])]),
+        ("tokenizer", ["tokenization/train_tokenizer.py", "--captions", f"{data}/corpus/train/folder/captions.jsonl",
+                       "--output", f"{data}/tokenizer"]),
+        ("shards", [*shard, "--input", f"{data}/corpus/train/webdataset", "--output", f"{data}/shards/train"]),
+        ("held-out shards", [*shard, "--input", f"{data}/corpus/heldout/folder", "--output", f"{data}/shards/heldout"]),
+        ("training", ["pretrain/train.py", "--config", PRESETS[arguments.preset], *paths, *arguments.set]),
+        ("export", ["tools/convert_to_hf.py", "--checkpoint", f"{out}/run", "--output", f"{out}/model"]),
+        ("report", [*report, "--prompts", str(arguments.prompts), "--output", f"{out}/report"]),
+    ]  # fmt: skip
+
+
+def is_done(name: str, data: Path) -> bool:
+    """Stages that would do their work again, though it is there. The others see for themselves."""
+    return name == "tokenizer" and (data / "tokenizer" / "tokenizer.json").exists()
+
+
+def main() -> int:
+    """Run the stages in order; stop at the first that fails, with its exit code."""
+    arguments = parse_arguments()
+    out = arguments.folder / arguments.preset
+    out.mkdir(parents=True, exist_ok=True)
+    timings = out / "timings.json"
+    seconds = json.loads(timings.read_text()) if timings.exists() else {}
+    for name, command in stages(arguments):
+        if is_done(name, arguments.folder / "data"):
+            continue
+        print(f"\n== {name}\n$ python {shlex.join(command)}", flush=True)
+        begin = time.time()
+        code = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], env=_environment()).returncode
+        seconds[name] = round(seconds.get(name, 0.0) + time.time() - begin, 1)
+        timings.write_text(json.dumps(seconds, indent=1) + "\n")
+        if code in (130, -2):
+            raise KeyboardInterrupt
+        if code == 2:
+            raise UserError(f"the stage {name} refused its input, see above: mend it and run the same command again")
+        if code:
+            print(f"the stage {name} failed with exit code {code}, see above", file=sys.stderr)
+            return 1
+    print(f"\n{out}/report/report.html is ready. Stages, in seconds: "
+          + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))  # fmt: skip
+    return 0
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+
+
+if __name__ == "__main__":
+    run_command(main)

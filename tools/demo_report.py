@@ -1,0 +1,230 @@
+#!/usr/bin/env python
+"""Measure a demo model and write the report page: curves, reconstructions, drawn names next to the real pictures.
+
+The main figure asks whether a picture that was drawn for a training name is nearest, in pixels, to the picture of that
+name, among all training pictures (decoded from their codes, equal ones counted once). Chance is the share of training
+pictures that carry the name.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import json
+from dataclasses import dataclass
+
+from model.errors import UserError, run_command
+
+CAPTIONED = 24  # pictures of each side that are captioned for the report
+SHOWN = 24  # pictures of each side that the page shows
+BATCH = 32
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/demo_report.py --model work/demo/model --run work/demo/run --data work/data "
+        "--output work/demo/report",
+    )
+    parser.add_argument("--model", type=Path, required=True, help="export of tools/convert_to_hf.py")
+    parser.add_argument("--run", type=Path, required=True, help="run folder, for curves and samples")
+    parser.add_argument("--data", type=Path, required=True, help="folder with shards/train, shards/heldout and corpus")
+    parser.add_argument("--output", type=Path, required=True, help="folder for report.html and its figures")
+    parser.add_argument("--prompts", type=int, default=300, help="training names to draw (default: 300)")
+    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance (default: 3)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="of the codes (default: 0.7)")
+    parser.add_argument("--seed", type=int, default=0, help="choice of names, and sampling (default: 0)")
+    return parser.parse_args()
+
+
+@dataclass
+class Gallery:
+    """The pictures of one dataset, equal ones counted once."""
+
+    names: list[list[str]]  # English names of each distinct picture
+    codes: object  # uint16 [n, h, w]
+    ids: list[list[str]]  # ids of the documents that share the picture
+
+    def chance(self, name: str) -> float:
+        """Share of the pictures that carry `name`."""
+        return sum(name in names for names in self.names) / len(self.names)
+
+
+def load_gallery(folder: Path, grid: tuple[int, int]) -> Gallery:
+    """Distinct pictures of a folder of code shards, in order of first appearance."""
+    import numpy
+
+    from tokenization.shards import open_dataset
+
+    names: dict[bytes, list[str]] = {}
+    ids: dict[bytes, list[str]] = {}
+    for document in open_dataset(folder):
+        key = document["codes"].tobytes()
+        names.setdefault(key, []).append(document["texts"][0])
+        ids.setdefault(key, []).append(document["id"])
+    codes = numpy.stack([numpy.frombuffer(key, dtype=numpy.uint16).reshape(grid) for key in names])
+    return Gallery(list(names.values()), codes, list(ids.values()))
+
+
+def draw(export, names: list[str], sampling) -> list:
+    """One picture for each name, in batches."""
+    from tqdm import tqdm
+
+    from model.prompts import text_to_image_ids
+    from tools.generate import draw_batch, sample_seed
+
+    ids = [text_to_image_ids(name, export.encode, export.vocabulary, export.templates) for name in names]
+    seeds = [sample_seed(sampling.seed, number, 0) for number in range(len(names))]
+    pictures = []
+    for start in tqdm(range(0, len(names), BATCH), desc="drawing", unit="batch", disable=None):
+        pictures += draw_batch(export, ids[start : start + BATCH], seeds[start : start + BATCH], sampling)
+    return pictures
+
+
+def pixels(pictures: list):
+    """PIL pictures -> float32 [n, pixels] in 0..1."""
+    import numpy
+
+    return numpy.stack([numpy.asarray(p.convert("RGB"), dtype=numpy.float32).ravel() / 255 for p in pictures])
+
+
+def nearest(drawn, real):
+    """[n, pixels], [m, pixels] -> for each drawn picture the real ones by distance, int64 [n, m]."""
+    import numpy
+
+    distances = (real**2).sum(1)[None] - 2 * drawn @ real.T  # the drawn picture's own norm changes no order
+    return numpy.argsort(distances, axis=1, kind="stable")
+
+
+def measure_recall(gallery: Gallery, names: list[str], order) -> dict:
+    """Hits at 1 and 5 of drawn names, next to what chance would give."""
+    hits = {k: sum(any(n in gallery.names[i] for i in row[:k]) for n, row in zip(names, order)) for k in (1, 5)}
+    chance = sum(gallery.chance(name) for name in names) / len(names)
+    return {
+        "prompts": len(names),
+        "training_pictures": len(gallery.names),
+        "nearest_has_the_name": hits[1],
+        "rate": hits[1] / len(names),
+        "one_of_five_nearest_has_the_name": hits[5],
+        "chance": chance,
+        "times_chance": hits[1] / len(names) / chance,
+    }
+
+
+def caption(export, codes) -> str:
+    """The likeliest caption of one picture's codes [h, w]."""
+    import torch
+
+    from model.prompts import image_to_text_ids
+
+    prompt = image_to_text_ids(codes.flatten(), export.encode, export.vocabulary, export.templates)
+    ids = torch.tensor([prompt], device=export.model.device)
+    said = export.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=24,
+        do_sample=False,
+        eos_token_id=export.vocabulary.eos_id,
+        pad_token_id=export.vocabulary.eos_id,
+        logits_processor=export.model.text_only(),
+    )
+    return export.decode(said[0, len(prompt) :].tolist()).strip()
+
+
+def losses(run: Path) -> dict:
+    """First and last held-out and training losses of a run, by modality."""
+    lines = read_metrics(run)
+    found = {}
+    for name in ("heldout/loss_image", "heldout/loss_text", "train/loss_image", "train/loss_text"):
+        values = [(line["step"], line[name]) for line in lines if name in line]
+        if values:
+            found[name] = {"first_step": values[0][0], "first": values[0][1], "last": values[-1][1],
+                           "last_step": values[-1][0]}  # fmt: skip
+    return found
+
+
+def read_metrics(run: Path) -> list[dict]:
+    """The lines of metrics.jsonl. Raises UserError when there are none."""
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: --run must be a run folder of pretrain/train.py")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def reconstruction(export, data: Path, gallery: Gallery, count: int) -> tuple[list, list, list[str], float]:
+    """Held-out pictures as they are and as the codes give them back, their names, and the PSNR over `count` of them."""
+    import math
+
+    from tokenization.preprocess import open_image, preprocess
+
+    folder = data / "corpus" / "heldout" / "folder" / "images"
+    size = export.vq.image_size
+    chosen = range(0, len(gallery.names), max(1, len(gallery.names) // count))
+    real = [preprocess(open_image(folder / f"{gallery.ids[i][0]}.png"), size) for i in chosen]
+    decoded = export.vq.decode(gallery.codes[list(chosen)])
+    error = float(((pixels(real) - pixels(decoded)) ** 2).mean())
+    return real, decoded, [gallery.names[i][0] for i in chosen], -10 * math.log10(error)
+
+
+def main() -> int:
+    """Draw, measure, write."""
+    arguments = parse_arguments()
+    read_metrics(arguments.run)
+    from tools.export_folder import open_export
+    from tools.generate import Sampling
+
+    export = open_export(arguments.model)
+    import numpy
+
+    from tools import report_page
+
+    train, heldout = (load_gallery(arguments.data / "shards" / side, export.templates.grid)
+                      for side in ("train", "heldout"))  # fmt: skip
+    chooser = numpy.random.default_rng(arguments.seed)
+    sampling = Sampling(arguments.guidance, arguments.temperature, 0, 1.0, arguments.seed)
+    every_name = sorted({name for names in train.names for name in names})
+    count = min(arguments.prompts, len(every_name))
+    seen = [every_name[i] for i in chooser.permutation(len(every_name))[:count]]
+    unseen_at = chooser.permutation(len(heldout.names))[:SHOWN].tolist()
+    unseen = [heldout.names[i][0] for i in unseen_at]
+    real_train = export.vq.decode(train.codes)
+    drawn, drawn_unseen = draw(export, seen, sampling), draw(export, unseen, sampling)
+    order = nearest(pixels(drawn), pixels(real_train))
+    figures = {"drawn_names": measure_recall(train, seen, order), "losses": losses(arguments.run)}
+    captions = {}
+    for side, gallery in (("seen", train), ("held-out", heldout)):
+        picked = chooser.permutation(len(gallery.names))[:CAPTIONED].tolist()
+        captions[side] = [(i, caption(export, gallery.codes[i])) for i in picked]
+    real, decoded, names, psnr = reconstruction(export, arguments.data, heldout, 64)
+    figures["reconstruction_psnr"] = {"pictures": len(real), "psnr": round(psnr, 2)}
+    own = [next(i for i, names in enumerate(train.names) if name in names) for name in seen]
+    report_page.write(
+        arguments.output,
+        figures,
+        read_metrics(arguments.run),
+        {
+            "seen": [(name, real_train[at], picture, train.names[row[0]][0])
+                     for name, at, picture, row in zip(seen, own, drawn, order)][:SHOWN],
+            "unseen": list(zip(unseen, export.vq.decode(heldout.codes[unseen_at]), drawn_unseen)),
+            "reconstructions": list(zip(names, real, decoded))[:SHOWN],
+            "captions": {
+                "seen": [(train.names[i][0], real_train[i], text) for i, text in captions["seen"]],
+                "held-out": [(heldout.names[i][0], export.vq.decode(heldout.codes[[i]])[0], text)
+                             for i, text in captions["held-out"]],
+            },
+        },
+        arguments.run,
+    )  # fmt: skip
+    report_page.print_figures(figures)
+    print(f"{arguments.output}/report.html is written")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
