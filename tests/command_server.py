@@ -1,0 +1,68 @@
+"""Runs the project's commands in processes forked from one that has the heavy imports behind it.
+
+A command forked here is a process of its own, with its own arguments, output files, exit code and signals; it only
+saves the seconds that importing torch and its kin takes. `tests/commands.py` talks to it, a JSON line each way.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import runpy
+import sys
+
+
+def main() -> None:
+    """Serve until standard input ends: {"run": request} -> {"pid"}, {"wait": pid} -> {"code"} (negative: a signal)."""
+    import torch
+    import transformers  # noqa: F401
+
+    from model.torchvision_compat import ensure_torchvision
+    from pretrain import runtime
+
+    torch.set_num_threads(1)
+    ensure_torchvision()
+    runtime.install()
+    import diffusers.models.autoencoders.vq_model  # noqa: F401
+    from streaming.base.format.mds.reader import MDSReader  # noqa: F401
+
+    import model.hf.modeling_unix  # noqa: F401
+    import pretrain.engines.megatron  # noqa: F401
+    import pretrain.loader  # noqa: F401
+
+    while line := sys.stdin.buffer.raw.readline():  # unbuffered: nothing of the next request is left to a child
+        request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            answer = {"code": os.waitstatus_to_exitcode(status)}
+        else:
+            pid = os.fork()
+            if pid == 0:
+                return become(request["run"])
+            answer = {"pid": pid}
+        print(json.dumps(answer), flush=True)
+
+
+def become(request: dict) -> None:
+    """In the child: its own process group, output and arguments; then the command, as if started by its user."""
+    os.setsid()
+    files = [os.open(os.devnull, os.O_RDONLY), *(os.open(request[name], WRITE, 0o644) for name in ("out", "err"))]
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)
+    sys.path.insert(0, os.getcwd())
+    os.chdir(request["cwd"])
+    if request["hook"]:
+        module, name, *arguments = request["hook"]
+        getattr(importlib.import_module(module), name)(*arguments)
+    sys.argv = request["argv"]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+
+if __name__ == "__main__":
+    main()
