@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,8 +127,11 @@ CHOICES = {
     "model.flavour": ("qwen2.5", "qwen3"),
     "optim.decay": ("cosine", "linear", "constant"),
 }
-POSITIVE = ("run.steps", "data.row_length", "data.row_multiple", "data.rows_per_step", "checkpoint.every",
-            "checkpoint.keep", "log.every", "log.heldout_rows")  # fmt: skip
+POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers",
+            "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim", "data.row_length",
+            "data.row_multiple", "data.rows_per_step", "checkpoint.every", "checkpoint.keep", "log.every",
+            "log.heldout_rows")  # fmt: skip
+SHARES = ("data.text_to_image", "data.unconditional")
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:
@@ -139,7 +144,7 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Train
         raise UserError(f"{path}: cannot be read ({error.__class__.__name__}): give a YAML file with --config") from None
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no sections: see pretrain/configs for complete files")
@@ -179,7 +184,7 @@ def _apply(values: dict, override: str) -> None:
         raise UserError(f"override {override!r}: {'.'.join(parts[:-1])} is no section")
     try:
         place[parts[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
 
 
@@ -224,18 +229,31 @@ def _convert(wanted, value, path: str, source: str):
 
 
 def _check(config: TrainConfig, source: str) -> None:
+    for key, value in _numbers(config):
+        if not math.isfinite(value):
+            raise UserError(f"{source}: {key} is {value}: it must be finite")
+        if value < 0:
+            raise UserError(f"{source}: {key} is {value}: it must not be negative")
+        if key in POSITIVE and value < 1:
+            raise UserError(f"{source}: {key} is {value}: it must be at least 1")
+        if key in SHARES and value > 1:
+            raise UserError(f"{source}: {key} is {value}: it is a share, 0 to 1")
     for key, choices in CHOICES.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
         if value not in choices:
             raise UserError(f"{source}: {key} is {value!r}: choose {' or '.join(choices)}")
-    for key in POSITIVE:
-        section, name = key.split(".")
-        value = getattr(getattr(config, section), name)
-        if value < 1:
-            raise UserError(f"{source}: {key} is {value}: it must be at least 1")
     if not config.data.sources:
         raise UserError(f"{source}: data.sources is empty: name at least one folder of code shards")
-    for share in ("text_to_image", "unconditional"):
-        if not 0 <= getattr(config.data, share) <= 1:
-            raise UserError(f"{source}: data.{share} is {getattr(config.data, share)}: it is a share, 0 to 1")
+
+
+def _numbers(value, key: str = "") -> Iterator[tuple[str, float]]:
+    """(dotted key, number) of every number in a configuration."""
+    if dataclasses.is_dataclass(value):
+        for spec in dataclasses.fields(value):
+            yield from _numbers(getattr(value, spec.name), f"{key}.{spec.name}" if key else spec.name)
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from _numbers(item, f"{key}[{index}]")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield key, value

@@ -1,0 +1,211 @@
+"""Configuration: what is refused and in which words, what is kept, and the files that ship."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.errors import UserError
+from pretrain.config import TrainConfig, dump_config, load_config
+
+SHIPPED = sorted((Path(__file__).parents[2] / "pretrain/configs").glob("*.yaml"))
+SMALLEST = {
+    "run": {"folder": "r", "steps": 5},
+    "model": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "shallow": 1,
+        "deep": 1,
+    },
+    "data": {"tokenizer": "t", "vq": "v", "sources": [{"path": "a"}, {"path": "b", "weight": 2}]},
+    "optim": {"lr": "1e-4"},
+    "checkpoint": {"every": 2},
+}
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(SMALLEST))
+    return file
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(path, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults_fill_what_the_file_leaves_out(path):
+    config = load_config(path)
+    assert config.optim.lr == 1e-4  # which YAML reads as a string
+    assert [(source.path, source.weight) for source in config.data.sources] == [("a", 1.0), ("b", 2.0)]
+    assert (config.run.precision, config.checkpoint.keep, config.log.every) == ("fp32", 2, 10)
+
+
+def test_overrides_win_and_are_read_as_yaml(path):
+    config = load_config(
+        path,
+        ["optim.lr=3e-4", "run.folder=a=b", "data.train_on_prompts=true", "log.sample_prompts=[a cat, 'dog: a']",
+         "data.sources=[{path: c, weight: 0.5}]", "log.every=3", "log.every=4"],
+    )  # fmt: skip
+    assert (config.optim.lr, config.run.folder, config.data.train_on_prompts) == (3e-4, "a=b", True)
+    assert config.log.sample_prompts == ("a cat", "dog: a")
+    assert [(source.path, source.weight) for source in config.data.sources] == [("c", 0.5)]
+    assert config.log.every == 4
+
+
+@pytest.mark.parametrize(
+    "overrides, parts",
+    [
+        (["optim.warmup=1"], ["unknown key optim.warmup", "did you mean optim.warmup_steps"]),
+        (["data.row_lenght=64"], ["data.row_lenght", "did you mean data.row_length"]),
+        (["dta.workers=1"], ["dta", "did you mean data"]),
+        (["data.sources=[{path: a, wieght: 2}]"], ["data.sources[0].wieght", "weight"]),
+        (["run.steps=many"], ["run.steps", "'many'", "int"]),
+        (["run.steps=1.5"], ["run.steps", "1.5", "int"]),
+        (["run.steps=true"], ["run.steps", "True", "int"]),
+        (["run.folder=7"], ["run.folder", "7", "str"]),
+        (["optim.lr=fast"], ["optim.lr", "'fast'", "float"]),
+        (["optim.lr=true"], ["optim.lr", "True", "float"]),
+        (["data.train_on_prompts=1"], ["data.train_on_prompts", "1", "bool"]),
+        (["log.sample_prompts=cat"], ["log.sample_prompts", "'cat'", "list"]),
+        (["log.sample_prompts=[cat, no]"], ["log.sample_prompts[1]", "False", "str"]),
+        (["data.sources=[a]"], ["data.sources[0]", "'a'", "section"]),
+        (["data.sources=[{weight: 2}]"], ["data.sources[0].path", "missing"]),
+        (["log=5"], ["log", "5", "section"]),
+        (["run.precision=fp8"], ["run.precision", "'fp8'", "fp32 or bf16"]),
+        (["run.engine=zero9"], ["run.engine", "'zero9'"]),
+        (["run.resume=yes"], ["run.resume", "True"]),
+        (["model.flavour=llama"], ["model.flavour", "'llama'", "qwen2.5 or qwen3"]),
+        (["optim.decay=exponential"], ["optim.decay", "cosine or linear or constant"]),
+        (["run.steps=0"], ["run.steps", "0", "at least 1"]),
+        (["data.rows_per_step=0"], ["data.rows_per_step", "at least 1"]),
+        (["checkpoint.keep=0"], ["checkpoint.keep", "at least 1"]),
+        (["model.num_key_value_heads=0"], ["model.num_key_value_heads", "at least 1"]),
+        (["data.workers=-1"], ["data.workers", "-1", "not be negative"]),
+        (["run.threads=-2"], ["run.threads", "-2", "not be negative"]),
+        (["optim.warmup_steps=-1"], ["optim.warmup_steps", "not be negative"]),
+        (["optim.lr=-1e-4"], ["optim.lr", "not be negative"]),
+        (["optim.lr=nan"], ["optim.lr", "nan", "finite"]),
+        (["optim.weight_decay=.inf"], ["optim.weight_decay", "inf", "finite"]),
+        (["data.sources=[]"], ["data.sources", "empty"]),
+        (["data.sources=[{path: a, weight: -1}]"], ["data.sources[0].weight", "-1.0"]),
+        (["data.text_to_image=1.2"], ["data.text_to_image", "1.2", "share"]),
+        (["data.unconditional=-0.1"], ["data.unconditional", "-0.1", "negative"]),
+        (["optim.lr"], ["'optim.lr'", "section.key=value"]),
+        (["=3"], ["'=3'", "section.key=value"]),
+        (["optim..lr=3"], ["'optim..lr=3'", "section.key=value"]),
+        (["run.steps.x=3"], ["run.steps.x=3", "run.steps is no section"]),
+        (["data.sources.0.path=x"], ["data.sources.0.path=x", "no section"]),
+        (["optim.lr=[1"], ["optim.lr=[1", "not a YAML value"]),
+        (["run.folder=2024-02-31"], ["run.folder=2024-02-31", "not a YAML value"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(path, overrides, parts):
+    message = refusal(path, *overrides)
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("run: {folder: r}\n", ["run.steps", "missing"]),
+        ("run: [1]\n", ["run", "section"]),
+        ("- 1\n", ["no sections"]),
+        ("", ["no sections"]),
+        ("run: {folder: a\nb: c", ["not YAML"]),
+        ("run: {folder: 2024-02-31}\n", ["not YAML"]),
+        ("run: {folder: r, steps: 3, 4: 5}\n", ["unknown key run.4"]),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, parts):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    message = refusal(path)
+    assert message.startswith(str(path)) and all(part in message for part in parts), message
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes(b"run: {folder: \xe4}")
+    for path in (tmp_path / "missing.yaml", tmp_path, tmp_path / "latin.yaml"):
+        assert str(path) in refusal(path)
+
+
+def test_the_dump_reads_back_equal(path, tmp_path):
+    config = load_config(path, ["log.sample_prompts=['红心', 'on', '1e-4', ' a: b ']", "optim.eps=1e-12", "run.folder='7'"])
+    (tmp_path / "dumped.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(tmp_path / "dumped.yaml") == config
+    assert "红心" in dump_config(config)
+
+
+PRINTABLE = st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))  # YAML folds other line breaks
+NUMBERS = st.floats(min_value=0, max_value=1e9, allow_nan=False)
+VALUES = {
+    "run.folder": st.text(PRINTABLE, min_size=1),
+    "run.seed": st.integers(0, 2**62),
+    "optim.lr": NUMBERS,
+    "optim.eps": NUMBERS,
+    "data.train_on_prompts": st.booleans(),
+    "log.sample_prompts": st.lists(st.text(PRINTABLE)),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.fixed_dictionaries({}, optional=VALUES))
+def test_any_value_given_as_an_override_arrives_and_survives_the_dump(tmp_path_factory, values):
+    folder = tmp_path_factory.mktemp("override")
+    (folder / "run.yaml").write_text(yaml.safe_dump(SMALLEST))
+    overrides = [f"{key}={yaml.safe_dump(value, allow_unicode=True)}" for key, value in values.items()]
+    config = load_config(folder / "run.yaml", overrides)
+    for key, value in values.items():
+        section, name = key.split(".")
+        expected = tuple(value) if isinstance(value, list) else value
+        assert getattr(getattr(config, section), name) == expected
+    (folder / "dumped.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(folder / "dumped.yaml") == config
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet="abc.=[]{}:,'\"!&*#-0123456789_xe ", max_size=24))
+def test_any_other_override_is_taken_or_refused_in_one_line(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    path.write_text(yaml.safe_dump(SMALLEST))
+    for override in (text, f"run.folder={text}", f"optim.lr={text}"):
+        try:
+            assert isinstance(load_config(path, [override]), TrainConfig)
+        except UserError as error:
+            assert str(error).count("\n") == 0
+
+
+def test_the_demo_ships():
+    assert "demo.yaml" in [path.name for path in SHIPPED]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_files_load(path, tmp_path):
+    config = load_config(path)
+    (tmp_path / "dumped.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(tmp_path / "dumped.yaml") == config
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_key_of_a_shipped_file_has_a_comment(path):
+    """On its line, or on a line of comment right before it; items of a list need none."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    bare = [
+        line
+        for before, line in zip(["", *lines], lines)
+        if re.match(r"\s+\w+: *[^\s#]", line) and " #" not in line and not before.lstrip().startswith("#")
+    ]
+    assert not bare, f"{path.name}: no comment on {bare}"
