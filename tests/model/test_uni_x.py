@@ -124,3 +124,13 @@ def test_loss_in_chunks_is_the_loss(at_once):
     assert (losses[::4] == 0).all()
     for ours, theirs in zip(torch.autograd.grad((losses * scale).sum(), (hidden, weight)), expected_gradients):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_written_out_attention_is_the_fused_one(monkeypatch):
+    """Documents on both sides of the limit: the same row by both ways."""
+    config = training_config()
+    model = training_model(config)
+    row = row_of([document([7]), document([4, 9, 3], 1), document([40], 2)], config, tokens=80)
+    written_out = document_logits(model, row, config)
+    monkeypatch.setattr("model.attention.WRITTEN_OUT_UP_TO", 8)
+    torch.testing.assert_close(document_logits(model, row, config), written_out, atol=1e-5, rtol=1e-5)
