@@ -58,7 +58,8 @@ def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Imag
         detail = "the file is empty" if not data else f"not a picture ({', '.join(FORMATS)})"
         raise RejectedImage("not_a_picture", detail, path) from error
     except Image.DecompressionBombError as error:
-        raise RejectedImage("too_many_pixels", f"far above the limit of {max_pixels:,} pixels", path) from error
+        detail = f"Pillow takes it for a bomb, the limit is {max_pixels:,} pixels; scale it down first"
+        raise RejectedImage("too_many_pixels", detail, path) from error
     except Exception as error:  # Pillow's decoders answer damaged data with whatever their parsing runs into
         detail = f"truncated or damaged: {one_line(error)}"
         raise RejectedImage("undecodable_picture", detail, path) from error
@@ -72,7 +73,8 @@ def preprocess(image: Image.Image, size: int) -> Image.Image:
     become 8-bit RGB (colour profiles are ignored); the short side is scaled to `size` by Lanczos and the centre square
     is cut out, both rounded as Chameleon's image tokenizer rounds. `image` itself is not changed.
 
-    Raises RejectedImage (`undecodable_picture`) for floating-point pictures, whose white is not defined.
+    Raises RejectedImage (`undecodable_picture`) for floating-point pictures, whose white is not defined, and for pixel
+    formats that Pillow cannot convert.
     """
     image = to_rgb(upright(image))
     width, height = image.size
@@ -108,9 +110,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         # Pillow's own conversion would clip at 255 instead of scaling; its mode I is 16-bit data in 32 bits
         greys = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((greys * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    picture = image.convert("RGBA")
+    try:
+        picture = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    except ValueError as error:
+        raise RejectedImage("undecodable_picture", one_line(error)) from error
+    if picture.mode == "RGB":
+        return picture
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture).convert("RGB")
 

@@ -40,20 +40,39 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog="example:\n  python tokenization/shard_images.py --input work/corpus/train/folder --output work/shards "
         "--vq openmoji-64 --tokenizer work/tokenizer --workers 2",
     )
-    parser.add_argument("--input", nargs="+", required=True, metavar="PATH",
-                        help="files or folders, each PATH or NAME=PATH; NAME (default: the folder's) is its source")  # fmt: skip
-    parser.add_argument("--output", type=Path, required=True, help="dataset folder to make, or to finish")
-    parser.add_argument("--vq", required=True, help="image tokenizer: a shipped name or a folder")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with the base model's tokenizer.json")
-    parser.add_argument("--workers", type=int, default=min(8, len(os.sched_getaffinity(0))),
-                        help="threads that decode and tokenize; 0: none beside the encoder's (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures encoded at once (default: %(default)s)")
-    parser.add_argument("--image-size", type=int, help="side in pixels (default: the image tokenizer's)")
-    parser.add_argument("--device", help="where the image tokenizer runs (default: cuda if there is one, else cpu)")
-    parser.add_argument("--max-rejects", type=float, default=0.1, metavar="SHARE",
-                        help="give up when a larger share of the documents is rejected (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--samples-per-part", type=int, default=1024,
-                        help="documents that are published together, at most lost by a kill (default: %(default)s)")  # fmt: skip
+    add = parser.add_argument
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="files or folders, each PATH or NAME=PATH; NAME (default: the folder's) becomes the documents' source",
+    )
+    add("--output", type=Path, required=True, help="dataset folder to make, or to finish")
+    add("--vq", required=True, help="image tokenizer: a shipped name or a folder")
+    add("--tokenizer", type=Path, required=True, help="folder with the base model's tokenizer.json")
+    add(
+        "--workers",
+        type=int,
+        default=min(8, len(os.sched_getaffinity(0))),
+        help="threads that decode and tokenize; 0 means none beside the encoder's (default: %(default)s)",
+    )
+    add("--batch-size", type=int, default=32, help="pictures encoded at once (default: %(default)s)")
+    add("--image-size", type=int, help="side in pixels (default: the image tokenizer's)")
+    add("--device", help="where the image tokenizer runs (default: cuda if there is one, else cpu)")
+    add(
+        "--max-rejects",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="give up when a larger share of the documents is rejected (default: %(default)s)",
+    )
+    add(
+        "--samples-per-part",
+        type=int,
+        default=1024,
+        help="documents that are published together, the most that a kill can lose (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     for name in ("batch_size", "samples_per_part", "image_size"):
         value = getattr(options, name)
@@ -67,7 +86,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit code is 1 if there were too many rejects."""
+    """Run the command; the exit code is 1 if there were too many rejects, or a file could not be read or written."""
     options = parse_arguments(arguments)
     warnings.filterwarnings("ignore", module=r"PIL\b")  # what Pillow warns of is refused, or does not matter
 
@@ -85,7 +104,9 @@ def main(arguments: list[str] | None = None) -> int:
     vq = open_vq(options.vq, options.device)
     image_size = options.image_size or vq.image_size
     if image_size % vq.downsample:
-        raise UserError(f"--image-size {image_size} is not a multiple of {vq.downsample}, the pixels per code of {vq.name}")
+        raise UserError(
+            f"--image-size {image_size} is not a multiple of {vq.downsample}, the pixels per code of {vq.name!r}"
+        )
     parts = plan_parts(corpora, options.samples_per_part)
     job = describe_job(corpora, vq, tokenizer, image_size, options.samples_per_part)
     try:
@@ -96,7 +117,12 @@ def main(arguments: list[str] | None = None) -> int:
         job = start_or_continue(options.output, job)
         if is_finished(options.output):
             return 0
-        return run(options, job, parts, vq, tokenizer, startup)
+        try:
+            return run(options, job, parts, vq, tokenizer, startup)
+        except OSError as error:
+            where, what = error.filename or options.output, error.strerror or error
+            say(f"error: {where}: {what}; mend that and run the same command again, it goes on after the last part")
+            return 1
 
 
 def run(
@@ -117,8 +143,6 @@ def run(
 
     records = published_parts(options.output, len(parts), warn=lambda line: say(f"warning: {line}"))
     todo = [part for part in parts if part.index not in records]
-    if records:
-        say(f"{options.output}: {len(records)} of {len(parts)} parts are there already")
     total = sum(part.stop - part.start for part in parts)
     done = total - sum(part.stop - part.start for part in todo)
     limit = RejectLimit(options.max_rejects)
@@ -128,6 +152,7 @@ def run(
     startup_seconds, watch = startup.elapsed(), Stopwatch()
     ahead = 2 * (options.workers + options.batch_size // CHUNK + 1)
     work = partial(prepare, tokenizer=tokenizer, image_size=job["vq"]["image_size"])
+    say(f"encoding {len(todo)} parts" + (f", {len(records)} are there already" if records else ""))
     pace = 0.5 if sys.stderr.isatty() else 30
     try:
         for record in records.values():
@@ -164,7 +189,7 @@ def open_vq(name: str, device: str | None) -> VQ:
 
     try:
         return load_vq(name, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
         if device is None:
             raise
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,227 @@
+"""The read side: what was written comes back, empty arrays too, and a damaged file is always named."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from model.errors import UserError
+from tokenization.manifest import finish_dataset
+from tokenization.parts import write_part
+from tokenization.readers.document import Reject
+from tokenization.sample import CodedDocument, from_mds, to_mds
+from tokenization.shards import check_vq, open_dataset
+from tokenization.vq import load_vq
+
+JOB = {
+    "tokenizer": {"name": "bytes", "sha256": "0" * 64, "vocab_size": 257},
+    "vq": {"name": "tiny", "fingerprint": "f" * 64, "codebook_size": 32, "downsample": 2, "image_size": 16},
+}
+
+
+def document(number: int, texts: list[list[int]], grids: list[tuple[int, int]]) -> CodedDocument:
+    codes = [np.arange(h * w, dtype=np.uint16).reshape(h, w) + number for h, w in grids]
+    kind = "caption_pair" if grids else "text"
+    ids = [np.array(text, dtype=np.uint32) for text in texts]
+    return CodedDocument(f"d{number}", "corpus", kind, tuple("x" * len(text) for text in texts), ids, codes)
+
+
+DOCUMENTS = [
+    document(0, [[1, 2, 3]], [(2, 3)]),
+    document(1, [[4], [5, 6]], [(8, 8)]),
+    document(2, [[7, 8]], []),
+    document(3, [[]], [(4, 4)]),
+    document(4, [[], [9]], [(1, 2), (2, 1)]),
+    document(5, [[]], []),
+]
+
+
+def write(folder: Path, documents: list[CodedDocument], per_part: int = 2) -> Path:
+    folder.mkdir()
+    (folder / "parts").mkdir()
+    records = [
+        write_part(folder, start // per_part, "corpus", documents[start : start + per_part], [])
+        for start in range(0, len(documents), per_part)
+    ]
+    finish_dataset(folder, JOB, records)
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return write(tmp_path / "dataset", DOCUMENTS)
+
+
+def same(found: dict[str, Any], expected: CodedDocument) -> bool:
+    arrays = {
+        "text_ids": (np.concatenate([np.zeros(0, np.uint32), *expected.text_ids]), np.uint32),
+        "text_lengths": ([len(ids) for ids in expected.text_ids], np.uint32),
+        "codes": (np.concatenate([np.zeros(0, np.uint16), *(codes.ravel() for codes in expected.codes)]), np.uint16),
+        "grids": ([side for codes in expected.codes for side in codes.shape], np.uint16),
+    }
+    return all(
+        found[name].dtype == dtype and np.array_equal(found[name], values) for name, (values, dtype) in arrays.items()
+    ) and (found["id"], found["source"], found["kind"], tuple(found["texts"])) == (
+        expected.id,
+        expected.source,
+        expected.kind,
+        expected.texts,
+    )
+
+
+def test_documents_come_back_by_number(dataset: Path):
+    opened = open_dataset(dataset)
+    assert len(opened) == len(DOCUMENTS)
+    assert all(same(opened[number], expected) for number, expected in enumerate(DOCUMENTS))
+    assert all(same(found, expected) for found, expected in zip(opened, DOCUMENTS, strict=True))
+    assert same(opened[-1], DOCUMENTS[-1])
+    for number in (6, -7):
+        with pytest.raises(IndexError):
+            opened[number]
+
+
+def test_lengths_say_what_is_in_the_shards(dataset: Path):
+    opened = open_dataset(str(dataset))
+    lengths = opened.lengths
+    assert {name: array.dtype.name for name, array in lengths.items()} == {
+        "text_offsets": "int64",
+        "text_lengths": "int32",
+        "image_tokens": "int32",
+        "kinds": "uint8",
+    }
+    for number, found in enumerate(opened):
+        first, end = lengths["text_offsets"][number : number + 2]
+        assert np.array_equal(lengths["text_lengths"][first:end], found["text_lengths"])
+        assert lengths["image_tokens"][number] == found["codes"].size
+        assert opened.manifest["kinds"][lengths["kinds"][number]] == found["kind"]
+    assert opened.manifest["counts"] == {
+        "documents": 6,
+        "pictures": 5,
+        "texts": 8,
+        "text_tokens": 9,
+        "image_tokens": 6 + 64 + 16 + 4,
+    }
+
+
+def test_a_dataset_goes_through_pickle_and_loader_workers(dataset: Path):
+    opened = open_dataset(dataset)
+    assert same(opened[3], DOCUMENTS[3])
+    assert same(pickle.loads(pickle.dumps(opened))[4], DOCUMENTS[4])
+    loader = DataLoader(opened, batch_size=None, num_workers=2)
+    assert [found["id"] for found in loader] == [expected.id for expected in DOCUMENTS]
+
+
+def test_streaming_reads_the_same_index(dataset: Path):
+    from streaming import StreamingDataset
+
+    streamed = StreamingDataset(local=str(dataset), shuffle=False, batch_size=1)
+    assert all(same(from_mds(streamed[number]), expected) for number, expected in enumerate(DOCUMENTS))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    texts=st.lists(st.lists(st.integers(0, 2**32 - 1), max_size=4), max_size=3),
+    grids=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), max_size=3),
+)
+def test_columns_keep_every_document(texts, grids):
+    expected = document(0, texts, grids)
+    columns = to_mds(expected)
+    assert all(value.size for value in columns.values() if isinstance(value, np.ndarray))  # MDS refuses empty arrays
+    assert same(from_mds(columns), expected)
+
+
+def test_the_fingerprint_is_that_of_the_data(tmp_path: Path, dataset: Path):
+    again = write(tmp_path / "again", DOCUMENTS)
+    assert open_dataset(again).fingerprint == open_dataset(dataset).fingerprint
+    other_code = [document(0, [[1, 2, 3]], [(3, 2)]), *DOCUMENTS[1:]]
+    other_order = [*DOCUMENTS[2:], *DOCUMENTS[:2]]
+    for number, documents in enumerate((other_code, other_order, DOCUMENTS[:-1])):
+        other = write(tmp_path / f"other{number}", documents)
+        assert open_dataset(other).fingerprint != open_dataset(dataset).fingerprint
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position % len(data)] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("position", [0, 10, -1, 300])
+def test_a_flipped_byte_in_a_shard_is_an_error_that_names_it(dataset: Path, position: int):
+    flip(dataset / "parts/00001/shard.00000.mds", position)
+    opened = open_dataset(dataset)
+    assert same(opened[0], DOCUMENTS[0])
+    for read in (lambda: opened[2], lambda: opened[3], opened.verify, lambda: list(opened)):
+        with pytest.raises(UserError, match=r"parts/00001/shard\.00000\.mds: its content changed") as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["index.json", "lengths.npz"])
+def test_a_flipped_byte_in_an_index_is_an_error_at_opening(dataset: Path, name: str):
+    flip(dataset / name, 50)
+    with pytest.raises(UserError, match=f"{name}: its content changed"):
+        open_dataset(dataset)
+
+
+def test_a_shard_that_is_gone_or_cut_is_an_error_at_opening(dataset: Path):
+    shard = dataset / "parts/00002/shard.00000.mds"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-1])
+    with pytest.raises(UserError, match=r"parts/00002/shard\.00000\.mds: [\d,]+ bytes instead of"):
+        open_dataset(dataset)
+    shard.unlink()
+    with pytest.raises(UserError, match=r"parts/00002/shard\.00000\.mds: missing"):
+        open_dataset(dataset)
+
+
+def test_manifests_that_cannot_be_used(dataset: Path, tmp_path: Path):
+    path = dataset / "manifest.json"
+    sound = json.loads(path.read_text())
+    cases = {
+        "damaged": "{",
+        "its fingerprint does not fit": json.dumps(sound | {"shards": sound["shards"][1:]}),
+        "KeyError": json.dumps({key: value for key, value in sound.items() if key != "lengths"}),
+        "format version 9": json.dumps(sound | {"format_version": 9}),
+    }
+    for message, text in cases.items():
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            open_dataset(dataset)
+    path.unlink()
+    with pytest.raises(UserError, match="not a dataset made by"):
+        open_dataset(dataset)
+    with pytest.raises(UserError, match="not a dataset made by"):
+        open_dataset(tmp_path / "nowhere")
+    (dataset / "job.json").write_text("{}")
+    with pytest.raises(UserError, match="not finished"):
+        open_dataset(dataset)
+
+
+def test_only_the_vq_model_that_made_the_codes_is_accepted(vq_folder: Path, other_vq_folder: Path, tmp_path: Path):
+    made, other = load_vq(vq_folder), load_vq(other_vq_folder)
+    manifest = {"vq": {"name": "somewhere else", "fingerprint": made.fingerprint}}
+    check_vq(manifest, made)
+    moved = shutil.copytree(vq_folder, tmp_path / "moved")
+    check_vq(manifest, load_vq(moved))
+    expected = f"'somewhere else'.*{made.fingerprint[:12]}.*'tiny-1' has fingerprint {other.fingerprint[:12]}"
+    with pytest.raises(UserError, match=expected):
+        check_vq(manifest, other)
+
+
+def test_rejects_are_counted_by_reason(tmp_path: Path):
+    folder = tmp_path / "dataset"
+    (folder / "parts").mkdir(parents=True)
+    rejects = [Reject(str(number), "corpus", "f", reason, "why") for number, reason in enumerate("bab")]
+    record = write_part(folder, 0, "corpus", DOCUMENTS, rejects)
+    assert finish_dataset(folder, JOB, [record])["rejects"] == {"a": 1, "b": 2}
+    assert [json.loads(line)["id"] for line in (folder / "rejects.jsonl").read_text().splitlines()] == ["0", "1", "2"]
