@@ -26,8 +26,9 @@ def publish(run: Path, step: int, write: Callable[[Path], None], state: dict, ke
     A kill at any moment leaves either the old checkpoints or the old ones and the new one.
     """
     final = folder_of(run, step)
+    for leftover in final.parent.glob(f"{PREFIX}*.partial"):
+        shutil.rmtree(leftover)
     temporary = final.with_name(final.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     write(temporary)
     (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
@@ -40,7 +41,9 @@ def publish(run: Path, step: int, write: Callable[[Path], None], state: dict, ke
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     _sync(final.parent)
-    for old in all_checkpoints(run)[:-keep]:
+    found = all_checkpoints(run)
+    newest = found.index(final)  # what is newer was damaged, or the run would have gone on from there
+    for old in found[: max(0, newest + 1 - keep)] + found[newest + 1 :]:
         shutil.rmtree(old)
     return final
 
@@ -56,16 +59,16 @@ def verify(checkpoint: Path) -> str | None:
     """None when every file is there with its size and checksum; else what is wrong, naming the file."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        files = [(name, entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{checkpoint / MANIFEST} is missing or unreadable"
-    for name, expected in files.items():
+    for name, size, digest in files:
         path = checkpoint / name
         if not path.is_file():
             return f"{path} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{path} has {path.stat().st_size} bytes, {expected['bytes']} were written"
-        if _sha256(path) != expected["sha256"]:
+        if path.stat().st_size != size:
+            return f"{path} has {path.stat().st_size} bytes, {size} were written"
+        if _sha256(path) != digest:
             return f"{path} does not have the checksum it was written with"
     return None
 

@@ -6,6 +6,7 @@ saves the seconds that importing torch and its kin takes. `tests/commands.py` ta
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -31,6 +32,7 @@ def main() -> None:
     import pretrain.engines.megatron  # noqa: F401
     import pretrain.loader  # noqa: F401
 
+    gc.freeze()  # a child then neither copies nor takes apart what it shares with this process
     while line := sys.stdin.buffer.raw.readline():  # unbuffered: nothing of the next request is left to a child
         request = json.loads(line)
         if "wait" in request:

@@ -1,0 +1,86 @@
+"""What a run writes down: the file reads as if the run had never stopped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pretrain import metrics
+from pretrain.metrics import Metrics, Pace, progress_line
+
+
+def lines(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def write(folder, first_step: int, steps, value: float, tensorboard: bool = False) -> None:
+    log = Metrics(folder, first_step, tensorboard)
+    for step in steps:
+        log.write(step, {"train/loss": value + step})
+    log.close()
+
+
+def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
+    log = Metrics(tmp_path / "run", 0, tensorboard=False)
+    for step in (1, 2):
+        log.write(step, {"train/loss": step / 3})
+        assert lines(tmp_path / "run")[-1] == {"step": step, "train/loss": step / 3}  # to the last bit
+    log.close()
+
+
+def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
+    write(tmp_path, 0, range(6), 0.0)
+    write(tmp_path, 3, range(4, 7), 100.0)
+    assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [
+        (0, 0), (1, 1), (2, 2), (3, 3), (4, 104), (5, 105), (6, 106),
+    ]  # fmt: skip
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_run_that_starts_over_starts_an_empty_file(tmp_path):
+    write(tmp_path, 0, range(6), 0.0)
+    write(tmp_path, 0, range(2), 100.0)
+    assert [line["train/loss"] for line in lines(tmp_path)] == [100, 101]
+
+
+@pytest.mark.parametrize("cut", ['{"step": 5, "train/lo', "", "{}", "[1]", "\x00\x00"])
+def test_the_cut_last_line_of_a_killed_run_is_dropped(tmp_path, cut):
+    write(tmp_path, 0, range(5), 0.0)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(cut)
+    write(tmp_path, 4, [5], 0.0)
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write(tmp_path, 0, range(1, 6), 0.0, tensorboard=True)
+    write(tmp_path, 3, range(4, 8), 100.0, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [
+        (1, 1), (2, 2), (3, 3), (4, 104), (5, 105), (6, 106), (7, 107),
+    ]  # fmt: skip
+
+
+def test_pace_counts_from_the_last_line_and_foresees_from_all_steps(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+    pace = Pace(steps_left=10)
+    for _ in range(2):
+        now[0] += 2
+        pace.add(tokens=100, waited=0.5)
+    assert pace.take() == (50.0, 25.0, 16.0)  # 200 tokens in 4 s, 1 s of it waiting, 8 steps of 2 s left
+    now[0] += 1
+    pace.add(tokens=100, waited=0.0)
+    assert pace.take() == (100.0, 0.0, pytest.approx(5 / 3 * 7))
+
+
+def test_the_progress_line_says_what_a_person_wants_to_know():
+    values = {"train/loss": 4.5, "train/loss_image": 3.25, "train/learning_rate": 1e-3, "train/grad_norm": 0.5}
+    line = progress_line(7, 1200, values, rate=12345.6, waiting=3.4, left=3 * 3600 + 62)
+    assert line == (
+        "step    7/1200  loss 4.500 image 3.250  lr 1.0e-03  grad 0.50  12,346 tok/s  data wait 3 %  3:01:02 left"
+    )
