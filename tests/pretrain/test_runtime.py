@@ -1,0 +1,157 @@
+"""The stand-ins that make megatron-core's `torch.cuda` mean the CPU; without the random-number ones nothing would fail."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from megatron.core import jit, parallel_state, tensor_parallel
+from megatron.core.fusions import fused_bias_swiglu
+from megatron.core.tensor_parallel import random
+
+from pretrain import runtime
+
+CPU = torch.device("cpu")
+
+
+def test_installing_again_changes_nothing():
+    before = (torch.zeros, torch.Tensor.type, torch.cuda.current_device, torch.compile)
+    assert runtime.install() is True
+    assert before == (torch.zeros, torch.Tensor.type, torch.cuda.current_device, torch.compile)
+
+
+def test_nothing_is_installed_where_there_is_a_gpu(monkeypatch):
+    monkeypatch.setattr(runtime, "_installed", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(runtime, "_replace_device_calls", lambda _torch: pytest.fail("installed over a GPU"))
+    assert runtime.install() is False
+
+
+def test_device_calls_mean_the_cpu():
+    assert torch.cuda.current_device() == CPU
+    torch.cuda.synchronize()
+    stream = torch.cuda.current_stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    stream.synchronize()
+    tensor, module = torch.ones(2), torch.nn.Linear(2, 2)
+    assert tensor.cuda() is tensor and tensor.cuda(0, non_blocking=True) is tensor
+    assert module.cuda() is module and module.weight.device == CPU
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda")], ids=str)
+def test_factories_asked_for_the_gpu_allocate_on_the_cpu(device):
+    like = torch.ones(2)
+    made = [
+        torch.zeros(2, device=device),
+        torch.ones(2, device=device),
+        torch.empty(2, device=device),
+        torch.full((2,), 3.0, device=device),
+        torch.tensor([1.0, 2.0], device=device),
+        torch.arange(2, device=device),
+        torch.rand(2, device=device),
+        torch.randn(2, device=device),
+        torch.zeros_like(like, device=device),
+        torch.empty_like(like, device=device),
+    ]
+    assert all(tensor.device == CPU and tensor.shape == (2,) for tensor in made)
+    assert torch.zeros(2, device="meta").device.type == "meta"
+
+
+def test_type_names_are_those_that_optimizers_sort_by():
+    tensor = torch.ones(2)
+    assert tensor.type() == "torch.cuda.FloatTensor"
+    assert tensor.bfloat16().type() == "torch.cuda.BFloat16Tensor"
+    assert tensor.type(torch.float16).dtype == torch.float16
+    assert tensor.type("torch.cuda.DoubleTensor").dtype == torch.float64
+
+
+def test_fused_operations_are_not_compiled_and_torch_compile_is_itself():
+    def function():
+        pass
+
+    assert jit.jit_fuser(function) is function
+    assert not hasattr(fused_bias_swiglu.swiglu, "_torchdynamo_orig_callable")
+    assert torch.compile.__module__.startswith("torch")
+
+
+def drawn(tracker, name: str, times: int = 2) -> list[torch.Tensor]:
+    numbers = []
+    for _ in range(times):
+        with tracker.fork(name):
+            numbers.append(torch.nn.functional.dropout(torch.ones(32), 0.5))
+    return numbers
+
+
+def expected(seed: int, times: int = 2) -> list[torch.Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return [torch.nn.functional.dropout(torch.ones(32), 0.5) for _ in range(times)]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_stream_is_a_function_of_its_seed():
+    """Fails without the stand-in for `torch.cuda.manual_seed`: streams would start wherever the generator stands."""
+    tracker = random.CudaRNGStatesTracker()
+    for position, (name, seed) in enumerate([("a", 11), ("b", 12)]):
+        torch.manual_seed(position)
+        tracker.add(name, seed)
+    assert same(drawn(tracker, "a"), expected(11)) and same(drawn(tracker, "b"), expected(12))
+    assert not same(expected(11), expected(12))
+
+
+def test_a_forked_stream_is_its_own_and_leaves_the_other_alone():
+    """Fails without the stand-in for `_set_cuda_rng_state`: a fork would go on with the numbers of the outer stream."""
+    tracker = random.CudaRNGStatesTracker()
+    tracker.add("a", 11)
+    torch.manual_seed(5)
+    outside = torch.rand(4), torch.rand(4)
+    torch.manual_seed(5)
+    first = torch.rand(4)
+    inside = drawn(tracker, "a")
+    assert torch.equal(first, outside[0]) and torch.equal(torch.rand(4), outside[1])
+    assert same(inside, expected(11))
+
+
+def test_recomputed_dropout_is_the_same_dropout():
+    """Activation recompute puts the streams back with these calls before it runs a layer again."""
+    runtime.start_distributed(4)
+    tracker = random.get_cuda_rng_tracker()
+    states, outer = tracker.get_states(), torch.cuda.get_rng_state()
+    with tracker.fork():
+        first = torch.rand(8)
+    second = torch.rand(8)
+    tracker.set_states(states)
+    torch.cuda.set_rng_state(outer)
+    with tracker.fork():
+        assert torch.equal(torch.rand(8), first)
+    assert torch.equal(torch.rand(8), second)
+
+
+def test_the_one_generator_is_not_reported_as_a_fault(caplog):
+    caplog.set_level(logging.WARNING)
+    tracker = random.CudaRNGStatesTracker()
+    tracker.add("a", 1)
+    drawn(tracker, "a")
+    assert not caplog.records
+
+
+def test_a_process_that_nothing_launched_is_a_world_of_one(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    runtime.start_distributed(0)
+    runtime.start_distributed(0)
+    assert torch.distributed.get_world_size() == 1 and torch.distributed.get_backend() == "gloo"
+    assert parallel_state.get_tensor_model_parallel_world_size() == 1
+    assert parallel_state.get_pipeline_model_parallel_world_size() == 1
+
+
+def test_the_seed_decides_the_streams():
+    streams = []
+    for seed in (1, 1, 2):
+        runtime.start_distributed(seed)
+        with tensor_parallel.get_cuda_rng_tracker().fork():
+            streams.append(torch.rand(4))
+    assert torch.equal(streams[0], streams[1]) and not torch.equal(streams[0], streams[2])
