@@ -1,4 +1,4 @@
-"""The files that turn published parts into a dataset: index.json, lengths.npz, rejects.jsonl and, last, manifest.json."""
+"""What turns published parts into a dataset: index.json, lengths.npz, rejects.jsonl and, last, manifest.json."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ class DamagedPart(Exception):
 class PartRecord:
     """What part.json holds. The lists have one entry a document, in the order of the shards.
 
-    `kinds` numbers KINDS, `image_tokens` counts the codes of all pictures of a document; `shards` are MDS index entries.
+    `kinds` are positions in KINDS, `image_tokens` counts the codes of all pictures of a document, and `shards` are the
+    entries of the part's MDS index.
     """
 
     index: int

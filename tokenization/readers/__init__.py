@@ -104,7 +104,7 @@ def open_corpus(path: Path, source: str = "") -> Corpus:
 def files_of(path: Path) -> list[Path]:
     """The files of one format that `path` is, or has directly inside."""
     if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder; pass --input a .jsonl, .tar or .parquet, or a folder")
+        raise UserError(f"{path}: no such file or folder; pass --input a .jsonl, .tar or .parquet, or a folder of them")
     if path.is_file():
         if path.suffix.lower() in SUFFIXES:
             return [path]

@@ -137,7 +137,7 @@ def given_id(record: dict[str, Any], default: str) -> str:
 
 
 def inside(name: str) -> PurePosixPath:
-    """A name that came with the data, as a relative path. Raises BadRecord `unsafe_path` if it would leave its folder."""
+    """A name that came with the data, as a relative path. Raises BadRecord `unsafe_path` if it leaves its folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
         raise BadRecord("unsafe_path", f"{name!r} is not a path inside the corpus folder")

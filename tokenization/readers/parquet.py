@@ -1,4 +1,4 @@
-"""Parquet with the pictures inside: a column `image` of bytes (or Hugging Face's struct of bytes and path) and captions.
+"""Parquet with pictures inside: a column `image` of bytes (or Hugging Face's struct of bytes and path) and captions.
 
 Captions stand in `captions` (a list), `caption` or `text`; `id` is optional. A file with `text` and no `image` is plain
 text.
