@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -75,7 +77,7 @@ def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: i
     context = None
     if workers:
         context = multiprocessing.get_context("forkserver")  # fork does not mix with a threaded parent
-        context.set_forkserver_preload(["__main__", __name__])  # imported once, not once a worker
+        context.set_forkserver_preload(["__main__", "pretrain.loader_imports"])
     loader = torch.utils.data.DataLoader(
         _ErrorsAsItems(dataset),
         sampler=_Counter(start + rank, ranks),
@@ -83,21 +85,33 @@ def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: i
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         multiprocessing_context=context,
+        worker_init_fn=_end_with_parent if workers else None,
     )
     return map(_row_or_error, _start(loader) if workers else iter(loader))
 
 
 def _start(loader: torch.utils.data.DataLoader) -> Iterator:
-    """Start the workers deaf to Ctrl-C and scancel, which reach all processes of a job: the loop still needs its rows.
-
-    They end with the process that reads from them.
-    """
+    """Start the workers deaf to Ctrl-C and scancel, which reach all processes of a job: the loop still needs its rows."""
     resource_tracker.ensure_running()  # when started below, it would make them hear again
     held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _end_with_parent(_worker: int) -> None:
+    """End this worker with the process that reads from it, however that ends.
+
+    torch's own watchdog looks for the process that forked the worker, and that one waits for its workers: when a run
+    is killed, both would wait for ever.
+    """
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class _ErrorsAsItems(torch.utils.data.Dataset):

@@ -1,0 +1,105 @@
+"""Where a training process ends itself: called in the process before it trains, each arms one fatal moment.
+
+`count` is the number of the call, in this process, at which it happens.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+from pretrain.engines.megatron import MegatronEngine
+from pretrain.metrics import Metrics
+
+
+def die() -> None:
+    """SIGKILL: no handler, no flush, no clean-up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _at_call(owner, name: str, count: int, action) -> None:
+    """Replace a method by one that runs `action(original, *arguments)` at its call number `count`."""
+    original, calls = getattr(owner, name), 0
+
+    def method(*arguments, **keywords):
+        nonlocal calls
+        calls += 1
+        return action(original, *arguments, **keywords) if calls == count else original(*arguments, **keywords)
+
+    setattr(owner, name, method)
+
+
+def after_an_update(count: int) -> None:
+    """The weights have moved, and nothing is written down yet."""
+
+    def step(original, *arguments):
+        original(*arguments)
+        die()
+
+    _at_call(MegatronEngine, "train_step", count, step)
+
+
+def in_a_line_of_metrics(count: int) -> None:
+    """Half of a line is in the file."""
+
+    def write(_original, metrics, step, _values):
+        metrics._file.write(f'{{"step": {step}, "train/lo')
+        metrics._file.flush()
+        die()
+
+    _at_call(Metrics, "write", count, write)
+
+
+def while_writing_a_checkpoint(count: int) -> None:
+    """The weights are written, half of the optimizer is."""
+
+    def save(original, engine, folder):
+        original(engine, folder)
+        os.truncate(folder / "optimizer.pt", (folder / "optimizer.pt").stat().st_size // 2)
+        die()
+
+    _at_call(MegatronEngine, "save", count, save)
+
+
+def before_publishing_a_checkpoint(count: int) -> None:
+    """Everything is written, nothing has its name."""
+    _at_call(Path, "rename", count, lambda *_: die())
+
+
+def after_publishing_a_checkpoint(count: int) -> None:
+    """The new checkpoint is there, the old ones are too."""
+
+    def rename(original, *arguments):
+        original(*arguments)
+        die()
+
+    _at_call(Path, "rename", count, rename)
+
+
+def while_removing_an_old_checkpoint(count: int) -> None:
+    """Of the oldest checkpoint one file is gone."""
+    remove, calls = shutil.rmtree, 0
+
+    def remove_half(folder, **keywords):
+        nonlocal calls
+        calls += Path(folder).is_dir() and Path(folder).suffix != ".partial"
+        if calls == count:
+            min(Path(folder).iterdir()).unlink()
+            die()
+        remove(folder, **keywords)
+
+    shutil.rmtree = remove_half
+
+
+def signal_in_a_step(count: int, number: int, times: int, whole_job: bool) -> None:
+    """A signal comes `times` times during a step: to this process, or to all processes of the job as scancel does it."""
+
+    def step(original, *arguments):
+        figures = original(*arguments)
+        for _ in range(times):
+            os.killpg(0, number) if whole_job else os.kill(os.getpid(), number)
+        return figures
+
+    _at_call(MegatronEngine, "train_step", count, step)
