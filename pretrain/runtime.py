@@ -12,6 +12,8 @@ import logging
 import os
 import warnings
 
+from model.cpu_memory import keep_freed_memory
+
 _installed = False
 
 
@@ -34,6 +36,7 @@ def install() -> bool:
         return False
     if not _installed:
         _installed = True
+        keep_freed_memory()
         _replace_device_calls(torch)
         _replace_factories(torch)
         _replace_type_names(torch)

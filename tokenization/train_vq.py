@@ -22,7 +22,7 @@ import time
 from model.errors import UserError, run_command
 
 RESTART_BELOW = 0.1  # a code used fewer times than this in a step, on average, is dead
-CHECK_EVERY = 500  # steps between two figures on held-out pictures
+CHECK_EVERY = 250  # steps between two figures on held-out pictures
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,6 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=Path, required=True, help="folder whose images/ hold the training pictures")
     parser.add_argument("--heldout", type=Path, required=True, help="folder whose images/ are only measured on")
     parser.add_argument("--output", type=Path, required=True, help="folder for the weights (diffusers format)")
+    parser.add_argument("--start", type=Path, help="folder of an earlier run, whose weights are trained further")
     parser.add_argument("--image-size", type=int, default=64, help="picture side in pixels (default: 64)")
     parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 96, 160], help="width of each level")
     parser.add_argument("--codebook-size", type=int, default=1024, help="number of codes (default: 1024)")
@@ -81,10 +82,12 @@ def augment(pictures, generator):
 
 
 def build_model(arguments: argparse.Namespace):
-    """diffusers' VQModel with Chameleon's blocks: one resnet a level, attention in the middle only."""
+    """diffusers' VQModel with Chameleon's blocks: one resnet a level, attention in the middle only; or that of --start."""
     import torch
     from diffusers import VQModel
 
+    if arguments.start:
+        return VQModel.from_pretrained(arguments.start, torch_dtype=torch.float32, low_cpu_mem_usage=False)
     torch.manual_seed(arguments.seed)
     levels = len(arguments.channels)
     return VQModel(
@@ -210,8 +213,10 @@ def main() -> int:
     arguments = parse_arguments()
     import torch
 
+    from model.cpu_memory import keep_freed_memory
     from model.torchvision_compat import ensure_torchvision
 
+    keep_freed_memory()
     ensure_torchvision()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -230,11 +235,12 @@ def main() -> int:
             order = torch.randperm(len(train), generator=generator)
         batch, order = train[order[: arguments.batch_size]], order[arguments.batch_size :]
         pictures = augment(batch.float() / 127.5 - 1, generator)
-        if step == arguments.warmup_steps:
+        if step == arguments.warmup_steps and not arguments.start:
             with torch.no_grad():
                 latent = model.quant_conv(model.encoder(pictures))
             codebook.start_from(latent.permute(0, 2, 3, 1).reshape(-1, latent.shape[1]), generator)
-        loss = train_step(model, codebook, pictures, step >= arguments.warmup_steps, generator)
+        quantise = bool(arguments.start) or step >= arguments.warmup_steps
+        loss = train_step(model, codebook, pictures, quantise, generator)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments)
         optimizer.zero_grad(set_to_none=True)

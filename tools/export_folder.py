@@ -55,8 +55,10 @@ def open_export(folder: Path, device: str = "cpu") -> Export:
     for whatever is missing, broken, or does not belong together.
     """
     check_export(folder)
+    from model.cpu_memory import keep_freed_memory
     from model.torchvision_compat import ensure_torchvision
 
+    keep_freed_memory()
     ensure_torchvision()
     from tokenization.text_tokenizer import load_text_tokenizer
     from tokenization.vq import load_vq

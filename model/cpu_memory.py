@@ -1,0 +1,24 @@
+"""Keep freed memory in the process on CPUs.
+
+torch's CPU allocator is malloc, and glibc returns blocks above 128 kB to the system at every free: each activation is
+then mapped, zeroed and unmapped again, which took up to 40 % of the time of a small convolutional decoder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+LARGEST = 2**30
+
+
+def keep_freed_memory() -> bool:
+    """Raise glibc's thresholds to 1 GiB. Returns False where the C library is another one; calling it again is free."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST) and mallopt(M_TRIM_THRESHOLD, LARGEST))
