@@ -12,7 +12,9 @@ from tokenization.readers import Reject
 from tokenization.sample import CodedDocument
 
 if TYPE_CHECKING:
-    from tokenization.pipeline import Chunk
+    from PIL import Image
+
+    from tokenization.pipeline import Chunk, Prepared
     from tokenization.vq_base import VQ
 
 DOCUMENTS_TO_JUDGE = 100
@@ -76,52 +78,66 @@ class RejectLimit:
             raise TooManyRejects(f"none of the {self.seen:,} documents can be used")
 
 
-def code_part(
-    chunks: Iterator[Chunk],
-    vq: VQ,
-    batch_size: int,
-    seen: set[tuple[str, str]],
-    rejects: list[Reject],
-    limit: RejectLimit,
-    watch: Stopwatch,
-    progress: Callable[[int], Any],
-) -> list[CodedDocument]:
-    """The documents of the next part in `chunks`, their pictures as codes; what is put aside is added to `rejects`.
+class PartCoder:
+    """Turns prepared chunks into the coded documents of one part after another.
 
-    Batches end with the part, so that what is encoded together does not depend on where an earlier run stopped.
+    `seen` holds (source, id) of every document that was taken so far, `rejects` what the current part put aside.
     """
-    documents: list[CodedDocument] = []
-    batch: list[tuple[CodedDocument, Any]] = []
 
-    def encode_batch() -> None:
-        if batch:
-            with watch.measure("encoding"):
-                grids = vq.encode([picture for _, picture in batch])
-            for (document, _), grid in zip(batch, grids, strict=True):
-                document.codes.append(grid)
-            batch.clear()
+    def __init__(self, vq: VQ, batch_size: int, limit: RejectLimit, watch: Stopwatch, seen: set[tuple[str, str]]):
+        self.vq = vq
+        self.batch_size = batch_size
+        self.limit = limit
+        self.watch = watch
+        self.seen = seen
+        self.rejects: list[Reject] = []
 
-    last = False
-    while not last:
-        with watch.measure("waiting for input"):
-            chunk = next(chunks)
-        for item in chunk.items:
-            if not isinstance(item, Reject) and (item.document.source, item.document.id) in seen:
+    def code(self, chunks: Iterator[Chunk], progress: Callable[[int], Any]) -> list[CodedDocument]:
+        """The documents of the next part in `chunks`. Raises TooManyRejects. `progress(n)` hears of every n records.
+
+        Batches end with the part, so that what is encoded together does not depend on where an earlier run stopped.
+        """
+        self.rejects = []
+        documents: list[CodedDocument] = []
+        batch: list[tuple[CodedDocument, Image.Image]] = []
+        last = False
+        while not last:
+            with self.watch.measure("waiting for input"):
+                chunk = next(chunks)
+            for item in map(self._unless_seen, chunk.items):
+                if isinstance(item, Reject):
+                    self.rejects.append(item)
+                    self.limit.count(1, Counter([item.reason]))
+                    continue
+                self.limit.count(1, Counter())
                 found = item.document
-                item = Reject(found.id, found.source, found.file, "duplicate_id", "an earlier document has this id")
-            if isinstance(item, Reject):
-                rejects.append(item)
-                limit.count(1, Counter([item.reason]))
-                continue
-            limit.count(1, Counter())
-            found = item.document
-            seen.add((found.source, found.id))
-            documents.append(CodedDocument(found.id, found.source, found.kind, found.texts, item.text_ids, codes=[]))
-            if item.picture is not None:
-                batch.append((documents[-1], item.picture))
-                if len(batch) == batch_size:
-                    encode_batch()
-        progress(len(chunk.items))
-        last = chunk.last
-    encode_batch()
-    return documents
+                coded = CodedDocument(found.id, found.source, found.kind, found.texts, item.text_ids, codes=[])
+                documents.append(coded)
+                if item.picture is not None:
+                    batch.append((coded, item.picture))
+                if len(batch) == self.batch_size:
+                    self._encode(batch)
+            progress(len(chunk.items))
+            last = chunk.last
+        if batch:
+            self._encode(batch)
+        return documents
+
+    def _unless_seen(self, item: Prepared | Reject) -> Prepared | Reject:
+        """The item, or a Reject if an earlier document of its source has the same id."""
+        if isinstance(item, Reject):
+            return item
+        document = item.document
+        if (document.source, document.id) in self.seen:
+            detail = "an earlier document has this id; captions of one picture belong in one list"
+            return Reject(document.id, document.source, document.file, "duplicate_id", detail)
+        self.seen.add((document.source, document.id))
+        return item
+
+    def _encode(self, batch: list[tuple[CodedDocument, Image.Image]]) -> None:
+        """Give every document of the batch the codes of its picture, and empty the batch."""
+        with self.watch.measure("encoding"):
+            grids = self.vq.encode([picture for _, picture in batch])
+        for (document, _), grid in zip(batch, grids, strict=True):
+            document.codes.append(grid)
+        batch.clear()

@@ -28,7 +28,6 @@ from model.errors import UserError, run_command
 if TYPE_CHECKING:
     from tokenization.encode import Stopwatch
     from tokenization.pipeline import Part
-    from tokenization.readers import Reject
     from tokenization.text_tokenizer import TextTokenizer
     from tokenization.vq_base import VQ
 
@@ -136,7 +135,7 @@ def run(
     """Make the parts that are not there yet, then the dataset's own files, and say where the time went."""
     from tqdm import tqdm
 
-    from tokenization.encode import RejectLimit, Stopwatch, TooManyRejects, code_part
+    from tokenization.encode import PartCoder, RejectLimit, Stopwatch, TooManyRejects
     from tokenization.manifest import REJECTS, finish_dataset, write_rejects
     from tokenization.parts import mds_writer, published_parts, write_part
     from tokenization.pipeline import CHUNK, prefetched, prepare, read_chunks
@@ -147,9 +146,9 @@ def run(
     done = total - sum(part.stop - part.start for part in todo)
     limit = RejectLimit(options.max_rejects)
     seen = {(record.source, identity) for record in records.values() for identity in record.ids}
-    rejects: list[Reject] = []
     mds_writer()  # importing it takes seconds, which belong to the start
     startup_seconds, watch = startup.elapsed(), Stopwatch()
+    coder = PartCoder(vq, options.batch_size, limit, watch, seen)
     ahead = 2 * (options.workers + options.batch_size // CHUNK + 1)
     work = partial(prepare, tokenizer=tokenizer, image_size=job["vq"]["image_size"])
     say(f"encoding {len(todo)} parts" + (f", {len(records)} are there already" if records else ""))
@@ -162,17 +161,15 @@ def run(
             tqdm(total=total, initial=done, unit="doc", mininterval=pace) as bar,
         ):
             for part in todo:
-                rejects = []
-                documents = code_part(chunks, vq, options.batch_size, seen, rejects, limit, watch, bar.update)
+                documents = coder.code(chunks, bar.update)
                 with watch.measure("writing"):
-                    record = write_part(options.output, part.index, part.corpus.source, documents, rejects)
+                    record = write_part(options.output, part.index, part.corpus.source, documents, coder.rejects)
                 records[part.index] = record
+                coder.rejects = []
         limit.judge_all()
     except TooManyRejects as error:
         known = [reject for index in sorted(records) for reject in records[index].rejects]
-        if len(records) < len(parts):
-            known += [asdict(reject) for reject in rejects]
-        write_rejects(options.output, known)
+        write_rejects(options.output, known + [asdict(reject) for reject in coder.rejects])
         say(f"error: {error}; see {options.output / REJECTS}")
         return 1
     with watch.measure("writing"):
@@ -222,9 +219,7 @@ def report(output: Path, manifest: dict[str, Any], watch: Stopwatch, startup: fl
         f"{output}: {counts['documents']:,} documents, {counts['pictures']:,} pictures, {counts['texts']:,} texts, "
         f"{len(manifest['shards'])} shards, {rejected:,} rejected" + (f" ({reasons})" if reasons else "")
     )
-    shares = ", ".join(
-        f"{what} {watch.seconds[what] / seconds:.0%}" for what in ("waiting for input", "writing") if seconds
-    )
+    shares = ", ".join(f"{what} {watch.seconds[what] / seconds:.0%}" for what in ("waiting for input", "writing"))
     say(
         f"encoder busy {watch.seconds['encoding'] / seconds:.0%} of {seconds:.1f} s ({shares}), "
         f"{pictures / seconds:.1f} pictures/s; starting up took {startup:.1f} s before that"

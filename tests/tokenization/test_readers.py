@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import UserError
@@ -65,19 +65,30 @@ def test_reading_can_start_at_any_record(tmp_path: Path, layout: str):
         assert list(corpus.read(corpus.files[0], start)) == whole[start:]
 
 
-@pytest.mark.parametrize("todo", [[0, 1, 2, 3], [1, 2], [0, 2, 3], [3], []])
+@pytest.mark.parametrize("todo", [[0, 1, 2, 3, 4, 5], [1, 2], [0, 2, 4], [3, 5], [5], []])
 def test_parts_are_read_whole_and_in_order_whichever_are_left(tmp_path: Path, todo: list[int]):
-    corpora = [open_corpus(tar_corpus(tmp_path / "tars", 7, per_tar=5)), open_corpus(folder_corpus(tmp_path / "f", 5))]
-    parts = plan_parts(corpora, 4)  # 4 + 1 of the first tar, 2 of the second, 4 + 1 of the folder
-    assert [(part.start, part.stop) for part in parts] == [(0, 4), (4, 5), (0, 2), (0, 4), (4, 5)]
-    read: dict[int, list[str]] = {index: [] for index in todo}
+    corpora = [open_corpus(tar_corpus(tmp_path / "tars", 7, per_tar=5)), open_corpus(folder_corpus(tmp_path / "f", 9))]
+    parts = plan_parts(corpora, 4)  # 4 + 1 of the first tar, 2 of the second, 4 + 4 + 1 of the folder
+    assert [(part.start, part.stop) for part in parts] == [(0, 4), (4, 5), (0, 2), (0, 4), (4, 8), (8, 9)]
+    read: dict[int, list[int]] = {index: [] for index in todo}
     ended = []
     for chunk in read_chunks([parts[index] for index in todo], size=3):
-        read[chunk.part.index] += [item.id for item in chunk.items]
+        read[chunk.part.index] += [int(item.id) for item in chunk.items]
         ended += [chunk.part.index] * chunk.last
-    ids = {0: ["000", "001", "002", "003"], 1: ["004"], 2: ["005", "006"], 3: ["000", "001", "002", "003"]}
+    ids = [[0, 1, 2, 3], [4], [5, 6], [0, 1, 2, 3], [4, 5, 6, 7], [8]]
     assert read == {index: ids[index] for index in todo}
     assert ended == todo
+
+
+def test_a_part_of_blank_lines_ends_too(tmp_path: Path):
+    path = jsonl(tmp_path / "text.jsonl", [{"text": "x"}, b"", b" ", {"text": "y"}])
+    chunks = list(read_chunks(plan_parts([open_corpus(path)], 1)))
+    assert [(chunk.part.index, len(chunk.items), chunk.last) for chunk in chunks] == [
+        (0, 1, True),
+        (1, 0, True),
+        (2, 0, True),
+        (3, 1, True),
+    ]
 
 
 def test_users_minimal_lines_and_hugging_faces_names(tmp_path: Path):
@@ -289,6 +300,7 @@ def test_inputs_that_are_no_corpus(tmp_path: Path):
         assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_any_bytes_are_an_object_or_a_bad_record(data: bytes):
     try:
@@ -304,6 +316,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["caption", "captions", "text", "id", "other"]), JSON))
 def test_any_record_gives_texts_that_utf8_can_hold_or_a_bad_record(record: dict):
     for check in (captions_of, text_of, lambda record: given_id(record, "default")):
@@ -316,6 +329,7 @@ def test_any_record_gives_texts_that_utf8_can_hold_or_a_bad_record(record: dict)
             text.encode("utf-8")
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab./\0", max_size=12))
 def test_a_name_inside_stays_inside(name: str):
     try:
