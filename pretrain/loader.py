@@ -91,9 +91,9 @@ def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: i
 
 
 def _start(loader: torch.utils.data.DataLoader) -> Iterator:
-    """Start the workers deaf to Ctrl-C and scancel, which reach all processes of a job: the loop still needs its rows."""
+    """Start the workers deaf to Ctrl-C, which goes to all processes of a terminal: the loop still needs their rows."""
     resource_tracker.ensure_running()  # when started below, it would make them hear again
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     try:
         return iter(loader)
     finally:

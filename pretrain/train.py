@@ -68,9 +68,8 @@ class Data:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def open_run(config: TrainConfig, command: list[str]) -> Path:
+def open_run(config: TrainConfig, command: list[str], run: Path) -> None:
     """Make the run folder and write down the resolved configuration and the state of the code."""
-    run = Path(config.run.folder)
     run.mkdir(parents=True, exist_ok=True)
     resolved = dump_config(config)
     (run / "config.yaml").write_text(resolved, encoding="utf-8")
@@ -89,7 +88,6 @@ def open_run(config: TrainConfig, command: list[str]) -> Path:
     }
     with open(run / "starts.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(started) + "\n")
-    return run
 
 
 def resume(config: TrainConfig, run: Path, engine, data: Data) -> tuple[int, int]:
@@ -191,12 +189,13 @@ def train(config: TrainConfig, command: list[str]) -> int:
     from pretrain.engines.megatron import MegatronEngine
 
     engine = MegatronEngine(data.model_config, config.optim, config.run.precision, config.data.row_length)
-    run = open_run(config, command)
+    run = Path(config.run.folder)
     sampler = Sampler(config, data, run)
     step, rows = resume(config, run, engine, data)
     if step >= config.run.steps:
         print(f"{run} is finished: {step} of {config.run.steps} steps are done")
         return 0
+    open_run(config, command, run)  # not before: a start that is refused leaves a run as it was
     stop = Stop()
     metrics = Metrics(run, step, config.log.tensorboard)
     pace = Pace(config.run.steps - step)
@@ -209,12 +208,17 @@ def train(config: TrainConfig, command: list[str]) -> int:
             metrics.write(at, values)
             print(f"held-out after {at} steps: " + ", ".join(f"{k[8:]} {v:.3f}" for k, v in values.items()), flush=True)
 
-    last = False
+    last, saved = False, step
     if step == 0:
         measure_heldout(0)
     while step < config.run.steps and not stop.asked:
         waiting = time.perf_counter()
-        batch = [next(loader) for _ in range(per_step)]
+        try:
+            batch = [next(loader) for _ in range(per_step)]
+        except (RuntimeError, OSError, EOFError):
+            if stop.asked:
+                break  # the signal went to the whole job, loader workers included
+            raise
         waited = time.perf_counter() - waiting
         lr = learning_rate(step, peak=optim.lr, final=optim.final_lr, warmup=optim.warmup_steps,
                            steps=config.run.steps, decay=optim.decay)  # fmt: skip
@@ -240,8 +244,11 @@ def train(config: TrainConfig, command: list[str]) -> int:
             measure_heldout(step)
         if log.samples_every and (step % log.samples_every == 0 or last):
             sampler.draw(engine, step)
-        if step % config.checkpoint.every == 0 or last or stop.asked:
+        if step % config.checkpoint.every == 0 or last:
             save(config, run, engine, data, step, rows)  # last: what is in a checkpoint's past has been written down
+            saved = step
+    if saved != step:
+        save(config, run, engine, data, step, rows)
     metrics.close()
     print(f"{run}: {step} of {config.run.steps} steps done" + ("" if last else "; the same command goes on from here"))
     return 0 if last else 130

@@ -11,7 +11,9 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import sys
+from multiprocessing import util
 
 
 def main() -> None:
@@ -32,6 +34,7 @@ def main() -> None:
     import pretrain.engines.megatron  # noqa: F401
     import pretrain.loader  # noqa: F401
 
+    fork_the_server_of_workers()
     gc.freeze()  # a child then neither copies nor takes apart what it shares with this process
     while line := sys.stdin.buffer.raw.readline():  # unbuffered: nothing of the next request is left to a child
         request = json.loads(line)
@@ -62,6 +65,36 @@ def become(request: dict) -> None:
         getattr(importlib.import_module(module), name)(*arguments)
     sys.argv = request["argv"]
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def fork_the_server_of_workers() -> None:
+    """Let multiprocessing's "forkserver" begin as a fork of its process too, with the imports that it would make.
+
+    What an `exec` would have done is done here: nothing but the files that are passed stays open, signals have their
+    usual effect. The mask of blocked signals is inherited either way.
+    """
+    execute = util.spawnv_passfds
+
+    def spawnv_passfds(path, args, passed):
+        if "multiprocessing.forkserver" not in args[-1]:
+            return execute(path, args, passed)
+        pid = os.fork()
+        if pid == 0:
+            for file in map(int, os.listdir("/proc/self/fd")):
+                if file > 2 and file not in passed:
+                    try:
+                        os.close(file)
+                    except OSError:  # the one that listed the others
+                        pass
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            try:
+                exec(args[-1], {})
+            finally:
+                os._exit(0)
+        return pid
+
+    util.spawnv_passfds = spawnv_passfds
 
 
 WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC

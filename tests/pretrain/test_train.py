@@ -1,0 +1,224 @@
+"""The training command: what it leaves behind, and one line for everything that a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pretrain import checkpoint
+from pretrain.config import load_config
+from tests.commands import ROOT, CommandServer, Finished
+from tests.pretrain.tiny_run import (
+    STEPS,
+    TinyData,
+    checkpoint_names,
+    commands,
+    config_values,
+    read_metrics,
+    tiny_data,
+    write_config,
+)
+
+__all__ = ["commands", "tiny_data"]
+
+
+def train(server: CommandServer, data: TinyData, folder: Path, *overrides: str) -> Finished:
+    return server.run("pretrain/train.py", "--config", write_config(data, folder), *overrides)
+
+
+def assert_refused(done: Finished, *parts: str) -> None:
+    """Exit code 2, and one line that names what is wrong."""
+    assert done.code == 2, (done.code, done.err)
+    lines = done.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.err
+    assert all(part in lines[0] for part in parts), lines[0]
+
+
+def flip_a_byte(path: Path) -> Path:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+    return path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(commands, tiny_data, tmp_path_factory) -> Path:  # noqa: F811
+    """A run folder with everything that a run can write."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    done = train(commands, tiny_data, folder, "log.tensorboard=true", "log.samples_every=4",
+                 "log.sample_prompts=['keycap: 0', 红心]", "run.precision=bf16", "model.flavour=qwen3")  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    return folder
+
+
+def test_a_run_folder_says_what_was_run(finished):
+    assert load_config(finished / "config.yaml") == load_config(
+        finished.with_suffix(".yaml"),
+        ["log.tensorboard=true", "log.samples_every=4", "log.sample_prompts=['keycap: 0', 红心]",
+         "run.precision=bf16", "model.flavour=qwen3"],
+    )  # fmt: skip
+    (started,) = [json.loads(line) for line in (finished / "starts.jsonl").read_text().splitlines()]
+    assert started["command"][0].endswith("pretrain/train.py") and "--config" in started["command"]
+    assert started["python"] == sys.version.split()[0] and started.keys() >= {"time", "commit", "changed_files"}
+
+
+def test_metrics_have_the_keys_that_people_plot(finished):
+    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in metrics if "train/loss" in line]
+    heldout = [line for line in metrics if "heldout/loss" in line]
+    assert [line["step"] for line in trained] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in heldout] == [0, 3, 6, 7]
+    for line in trained:
+        assert line["train/rows"] == 2 * line["step"]
+        tokens = line["train/tokens_text"], line["train/tokens_image"]
+        mean = (line["train/loss_text"] * tokens[0] + line["train/loss_image"] * tokens[1]) / sum(tokens)
+        assert line["train/loss"] == pytest.approx(mean)
+        assert line["train/learning_rate"] > 0 and line["train/grad_norm"] > 0
+        assert line["tok_per_sec_per_gpu"] > 0 and 0 <= line["data_wait_pct"] <= 100
+    for key in ("heldout/loss", "heldout/loss_text", "heldout/loss_image"):
+        assert heldout[-1][key] < heldout[0][key] - 0.2
+    assert list((finished / "tensorboard").glob("events.out.*"))
+
+
+def test_samples_are_drawn_while_it_trains(finished):
+    assert sorted(path.name for path in (finished / "samples").iterdir()) == ["step_00000004.png", "step_00000007.png"]
+    with Image.open(finished / "samples/step_00000007.png") as sheet:
+        assert sheet.width > 256 and len(sheet.convert("RGB").getcolors(2**20)) > 10
+
+
+def test_a_checkpoint_holds_all_that_an_export_needs(finished, tiny_data):  # noqa: F811
+    assert checkpoint_names(finished) == ["step_00000006", "step_00000007"]
+    folder = checkpoint.folder_of(finished, STEPS)
+    assert (folder / "tokenizer.json").read_bytes() == (tiny_data.tokenizer / "tokenizer.json").read_bytes()
+    assert json.loads((folder / "unix_prompts.json").read_text())["grid"] == [4, 4]
+    model = json.loads((folder / "model.json").read_text())
+    assert model["layer_kinds"] == ["separated", "shared", "shared", "separated"] and model["qk_norm"]
+    assert model["codebook_size"] == 64 and model["vocab_size"] % 64 == 0
+    state = checkpoint.read_state(folder)
+    assert (state["step"], state["rows"], state["vq"]) == (STEPS, 2 * STEPS, str(tiny_data.vq))
+
+
+def test_a_cold_start_from_elsewhere_and_a_stop_from_outside(tiny_data, tmp_path):  # noqa: F811
+    """A process of its own from the first import on, and `kill` as a person types it."""
+    config = write_config(tiny_data, tmp_path / "run")
+    command = [sys.executable, str(ROOT / "pretrain/train.py"), "--config", str(config), "run.steps=100000"]
+    process = subprocess.Popen(
+        [*command, "checkpoint.every=100000", "log.heldout_every=0", "data.workers=2"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = tmp_path / "run/metrics.jsonl"
+    try:
+        end = time.monotonic() + 120
+        while not metrics.exists() or metrics.read_text().count("\n") < 3:
+            assert time.monotonic() < end and process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    (name,) = checkpoint_names(tmp_path / "run")
+    steps = int(name.removeprefix("step_"))
+    assert f"{steps} of 100000 steps done; the same command goes on from here" in out
+    assert steps >= 2 and read_metrics(tmp_path / "run")[-1]["step"] == steps
+
+
+def test_what_the_command_line_gets_wrong(commands, tiny_data, tmp_path):  # noqa: F811
+    folder = tmp_path / "run"
+    assert_refused(train(commands, tiny_data, folder, "optim.lrr=1"), "optim.lrr", "optim.lr")
+    path = folder.with_suffix(".yaml")
+    path.write_text(path.read_text().replace("row_length", "row_lenght"))
+    done = commands.run("pretrain/train.py", "--config", path)
+    assert_refused(done, str(path), "data.row_lenght", "did you mean data.row_length")
+    assert_refused(commands.run("pretrain/train.py", "--config", tmp_path / "no.yaml"), "no.yaml")
+    assert commands.run("pretrain/train.py").code == 2
+    assert not folder.exists()
+
+
+def test_a_run_that_cannot_be_set_up(commands, tiny_data, tmp_path):  # noqa: F811
+    """Folders that are not there or do not belong together: nothing is written for any of them."""
+    folder = tmp_path / "run"
+    other_tokenizer = tmp_path / "tokenizer"
+    shutil.copytree(tiny_data.tokenizer, other_tokenizer)
+    with open(other_tokenizer / "tokenizer.json", "a") as file:
+        file.write("\n")
+    for override, *parts in [
+        (f"data.sources=[{{path: {tmp_path / 'nowhere'}}}]", "nowhere"),
+        (f"data.heldout={tmp_path / 'nowhere'}", "nowhere"),
+        (f"data.tokenizer={tmp_path / 'nowhere'}", "nowhere/tokenizer.json"),
+        (f"data.tokenizer={other_tokenizer}", str(other_tokenizer), "not the tokenizer that made the shards"),
+        ("data.row_length=102", "row_length 102"),
+        ("data.row_length=32", "raise data.row_length"),
+        ("model.shallow=9", "9 shallow"),
+        ("model.num_key_value_heads=3", "num_key_value_heads 3"),
+        ("model.image_token_offset=300", "image_token_offset 300"),
+    ]:
+        assert_refused(train(commands, tiny_data, folder, override), *parts)
+    assert not folder.exists()
+
+
+def test_samples_need_the_image_tokenizer_of_the_shards(commands, tiny_data, tmp_path):  # noqa: F811
+    drawing = ("log.samples_every=4", "log.sample_prompts=[a cat]")
+    done = train(commands, tiny_data, tmp_path / "run", f"data.vq={tiny_data.other_vq}", *drawing)
+    assert_refused(done, str(tiny_data.other_vq), "fingerprint", "data.vq")
+    done = train(commands, tiny_data, tmp_path / "run", f"data.vq={tmp_path / 'nowhere'}", *drawing)
+    assert_refused(done, "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_with_a_flipped_byte_is_named(commands, tiny_data, tmp_path, workers):  # noqa: F811
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_data.train, shards)
+    damaged = flip_a_byte(next(shards.glob("parts/*/*.mds")))
+    overrides = f"data.sources=[{{path: {shards}}}]", f"data.workers={workers}"
+    assert_refused(train(commands, tiny_data, tmp_path / "run", *overrides), str(damaged))
+
+
+def test_checkpoints_that_cannot_be_continued(commands, tiny_data, finished, tmp_path):  # noqa: F811
+    """Another model, other rows, or damage: refused by name, and left as they are."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    same = ("run.precision=bf16", "model.flavour=qwen3", "run.steps=9")
+    newest = str(checkpoint.folder_of(folder, STEPS))
+
+    def refused(overrides, *parts: str) -> None:
+        before = content(folder)
+        assert_refused(train(commands, tiny_data, folder, *same, *overrides), *parts)
+        assert content(folder) == before
+
+    refused(["model.intermediate_size=64"], newest, "another model or precision")
+    refused(["run.precision=fp32"], newest, "another model or precision", "bfloat16 there, [32] float32 here")
+    for other_rows in ("run.seed=4", "data.row_length=256", "data.text_to_image=0.4", "data.train_on_prompts=true"):
+        refused([other_rows], newest, "other rows")
+    heldout_as_source = f"data.sources=[{{path: {tiny_data.heldout}}}]"
+    refused([heldout_as_source], newest, "other rows")
+    refused(["run.resume=never"], str(folder), "run.resume")
+    for name in checkpoint_names(folder):
+        (folder / "checkpoints" / name / "model.json").unlink()
+    refused([], f"{folder}/checkpoints", "none of 2 checkpoints verifies")
+
+
+def test_values_are_those_of_the_tiny_configuration(tiny_data, tmp_path):  # noqa: F811
+    """The fixture says every key that it relies on; the rest are defaults."""
+    config = load_config(write_config(tiny_data, tmp_path / "run"))
+    values = config_values(tiny_data, tmp_path / "run")
+    assert config.data.row_length == values["data"]["row_length"] and config.run.steps == STEPS
