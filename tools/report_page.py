@@ -110,7 +110,8 @@ def curves(metrics: list[dict], path: Path) -> None:
         axis.set(title=f"{modality} loss", xlabel="step", ylabel="nats a token")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
+        if axis.has_data():
+            axis.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)

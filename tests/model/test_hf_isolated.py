@@ -53,7 +53,7 @@ def run_elsewhere(folder: Path, work: Path, prompt: list[int], caption_prompt: l
         env={**os.environ, "HF_HOME": str(work / "hf"), "HF_MODULES_CACHE": str(work / "modules")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])

@@ -203,7 +203,7 @@ def test_a_damaged_export_is_refused(export, tmp_path, what, message):
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=600)
 
 
 def test_the_command_ends_with_exit_code_2_and_one_line(tmp_path):
@@ -222,6 +222,6 @@ def test_help_imports_nothing_heavy_and_shows_an_example():
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally: print([name for name in ('torch', 'numpy', 'PIL', 'transformers') if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert result.stdout.splitlines()[-1] == "[]"
     assert "python tools/generate.py --model" in result.stdout

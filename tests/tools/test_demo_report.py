@@ -1,0 +1,68 @@
+"""The figures of the report, on galleries whose answers are known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy
+import pytest
+from PIL import Image
+
+from model.errors import UserError
+from tools import report_page
+from tools.demo_report import Gallery, losses, measure_recall, nearest, pixels
+
+GALLERY = Gallery(names=[["sun"], ["moon", "crescent"], ["star"], ["cat"]], codes=None, ids=[["a"], ["b"], ["c"], ["d"]])
+
+
+def test_nearest_orders_by_distance():
+    real = numpy.array([[0.0, 0.0], [1.0, 0.0], [0.4, 0.1]], dtype=numpy.float32)
+    drawn = numpy.array([[0.9, 0.1], [0.1, 0.0]], dtype=numpy.float32)
+    assert nearest(drawn, real).tolist() == [[1, 2, 0], [0, 2, 1]]
+
+
+def test_recall_counts_hits_and_chance():
+    names = ["sun", "crescent", "star", "cat"]
+    order = [[0, 1, 2, 3], [3, 1, 2, 0], [2, 0, 1, 3], [0, 1, 2, 3]]
+    figures = measure_recall(GALLERY, names, order)
+    assert (figures["nearest_has_the_name"], figures["one_of_five_nearest_has_the_name"]) == (2, 4)
+    assert figures["chance"] == 0.25 and figures["times_chance"] == pytest.approx(2.0)
+
+
+def test_a_name_on_two_pictures_has_twice_the_chance():
+    gallery = Gallery(names=[["flag"], ["flag"], ["sun"], ["cat"]], codes=None, ids=[["a"], ["b"], ["c"], ["d"]])
+    assert measure_recall(gallery, ["flag"], [[1, 0, 2, 3]])["chance"] == 0.5
+
+
+def test_losses_are_the_first_and_the_last(tmp_path):
+    lines = [{"step": 0, "heldout/loss_image": 8.0}, {"step": 5, "train/loss_text": 3.0},
+             {"step": 9, "heldout/loss_image": 4.0}]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = losses(tmp_path)
+    assert found["heldout/loss_image"] == {"first_step": 0, "first": 8.0, "last": 4.0, "last_step": 9}
+    assert found["train/loss_text"]["last"] == 3.0 and "heldout/loss_text" not in found
+    with pytest.raises(UserError, match="run folder"):
+        losses(tmp_path / "elsewhere")
+
+
+def test_the_page_shows_what_it_is_given(tmp_path):
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    assert pixels([red, blue]).shape == (2, 192)
+    figures = {
+        "drawn_names": measure_recall(GALLERY, ["sun"], [[0, 1, 2, 3]]),
+        "losses": {"heldout/loss_image": {"first_step": 0, "first": 8.0, "last": 4.0, "last_step": 9}},
+        "reconstruction_psnr": {"pictures": 1, "psnr": 21.5},
+    }
+    pictures = {
+        "seen": [("<sun>", red, blue, "moon")],
+        "unseen": [("comet", red, blue)],
+        "reconstructions": [("cat", red, blue)],
+        "captions": {"seen": [("cat", red, "a dog")]},
+    }
+    report_page.write(tmp_path / "report", figures, [{"step": 0, "heldout/loss_image": 8.0}], pictures, tmp_path)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "&lt;sun&gt;" in page and "<sun>" not in page
+    assert "a dog" in page and "nearest: moon" in page and "21.50 dB" in page and "8.000 -&gt; 4.000" in page
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "report.html", "figures.json", "curves.png", "seen.png"
+    }  # fmt: skip
