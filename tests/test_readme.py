@@ -1,0 +1,88 @@
+"""What the README and docs say is run: the demo at a small size, then every command that they show, in its folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "tokenization/weights").glob("*/README.md")])
+SMALL = [
+    "run.steps=3", "log.every=1", "log.samples_every=3", "log.heldout_rows=1", "checkpoint.every=2",
+    "model.hidden_size=32", "model.intermediate_size=64", "model.num_hidden_layers=3", "model.num_attention_heads=2",
+    "model.num_key_value_heads=1", "model.head_dim=16", "data.row_length=512", "log.sample_prompts=[sun]",
+    "run.threads=1",
+]  # fmt: skip
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of a page's bash blocks, continued lines joined, comments left out."""
+    found = []
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip() and not line.lstrip().startswith("#"):
+                found.append(line.strip())
+    return found
+
+
+ALL = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in commands(page)]
+
+
+def test_every_page_was_found():
+    assert {"README.md", "docs/data.md", "docs/training.md"} <= {page.relative_to(ROOT).as_posix() for page in PAGES}
+    assert len(ALL) >= 8
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    """`make demo`'s own script, with few pictures, few steps and a tiny model."""
+    folder = tmp_path_factory.mktemp("work")
+    command = ["tools/demo.py", "--folder", str(folder), "--pictures", "60", "--prompts", "4", "--set", *SMALL]
+    said = run([sys.executable, *command])
+    assert f"{folder}/demo/report/report.html is ready" in said
+    return folder
+
+
+def test_the_demo_ends_with_a_report(demo):
+    page = (demo / "demo" / "report" / "report.html").read_text(encoding="utf-8")
+    figures = json.loads((demo / "demo" / "report" / "figures.json").read_text())
+    assert figures["drawn_names"]["prompts"] == 4
+    for words in ("Names that were trained on", "Names that were held out", "held-out image loss", "times chance"):
+        assert words in page
+    assert page.count("data:image/png;base64,") > 20
+    assert "src=\"http" not in page
+
+
+@pytest.mark.parametrize(("page", "command"), [(p, c) for p, c in ALL if c.startswith("python ")])
+def test_a_documented_command_runs(demo, page, command):
+    words = shlex.split(command, comments=True)
+    words = [re.sub(r"\bwork/", f"{demo}/", word) for word in words[1:]]
+    extra = SMALL if words[0] == "pretrain/train.py" else []
+    if words[0] == "tokenization/train_vq.py":
+        extra = ["--steps", "3", "--warmup-steps", "1", "--batch-size", "8"]
+    run([sys.executable, *words, *extra])
+
+
+@pytest.mark.parametrize(("page", "command"), [(p, c) for p, c in ALL if not c.startswith("python ")])
+def test_other_documented_commands_are_make_targets(page, command):
+    words = shlex.split(command, comments=True)
+    assert words[0] == "make", f"{page}: {command}: only python and make commands are tested, so use only these"
+    run(["make", "--dry-run", *words[1:]])
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
