@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,14 @@ class Finished:
     code: int
     out: str
     err: str
+
+
+def assert_refused(done: Finished, *parts: str) -> None:
+    """Exit code 2, and one line that names what is wrong."""
+    assert done.code == 2, (done.code, done.err)
+    lines = done.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.err
+    assert all(part in lines[0] for part in parts), lines[0]
 
 
 @dataclass(eq=False)
@@ -110,15 +117,9 @@ class CommandServer:
             self.process = None
 
 
-@cache
-def _server(folder: Path) -> CommandServer:
-    folder.mkdir()
-    return CommandServer(folder)
-
-
 @pytest.fixture(scope="session")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
-    """The one server of a test session, whichever modules import this fixture."""
-    server = _server(tmp_path_factory.getbasetemp() / "commands")
+    """Starts commands; the one server of a test session."""
+    server = CommandServer(tmp_path_factory.mktemp("commands"))
     yield server
     server.close()

@@ -19,6 +19,7 @@ import json
 from model.errors import UserError, run_command
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+SMALLEST = 256 + len(SPECIAL_TOKENS)
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )  # the pre-tokenizer pattern of Qwen2.5's tokenizer.json
@@ -35,22 +36,31 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--captions", type=Path, nargs="+", required=True, help="JSONL files with caption or captions")
     parser.add_argument("--output", type=Path, required=True, help="folder for tokenizer.json")
     parser.add_argument("--vocab-size", type=int, default=4096, help="ids in all, special ones included")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.vocab_size < SMALLEST:
+        size = arguments.vocab_size
+        parser.error(f"--vocab-size must be at least {SMALLEST} (256 bytes and the special tokens), got {size}")
+    return arguments
 
 
 def read_captions(path: Path) -> list[str]:
-    """Every caption of a JSONL file. Raises UserError that names the line."""
+    """Every caption of a JSONL file; blank lines are left out. Raises UserError that names the line."""
     texts = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: captions may hold other line separators
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error.__class__.__name__})") from None
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             record = json.loads(line)
-            texts += record["captions"] if "captions" in record else [record["caption"]]
+            captions = record["captions"] if "captions" in record else [record["caption"]]
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number}: no JSON object with caption or captions") from None
+            captions = None
+        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+            raise UserError(f"{path}, line {number}: no JSON object with caption (text) or captions (list of texts)")
+        texts += captions
     return texts
 
 

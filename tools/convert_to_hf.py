@@ -18,6 +18,7 @@ import shutil
 
 from model.errors import UserError, run_command
 
+MARKS = ("config.json", "modeling_unix.py", "unix_prompts.json")  # files by which an earlier export is known
 CODE = Path(__file__).resolve().parents[1] / "model" / "hf"
 
 
@@ -54,8 +55,7 @@ def export(checkpoint: Path, output: Path, vq_name: str = "") -> None:
             f"{vq_name or state['vq']}: is not the image tokenizer of the training shards (fingerprint "
             f"{vq.fingerprint[:12]}, they have {templates.vq_fingerprint[:12]}): give that one with --vq"
         )
-    if output.exists() and not (output / "unix_prompts.json").exists() and any(output.iterdir()):
-        raise UserError(f"{output} exists and is no export: remove it, or choose another --output")
+    check_output(output)
     temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -71,6 +71,14 @@ def export(checkpoint: Path, output: Path, vq_name: str = "") -> None:
     (temporary / "README.md").write_text(model_card(config, templates, state), encoding="utf-8")
     shutil.rmtree(output, ignore_errors=True)
     temporary.rename(output)
+
+
+def check_output(output: Path) -> None:
+    """Raises UserError unless `output` is new, empty, or an export, which may be replaced."""
+    if output.is_dir() and (not any(output.iterdir()) or all((output / name).is_file() for name in MARKS)):
+        return
+    if output.exists():
+        raise UserError(f"{output} exists and is no export: remove it, or choose another --output")
 
 
 def write_configuration(folder: Path, config, dtype: str) -> None:
@@ -147,7 +155,7 @@ rows, columns = prompts["grid"]
 codes = model.generate_images(ids, unconditional_ids=unconditional, num_codes=rows * columns, guidance_scale=3.0,
                               generator=torch.Generator().manual_seed(0))
 with torch.no_grad():
-    latents = vq.quantize.get_codebook_entry(codes.flatten(), (1, rows, columns, vq.config.vq_embed_dim))
+    latents = vq.quantize.get_codebook_entry(codes.flatten(), (1, rows, columns, vq.quantize.vq_embed_dim))
     pixels = vq.decode(latents, force_not_quantize=True).sample[0].clamp(-1, 1)
 Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()).save("picture.png")
 

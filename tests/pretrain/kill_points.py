@@ -94,7 +94,7 @@ def while_removing_an_old_checkpoint(count: int) -> None:
 
 
 def signal_in_a_step(count: int, number: int, times: int, whole_job: bool) -> None:
-    """A signal comes `times` times during a step: to this process, or to all processes of the job as scancel does it."""
+    """A signal comes `times` times during a step: to this process, or to all processes of its job."""
 
     def step(original, *arguments):
         figures = original(*arguments)

@@ -78,7 +78,10 @@ def test_damage_is_named_and_the_checkpoint_before_is_taken(tmp_path, name, how)
     assert "\n" not in warnings[0]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{}", b"[]", b"\xff", b'{"files": []}', b'{"files": {"model.json": {}}}'])
+NO_LISTS = [None, b"", b"{}", b"[]", b"\xff", b'{"files": []}', b'{"files": {"model.json": {}}}']
+
+
+@pytest.mark.parametrize("content", NO_LISTS)
 def test_a_checkpoint_without_its_list_of_files_is_not_good(tmp_path, content):
     good, bad = publish(tmp_path, 2), publish(tmp_path, 4) / "manifest.json"
     bad.unlink()

@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 
 from pretrain import checkpoint
 from tests.commands import CommandServer, Finished, Running
-from tests.pretrain.tiny_run import STEPS, TinyData, checkpoint_names, commands, read_metrics, tiny_data, write_config
+from tests.pretrain.tiny_run import STEPS, TinyData, checkpoint_names, read_metrics, write_config
 
-__all__ = ["commands", "tiny_data"]
 KILLS = [  # how each start of the same command ends; checkpoints are made after steps 2, 4, 6 and 7
     ("after_an_update", 1),
     ("while_writing_a_checkpoint", 1),
@@ -90,7 +89,7 @@ def assert_equal(a, b) -> None:
 
 
 @pytest.mark.parametrize("precision, kills", [("fp32", KILLS), ("bf16", KILLS[3:6])], ids=["fp32", "bf16"])
-def test_killed_and_started_again(commands, tiny_data, tmp_path, precision, kills):  # noqa: F811
+def test_killed_and_started_again(commands, tiny_data, tmp_path, precision, kills):
     run = Run(commands, tiny_data, tmp_path / "run", f"run.precision={precision}")
     for kill in kills:
         assert run.start(*kill).wait().code == -signal.SIGKILL, kill
@@ -99,7 +98,7 @@ def test_killed_and_started_again(commands, tiny_data, tmp_path, precision, kill
 
 
 @pytest.mark.parametrize("precision, workers", [("fp32", (2, 2)), ("bf16", (0, 2))], ids=["fp32", "bf16"])
-def test_killed_and_started_again_with_workers(commands, tiny_data, tmp_path, precision, workers):  # noqa: F811
+def test_killed_and_started_again_with_workers(commands, tiny_data, tmp_path, precision, workers):
     run = Run(commands, tiny_data, tmp_path / "run", f"run.precision={precision}")
     run.arguments.append(f"data.workers={workers[0]}")
     running = run.start("after_an_update", 3)
@@ -118,7 +117,7 @@ def test_killed_and_started_again_with_workers(commands, tiny_data, tmp_path, pr
     [(signal.SIGTERM, 0, False), (signal.SIGTERM, 2, True), (signal.SIGINT, 2, True)],
     ids=["SIGTERM", "SIGTERM to the job", "ctrl-c"],
 )
-def test_a_signal_saves_after_the_step(commands, tiny_data, tmp_path, number, workers, whole_job):  # noqa: F811
+def test_a_signal_saves_after_the_step(commands, tiny_data, tmp_path, number, workers, whole_job):
     run = Run(commands, tiny_data, tmp_path / "run", f"data.workers={workers}")
     stopped = run.start("signal_in_a_step", 3, int(number), 1, whole_job).wait()
     assert stopped.code == 130, stopped.err
@@ -129,7 +128,7 @@ def test_a_signal_saves_after_the_step(commands, tiny_data, tmp_path, number, wo
     assert_same(run, uninterrupted(commands, tiny_data, "fp32"))
 
 
-def test_a_second_signal_does_not_wait_for_the_step(commands, tiny_data, tmp_path):  # noqa: F811
+def test_a_second_signal_does_not_wait_for_the_step(commands, tiny_data, tmp_path):
     run = Run(commands, tiny_data, tmp_path / "run")
     stopped = run.start("signal_in_a_step", 3, int(signal.SIGTERM), 2, False).wait()
     assert stopped.code == 130 and stopped.err.startswith("interrupted") and stopped.err.count("\n") == 1
@@ -138,7 +137,7 @@ def test_a_second_signal_does_not_wait_for_the_step(commands, tiny_data, tmp_pat
     assert_same(run, uninterrupted(commands, tiny_data, "fp32"))
 
 
-def test_a_damaged_newest_checkpoint_costs_its_steps_only(commands, tiny_data, tmp_path):  # noqa: F811
+def test_a_damaged_newest_checkpoint_costs_its_steps_only(commands, tiny_data, tmp_path):
     run = Run(commands, tiny_data, tmp_path / "run")
     assert run.start("after_an_update", 5).wait().code == -signal.SIGKILL
     assert checkpoint_names(run.folder) == ["step_00000002", "step_00000004"]
@@ -150,7 +149,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_only(commands, tiny_data, t
     assert_same(run, uninterrupted(commands, tiny_data, "fp32"))
 
 
-def test_a_finished_run_is_left_alone_and_can_be_made_longer(commands, tiny_data, tmp_path):  # noqa: F811
+def test_a_finished_run_is_left_alone_and_can_be_made_longer(commands, tiny_data, tmp_path):
     run = Run(commands, tiny_data, tmp_path / "run", "optim.decay=constant")
     run.finish()
     before = read_metrics(run.folder)

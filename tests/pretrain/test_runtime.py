@@ -1,4 +1,4 @@
-"""The stand-ins that make megatron-core's `torch.cuda` mean the CPU; without the random-number ones nothing would fail."""
+"""The stand-ins that make `torch.cuda` mean the CPU, above all the two that could go missing silently."""
 
 from __future__ import annotations
 

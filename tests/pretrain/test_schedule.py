@@ -25,7 +25,7 @@ def test_warm_up_is_linear_and_its_first_step_moves():
 def test_decays_by_hand():
     assert rates(decay="linear")[10::25] == pytest.approx([1e-3, 7.75e-4, 5.5e-4, 3.25e-4, 1e-4])
     cosine = rates(decay="cosine")
-    assert cosine[10] == pytest.approx(1e-3) and cosine[60] == pytest.approx(5.5e-4) and cosine[110] == pytest.approx(1e-4)
+    assert [cosine[step] for step in (10, 60, 110)] == pytest.approx([1e-3, 5.5e-4, 1e-4])
     assert cosine[35] == pytest.approx(1e-4 + 9e-4 * (0.5 + 0.5**1.5))
     assert rates(decay="constant")[9:] == [1e-3] * 102
 

@@ -16,31 +16,12 @@ from PIL import Image
 
 from pretrain import checkpoint
 from pretrain.config import load_config
-from tests.commands import ROOT, CommandServer, Finished
-from tests.pretrain.tiny_run import (
-    STEPS,
-    TinyData,
-    checkpoint_names,
-    commands,
-    config_values,
-    read_metrics,
-    tiny_data,
-    write_config,
-)
-
-__all__ = ["commands", "tiny_data"]
+from tests.commands import ROOT, CommandServer, Finished, assert_refused
+from tests.pretrain.tiny_run import STEPS, TinyData, checkpoint_names, read_metrics, write_config
 
 
 def train(server: CommandServer, data: TinyData, folder: Path, *overrides: str) -> Finished:
     return server.run("pretrain/train.py", "--config", write_config(data, folder), *overrides)
-
-
-def assert_refused(done: Finished, *parts: str) -> None:
-    """Exit code 2, and one line that names what is wrong."""
-    assert done.code == 2, (done.code, done.err)
-    lines = done.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.err
-    assert all(part in lines[0] for part in parts), lines[0]
 
 
 def flip_a_byte(path: Path) -> Path:
@@ -55,7 +36,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def finished(commands, tiny_data, tmp_path_factory) -> Path:  # noqa: F811
+def finished(commands, tiny_data, tmp_path_factory) -> Path:
     """A run folder with everything that a run can write."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     done = train(commands, tiny_data, folder, "log.tensorboard=true", "log.samples_every=4",
@@ -99,7 +80,7 @@ def test_samples_are_drawn_while_it_trains(finished):
         assert sheet.width > 256 and len(sheet.convert("RGB").getcolors(2**20)) > 10
 
 
-def test_a_checkpoint_holds_all_that_an_export_needs(finished, tiny_data):  # noqa: F811
+def test_a_checkpoint_holds_all_that_an_export_needs(finished, tiny_data):
     assert checkpoint_names(finished) == ["step_00000006", "step_00000007"]
     folder = checkpoint.folder_of(finished, STEPS)
     assert (folder / "tokenizer.json").read_bytes() == (tiny_data.tokenizer / "tokenizer.json").read_bytes()
@@ -111,7 +92,7 @@ def test_a_checkpoint_holds_all_that_an_export_needs(finished, tiny_data):  # no
     assert (state["step"], state["rows"], state["vq"]) == (STEPS, 2 * STEPS, str(tiny_data.vq))
 
 
-def test_a_cold_start_from_elsewhere_and_a_stop_from_outside(tiny_data, tmp_path):  # noqa: F811
+def test_a_cold_start_from_elsewhere_and_a_stop_from_outside(tiny_data, tmp_path):
     """A process of its own from the first import on, and `kill` as a person types it."""
     config = write_config(tiny_data, tmp_path / "run")
     command = [sys.executable, str(ROOT / "pretrain/train.py"), "--config", str(config), "run.steps=100000"]
@@ -130,7 +111,7 @@ def test_a_cold_start_from_elsewhere_and_a_stop_from_outside(tiny_data, tmp_path
             assert time.monotonic() < end and process.poll() is None, process.communicate()
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 130, err
@@ -141,7 +122,7 @@ def test_a_cold_start_from_elsewhere_and_a_stop_from_outside(tiny_data, tmp_path
     assert steps >= 2 and read_metrics(tmp_path / "run")[-1]["step"] == steps
 
 
-def test_what_the_command_line_gets_wrong(commands, tiny_data, tmp_path):  # noqa: F811
+def test_what_the_command_line_gets_wrong(commands, tiny_data, tmp_path):
     folder = tmp_path / "run"
     assert_refused(train(commands, tiny_data, folder, "optim.lrr=1"), "optim.lrr", "optim.lr")
     path = folder.with_suffix(".yaml")
@@ -153,7 +134,7 @@ def test_what_the_command_line_gets_wrong(commands, tiny_data, tmp_path):  # noq
     assert not folder.exists()
 
 
-def test_a_run_that_cannot_be_set_up(commands, tiny_data, tmp_path):  # noqa: F811
+def test_a_run_that_cannot_be_set_up(commands, tiny_data, tmp_path):
     """Folders that are not there or do not belong together: nothing is written for any of them."""
     folder = tmp_path / "run"
     other_tokenizer = tmp_path / "tokenizer"
@@ -175,7 +156,7 @@ def test_a_run_that_cannot_be_set_up(commands, tiny_data, tmp_path):  # noqa: F8
     assert not folder.exists()
 
 
-def test_samples_need_the_image_tokenizer_of_the_shards(commands, tiny_data, tmp_path):  # noqa: F811
+def test_samples_need_the_image_tokenizer_of_the_shards(commands, tiny_data, tmp_path):
     drawing = ("log.samples_every=4", "log.sample_prompts=[a cat]")
     done = train(commands, tiny_data, tmp_path / "run", f"data.vq={tiny_data.other_vq}", *drawing)
     assert_refused(done, str(tiny_data.other_vq), "fingerprint", "data.vq")
@@ -185,7 +166,7 @@ def test_samples_need_the_image_tokenizer_of_the_shards(commands, tiny_data, tmp
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_shard_with_a_flipped_byte_is_named(commands, tiny_data, tmp_path, workers):  # noqa: F811
+def test_a_shard_with_a_flipped_byte_is_named(commands, tiny_data, tmp_path, workers):
     shards = tmp_path / "shards"
     shutil.copytree(tiny_data.train, shards)
     damaged = flip_a_byte(next(shards.glob("parts/*/*.mds")))
@@ -193,7 +174,7 @@ def test_a_shard_with_a_flipped_byte_is_named(commands, tiny_data, tmp_path, wor
     assert_refused(train(commands, tiny_data, tmp_path / "run", *overrides), str(damaged))
 
 
-def test_checkpoints_that_cannot_be_continued(commands, tiny_data, finished, tmp_path):  # noqa: F811
+def test_checkpoints_that_cannot_be_continued(commands, tiny_data, finished, tmp_path):
     """Another model, other rows, or damage: refused by name, and left as they are."""
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -207,7 +188,7 @@ def test_checkpoints_that_cannot_be_continued(commands, tiny_data, finished, tmp
 
     refused(["model.intermediate_size=64"], newest, "another model or precision")
     refused(["run.precision=fp32"], newest, "another model or precision", "bfloat16 there, [32] float32 here")
-    for other_rows in ("run.seed=4", "data.row_length=256", "data.text_to_image=0.4", "data.train_on_prompts=true"):
+    for other_rows in ("run.seed=4", "data.row_length=256"):
         refused([other_rows], newest, "other rows")
     heldout_as_source = f"data.sources=[{{path: {tiny_data.heldout}}}]"
     refused([heldout_as_source], newest, "other rows")
@@ -215,10 +196,3 @@ def test_checkpoints_that_cannot_be_continued(commands, tiny_data, finished, tmp
     for name in checkpoint_names(folder):
         (folder / "checkpoints" / name / "model.json").unlink()
     refused([], f"{folder}/checkpoints", "none of 2 checkpoints verifies")
-
-
-def test_values_are_those_of_the_tiny_configuration(tiny_data, tmp_path):  # noqa: F811
-    """The fixture says every key that it relies on; the rest are defaults."""
-    config = load_config(write_config(tiny_data, tmp_path / "run"))
-    values = config_values(tiny_data, tmp_path / "run")
-    assert config.data.row_length == values["data"]["row_length"] and config.run.steps == STEPS

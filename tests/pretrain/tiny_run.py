@@ -1,16 +1,15 @@
-"""A tiny training run: real pictures and captions, shards, a random image tokenizer, and a model of a few thousand weights."""
+"""A tiny training run: real pictures and captions, a random image tokenizer, and a model of some thousand weights."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.commands import CommandServer, commands  # noqa: F401  (a fixture)
+from tests.commands import CommandServer
 
 STEPS = 7
 SPEEDS = ("tok_per_sec_per_gpu", "data_wait_pct")  # what differs between two runs of the same thing
@@ -50,14 +49,14 @@ def save_tiny_vq(folder: Path, seed: int) -> Path:
     return folder
 
 
-@cache
-def make_tiny_data(root: Path, server: CommandServer) -> TinyData:
-    """Build the folders under `root` with the project's own commands."""
-    root.mkdir()
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory, commands: CommandServer) -> TinyData:
+    """The folders, built with the project's own commands."""
+    root = tmp_path_factory.mktemp("tiny")
     data = TinyData(*(root / name for name in ("corpus", "tokenizer", "vq", "other_vq", "train", "heldout")))
 
     def run(script: str, *arguments: object) -> None:
-        done = server.run(script, *arguments)
+        done = commands.run(script, *arguments)
         assert done.code == 0, done.err
 
     run("tokenization/demo_corpus.py", "--output", data.corpus, "--size", 32, "--limit", 48, "--heldout", 0.25)
@@ -70,12 +69,6 @@ def make_tiny_data(root: Path, server: CommandServer) -> TinyData:
         run("tokenization/shard_images.py", "--input", pictures, "--output", output, "--vq", data.vq,
             "--tokenizer", data.tokenizer, "--workers", 0)  # fmt: skip
     return data
-
-
-@pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory, commands: CommandServer) -> TinyData:  # noqa: F811
-    """The folders, the same for all modules that import this fixture."""
-    return make_tiny_data(tmp_path_factory.getbasetemp() / "tiny", commands)
 
 
 def config_values(data: TinyData, run: Path) -> dict:

@@ -1,0 +1,101 @@
+"""The small text tokenizer: Qwen2.5's special tokens and splitting, any text back as it was."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.errors import UserError
+from model.prompts import DEFAULT_TEMPLATES
+from tests.commands import CommandServer, assert_refused
+from tests.pretrain.tiny_run import TinyData
+from tokenization.text_tokenizer import load_text_tokenizer
+from tokenization.train_tokenizer import SPECIAL_TOKENS, read_captions, train
+
+TEXTS = ["grinning face", "grinsendes gesicht", "咧嘴笑的脸", "red heart 2024"] * 30
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train(TEXTS, 400)
+
+
+def test_special_tokens_come_last_and_are_single_ids(tokenizer):
+    size = tokenizer.get_vocab_size()
+    assert 256 + len(SPECIAL_TOKENS) < size <= 400
+    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == list(range(size - len(SPECIAL_TOKENS), size))
+    ids = tokenizer.encode("red<|vision_start|>heart", add_special_tokens=False).ids
+    assert tokenizer.token_to_id("<|vision_start|>") in ids
+
+
+def test_the_size_is_a_limit():
+    many = [f"{a}{b}{c}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx"] * 3
+    assert train(many, 300).get_vocab_size() == 300
+    assert train(TEXTS, 261).get_vocab_size() == 261
+
+
+def test_frequent_words_and_the_prompts_become_short(tokenizer):
+    assert len(tokenizer.encode("grinning face").ids) <= 3
+    wording = DEFAULT_TEMPLATES.image_to_text[0]
+    assert len(tokenizer.encode(wording).ids) < len(wording) / 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=40))
+def test_any_text_comes_back(tokenizer, text):
+    if any(token in text for token in SPECIAL_TOKENS):
+        return
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert tokenizer.decode(ids, skip_special_tokens=False) == unicodedata.normalize("NFC", text)
+
+
+def test_digits_stand_alone_as_in_qwen(tokenizer):
+    pieces = [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str("in 2024 it's")]
+    assert pieces == ["in", "Ġ", "2", "0", "2", "4", "Ġit", "'s"]
+
+
+def test_captions_are_read_in_both_spellings_and_whole(tmp_path):
+    path = tmp_path / "captions.jsonl"
+    records = [{"caption": "a\u2028b"}, {"captions": ["c", "d\x85"]}, {"captions": []}]
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    path.write_text("\n".join([lines[0], "", *lines[1:], ""]), encoding="utf-8")
+    assert read_captions(path) == ["a\u2028b", "c", "d\x85"]
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '"a"', "3", "{}", '{"caption": 3}', '{"captions": "abc"}', '{"captions": ["a", null]}']
+)
+def test_a_line_without_captions_is_named(tmp_path, line):
+    path = tmp_path / "captions.jsonl"
+    path.write_text('{"caption": "a"}\n' + line + "\n")
+    with pytest.raises(UserError, match="line 2") as caught:
+        read_captions(path)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes('{"caption": "Bär"}'.encode("latin-1"))
+    for path in (tmp_path / "missing.jsonl", tmp_path / "latin.jsonl", tmp_path):
+        with pytest.raises(UserError, match="cannot be read") as caught:
+            read_captions(path)
+        assert str(path) in str(caught.value)
+
+
+def test_the_command_writes_what_sharding_reads(commands: CommandServer, tiny_data: TinyData, tmp_path):
+    tokenizer = load_text_tokenizer(tiny_data.tokenizer)
+    assert tokenizer.vocab_size <= 400
+    (ids,) = tokenizer.encode(["<|endoftext|>"])
+    assert len(ids) > 1  # text that spells a special token is text
+    script = "tokenization/train_tokenizer.py"
+    captions = tiny_data.corpus / "train/folder/captions.jsonl"
+    done = commands.run(script, "--captions", captions, "--output", tmp_path / "a", "--vocab-size", 400)
+    assert done.code == 0
+    assert (tmp_path / "a/tokenizer.json").read_bytes() == (tiny_data.tokenizer / "tokenizer.json").read_bytes()
+    done = commands.run(script, "--captions", captions, "--output", tmp_path / "b", "--vocab-size", 260)
+    assert done.code == 2 and "261" in done.err.splitlines()[-1] and not (tmp_path / "b").exists()
+    done = commands.run(script, "--captions", tmp_path / "no.jsonl", "--output", tmp_path / "b")
+    assert_refused(done, "no.jsonl")

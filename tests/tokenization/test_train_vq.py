@@ -1,0 +1,117 @@
+"""Training of the small image tokenizer: it learns, keeps its codes alive, and writes what load_vq reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from model.errors import UserError
+from tests.commands import CommandServer, assert_refused
+from tests.pretrain.tiny_run import TinyData
+from tokenization import train_vq
+from tokenization.preprocess import open_image, preprocess
+from tokenization.vq import load_vq
+
+SMALL = ["--image-size", "32", "--channels", "16", "16", "16", "--codebook-size", "32", "--code-channels", "4"]
+QUICK = [*SMALL, "--steps", "60", "--warmup-steps", "20", "--batch-size", "12", "--lr", "4e-3", "--threads", "1"]
+
+SHORT = ["--steps", "8", "--warmup-steps", "4"]
+
+
+def arguments(data: TinyData, output: Path, *more: str) -> list[str]:
+    folders = ["--train", data.corpus / "train/folder", "--heldout", data.corpus / "heldout/folder"]
+    return [*map(str, folders), "--output", str(output), *QUICK, *more]
+
+
+@pytest.fixture(scope="module")
+def trained(commands: CommandServer, tiny_data: TinyData, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("vq") / "tiny"
+    done = commands.run("tokenization/train_vq.py", *arguments(tiny_data, output))
+    assert done.code == 0, done.err
+    assert json.loads(done.out.splitlines()[-1]) == json.loads((output / "training.json").read_text())["heldout"]
+    return output
+
+
+def psnr(vq, pictures: list[Image.Image]) -> float:
+    restored = vq.decode(vq.encode(pictures))
+    errors = [numpy.asarray(a, float) - numpy.asarray(b, float) for a, b in zip(pictures, restored, strict=True)]
+    return -10 * numpy.log10(numpy.mean(numpy.square(errors)) / 255**2)
+
+
+def test_it_learns_and_its_figures_are_those_of_the_written_weights(trained, tiny_data, monkeypatch, tmp_path):
+    vq = load_vq(trained)
+    assert (vq.codebook_size, vq.downsample, vq.image_size, vq.name) == (32, 4, 32, "tiny")
+    paths = sorted((tiny_data.corpus / "heldout/folder/images").glob("*.png"))
+    pictures = [preprocess(open_image(path), 32) for path in paths]
+    record = json.loads((trained / "training.json").read_text())
+    assert record["heldout"]["pictures"] == len(pictures) > 5
+    assert psnr(vq, pictures) == pytest.approx(record["heldout"]["psnr"], abs=0.1)
+    codes = vq.encode(pictures)
+    assert codes.shape[1:] == (8, 8) and len(numpy.unique(codes)) / 32 == pytest.approx(
+        record["heldout"]["codebook_used"], abs=0.07
+    )
+
+    monkeypatch.setattr(sys, "argv", ["train_vq.py", *arguments(tiny_data, tmp_path)])
+    untrained = train_vq.build_model(train_vq.parse_arguments())
+    heldout = train_vq.load_pictures(tiny_data.corpus / "heldout/folder", 32)
+    before = train_vq.measure(untrained, heldout)
+    assert record["heldout"]["psnr"] > before["psnr"] + 4
+    assert record["heldout"]["codebook_used"] > 0.3
+
+
+def test_the_record_says_how_it_was_made(trained):
+    record = json.loads((trained / "training.json").read_text())
+    assert "tokenization/train_vq.py --train" in record["command"] and record["arguments"]["seed"] == 0
+    assert record["parameters"] > 1000 and record["train"]["pictures"] > record["heldout"]["pictures"]
+    assert json.loads((trained / "preprocess.json").read_text()) == {"image_size": 32}
+    assert {path.name for path in trained.iterdir()} == {
+        "config.json", "diffusion_pytorch_model.safetensors", "preprocess.json", "training.json",
+    }  # fmt: skip
+
+
+def test_the_same_seed_makes_the_same_weights(commands, tiny_data, trained, tmp_path):
+    fingerprints = []
+    for name, more in (("a", []), ("b", []), ("c", ["--seed", "1"])):
+        done = commands.run("tokenization/train_vq.py", *arguments(tiny_data, tmp_path / name, *SHORT, *more))
+        assert done.code == 0, done.err
+        fingerprints.append(load_vq(tmp_path / name).fingerprint)
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_the_codebook_moves_to_its_vectors_and_restarts_what_is_dead():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.tensor([[0.0, 0.0], [1.0, 1.0], [50.0, 50.0]]), requires_grad=False)
+    codebook = train_vq.MovingCodebook(weight, decay=0.5)
+    vectors = torch.tensor([[0.2, 0.0], [0.4, 0.0], [1.0, 2.0]])
+    codes = codebook.assign(vectors)
+    assert codes.tolist() == [0, 0, 1]
+    codebook.update(vectors, codes, generator)
+    # counts 1 -> 0.5 * 1 + 0.5 * n, sums likewise: code 0 at (0.5 * 0 + 0.5 * 0.6) / 1.5
+    torch.testing.assert_close(weight.data[:2], torch.tensor([[0.2, 0.0], [1.0, 1.5]]))
+    for _ in range(4):
+        codebook.update(vectors, codebook.assign(vectors), generator)
+    assert (weight.data[2] < 3).all()  # used by nothing for several steps, it was put back among the vectors
+    assert torch.isfinite(weight.data).all()
+
+
+def test_the_learning_rate_warms_up_and_ends_at_two_percent(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train_vq.py", "--train", "a", "--heldout", "b", "--output", "c", "--lr", "1.0"])
+    options = train_vq.parse_arguments()
+    rates = [train_vq.learning_rate(step, options) for step in (0, 99, 199, 200, options.steps)]
+    assert rates == pytest.approx([0.005, 0.5, 1.0, 1.0, 0.02])
+
+
+def test_bad_pictures_are_named(commands, tiny_data, tmp_path):
+    with pytest.raises(UserError, match="no .png files"):
+        train_vq.load_pictures(tmp_path, 32)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/text.png").write_text("not a picture")
+    done = commands.run("tokenization/train_vq.py", *arguments(tiny_data, tmp_path / "out", "--train", str(tmp_path)))
+    assert_refused(done, "text.png")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,257 @@
+"""A checkpoint becomes a folder that works where this repository is not: the same logits, a picture and a caption."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+from safetensors.torch import load_file
+
+from model.config import ModelConfig
+from model.layer_specs import transformer_config
+from model.prompts import text_to_image_ids, unconditional_ids
+from model.uni_x import UniXModel
+from model.weight_names import to_hugging_face
+from pretrain import checkpoint, runtime
+from tests.commands import CommandServer, Finished, assert_refused
+from tests.model.tiny_training import document_logits, row_of
+from tests.pretrain.tiny_run import TinyData, write_config
+from tokenization.vq import load_vq
+from tools.export_folder import open_export
+
+FLAVOURS = {
+    "fp32-tied-qwen2.5": [],
+    "bf16-untied-qwen3": ["run.precision=bf16", "model.tie_word_embeddings=false", "model.flavour=qwen3"],
+}
+ELSEWHERE = """
+import importlib.abc, json, runpy, sys
+
+class NoRepository(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("model", "tokenization", "pretrain", "tools", "tests", "megatron", "streaming"):
+            raise ImportError(f"{name} is not for this process")
+
+sys.meta_path.insert(0, NoRepository())
+sys.modules["torchvision"] = None  # as where it is not installed: an export does not need it
+
+import torch
+from transformers import AutoModelForCausalLM
+
+torch.set_num_threads(1)
+documents = json.loads(sys.argv[1])
+for folder in sys.argv[2:]:
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype="auto")
+    assert type(model).__module__.startswith("transformers_modules.")
+    print(json.dumps({"dtype": str(model.dtype), "tied": model.config.tie_word_embeddings}))
+    with torch.no_grad():
+        logits = [model.float()(input_ids=torch.tensor([ids])).logits[0] for ids in documents]
+    torch.save(logits, "logits-" + folder.split("/")[-1] + ".pt")
+print("snippet", flush=True)
+readme = open(sys.argv[2] + "/README.md", encoding="utf-8").read()
+open("snippet.py", "w", encoding="utf-8").write(readme.split("```python")[1].split("```")[0])
+sys.argv = ["snippet.py", sys.argv[2]]
+runpy.run_path("snippet.py", run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A trained checkpoint and what the command made of its run folder."""
+
+    run: Path
+    checkpoint: Path
+    folder: Path
+    command: Finished
+
+
+def convert(server: CommandServer, source: Path, output: Path, *arguments: object) -> Finished:
+    return server.run("tools/convert_to_hf.py", "--checkpoint", source, "--output", output, *arguments)
+
+
+@pytest.fixture(scope="module")
+def exports(commands, tiny_data, tmp_path_factory) -> dict[str, Exported]:
+    root, found = tmp_path_factory.mktemp("exports"), {}
+    for name, overrides in FLAVOURS.items():
+        run = root / f"run-{name}"
+        trained = commands.run("pretrain/train.py", "--config", write_config(tiny_data, run), "run.steps=3", *overrides)
+        assert trained.code == 0, trained.err
+        done = convert(commands, run, root / name)
+        assert done.code == 0, done.err
+        found[name] = Exported(run, checkpoint.folder_of(run, 3), root / name, done)
+    return found
+
+
+def model_config(exported: Exported) -> ModelConfig:
+    return ModelConfig.from_dict(json.loads((exported.checkpoint / "model.json").read_text()))
+
+
+def documents_for(config: ModelConfig) -> list[list[int]]:
+    vocabulary = config.vocabulary
+    codes = [vocabulary.image_token_offset + code for code in range(0, 64, 4)]
+    picture = [vocabulary.vision_start_id, *codes, vocabulary.vision_end_id]
+    return [[5, 9, 77, *picture, 3, vocabulary.eos_id], [*picture, 8, 8, 250], list(range(30))]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(exports, tmp_path_factory) -> tuple[Path, str]:
+    """One process that cannot import this repository opens all exports -> its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    documents = documents_for(model_config(next(iter(exports.values()))))
+    done = subprocess.run(
+        [sys.executable, "-I", "-W", "ignore", "-c", ELSEWHERE, json.dumps(documents),
+         *(str(exported.folder) for exported in exports.values())],
+        cwd=folder,
+        env={**os.environ, "HF_HOME": str(folder / "hf"), "HF_MODULES_CACHE": str(folder / "modules")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.parametrize("name", FLAVOURS)
+def test_logits_elsewhere_are_those_of_the_training_model(exports, elsewhere, name):
+    exported = exports[name]
+    config = model_config(exported)
+    runtime.start_distributed(0)
+    model = UniXModel(config, transformer_config(config)).eval()
+    weights = load_file(exported.checkpoint / "model.safetensors")
+    own = dict(model.named_parameters())
+    assert own.keys() == weights.keys()
+    with torch.no_grad():
+        for key, tensor in weights.items():
+            own[key].copy_(tensor)
+    documents = documents_for(config)
+    ours = document_logits(model, row_of(documents, config, tokens=128, multiple=4), config)
+    start = 0
+    for ids, logits in zip(documents, torch.load(elsewhere[0] / f"logits-{name}.pt"), strict=True):
+        torch.testing.assert_close(logits, ours[start : start + len(ids)], atol=1e-5, rtol=1e-5)
+        start += len(ids)
+    assert logits.std() > 0.01  # the model says something
+
+
+def test_precision_and_tying_are_those_of_the_run(exports, elsewhere):
+    said = [json.loads(line) for line in elsewhere[1].split("snippet")[0].splitlines()]
+    assert said == [{"dtype": "torch.float32", "tied": True}, {"dtype": "torch.bfloat16", "tied": False}]
+
+
+@pytest.mark.parametrize("name", FLAVOURS)
+def test_weights_are_carried_over_to_the_last_bit(exports, name):
+    exported = exports[name]
+    config = model_config(exported)
+    found = load_file(exported.folder / "model.safetensors")
+    expected = dict(to_hugging_face(config, load_file(exported.checkpoint / "model.safetensors").items()))
+    assert found.keys() == expected.keys() and ("lm_head.weight" in found) == (not config.tie_word_embeddings)
+    assert all(found[key].dtype == tensor.dtype and torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+def test_the_snippet_of_the_model_card_draws_a_picture_and_says_a_caption(exports, elsewhere):
+    folder, out = elsewhere
+    assert out.partition("snippet")[2].strip()
+    export = open_export(exports["fp32-tied-qwen2.5"].folder)
+    ids = text_to_image_ids("red heart", export.encode, export.vocabulary, export.templates)
+    codes = export.model.generate_images(
+        torch.tensor([ids]),
+        unconditional_ids=torch.tensor([unconditional_ids(export.encode, export.vocabulary, export.templates)]),
+        num_codes=16,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    (expected,) = export.vq.decode(codes.view(1, 4, 4).numpy())
+    with Image.open(folder / "picture.png") as picture:
+        difference = ImageChops.difference(picture, expected)
+    assert expected.size == (32, 32) and max(high for _, high in difference.getextrema()) <= 1  # of 255
+
+
+def test_an_export_has_the_tokenizers_and_prompts_of_training(exports, tiny_data):
+    exported = exports["fp32-tied-qwen2.5"]
+    folder = exported.folder
+    assert (folder / "tokenizer.json").read_bytes() == (tiny_data.tokenizer / "tokenizer.json").read_bytes()
+    assert load_vq(folder / "vq").fingerprint == load_vq(tiny_data.vq).fingerprint
+    assert (folder / "unix_prompts.json").read_bytes() == (exported.checkpoint / "unix_prompts.json").read_bytes()
+    generation = json.loads((folder / "generation_config.json").read_text())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert settings["eos_token"] == settings["pad_token"] == "<|endoftext|>"
+    assert generation["eos_token_id"] == model_config(exported).eos_token_id
+    assert exported.command.out.splitlines() == [f"{folder}: exported from {exported.checkpoint}"]
+    card = (folder / "README.md").read_text()
+    assert "3 steps" in card and "4 x 4 codes out of 64" in card and "4 layers, 2 of them" in card
+
+
+def test_generate_opens_it(commands, exports, tmp_path):
+    folder = exports["fp32-tied-qwen2.5"].folder
+    done = commands.run("tools/generate.py", "--model", folder, "--prompt", "red heart", "--output", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert list((tmp_path / "out").glob("*.png"))
+
+
+def test_a_checkpoint_can_be_named_and_an_older_export_is_replaced(commands, exports, tmp_path):
+    exported = exports["fp32-tied-qwen2.5"]
+    output = tmp_path / "export"
+    (output.with_name("export.partial")).mkdir()
+    (output.with_name("export.partial") / "leftover").touch()
+    assert convert(commands, exports["bf16-untied-qwen3"].run, output).code == 0
+    (output / "stale.txt").touch()
+    older = checkpoint.folder_of(exported.run, 2)
+    done = convert(commands, older, output)
+    assert done.code == 0 and str(older) in done.out
+    assert [path.name for path in tmp_path.iterdir()] == ["export"] and not (output / "stale.txt").exists()
+    assert not (output / "leftover").exists()
+    embedding = load_file(output / "model.safetensors")["model.embed_tokens.weight"]
+    weights = load_file(older / "model.safetensors")["embedding.word_embeddings.weight"]
+    assert torch.equal(embedding, weights)
+
+
+def test_an_image_tokenizer_that_did_not_make_the_shards_is_refused(commands, exports, tiny_data, tmp_path):
+    run, output = exports["fp32-tied-qwen2.5"].run, tmp_path / "export"
+    assert_refused(convert(commands, run, output, "--vq", tiny_data.other_vq), str(tiny_data.other_vq), "--vq")
+    assert_refused(convert(commands, run, output, "--vq", tmp_path / "nowhere"), "nowhere")
+    assert not list(tmp_path.iterdir())
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_data.vq, moved)
+    assert convert(commands, run, output, "--vq", moved).code == 0
+
+
+def test_damaged_checkpoints_are_named(commands, exports, tmp_path):
+    run, output = tmp_path / "run", tmp_path / "export"
+    shutil.copytree(exports["fp32-tied-qwen2.5"].run, run)
+    older, newest = checkpoint.all_checkpoints(run)
+    (newest / "model.safetensors").unlink()
+    assert_refused(convert(commands, newest, output), f"{newest}/model.safetensors is missing")
+    done = convert(commands, run, output)
+    warnings = [line for line in done.out.splitlines() if line.startswith("warning: ")]
+    assert done.code == 0 and str(older) in done.out.splitlines()[-1]
+    assert len(warnings) == 1 and f"{newest}/model.safetensors is missing" in warnings[0]
+    shutil.rmtree(output)
+    content = bytearray((older / "optimizer.pt").read_bytes())
+    content[100] ^= 1
+    (older / "optimizer.pt").write_bytes(content)
+    assert_refused(convert(commands, run, output), "none of 2 checkpoints verifies")
+    assert_refused(convert(commands, tmp_path / "nowhere", output), "nowhere", "holds no checkpoint")
+    assert not output.exists()
+
+
+def test_only_an_export_is_replaced(commands, exports, tmp_path):
+    exported = exports["fp32-tied-qwen2.5"]
+    run = tmp_path / "run"
+    shutil.copytree(exported.run, run)
+    notes, file = tmp_path / "notes", tmp_path / "file"
+    notes.mkdir()
+    (notes / "mine.txt").write_text("kept")
+    file.write_text("kept")
+    for output in (notes, file, run, checkpoint.folder_of(run, 3)):
+        before = sorted(path for path in output.rglob("*"))
+        assert_refused(convert(commands, exported.run, output), str(output), "no export")
+        assert sorted(path for path in output.rglob("*")) == before
+    assert file.read_text() == "kept" and checkpoint.verify(checkpoint.folder_of(run, 3)) is None
+    (tmp_path / "empty").mkdir()
+    assert convert(commands, exported.run, tmp_path / "empty").code == 0
