@@ -76,8 +76,11 @@ def open_run(config: TrainConfig, command: list[str], run: Path) -> None:
     root = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):  # a copy without history, or a machine without git
+            return ""
+        return done.stdout.rstrip()
 
     started = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

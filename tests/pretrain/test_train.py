@@ -16,6 +16,7 @@ from PIL import Image
 
 from pretrain import checkpoint
 from pretrain.config import load_config
+from pretrain.train import open_run
 from tests.commands import ROOT, CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import STEPS, TinyData, checkpoint_names, read_metrics, write_config
 
@@ -54,6 +55,13 @@ def test_a_run_folder_says_what_was_run(finished):
     (started,) = [json.loads(line) for line in (finished / "starts.jsonl").read_text().splitlines()]
     assert started["command"][0].endswith("pretrain/train.py") and "--config" in started["command"]
     assert started["python"] == sys.version.split()[0] and started.keys() >= {"time", "commit", "changed_files"}
+
+
+def test_a_machine_without_git_trains_too(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    open_run(load_config(finished / "config.yaml"), ["train.py"], tmp_path / "run")
+    started = json.loads((tmp_path / "run/starts.jsonl").read_text())
+    assert started["commit"] == "" and started["changed_files"] == []
 
 
 def test_metrics_have_the_keys_that_people_plot(finished):
