@@ -69,6 +69,7 @@ class DataSection:
     workers: int = 0  # loader processes of a rank
     text_to_image: float = 0.5  # share of captioned pictures that train caption -> picture
     unconditional: float = 0.1  # share of those whose prompt is dropped
+    first_text: float = 0.0  # share of draws that take a document's first text; the others take any, evenly
     train_on_prompts: bool = False  # whether the words of a picture's prompt are targets
 
 

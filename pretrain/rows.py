@@ -131,6 +131,7 @@ class RowPlan:
             documents = numpy.repeat(documents, repeats)
             texts = numpy.diff(source.text_offsets)[documents]
             text = (generator.random(len(documents)) * texts).astype(numpy.int64)
+            text[generator.random(len(documents)) < self.shares.first_text] = 0
             task = draw_tasks(generator, source.image_tokens[documents] > 0, self.shares)
             wording = generator.integers(0, 2**16, len(documents))
             caption = source.text_lengths[source.text_offsets[documents] + text]

@@ -28,6 +28,7 @@ class TaskShares:
     text_to_image: float  # share of draws that ask for a picture; the others ask for a caption
     unconditional: float  # share of the former whose prompt is dropped
     train_on_prompts: bool  # whether the text of a picture's prompt is a target too
+    first_text: float = 0.0  # share of draws that take a document's first text; the others take any, evenly
 
 
 @dataclass(frozen=True)

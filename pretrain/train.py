@@ -53,7 +53,7 @@ class Data:
         self.templates = setup.prompt_templates(manifests[0])
         tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates)
         size = RowSize(data.row_length, data.row_multiple)
-        shares = TaskShares(data.text_to_image, data.unconditional, data.train_on_prompts)
+        shares = TaskShares(data.text_to_image, data.unconditional, data.train_on_prompts, data.first_text)
         sources = [Source(Path(source.path), source.weight) for source in data.sources]
         self.train = RowDataset(sources, tokenized, shares, size, config.run.seed)
         self.heldout = []

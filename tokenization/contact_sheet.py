@@ -8,7 +8,7 @@ LABEL_HEIGHT, MARGIN, LINE = 30, 8, 12
 
 
 def contact_sheet(pictures: Sequence, labels: Sequence[str], columns: int = 0, scale_to: int = 128):
-    """PIL pictures and a label for each -> one PIL RGB picture; pictures are enlarged to `scale_to` pixels, unsmoothed.
+    """PIL pictures of one size and a label for each -> one PIL RGB picture; each is `scale_to` pixels wide, unsmoothed.
 
     columns 0 chooses a sheet about as wide as it is high. Characters that the built-in font lacks are shown as their
     code points, so that a label is never a row of boxes.
@@ -20,16 +20,17 @@ def contact_sheet(pictures: Sequence, labels: Sequence[str], columns: int = 0, s
     columns = columns or max(1, math.ceil(math.sqrt(len(pictures) * 1.3)))
     columns = min(columns, max(1, len(pictures)))
     rows = math.ceil(len(pictures) / columns)
-    cell_width, cell_height = scale_to + MARGIN, scale_to + LABEL_HEIGHT + MARGIN
+    height = round(scale_to * pictures[0].height / pictures[0].width) if pictures else scale_to
+    cell_width, cell_height = scale_to + MARGIN, height + LABEL_HEIGHT + MARGIN
     sheet = Image.new("RGB", (columns * cell_width + MARGIN, rows * cell_height + MARGIN), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(LINE - 1)
     for number, (picture, label) in enumerate(zip(pictures, labels)):
         left = MARGIN + number % columns * cell_width
         top = MARGIN + number // columns * cell_height
-        sheet.paste(picture.convert("RGB").resize((scale_to, scale_to), Image.Resampling.NEAREST), (left, top))
-        draw.rectangle((left - 1, top - 1, left + scale_to, top + scale_to), outline="#cccccc")
+        sheet.paste(picture.convert("RGB").resize((scale_to, height), Image.Resampling.NEAREST), (left, top))
+        draw.rectangle((left - 1, top - 1, left + scale_to, top + height), outline="#cccccc")
         for line, text in enumerate(_wrap(_printable(label), scale_to, draw, font)):
-            draw.text((left, top + scale_to + 2 + line * LINE), text, fill="black", font=font)
+            draw.text((left, top + height + 2 + line * LINE), text, fill="black", font=font)
     return sheet
 
 

@@ -125,11 +125,11 @@ def pairs_sheet(entries: list, path: Path) -> None:
 
     pairs = []
     for _, real, drawn, _ in entries:
-        pair = Image.new("RGB", (real.width * 2 + 4, real.height * 2 + 4), "white")
-        pair.paste(real, (0, real.height // 2))
-        pair.paste(drawn, (real.width + 4, real.height // 2))
+        pair = Image.new("RGB", (real.width * 2 + 2, real.height), "#cccccc")
+        pair.paste(real, (0, 0))
+        pair.paste(drawn, (real.width + 2, 0))
         pairs.append(pair)
-    contact_sheet(pairs, [name for name, *_ in entries], 6, 150).save(path)
+    contact_sheet(pairs, [name for name, *_ in entries], 6, 195).save(path)
 
 
 def _intro(figures: dict) -> str:

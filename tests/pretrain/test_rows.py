@@ -74,6 +74,16 @@ def test_every_document_once_an_epoch_and_tasks_in_their_shares():
     assert padding < 0.1
 
 
+def test_the_first_text_is_drawn_as_often_as_asked():
+    sources = [source(600, 3)]
+    texts = numpy.diff(sources[0].text_offsets)
+    for share in (0.0, 0.5, 1.0):
+        planned = RowPlan(sources, PROMPTS, TaskShares(0.6, 0.2, False, first_text=share), RowSize(160, 4), 0)
+        pieces = [piece for index in range(60) for piece in planned.row(index) if texts[piece.document] == 3]
+        first = sum(piece.text == 0 for piece in pieces) / len(pieces)
+        assert abs(first - (share + (1 - share) / 3)) < 0.15
+
+
 lengths = st.tuples(st.integers(1, 60), st.sampled_from([0, 0, 5, 17, 33]))
 
 
