@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -109,12 +110,11 @@ class CommandServer:
     def close(self) -> None:
         """End the server and whatever is left of what it started."""
         for pid in [pid for running in self.started for pid in running.processes()]:
-            os.kill(pid, signal.SIGKILL)
-        self.started.clear()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if self.process:
-            self.process.stdin.close()
-            self.process.wait()
-            self.process = None
+            self.process.kill()
+            self.process.communicate()
 
 
 @pytest.fixture(scope="session")

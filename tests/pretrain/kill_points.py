@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
+from pretrain import loader
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.metrics import Metrics
 
@@ -91,6 +93,17 @@ def while_removing_an_old_checkpoint(count: int) -> None:
         remove(folder, **keywords)
 
     shutil.rmtree = remove_half
+
+
+def signal_while_rows_are_awaited(count: int, number: int) -> None:
+    """A signal comes to all processes of the job while the loop asks for a row, and the loader's workers are gone."""
+
+    def row(original, item):
+        os.killpg(0, number)
+        time.sleep(1)
+        return original(item)
+
+    _at_call(loader, "_row_or_error", count, row)
 
 
 def signal_in_a_step(count: int, number: int, times: int, whole_job: bool) -> None:

@@ -120,11 +120,22 @@ def test_killed_and_started_again_with_workers(commands, tiny_data, tmp_path, pr
 def test_a_signal_saves_after_the_step(commands, tiny_data, tmp_path, number, workers, whole_job):
     run = Run(commands, tiny_data, tmp_path / "run", f"data.workers={workers}")
     stopped = run.start("signal_in_a_step", 3, int(number), 1, whole_job).wait()
-    assert stopped.code == 130, stopped.err
+    assert (stopped.code, stopped.err) == (130, "")
     assert "3 of 7 steps done; the same command goes on from here" in stopped.out
     assert checkpoint_names(run.folder) == ["step_00000002", "step_00000003"]
     run.arguments.append("data.workers=0")
     assert "at step 3, row 6" in run.finish().out
+    assert_same(run, uninterrupted(commands, tiny_data, "fp32"))
+
+
+def test_a_signal_that_ends_the_workers_first_saves_what_there_is(commands, tiny_data, tmp_path):
+    run = Run(commands, tiny_data, tmp_path / "run", "data.workers=2")
+    stopped = run.start("signal_while_rows_are_awaited", 7, int(signal.SIGTERM)).wait()  # the first row of step 4
+    assert stopped.code == 130, stopped.err
+    assert "3 of 7 steps done" in stopped.out
+    assert checkpoint_names(run.folder) == ["step_00000002", "step_00000003"]
+    run.arguments.append("data.workers=0")
+    run.finish()
     assert_same(run, uninterrupted(commands, tiny_data, "fp32"))
 
 
