@@ -95,6 +95,25 @@ def while_removing_an_old_checkpoint(count: int) -> None:
     shutil.rmtree = remove_half
 
 
+def others_of_the_job() -> list[Path]:
+    """/proc folders of the processes that this one started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            session = stat.read_text().rpartition(")")[2].split()[3]
+        except OSError:  # somebody's process that ended meanwhile
+            continue
+        if int(session) == os.getsid(0) and int(stat.parent.name) != os.getpid():
+            found.append(stat.parent)
+    return found
+
+
+def deaf_to_ctrl_c(process: Path) -> bool:
+    """Whether SIGINT is blocked or ignored."""
+    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    return bool((int(status["SigBlk"], 16) | int(status["SigIgn"], 16)) >> (signal.SIGINT - 1) & 1)
+
+
 def signal_while_rows_are_awaited(count: int, number: int) -> None:
     """A signal comes to all processes of the job while the loop asks for a row, and the loader's workers are gone."""
 
@@ -111,6 +130,8 @@ def signal_in_a_step(count: int, number: int, times: int, whole_job: bool) -> No
 
     def step(original, *arguments):
         figures = original(*arguments)
+        if number == signal.SIGINT:
+            assert all(map(deaf_to_ctrl_c, others_of_the_job()))
         for _ in range(times):
             os.killpg(0, number) if whole_job else os.kill(os.getpid(), number)
         return figures
