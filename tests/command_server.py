@@ -6,6 +6,7 @@ saves the seconds that importing torch and its kin takes. `tests/commands.py` ta
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -13,7 +14,10 @@ import os
 import runpy
 import signal
 import sys
+import threading
+import traceback
 from multiprocessing import util
+from typing import NoReturn
 
 
 def main() -> None:
@@ -44,12 +48,12 @@ def main() -> None:
         else:
             pid = os.fork()
             if pid == 0:
-                return become(request["run"])
+                become(request["run"])
             answer = {"pid": pid}
         print(json.dumps(answer), flush=True)
 
 
-def become(request: dict) -> None:
+def become(request: dict) -> NoReturn:
     """In the child: its own process group, output and arguments; then the command, as if started by its user."""
     os.setsid()
     files = [os.open(os.devnull, os.O_RDONLY), *(os.open(request[name], WRITE, 0o644) for name in ("out", "err"))]
@@ -64,7 +68,18 @@ def become(request: dict) -> None:
         module, name, *arguments = request["hook"]
         getattr(importlib.import_module(module), name)(*arguments)
     sys.argv = request["argv"]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    code = 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # these two are what the interpreter does at its end,
+    atexit._run_exitfuncs()  # before it takes all modules apart, which is slow and of no interest here
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def fork_the_server_of_workers() -> None:
