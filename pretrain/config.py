@@ -132,7 +132,7 @@ POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.
             "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim", "data.row_length",
             "data.row_multiple", "data.rows_per_step", "checkpoint.every", "checkpoint.keep", "log.every",
             "log.heldout_rows")  # fmt: skip
-SHARES = ("data.text_to_image", "data.unconditional")
+SHARES = ("data.text_to_image", "data.unconditional", "data.first_text")
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:
