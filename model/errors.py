@@ -14,8 +14,12 @@ class UserError(Exception):
     """Something that the user can mend. The message is one line: the file, the value, and what to do."""
 
 
+class RunFailed(Exception):
+    """A run that could not go on, for a reason that is known. The message is one line: what happened, and what to do."""
+
+
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command's `main` and exit: a `UserError` becomes one line on stderr and exit code 2.
+    """Run a command's `main` and exit: a `UserError` or `RunFailed` becomes one line on stderr, with exit code 2 or 1.
 
     Any other exception keeps its traceback, because it is a fault of ours that a report should carry.
     """
@@ -24,8 +28,11 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
-        print("interrupted: what was published so far is kept; the same command goes on from there", file=sys.stderr)
+        print("interrupted: what is published under its final name is whole", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()

@@ -19,8 +19,8 @@ from model.routing import SEPARATED_ORDER, RowRouting
 class UniXModel(LanguageModule):
     """A stage of a unified decoder; with one stage it is the whole model.
 
-    Rows enter in separated order. The order in which hidden states leave is that of the last layer, so labels are put
-    in that order (integers, once) rather than activations.
+    Rows enter in separated order. Hidden states leave in the order of the last layer; the head looks up those that have
+    a target there, so no activation is put back.
     """
 
     def __init__(
@@ -102,16 +102,19 @@ class UniXModel(LanguageModule):
             hidden = routing.reorder(hidden, SEPARATED_ORDER)
         return torch.nn.functional.linear(hidden, self.output_weight())
 
-    def forward(self, ids: Tensor, labels: Tensor, routing: RowRouting) -> tuple[Tensor, Tensor] | Tensor:
-        """ids, labels [S] in separated order -> (loss of each token [S] float32, the labels in the same order).
+    def forward(
+        self, ids: Tensor, labels: Tensor, targets: Tensor, routing: RowRouting
+    ) -> tuple[Tensor, Tensor] | Tensor:
+        """ids, labels [S] in separated order -> (losses [T] float32 of the tokens `targets` [T], their labels [T]).
 
-        A stage that is not the last returns its hidden states [S, 1, h] instead.
+        Prompts and padding have no target: the head, a good part of a small model, is spared for them. A stage that is
+        not the last returns its hidden states [S, 1, h] instead.
         """
         from model.loss import token_losses
 
         hidden = self.hidden_states(ids, routing)
         if not self.post_process:
             return hidden
-        if self.last_order != SEPARATED_ORDER:
-            labels = routing.reorder(labels, self.last_order)
-        return token_losses(hidden.squeeze(1), self.output_weight(), labels), labels
+        at = targets if self.last_order == SEPARATED_ORDER else routing.to_separated[targets]
+        labels = labels[targets]
+        return token_losses(hidden.squeeze(1).index_select(0, at), self.output_weight(), labels), labels

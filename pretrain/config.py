@@ -70,6 +70,7 @@ class DataSection:
     text_to_image: float = 0.5  # share of captioned pictures that train caption -> picture
     unconditional: float = 0.1  # share of those whose prompt is dropped
     first_text: float = 0.0  # share of draws that take a document's first text; the others take any, evenly
+    code_noise: float = 0.0  # share of drawn pictures of whose input codes some, from none to all, are replaced
     train_on_prompts: bool = False  # whether the words of a picture's prompt are targets
 
 
@@ -132,7 +133,7 @@ POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.
             "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim", "data.row_length",
             "data.row_multiple", "data.rows_per_step", "checkpoint.every", "checkpoint.keep", "log.every",
             "log.heldout_rows")  # fmt: skip
-SHARES = ("data.text_to_image", "data.unconditional", "data.first_text")
+SHARES = ("data.text_to_image", "data.unconditional", "data.first_text", "data.code_noise")
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:

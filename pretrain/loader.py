@@ -18,8 +18,8 @@ import torch
 from model.errors import UserError
 from model.vocabulary import Vocabulary
 from pretrain.row_tensors import Row, assemble
-from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths
-from pretrain.tasks import TaskShares, TokenizedPrompts, build_document
+from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, seeded
+from pretrain.tasks import TEXT_TO_IMAGE, UNCONDITIONAL, TaskShares, TokenizedPrompts, build_document, replace_codes
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,20 @@ class RowDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Row:
         """Row `index` of training."""
-        documents = [self._document(piece) for piece in self.plan.row(index)]
+        pieces = self.plan.row(index)
+        noise = seeded(f"{self.plan.fingerprint}:noise:{index}")
+        documents = [self._document(piece, noise) for piece in pieces]
         return assemble(index, documents, self.tokenized.vocabulary, self.size)
 
-    def _document(self, piece: Piece) -> tuple[numpy.ndarray, numpy.ndarray]:
+    def _document(self, piece: Piece, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
         sample = self.datasets[piece.source][piece.document]
         first = int(sample["text_lengths"][: piece.text].sum())
         caption = sample["text_ids"][first : first + int(sample["text_lengths"][piece.text])]
         ids, labels = build_document(
             self.tokenized, piece.task, piece.wording, caption, sample["codes"], self.shares.train_on_prompts
         )
+        if self.shares.code_noise and piece.task in (TEXT_TO_IMAGE, UNCONDITIONAL):
+            ids = replace_codes(ids, self.tokenized.vocabulary, self.shares.code_noise, noise)
         end = piece.start + piece.length
         return ids[piece.start : end], labels[piece.start : end]
 

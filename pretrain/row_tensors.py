@@ -19,13 +19,14 @@ PAD_STRETCH = 64  # padding is cut into documents of this length, so that it cos
 class Row:
     """One row of S tokens; everything that any pipeline stage needs, all of it small integers.
 
-    `ids`, `labels` and `positions` are [S] in separated order (text, then vision); `to_document` [S] is the permutation
-    that brings them into document order. `lengths` counts tokens per document: "document", "text" and "vision".
+    `ids`, `labels` and `positions` are [S] in separated order (text, then vision); `targets` [T] says which of them have
+    a label. `to_document` [S] is the permutation that brings them into document order. `lengths` counts tokens per document: "document", "text" and "vision".
     """
 
     index: int
     ids: Tensor
     labels: Tensor
+    targets: Tensor
     positions: Tensor
     to_document: Tensor
     lengths: dict[str, list[int]]
@@ -35,7 +36,7 @@ class Row:
         """The same row with its tensors on `device`; lengths stay where Python reads them."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("ids", "labels", "positions", "to_document")
+            for name in ("ids", "labels", "targets", "positions", "to_document")
         }
         return Row(index=self.index, lengths=self.lengths, padding=self.padding, **moved)
 
@@ -79,6 +80,7 @@ def _separate(index, ids, labels, counts, vocabulary: Vocabulary, padding: int) 
         index=index,
         ids=torch.from_numpy(ids[separated]),
         labels=torch.from_numpy(labels[separated]),
+        targets=torch.from_numpy(numpy.flatnonzero(labels[separated] != IGNORED)),
         positions=torch.from_numpy(positions[separated]),
         to_document=torch.from_numpy(to_document),
         lengths={

@@ -71,6 +71,12 @@ class RowSize:
             )
 
 
+def seeded(purpose: str) -> numpy.random.Generator:
+    """The same random numbers for the same purpose, on every machine and in every process."""
+    digest = hashlib.sha256(purpose.encode()).digest()
+    return numpy.random.Generator(numpy.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
 class RowPlan:
     """All rows of all epochs, planned an epoch at a time when asked for."""
 
@@ -122,8 +128,7 @@ class RowPlan:
 
     def _draw(self, epoch: int) -> list[Piece]:
         """The documents of an epoch in shuffled order, each with its task, text and wording."""
-        digest = hashlib.sha256(f"{self.fingerprint}:{epoch}".encode()).digest()
-        generator = numpy.random.Generator(numpy.random.Philox(key=int.from_bytes(digest[:16], "little")))
+        generator = seeded(f"{self.fingerprint}:{epoch}")
         columns = []
         for number, source in enumerate(self.sources):
             documents = numpy.arange(len(source.image_tokens))

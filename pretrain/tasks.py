@@ -7,6 +7,7 @@ resumed or repeated run asks every document the same question.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,7 @@ class TaskShares:
     unconditional: float  # share of the former whose prompt is dropped
     train_on_prompts: bool  # whether the text of a picture's prompt is a target too
     first_text: float = 0.0  # share of draws that take a document's first text; the others take any, evenly
+    code_noise: float = 0.0  # share of drawn pictures of whose input codes some are replaced by random ones
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,22 @@ def build_document(
     labels[:-1] = ids[1:]
     labels[: prompt - 1] = IGNORED
     return ids, labels
+
+
+def replace_codes(
+    ids: numpy.ndarray, vocabulary: Vocabulary, share: float, generator: numpy.random.Generator
+) -> numpy.ndarray:
+    """Ids [n] of a drawn picture as the model reads them: in `share` of the cases, codes are replaced by random ones.
+
+    How many of them is drawn too: from none to all, two thirds on average. Labels stay the true codes, so the model
+    must go by the prompt where it could else continue a picture that it knows by heart; it also learns to go on after a
+    bad code.
+    """
+    if generator.random() >= share:
+        return ids
+    replaced = vocabulary.is_code(ids) & (generator.random(len(ids)) < math.sqrt(generator.random()))
+    random_codes = vocabulary.image_token_offset + generator.integers(0, vocabulary.codebook_size, len(ids))
+    return numpy.where(replaced, random_codes, ids)
 
 
 def draw_tasks(generator: numpy.random.Generator, has_picture: numpy.ndarray, shares: TaskShares) -> numpy.ndarray:

@@ -14,12 +14,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
+import dataclasses
 import json
 import signal
 import subprocess
 import time
 
-from model.errors import UserError, run_command
+from model.errors import RunFailed, UserError, run_command
 from pretrain.config import TrainConfig, dump_config, load_config
 
 
@@ -53,19 +54,35 @@ class Data:
         self.templates = setup.prompt_templates(manifests[0])
         tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates)
         size = RowSize(data.row_length, data.row_multiple)
-        shares = TaskShares(data.text_to_image, data.unconditional, data.train_on_prompts, data.first_text)
+        shares = TaskShares(
+            data.text_to_image, data.unconditional, data.train_on_prompts, data.first_text, data.code_noise
+        )
         sources = [Source(Path(source.path), source.weight) for source in data.sources]
         self.train = RowDataset(sources, tokenized, shares, size, config.run.seed)
         self.heldout = []
         if data.heldout:
             heldout = [Source(Path(data.heldout))]
             check_sources([*manifests, open_dataset(heldout[0].path).manifest], self.model_config.vocabulary)
-            dataset = RowDataset(heldout, tokenized, shares, size, seed=0)
+            clean = dataclasses.replace(shares, code_noise=0.0)
+            dataset = RowDataset(heldout, tokenized, clean, size, seed=0)
             self.heldout = [dataset[index] for index in range(config.log.heldout_rows)]
 
     def encode(self, text: str) -> list[int]:
         """Text -> ids, no special tokens added."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def hold(run: Path):
+    """Lock the run folder for this process, however it ends -> the open lock file. Raises UserError when it is taken."""
+    import fcntl
+
+    run.mkdir(parents=True, exist_ok=True)
+    lock = open(run / "lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{run}: another process is training in this folder: wait for it, or choose another run.folder")
+    return lock
 
 
 def open_run(config: TrainConfig, command: list[str], run: Path) -> None:
@@ -191,9 +208,12 @@ def train(config: TrainConfig, command: list[str]) -> int:
     runtime.start_distributed(config.run.seed)
     from pretrain.engines.megatron import MegatronEngine
 
-    engine = MegatronEngine(data.model_config, config.optim, config.run.precision, config.data.row_length)
+    engine = MegatronEngine(
+        data.model_config, config.optim, config.run.precision, config.data.row_length, config.run.seed
+    )
     run = Path(config.run.folder)
     sampler = Sampler(config, data, run)
+    lock = hold(run)
     step, rows = resume(config, run, engine, data)
     if step >= config.run.steps:
         print(f"{run} is finished: {step} of {config.run.steps} steps are done")
@@ -225,7 +245,10 @@ def train(config: TrainConfig, command: list[str]) -> int:
         waited = time.perf_counter() - waiting
         lr = learning_rate(step, peak=optim.lr, final=optim.final_lr, warmup=optim.warmup_steps,
                            steps=config.run.steps, decay=optim.decay)  # fmt: skip
-        figures = engine.train_step(batch, lr)
+        try:
+            figures = engine.train_step(batch, lr)
+        except FloatingPointError as error:
+            raise RunFailed(f"{run}: step {step + 1} of {config.run.steps}: {error}") from None
         step, rows = step + 1, rows + per_step
         last = step == config.run.steps
         pace.add(per_step * config.data.row_length, waited)
@@ -253,6 +276,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
     if saved != step:
         save(config, run, engine, data, step, rows)
     metrics.close()
+    lock.close()
     print(f"{run}: {step} of {config.run.steps} steps done" + ("" if last else "; the same command goes on from here"))
     return 0 if last else 130
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.errors import UserError
+from model.initialise import initialise
 from model.layer_specs import transformer_config
 from model.routing import route
 from model.uni_x import UniXModel
@@ -26,7 +27,7 @@ from pretrain.row_tensors import Row
 class MegatronEngine:
     """One process trains the whole model here; the interface is that of many."""
 
-    def __init__(self, model: ModelConfig, optim: OptimSection, precision: str, row_length: int):
+    def __init__(self, model: ModelConfig, optim: OptimSection, precision: str, row_length: int, seed: int = 0):
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         half = self.dtype == torch.bfloat16
         self.model_config, self.optim, self.row_length = model, optim, row_length
@@ -35,6 +36,7 @@ class MegatronEngine:
         )
         self.device = torch.cuda.current_device()
         module = UniXModel(model, config).to(self.device)
+        initialise(model, module.named_parameters(), seed)
         module = Float16Module(config, module) if half else module
         self.module = DistributedDataParallel(config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), module)
         self.optimizer = get_megatron_optimizer(
@@ -66,7 +68,7 @@ class MegatronEngine:
         figures = self._run(rows, forward_only=False)
         updated, norm, _ = self.optimizer.step()
         if not updated or not math.isfinite(norm):
-            raise FloatingPointError("a gradient is not finite: lower optim.lr, or go back to an earlier checkpoint")
+            raise FloatingPointError("the gradient is not finite: lower optim.lr; the same command goes on from the newest checkpoint")
         figures.grad_norm = float(norm)
         return figures
 
@@ -102,15 +104,15 @@ class MegatronEngine:
         row = next(rows).to(self.device)
         config = self.model_config
         routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope_theta, self.dtype)
-        output = module(row.ids, row.labels, routing)
+        output = module(row.ids, row.labels, row.targets, routing)
         vocabulary = config.vocabulary
 
         def loss_function(output: tuple[Tensor, Tensor]):
             losses, labels = output
-            counted, image = labels >= 0, vocabulary.is_code(labels)
+            image = vocabulary.is_code(labels)
             by_image = torch.where(image, losses, 0.0).sum()
             total = losses.sum()
-            tokens, tokens_image = counted.sum(), image.sum()
+            tokens, tokens_image = torch.ones_like(labels).sum(), image.sum()
             sums = torch.stack([total - by_image, by_image, tokens - tokens_image, tokens_image]).detach().clone()
             return total, tokens.to(torch.int), {"sums": sums}
 

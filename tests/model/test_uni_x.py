@@ -83,10 +83,27 @@ def test_padding_changes_nothing_and_gets_no_gradient():
     torch.testing.assert_close(logits[0], logits[1], atol=1e-6, rtol=1e-6)
     sums = []
     for row in rows:
-        losses, labels = model(row.ids, row.labels, routing_of(row, config))
-        assert int((labels >= 0).sum()) == length - len(MIXED)
+        losses, labels = model(row.ids, row.labels, row.targets, routing_of(row, config))
+        assert len(losses) == len(labels) == length - len(MIXED)
         sums.append(losses.sum().item())
     assert sums[0] == pytest.approx(sums[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("deep", [0, 1], ids=["ends in document order", "ends in separated order"])
+def test_losses_are_those_of_the_tokens_that_have_a_target(deep):
+    """Against the whole logits: whichever order the last layer works in, each target meets its own token's logits."""
+    config = training_config(deep=deep)
+    model = training_model(config)
+    row = row_of(MIXED, config, tokens=96)
+    dropped = row.targets[1::2]  # as a prompt's: labels that count as nothing
+    row.labels[dropped] = IGNORED
+    row.targets = row.targets[::2]
+    with torch.no_grad():
+        losses, labels = model(row.ids, row.labels, row.targets, routing_of(row, config))
+        logits = model.logits(row.ids, routing_of(row, config))
+    whole = torch.nn.functional.cross_entropy(logits, row.labels, reduction="none", ignore_index=IGNORED)
+    torch.testing.assert_close(losses, whole[row.targets])
+    assert torch.equal(labels, row.labels[row.targets]) and len(losses) < int((whole == 0).sum())
 
 
 def test_a_text_only_row_gives_every_weight_a_gradient():
@@ -94,7 +111,7 @@ def test_a_text_only_row_gives_every_weight_a_gradient():
     config = training_config()
     model = training_model(config)
     row = row_of([document([30])], config, tokens=40, multiple=4)
-    losses, _ = model(row.ids, row.labels, routing_of(row, config))
+    losses, _ = model(row.ids, row.labels, row.targets, routing_of(row, config))
     losses.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 

@@ -59,7 +59,7 @@ def plain_model(engine: MegatronEngine) -> UniXModel:
 def mean_loss(model: UniXModel, rows: list[Row]) -> torch.Tensor:
     """The mean over all target tokens of all rows."""
     config = model.model_config
-    outputs = [model(row.ids, row.labels, routing_of(row, config)) for row in rows]
+    outputs = [model(row.ids, row.labels, row.targets, routing_of(row, config)) for row in rows]
     return sum(losses.sum() for losses, _ in outputs) / sum(int((labels != IGNORED).sum()) for _, labels in outputs)
 
 

@@ -22,6 +22,7 @@ from pretrain.tasks import (
     TaskShares,
     build_document,
     document_lengths,
+    replace_codes,
     tokenize_prompts,
 )
 
@@ -140,6 +141,23 @@ def test_a_document_has_the_length_that_was_planned(task, wording, caption, code
         assert labels[learned].tolist() == [*caption, VOCABULARY.eos_id]  # the first word of a caption is learned
     else:
         assert labels[learned].tolist() == [*caption[1:], VOCABULARY.eos_id]
+
+
+def test_codes_are_replaced_and_nothing_else():
+    codes = numpy.arange(64)
+    ids, labels = build_document(PROMPTS, TEXT_TO_IMAGE, 0, numpy.array([5, 6]), codes, False)
+    is_code = VOCABULARY.is_code(ids)
+    generator = numpy.random.default_rng(0)
+    parts = []
+    for _ in range(400):
+        noisy = replace_codes(ids, VOCABULARY, 0.75, generator)
+        assert (noisy[~is_code] == ids[~is_code]).all()
+        assert VOCABULARY.is_code(noisy[is_code]).all() and (noisy[is_code] < 300 + 64).all()
+        parts.append((noisy != ids)[is_code].mean())
+    parts = numpy.array(parts)
+    assert abs((parts == 0).mean() - 0.25) < 0.08  # untouched
+    assert abs(parts[parts > 0].mean() - 2 / 3) < 0.05 and parts.max() > 0.9  # the others, from none to all
+    assert labels[is_code][:-1].tolist() == ids[is_code][1:].tolist()  # the true codes stay what is learned
 
 
 def test_a_row_is_one_permutation_with_padding_apart():

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pretrain import checkpoint
 from pretrain.config import load_config
-from pretrain.train import open_run
+from pretrain.train import hold, open_run
 from tests.commands import ROOT, CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import STEPS, TinyData, checkpoint_names, read_metrics, write_config
 
@@ -162,6 +162,21 @@ def test_a_run_that_cannot_be_set_up(commands, tiny_data, tmp_path):
     ]:
         assert_refused(train(commands, tiny_data, folder, override), *parts)
     assert not folder.exists()
+
+
+def test_two_processes_do_not_train_into_one_folder(commands, tiny_data, tmp_path):
+    folder = tmp_path / "run"
+    with hold(folder):
+        assert_refused(train(commands, tiny_data, folder), str(folder), "another process")
+        assert [path.name for path in folder.iterdir()] == ["lock"]
+    assert train(commands, tiny_data, folder, "run.steps=1").code == 0
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_in_one_line(commands, tiny_data, tmp_path):
+    folder = tmp_path / "run"
+    done = train(commands, tiny_data, folder, "optim.lr=1e30", "optim.warmup_steps=0", "optim.decay=constant")
+    assert done.code == 1 and done.err.count("\n") == 1, done.err
+    assert f"{folder}: step " in done.err and "not finite" in done.err and "optim.lr" in done.err
 
 
 def test_samples_need_the_image_tokenizer_of_the_shards(commands, tiny_data, tmp_path):

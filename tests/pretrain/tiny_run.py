@@ -94,6 +94,7 @@ def config_values(data: TinyData, run: Path) -> dict:
             "row_length": 128,
             "row_multiple": 4,
             "rows_per_step": 2,
+            "code_noise": 0.5,
         },
         "optim": {"lr": 1e-2, "final_lr": 1e-3, "warmup_steps": 2},
         "checkpoint": {"every": 2, "keep": 2},
