@@ -37,8 +37,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with shards/train, shards/heldout and corpus")
     parser.add_argument("--output", type=Path, required=True, help="folder for report.html and its figures")
     parser.add_argument("--prompts", type=int, default=300, help="training names to draw (default: 300)")
-    parser.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance (default: 1, none)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="of the codes (default: 0.7)")
+    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance (default: 3)")
+    parser.add_argument("--temperature", type=float, default=0.5, help="of the codes (default: 0.5)")
     parser.add_argument("--seed", type=int, default=0, help="choice of names, and sampling (default: 0)")
     return parser.parse_args()
 
