@@ -27,7 +27,7 @@ from pretrain.row_tensors import Row
 class MegatronEngine:
     """One process trains the whole model here; the interface is that of many."""
 
-    def __init__(self, model: ModelConfig, optim: OptimSection, precision: str, row_length: int, seed: int = 0):
+    def __init__(self, model: ModelConfig, optim: OptimSection, precision: str, row_length: int, seed: int):
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         half = self.dtype == torch.bfloat16
         self.model_config, self.optim, self.row_length = model, optim, row_length

@@ -38,7 +38,7 @@ def rows_of(config: ModelConfig, documents=DOCUMENTS) -> list[Row]:
 def engine_of(config: ModelConfig, optim: OptimSection = UNCLIPPED, precision: str = "fp32", seed: int = 0):
     """An engine with random weights: norms away from 1 and biases away from 0, where a fault would hide."""
     runtime.start_distributed(seed)
-    engine = MegatronEngine(config, optim, precision, TOKENS)
+    engine = MegatronEngine(config, optim, precision, TOKENS, seed)
     randomise(unwrap(engine.module), seed)
     if precision == "bf16":
         engine.optimizer.reload_model_params()
@@ -184,8 +184,8 @@ def test_the_seed_decides_the_weights():
     config = training_config()
 
     def first_weights(seed: int) -> torch.Tensor:
-        runtime.start_distributed(seed)
-        weights = MegatronEngine(config, UNCLIPPED, "fp32", TOKENS).weights()
+        runtime.start_distributed(0)
+        weights = MegatronEngine(config, UNCLIPPED, "fp32", TOKENS, seed).weights()
         return torch.cat([tensor.flatten() for _, tensor in weights])
 
     assert torch.equal(first_weights(1), first_weights(1)) and not torch.equal(first_weights(1), first_weights(2))
