@@ -103,7 +103,10 @@ def nearest(drawn, real):
 
 
 def measure_recall(gallery: Gallery, names: list[str], order) -> dict:
-    """Hits at 1 and 5 of drawn names, next to what chance would give."""
+    """Hits at 1 and 5 of drawn names, next to what chance would give, and at which place the right picture comes."""
+    import statistics
+
+    places = [next(at for at, i in enumerate(row, 1) if n in gallery.names[i]) for n, row in zip(names, order)]
     hits = {k: sum(any(n in gallery.names[i] for i in row[:k]) for n, row in zip(names, order)) for k in (1, 5)}
     chance = sum(gallery.chance(name) for name in names) / len(names)
     return {
@@ -114,6 +117,7 @@ def measure_recall(gallery: Gallery, names: list[str], order) -> dict:
         "one_of_five_nearest_has_the_name": hits[5],
         "chance": chance,
         "times_chance": hits[1] / len(names) / chance,
+        "median_place_of_the_right_picture": statistics.median(places),
     }
 
 
@@ -196,7 +200,8 @@ def main() -> int:
     real_train = export.vq.decode(train.codes)
     drawn, drawn_unseen = draw(export, seen, sampling), draw(export, unseen, sampling)
     order = nearest(pixels(drawn), pixels(real_train))
-    figures = {"drawn_names": measure_recall(train, seen, order), "losses": losses(arguments.run)}
+    how = {"guidance": arguments.guidance, "temperature": arguments.temperature, "seed": arguments.seed}
+    figures = {"drawn_names": {**measure_recall(train, seen, order), **how}, "losses": losses(arguments.run)}
     captions = {}
     for side, gallery in (("seen", train), ("held-out", heldout)):
         picked = chooser.permutation(len(gallery.names))[:CAPTIONED].tolist()

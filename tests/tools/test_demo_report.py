@@ -26,6 +26,7 @@ def test_recall_counts_hits_and_chance():
     order = [[0, 1, 2, 3], [3, 1, 2, 0], [2, 0, 1, 3], [0, 1, 2, 3]]
     figures = measure_recall(GALLERY, names, order)
     assert (figures["nearest_has_the_name"], figures["one_of_five_nearest_has_the_name"]) == (2, 4)
+    assert figures["median_place_of_the_right_picture"] == 1.5
     assert figures["chance"] == 0.25 and figures["times_chance"] == pytest.approx(2.0)
 
 
@@ -49,7 +50,10 @@ def test_the_page_shows_what_it_is_given(tmp_path):
     red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     assert pixels([red, blue]).shape == (2, 192)
     figures = {
-        "drawn_names": measure_recall(GALLERY, ["sun"], [[0, 1, 2, 3]]),
+        "drawn_names": {
+            **measure_recall(GALLERY, ["sun"], [[0, 1, 2, 3]]),
+            **{"guidance": 3.0, "temperature": 0.5, "seed": 0},
+        },
         "losses": {"heldout/loss_image": {"first_step": 0, "first": 8.0, "last": 4.0, "last_step": 9}},
         "reconstruction_psnr": {"pictures": 1, "psnr": 21.5},
     }
