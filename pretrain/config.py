@@ -108,6 +108,7 @@ class LogSection:
     samples_every: int = 0  # steps between two sheets of sample pictures (0: none)
     sample_prompts: tuple[str, ...] = ()
     guidance: float = 3.0  # classifier-free guidance of the samples
+    temperature: float = 1.0  # of the samples' codes
 
 
 @dataclass(frozen=True)

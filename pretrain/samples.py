@@ -30,7 +30,7 @@ def hugging_face_model(config: ModelConfig, weights, dtype: torch.dtype | None =
 
 
 def draw_samples(
-    model: UniXForCausalLM, tokenizer, templates: PromptTemplates, vq, captions, guidance: float, seed: int
+    model: UniXForCausalLM, tokenizer, templates: PromptTemplates, vq, captions, guidance: float, temperature: float, seed: int
 ) -> list:
     """One PIL picture for each caption; the same seed and weights draw the same pictures."""
     vocabulary = ModelConfig.from_dict(model.config.to_dict()).vocabulary
@@ -47,6 +47,7 @@ def draw_samples(
             unconditional_ids=torch.tensor([unconditional_ids(encode, vocabulary, templates)]),
             num_codes=rows * columns,
             guidance_scale=guidance,
+            temperature=temperature,
             generator=torch.Generator().manual_seed(seed + number),
         )
         pictures += vq.decode(codes.view(1, rows, columns).numpy())

@@ -187,7 +187,7 @@ class Sampler:
             model = hugging_face_model(self.data.model_config, engine.weights(), torch.float32)
             log, seed = self.config.log, self.config.run.seed
             pictures = draw_samples(
-                model, self.data.tokenizer, self.data.templates, self.vq, self.captions, log.guidance, seed
+                model, self.data.tokenizer, self.data.templates, self.vq, self.captions, log.guidance, log.temperature, seed
             )
             write_sheet(self.run / "samples" / f"step_{step:08d}.png", pictures, self.captions)
 
