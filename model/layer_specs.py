@@ -141,9 +141,13 @@ def block_submodules(config: ModelConfig, transformer: TransformerConfig, num_lo
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)
 
 
+def _left_to_initialise(weight: Tensor) -> Tensor:
+    """megatron-core would draw first weights in the order in which it builds them; `model.initialise` draws by name."""
+    return weight
+
+
 def transformer_config(config: ModelConfig, **overrides) -> TransformerConfig:
     """Our model config in megatron-core's words; `overrides` carry parallel sizes, dtypes and recompute."""
-    std = config.initializer_range
     return TransformerConfig(
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
@@ -160,7 +164,9 @@ def transformer_config(config: ModelConfig, **overrides) -> TransformerConfig:
         activation_func=torch.nn.functional.silu,
         hidden_dropout=0.0,
         attention_dropout=0.0,
-        init_method_std=std,
+        init_method=_left_to_initialise,
+        output_layer_init_method=_left_to_initialise,
+        embedding_init_method=_left_to_initialise,
         masked_softmax_fusion=False,
         persist_layer_norm=False,
         gradient_accumulation_fusion=False,

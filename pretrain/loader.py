@@ -43,9 +43,8 @@ class RowDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Row:
         """Row `index` of training."""
-        pieces = self.plan.row(index)
         noise = seeded(f"{self.plan.fingerprint}:noise:{index}")
-        documents = [self._document(piece, noise) for piece in pieces]
+        documents = [self._document(piece, noise) for piece in self.plan.row(index)]
         return assemble(index, documents, self.tokenized.vocabulary, self.size)
 
     def _document(self, piece: Piece, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -55,7 +54,7 @@ class RowDataset(torch.utils.data.Dataset):
         ids, labels = build_document(
             self.tokenized, piece.task, piece.wording, caption, sample["codes"], self.shares.train_on_prompts
         )
-        if self.shares.code_noise and piece.task in (TEXT_TO_IMAGE, UNCONDITIONAL):
+        if piece.task in (TEXT_TO_IMAGE, UNCONDITIONAL):
             ids = replace_codes(ids, self.tokenized.vocabulary, self.shares.code_noise, noise)
         end = piece.start + piece.length
         return ids[piece.start : end], labels[piece.start : end]

@@ -20,7 +20,8 @@ class Row:
     """One row of S tokens; everything that any pipeline stage needs, all of it small integers.
 
     `ids`, `labels` and `positions` are [S] in separated order (text, then vision); `targets` [T] says which of them have
-    a label. `to_document` [S] is the permutation that brings them into document order. `lengths` counts tokens per document: "document", "text" and "vision".
+    a label. `to_document` [S] is the permutation that brings them into document order. `lengths` counts tokens per
+    document: "document", "text" and "vision".
     """
 
     index: int

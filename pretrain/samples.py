@@ -30,7 +30,14 @@ def hugging_face_model(config: ModelConfig, weights, dtype: torch.dtype | None =
 
 
 def draw_samples(
-    model: UniXForCausalLM, tokenizer, templates: PromptTemplates, vq, captions, guidance: float, temperature: float, seed: int
+    model: UniXForCausalLM,
+    tokenizer,
+    templates: PromptTemplates,
+    vq,
+    captions,
+    guidance: float,
+    temperature: float,
+    seed: int,
 ) -> list:
     """One PIL picture for each caption; the same seed and weights draw the same pictures."""
     vocabulary = ModelConfig.from_dict(model.config.to_dict()).vocabulary

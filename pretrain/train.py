@@ -186,9 +186,8 @@ class Sampler:
 
             model = hugging_face_model(self.data.model_config, engine.weights(), torch.float32)
             log, seed = self.config.log, self.config.run.seed
-            pictures = draw_samples(
-                model, self.data.tokenizer, self.data.templates, self.vq, self.captions, log.guidance, log.temperature, seed
-            )
+            pictures = draw_samples(model, self.data.tokenizer, self.data.templates, self.vq, self.captions,
+                                    log.guidance, log.temperature, seed)  # fmt: skip
             write_sheet(self.run / "samples" / f"step_{step:08d}.png", pictures, self.captions)
 
 

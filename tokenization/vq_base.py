@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ LARGEST_CODEBOOK = 1 << 16
 """Codes are stored as uint16, in memory and in shards."""
 
 
-class VQ:
+class VQ(ABC):
     """An image tokenizer: an encoder, a codebook and a decoder, in float32 and in evaluation mode.
 
     A picture of H x W pixels becomes a grid of H/downsample x W/downsample codes, each in 0..codebook_size-1.
@@ -113,17 +114,17 @@ class VQ:
         preprocess = {"image_size": self.image_size, "name": self.name}
         (folder / "preprocess.json").write_text(json.dumps(preprocess, indent=2) + "\n", encoding="utf-8")
 
+    @abstractmethod
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Codes int64 [b, h, w] of pixels float32 [b, 3, H, W]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Pixels float32 [b, 3, H, W] of codes int64 [b, h, w]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _architecture(self) -> dict[str, Any]:
         """Settings that change the computation and do not show in the names and shapes of the weights."""
-        raise NotImplementedError
 
     def _check_grid(self, rows: int, columns: int) -> None:
         """Raise UserError if the model cannot take a grid of this many codes; most take any."""

@@ -66,14 +66,14 @@ def rows_of(figures: dict) -> list[tuple[str, str]]:
     """The figures as (what, value) in words."""
     drawn = figures["drawn_names"]
     rows = [
-        ("training names drawn",
-         f"{drawn['prompts']} (guidance {drawn['guidance']:g}, temperature {drawn['temperature']:g}, seed {drawn['seed']})"),
+        ("training names drawn", f"{drawn['prompts']}"),
+        ("guidance, temperature, seed", f"{drawn['guidance']:g}, {drawn['temperature']:g}, {drawn['seed']}"),
         ("of these nearest to a picture of that name", f"{drawn['nearest_has_the_name']} ({drawn['rate']:.1%})"),
         ("by chance", f"{drawn['chance']:.3%} (of {drawn['training_pictures']} distinct training pictures)"),
         ("times chance", f"{drawn['times_chance']:.0f}"),
         ("of these with that name among the five nearest", f"{drawn['one_of_five_nearest_has_the_name']}"),
         ("place of the right picture by distance, median", f"{drawn['median_place_of_the_right_picture']:g}"),
-    ]  # fmt: skip
+    ]
     for name, values in figures["losses"].items():
         label = name.replace("heldout/", "held-out ").replace("train/", "training ").replace("loss_", "")
         rows.append((f"{label} loss, step {values['first_step']} -> step {values['last_step']}",

@@ -68,7 +68,7 @@ class MegatronEngine:
         figures = self._run(rows, forward_only=False)
         updated, norm, _ = self.optimizer.step()
         if not updated or not math.isfinite(norm):
-            raise FloatingPointError("the gradient is not finite: lower optim.lr; the same command goes on from the newest checkpoint")
+            raise FloatingPointError("the gradient is not finite: lower optim.lr, and go on from the newest checkpoint")
         figures.grad_norm = float(norm)
         return figures
 
