@@ -60,6 +60,7 @@ class SharedLayer(TransformerLayer):
         routing = packed_seq_params
         if self.arrives_in != DOCUMENT:
             hidden_states = routing.reorder(hidden_states, DOCUMENT)
+        routing.seed_dropout(f"layer {self.layer_number}")
         return super().forward(hidden_states, attention_mask=None, packed_seq_params=routing.document)
 
 
@@ -89,7 +90,9 @@ class SeparatedLayer(MegatronModule):
         routing = packed_seq_params
         if self.arrives_in != SEPARATED_ORDER:
             hidden_states = routing.reorder(hidden_states, SEPARATED_ORDER)
+        routing.seed_dropout(f"layer {self.layer_number} text")
         text, _ = self.text(hidden_states[: routing.num_text], packed_seq_params=routing.text)
+        routing.seed_dropout(f"layer {self.layer_number} vision")
         vision, _ = self.vision(hidden_states[routing.num_text :], packed_seq_params=routing.vision)
         return torch.cat((text, vision)), None
 
@@ -146,7 +149,7 @@ def _left_to_initialise(weight: Tensor) -> Tensor:
     return weight
 
 
-def transformer_config(config: ModelConfig, **overrides) -> TransformerConfig:
+def transformer_config(config: ModelConfig, hidden_dropout: float = 0.0, **overrides) -> TransformerConfig:
     """Our model config in megatron-core's words; `overrides` carry parallel sizes, dtypes and recompute."""
     return TransformerConfig(
         num_layers=config.num_hidden_layers,
@@ -162,7 +165,7 @@ def transformer_config(config: ModelConfig, **overrides) -> TransformerConfig:
         qk_layernorm=config.qk_norm,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
-        hidden_dropout=0.0,
+        hidden_dropout=hidden_dropout,
         attention_dropout=0.0,
         init_method=_left_to_initialise,
         output_layer_init_method=_left_to_initialise,

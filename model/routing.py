@@ -8,6 +8,7 @@ the same `RowRouting` is handed, untouched, to every layer of every pipeline sta
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import torch
@@ -51,10 +52,19 @@ class RowRouting(PackedSeqParams):
     document: Segments | None = None
     text: Segments | None = None
     vision: Segments | None = None
+    dropout_key: str | None = None  # None: dropout is not seeded, because there is none
 
     def reorder(self, hidden: Tensor, order: str) -> Tensor:
         """[S, ...] in the other order -> [S, ...] in `order`: one gather."""
         return hidden.index_select(0, self.to_document if order == DOCUMENT else self.to_separated)
+
+    def seed_dropout(self, place: str) -> None:
+        """What `place` of the model leaves out depends on the row and the place alone: not on the ranks that the model
+        is cut over, on what ran before (a resumed run), or on whether the place is computed again for the backward pass.
+        """
+        if self.dropout_key is not None:
+            digest = hashlib.sha256(f"{self.dropout_key}:{place}".encode()).digest()
+            torch.manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -117,11 +127,13 @@ def route(
     head_dim: int,
     theta: float,
     dtype: torch.dtype,
+    dropout_key: str | None = None,
 ) -> RowRouting:
     """Build the routing of one row from the small integers that its loader yields.
 
     `positions` [S]: place of each token in its document, in separated order. `to_document` [S]: see `RowRouting`.
     `lengths`: tokens per document under "document", "text" and "vision". `dtype`: that of the activations.
+    `dropout_key`: of the run and the row, when something is left out in training.
     """
     num_text = sum(lengths["text"])
     to_separated = torch.empty_like(to_document)
@@ -134,4 +146,5 @@ def route(
         document=segments(lengths["document"], positions[to_document], head_dim, theta, dtype),
         text=segments(lengths["text"], positions[:num_text], head_dim, theta, dtype),
         vision=segments(lengths["vision"], positions[num_text:], head_dim, theta, dtype),
+        dropout_key=dropout_key,
     )

@@ -92,6 +92,7 @@ class UniXModel(LanguageModule):
         if self.pre_process:
             if self.first_order != SEPARATED_ORDER:
                 ids = routing.reorder(ids, self.first_order)
+            routing.seed_dropout("embedding")
             embedded = self.embedding(input_ids=ids[None], position_ids=None)  # [S, 1, h]
         return self.decoder(hidden_states=embedded, attention_mask=None, packed_seq_params=routing)
 

@@ -76,7 +76,7 @@ class DataSection:
 
 @dataclass(frozen=True)
 class OptimSection:
-    """AdamW and its learning rate."""
+    """AdamW, its learning rate, and what keeps it from learning by heart."""
 
     lr: float
     final_lr: float = 0.0
@@ -87,6 +87,7 @@ class OptimSection:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip_grad: float = 1.0  # global norm
+    dropout: float = 0.0  # share of the embeddings and of what layers add to them that is zeroed in training
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.
             "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim", "data.row_length",
             "data.row_multiple", "data.rows_per_step", "checkpoint.every", "checkpoint.keep", "log.every",
             "log.heldout_rows")  # fmt: skip
-SHARES = ("data.text_to_image", "data.unconditional", "data.first_text", "data.code_noise")
+SHARES = ("data.text_to_image", "data.unconditional", "data.first_text", "data.code_noise", "optim.dropout")
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:

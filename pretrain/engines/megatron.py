@@ -30,9 +30,14 @@ class MegatronEngine:
     def __init__(self, model: ModelConfig, optim: OptimSection, precision: str, row_length: int, seed: int):
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         half = self.dtype == torch.bfloat16
-        self.model_config, self.optim, self.row_length = model, optim, row_length
+        self.model_config, self.optim, self.row_length, self.seed = model, optim, row_length, seed
         config = transformer_config(
-            model, bf16=half, params_dtype=self.dtype, pipeline_dtype=self.dtype, calculate_per_token_loss=True
+            model,
+            hidden_dropout=optim.dropout,
+            bf16=half,
+            params_dtype=self.dtype,
+            pipeline_dtype=self.dtype,
+            calculate_per_token_loss=True,
         )
         self.device = torch.cuda.current_device()
         module = UniXModel(model, config).to(self.device)
@@ -103,7 +108,9 @@ class MegatronEngine:
     def _forward_step(self, rows: Iterator[Row], module):
         row = next(rows).to(self.device)
         config = self.model_config
-        routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope_theta, self.dtype)
+        dropping = self.optim.dropout and self.module.training
+        key = f"{self.seed}:{row.index}" if dropping else None
+        routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope_theta, self.dtype, key)
         output = module(row.ids, row.labels, row.targets, routing)
         vocabulary = config.vocabulary
 

@@ -270,3 +270,36 @@ def test_a_gradient_that_is_not_finite_stops_the_run(precision):
         next(unwrap(engine.module).parameters()).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
         engine.train_step(rows_of(config), 0.01)
+
+
+def test_dropout_is_a_function_of_the_seed_and_the_row():
+    config = training_config()
+    rows = rows_of(config)
+    for index, row in enumerate(rows):
+        row.index = index
+    dropping = dataclasses.replace(UNCLIPPED, dropout=0.2)
+
+    def losses(optim: OptimSection, order: list[int], seed: int = 0) -> list[float]:
+        engine = engine_of(config, optim, seed=0)
+        engine.seed = seed
+        torch.manual_seed(len(order))  # whatever was drawn before
+        return [engine.train_step([rows[index]], lr=0.0).loss_text for index in order]
+
+    forward = losses(dropping, [0, 1, 2, 3])
+    assert losses(dropping, [3, 1, 0]) == [forward[3], forward[1], forward[0]]
+    assert losses(dropping, [0], seed=1) != forward[:1] and losses(UNCLIPPED, [0]) != forward[:1]
+
+
+def test_dropout_zeroes_its_share_in_training_and_nothing_when_measuring():
+    config = training_config()
+    rows, dropping = rows_of(config), dataclasses.replace(UNCLIPPED, dropout=0.25)
+    engine, plain = engine_of(config, dropping), engine_of(config)
+    assert engine.evaluate(rows) == plain.evaluate(rows)
+    seen = []
+    for module in (unwrap(engine.module).embedding, unwrap(engine.module).decoder.layers[0]):
+        module.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
+    engine.train_step(rows[1:2], lr=0.0)
+    embedded, after_one_layer = seen
+    assert (embedded == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    unchanged = (after_one_layer == embedded).float().mean().item()  # attention and feed-forward both left out
+    assert unchanged == pytest.approx(0.25**2, abs=0.02)

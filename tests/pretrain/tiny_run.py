@@ -96,7 +96,7 @@ def config_values(data: TinyData, run: Path) -> dict:
             "rows_per_step": 2,
             "code_noise": 0.5,
         },
-        "optim": {"lr": 1e-2, "final_lr": 1e-3, "warmup_steps": 2},
+        "optim": {"lr": 1e-2, "final_lr": 1e-3, "warmup_steps": 2, "dropout": 0.1},
         "checkpoint": {"every": 2, "keep": 2},
         "log": {"every": 1, "tensorboard": False, "heldout_every": 3, "heldout_rows": 2},
     }
