@@ -1,4 +1,4 @@
-"""First weights that depend on the seed and on the weight's name alone, not on what was drawn before."""
+"""First weights that depend on the seed and on the weight's name alone: one model, however it is cut over ranks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.tensor_shards import shard, whole_shape
 
 BEFORE_THE_RESIDUAL = ("linear_proj.weight", "linear_fc2.weight")
 
 
-def initialise(config: ModelConfig, parameters: Iterable[tuple[str, Tensor]], seed: int) -> None:
+def initialise(
+    config: ModelConfig, parameters: Iterable[tuple[str, Tensor]], seed: int, rank: int = 0, ranks: int = 1
+) -> None:
     """Fill (training name, parameter) pairs in place: norms 1, biases 0, matrices normal.
 
-    Matrices that write into the residual stream are narrower by sqrt(2 * layers) (GPT-2; Radford et al., 2019).
+    The parameters are what tensor-parallel rank `rank` of `ranks` holds. Matrices that write into the residual stream
+    are narrower by sqrt(2 * layers) (GPT-2; Radford et al., 2019).
     """
     narrower = config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
     with torch.no_grad():
@@ -28,7 +32,8 @@ def initialise(config: ModelConfig, parameters: Iterable[tuple[str, Tensor]], se
                 parameter.fill_(0.0)
             else:
                 std = narrower if name.endswith(BEFORE_THE_RESIDUAL) else config.initializer_range
-                parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=_generator(seed, name)))
+                whole = torch.empty(whole_shape(name, parameter.shape, ranks))
+                parameter.copy_(shard(name, whole.normal_(0.0, std, generator=_generator(seed, name)), rank, ranks))
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

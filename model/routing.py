@@ -4,6 +4,11 @@ A row of S tokens exists in document order and in separated order (its text toke
 stand in the documents). Both are permutations of the same tokens. The ids enter in separated order, so embeddings come
 out routed; activations are permuted only where a separated layer meets a shared one. Nothing here is model-specific:
 the same `RowRouting` is handed, untouched, to every layer of every pipeline stage.
+
+With sequence parallelism each tensor-parallel rank holds S / tp tokens. In document order that is a contiguous share of
+the row; in separated order it is a contiguous share of the text tokens, then one of the vision tokens, so that the
+branches of a separated layer take slices there too. Over all ranks the separated order is then rank-major, still one
+permutation of the row, and a change of order crosses ranks: one gather, of which each rank keeps its share.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 import torch
+from megatron.core import parallel_state, tensor_parallel
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
@@ -44,19 +50,38 @@ class Segments(PackedSeqParams):
 
 @dataclass
 class RowRouting(PackedSeqParams):
-    """Everything that layers need to know about a row; activations are [S, 1, h] in one of the two orders."""
+    """Everything that layers need to know about a row; activations are [S(/tp), 1, h] in one of the two orders."""
 
-    num_text: int = 0
+    num_text: int = 0  # text tokens that this rank holds in separated order
     to_document: Tensor | None = None  # int64 [S]: document-order slot i holds the token at this place in separated order
     to_separated: Tensor | None = None  # int64 [S]: the inverse permutation
     document: Segments | None = None
     text: Segments | None = None
     vision: Segments | None = None
     dropout_key: str | None = None  # None: dropout is not seeded, because there is none
+    rank_major: Tensor | None = None  # int64 [S]: the token (by its place in separated order) at each rank-major slot
+    here: slice | None = None  # the slots of this rank, in either order; None: every rank holds all
+
+    def place(self, targets: Tensor, order: str) -> Tensor:
+        """Tokens [n] by their places in separated order -> their slots [n] in the gathered row of `order`."""
+        if order == DOCUMENT:
+            return self.to_separated[targets]
+        return targets if self.rank_major is None else _inverse(self.rank_major)[targets]
+
+    def enter(self, ids: Tensor, order: str) -> Tensor:
+        """ids [S] in separated order -> [S] in `order`, rank-major where ranks share the row: for the embedding."""
+        if order == DOCUMENT:
+            return ids[self.to_document]
+        return ids if self.rank_major is None else ids[self.rank_major]
 
     def reorder(self, hidden: Tensor, order: str) -> Tensor:
-        """[S, ...] in the other order -> [S, ...] in `order`: one gather."""
-        return hidden.index_select(0, self.to_document if order == DOCUMENT else self.to_separated)
+        """[S(/tp), ...] in the other order -> [S(/tp), ...] in `order`: one gather."""
+        if self.here is None:
+            return hidden.index_select(0, self.to_document if order == DOCUMENT else self.to_separated)
+        whole = tensor_parallel.gather_from_sequence_parallel_region(hidden)  # backward: each rank's share, summed
+        if order == DOCUMENT:
+            return whole.index_select(0, self.place(self.to_document[self.here], SEPARATED_ORDER))
+        return whole.index_select(0, self.place(self.rank_major[self.here], DOCUMENT))
 
     def seed_dropout(self, place: str) -> None:
         """What `place` of the model leaves out depends on the row and the place alone: not on the ranks that the model
@@ -120,6 +145,20 @@ def segments(lengths: list[int], positions: Tensor, head_dim: int, theta: float,
     return made
 
 
+def _inverse(permutation: Tensor) -> Tensor:
+    """int64 [n] permutation -> its inverse."""
+    inverse = torch.empty_like(permutation)
+    inverse[permutation] = torch.arange(len(permutation), device=permutation.device)
+    return inverse
+
+
+def rank_major_order(num_text: int, num_vision: int, ranks: int, device=None) -> Tensor:
+    """int64 [num_text + num_vision]: text share of rank 0, vision share of rank 0, text share of rank 1, ..."""
+    text = torch.arange(num_text, device=device).view(ranks, -1)
+    vision = torch.arange(num_text, num_text + num_vision, device=device).view(ranks, -1)
+    return torch.cat((text, vision), dim=1).flatten()
+
+
 def route(
     positions: Tensor,
     to_document: Tensor,
@@ -128,23 +167,32 @@ def route(
     theta: float,
     dtype: torch.dtype,
     dropout_key: str | None = None,
+    sequence_parallel: bool = False,
 ) -> RowRouting:
     """Build the routing of one row from the small integers that its loader yields.
 
     `positions` [S]: place of each token in its document, in separated order. `to_document` [S]: see `RowRouting`.
     `lengths`: tokens per document under "document", "text" and "vision". `dtype`: that of the activations.
-    `dropout_key`: of the run and the row, when something is left out in training.
+    `dropout_key`: of the run and the row, when something is left out in training. `sequence_parallel`: the row is shared
+    by the tensor-parallel ranks, whose number must divide both modalities' tokens.
     """
     num_text = sum(lengths["text"])
-    to_separated = torch.empty_like(to_document)
-    to_separated[to_document] = torch.arange(len(to_document), device=to_document.device)
-    return RowRouting(
+    made = RowRouting(
         qkv_format="thd",
         num_text=num_text,
         to_document=to_document,
-        to_separated=to_separated,
+        to_separated=_inverse(to_document),
         document=segments(lengths["document"], positions[to_document], head_dim, theta, dtype),
         text=segments(lengths["text"], positions[:num_text], head_dim, theta, dtype),
         vision=segments(lengths["vision"], positions[num_text:], head_dim, theta, dtype),
         dropout_key=dropout_key,
     )
+    if sequence_parallel:
+        rank, ranks = (f() for f in (parallel_state.get_tensor_model_parallel_rank,
+                                     parallel_state.get_tensor_model_parallel_world_size))  # fmt: skip
+        share = len(positions) // ranks
+        made.rank_major = rank_major_order(num_text, len(positions) - num_text, ranks, positions.device)
+        made.here = slice(rank * share, (rank + 1) * share)
+        made.num_text = num_text // ranks
+        made.dropout_key = dropout_key and f"{dropout_key}:{rank}"  # its tokens are other ones
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from megatron.core import tensor_parallel
 from megatron.core.enums import ModelType
 from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.models.common.language_module.language_module import LanguageModule
@@ -87,17 +88,15 @@ class UniXModel(LanguageModule):
         return self.output_layer.weight
 
     def hidden_states(self, ids: Tensor, routing: RowRouting) -> Tensor:
-        """ids [S] in separated order -> [S, 1, h], after the final norm on the last stage, in `last_order`."""
+        """ids [S] in separated order -> [S(/tp), 1, h], after the final norm on the last stage, in `last_order`."""
         embedded = None
         if self.pre_process:
-            if self.first_order != SEPARATED_ORDER:
-                ids = routing.reorder(ids, self.first_order)
             routing.seed_dropout("embedding")
-            embedded = self.embedding(input_ids=ids[None], position_ids=None)  # [S, 1, h]
+            embedded = self.embedding(input_ids=routing.enter(ids, self.first_order)[None], position_ids=None)
         return self.decoder(hidden_states=embedded, attention_mask=None, packed_seq_params=routing)
 
     def logits(self, ids: Tensor, routing: RowRouting) -> Tensor:
-        """ids [S] in separated order -> logits [S, vocab] in separated order, whole: for tests and small models."""
+        """ids [S] in separated order -> logits [S, vocab] in separated order, whole: for one process and small models."""
         hidden = self.hidden_states(ids, routing).squeeze(1)
         if self.last_order != SEPARATED_ORDER:
             hidden = routing.reorder(hidden, SEPARATED_ORDER)
@@ -109,13 +108,17 @@ class UniXModel(LanguageModule):
         """ids, labels [S] in separated order -> (losses [T] float32 of the tokens `targets` [T], their labels [T]).
 
         Prompts and padding have no target: the head, a good part of a small model, is spared for them. A stage that is
-        not the last returns its hidden states [S, 1, h] instead.
+        not the last returns its hidden states [S(/tp), 1, h] instead.
         """
         from model.loss import token_losses
 
         hidden = self.hidden_states(ids, routing)
         if not self.post_process:
             return hidden
-        at = targets if self.last_order == SEPARATED_ORDER else routing.to_separated[targets]
+        if self.config.sequence_parallel:
+            hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden)  # backward: summed over the vocabulary
+        else:
+            hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden)
+        hidden = hidden.squeeze(1).index_select(0, routing.place(targets, self.last_order))
         labels = labels[targets]
-        return token_losses(hidden.squeeze(1).index_select(0, at), self.output_weight(), labels), labels
+        return token_losses(hidden, self.output_weight(), labels), labels

@@ -120,22 +120,33 @@ def _replace_random_state(torch) -> None:
     logging.getLogger(random.__name__).setLevel(logging.ERROR)  # it warns that the two generators are one
 
 
-def start_distributed(seed: int) -> None:
+def start_distributed(seed: int, tensor: int = 1, pipeline: int = 1, stages_per_rank: int = 1) -> None:
     """Join the process group (NCCL with a GPU, gloo without) and make megatron-core's groups; alone if not launched.
 
     torchrun and srun wrappers set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without them the world is this process.
+    Called again with another layout, it replaces the groups of the one before.
     """
     import torch
     from megatron.core import parallel_state, tensor_parallel
 
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     if not torch.distributed.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        if launched_processes() > 1:
             torch.distributed.init_process_group(backend)
         else:
             torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    if not parallel_state.model_parallel_is_initialized():
-        parallel_state.initialize_model_parallel()
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=tensor,
+        pipeline_model_parallel_size=pipeline,
+        virtual_pipeline_model_parallel_size=stages_per_rank if stages_per_rank > 1 else None,
+    )
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
+
+
+def launched_processes() -> int:
+    """Processes that the launcher started, of which this is one; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1

@@ -200,6 +200,9 @@ def train(config: TrainConfig, command: list[str]) -> int:
     from pretrain.metrics import Metrics, Pace, progress_line
     from pretrain.schedule import learning_rate
 
+    processes = runtime.launched_processes()
+    if processes > 1:
+        raise UserError(f"{processes} processes were started: this loop trains in one, start it without a launcher")
     runtime.install()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
@@ -18,19 +19,30 @@ from model.errors import UserError
 from model.initialise import initialise
 from model.layer_specs import transformer_config
 from model.routing import route
-from model.uni_x import UniXModel
 from pretrain.config import OptimSection
 from pretrain.engines import StepFigures
+from pretrain.engines.stages import build_stages, held_weights, whole_weights
+from pretrain.parallel import ParallelLayout, check_layout, megatron_settings
 from pretrain.row_tensors import Row
 
 
 class MegatronEngine:
-    """One process trains the whole model here; the interface is that of many."""
+    """The model and its optimizer on this rank. `runtime.start_distributed` must have made the groups of `parallel`."""
 
-    def __init__(self, model: ModelConfig, optim: OptimSection, precision: str, row_length: int, seed: int):
+    def __init__(
+        self,
+        model: ModelConfig,
+        optim: OptimSection,
+        precision: str,
+        row_length: int,
+        seed: int,
+        parallel: ParallelLayout = ParallelLayout(),
+    ):
+        check_layout(parallel, model)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         half = self.dtype == torch.bfloat16
         self.model_config, self.optim, self.row_length, self.seed = model, optim, row_length, seed
+        self.sequence_parallel = parallel.sequence
         config = transformer_config(
             model,
             hidden_dropout=optim.dropout,
@@ -38,12 +50,24 @@ class MegatronEngine:
             params_dtype=self.dtype,
             pipeline_dtype=self.dtype,
             calculate_per_token_loss=True,
+            **megatron_settings(parallel, model.num_hidden_layers),
         )
         self.device = torch.cuda.current_device()
-        module = UniXModel(model, config).to(self.device)
-        initialise(model, module.named_parameters(), seed)
-        module = Float16Module(config, module) if half else module
-        self.module = DistributedDataParallel(config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), module)
+        self.stages = [stage.to(self.device) for stage in build_stages(model, config)]
+        rank = parallel_state.get_tensor_model_parallel_rank()
+        initialise(model, held_weights(self.stages), seed, rank, parallel.tensor)
+        buckets = DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True, use_distributed_optimizer=parallel.distributed_optimizer
+        )
+        self.modules = [
+            DistributedDataParallel(
+                config,
+                buckets,
+                Float16Module(config, stage) if half else stage,
+                disable_bucketing=number > 0,  # as megatron-core wants it of all but the first of interleaved stages
+            )
+            for number, stage in enumerate(self.stages)
+        ]
         self.optimizer = get_megatron_optimizer(
             OptimizerConfig(
                 optimizer="adam",
@@ -55,8 +79,9 @@ class MegatronEngine:
                 clip_grad=optim.clip_grad,
                 bf16=half,
                 params_dtype=self.dtype,
+                use_distributed_optimizer=parallel.distributed_optimizer,
             ),
-            [self.module],
+            self.modules,
         )
         config.finalize_model_grads_func = finalize_model_grads
         config.grad_scale_func = self.optimizer.scale_loss
@@ -67,8 +92,9 @@ class MegatronEngine:
         Raises FloatingPointError for a gradient that is not finite: the weights are lost then, the checkpoints are not.
         """
         self._set_hyperparameters(lr)
-        self.module.train()
-        self.module.zero_grad_buffer()
+        for module in self.modules:
+            module.train()
+            module.zero_grad_buffer()
         self.optimizer.zero_grad()
         figures = self._run(rows, forward_only=False)
         updated, norm, _ = self.optimizer.step()
@@ -87,30 +113,45 @@ class MegatronEngine:
 
     def evaluate(self, rows: Sequence[Row]) -> StepFigures:
         """Losses of rows, without gradients."""
-        self.module.eval()
+        for module in self.modules:
+            module.eval()
         with torch.no_grad():
             return self._run(rows, forward_only=True)
 
     def _run(self, rows: Sequence[Row], forward_only: bool) -> StepFigures:
         outputs = get_forward_backward_func()(
             forward_step_func=self._forward_step,
-            data_iterator=iter(rows),
-            model=self.module,
+            data_iterator=[iter(rows) for _ in self.modules] if len(self.modules) > 1 else iter(rows),
+            model=self.modules if len(self.modules) > 1 else self.modules[0],
             num_microbatches=len(rows),
             seq_length=self.row_length,
             micro_batch_size=1,
             forward_only=forward_only,
         )
-        sums = torch.stack([output["sums"] for output in outputs]).double().sum(0)
+        if outputs:  # the last stage's
+            sums = torch.stack([output["sums"] for output in outputs]).double().sum(0)
+        else:
+            sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        for group in (parallel_state.get_data_parallel_group(), parallel_state.get_pipeline_model_parallel_group()):
+            if group.size() > 1:
+                torch.distributed.all_reduce(sums, group=group)
         loss_text, loss_image, tokens_text, tokens_image = sums.tolist()
         return StepFigures(loss_text, loss_image, int(tokens_text), int(tokens_image))
 
     def _forward_step(self, rows: Iterator[Row], module):
         row = next(rows).to(self.device)
         config = self.model_config
-        dropping = self.optim.dropout and self.module.training
-        key = f"{self.seed}:{row.index}" if dropping else None
-        routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope_theta, self.dtype, key)
+        dropping = self.optim.dropout and module.training
+        routing = route(
+            row.positions,
+            row.to_document,
+            row.lengths,
+            config.head_dim,
+            config.rope_theta,
+            self.dtype,
+            dropout_key=f"{self.seed}:{row.index}" if dropping else None,
+            sequence_parallel=self.sequence_parallel,
+        )
         output = module(row.ids, row.labels, row.targets, routing)
         vocabulary = config.vocabulary
 
@@ -126,9 +167,8 @@ class MegatronEngine:
         return output, loss_function
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(training name, tensor on the CPU) of every weight, in the dtype of training."""
-        for name, parameter in unwrap(self.module).named_parameters():
-            yield name, parameter.detach().to("cpu")
+        """(training name, tensor on the CPU) of every weight, in the dtype of training; all ranks call it together."""
+        return whole_weights(self.stages)
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors (weights under training names) and optimizer.pt (moments, step, master weights)."""
@@ -142,7 +182,7 @@ class MegatronEngine:
         from safetensors.torch import load_file
 
         weights = load_file(folder / "model.safetensors")
-        parameters = dict(unwrap(self.module).named_parameters())
+        parameters = dict(held_weights(self.stages))
         there, here = (
             {name: f"{list(tensor.shape)} {str(tensor.dtype)[6:]}" for name, tensor in found.items()}
             for found in (weights, parameters)
@@ -159,10 +199,3 @@ class MegatronEngine:
             for name, tensor in weights.items():
                 parameters[name].copy_(tensor)
         self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
-
-
-def unwrap(module) -> UniXModel:
-    """The model inside megatron-core's wrappers."""
-    while not isinstance(module, UniXModel):
-        module = module.module
-    return module

@@ -15,7 +15,7 @@ from model.vocabulary import IGNORED
 from pretrain import runtime
 from pretrain.config import OptimSection
 from pretrain.engines import StepFigures
-from pretrain.engines.megatron import MegatronEngine, unwrap
+from pretrain.engines.megatron import MegatronEngine
 from pretrain.row_tensors import Row
 from pretrain.samples import hugging_face_model
 from tests.model.tiny_hf import QWEN3, document, randomise
@@ -39,7 +39,7 @@ def engine_of(config: ModelConfig, optim: OptimSection = UNCLIPPED, precision: s
     """An engine with random weights: norms away from 1 and biases away from 0, where a fault would hide."""
     runtime.start_distributed(seed)
     engine = MegatronEngine(config, optim, precision, TOKENS, seed)
-    randomise(unwrap(engine.module), seed)
+    randomise(engine.stages[0], seed)
     if precision == "bf16":
         engine.optimizer.reload_model_params()
     return engine
@@ -64,7 +64,7 @@ def mean_loss(model: UniXModel, rows: list[Row]) -> torch.Tensor:
 
 
 def gradients(engine: MegatronEngine) -> dict[str, torch.Tensor]:
-    return {name: parameter.main_grad.clone() for name, parameter in unwrap(engine.module).named_parameters()}
+    return {name: parameter.main_grad.clone() for name, parameter in engine.stages[0].named_parameters()}
 
 
 def norm(tensors) -> float:
@@ -198,7 +198,7 @@ def test_bf16_is_near_fp32_and_loses_no_small_step():
     half, full = engine_of(config, optim, "bf16"), engine_of(config, optim)
     with torch.no_grad():  # both from the same numbers
         for name, tensor in half.weights():
-            dict(unwrap(full.module).named_parameters())[name].copy_(tensor)
+            dict(full.stages[0].named_parameters())[name].copy_(tensor)
     start = {name: tensor.float() for name, tensor in weights_of(half).items()}
     for step in range(20):
         a, b = half.train_step(rows, 5e-5), full.train_step(rows, 5e-5)
@@ -267,7 +267,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(precision):
     config = training_config()
     engine = engine_of(config, precision=precision)
     with torch.no_grad():
-        next(unwrap(engine.module).parameters()).fill_(float("nan"))
+        next(engine.stages[0].parameters()).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
         engine.train_step(rows_of(config), 0.01)
 
@@ -296,7 +296,7 @@ def test_dropout_zeroes_its_share_in_training_and_nothing_when_measuring():
     engine, plain = engine_of(config, dropping), engine_of(config)
     assert engine.evaluate(rows) == plain.evaluate(rows)
     seen = []
-    for module in (unwrap(engine.module).embedding, unwrap(engine.module).decoder.layers[0]):
+    for module in (engine.stages[0].embedding, engine.stages[0].decoder.layers[0]):
         module.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
     engine.train_step(rows[1:2], lr=0.0)
     embedded, after_one_layer = seen

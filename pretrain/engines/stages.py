@@ -1,0 +1,74 @@
+"""The stages of the model that this rank holds, and whole weights out of what all ranks hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.tensor_shards import join
+from model.uni_x import UniXModel
+
+LAYERS = "decoder.layers."
+EMBEDDING, HEAD = "embedding.word_embeddings.weight", "output_layer.weight"
+
+
+def build_stages(model: ModelConfig, transformer: TransformerConfig) -> list[UniXModel]:
+    """The stages of this pipeline rank: one, or several where they are interleaved."""
+    count = transformer.virtual_pipeline_model_parallel_size or 1
+    stages = []
+    for stage in range(count):
+        vp_stage = stage if count > 1 else None
+        first = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
+        last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
+        stages.append(UniXModel(model, transformer, pre_process=first, post_process=last, vp_stage=vp_stage))
+    return stages
+
+
+def held_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, Tensor]]:
+    """(training name, parameter) of what this rank holds; layers are numbered over the whole model.
+
+    The last stage's copy of a tied embedding has the embedding's name.
+    """
+    for stage in stages:
+        for name, parameter in stage.named_parameters():
+            if name.startswith(LAYERS):
+                local, rest = name[len(LAYERS) :].split(".", 1)
+                name = f"{LAYERS}{stage.decoder.layers[int(local)].layer_number - 1}.{rest}"
+            elif name == HEAD and stage.share_embeddings_and_output_weights:
+                name = EMBEDDING
+            yield name, parameter
+
+
+def whole_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, Tensor]]:
+    """(training name, whole tensor on the CPU) of every weight, on every rank; all ranks must call it together.
+
+    A weight is gathered over its tensor-parallel group, then handed to the other pipeline ranks, one at a time.
+    """
+    pipeline, tensor = parallel_state.get_pipeline_model_parallel_group(), parallel_state.get_tensor_model_parallel_group()
+    held = dict(held_weights(stages))
+    shapes = {name: (tuple(parameter.shape), parameter.dtype) for name, parameter in held.items()}
+    everywhere: list[dict] = [None] * pipeline.size()
+    torch.distributed.all_gather_object(everywhere, shapes, group=pipeline)
+    done = set()
+    for stage, names in enumerate(everywhere):
+        source = torch.distributed.get_global_rank(pipeline, stage)
+        for name, (shape, dtype) in names.items():
+            if name in done:
+                continue  # a tied embedding, held by two stages
+            done.add(name)
+            if pipeline.rank() == stage:
+                part = held[name].detach().contiguous()
+            else:
+                part = torch.empty(shape, dtype=dtype, device=torch.cuda.current_device())
+            if pipeline.size() > 1:
+                torch.distributed.broadcast(part, source, group=pipeline)
+            parts = [part]
+            if tensor.size() > 1:
+                parts = [torch.empty_like(part) for _ in range(tensor.size())]
+                torch.distributed.all_gather(parts, part, group=tensor)
+            yield name, join(name, parts).to("cpu")

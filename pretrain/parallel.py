@@ -1,0 +1,82 @@
+"""How a model is cut over processes: checked, then said in megatron-core's words."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from model.config import ModelConfig
+from model.errors import UserError
+
+
+@dataclass(frozen=True)
+class ParallelLayout:
+    """How the model is cut over processes; data parallelism takes what is left of them."""
+
+    tensor: int = 1  # ranks that share every matrix
+    sequence: bool = False  # whether they share the tokens between matrices too (sequence parallelism)
+    pipeline: int = 1  # ranks that share the layers
+    layout: str = ""  # layers of each stage, as in "Ett|tttt|ttL" ("": even); twice the stages, and a rank has two
+    distributed_optimizer: bool = False  # whether optimizer state is cut over data-parallel ranks
+    recompute: bool = False  # whether layers are computed again in the backward pass, to save memory
+
+
+def stage_layers(layout: str, pipeline: int, layers: int) -> list[str]:
+    """The stages of a layout string, as in ["Ett", "tttt", "ttL"]: E is the embedding, t a layer, L norm and head.
+
+    "" stands for even stages, the first ones taking what does not divide. Repeats are written as megatron-core has them,
+    t*3 and (tt|)*2. A rank has as many stages as there are stages for each of `pipeline` ranks. Raises UserError.
+    """
+    if not layout:
+        counts = [layers // pipeline + (stage < layers % pipeline) for stage in range(pipeline)]
+        layout = "E" + "|".join("t" * count for count in counts) + "L"
+    written = layout.replace(",", "").replace(" ", "")
+    for pattern in (r"\(([^()]+)\)\*(\d+)", r"([^|])\*(\d+)"):
+        written = re.sub(pattern, lambda found: found.group(1) * int(found.group(2)), written)
+    stages = written.split("|")
+    if not re.fullmatch(r"E[t|]*L", written):
+        raise UserError(f"pipeline layout {layout!r}: write E, then layers t in stages cut by |, then L, as in Ett|tttt|ttL")
+    if written.count("t") != layers:
+        raise UserError(f"pipeline layout {layout!r} has {written.count('t')} layers: the model has {layers}")
+    if pipeline == 1 and len(stages) > 1:
+        raise UserError(f"pipeline layout {layout!r} has {len(stages)} stages for one pipeline rank: leave it out")
+    if len(stages) % pipeline:
+        raise UserError(
+            f"pipeline layout {layout!r} has {len(stages)} stages: each of the {pipeline} ranks must have equally many"
+        )
+    return stages
+
+
+def stages_per_rank(parallel: ParallelLayout, layers: int) -> int:
+    """Stages that each pipeline rank holds; more than one are interleaved."""
+    return len(stage_layers(parallel.layout, parallel.pipeline, layers)) // parallel.pipeline
+
+
+def check_layout(parallel: ParallelLayout, model: ModelConfig) -> None:
+    """Raises UserError, naming what does not divide, for a model that cannot be cut so."""
+    for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size"):
+        if getattr(model, name) % parallel.tensor:
+            raise UserError(f"{name} {getattr(model, name)} is not divisible by {parallel.tensor} tensor-parallel ranks")
+    if parallel.sequence and parallel.tensor == 1:
+        raise UserError("sequence parallelism needs at least 2 tensor-parallel ranks: it shares tokens over them")
+    stage_layers(parallel.layout, parallel.pipeline, model.num_hidden_layers)
+
+
+def megatron_settings(parallel: ParallelLayout, layers: int) -> dict:
+    """What megatron-core's TransformerConfig is told of the layout."""
+    settings = {
+        "tensor_model_parallel_size": parallel.tensor,
+        "sequence_parallel": parallel.sequence,
+        "pipeline_model_parallel_size": parallel.pipeline,
+    }
+    if parallel.recompute:
+        settings |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    if parallel.pipeline > 1:
+        settings["pipeline_model_parallel_layout"] = "|".join(stage_layers(parallel.layout, parallel.pipeline, layers))
+        per_rank = stages_per_rank(parallel, layers)
+        if per_rank > 1:
+            settings["virtual_pipeline_model_parallel_size"] = per_rank
+            # With two ranks the tensors of both directions have one peer, and unordered sends get mixed: losses are
+            # then wrong without an error.
+            settings |= {"overlap_p2p_comm": True, "batch_p2p_comm": False}
+    return settings

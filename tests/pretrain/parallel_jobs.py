@@ -1,0 +1,85 @@
+"""What the processes of `tests.parallel_world` are asked to do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from model.config import ModelConfig
+from model.vocabulary import IGNORED
+from pretrain import runtime
+from pretrain.config import OptimSection
+from pretrain.engines.megatron import MegatronEngine
+from pretrain.parallel import ParallelLayout, stages_per_rank
+from pretrain.row_tensors import Row
+from tests.model.tiny_hf import document
+from tests.model.tiny_training import row_of, training_config
+
+TOKENS, MULTIPLE, STEPS, ROWS = 64, 4, 8, 4
+TEXT = [5, 9, 33, 2, 47, 3, 60, 71, 8, 8, 12] * 3
+OPTIM = OptimSection(lr=1e-3, weight_decay=0.1, clip_grad=1.0, eps=1e-5)  # eps: Adam turns noise into steps where a
+# gradient is near zero, in any layout
+
+
+def mixed_rows(config: ModelConfig) -> list[Row]:
+    """STEPS * ROWS rows: text only, pictures only, several documents, and other counts in every row."""
+    rows = []
+    for index in range(STEPS * ROWS):
+        kind = index % 4
+        if kind == 0:
+            documents = [[(token + index) % 80 for token in TEXT[: 20 + index % 12]]]
+        elif kind == 1:
+            documents = [document([5 + index % 3], index), document([3 + index % 4, 9], index + 1)]
+        elif kind == 2:
+            documents = [document([0, 12 + index % 5], index), document([0, 9], index + 2)]  # nothing before a picture
+        else:
+            documents = [document([30 + index % 9, 5], index), TEXT[:7]]
+        row = row_of(documents, config, TOKENS, MULTIPLE)
+        row.index = index
+        if kind == 3:  # a prompt: labels that count as nothing
+            row.labels[row.targets[:3]] = IGNORED
+            row.targets = row.targets[3:]
+        rows.append(row)
+    return rows
+
+
+def make_engine(changes: dict, parallel: ParallelLayout, optim: OptimSection = OPTIM) -> MegatronEngine:
+    """An engine of a tiny model on all processes of this job."""
+    config = training_config(initializer_range=0.2, **changes)
+    per_rank = stages_per_rank(parallel, config.num_hidden_layers)
+    runtime.start_distributed(0, parallel.tensor, parallel.pipeline, per_rank)
+    return MegatronEngine(config, optim, "fp32", TOKENS, 0, parallel)
+
+
+def rows_here(rows: list[Row]) -> list[Row]:
+    """The rows of this data-parallel rank, dealt as the training loop deals them."""
+    from megatron.core import parallel_state
+
+    return rows[parallel_state.get_data_parallel_rank() :: parallel_state.get_data_parallel_world_size()]
+
+
+def train(changes: dict, parallel: ParallelLayout, optim: OptimSection = OPTIM, steps: int = STEPS) -> tuple:
+    """(figures of each step, figures of a measurement at the end, final whole weights)."""
+    engine = make_engine(changes, parallel, optim)
+    rows = mixed_rows(engine.model_config)
+    figures = []
+    for step in range(steps):
+        batch = rows_here(rows[step * ROWS : (step + 1) * ROWS])
+        figures.append(dataclasses.astuple(engine.train_step(batch, optim.lr)))
+    measured = dataclasses.astuple(engine.evaluate(rows_here(rows[:ROWS])))
+    return figures, measured, {name: tensor.clone() for name, tensor in engine.weights()}
+
+
+def hang(duration: float) -> None:
+    """Longer than a job may take."""
+    import time
+
+    time.sleep(duration)
+
+
+def fail_on_the_last_rank() -> int:
+    """An error of one rank alone."""
+    if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+        raise ValueError("the last rank has failed")
+    return torch.distributed.get_rank()

@@ -1,0 +1,120 @@
+"""Every layout trains as one process does: losses, gradient norms and weights, from one set of first weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from pretrain.parallel import ParallelLayout
+from tests.model.tiny_hf import QWEN3, QWEN25
+from tests.parallel_world import World
+from tests.pretrain import parallel_jobs
+
+KINDS = ("separated", "separated", "shared", "shared", "separated", "separated")
+FLAVOURS = {
+    "tied qwen2.5": {"layer_kinds": KINDS, "tie_word_embeddings": True, **QWEN25},
+    "untied qwen3": {"layer_kinds": KINDS, "tie_word_embeddings": False, **QWEN3},
+}
+SEQUENCE = {"tensor": 2, "sequence": True}
+LAYOUTS = {
+    "tp2": (2, {"tensor": 2}),
+    "tp2 sp": (2, SEQUENCE),
+    "pp2": (2, {"pipeline": 2}),
+    "pp4": (4, {"pipeline": 4}),
+    "pp2 interleaved": (2, {"pipeline": 2, "layout": "Et|tt|tt|tL"}),
+    "tp2 sp pp2": (4, {**SEQUENCE, "pipeline": 2}),
+    "tp2 sp pp2 interleaved": (4, {**SEQUENCE, "pipeline": 2, "layout": "Ett|tt|t|tL"}),
+    "dp2": (2, {}),
+    "dp2 distributed optimizer": (2, {"distributed_optimizer": True}),
+    "tp2 dp2": (4, {"tensor": 2}),
+    "tp2 sp dp2 distributed optimizer": (4, {**SEQUENCE, "distributed_optimizer": True}),
+    "cut inside the first block": (2, {"pipeline": 2, "layout": "Et|tttttL"}),
+    "cut at the end of the first block": (2, {"pipeline": 2, "layout": "Ett|ttttL"}),
+    "cut inside the last block, an empty stage": (4, {"pipeline": 4, "layout": "E|ttttt||tL"}),
+    "embedding and head alone": (4, {"pipeline": 4, "layout": "E|ttt|ttt|L"}),
+    "tp2 sp recomputed": (2, {**SEQUENCE, "recompute": True}),
+    "pp2 recomputed": (2, {"pipeline": 2, "recompute": True}),
+}
+
+
+@pytest.fixture(scope="module")
+def alone(world: World) -> dict:
+    """What one process does, by flavour."""
+    return {name: world.run(parallel_jobs.train, 1, changes=FLAVOURS[name], parallel=ParallelLayout())[0]
+            for name in FLAVOURS}  # fmt: skip
+
+
+def assert_same_training(found: list, expected: tuple, ranks: int) -> None:
+    steps, measured, weights = expected
+    assert len(found) == ranks
+    for other_steps, other_measured, other_weights in found:
+        for step, (here, there) in enumerate(zip([*steps, measured], [*other_steps, other_measured], strict=True)):
+            for tokens in (2, 3):
+                assert here[tokens] == there[tokens]
+            for loss, count in ((0, 2), (1, 3)):  # sums, as means
+                assert abs(here[loss] - there[loss]) <= 5e-6 * max(1, here[count]), f"step {step}: {here} and {there}"
+            assert there[4] == pytest.approx(here[4], rel=5e-6), f"step {step}"
+        assert other_weights.keys() == weights.keys()
+        for name, tensor in weights.items():
+            torch.testing.assert_close(
+                other_weights[name], tensor, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_trains_as_one_process(world: World, alone: dict, layout: str, flavour: str):
+    ranks, parallel = LAYOUTS[layout]
+    found = world.run(parallel_jobs.train, ranks, changes=FLAVOURS[flavour], parallel=ParallelLayout(**parallel))
+    assert_same_training(found, alone[flavour], ranks)
+
+
+def test_training_moves_the_weights(alone: dict):
+    """So that equal weights say something."""
+    figures, _, weights = alone["tied qwen2.5"]
+    assert all(step[2] > 20 and step[3] > 20 and step[4] > 0.1 for step in figures)
+    assert figures[-1] != figures[0] and all(tensor.isfinite().all() for tensor in weights.values())
+
+
+DROPOUT = dataclasses.replace(parallel_jobs.OPTIM, dropout=0.2)
+
+
+@pytest.mark.parametrize(
+    "layout", ["pp2", "pp2 interleaved", "tp2", "dp2", "pp2 recomputed", "cut inside the first block"]
+)
+def test_what_is_left_out_does_not_depend_on_the_layout(world: World, layout: str):
+    changes = FLAVOURS["untied qwen3"]
+    expected = world.run(parallel_jobs.train, 1, changes=changes, parallel=ParallelLayout(), optim=DROPOUT)[0]
+    ranks, parallel = LAYOUTS[layout]
+    found = world.run(parallel_jobs.train, ranks, changes=changes, parallel=ParallelLayout(**parallel), optim=DROPOUT)
+    assert_same_training(found, expected, ranks)
+
+
+def test_recomputing_leaves_out_the_same_with_sequence_parallelism(world: World):
+    """There each rank draws for its own tokens, so one process is no reference: the layout itself is."""
+    first, again = (
+        world.run(
+            parallel_jobs.train,
+            2,
+            changes=FLAVOURS["untied qwen3"],
+            parallel=ParallelLayout(**SEQUENCE, recompute=recompute),
+            optim=DROPOUT,
+            steps=3,
+        )
+        for recompute in (False, True)
+    )
+    assert first[0][:2] == again[0][:2]
+    assert all(torch.equal(tensor, again[0][2][name]) for name, tensor in first[0][2].items())
+
+
+def test_a_job_that_fails_or_hangs_is_seen():
+    made = World()
+    try:
+        with pytest.raises(AssertionError, match="the last rank has failed"):
+            made.run(parallel_jobs.fail_on_the_last_rank, 2)
+        with pytest.raises(AssertionError, match="no answer in 1 s"):
+            made.run(parallel_jobs.hang, 1, seconds=1, duration=5.0)
+    finally:
+        made.close()
