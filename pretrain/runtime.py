@@ -8,6 +8,7 @@ library module does. Each stand-in below says what breaks without it; two of the
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import warnings
@@ -124,7 +125,7 @@ def start_distributed(seed: int, tensor: int = 1, pipeline: int = 1, stages_per_
     """Join the process group (NCCL with a GPU, gloo without) and make megatron-core's groups; alone if not launched.
 
     torchrun and srun wrappers set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without them the world is this process.
-    Called again with another layout, it replaces the groups of the one before.
+    Called again with the same layout, it keeps the groups and seeds anew; for another layout `leave_distributed` first.
     """
     import torch
     from megatron.core import parallel_state, tensor_parallel
@@ -137,14 +138,33 @@ def start_distributed(seed: int, tensor: int = 1, pipeline: int = 1, stages_per_
             torch.distributed.init_process_group(backend)
         else:
             torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+    interleaved = stages_per_rank if stages_per_rank > 1 else None
+    if not parallel_state.model_parallel_is_initialized():
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=tensor,
+            pipeline_model_parallel_size=pipeline,
+            virtual_pipeline_model_parallel_size=interleaved,
+        )
+    there = (
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_pipeline_model_parallel_world_size(),
+        parallel_state.get_virtual_pipeline_model_parallel_world_size(),
+    )
+    if there != (tensor, pipeline, interleaved):
+        raise ValueError(f"the groups are those of layout {there}, not {(tensor, pipeline, interleaved)}: leave them first")
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+
+
+def leave_distributed() -> None:
+    """Give back every group and its threads. gloo has three a group, which wake up even when nobody uses the group."""
+    import torch
+    from megatron.core import parallel_state
+
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=tensor,
-        pipeline_model_parallel_size=pipeline,
-        virtual_pipeline_model_parallel_size=stages_per_rank if stages_per_rank > 1 else None,
-    )
-    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    gc.collect()  # models and optimizers are cycles that name their groups, and a group ends with its last name
 
 
 def launched_processes() -> int:

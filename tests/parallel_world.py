@@ -43,17 +43,8 @@ def serve(rank: int, pipe: Connection, port: int) -> None:
             answer = (True, getattr(importlib.import_module(module), function)(**arguments))
         except BaseException:  # it goes to the test, whatever it is
             answer = (False, traceback.format_exc())
-        _leave_groups(torch)
+        runtime.leave_distributed()
         pipe.send(answer)
-
-
-def _leave_groups(torch) -> None:
-    from megatron.core import parallel_state
-
-    if parallel_state.model_parallel_is_initialized():
-        parallel_state.destroy_model_parallel()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 class World:
@@ -64,7 +55,7 @@ class World:
         self.processes: list = []
         self.pipes: list[Connection] = []
 
-    def run(self, job: Callable, ranks: int, seconds: float = 120, **arguments: Any) -> list[Any]:
+    def run(self, job: Callable, ranks: int, seconds: float = 600, **arguments: Any) -> list[Any]:
         """`job(**arguments)` on `ranks` processes -> what each returned. AssertionError when one fails or hangs."""
         if not self.processes:
             self._start()

@@ -11,6 +11,7 @@ from megatron.core.fusions import fused_bias_swiglu
 from megatron.core.tensor_parallel import random
 
 from pretrain import runtime
+from tests.pretrain import parallel_jobs
 
 CPU = torch.device("cpu")
 
@@ -146,6 +147,21 @@ def test_a_process_that_nothing_launched_is_a_world_of_one(monkeypatch):
     assert torch.distributed.get_world_size() == 1 and torch.distributed.get_backend() == "gloo"
     assert parallel_state.get_tensor_model_parallel_world_size() == 1
     assert parallel_state.get_pipeline_model_parallel_world_size() == 1
+
+
+def test_groups_are_kept_for_the_same_layout_and_refused_for_another():
+    runtime.start_distributed(0)
+    group = parallel_state.get_data_parallel_group()
+    runtime.start_distributed(1)
+    assert parallel_state.get_data_parallel_group() is group
+    with pytest.raises(ValueError, match="leave them first"):
+        runtime.start_distributed(0, tensor=2)
+
+
+def test_leaving_gives_every_thread_back(world):
+    """Threads of forgotten groups took 70 % of the machine after some hundred of them."""
+    _, *after = (world.run(parallel_jobs.threads_of_a_model, 2) for _ in range(4))
+    assert all(found == after[0] for found in after)
 
 
 def test_the_seed_decides_the_streams():
