@@ -44,3 +44,18 @@ def whole_shape(name: str, shape: Sequence[int], ranks: int) -> tuple[int, ...]:
     if name.endswith(BY_COLUMNS):
         return shape[0], shape[1] * ranks
     return tuple(shape)
+
+
+def runs(
+    name: str, shape: Sequence[int], rank: int, ranks: int
+) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Where the share of rank `rank`, of `shape`, lies in the whole: (first row, last row + 1, offsets in the whole)."""
+    rows, rest = shape[0], (0,) * (len(shape) - 1)
+    if name.endswith(IN_HALVES):
+        half = rows // 2
+        return [(0, half, (rank * half, *rest)), (half, rows, ((ranks + rank) * half, *rest))]
+    if name.endswith(BY_ROWS):
+        return [(0, rows, (rank * rows, *rest))]
+    if name.endswith(BY_COLUMNS):
+        return [(0, rows, (0, rank * shape[1]))]
+    return [(0, rows, (0, *rest))]

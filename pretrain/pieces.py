@@ -1,0 +1,84 @@
+"""What a rank holds of each stored tensor, as boxes of the whole: the common language of all layouts in a checkpoint.
+
+A tensor-parallel rank holds runs of rows or columns; the distributed optimizer holds a stretch of those, read row by row.
+Either way it is a few boxes of the whole tensor, and a box can be written and read by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from model.tensor_shards import runs, whole_shape
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A box of the tensor stored under `key`, whose whole has `shape`; it begins at `offsets` and holds `tensor`."""
+
+    key: str
+    shape: tuple[int, ...]
+    offsets: tuple[int, ...]
+    tensor: Tensor
+
+
+def pieces_of(
+    key: str, name: str, shape: Sequence[int], tensor: Tensor, rank: int, ranks: int, start: int | None = None
+) -> Iterator[Piece]:
+    """The boxes of what tensor-parallel rank `rank` of `ranks` holds of weight `name`, or of a state of that weight.
+
+    shape: of the rank's share. tensor: of that shape; or, with `start`, 1-D, the elements from `start` on of the share
+    read row by row. The pieces are views of `tensor`, so what is read into them is there.
+    """
+    whole = whole_shape(name, shape, ranks)
+    for first, last, offsets in runs(name, shape, rank, ranks):
+        if start is None:
+            yield Piece(key, whole, offsets, tensor[first:last])
+            continue
+        row = math.prod(shape[1:])
+        low, high = max(start, first * row), min(start + tensor.numel(), last * row)
+        for begin, end in _row_boxes(low, high, row):
+            box = tensor[begin - start : end - start]
+            line, column = divmod(begin, row)
+            at = (offsets[0] + line - first, *offsets[1:])
+            if len(shape) > 1:
+                box = box.view(-1, row) if (end - begin) % row == 0 and not column else box.view(1, -1)
+                at = (at[0], at[1] + column)
+            yield Piece(key, whole, at, box)
+
+
+def _row_boxes(low: int, high: int, row: int) -> Iterator[tuple[int, int]]:
+    """Cut the stretch low:high of a matrix with `row` columns into a part of a row, whole rows, and a part of a row."""
+    if row == 1:  # a vector is one box
+        if low < high:
+            yield low, high
+        return
+    head = min(-(-low // row) * row, high)
+    tail = max(high // row * row, head)
+    for begin, end in ((low, head), (head, tail), (tail, high)):
+        if begin < end:
+            yield begin, end
+
+
+def owned(pieces: Sequence[Piece], rank: int, ranks: int) -> list[Piece]:
+    """Of pieces that `ranks` data-parallel ranks all hold, those that rank `rank` writes: about equal bytes for each."""
+    written = [0] * ranks
+    mine = []
+    for number in sorted(range(len(pieces)), key=lambda n: (-_bytes(pieces[n]), n)):
+        least = written.index(min(written))
+        written[least] += _bytes(pieces[number])
+        if least == rank:
+            mine.append(pieces[number])
+    return mine
+
+
+def _bytes(piece: Piece) -> int:
+    return piece.tensor.numel() * piece.tensor.element_size()
+
+
+def copied(pieces: Sequence[Piece]) -> list[Piece]:
+    """The same pieces with copies of their tensors on the CPU: what an asynchronous save writes while training goes on."""
+    return [replace(piece, tensor=piece.tensor.detach().to("cpu", copy=True).contiguous()) for piece in pieces]

@@ -1,0 +1,207 @@
+"""Tensors on disk as boxes that any layout can read: torch's distributed checkpoint files, megatron-core's torch_dist format.
+
+Every rank writes one file; `.metadata` says which box of which tensor lies where. Reading needs no process group: a rank,
+or a tool on a login node, opens the metadata and reads the boxes that it wants.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import math
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+
+from model.errors import UserError
+from pretrain.pieces import Piece
+
+FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1, "common_backend": "torch", "common_backend_version": 1}
+
+
+class _SavePieces(DefaultSavePlanner):
+    """Plans the writing of pieces; torch's own planner checks that they cover each tensor once."""
+
+    def __init__(self, pieces: Sequence[Piece]):
+        super().__init__(flatten_state_dict=False)
+        self.pieces = {(piece.key, torch.Size(piece.offsets)): piece.tensor for piece in pieces}
+        self.items = [
+            WriteItem(
+                index=MetadataIndex(piece.key, torch.Size(piece.offsets)),
+                type=WriteItemType.SHARD,
+                tensor_data=TensorWriteData(
+                    chunk=ChunkStorageMetadata(torch.Size(piece.offsets), piece.tensor.shape),
+                    properties=TensorProperties(dtype=piece.tensor.dtype),
+                    size=torch.Size(piece.shape),
+                ),
+            )
+            for piece in pieces
+        ]
+
+    def create_local_plan(self) -> SavePlan:
+        self.plan = SavePlan(self.items)
+        return self.plan
+
+    def resolve_data(self, write_item: WriteItem) -> Tensor:
+        index = write_item.index
+        return self.pieces[index.fqn, index.offset].detach().contiguous()
+
+
+def write_pieces(folder: Path, pieces: Sequence[Piece], group=None) -> None:
+    """Write the pieces of all ranks of `group` (None: the default group, or this process alone) into `folder`.
+
+    All ranks call it together. Raises RuntimeError on every rank when one of them could not write, or when the pieces do
+    not cover each tensor exactly once.
+    """
+    writer = dcp.FileSystemWriter(folder, per_thread_copy_ahead=0)
+    try:
+        dcp.save({}, storage_writer=writer, planner=_SavePieces(pieces), process_group=group)
+    except dcp.api.CheckpointException as error:  # a BaseException: it would pass every "except Exception"
+        first = next(iter(error.failures.values()))[0]
+        raise RuntimeError(f"{folder}: {first.__class__.__name__}: {first}") from None
+
+
+def write_format(folder: Path) -> None:
+    """The two small files by which megatron-core's dist_checkpointing knows the format; one rank writes them."""
+    (folder / "metadata.json").write_text(json.dumps(FORMAT), encoding="utf-8")
+    torch.save({}, folder / "common.pt")
+
+
+def write_whole(folder: Path, tensors: Iterable[tuple[str, Callable[[], Tensor]]]) -> None:
+    """Write whole tensors from one process, one in memory at a time: (name, function that makes it) pairs.
+
+    Raises OSError when the disk is full.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    described, places = {}, {}
+    file_name = "__0_0.distcp"
+    with open(folder / file_name, "wb") as file:
+        for name, make in tensors:
+            tensor, at = make().detach().contiguous(), file.tell()
+            torch.save(tensor if tensor.numel() == tensor.untyped_storage().nbytes() // tensor.element_size()
+                       else tensor.clone(), file)  # fmt: skip
+            origin = torch.Size([0] * tensor.dim())
+            chunk = ChunkStorageMetadata(origin, tensor.shape)
+            described[name] = TensorStorageMetadata(TensorProperties(dtype=tensor.dtype), tensor.shape, [chunk])
+            places[MetadataIndex(name, origin, 0)] = _StorageInfo(file_name, at, file.tell() - at)
+            del tensor
+    metadata = Metadata(described, storage_data=places)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    write_format(folder)
+
+
+class _Reader(dcp.FileSystemReader):
+    """Reads the metadata without running what a foreign pickle asks for."""
+
+    def read_metadata(self, *_, **__) -> Metadata:
+        with open(Path(self.path) / ".metadata", "rb") as file:
+            return _Unpickler(file).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        if module.startswith("torch.distributed.checkpoint.") and name in _METADATA_CLASSES:
+            return super().find_class(module, name)
+        if (module, name) in {("torch", "Size"), ("collections", "OrderedDict"), ("torch.serialization", "_get_layout"),
+                              ("pathlib", "PosixPath")}:  # fmt: skip
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in the metadata of a checkpoint")
+
+
+_METADATA_CLASSES = {"Metadata", "MetadataIndex", "ChunkStorageMetadata", "TensorStorageMetadata", "TensorProperties",
+                     "BytesStorageMetadata", "_MEM_FORMAT_ENCODING", "_StorageInfo", "StorageMeta"}  # fmt: skip
+
+
+def _open(folder: Path) -> tuple[_Reader, dict[str, TensorStorageMetadata]]:
+    reader = _Reader(folder)
+    try:
+        metadata = reader.read_metadata()
+        reader.set_up_storage_reader(metadata, is_coordinator=True)
+        return reader, metadata.state_dict_metadata
+    except (OSError, ValueError, EOFError, AttributeError, ImportError, pickle.UnpicklingError) as error:
+        raise UserError(f"{folder / '.metadata'}: cannot be read ({error}): take another checkpoint") from None
+
+
+def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Name -> (shape, dtype) of every tensor in `folder`. Raises UserError when it holds none."""
+    return {name: (tuple(stored.size), stored.properties.dtype) for name, stored in _open(folder)[1].items()}
+
+
+class _Into:
+    """Hands torch's reader the tensors that it copies into."""
+
+    def __init__(self, pieces: Sequence[Piece]):
+        self.pieces = pieces
+
+    def resolve_tensor(self, item) -> Tensor:
+        tensor = self.pieces[item.dest_index.index].tensor
+        for dim, (start, length) in enumerate(zip(item.dest_offsets, item.lengths)):
+            tensor = tensor.narrow(dim, start, length)
+        return tensor
+
+    def commit_tensor(self, item, tensor: Tensor) -> None:
+        """The pieces are views: nothing is left to do."""
+
+
+def read_pieces(folder: Path, pieces: Sequence[Piece]) -> None:
+    """Fill the pieces' tensors from `folder`, whatever layout wrote it. Each rank reads for itself.
+
+    Raises UserError when a tensor is absent or of another shape.
+    """
+    reader, stored = _open(folder)
+    items = []
+    for number, piece in enumerate(pieces):
+        found = stored.get(piece.key)
+        if found is None or tuple(found.size) != piece.shape:
+            there = "absent" if found is None else f"{list(found.size)}"
+            raise UserError(f"{folder}: {piece.key} is {there}, {list(piece.shape)} is wanted: it is of another model")
+        box = ChunkStorageMetadata(torch.Size(piece.offsets), piece.tensor.shape)
+        wanted = create_read_items_for_chunk_list(piece.key, found, [box])
+        if sum(math.prod(item.lengths) for item in wanted) != piece.tensor.numel():
+            raise UserError(f"{folder}: {piece.key} has holes: take another checkpoint")
+        items += [replace(item, dest_index=replace(item.dest_index, index=number)) for item in wanted]
+    with torch.no_grad():
+        reader.read_data(LoadPlan(items), _Into(pieces))
+
+
+def read_whole(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """(name, whole tensor on the CPU) of each name, one at a time: nothing else is held. Raises UserError."""
+    reader, stored = _open(folder)
+    for name in names:
+        found = stored.get(name)
+        if found is None:
+            raise UserError(f"{folder}: holds no {name}: it is of another model")
+        yield name, _whole(reader, name, found)
+
+
+def _whole(reader: _Reader, name: str, found: TensorStorageMetadata) -> Tensor:
+    places = collections.defaultdict(list)
+    for number, chunk in enumerate(found.chunks):
+        place = reader.storage_data[MetadataIndex(name, chunk.offsets, number)]
+        places[place.relative_path].append((place, chunk))
+    whole = None
+    for file_name, members in sorted(places.items()):
+        with open(Path(reader.path) / file_name, "rb") as file:
+            for place, chunk in members:
+                part = torch.load(reader._slice_file(file, place), map_location="cpu", weights_only=True)
+                if part.shape == found.size:
+                    return part  # without a second copy of it
+                whole = torch.empty(found.size, dtype=found.properties.dtype) if whole is None else whole
+                target = whole
+                for dim, (start, length) in enumerate(zip(chunk.offsets, chunk.sizes)):
+                    target = target.narrow(dim, start, length)
+                target.copy_(part)
+    return whole
