@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.errors import UserError
+from pretrain.together import Together
 
 MANIFEST = "manifest.json"
 PREFIX = "step_"
+PARTIAL = ".partial"
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -20,32 +22,89 @@ def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"{PREFIX}{step:08d}"
 
 
-def publish(run: Path, step: int, write: Callable[[Path], None], state: dict, keep: int) -> Path:
-    """Call `write` with an empty folder, add state.json and the checksums, publish, and drop checkpoints beyond `keep`.
+class SaveFailed(Exception):
+    """A checkpoint that could not be written, on any of the processes; the older ones are untouched."""
 
-    A kill at any moment leaves either the old checkpoints or the old ones and the new one.
+
+def publish(
+    run: Path,
+    step: int,
+    write: Callable[[Path], None],
+    state: dict,
+    keep: int,
+    keep_every: int = 0,
+    together: Together = Together(),
+) -> Path:
+    """Call `write` with an empty folder, add state.json and the checksums, publish, and drop what need not be kept.
+
+    All processes call it together: each writes files of its own, `__<rank>_*`, and sums them; rank 0 does the rest. A
+    kill at any moment leaves either the old checkpoints or the old ones and the new one. Of the old ones the newest
+    `keep` stay, the new one counted, and those of steps that `keep_every` divides. Raises SaveFailed on every process when
+    any of them fails.
     """
     final = folder_of(run, step)
-    for leftover in final.parent.glob(f"{PREFIX}*.partial"):
-        shutil.rmtree(leftover)
-    temporary = final.with_name(final.name + ".partial")
-    temporary.mkdir(parents=True)
-    write(temporary)
-    (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    files = {}
-    for path in sorted(temporary.iterdir()):
-        _sync(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    (temporary / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n", encoding="utf-8")
-    _sync(temporary / MANIFEST)
+    temporary = final.with_name(final.name + PARTIAL)
+    rank = together.rank
+
+    def begin() -> None:
+        if rank == 0:
+            for leftover in final.parent.glob(f"{PREFIX}*{PARTIAL}"):
+                shutil.rmtree(leftover)
+            temporary.mkdir(parents=True)
+
+    def summed() -> dict:
+        write(temporary)
+        if rank == 0:
+            (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        mine = [path for path in temporary.iterdir() if (_writer_of(path) or 0) == rank]
+        return {path.name: _described(path) for path in sorted(mine)}
+
+    def finish() -> None:
+        if rank == 0:
+            files = {name: entry for part in parts for name, entry in part.items()}
+            (temporary / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n", encoding="utf-8")
+            _sync(temporary / MANIFEST)
+            _sync(temporary)
+            _publish(temporary, final)
+            _remove_old(run, final, keep, keep_every)
+
+    parts: list[dict] = []
+    for action in (begin, summed, finish):
+        result, problem = together.attempt(action)
+        if problem:
+            if rank == 0:
+                shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its room back
+            raise SaveFailed(problem)
+        if action is summed:
+            parts = together.gathered(result)
+    return final
+
+
+def _publish(temporary: Path, final: Path) -> None:
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     _sync(final.parent)
+
+
+def _writer_of(path: Path) -> int | None:
+    """The rank that wrote a file of tensors; None for other files, which rank 0 writes."""
+    number = path.name.removeprefix("__").split("_")[0]
+    return int(number) if path.name.startswith("__") and number.isdigit() else None
+
+
+def _described(path: Path) -> dict:
+    _sync(path)
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _remove_old(run: Path, newest: Path, keep: int, keep_every: int) -> None:
+    """What is newer was damaged, or the run would have gone on from there."""
     found = all_checkpoints(run)
-    newest = found.index(final)  # what is newer was damaged, or the run would have gone on from there
-    for old in found[: max(0, newest + 1 - keep)] + found[newest + 1 :]:
-        shutil.rmtree(old)
-    return final
+    place = found.index(newest)
+    for old in found[: max(0, place + 1 - keep)] + found[place + 1 :]:
+        step = int(old.name.removeprefix(PREFIX))
+        if old in found[place + 1 :] or not keep_every or step % keep_every:
+            shutil.rmtree(old)
 
 
 def all_checkpoints(run: Path) -> list[Path]:
@@ -55,32 +114,44 @@ def all_checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in found if path.is_dir() and path.name[len(PREFIX) :].isdigit())
 
 
-def verify(checkpoint: Path) -> str | None:
-    """None when every file is there with its size and checksum; else what is wrong, naming the file."""
+def verify(checkpoint: Path, together: Together = Together()) -> str | None:
+    """None when every file is there with its size and checksum; else what is wrong, naming the file.
+
+    Processes share the files, so that a large checkpoint is read once; all get the same answer.
+    """
+    problem = _problem(checkpoint, together.rank, together.size)
+    return next((found for found in together.gathered(problem) if found), None)
+
+
+def _problem(checkpoint: Path, part: int = 0, parts: int = 1) -> str | None:
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         files = [(name, entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{checkpoint / MANIFEST} is missing or unreadable"
-    for name, size, digest in files:
+    for name, size, digest in files[part::parts]:
         path = checkpoint / name
         if not path.is_file():
             return f"{path} is missing"
         if path.stat().st_size != size:
             return f"{path} has {path.stat().st_size} bytes, {size} were written"
-        if _sha256(path) != digest:
-            return f"{path} does not have the checksum it was written with"
+        try:
+            if _sha256(path) != digest:
+                return f"{path} does not have the checksum it was written with"
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
     return None
 
 
-def newest_good(run: Path, warn: Callable[[str], None]) -> Path | None:
+def newest_good(run: Path, warn: Callable[[str], None], together: Together = Together()) -> Path | None:
     """The newest checkpoint that verifies; each newer one that does not is named through `warn`.
 
-    Raises UserError when there are checkpoints and none verifies: starting again by itself would hide the damage.
+    All processes call it together. Raises UserError when there are checkpoints and none verifies: starting again by itself
+    would hide the damage.
     """
-    found = all_checkpoints(run)
+    found = together.gathered(all_checkpoints(run))[0]
     for checkpoint in reversed(found):
-        problem = verify(checkpoint)
+        problem = verify(checkpoint, together)
         if problem is None:
             return checkpoint
         warn(f"checkpoint {checkpoint.name} is damaged and is passed over: {problem}")
@@ -89,19 +160,19 @@ def newest_good(run: Path, warn: Callable[[str], None]) -> Path | None:
     return None
 
 
-def find(path: Path) -> Path:
+def find(path: Path, together: Together = Together()) -> Path:
     """A run folder (its newest good checkpoint) or a checkpoint folder -> a checkpoint that verifies, or UserError."""
     if (path / MANIFEST).is_file() or path.name.startswith(PREFIX):
-        problem = verify(path)
+        problem = verify(path, together)
         if problem:
             raise UserError(f"{problem}: the checkpoint is damaged, take an earlier one")
         return path
     warnings: list[str] = []
-    found = newest_good(path, warnings.append)
+    found = newest_good(path, warnings.append, together)
     if found is None:
         raise UserError(f"{path}: holds no checkpoint: give a run folder or one of its checkpoints/{PREFIX}*")
     for line in warnings:
-        print(f"warning: {line}")
+        together.say(f"warning: {line}")
     return found
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.errors import UserError
+from pretrain.parallel import ParallelLayout
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class RunSection:
     precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
     threads: int = 0  # torch threads (0: all cores)
     resume: str = "auto"  # auto: newest checkpoint that verifies, else start; never: refuse a folder that has any
+    timeout: float = 1800.0  # seconds that a process waits for the others before it fails
+    init_from: str = ""  # checkpoint whose weights a new run starts from, as tools/convert_from_hf.py makes one
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class CheckpointSection:
 
     every: int  # steps
     keep: int = 2  # newest checkpoints that stay
+    keep_every: int = 0  # steps; checkpoints of its multiples stay too (0: none)
+    async_save: bool = False  # whether a thread writes a copy while training goes on
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ class TrainConfig:
     data: DataSection
     optim: OptimSection
     checkpoint: CheckpointSection
+    parallel: ParallelLayout = field(default_factory=ParallelLayout)
     log: LogSection = field(default_factory=LogSection)
 
 
@@ -134,7 +140,14 @@ CHOICES = {
 POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers",
             "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim", "data.row_length",
             "data.row_multiple", "data.rows_per_step", "checkpoint.every", "checkpoint.keep", "log.every",
-            "log.heldout_rows")  # fmt: skip
+            "log.heldout_rows", "parallel.tensor", "parallel.pipeline")  # fmt: skip
+ABSENT = {  # what somebody who knows megatron-core may ask for
+    "context": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
+    "context_parallel": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
+    "expert": "there are no expert layers to be parallel over: use parallel.tensor and parallel.pipeline",
+    "expert_parallel": "there are no expert layers to be parallel over: use parallel.tensor and parallel.pipeline",
+    "fp8": "FP8 is not part of this project: use bf16",
+}
 SHARES = ("data.text_to_image", "data.unconditional", "data.first_text", "data.code_noise", "optim.dropout")
 
 
@@ -201,6 +214,8 @@ def _build(cls, values, path: str, source: str):
     for key in values:
         if key not in fields:
             full = f"{path}.{key}" if path else str(key)
+            if key in ABSENT:
+                raise UserError(f"{source}: {full}: {ABSENT[key]}")
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
             raise UserError(f"{source}: unknown key {full}: did you mean {f'{path}.' if path else ''}{near[0]}?")
     made = {}
@@ -245,6 +260,8 @@ def _check(config: TrainConfig, source: str) -> None:
     for key, choices in CHOICES.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
+        if value in ABSENT:
+            raise UserError(f"{source}: {key} is {value!r}: {ABSENT[value]}")
         if value not in choices:
             raise UserError(f"{source}: {key} is {value!r}: choose {' or '.join(choices)}")
     if not config.data.sources:

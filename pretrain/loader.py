@@ -33,13 +33,22 @@ class Source:
 class RowDataset(torch.utils.data.Dataset):
     """Map from the global index of a row to the row. Workers open the shards themselves."""
 
-    def __init__(self, sources: list[Source], tokenized: TokenizedPrompts, shares: TaskShares, size: RowSize, seed: int):
+    def __init__(
+        self,
+        sources: list[Source],
+        tokenized: TokenizedPrompts,
+        shares: TaskShares,
+        size: RowSize,
+        seed: int,
+        routing_only: bool = False,
+    ):
+        """routing_only: rows have their lengths, positions and permutation, and ids that mean nothing; no shard is read."""
         from tokenization.shards import open_dataset
 
         self.datasets = [open_dataset(source.path) for source in sources]
         lengths = [source_lengths(dataset, source.weight) for dataset, source in zip(self.datasets, sources)]
         self.plan = RowPlan(lengths, tokenized, shares, size, seed)
-        self.tokenized, self.shares, self.size = tokenized, shares, size
+        self.tokenized, self.shares, self.size, self.routing_only = tokenized, shares, size, routing_only
 
     def __getitem__(self, index: int) -> Row:
         """Row `index` of training."""
@@ -48,16 +57,26 @@ class RowDataset(torch.utils.data.Dataset):
         return assemble(index, documents, self.tokenized.vocabulary, self.size)
 
     def _document(self, piece: Piece, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
-        sample = self.datasets[piece.source][piece.document]
-        first = int(sample["text_lengths"][: piece.text].sum())
-        caption = sample["text_ids"][first : first + int(sample["text_lengths"][piece.text])]
+        caption, codes = self._lengths(piece) if self.routing_only else self._contents(piece)
         ids, labels = build_document(
-            self.tokenized, piece.task, piece.wording, caption, sample["codes"], self.shares.train_on_prompts
+            self.tokenized, piece.task, piece.wording, caption, codes, self.shares.train_on_prompts
         )
-        if piece.task in (TEXT_TO_IMAGE, UNCONDITIONAL):
+        if piece.task in (TEXT_TO_IMAGE, UNCONDITIONAL) and not self.routing_only:
             ids = replace_codes(ids, self.tokenized.vocabulary, self.shares.code_noise, noise)
         end = piece.start + piece.length
         return ids[piece.start : end], labels[piece.start : end]
+
+    def _contents(self, piece: Piece) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Caption ids and picture codes, from the shards."""
+        sample = self.datasets[piece.source][piece.document]
+        first = int(sample["text_lengths"][: piece.text].sum())
+        return sample["text_ids"][first : first + int(sample["text_lengths"][piece.text])], sample["codes"]
+
+    def _lengths(self, piece: Piece) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Zeros, as many as there are ids and codes, from the length index."""
+        source = self.plan.sources[piece.source]
+        caption = source.text_lengths[source.text_offsets[piece.document] + piece.text]
+        return numpy.zeros(caption, numpy.int64), numpy.zeros(source.image_tokens[piece.document], numpy.int64)
 
 
 def source_lengths(dataset, weight: float) -> SourceLengths:

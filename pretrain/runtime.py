@@ -7,6 +7,7 @@ library module does. Each stand-in below says what breaks without it; two of the
 
 from __future__ import annotations
 
+import datetime
 import functools
 import gc
 import logging
@@ -121,10 +122,13 @@ def _replace_random_state(torch) -> None:
     logging.getLogger(random.__name__).setLevel(logging.ERROR)  # it warns that the two generators are one
 
 
-def start_distributed(seed: int, tensor: int = 1, pipeline: int = 1, stages_per_rank: int = 1) -> None:
+def start_distributed(
+    seed: int, tensor: int = 1, pipeline: int = 1, stages_per_rank: int = 1, timeout: float = 1800.0
+) -> None:
     """Join the process group (NCCL with a GPU, gloo without) and make megatron-core's groups; alone if not launched.
 
     torchrun and srun wrappers set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without them the world is this process.
+    timeout: seconds that a process waits for the others in a collective before it fails.
     Called again with the same layout, it keeps the groups and seeds anew; for another layout `leave_distributed` first.
     """
     import torch
@@ -135,7 +139,7 @@ def start_distributed(seed: int, tensor: int = 1, pipeline: int = 1, stages_per_
     if not torch.distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         if launched_processes() > 1:
-            torch.distributed.init_process_group(backend)
+            torch.distributed.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
         else:
             torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
     interleaved = stages_per_rank if stages_per_rank > 1 else None

@@ -50,8 +50,8 @@ def serve(rank: int, pipe: Connection, port: int) -> None:
 class World:
     """The processes, started when they are first needed and again after a job that hung."""
 
-    def __init__(self):
-        self.jobs = 0
+    def __init__(self, ranks: int = RANKS):
+        self.size, self.jobs = ranks, 0
         self.processes: list = []
         self.pipes: list[Connection] = []
 
@@ -81,7 +81,7 @@ class World:
 
         self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         context = multiprocessing.get_context("spawn")
-        for rank in range(RANKS):
+        for rank in range(self.size):
             ours, theirs = context.Pipe()
             process = context.Process(target=serve, args=(rank, theirs, self.store.port), daemon=True)
             process.start()

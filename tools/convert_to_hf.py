@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Export a training checkpoint as a Hugging Face folder that generates text and pictures on its own.
 
-The folder holds the weights under Qwen's names, the model's code, the text tokenizer, the image tokenizer and the
+Any layout's checkpoint will do, without the processes that wrote it: tensors are read and written one at a time. The
+folder holds the weights under Qwen's names, the model's code, the text tokenizer, the image tokenizer and the
 prompts, so it needs neither this repository nor the run. It is published whole, by one rename.
 """
 
@@ -37,12 +38,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def export(checkpoint: Path, output: Path, vq_name: str = "") -> None:
     """Write the export of a verified checkpoint folder. Raises UserError for a wrong image tokenizer or output."""
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
     from model.config import ModelConfig
     from model.prompts import PromptTemplates
-    from model.weight_names import to_hugging_face
     from tokenization.vq import load_vq
 
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
@@ -59,11 +56,7 @@ def export(checkpoint: Path, output: Path, vq_name: str = "") -> None:
     temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    with safe_open(checkpoint / "model.safetensors", framework="pt") as weights:
-        pairs = to_hugging_face(config, ((name, weights.get_tensor(name)) for name in weights.keys()))
-        tensors = {name: tensor.contiguous() for name, tensor in pairs}
-    save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
-    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    dtype = write_weights(checkpoint, temporary, config)
     write_configuration(temporary, config, dtype)
     write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
     (temporary / "unix_prompts.json").write_text(prompts, encoding="utf-8")
@@ -71,6 +64,24 @@ def export(checkpoint: Path, output: Path, vq_name: str = "") -> None:
     (temporary / "README.md").write_text(model_card(config, templates, state), encoding="utf-8")
     shutil.rmtree(output, ignore_errors=True)
     temporary.rename(output)
+
+
+def write_weights(checkpoint: Path, folder: Path, config) -> str:
+    """Weights under Qwen's names, read tensor by tensor from whatever layout wrote them -> their dtype as a word."""
+    import torch
+
+    from model.weight_names import to_hugging_face, training_names
+    from pretrain.sharded_files import read_whole, stored_tensors
+    from tools.safetensors_shards import write_shards
+
+    names, stored = list(training_names(config)), stored_tensors(checkpoint)
+    absent = [name for name in names if name not in stored]
+    if absent:
+        raise UserError(f"{checkpoint}: holds no {absent[0]}: its model.json is of another model")
+    shapes = ((name, torch.empty(stored[name][0], dtype=stored[name][1], device="meta")) for name in names)
+    described = list(to_hugging_face(config, shapes))
+    write_shards(folder, described, to_hugging_face(config, read_whole(checkpoint, names)))
+    return str(described[0][1].dtype).removeprefix("torch.")
 
 
 def check_output(output: Path) -> None:

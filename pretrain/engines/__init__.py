@@ -4,7 +4,8 @@
 
     train_step(rows, lr) -> StepFigures      rows of this rank for one step; the update is made
     evaluate(rows) -> StepFigures            losses without an update
-    save(folder), load(folder)               weights and optimizer state, as files in a folder
+    pieces() -> list of Piece                what this rank writes of weights and optimizer state
+    load(folder, steps), load_weights(folder)   all of a checkpoint after so many updates, or its weights alone
     weights() -> iterator of (name, tensor)  whole weights under training names, on the CPU
 
 `figures` are sums over all ranks, so that a mean never depends on how rows were dealt out.

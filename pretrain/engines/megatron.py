@@ -21,9 +21,12 @@ from model.layer_specs import transformer_config
 from model.routing import route
 from pretrain.config import OptimSection
 from pretrain.engines import StepFigures
+from pretrain.engines.held_state import optimizer_pieces, pieces_to_write, set_adam_steps, weight_pieces
 from pretrain.engines.stages import build_stages, held_weights, whole_weights
 from pretrain.parallel import ParallelLayout, check_layout, megatron_settings
+from pretrain.pieces import Piece
 from pretrain.row_tensors import Row
+from pretrain.sharded_files import read_pieces, stored_tensors
 
 
 class MegatronEngine:
@@ -170,32 +173,37 @@ class MegatronEngine:
         """(training name, tensor on the CPU) of every weight, in the dtype of training; all ranks call it together."""
         return whole_weights(self.stages)
 
-    def save(self, folder: Path) -> None:
-        """Write model.safetensors (weights under training names) and optimizer.pt (moments, step, master weights)."""
-        from safetensors.torch import save_file
+    def pieces(self) -> list[Piece]:
+        """What this rank writes of weights and optimizer state: views, which the next update changes."""
+        return pieces_to_write(self.stages, self.optimizer)
 
-        save_file({name: tensor.contiguous() for name, tensor in self.weights()}, folder / "model.safetensors")
-        torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+    def load(self, folder: Path, steps: int) -> None:
+        """Read weights and optimizer state after `steps` updates, whatever layout wrote them.
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote. Raises UserError when the checkpoint is of another model."""
-        from safetensors.torch import load_file
+        Raises UserError when the checkpoint is of another model or precision.
+        """
+        weights = weight_pieces(self.stages)
+        states = optimizer_pieces(self.stages, self.optimizer)
+        self._check(folder, [*weights, *states], "resume with the configuration that made it, or choose another run.folder")
+        read_pieces(folder, [*weights, *states])
+        set_adam_steps(self.optimizer, steps)
 
-        weights = load_file(folder / "model.safetensors")
-        parameters = dict(held_weights(self.stages))
-        there, here = (
-            {name: f"{list(tensor.shape)} {str(tensor.dtype)[6:]}" for name, tensor in found.items()}
-            for found in (weights, parameters)
-        )
-        different = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+    def load_weights(self, folder: Path) -> None:
+        """Read weights alone, in whatever precision they are stored: the start of a new run. Raises UserError."""
+        read_pieces(folder, weight_pieces(self.stages))
+        self.optimizer.reload_model_params()
+
+    def _check(self, folder: Path, pieces: list[Piece], remedy: str) -> None:
+        stored = stored_tensors(folder)
+        wanted = {piece.key: (piece.shape, piece.tensor.dtype) for piece in pieces}
+        different = sorted(name for name, described in wanted.items() if stored.get(name) != described)
         if different:
-            first = different[0]
+            there, here = (_described(found.get(different[0])) for found in (stored, wanted))
             raise UserError(
-                f"{folder}: is a checkpoint of another model or precision ({len(different)} weights differ, {first} "
-                f"first: {there.get(first, 'absent')} there, {here.get(first, 'absent')} here): resume with the "
-                "configuration that made it, or choose another run.folder"
+                f"{folder}: is a checkpoint of another model or precision ({len(different)} tensors differ, {different[0]} "
+                f"first: {there} there, {here} here): {remedy}"
             )
-        with torch.no_grad():
-            for name, tensor in weights.items():
-                parameters[name].copy_(tensor)
-        self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+
+
+def _described(tensor: tuple | None) -> str:
+    return f"{list(tensor[0])} {str(tensor[1])[6:]}" if tensor else "absent"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import resource
+import signal
 from pathlib import Path
 
 import torch
@@ -51,3 +56,70 @@ def read_with_megatron(folder: Path) -> dict[str, torch.Tensor]:
 
     assert dist_checkpointing.check_is_distributed_checkpoint(str(folder))
     return dist_checkpointing.load_plain_tensors(str(folder))
+
+
+def train_run(config: Path, overrides: list[str]) -> tuple[int, str, list[int]]:
+    """pretrain/train.py without its command line -> (exit code, what this rank printed, rows whose shards it read)."""
+    from pretrain import loader, loop
+    from pretrain.config import load_config
+    from pretrain.place import check_world
+
+    loaded = load_config(config, overrides)
+    check_world(loaded, torch.distributed.get_world_size())
+    read: list[int] = []
+    original, printed = loader.RowDataset._contents, io.StringIO()
+
+    def contents(dataset, piece):
+        read.append(piece.document)
+        return original(dataset, piece)
+
+    loader.RowDataset._contents = contents
+    try:
+        with contextlib.redirect_stdout(printed):
+            code = loop.train(loaded, ["train.py"])
+    finally:
+        loader.RowDataset._contents = original
+    return code, printed.getvalue(), read
+
+
+def train_run_with_small_files(config: Path, overrides: list[str], rank: int, saves: tuple[int, ...], limit: int):
+    """The same, but on one rank no file can grow beyond `limit` bytes during these saves, as on a disk that is full."""
+    from pretrain import saver
+
+    original, calls = saver.write_pieces, 0
+
+    def write(*arguments):
+        nonlocal calls
+        calls += 1
+        if torch.distributed.get_rank() != rank or calls not in saves:
+            return original(*arguments)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            return original(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    saver.write_pieces = write
+    try:
+        return train_run(config, overrides)
+    finally:
+        saver.write_pieces = original
+
+
+def train_run_and_die_in_a_save(config: Path, overrides: list[str], rank: int, save: int):
+    """The same, but this rank is killed when its files of a save are half written."""
+    from pretrain import saver
+
+    original, calls = saver.write_pieces, 0
+
+    def write(folder, pieces, group):
+        nonlocal calls
+        calls += 1
+        if torch.distributed.get_rank() == rank and calls == save:
+            (folder / f"__{rank}_0.distcp").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(folder, pieces, group)
+
+    saver.write_pieces = write
+    return train_run(config, overrides)

@@ -11,7 +11,7 @@ import signal
 import time
 from pathlib import Path
 
-from pretrain import loader
+from pretrain import checkpoint, loader, saver
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.metrics import Metrics
 
@@ -55,29 +55,30 @@ def in_a_line_of_metrics(count: int) -> None:
 
 
 def while_writing_a_checkpoint(count: int) -> None:
-    """The weights are written, half of the optimizer is."""
+    """Half of the tensors are written."""
 
-    def save(original, engine, folder):
-        original(engine, folder)
-        os.truncate(folder / "optimizer.pt", (folder / "optimizer.pt").stat().st_size // 2)
+    def write(original, folder, *arguments):
+        original(folder, *arguments)
+        (tensors,) = folder.glob("*.distcp")
+        os.truncate(tensors, tensors.stat().st_size // 2)
         die()
 
-    _at_call(MegatronEngine, "save", count, save)
+    _at_call(saver, "write_pieces", count, write)
 
 
 def before_publishing_a_checkpoint(count: int) -> None:
     """Everything is written, nothing has its name."""
-    _at_call(Path, "rename", count, lambda *_: die())
+    _at_call(checkpoint, "_publish", count, lambda *_: die())
 
 
 def after_publishing_a_checkpoint(count: int) -> None:
     """The new checkpoint is there, the old ones are too."""
 
-    def rename(original, *arguments):
+    def publish(original, *arguments):
         original(*arguments)
         die()
 
-    _at_call(Path, "rename", count, rename)
+    _at_call(checkpoint, "_publish", count, publish)
 
 
 def while_removing_an_old_checkpoint(count: int) -> None:

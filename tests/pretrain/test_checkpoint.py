@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_no_good_checkpoint_is_an_error_and_none_at_all_is_a_start(tmp_path):
 def test_what_a_kill_leaves_is_no_checkpoint_and_goes_at_the_next_one(tmp_path):
     publish(tmp_path, 2)
     for step in (3, 4):  # 3: a signal between two regular ones, so that no later one has its name
-        with pytest.raises(InterruptedError):
+        with pytest.raises(KeyboardInterrupt):
             checkpoint.publish(tmp_path, step, stop_half_way, {}, keep=2)
     assert steps(tmp_path) == [2]
     assert (tmp_path / "checkpoints/step_00000004.partial/model.safetensors").exists()
@@ -137,19 +138,37 @@ def test_what_a_kill_leaves_is_no_checkpoint_and_goes_at_the_next_one(tmp_path):
 
 def stop_half_way(folder: Path) -> None:
     write(folder)
-    raise InterruptedError
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("stage", ["_sha256", "_sync"])
 def test_nothing_is_published_before_it_is_complete(tmp_path, monkeypatch, stage):
     def stop(path):
-        raise InterruptedError
+        raise KeyboardInterrupt
 
     publish(tmp_path, 2)
     monkeypatch.setattr(checkpoint, stage, stop)
-    with pytest.raises(InterruptedError):
+    with pytest.raises(KeyboardInterrupt):
         publish(tmp_path, 4)
     assert steps(tmp_path) == [2]
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoints_and_no_rubbish(tmp_path):
+    good = publish(tmp_path, 2)
+
+    def full(folder: Path) -> None:
+        write(folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(checkpoint.SaveFailed, match="OSError: .*No space left"):
+        checkpoint.publish(tmp_path, 4, full, {}, keep=2)
+    assert [path for path in (tmp_path / "checkpoints").iterdir()] == [good] and checkpoint.verify(good) is None
+
+
+def test_every_nth_stays(tmp_path):
+    for step in range(2, 22, 2):
+        checkpoint.publish(tmp_path, step, write, {}, keep=2, keep_every=6)
+    assert steps(tmp_path) == [6, 12, 18, 20]
 
 
 def test_old_checkpoints_go_only_after_the_new_one_is_there(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pretrain import checkpoint
 from pretrain.config import load_config
-from pretrain.train import hold, open_run
+from pretrain.run_folder import hold, open_run
 from tests.commands import ROOT, CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import STEPS, TinyData, checkpoint_names, read_metrics, write_config
 
@@ -59,7 +59,7 @@ def test_a_run_folder_says_what_was_run(finished):
 
 def test_a_machine_without_git_trains_too(finished, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    open_run(load_config(finished / "config.yaml"), ["train.py"], tmp_path / "run")
+    open_run(load_config(finished / "config.yaml"), ["train.py"], tmp_path / "run", processes=1)
     started = json.loads((tmp_path / "run/starts.jsonl").read_text())
     assert started["commit"] == "" and started["changed_files"] == []
 

@@ -21,6 +21,7 @@ from model.prompts import text_to_image_ids, unconditional_ids
 from model.uni_x import UniXModel
 from model.weight_names import to_hugging_face
 from pretrain import checkpoint, runtime
+from pretrain.sharded_files import read_whole, stored_tensors
 from tests.commands import CommandServer, Finished, assert_refused
 from tests.model.tiny_training import document_logits, row_of
 from tests.pretrain.tiny_run import TinyData, write_config
@@ -89,6 +90,11 @@ def exports(commands, tiny_data, tmp_path_factory) -> dict[str, Exported]:
     return found
 
 
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint, without the optimizer's state."""
+    return dict(read_whole(folder, [name for name in stored_tensors(folder) if not name.startswith("optimizer.")]))
+
+
 def model_config(exported: Exported) -> ModelConfig:
     return ModelConfig.from_dict(json.loads((exported.checkpoint / "model.json").read_text()))
 
@@ -124,7 +130,7 @@ def test_logits_elsewhere_are_those_of_the_training_model(exports, elsewhere, na
     config = model_config(exported)
     runtime.start_distributed(0)
     model = UniXModel(config, transformer_config(config)).eval()
-    weights = load_file(exported.checkpoint / "model.safetensors")
+    weights = weights_in(exported.checkpoint)
     own = dict(model.named_parameters())
     assert own.keys() == weights.keys()
     with torch.no_grad():
@@ -149,7 +155,7 @@ def test_weights_are_carried_over_to_the_last_bit(exports, name):
     exported = exports[name]
     config = model_config(exported)
     found = load_file(exported.folder / "model.safetensors")
-    expected = dict(to_hugging_face(config, load_file(exported.checkpoint / "model.safetensors").items()))
+    expected = dict(to_hugging_face(config, weights_in(exported.checkpoint).items()))
     assert found.keys() == expected.keys() and ("lm_head.weight" in found) == (not config.tie_word_embeddings)
     assert all(found[key].dtype == tensor.dtype and torch.equal(found[key], tensor) for key, tensor in expected.items())
 
@@ -207,8 +213,7 @@ def test_a_checkpoint_can_be_named_and_an_older_export_is_replaced(commands, exp
     assert [path.name for path in tmp_path.iterdir()] == ["export"] and not (output / "stale.txt").exists()
     assert not (output / "leftover").exists()
     embedding = load_file(output / "model.safetensors")["model.embed_tokens.weight"]
-    weights = load_file(older / "model.safetensors")["embedding.word_embeddings.weight"]
-    assert torch.equal(embedding, weights)
+    assert torch.equal(embedding, weights_in(older)["embedding.word_embeddings.weight"])
 
 
 def test_an_image_tokenizer_that_did_not_make_the_shards_is_refused(commands, exports, tiny_data, tmp_path):
@@ -225,16 +230,16 @@ def test_damaged_checkpoints_are_named(commands, exports, tmp_path):
     run, output = tmp_path / "run", tmp_path / "export"
     shutil.copytree(exports["fp32-tied-qwen2.5"].run, run)
     older, newest = checkpoint.all_checkpoints(run)
-    (newest / "model.safetensors").unlink()
-    assert_refused(convert(commands, newest, output), f"{newest}/model.safetensors is missing")
+    (newest / "__0_0.distcp").unlink()
+    assert_refused(convert(commands, newest, output), f"{newest}/__0_0.distcp is missing")
     done = convert(commands, run, output)
     warnings = [line for line in done.out.splitlines() if line.startswith("warning: ")]
     assert done.code == 0 and str(older) in done.out.splitlines()[-1]
-    assert len(warnings) == 1 and f"{newest}/model.safetensors is missing" in warnings[0]
+    assert len(warnings) == 1 and f"{newest}/__0_0.distcp is missing" in warnings[0]
     shutil.rmtree(output)
-    content = bytearray((older / "optimizer.pt").read_bytes())
+    content = bytearray((older / "__0_0.distcp").read_bytes())
     content[100] ^= 1
-    (older / "optimizer.pt").write_bytes(content)
+    (older / "__0_0.distcp").write_bytes(content)
     assert_refused(convert(commands, run, output), "none of 2 checkpoints verifies")
     assert_refused(convert(commands, tmp_path / "nowhere", output), "nowhere", "holds no checkpoint")
     assert not output.exists()

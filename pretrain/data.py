@@ -1,0 +1,69 @@
+"""What the loop reads: rows to train on, held-out rows, and what turns text into ids and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from pretrain import setup
+from pretrain.config import TrainConfig
+from pretrain.loader import RowDataset, Source, check_sources, rows_from
+from pretrain.place import Place
+from pretrain.row_tensors import Row
+from pretrain.rows import RowSize
+from pretrain.tasks import TaskShares, tokenize_prompts
+from tokenization.shards import open_dataset
+
+
+class Data:
+    """The data of a run as one process sees it. Raises UserError when sources, tokenizers and model do not fit."""
+
+    def __init__(self, config: TrainConfig, place: Place):
+        data = config.data
+        manifests = [open_dataset(Path(source.path)).manifest for source in data.sources]
+        self.place, self.rows_per_step, self.workers = place, data.rows_per_step, data.workers
+        self.tokenizer_json = Path(data.tokenizer) / "tokenizer.json"
+        self.tokenizer = setup.load_tokenizer(data.tokenizer, manifests[0])
+        self.model_config = setup.model_config(config.model, self.tokenizer, manifests[0])
+        check_sources(manifests, self.model_config.vocabulary)
+        self.templates = setup.prompt_templates(manifests[0])
+        tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates)
+        size = RowSize(data.row_length, data.row_multiple)
+        shares = TaskShares(
+            data.text_to_image, data.unconditional, data.train_on_prompts, data.first_text, data.code_noise
+        )
+        sources = [Source(Path(source.path), source.weight) for source in data.sources]
+        self.train = RowDataset(sources, tokenized, shares, size, config.run.seed, place.routing_only)
+        self.heldout: RowDataset | None = None
+        if data.heldout:
+            heldout = [Source(Path(data.heldout))]
+            check_sources([*manifests, open_dataset(heldout[0].path).manifest], self.model_config.vocabulary)
+            clean = dataclasses.replace(shares, code_noise=0.0)
+            self.heldout = RowDataset(heldout, tokenized, clean, size, 0, place.routing_only)
+
+    def encode(self, text: str) -> list[int]:
+        """Text -> ids, no special tokens added."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def training_rows(self, consumed: int) -> Iterator[list[Row]]:
+        """This rank's rows of each step, after so many rows of all ranks."""
+        place = self.place
+        rows = rows_from(self.train, consumed, place.data_rank, place.data_ranks, self.workers)
+        while True:
+            yield [next(rows) for _ in range(self.rows_per_step // place.data_ranks)]
+
+    def heldout_rows(self, count: int) -> list[Row]:
+        """This rank's share of the first `count` held-out rows; none without held-out data."""
+        if self.heldout is None:
+            return []
+        return [self.heldout[index] for index in range(self.place.data_rank, count, self.place.data_ranks)]
+
+    def checkpoint_files(self) -> dict[str, bytes]:
+        """What a checkpoint holds beside tensors, so that it can be converted without anything else of the run."""
+        return {
+            "model.json": (json.dumps(self.model_config.to_dict(), indent=1) + "\n").encode(),
+            "unix_prompts.json": self.templates.to_json().encode(),
+            "tokenizer.json": self.tokenizer_json.read_bytes(),
+        }

@@ -1,0 +1,82 @@
+"""Saving while training goes on: in the loop's own time, or in a thread that writes a copy."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from model.errors import RunFailed
+from pretrain import checkpoint
+from pretrain.config import CheckpointSection
+from pretrain.pieces import Piece, copied
+from pretrain.sharded_files import write_format, write_pieces
+from pretrain.together import Together, all_processes
+
+
+class Saver:
+    """Publishes checkpoints of a run. A save that fails is one line of warning: the run goes on, and tries the next.
+
+    With `checkpoint.async_save` the tensors are copied to the CPU and written by a thread, which talks over a group of its
+    own; a save waits for the one before it.
+    """
+
+    def __init__(self, run: Path, options: CheckpointSection, files: dict[str, bytes], together: Together):
+        """files: what else a checkpoint holds, by name, so that it can be converted without anything else of the run."""
+        self.run, self.options, self.files, self.together = run, options, files, together
+        self.writers = all_processes() if options.async_save else together
+        self.thread: threading.Thread | None = None
+        self.problem: str | None = None  # of the last save
+        self.fault: BaseException | None = None  # of the thread: a fault of ours, told where the loop can fail
+
+    def save(self, step: int, pieces: list[Piece], state: dict) -> None:
+        """Write a checkpoint; all processes call it together, with what each of them holds."""
+        self.wait()
+        if not self.options.async_save:
+            self._publish(step, pieces, state)
+            self._tell()
+            return
+        copies = self.together.all_do(lambda: copied(pieces))
+        self.thread = threading.Thread(target=self._in_thread, args=(step, copies, state))
+        self.thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written any more."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+            if self.fault is not None:
+                raise self.fault
+            self._tell()
+
+    def finish(self) -> None:
+        """Wait for the last save. Raises RunFailed when it failed: what was trained since the one before would be lost."""
+        self.wait()
+        if self.problem:
+            raise RunFailed(f"{self.run}: the last checkpoint could not be written ({self.problem}): make room, and run "
+                            "the same command again")  # fmt: skip
+
+    def _in_thread(self, step: int, pieces: list[Piece], state: dict) -> None:
+        try:
+            self._publish(step, pieces, state)
+        except BaseException as error:
+            self.fault = error
+
+    def _publish(self, step: int, pieces: list[Piece], state: dict) -> None:
+        def write(folder: Path) -> None:
+            write_pieces(folder, pieces, self.writers.group)
+            if self.writers.rank == 0:
+                write_format(folder)
+                for name, content in self.files.items():
+                    (folder / name).write_bytes(content)
+
+        self.problem, self.step = None, step
+        try:
+            options = self.options
+            checkpoint.publish(self.run, step, write, state, options.keep, options.keep_every, self.writers)
+        except checkpoint.SaveFailed as error:
+            self.problem = str(error)
+
+    def _tell(self) -> None:
+        if self.problem:
+            self.together.say(f"warning: the checkpoint of step {self.step} could not be written ({self.problem}): the run "
+                              "goes on, the older checkpoints are untouched")  # fmt: skip

@@ -1,0 +1,90 @@
+"""What the processes of a run agree on: errors, when to stop, who speaks. Over gloo, beside the training's own groups.
+
+An error of one process would leave the others waiting in their next collective. Here it becomes an error of all, in the
+same place, and one process says what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+
+from model.errors import UserError
+
+Result = TypeVar("Result")
+
+
+class Together:
+    """All processes of a run; rank 0 speaks. One process alone sends nothing and needs no process group."""
+
+    def __init__(self, rank: int = 0, size: int = 1, group=None):
+        self.rank, self.size, self.group = rank, size, group
+
+    def say(self, line: str) -> None:
+        """Print a line once."""
+        if self.rank == 0:
+            print(line, flush=True)
+
+    def largest(self, value: int) -> int:
+        """The largest value of all processes."""
+        if self.size == 1:
+            return value
+        values = torch.tensor([value])
+        torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX, group=self.group)
+        return int(values)
+
+    def gathered(self, value: Any) -> list:
+        """The values of all processes, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list = [None] * self.size
+        torch.distributed.all_gather_object(values, value, group=self.group)
+        return values
+
+    def attempt(self, action: Callable[[], Result]) -> tuple[Result | None, str | None]:
+        """Do it on every process -> (what it returned here, None), or on every process (None, the first error's text)."""
+        result, problem = None, None
+        try:
+            result = action()
+        except Exception as error:  # an interrupt is not shared: it has its own way out
+            problem = f"{error.__class__.__name__}: {' '.join(str(error).split())}"
+        problems = [found for found in self.gathered(problem) if found]
+        return (None, problems[0]) if problems else (result, None)
+
+    def all_do(self, action: Callable[[], Result]) -> Result:
+        """Do it on every process. When it fails anywhere, all raise: the first that failed its own error, the others
+        SystemExit with the exit code of that error, so that it is told once.
+        """
+        result, error = None, None
+        try:
+            result = action()
+        except Exception as raised:
+            error = raised
+        codes = self.gathered(None if error is None else exit_code(error))
+        failed = [rank for rank, code in enumerate(codes) if code is not None]
+        if failed and failed[0] == self.rank:
+            raise error
+        if failed:
+            raise SystemExit(codes[failed[0]])
+        return result
+
+    def first_does(self, action: Callable[[], Result]) -> Result:
+        """Do it on rank 0 only, and hand its result, or its failure, to all."""
+        return self.gathered(self.all_do(lambda: action() if self.rank == 0 else None))[0]
+
+
+def all_processes(timeout: float = 1800.0) -> Together:
+    """Those of the default process group, with a gloo group of their own; `timeout`: seconds one waits for the others."""
+    size = torch.distributed.get_world_size()
+    if size == 1:
+        return Together()
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+    return Together(torch.distributed.get_rank(), size, group)
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code that a command ends with for this error."""
+    return 2 if isinstance(error, UserError) else 1
