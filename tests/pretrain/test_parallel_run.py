@@ -25,8 +25,8 @@ LAYOUTS = {
 }
 
 
-def write_config(data: TinyData, folder: Path, parallel: dict, **changes: dict) -> Path:
-    values = config_values(data, folder)
+def write_config(tiny: TinyData, folder: Path, parallel: dict, **changes: dict) -> Path:
+    values = config_values(tiny, folder)
     values["run"]["steps"] = STEPS
     values["optim"]["dropout"] = 0.0  # with sequence parallelism each rank draws for its own tokens
     values["checkpoint"] = {"every": SAVED, "keep": 9}
@@ -176,7 +176,8 @@ def test_damage_is_passed_over_by_all_ranks(world, tiny_data, tmp_path, referenc
     assert [name in line for name, line in zip(("step_00000008", "00000007", "00000006"), warnings, strict=True)] == [True] * 3
     assert "at step 4, row 8" in found[0][1] and not found[1][1]
     assert_follows(run, reference)
-    assert checkpoint_names(run) == ["step_00000004", "step_00000008"]
+    assert checkpoint_names(run) == [f"step_0000000{step}" for step in (4, 6, 7, 8)]  # the half-written one is gone
+    assert checkpoint.verify(checkpoint.folder_of(run, 8)) is None
 
 
 def test_one_rank_killed_in_a_save_ends_the_others_and_costs_that_save(world, tiny_data, tmp_path, reference):
@@ -224,4 +225,4 @@ def test_a_run_starts_from_weights_of_another_layout(world, tiny_data, tmp_path,
     config = write_config(tiny_data, tmp_path / "other", {}, run={"init_from": str(start)}, model={"deep": 2})
     with pytest.raises(AssertionError, match="another model or precision .layer_kinds"):
         world.run(checkpoint_jobs.train_run, 1, config=config, overrides=[])
-    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "other" / "config.yaml").exists()
