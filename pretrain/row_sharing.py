@@ -16,7 +16,7 @@ LENGTHS = ("document", "text", "vision")
 
 def pack(rows: Sequence[Row]) -> Tensor:
     """Rows -> int64 [n], which `unpack` turns into equal rows: for each row its sizes, its tensors, its lengths."""
-    parts = []
+    parts = [torch.empty(0, dtype=torch.int64)]
     for row in rows:
         tensors = [getattr(row, name) for name in TENSORS]
         lengths = [torch.tensor(row.lengths[name]) for name in LENGTHS]

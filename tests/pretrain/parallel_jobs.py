@@ -91,3 +91,18 @@ def fail_on_the_last_rank() -> int:
     if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
         raise ValueError("the last rank has failed")
     return torch.distributed.get_rank()
+
+
+def train_on_text_beside_pictures(parallel: ParallelLayout, steps: int = 4) -> tuple:
+    """As `train`, on rows whose first halves, dealt to the even data-parallel ranks, hold text only; the others pictures."""
+    engine = make_engine({}, parallel)
+    rows = mixed_rows(engine.model_config)
+    text, pictures = rows[0::4], rows[1::4]
+    assert all(not engine.model_config.vocabulary.is_code(row.labels).any() for row in text)
+    assert all(engine.model_config.vocabulary.is_code(row.labels).sum() > 5 for row in pictures)
+    figures = []
+    for step in range(steps):
+        batch = [row for pair in zip(text[2 * step : 2 * step + 2], pictures[2 * step : 2 * step + 2]) for row in pair]
+        figures.append(dataclasses.astuple(engine.train_step(rows_here(batch), OPTIM.lr)))
+    gradients = [parameter.main_grad.clone() for stage in engine.stages for parameter in stage.parameters()]
+    return figures, figures[-1], {name: tensor.clone() for name, tensor in engine.weights()}, gradients

@@ -78,6 +78,18 @@ def test_training_moves_the_weights(alone: dict):
     assert figures[-1] != figures[0] and all(tensor.isfinite().all() for tensor in weights.values())
 
 
+@pytest.mark.parametrize("distributed", [False, True])
+def test_text_on_one_rank_and_pictures_on_another(world: World, distributed: bool):
+    """Nobody waits for a branch that a rank's rows do not use, and the gradients are those of all rows together."""
+    job = parallel_jobs.train_on_text_beside_pictures
+    *expected, gradients = world.run(job, 1, parallel=ParallelLayout())[0]
+    found = world.run(job, 2, seconds=300, parallel=ParallelLayout(distributed_optimizer=distributed))
+    assert_same_training([rank[:3] for rank in found], tuple(expected), 2)
+    if not distributed:  # with it, each rank keeps the sums of its own share only
+        for _, _, _, others in found:
+            assert all(torch.allclose(ours, theirs, atol=1e-6, rtol=1e-4) for ours, theirs in zip(gradients, others))
+
+
 DROPOUT = dataclasses.replace(parallel_jobs.OPTIM, dropout=0.2)
 
 
