@@ -117,6 +117,7 @@ def compare(arguments: argparse.Namespace) -> dict:
     clock = "wall" if arguments.device == "cuda" else "cpu"
     figures = []
     for case in made:
+        seconds = {name: parts.part_seconds(each, case.row) for name, each in engines.items()}  # warms both up
         steps = [lambda each=each: paired.timed_step(each, case.row) for each in engines.values()]
         pairs = paired.paired_steps(*steps, arguments.steps, arguments.budget)
         flops = {name: row_flops(each, case.row.lengths, len(case.row.targets)) for name, each in configs.items()}
@@ -124,7 +125,6 @@ def compare(arguments: argparse.Namespace) -> dict:
         slices = paired.slice_seconds(config, case.row, some.dtype, some.device)
         _, shared_seconds, _ = paired.quartiles([getattr(pair[1].forward_backward, clock) for pair in pairs])
         calibrated = paired.calibrated_ratio(config, slices, shared_seconds)
-        seconds = {name: parts.part_seconds(each, case.row) for name, each in engines.items()}
         figures.append(tables.case_figures(case.name, case.row, pairs, flops, calibrated, seconds, clock))
         figures[-1]["slice_seconds"] = dataclasses.asdict(slices)
         print(f"{case.name}: measured", file=sys.stderr, flush=True)

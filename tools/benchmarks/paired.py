@@ -67,11 +67,10 @@ def timed_step(engine: MegatronEngine, row: Row) -> StepTime:
 def paired_steps(
     first: Callable[[], StepTime], second: Callable[[], StepTime], pairs: int, budget: float
 ) -> list[tuple[StepTime, StepTime]]:
-    """Steps of both, interleaved first second second first, after one step of each to warm up -> (first, second) pairs.
+    """Steps of both, interleaved first second second first -> (first, second) pairs. Both must be warm.
 
     Stops after `pairs`, or when `budget` seconds are used up, but not before a block of two.
     """
-    first(), second()
     start, measured = time.perf_counter(), []
     while len(measured) < pairs and (not measured or time.perf_counter() - start < budget):
         a = first()
