@@ -164,8 +164,10 @@ def profile(engines: dict, row, file: Path) -> None:
 
 def measure_memory(arguments: argparse.Namespace) -> dict:
     """Measure and print the memory of one long document; returns the figures."""
+    from model.cpu_memory import return_freed_memory
     from tools.benchmarks import cases, memory
 
+    return_freed_memory()  # else the allocator's habits are measured, which GPUs do not have
     config = memory.one_layer_of_each(cases.uni_x_config(arguments.model))
     tokens = max(arguments.documents)
     row = cases.long_row(config, tokens).row
