@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
         "  python tools/bench_step.py --json work/bench.json\n"
         "  python tools/bench_step.py --model tiny --rows b --documents 64,256\n"
         "  python tools/bench_step.py --model 3b --memory\n"
-        "  python tools/bench_step.py --model 3b --device cuda --rows b --documents 8192,20480 --profile work/profile.txt",
+        "  python tools/bench_step.py --model 3b --device cuda --documents 8192,20480 --profile work/profile.txt",
     )
     parser.add_argument("--model", choices=("tiny", "small", "3b"), default="small", help="size (default: small)")
     parser.add_argument("--layers", type=int, default=0, help="layers (default: 4; 6 of the 3b's 36)")
@@ -49,8 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where it must run (default: cpu)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="", help="default: bf16 on a GPU, else fp32")
     parser.add_argument("--memory", action="store_true", help="peak memory of the longest of --documents instead")
-    parser.add_argument("--profile", type=Path, help="file for one profiled step of each model on the last case: a table, "
-                        "or a trace if it ends in .json")  # fmt: skip
+    parser.add_argument("--profile", type=Path, help="file for a profile of one step on the last case (.json: a trace)")
     parser.add_argument("--json", type=Path, help="file for all figures")
     arguments = parser.parse_args()
     arguments.rows, arguments.documents = check_rows(arguments.rows, arguments.documents)
@@ -142,7 +141,7 @@ def compare(arguments: argparse.Namespace) -> dict:
 
 
 def profile(engines: dict, row, file: Path) -> None:
-    """One step of each model under torch.profiler; `file` gets a table of operators, or a trace where it ends in .json."""
+    """One step of each model under torch.profiler; `file` gets a table of operators, or a trace if it ends in .json."""
     import torch
 
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -181,11 +180,12 @@ def measure_memory(arguments: argparse.Namespace) -> dict:
 def main() -> int:
     """Measure, print, write."""
     arguments = parse_arguments()
+    measured = commit()
     start(arguments)
     found = measure_memory(arguments) if arguments.memory else compare(arguments)
     if arguments.json:
         settings = {name: getattr(arguments, name) for name in ("model", "precision", "threads", "device")}
-        found = {"command": shlex.join(["python", *sys.argv]), "commit": commit(), **settings, **found}
+        found = {"command": shlex.join(["python", *sys.argv]), "commit": measured, **settings, **found}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0

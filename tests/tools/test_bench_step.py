@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import sys
 from itertools import count
@@ -165,7 +163,7 @@ def test_a_timed_step_is_a_training_step():
 
 @pytest.mark.parametrize("at_once", [model.loss.LOGITS_AT_ONCE, 16 * 768], ids=["whole", "chunks"])
 def test_marks_change_nothing_and_miss_nothing(monkeypatch, at_once):
-    """The weights after a marked step are those of a plain one; every part gets time, and time runs on in all of them."""
+    """The weights after a marked step are those of a plain one, and every part gets time."""
     chunked = model.loss.token_losses
     monkeypatch.setattr(model.loss, "token_losses", lambda *args: chunked(*args, at_once=at_once))
     row = cases.long_row(CONFIG, 64).row
@@ -253,26 +251,27 @@ def test_tables_say_what_was_measured_and_what_was_predicted():
     assert shares.count("12.50%") == len(parts.PARTS) and shares.strip(" |").endswith("4.000")
 
 
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory) -> tuple[dict, str]:
-    """One run of the command on tiny rows: its JSON and what it printed."""
-    folder = tmp_path_factory.mktemp("bench")
-    words = ["--model", "tiny", "--documents", "32,64", "--steps", "2", "--json", str(folder / "out" / "bench.json"),
-             "--profile", str(folder / "profile.txt")]  # fmt: skip
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(said):
-        patched.setattr(sys, "argv", ["tools/bench_step.py", *words])
-        assert bench_step.main() == 0
-    assert "aten::mm" in (folder / "profile.txt").read_text("utf-8")
-    return json.loads((folder / "out" / "bench.json").read_text("utf-8")), said.getvalue()
+def test_the_command_measures_memory(commands, tmp_path):
+    file = tmp_path / "memory.json"
+    done = commands.run("tools/bench_step.py", "--model", "tiny", "--memory", "--documents", "64,256", "--json", file)
+    assert done.code == 0, done.err
+    found = json.loads(file.read_text("utf-8"))
+    assert found["tokens"] == 256 and found["model_config"]["layer_kinds"] == [SEPARATED, SHARED]
+    assert f"{found['memory']['peak'] / 2**30:6.2f} GiB  peak" in done.out
+    assert f"at most {found['memory']['logits_tokens']} tokens" in done.out
 
 
-def test_the_command_measures_every_case_and_writes_what_it_prints(whole_run):
-    found, said = whole_run
+def test_the_command_measures_every_case_and_writes_what_it_prints(commands, tmp_path):
+    file, profile = tmp_path / "out" / "bench.json", tmp_path / "profile.txt"
+    words = ["--model", "tiny", "--documents", "32,64", "--steps", "2", "--json", file, "--profile", profile]
+    done = commands.run("tools/bench_step.py", *words)
+    assert done.code == 0, done.err
+    found = json.loads(file.read_text("utf-8"))
     assert [case["case"] for case in found["cases"]] == ["2 captioned pictures", "document of 32", "document of 64"]
-    assert found["command"].startswith("python tools/bench_step.py --model tiny")
+    assert "bench_step.py --model tiny" in found["command"] and found["threads"] == 1
     for case in found["cases"]:
-        assert case["pairs"] == 2 and f"{case['forward_backward_ratio']['median']:.3f}" in said
-        assert f"{case['flop_ratio']:.3f}" in said
+        assert case["pairs"] == 2 and f"{case['forward_backward_ratio']['median']:.3f}" in done.out
+        assert f"{case['flop_ratio']:.3f}" in done.out
     for table in ("forward + backward", "whole step", "time per part"):
-        assert f"| {table}" in said
+        assert f"| {table}" in done.out
+    assert "aten::mm" in profile.read_text("utf-8")

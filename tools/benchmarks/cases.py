@@ -43,7 +43,7 @@ def uni_x_config(name: str, layers: int = 0) -> ModelConfig:
     hidden, feed_forward, heads, kv_heads, width, text_ids, codes, own = SIZES[name]
     layers = layers or own
     if layers < 3:
-        raise UserError(f"--layers {layers}: at least 3, so that there are separated layers at both ends of shared ones")
+        raise UserError(f"--layers {layers}: give at least 3, for separated layers at both ends of shared ones")
     return ModelConfig(
         hidden_size=hidden,
         intermediate_size=feed_forward,

@@ -93,7 +93,7 @@ class MemoryFigures:
 
 
 def measure(make_engine: Callable[[], MegatronEngine], row: Row) -> MemoryFigures:
-    """Forward and backward of `row`, once, in a process that did nothing large before; the optimizer's step is left out.
+    """Forward and backward of `row`, once, in a process that did nothing large before; no step of the optimizer.
 
     On a GPU the allocator's figures stand in for the process's.
     """
@@ -134,14 +134,16 @@ def memory_lines(figures: MemoryFigures) -> list[str]:
     def gib(size: int) -> str:
         return f"{size / 2**30:6.2f} GiB"
 
+    ready_else = figures.ready - figures.before - figures.weights - figures.gradients
+    step_else = figures.peak - figures.ready - figures.saved
     return [
         f"{gib(figures.peak)}  peak, of which",
         f"{gib(figures.before)}    libraries",
         f"{gib(figures.weights)}    weights",
         f"{gib(figures.gradients)}    gradient buffers",
-        f"{gib(figures.ready - figures.before - figures.weights - figures.gradients)}    else before the step (optimizer's copies, allocator)",
+        f"{gib(ready_else)}    else before the step (the optimizer's copies of bf16 weights)",
         f"{gib(figures.saved)}    kept for the backward pass",
-        f"{gib(figures.peak - figures.ready - figures.saved)}    else during the step (gradients of the backward pass, logits)",
-        f"logits: at most {figures.logits_tokens:,} tokens in a tensor, {gib(figures.logits_bytes).strip()} alive at a time; "
-        f"whole they have {gib(figures.logits_whole).strip()} in float32",
+        f"{gib(step_else)}    else during the step (gradients of the backward pass, logits)",
+        f"logits: at most {figures.logits_tokens:,} tokens in a tensor, {gib(figures.logits_bytes).strip()} alive at a "
+        f"time; whole they have {gib(figures.logits_whole).strip()} in float32",
     ]

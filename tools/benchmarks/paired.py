@@ -111,7 +111,8 @@ def attention_seconds(config: ModelConfig, layout: Segments, tokens: int, dtype,
         for heads in (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
     )
     upstream = torch.randn_like(query)
-    return _seconds(lambda: torch.autograd.grad(attend(query, key, value, layout), (query, key, value), upstream), device)
+    inputs = (query, key, value)
+    return _seconds(lambda: torch.autograd.grad(attend(*inputs, layout), inputs, upstream), device)
 
 
 def products_seconds(config: ModelConfig, tokens: int, dtype, device) -> float:
@@ -162,5 +163,6 @@ def calibrated_ratio(config: ModelConfig, measured: SliceSeconds, shared_seconds
     taken to cost both models the same.
     """
     separated = sum(kind == SEPARATED for kind in config.layer_kinds)
-    saved = sum(parts["document"] - parts["text"] - parts["vision"] for parts in (measured.attention, measured.products))
+    both = (measured.attention, measured.products)
+    saved = sum(seconds["document"] - seconds["text"] - seconds["vision"] for seconds in both)
     return 1 - separated * saved / shared_seconds

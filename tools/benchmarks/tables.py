@@ -15,7 +15,8 @@ H100_BF16 = 989e12  # FLOP/s: dense bf16 of an H100 SXM (NVIDIA's data sheet)
 
 def ratios(pairs: Sequence[tuple[StepTime, StepTime]], part: str, clock: str) -> dict[str, float]:
     """Quartiles of Uni-X's time over the shared model's, pair by pair; `part` and `clock` are fields of `StepTime`."""
-    low, middle, high = quartiles([getattr(getattr(a, part), clock) / getattr(getattr(b, part), clock) for a, b in pairs])
+    seconds = [[getattr(getattr(step, part), clock) for step in pair] for pair in pairs]
+    low, middle, high = quartiles([uni_x / shared for uni_x, shared in seconds])
     return {"median": middle, "quarter": low, "three_quarters": high}
 
 
@@ -31,11 +32,12 @@ def case_figures(
     """Everything that is known of a case, in JSON types; `clock` ("cpu" or "wall") is the one that ratios go by."""
     models = {}
     for number, model in enumerate((UNI_X, SHARED_MODEL)):
-        whole = statistics.median(getattr(pair[number].whole, clock) for pair in pairs)
+        steps = [pair[number] for pair in pairs]
+        whole = statistics.median(getattr(step.whole, clock) for step in steps)
         models[model] = {
-            "forward_backward_seconds": statistics.median(getattr(pair[number].forward_backward, clock) for pair in pairs),
+            "forward_backward_seconds": statistics.median(getattr(step.forward_backward, clock) for step in steps),
             "step_seconds": whole,
-            "step_seconds_wall": statistics.median(pair[number].whole.wall for pair in pairs),
+            "step_seconds_wall": statistics.median(step.whole.wall for step in steps),
             "tokens_per_second": len(row.ids) / whole,
             "flops_per_second": flops[model].training / whole,
             "training_flops": flops[model].training,
@@ -61,10 +63,11 @@ def case_figures(
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells, the head first -> lines of a Markdown table whose columns stand under each other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) if not i else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))) + " |"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths)]
+        cells[0] = row[0].ljust(widths[0])
+        lines.append("| " + " | ".join(cells) + " |")
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
@@ -74,8 +77,8 @@ def _spread(ratio: dict[str, float]) -> str:
 
 def ratio_table(figures: Sequence[dict]) -> list[str]:
     """Uni-X's time over the shared model's: measured, and as the FLOP count and the slices by themselves predict it."""
-    head = ["forward + backward", "tokens", "pairs", "measured (quartiles)", "by FLOPs", "off by", "by slices", "off by", "wall"]
-    rows = [head]
+    rows = [["forward + backward", "tokens", "pairs", "measured (quartiles)"]]
+    rows[0] += ["by FLOPs", "off by", "by slices", "off by", "wall"]
     for case in figures:
         measured = case["forward_backward_ratio"]["median"]
         rows.append([case["case"], f"{case['tokens']:,}", str(case["pairs"]), _spread(case["forward_backward_ratio"])])
@@ -87,8 +90,9 @@ def ratio_table(figures: Sequence[dict]) -> list[str]:
 
 def step_table(figures: Sequence[dict], on_gpu: bool) -> list[str]:
     """Whole steps, optimizer included: seconds, ratio, tokens and model FLOPs a second; on a GPU its utilisation."""
-    head = ["whole step", "Uni-X s", "shared s", "ratio (quartiles)", "Uni-X tokens/s", "shared tokens/s", "Uni-X GFLOP/s", "shared GFLOP/s"]
-    rows = [head + (["Uni-X MFU", "shared MFU"] if on_gpu else [])]
+    rows = [["whole step", "Uni-X s", "shared s", "ratio (quartiles)"]]
+    for unit in ["tokens/s", "GFLOP/s"] + (["MFU"] if on_gpu else []):
+        rows[0] += [f"Uni-X {unit}", f"shared {unit}"]
     for case in figures:
         models = [case["models"][model] for model in (UNI_X, SHARED_MODEL)]
         row = [case["case"], *(f"{model['step_seconds']:.3f}" for model in models), _spread(case["step_ratio"])]
