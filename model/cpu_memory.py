@@ -10,15 +10,27 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
-LARGEST = 2**30
+LARGEST, USUAL = 2**30, 2**17  # bytes; the latter is glibc's own
 
 
 def keep_freed_memory() -> bool:
-    """Raise glibc's thresholds to 1 GiB. Returns False where the C library is another one; calling it again is free."""
+    """Raise glibc's thresholds to 1 GiB. Returns False where the C library is another one; calling it again is free.
+
+    What is kept is in pieces: where blocks of hundreds of MB come and go, the process grows well beyond what it uses.
+    """
+    return _set_thresholds(LARGEST)
+
+
+def return_freed_memory() -> bool:
+    """Take it back: from now on what is freed goes to the system at once. For measuring and saving memory."""
+    return _set_thresholds(USUAL)
+
+
+def _set_thresholds(size: int) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST) and mallopt(M_TRIM_THRESHOLD, LARGEST))
+    return bool(mallopt(M_MMAP_THRESHOLD, size) and mallopt(M_TRIM_THRESHOLD, size))

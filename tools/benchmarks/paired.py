@@ -1,0 +1,168 @@
+"""Step times of two models side by side, in an order that a drifting machine cannot favour one by."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from model.attention import padded_attention, varlen_attention
+from model.config import SEPARATED, ModelConfig
+from model.routing import Segments, route
+from pretrain.engines.megatron import MegatronEngine
+from pretrain.row_tensors import Row
+
+LR = 1e-4  # of the measured steps; their losses are not looked at
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Seconds, by the clock on the wall and by the processor time of this process."""
+
+    wall: float
+    cpu: float
+
+    def __sub__(self, other: Clocks) -> Clocks:
+        return Clocks(self.wall - other.wall, self.cpu - other.cpu)
+
+
+def now(device) -> Clocks:
+    """The clocks, once everything that was started on `device` is done."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    return Clocks(time.perf_counter(), time.process_time())
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """One training step; `forward_backward` is the part of `whole` before the optimizer."""
+
+    forward_backward: Clocks
+    whole: Clocks
+
+
+def timed_step(engine: MegatronEngine, row: Row) -> StepTime:
+    """One step of the engine as training does it; the clocks are read four times."""
+    inner: list[Clocks] = []
+
+    def run(rows, forward_only):
+        start = now(engine.device)
+        figures = MegatronEngine._run(engine, rows, forward_only)
+        inner.append(now(engine.device) - start)
+        return figures
+
+    engine._run = run
+    try:
+        start = now(engine.device)
+        engine.train_step([row], LR)
+        whole = now(engine.device) - start
+    finally:
+        del engine._run
+    return StepTime(inner[0], whole)
+
+
+def paired_steps(
+    first: Callable[[], StepTime], second: Callable[[], StepTime], pairs: int, budget: float
+) -> list[tuple[StepTime, StepTime]]:
+    """Steps of both, interleaved first second second first -> (first, second) pairs. Both must be warm.
+
+    Stops after `pairs`, or when `budget` seconds are used up, but not before a block of two.
+    """
+    start, measured = time.perf_counter(), []
+    while len(measured) < pairs and (not measured or time.perf_counter() - start < budget):
+        a = first()
+        b, c = second(), second()
+        measured += [(a, b), (first(), c)]
+    return measured
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """(first quartile, median, third quartile); of two values, the values and their mean."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def _seconds(function: Callable[[], None], device, repeats: int = 5, long: float = 2.0) -> float:
+    """Median time of one call after a call to warm up; what takes `long` seconds is called that once only.
+
+    Processor time on a CPU, where others may share the machine.
+    """
+    times = []
+    for _ in range(repeats + 1):
+        start = now(device)
+        function()
+        spent = now(device) - start
+        times.append(spent.wall if torch.device(device).type == "cuda" else spent.cpu)
+        if times[0] > long:
+            return times[0]
+    return statistics.median(times[1:])
+
+
+def attention_seconds(config: ModelConfig, layout: Segments, tokens: int, dtype, device) -> float:
+    """Forward and backward of one layer's attention over a slice, by itself."""
+    attend = varlen_attention if torch.device(device).type == "cuda" else padded_attention
+    query, key, value = (
+        torch.randn(tokens, heads, config.head_dim, dtype=dtype, device=device, requires_grad=True)
+        for heads in (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+    )
+    upstream = torch.randn_like(query)
+    inputs = (query, key, value)
+    return _seconds(lambda: torch.autograd.grad(attend(*inputs, layout), inputs, upstream), device)
+
+
+def products_seconds(config: ModelConfig, tokens: int, dtype, device) -> float:
+    """Forward and backward of one layer's projections and feed-forward products over `tokens`, by themselves."""
+    hidden, width = config.hidden_size, config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    shapes = ((hidden, width + 2 * keys), (width, hidden), (hidden, 2 * config.intermediate_size),
+              (config.intermediate_size, hidden))  # fmt: skip
+    factors = [
+        [torch.randn(shape, dtype=dtype, device=device, requires_grad=True) for shape in ((tokens, into), (out, into))]
+        for into, out in shapes
+    ]
+    upstream = [torch.randn(tokens, out, dtype=dtype, device=device) for _, out in shapes]
+
+    def run() -> None:
+        for (x, weight), gradient in zip(factors, upstream):
+            torch.autograd.grad(torch.nn.functional.linear(x, weight), (x, weight), gradient)
+
+    return _seconds(run, device)
+
+
+@dataclass(frozen=True)
+class SliceSeconds:
+    """What one layer's attention and matrix products take over each slice, measured by themselves."""
+
+    attention: dict[str, float]  # "document", "text", "vision"
+    products: dict[str, float]
+
+
+def slice_seconds(config: ModelConfig, row: Row, dtype, device) -> SliceSeconds:
+    """Measure them for the slices of `row`."""
+    row = row.to(device)
+    routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope_theta, dtype)
+    counts = {name: sum(row.lengths[name]) for name in ("document", "text", "vision")}
+    return SliceSeconds(
+        attention={
+            name: attention_seconds(config, getattr(routing, name), tokens, dtype, device)
+            for name, tokens in counts.items()
+        },
+        products={name: products_seconds(config, tokens, dtype, device) for name, tokens in counts.items()},
+    )
+
+
+def calibrated_ratio(config: ModelConfig, measured: SliceSeconds, shared_seconds: float) -> float:
+    """Forward and backward of Uni-X over that of the shared model, from what the slices take by themselves.
+
+    `shared_seconds` is the shared model's. All but attention and products (norms, activations, embedding, head) is
+    taken to cost both models the same.
+    """
+    separated = sum(kind == SEPARATED for kind in config.layer_kinds)
+    both = (measured.attention, measured.products)
+    saved = sum(seconds["document"] - seconds["text"] - seconds["vision"] for seconds in both)
+    return 1 - separated * saved / shared_seconds
