@@ -33,9 +33,10 @@ def initialise(
             else:
                 std = narrower if name.endswith(BEFORE_THE_RESIDUAL) else config.initializer_range
                 whole = torch.empty(whole_shape(name, parameter.shape, ranks))
-                parameter.copy_(shard(name, whole.normal_(0.0, std, generator=_generator(seed, name)), rank, ranks))
+                parameter.copy_(shard(name, whole.normal_(0.0, std, generator=generator_of(seed, name)), rank, ranks))
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def generator_of(seed: int, name: str) -> torch.Generator:
+    """The random numbers of this weight, whoever draws them."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

@@ -63,7 +63,7 @@ def from_hugging_face(config: ModelConfig, weights: dict[str, Tensor]) -> Iterat
     """Hugging Face weights -> (training name, tensor) pairs. KeyError names a weight that is missing."""
     for name, parts in training_names(config).items():
         tensors = [weights[part] for part in parts]
-        yield name, _stack(config, name, tensors) if len(parts) > 1 else tensors[0]
+        yield name, stack(config, name, tensors) if len(parts) > 1 else tensors[0]
 
 
 def _unstack(config: ModelConfig, name: str, tensor: Tensor) -> list[Tensor]:
@@ -77,7 +77,7 @@ def _unstack(config: ModelConfig, name: str, tensor: Tensor) -> list[Tensor]:
     return [part.reshape(-1, *tensor.shape[1:]) for part in parts]
 
 
-def _stack(config: ModelConfig, name: str, tensors: list[Tensor]) -> Tensor:
+def stack(config: ModelConfig, name: str, tensors: list[Tensor]) -> Tensor:
     """The inverse of `_unstack`."""
     if "linear_fc1" in name:
         return cat(tensors)

@@ -80,6 +80,21 @@ def publish(
     return final
 
 
+def publish_alone(output: Path, write: Callable[[Path], None], state: dict) -> None:
+    """A checkpoint that belongs to no run: as `publish` makes one, but under a name of its own, from one process."""
+    temporary = output.with_name(output.name + PARTIAL)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write(temporary)
+        (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        files = {path.name: _described(path) for path in sorted(temporary.iterdir())}
+        (temporary / MANIFEST).write_text(json.dumps({"step": 0, "files": files}, indent=1) + "\n", encoding="utf-8")
+        _publish(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _publish(temporary: Path, final: Path) -> None:
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)

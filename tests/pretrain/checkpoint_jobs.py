@@ -123,3 +123,16 @@ def train_run_and_die_in_a_save(config: Path, overrides: list[str], rank: int, s
 
     saver.write_pieces = write
     return train_run(config, overrides)
+
+
+def load_and_save(config, start: Path, output: Path) -> None:
+    """Weights into an engine on 2 tensor- x 2 pipeline-parallel ranks, and out again."""
+    from pretrain import runtime
+    from pretrain.config import OptimSection
+    from pretrain.engines.megatron import MegatronEngine
+    from pretrain.parallel import ParallelLayout
+
+    runtime.start_distributed(0, 2, 2)
+    engine = MegatronEngine(config, OptimSection(lr=0.1), "fp32", 64, 9, ParallelLayout(tensor=2, pipeline=2))
+    engine.load_weights(start)
+    write_pieces(output, engine.pieces())

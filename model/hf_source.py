@@ -1,0 +1,207 @@
+"""A Hugging Face folder of a language model or of Uni-X: its configuration in our terms, its tensors one at a time.
+
+Four kinds are read: Qwen2 and Qwen2.5, Qwen3, exports of this project, and the published Uni-X models. What a folder asks
+for and ours cannot do is refused by name; nothing is ignored in silence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from model.config import ModelConfig, layer_kinds
+from model.errors import UserError
+from model.weight_names_released import from_released
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|endoftext|>")
+# keys of a config.json that change what the model computes -> values that ours computes too
+PLAIN = {
+    "hidden_act": ("silu",),
+    "rope_scaling": (None, {"rope_type": "default"}, {"type": "default"}),
+    "use_sliding_window": (False,),
+    "mlp_bias": (False,),
+    "add_sep_for_vis": (0,),  # the published Uni-X code's, from here on
+    "add_share_ffn": (0,),
+    "all_modal_visible": (0,),
+    "attn_v_q_heads": (0,),
+    "ffn_share_size": (0,),
+    "ffn_vision_size": (0,),
+    "skip_connection_loc": (-1,),
+    "use_share_attn": (1,),
+    "use_share_ffn": (1,),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open folder: config.json, and the file of each tensor under the names of this project's Hugging Face model."""
+
+    folder: Path
+    values: dict
+    files: dict[str, Path]
+    stored_names: dict[str, str]
+
+    @property
+    def published(self) -> bool:
+        """Whether it is a published Uni-X model."""
+        return "num_vision_encode_layers" in self.values
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether it has vision weights and picture codes already."""
+        return self.published or self.values.get("model_type") == "unix_ar"
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, as stored."""
+        with self._open(name) as (file, stored):
+            return file.get_tensor(stored)
+
+    def described(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and type of one tensor, without reading it."""
+        with self._open(name) as (file, stored):
+            part = file.get_slice(stored)
+            return tuple(part.get_shape()), part.get_dtype()
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[tuple]:
+        from safetensors import SafetensorError, safe_open
+
+        path = self.files[name]
+        try:
+            with safe_open(path, framework="pt") as file:
+                yield file, self.stored_names[name]
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}): download it again") from None
+
+
+def open_source(folder: Path) -> Source:
+    """Read config.json and the list of tensors. Raises UserError for a folder that is none of the four kinds."""
+    values = read_json(folder / "config.json")
+    if values.get("model_type") not in ("qwen2", "qwen3", "unix_ar"):
+        raise UserError(f"{folder}/config.json: model_type is {values.get('model_type')!r}: qwen2, qwen3 or unix_ar is needed")
+    for key, plain in PLAIN.items():
+        if key in values and values[key] not in plain:
+            raise UserError(f"{folder}/config.json: {key} is {values[key]!r}: this model has no such thing, take another one")
+    if any(kind != "full_attention" for kind in values.get("layer_types") or ()):
+        raise UserError(f"{folder}/config.json: layer_types has {sorted(set(values['layer_types']))}: only full_attention fits")
+    stored = _stored_files(folder)
+    layers, last = values.get("num_hidden_layers", 0), values.get("num_vision_decode_layers", 0)
+    names = {from_released(name, layers, last): name for name in stored}
+    return Source(folder, values, {ours: stored[theirs] for ours, theirs in names.items()}, names)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises UserError when the file is absent or something else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error.__class__.__name__}): is this a Hugging Face folder?") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: is no JSON object: is this a Hugging Face folder?")
+    return values
+
+
+def _stored_files(folder: Path) -> dict[str, Path]:
+    """Stored name -> file of every tensor."""
+    from safetensors import SafetensorError, safe_open
+
+    if (folder / INDEX).is_file():
+        places = read_json(folder / INDEX).get("weight_map", {})
+        files = {name: folder / Path(place).name for name, place in places.items()}
+        for path in sorted(set(files.values())):
+            if not path.is_file():
+                raise UserError(f"{path} is missing, {folder / INDEX} names it: download it again")
+        return files
+    path = folder / SINGLE
+    if not path.is_file():
+        other = ", which is a pickle: save it as safetensors" if list(folder.glob("pytorch_model*.bin")) else ""
+        raise UserError(f"{folder}: has no {SINGLE} and no {INDEX}{other or ': is the download complete?'}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict.fromkeys(file.keys(), path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}): download it again") from None
+
+
+def special_ids(source: Source, tokenizer: Path | None) -> tuple[int, int, int]:
+    """Ids of `SPECIAL`, from tokenizer.json of the model's folder or of `tokenizer`. Raises UserError."""
+    path = (tokenizer or source.folder) / "tokenizer.json"
+    if not path.is_file() and source.values.get("model_type") == "unix_ar":
+        return tuple(source.values[key] for key in ("vision_start_token_id", "vision_end_token_id", "eos_token_id"))
+    if not path.is_file() and source.published:  # as it is published: Qwen's two picture tokens are neighbours
+        start, eos = source.values["vision_start_id"], source.values.get("eos_token_id")
+        if eos is None:
+            print(f"warning: {source.folder}: says nowhere which token ends a text: 0 is written, --tokenizer mends it")
+        return start, start + 1, eos or 0
+    added = {token.get("content"): token.get("id") for token in read_json(path).get("added_tokens", ())}
+    for name in SPECIAL:
+        if name not in added:
+            raise UserError(f"{path}: has no token {name}: add it as a special token, or give another --tokenizer")
+    if source.published and added[SPECIAL[0]] != source.values["vision_start_id"]:
+        raise UserError(
+            f"{path}: {SPECIAL[0]} is {added[SPECIAL[0]]}, config.json says vision_start_id {source.values['vision_start_id']}"
+        )
+    return tuple(added[name] for name in SPECIAL)
+
+
+def model_config(
+    source: Source,
+    special: tuple[int, int, int],
+    separate: tuple[int, int] | None,
+    codebook_size: int,
+    image_token_offset: int,
+    row_multiple: int,
+) -> ModelConfig:
+    """The Uni-X model that the folder's weights go into; rows of the embedding are rounded up to `row_multiple`.
+
+    separate, codebook_size and image_token_offset (0: the rows of the embedding) are for language models; a Uni-X folder
+    has its own. Raises UserError when both are said.
+    """
+    values = source.values
+    if source.is_unix and separate:
+        raise UserError(f"{source.folder}: has separated layers of its own: leave --separate out")
+    heads, qwen3 = values["num_attention_heads"], values["model_type"] == "qwen3"
+    layers = values["num_hidden_layers"]
+    if values["model_type"] == "unix_ar":
+        config = ModelConfig.from_dict(values)
+        rows = -(-config.vocab_size // row_multiple) * row_multiple
+        return ModelConfig.from_dict({**config.to_dict(), "vocab_size": rows})
+    if qwen3 and values.get("attention_bias"):
+        raise UserError(f"{source.folder}/config.json: attention_bias is true in a Qwen3 model: ours has none there")
+    if source.published:
+        offset, codebook_size = values["real_text_vocab_size"], values["vision_vocab_size"]
+        kinds = layer_kinds(layers, values["num_vision_encode_layers"], values["num_vision_decode_layers"])
+    else:
+        offset = image_token_offset or values["vocab_size"]
+        kinds = layer_kinds(layers, *(separate or (0, 0)))
+        if offset <= max(special):
+            raise UserError(f"--image-token-offset {offset} is not above the special tokens, as {max(special)}: raise it")
+    start, end, eos = special
+    return ModelConfig(
+        hidden_size=values["hidden_size"],
+        intermediate_size=values["intermediate_size"],
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=values.get("num_key_value_heads", heads),
+        head_dim=values.get("head_dim") or values["hidden_size"] // heads,
+        vocab_size=-(-(offset + codebook_size) // row_multiple) * row_multiple,
+        image_token_offset=offset,
+        codebook_size=codebook_size,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        eos_token_id=eos,
+        layer_kinds=kinds,
+        attention_bias=not qwen3,
+        qk_norm=qwen3,
+        rope_theta=float(values.get("rope_theta", 10_000.0)),
+        rms_norm_eps=values.get("rms_norm_eps", 1e-6),
+        tie_word_embeddings=values.get("tie_word_embeddings", False),
+        initializer_range=values.get("initializer_range", 0.02),
+        max_position_embeddings=values.get("max_position_embeddings", 32_768),
+    )
