@@ -136,3 +136,11 @@ def load_and_save(config, start: Path, output: Path) -> None:
     engine = MegatronEngine(config, OptimSection(lr=0.1), "fp32", 64, 9, ParallelLayout(tensor=2, pipeline=2))
     engine.load_weights(start)
     write_pieces(output, engine.pieces())
+
+
+def write_large(folder: Path, tensors: int) -> None:
+    """Tensors of 16 MiB, each cut by rows over the ranks of the job."""
+    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    rows = 2048 // ranks
+    part = torch.full((rows, 2048), float(rank))
+    write_pieces(folder, [Piece(f"t{n}", (2048, 2048), (rank * rows, 0), part) for n in range(tensors)])
