@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 import math
+import re
 from collections.abc import Iterator
 
 from model.errors import UserError, run_command
@@ -56,7 +57,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--measured", type=Path, metavar="JSON",
                         help="cut stages by the part times of tools/bench_step.py --json, not by the FLOP count")  # fmt: skip
     parser.add_argument("--top", type=int, default=8, help="layouts in the ranked table (default: 8)")
-    arguments = parser.parse_args()
+    parser.add_argument("--all", action="store_true",
+                        help="rank every layout, not the best one for each tensor x pipeline x data")  # fmt: skip
+    words = [word for word in sys.argv[1:] if re.match(r"\w+(\.\w+)+=", word)]  # argparse wants them beside CONFIG
+    arguments = parser.parse_args([word for word in sys.argv[1:] if word not in words])
+    arguments.overrides += words
     for name in ("gpus", "gpus_per_node", "top"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: must be at least 1")
@@ -149,8 +154,9 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
     if not plans:
         raise UserError(why_none(arguments, rejected))
     yield plan_report.summary(job, arguments.config, arguments.gpu_memory)
-    shown = plans[: arguments.top]
-    yield f"\nlayouts that fit: {len(plans)} of {len(plans) + len(rejected)}, the fastest {len(shown)} (estimated):\n"
+    shown = (plans if arguments.all else plan_report.best_of_each(plans))[: arguments.top]
+    which = "" if arguments.all else " with the best switches of each"
+    yield f"\nlayouts that fit: {len(plans)} of {len(plans) + len(rejected)}; the fastest {len(shown)}{which} (estimated):\n"
     yield from plan_report.ranked(job, shown, job.devices.flops)
     if rejected:
         yield "\nrejected, as tensor x pipeline x data:"
@@ -169,9 +175,8 @@ def why_none(arguments: argparse.Namespace, rejected) -> str:
     least = min(small, key=lambda each: each.needs)
     needs = math.ceil(least.needs / GIB / (1 - arguments.headroom) * 10) / 10
     return (
-        f"{arguments.config}: nothing fits {arguments.gpus} devices of {arguments.gpu_memory:g} GiB: the least is "
-        f"{needs:.1f} GiB each, with {command_line(least.parallel)}; take that, more --gpus, or "
-        f"a shorter data.row_length"
+        f"{arguments.config}: nothing fits {arguments.gpus} x {arguments.gpu_memory:g} GiB: the smallest layout needs "
+        f"{needs:.1f} GiB each, with {command_line(least.parallel)}; take that, more --gpus, or a shorter data.row_length"
     )
 
 

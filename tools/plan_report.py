@@ -23,7 +23,7 @@ def summary(job: Job, name: str, gpu_memory: float) -> str:
         f"{job.config.run.precision}\n"
         f"{job.config.data.rows_per_step} rows a step of {row.tokens:,} tokens: {row.documents} documents of {row.text:,} "
         f"text and {row.vision:,} vision tokens\n"
-        f"{job.gpus} devices of {gpu_memory:g} GiB, of which {job.usable / GIB:.1f} may be filled"
+        f"{job.gpus} x {gpu_memory:g} GiB, of which {job.usable / GIB:.1f} may be filled"
     )
 
 
@@ -31,6 +31,14 @@ def layout_name(parallel: ParallelLayout) -> str:
     """The switches of a layout in a few words; its sizes have columns of their own."""
     words = ["sequence"] * parallel.sequence + ["recompute"] * parallel.recompute
     return ", ".join([*words, "distributed optimizer" if parallel.distributed_optimizer else "whole optimizer"])
+
+
+def best_of_each(plans: Sequence[Plan]) -> list[Plan]:
+    """Of ranked layouts the first for each number of tensor, pipeline and data parallel ranks."""
+    best: dict[tuple[int, int, int], Plan] = {}
+    for plan in plans:
+        best.setdefault((plan.parallel.tensor, plan.parallel.pipeline, plan.data_ranks), plan)
+    return list(best.values())
 
 
 def ranked(job: Job, plans: Sequence[Plan], peak_flops: float) -> Iterator[str]:

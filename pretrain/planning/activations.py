@@ -59,7 +59,7 @@ def layer_bytes(
     mixed = 0 if on_cpu else queries + 2 * keys  # values are a view of what linear_qkv gave, which stays whole
     rotated = queries + (2 if on_cpu else 1) * keys
     attended = (2 if on_cpu else 1) * queries  # saved by attention, and again as the input of linear_proj
-    feed_forward = 4 * ffn  # gate and up, the activated gate, its product with up
+    feed_forward = 5 * ffn  # gate and up, the activated gate, up with an offset of 0 added, the product of the two
     saved = norms + (inputs + row.tokens * (mixed + rotated + attended + feed_forward)) * width
     saved += 4 * row.tokens * heads  # a sum a query, for attention's backward pass
     if config.qk_norm:

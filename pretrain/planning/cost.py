@@ -159,7 +159,7 @@ def step_time(
     tied = 4 * 2 * config.vocab_size // tensor * config.hidden_size if config.tie_word_embeddings and len(stages) > 1 else 0
     return StepTime(
         compute=compute,
-        bubble=path - compute - collectives,
+        bubble=max(0.0, path - compute - collectives),
         tensor=collectives,
         pipeline=crossings * hidden / link,
         data=data / data_link + tied / link,
