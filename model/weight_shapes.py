@@ -46,7 +46,9 @@ def layer_shapes(config: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
     }
 
 
-def stage_shapes(config: ModelConfig, first: int, layers: int, embedding: bool, head: bool) -> dict[str, tuple[int, ...]]:
+def stage_shapes(
+    config: ModelConfig, first: int, layers: int, embedding: bool, head: bool
+) -> dict[str, tuple[int, ...]]:
     """Whole weights of a stage with `layers` layers from number `first` on, with or without the embedding and the head.
 
     A head without the embedding has a matrix of its own, also where the two are tied.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Choose how to cut a run over devices: parallel layouts ranked by estimated speed, and why the others cannot be had.
 
-Every product of tensor, sequence, pipeline and data parallelism with and without recompute and the distributed optimizer
-is looked at. Weights, gradients and optimizer state are counted to the byte; activations are counted, and what the
+Every product of tensor, sequence, pipeline and data parallelism, with and without recompute and the distributed
+optimizer, is looked at. Weights, gradients and optimizer state are counted to the byte; activations are counted, and what the
 devices reach is assumed, so times serve to compare layouts. Stages are cut for the best balance. The last line printed
 is what to add to the command line of pretrain/train.py. No data and no devices are needed.
 """
@@ -156,7 +156,8 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
     yield plan_report.summary(job, arguments.config, arguments.gpu_memory)
     shown = (plans if arguments.all else plan_report.best_of_each(plans))[: arguments.top]
     which = "" if arguments.all else " with the best switches of each"
-    yield f"\nlayouts that fit: {len(plans)} of {len(plans) + len(rejected)}; the fastest {len(shown)}{which} (estimated):\n"
+    tried = len(plans) + len(rejected)
+    yield f"\nlayouts that fit: {len(plans)} of {tried}; the fastest {len(shown)}{which} (estimated):\n"
     yield from plan_report.ranked(job, shown, job.devices.flops)
     if rejected:
         yield "\nrejected, as tensor x pipeline x data:"

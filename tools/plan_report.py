@@ -19,10 +19,10 @@ def summary(job: Job, name: str, gpu_memory: float) -> str:
     """What is planned, in a paragraph."""
     model, row = job.model, job.row
     return (
-        f"{name}: {parameters(model) / 1e9:.2f} billion parameters, of which a token meets {active_parameters(model) / 1e9:.2f}; "
-        f"{job.config.run.precision}\n"
-        f"{job.config.data.rows_per_step} rows a step of {row.tokens:,} tokens: {row.documents} documents of {row.text:,} "
-        f"text and {row.vision:,} vision tokens\n"
+        f"{name}: {parameters(model) / 1e9:.2f} billion parameters, of which a token meets "
+        f"{active_parameters(model) / 1e9:.2f}; {job.config.run.precision}\n"
+        f"{job.config.data.rows_per_step} rows a step of {row.tokens:,} tokens: {row.documents} documents of "
+        f"{row.text:,} text and {row.vision:,} vision tokens\n"
         f"{job.gpus} x {gpu_memory:g} GiB, of which {job.usable / GIB:.1f} may be filled"
     )
 

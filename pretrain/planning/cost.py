@@ -1,6 +1,6 @@
 """What a step takes: arithmetic on each stage, the pipeline's bubble, and what is sent between devices.
 
-Estimates, made to rank layouts: the arithmetic is counted (pretrain/flops.py), the speed of devices and links is assumed.
+Estimates that rank layouts: arithmetic is counted (pretrain/flops.py), the speed of devices and links is assumed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PASSES = 30  # times that a layer's norms and sums go over its hidden states in 
 
 @dataclass(frozen=True)
 class PartCosts:
-    """Seconds that one device takes for a part of the model, forward and backward on one row, nothing computed again."""
+    """Seconds of one device for a part of the model, forward and backward on one row, nothing computed again."""
 
     layers: dict[str, float]  # by kind
     embedding: float
@@ -79,7 +79,8 @@ def measured_costs(file: Path, config: ModelConfig, counted: PartCosts) -> PartC
         layers = {kind: seconds[kind] / was["layer_kinds"].count(kind) for kind in set(was["layer_kinds"])}
         raw = PartCosts(layers, seconds["embedding"], seconds["head"] + seconds["loss"])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{file}: cannot be read ({error.__class__.__name__}): give a file of tools/bench_step.py --json") from None
+        reason = error.__class__.__name__
+        raise UserError(f"{file}: cannot be read ({reason}): give a file of tools/bench_step.py --json") from None
     sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     different = [name for name in sizes if was.get(name) != getattr(config, name)]
     if different or not set(config.layer_kinds) <= set(layers):
@@ -155,8 +156,10 @@ def step_time(
     ring = (data_ranks - 1) / data_ranks
     data = ring * held * (4 + width if parallel.distributed_optimizer else 2 * 4)
     members = max(1, devices.per_node // tensor)  # of one data-parallel group in a node, each with a link of its own
-    data_link = devices.within if tensor * data_ranks <= devices.per_node else min(devices.within, members * devices.between)
-    tied = 4 * 2 * config.vocab_size // tensor * config.hidden_size if config.tie_word_embeddings and len(stages) > 1 else 0
+    apart = tensor * data_ranks > devices.per_node
+    data_link = min(devices.within, members * devices.between) if apart else devices.within
+    copies = config.tie_word_embeddings and len(stages) > 1  # of the embedding, whose gradients are summed
+    tied = 4 * 2 * config.vocab_size // tensor * config.hidden_size if copies else 0
     return StepTime(
         compute=compute,
         bubble=max(0.0, path - compute - collectives),

@@ -29,7 +29,7 @@ def layout_string(stages: Sequence[Stage]) -> str:
 def fill(layers: int, pipeline: int, fits: Callable[[int, int, int], bool]) -> list[int] | None:
     """Layers of each stage, the first ones as full as `fits(place, first layer, layers)` allows; None if some are left.
 
-    Every stage between the ends has at least one layer; the first and the last may have the embedding or the head alone.
+    Every stage between the ends has at least one layer; those at the ends may have the embedding or the head alone.
     """
     counts, first = [], 0
     for place in range(pipeline):
@@ -39,13 +39,14 @@ def fill(layers: int, pipeline: int, fits: Callable[[int, int, int], bool]) -> l
         least = most if last else 0 if place == 0 else 1
         if most < least or not fits(place, first, least):
             return None
-        counts.append(least + bisect_left(range(most - least), True, key=lambda more: not fits(place, first, least + more + 1)))
+        steps = range(least + 1, most + 1)
+        counts.append(least + bisect_left(steps, True, key=lambda count: not fits(place, first, count)))
         first += counts[-1]
     return counts
 
 
 def balance(layers: int, pipeline: int, seconds: OfStage, memory: OfStage, limit: float) -> list[int] | None:
-    """Layers of each stage such that the slowest is fastest with every stage in `limit` bytes; then with the least memory.
+    """Layers of each stage: the slowest is as fast as can be with every stage in `limit` bytes, then memory is least.
 
     `seconds` may depend on whether a stage is the first, the last or another, not on its place between. None where no
     cut fits.
@@ -63,6 +64,6 @@ def balance(layers: int, pipeline: int, seconds: OfStage, memory: OfStage, limit
     times = sorted({seconds(place, first, count) for place in places for first in range(layers + 1)
                     for count in range(layers - first + 1)})  # fmt: skip
     fastest = times[bisect_left(times, True, key=lambda time: cut(time, limit) is not None)]
-    size = range(int(limit / MEBIBYTE) + 1)
-    least = size[min(bisect_left(size, True, key=lambda most: cut(fastest, most * MEBIBYTE) is not None), len(size) - 1)]
+    sizes = range(int(limit / MEBIBYTE) + 1)
+    least = bisect_left(sizes, True, key=lambda size: cut(fastest, size * MEBIBYTE) is not None)
     return cut(fastest, least * MEBIBYTE) or cut(fastest, limit)

@@ -138,7 +138,9 @@ def plan_one(job: Job, parallel: ParallelLayout, ranks: int) -> Plan | Rejected:
     parallel = dataclasses.replace(parallel, layout=layout_string(stages))
     made = [stage_plan(job, parallel, ranks, microbatches, place, stage) for place, stage in enumerate(stages)]
     static = [each.static for each in made]
-    time = step_time(job.model, stages, static, job.row, parallel, ranks, microbatches, job.costs, job.devices, job.half)
+    time = step_time(
+        job.model, stages, static, job.row, parallel, ranks, microbatches, job.costs, job.devices, job.half
+    )  # fmt: skip
     return Plan(parallel, ranks, tuple(made), time)
 
 
@@ -147,7 +149,9 @@ def rows_under_way(parallel: ParallelLayout, microbatches: int, place: int) -> i
     return min(microbatches, parallel.pipeline - place)
 
 
-def stage_plan(job: Job, parallel: ParallelLayout, ranks: int, microbatches: int, place: int, stage: Stage) -> StagePlan:
+def stage_plan(
+    job: Job, parallel: ParallelLayout, ranks: int, microbatches: int, place: int, stage: Stage
+) -> StagePlan:
     """What a rank of a stage holds, weights and optimizer state to the byte."""
     static = static_bytes(job.model, stage, parallel, ranks, job.half)
     rows = rows_under_way(parallel, microbatches, place)
@@ -158,10 +162,9 @@ def stage_plan(job: Job, parallel: ParallelLayout, ranks: int, microbatches: int
 def memory_of_stages(job: Job, parallel: ParallelLayout, ranks: int, microbatches: int) -> OfStage:
     """As `stage_plan(...).total`, but for padding, and quick: cuts are found by asking it thousands of times."""
     model = job.model
-    kinds = {kind: sum(share_sizes(layer_shapes(model, kind), parallel.tensor).values()) for kind in set(model.layer_kinds)}
     before = [0]
     for kind in model.layer_kinds:
-        before.append(before[-1] + kinds[kind])
+        before.append(before[-1] + sum(share_sizes(layer_shapes(model, kind), parallel.tensor).values()))
     table = sum(share_sizes({EMBEDDING: (model.vocab_size, model.hidden_size)}, parallel.tensor).values())
     share = ranks if parallel.distributed_optimizer else 1
     each = (2 if job.half else 4) + 4 + state_width(job.half) / share  # bytes an element

@@ -58,7 +58,9 @@ def state_width(half: bool) -> int:
     return 12 if half else 8
 
 
-def static_bytes(config: ModelConfig, stage: Stage, parallel: ParallelLayout, data_ranks: int, half: bool) -> StaticBytes:
+def static_bytes(
+    config: ModelConfig, stage: Stage, parallel: ParallelLayout, data_ranks: int, half: bool
+) -> StaticBytes:
     """Of a rank of this stage. half: bfloat16 weights."""
     shapes = stage_shapes(config, stage.first, stage.layers, stage.embedding, stage.head)
     sizes = share_sizes(shapes, parallel.tensor)

@@ -1,4 +1,4 @@
-"""The layout planner as its users meet it: what it prints can be pasted and trains; what cannot be planned is one line."""
+"""The layout planner as users meet it: what it prints can be pasted and trains; what cannot be planned is one line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def test_the_report_ranks_explains_and_ends_with_overrides(commands):
     assert "4.49 billion parameters, of which a token meets 3.10" in text and "the fastest 3 with the best" in text
     speeds = [float(line.split("|")[6]) for line in lines if line.startswith(("| 1 |", "| 2 |", "| 3 |"))]
     assert len(speeds) == 3 and speeds == sorted(speeds)
-    every = [line.split("|")[2:6] for line in planned(commands, CONFIG, *SIZES, "--all", "--top", 99) if "optimizer |" in line]
+    lines = planned(commands, CONFIG, *SIZES, "--all", "--top", 99)
+    every = [line.split("|")[2:6] for line in lines if "optimizer |" in line]
     assert len(every) > 20 and len({tuple(cells) for cells in every}) == len(every)
     assert "num_key_value_heads 2 is not divisible by 4 tensor-parallel ranks" in text
     assert "more than 72.0 GiB on a device" in text and "1 x 1 x 8 whole optimizer" in text

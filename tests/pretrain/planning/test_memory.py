@@ -1,4 +1,4 @@
-"""The planner's bytes against real modules and optimizers, in the layouts that it plans, and its sizes of the paper's models.
+"""The planner's bytes against real modules and optimizers in many layouts, and its sizes of the paper's models.
 
 Weights, gradients and optimizer state must be exact. Activations are compared with what autograd keeps for the backward
 pass on a CPU (each storage once), not with the peak of a GPU.
