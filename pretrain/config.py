@@ -22,7 +22,7 @@ class RunSection:
     folder: str  # run folder: resolved config, metrics, samples, checkpoints
     steps: int  # optimizer steps in all
     seed: int = 0  # seed of the weights, of the row plan and of the samples
-    engine: str = "megatron"
+    engine: str = "megatron"  # megatron (megatron-core's optimizer and schedules) or zero3 (DeepSpeed ZeRO)
     precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
     threads: int = 0  # torch threads (0: all cores)
     resume: str = "auto"  # auto: newest checkpoint that verifies, else start; never: refuse a folder that has any
@@ -94,6 +94,16 @@ class OptimSection:
 
 
 @dataclass(frozen=True)
+class ZeroSection:
+    """What engine zero3 cuts over the data-parallel ranks, and where it keeps it; the other engine reads none of it."""
+
+    stage: int = 3  # 1: optimizer state; 2: gradients too; 3: weights too
+    offload: bool = False  # whether the CPU holds the optimizer state and makes the update
+    init: bool = True  # of stage 3: whether weights are cut as they are made, so that no rank ever holds the whole model
+    keep_whole: int = 100_000  # of stage 3: weights of fewer elements stay whole on every rank
+
+
+@dataclass(frozen=True)
 class CheckpointSection:
     """When to save, and what to keep."""
 
@@ -127,15 +137,17 @@ class TrainConfig:
     optim: OptimSection
     checkpoint: CheckpointSection
     parallel: ParallelLayout = field(default_factory=ParallelLayout)
+    zero: ZeroSection = field(default_factory=ZeroSection)
     log: LogSection = field(default_factory=LogSection)
 
 
 CHOICES = {
     "run.precision": ("fp32", "bf16"),
-    "run.engine": ("megatron",),
+    "run.engine": ("megatron", "zero3"),
     "run.resume": ("auto", "never"),
     "model.flavour": ("qwen2.5", "qwen3"),
     "optim.decay": ("cosine", "linear", "constant"),
+    "zero.stage": (1, 2, 3),
 }
 POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers",
             "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim", "data.row_length",
@@ -263,7 +275,7 @@ def _check(config: TrainConfig, source: str) -> None:
         if value in ABSENT:
             raise UserError(f"{source}: {key} is {value!r}: {ABSENT[value]}")
         if value not in choices:
-            raise UserError(f"{source}: {key} is {value!r}: choose {' or '.join(choices)}")
+            raise UserError(f"{source}: {key} is {value!r}: choose {' or '.join(map(str, choices))}")
     if not config.data.sources:
         raise UserError(f"{source}: data.sources is empty: name at least one folder of code shards")
 

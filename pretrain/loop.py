@@ -186,9 +186,12 @@ def train(config: TrainConfig, command: list[str]) -> int:
 
 def make_engine(config: TrainConfig, data: Data):
     """The engine that the configuration names."""
+    run = config.run
+    arguments = (data.model_config, config.optim, run.precision, config.data.row_length, run.seed, config.parallel)
+    if run.engine == "zero3":
+        from pretrain.engines.zero3 import Zero3Engine
+
+        return Zero3Engine(*arguments, config.zero)
     from pretrain.engines.megatron import MegatronEngine
 
-    run = config.run
-    return MegatronEngine(
-        data.model_config, config.optim, run.precision, config.data.row_length, run.seed, config.parallel
-    )
+    return MegatronEngine(*arguments)

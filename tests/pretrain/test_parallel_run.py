@@ -32,7 +32,7 @@ def write_config(tiny: TinyData, folder: Path, parallel: dict, **changes: dict) 
     values["checkpoint"] = {"every": SAVED, "keep": 9}
     values["parallel"] = parallel
     for section, changed in changes.items():
-        values[section] |= changed
+        values.setdefault(section, {}).update(changed)
     path = folder.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
