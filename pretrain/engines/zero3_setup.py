@@ -34,14 +34,19 @@ def start() -> None:
 
 
 def leave() -> None:
-    """Forget what DeepSpeed keeps in globals: process groups, and how many weights it has numbered, which ranks compare."""
+    """Forget what DeepSpeed keeps in globals: process groups, and how many weights and modules it has numbered, which ranks
+    compare before they gather anything.
+    """
     comm = sys.modules.get("deepspeed.comm.comm")
     if comm is not None and comm.cdb is not None:
+        from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
         from deepspeed.runtime.zero.partition_parameters import Init
 
         comm.destroy_process_group()
         comm.cdb = None
         Init.param_id = Init.num_persisted_parameters = Init.num_persisted_elements = 0
+        (modules,) = DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__
+        modules[0] = 0
 
 
 class Ranks:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pretrain import checkpoint
-from pretrain.sharded_files import stored_tensors
+from pretrain.sharded_files import read_whole, stored_tensors
 from tests.pretrain import checkpoint_jobs, zero3_jobs
 from tests.pretrain.test_parallel_run import (
     STEPS,
@@ -22,11 +24,11 @@ ZERO = {"engine": "zero3"}
 CUT = {"keep_whole": 0}
 
 
-def run_of(world, data, run, ranks: int, layout: dict | None = None, zero: dict | None = None, **changes) -> str:
-    """Train into `run` -> what rank 0 printed."""
+def run_of(world, data, folder, ranks: int, layout: dict | None = None, zero: dict | None = None, **changes) -> str:
+    """Train into `folder` -> what rank 0 printed."""
     changes["run"] = {**ZERO, **changes.get("run", {})}
-    config = write_config(data, run, layout or {}, zero=CUT if zero is None else zero, **changes)
-    found = world.run(checkpoint_jobs.train_run, ranks, config=config, overrides=["data.rows_per_step=4"])
+    config = write_config(data, folder, layout or {}, zero=CUT if zero is None else zero, **changes)
+    found = world.run(checkpoint_jobs.train_run, ranks, config=config, overrides=["data.rows_per_step=4", "log.heldout_rows=4"])
     assert [code for code, _, _ in found] == [0] * ranks
     return found[0][1]
 
@@ -120,4 +122,7 @@ def test_an_export_reads_it_without_deepspeed(world, tiny_data, tmp_path, refere
     """tools/convert_to_hf.py on one process: the weights of stage 3, put together again."""
     done = commands.run("tools/convert_to_hf.py", "--checkpoint", reference, "--output", tmp_path / "hf")
     assert done.code == 0, done.err
-    assert (tmp_path / "hf" / "model.safetensors").is_file() or list((tmp_path / "hf").glob("*.safetensors"))
+    (file,) = (tmp_path / "hf").glob("*.safetensors")
+    exported = load_file(file)
+    ((_, stored),) = read_whole(checkpoint.folder_of(reference, STEPS), ["embedding.word_embeddings.weight"])
+    assert torch.equal(exported["model.embed_tokens.weight"], stored) and stored.std() > 0.01
