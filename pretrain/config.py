@@ -114,6 +114,18 @@ class CheckpointSection:
 
 
 @dataclass(frozen=True)
+class ResilienceSection:
+    """What a run does about steps that are no good, and about processes that hang."""
+
+    spike: float = 0.0  # a loss of so many standard deviations above the mean of the window is no good (0: any finite one is)
+    window: int = 64  # good steps that a spike is measured against, and steps among which those that are no good are counted
+    bad_steps: int = 8  # among them, at which the run goes back to an earlier checkpoint and leaves out the rows since (0: never)
+    go_backs: int = 2  # times that it does so before it stops with a report
+    hang_factor: float = 0.0  # times the median step without the end of a step that make a process end itself (0: never)
+    hang_seconds: float = 600.0  # but not before so many seconds, which the longest save, measurement or drawing must not take
+
+
+@dataclass(frozen=True)
 class LogSection:
     """What a run tells while it goes."""
 
@@ -138,6 +150,7 @@ class TrainConfig:
     checkpoint: CheckpointSection
     parallel: ParallelLayout = field(default_factory=ParallelLayout)
     zero: ZeroSection = field(default_factory=ZeroSection)
+    resilience: ResilienceSection = field(default_factory=ResilienceSection)
     log: LogSection = field(default_factory=LogSection)
 
 
@@ -152,7 +165,7 @@ CHOICES = {
 POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers",
             "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim", "data.row_length",
             "data.row_multiple", "data.rows_per_step", "checkpoint.every", "checkpoint.keep", "log.every",
-            "log.heldout_rows", "parallel.tensor", "parallel.pipeline")  # fmt: skip
+            "log.heldout_rows", "parallel.tensor", "parallel.pipeline", "resilience.window")  # fmt: skip
 ABSENT = {  # what somebody who knows megatron-core may ask for
     "context": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
     "context_parallel": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",

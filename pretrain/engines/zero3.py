@@ -123,8 +123,10 @@ class Zero3Engine:
         self.engine.train()
         tokens = torch.tensor(sum(len(row.targets) for row in rows), device=self.device)
         torch.distributed.all_reduce(tokens, group=self.group)
-        # DeepSpeed takes the mean over ranks; here a sum of all ranks' losses is wanted.
-        scale = self.group.size() / max(1, int(tokens))
+        # DeepSpeed takes the mean over ranks, of which a mean over all target tokens is made in float32, after the backward
+        # pass: activations of bf16 are then rounded as in the other engine.
+        scale = max(1, int(tokens)) / self.group.size()
+        self.engine.optimizer.override_loss_scale(scale)
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         for number, row in enumerate(rows):
             last = number == len(rows) - 1
@@ -135,7 +137,7 @@ class Zero3Engine:
                 figures = self._figures(sums)
                 if not sound(figures):
                     total = total * math.nan  # DeepSpeed turns the step away when it meets the gradient
-            self.engine.backward(total * scale)
+            self.engine.backward(total / scale)  # DeepSpeed multiplies by it
         self.engine.step()
         figures.updated = self.engine.was_step_applied()
         figures.grad_norm = float(self.engine.get_global_grad_norm())
