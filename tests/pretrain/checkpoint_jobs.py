@@ -156,6 +156,8 @@ def import_engines() -> None:
     import pretrain.engines.megatron
     import pretrain.engines.zero3  # noqa: F401
 
+    torch.distributed.barrier()  # nobody is gone before the last has come
+
 
 def train_run_and_hang(config: Path, overrides: list[str], rank: int, step: int):
     """The same, but this rank never comes to the end of a step."""
