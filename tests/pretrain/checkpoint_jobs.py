@@ -159,29 +159,6 @@ def import_engines() -> None:
     torch.distributed.barrier()  # nobody is gone before the last has come
 
 
-def train_run_and_hang(config: Path, overrides: list[str], rank: int, step: int):
-    """The same, but this rank never comes to the end of a step."""
-    from tests.pretrain import kill_points
-
-    if torch.distributed.get_rank() == rank:
-        kill_points.hang_in_a_step(step)
-    return train_run(config, overrides)
-
-
-def lose_a_process(rank: int) -> bool:
-    """This rank ends in the middle -> whether the others know their error for what it is."""
-    from pretrain.together import lost_processes
-
-    torch.distributed.barrier()
-    if torch.distributed.get_rank() == rank:
-        os.kill(os.getpid(), signal.SIGKILL)
-    try:
-        torch.distributed.all_reduce(torch.ones(1))
-    except RuntimeError as error:
-        return lost_processes(error)
-    return False
-
-
 def load_and_save(config, start: Path, output: Path) -> None:
     """Weights into an engine on 2 tensor- x 2 pipeline-parallel ranks, and out again."""
     from pretrain import runtime

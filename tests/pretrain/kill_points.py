@@ -158,3 +158,11 @@ def wait_for_ever() -> None:
 def as_attempt(number: str) -> None:
     """The start of a run that a scheduler has numbered."""
     os.environ["UNIX_RUN_ATTEMPT"] = str(number)
+
+
+def as_rank(rank: str, ranks: str, port: str, moment: str = "", count: int = 0) -> None:
+    """One of the processes of a run, as a launcher would start it; with another of these moments armed in it."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if moment:
+        globals()[moment](count)

@@ -124,8 +124,8 @@ def train_with_text_beside_pictures(engine, steps: int = 4) -> tuple:
     return figures, figures[-1], {name: tensor.clone() for name, tensor in engine.weights()}
 
 
-def train_past_a_bad_step(engine, parameters: list, kind: str, steps: int = 4) -> tuple:
-    """Train 2 steps, meet a step that is no good, and train on -> (its figures, the others', pieces by key and place).
+def train_past_a_bad_step(engine, parameters: list, kind: str, steps: int = 3) -> tuple:
+    """Train 1 step, meet a step that is no good, and train on -> (its figures, the others', pieces by key and place).
 
     kind: "none" leaves the bad step out; "refused" is one that `sound` says no to; "gradient" has an infinity in one
     gradient of the last rank, and losses that nobody sees anything in.
@@ -134,7 +134,7 @@ def train_past_a_bad_step(engine, parameters: list, kind: str, steps: int = 4) -
     figures, bad = [], None
     for step in range(steps):
         batch = rows_here(rows[step * ROWS : (step + 1) * ROWS])
-        if step == 2 and kind != "none":
+        if step == 1 and kind != "none":
             sound, hook = finite, None
             if kind == "refused":
                 sound = refuse

@@ -14,16 +14,14 @@ from tests.pretrain import parallel_jobs, zero3_jobs
 
 ENGINES = {
     "megatron fp32": (parallel_jobs.train_megatron_past_a_bad_step, "fp32", {"parallel": ParallelLayout()}),
-    "megatron bf16": (parallel_jobs.train_megatron_past_a_bad_step, "bf16", {"parallel": ParallelLayout(tensor=2)}),
+    "megatron tp2 bf16": (parallel_jobs.train_megatron_past_a_bad_step, "bf16", {"parallel": ParallelLayout(tensor=2)}),
     "megatron distributed optimizer": (
         parallel_jobs.train_megatron_past_a_bad_step, "bf16", {"parallel": ParallelLayout(distributed_optimizer=True)}
     ),
-    "zero3 fp32": (zero3_jobs.train_zero_past_a_bad_step, "fp32", {"zero": ZeroSection(keep_whole=200)}),
-    "zero3 bf16": (zero3_jobs.train_zero_past_a_bad_step, "bf16", {"zero": ZeroSection(keep_whole=0)}),
-    "zero3 offload": (zero3_jobs.train_zero_past_a_bad_step, "bf16", {"zero": ZeroSection(keep_whole=0, offload=True)}),
+    "zero3 bf16": (zero3_jobs.train_zero_past_a_bad_step, "bf16", {"zero": ZeroSection(keep_whole=200)}),
+    "zero3 fp32 offload": (zero3_jobs.train_zero_past_a_bad_step, "fp32", {"zero": ZeroSection(keep_whole=0, offload=True)}),
     "zero2 bf16": (zero3_jobs.train_zero_past_a_bad_step, "bf16", {"zero": ZeroSection(stage=2)}),
     "zero1 bf16": (zero3_jobs.train_zero_past_a_bad_step, "bf16", {"zero": ZeroSection(stage=1)}),
-    "zero1 fp32": (zero3_jobs.train_zero_past_a_bad_step, "fp32", {"zero": ZeroSection(stage=1)}),
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from tests.parallel_world import World
 from tests.pretrain import parallel_jobs, zero3_jobs
 from tests.pretrain.test_parallel import FLAVOURS, SEQUENCE, assert_same_training
 
+STEPS = 4
 CUT = {"keep_whole": 0}  # the tiny model has no weight that would not stay whole
 CASES = {  # ranks, layout, zero section
     "alone": (1, {}, CUT),
@@ -35,7 +36,7 @@ BOTH_FLAVOURS = ("zero3 on 2", "tp2 x zero3", "zero2 on 4")  # tied and untied, 
 @pytest.fixture(scope="module")
 def alone(world: World) -> dict:
     """What one process of the megatron engine does, by flavour."""
-    return {name: world.run(parallel_jobs.train, 1, changes=FLAVOURS[name], parallel=ParallelLayout())[0]
+    return {name: world.run(parallel_jobs.train, 1, changes=FLAVOURS[name], parallel=ParallelLayout(), steps=STEPS)[0]
             for name in FLAVOURS}  # fmt: skip
 
 
@@ -47,7 +48,7 @@ def test_zero_trains_as_one_process(world: World, alone: dict, case: str, flavou
     """Four rows a step, so with two ranks two rows are accumulated; clipping cuts most steps."""
     ranks, parallel, zero = CASES[case]
     found = world.run(zero3_jobs.train, ranks, changes=FLAVOURS[flavour], parallel=ParallelLayout(**parallel),
-                      zero=ZeroSection(**zero))  # fmt: skip
+                      zero=ZeroSection(**zero), steps=STEPS)  # fmt: skip
     assert_same_training(found, alone[flavour], ranks)
     assert any(step[4] > parallel_jobs.OPTIM.clip_grad for step in alone[flavour][0])
 
@@ -55,7 +56,7 @@ def test_zero_trains_as_one_process(world: World, alone: dict, case: str, flavou
 @pytest.mark.parametrize("ranks, zero", [(2, CUT), (4, CUT), (2, {"stage": 1}), (2, {"stage": 2})], ids=str)
 def test_zero_trains_as_one_process_in_bf16(world: World, ranks: int, zero: dict):
     """float32 master weights: losses and gradient norms within 1e-3 of the other engine's."""
-    options = {"changes": FLAVOURS["untied qwen3"], "parallel": ParallelLayout(), "precision": "bf16"}
+    options = {"changes": FLAVOURS["untied qwen3"], "parallel": ParallelLayout(), "precision": "bf16", "steps": STEPS}
     expected, _, _ = world.run(parallel_jobs.train, 1, **options)[0]
     for steps, _, weights in world.run(zero3_jobs.train, ranks, zero=ZeroSection(**zero), **options):
         assert all(tensor.dtype == torch.bfloat16 for tensor in weights.values())
@@ -94,7 +95,7 @@ def test_text_on_some_ranks_and_pictures_on_others(world: World, ranks: int, zer
 def test_what_is_left_out_is_that_of_one_process(world: World):
     optim = dataclasses.replace(parallel_jobs.OPTIM, dropout=0.2)
     changes = FLAVOURS["untied qwen3"]
-    expected = world.run(parallel_jobs.train, 1, changes=changes, parallel=ParallelLayout(), optim=optim)[0]
+    expected = world.run(parallel_jobs.train, 1, changes=changes, parallel=ParallelLayout(), optim=optim, steps=STEPS)[0]
     found = world.run(zero3_jobs.train, 2, changes=changes, parallel=ParallelLayout(recompute=True),
-                      zero=ZeroSection(**CUT), optim=optim)  # fmt: skip
+                      zero=ZeroSection(**CUT), optim=optim, steps=STEPS)  # fmt: skip
     assert_same_training(found, expected, 2)
