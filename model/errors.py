@@ -24,7 +24,8 @@ class TryAgain(Exception):
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command's `main` and exit: a `UserError`, `RunFailed` or `TryAgain` becomes one line on stderr, with exit code 2, 1 or 75.
+    """Run a command's `main` and exit: a `UserError`, `RunFailed` or `TryAgain` becomes one line on stderr, with exit code
+    2, 1 or 75.
 
     Any other exception keeps its traceback, because it is a fault of ours that a report should carry.
     """

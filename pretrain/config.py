@@ -117,12 +117,12 @@ class CheckpointSection:
 class ResilienceSection:
     """What a run does about steps that are no good, and about processes that hang."""
 
-    spike: float = 0.0  # a loss of so many standard deviations above the mean of the window is no good (0: any finite one is)
-    window: int = 64  # good steps that a spike is measured against, and steps among which those that are no good are counted
-    bad_steps: int = 8  # among them, at which the run goes back to an earlier checkpoint and leaves out the rows since (0: never)
-    go_backs: int = 2  # times that it does so before it stops with a report
-    hang_factor: float = 0.0  # times the median step without the end of a step that make a process end itself (0: never)
-    hang_seconds: float = 600.0  # but not before so many seconds, which the longest save, measurement or drawing must not take
+    spike: float = 0.0  # standard deviations above the mean of the window that make a loss no good (0: any finite one is)
+    window: int = 64  # good steps that a spike is measured against, and steps among which bad ones are counted
+    bad_steps: int = 8  # bad ones among them at which the run goes back, and leaves out the rows since (0: never)
+    go_backs: int = 2  # times that it goes back to an earlier checkpoint before it stops with a report
+    hang_factor: float = 0.0  # times the median step without the end of a step, at which a process ends itself (0: never)
+    hang_seconds: float = 600.0  # but not before so many seconds: longer than any save, measurement or drawing
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stop:
-    """Set by SIGINT, SIGTERM and SIGUSR1, which schedulers send ahead of the end: the loop then finishes its step, saves and
-    leaves. The handlers are its own while it runs.
+    """Set by SIGINT, SIGTERM and SIGUSR1, which schedulers send ahead of the end: the loop then finishes its step, saves
+    and leaves. The handlers are its own while it runs.
     """
 
     def __init__(self):
@@ -146,10 +146,10 @@ def loop(work: Work, progress: Progress) -> bool:
         work.log.step(step, seconds, read - begun, shared - read)
         pace.add(per_step * config.data.row_length, shared - begun)
         if not figures.updated:
-            wrong = what_was_wrong(figures)
-            together.say(f"warning: step {step} (rows {progress.rows - per_step} to {progress.rows - 1}) is left out: {wrong}")
+            wrong, first, end = what_was_wrong(figures), progress.rows - per_step, progress.rows
+            together.say(f"warning: step {step} (rows {first} to {end - 1}) is left out: {wrong}")
             if together.rank == 0:
-                note_event(work.attempt, "bad step", step=step, rows=[progress.rows - per_step, progress.rows], why=wrong)
+                note_event(work.attempt, "bad step", step=step, rows=[first, end], why=wrong)
         if step % log.every == 0 or last:
             rate, data_wait, left = pace.take()
             values = {f"train/{name}": value for name, value in figures.means().items()}

@@ -13,7 +13,7 @@ from pretrain.engines import StepFigures, finite
 
 @dataclass
 class Progress:
-    """Kept in step by all processes, since all see the same figures; a checkpoint has it, so a resumed run decides alike."""
+    """All processes keep it in step, since all see the same figures; a checkpoint has it, so a resumed run decides alike."""
 
     step: int = 0  # steps done, those without an update counted
     rows: int = 0  # the next row to train on

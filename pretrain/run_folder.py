@@ -88,7 +88,7 @@ def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> 
 
 
 def note_event(attempt: Attempt, event: str, **values) -> None:
-    """A line in events.jsonl about something that a person may want to know of; rank 0 writes it, while the run is its own."""
+    """A line in events.jsonl about something that a person may want to know of; rank 0 writes it, if it still may."""
     with contextlib.suppress(TakenOver, OSError):
         attempt.check()
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "attempt": attempt.number, "event": event}
@@ -115,8 +115,8 @@ def go_back(config: TrainConfig, attempt: Attempt, engine, together: Together, p
         why = f"the run went back {limit} times already"
     if found is None:
         error = RunFailed(
-            f"{run}: stopped at step {progress.step}, row {progress.rows}: {told}, and {why}: see trouble.json there, lower "
-            "optim.lr or take these rows out of the data, and go on from a checkpoint that you trust"
+            f"{run}: stopped at step {progress.step}, row {progress.rows}: {told}, and {why}: see trouble.json there, "
+            "lower optim.lr or take these rows out of the data, and go on from a checkpoint that you trust"
         )
         together.first_does(lambda: stop_with_report(run, progress, error))
     earlier = Progress.of(checkpoint.read_state(found))

@@ -55,7 +55,7 @@ def main() -> int:
         if not lost_processes(error):
             raise
         rank, first = os.environ.get("RANK", "0"), str(error).splitlines()[0]
-        raise TryAgain(f"rank {rank} has lost the other processes ({first}): look what ended them, and start again") from None
+        raise TryAgain(f"rank {rank} has lost the other processes ({first}): start the run again") from None
     runtime.leave_distributed()
     return code
 

@@ -20,7 +20,7 @@ class Watchdog:
     """A thread of a process. It is told of each end of a step, and of each end of what is done between steps."""
 
     def __init__(self, stacks: Path, factor: float, seconds: float, rank: int = 0):
-        """stacks: file that the stacks are written to. factor: times the median step, but not before `seconds`; 0: never."""
+        """stacks: the file for the stacks. factor: times the median step, but not before `seconds`; 0: never."""
         self.stacks, self.factor, self.seconds, self.rank = stacks, factor, seconds, rank
         self.times: deque[float] = deque(maxlen=REMEMBERED)
         self.last = time.monotonic()
@@ -65,6 +65,6 @@ class Watchdog:
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError:  # the file system may be what hangs
             faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
-        print(f"error: {line}: the stacks of all threads are in {self.stacks}; start the run again", file=sys.stderr, flush=True)
+        print(f"error: {line}: stacks are in {self.stacks}; start the run again", file=sys.stderr, flush=True)
         time.sleep(GRACE)
         os._exit(HUNG)

@@ -1,4 +1,4 @@
-"""What both engines do in the same way: route a row, sum its losses, set Adam's numbers, know a checkpoint of another model."""
+"""What both engines do alike: route a row, sum its losses, set Adam's numbers, know a checkpoint of another model."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Zero3Engine:
                                    mpu=zero3_setup.Ranks)  # fmt: skip
 
     def _initialise(self) -> None:
-        """First weights by name, as `model.initialise` draws them, one in memory at a time; a rank keeps what is its own."""
+        """First weights by name, as `model.initialise` draws them, one in memory at a time; a rank keeps its own part."""
         rank, ranks = zero3_state.tensor_ranks()
         with torch.no_grad():
             for parameter, name in self.names.items():

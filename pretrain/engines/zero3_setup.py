@@ -100,7 +100,7 @@ def wrap(model: torch.nn.Module, optimizer: torch.optim.Optimizer, values: dict)
 
     class Engine(DeepSpeedEngine):
         def _do_optimizer_sanity_check(self, _optimizer) -> str:
-            """ZeRO 1 in bf16 takes the optimizer of ZeRO 2: its own looks for no infinities and keeps its state otherwise."""
+            """ZeRO 1 in bf16 takes the optimizer of ZeRO 2: its own would take an infinite gradient."""
             return ZERO_OPTIMIZATION
 
     config = DeepSpeedConfig(values, Ranks)

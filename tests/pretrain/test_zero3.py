@@ -1,4 +1,4 @@
-"""ZeRO trains as one process of the megatron engine does: losses, gradient norms and weights, from the same first weights."""
+"""ZeRO trains as one process of the megatron engine does: losses, gradient norms and weights, from equal first weights."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def run_of(world, data, folder, ranks: int, layout: dict | None = None, zero: di
     """Train into `folder` -> what rank 0 printed."""
     changes["run"] = {**ZERO, **changes.get("run", {})}
     config = write_config(data, folder, layout or {}, zero=CUT if zero is None else zero, **changes)
-    found = world.run(checkpoint_jobs.train_run, ranks, config=config, overrides=["data.rows_per_step=4", "log.heldout_rows=4"])
+    rows = ["data.rows_per_step=4", "log.heldout_rows=4"]
+    found = world.run(checkpoint_jobs.train_run, ranks, config=config, overrides=rows)
     assert [code for code, _, _ in found] == [0] * ranks
     return found[0][1]
 
