@@ -113,10 +113,11 @@ def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: i
 
 
 def _start(loader: torch.utils.data.DataLoader) -> Iterator:
-    """Start the workers deaf to Ctrl-C, which goes to all processes of a terminal: the loop still needs their rows."""
-    resource_tracker.ensure_running()  # when started below, it would make them hear again
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    """Start the workers deaf to Ctrl-C and SIGUSR1, which go to all processes of a job: the loop still needs their rows."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
     try:
+        resource_tracker.ensure_running()  # when started below, it would make them hear Ctrl-C again
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)

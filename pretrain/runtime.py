@@ -174,6 +174,9 @@ def leave_distributed() -> None:
     import torch
     from megatron.core import parallel_state
 
+    deepspeed = sys.modules.get("pretrain.engines.zero3_setup")
+    if deepspeed is not None:
+        deepspeed.leave()
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     if torch.distributed.is_initialized():
