@@ -92,7 +92,7 @@ class PictureGenerationMixin:
             hidden = self.model(
                 input_ids=ids,
                 attention_mask=None if bool(mask.all()) else mask,
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
             ).last_hidden_state[:, -1]
             logits = torch.nn.functional.linear(hidden, code_rows).float()
