@@ -9,7 +9,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/installed.stamp
 T5 := .venv-t5
-T5_TESTS := tests/model/test_hf_parity.py tests/model/test_hf_generation.py tests/model/test_hf_isolated.py
+T5_TESTS := $(wildcard tests/model/test_hf_*.py)
 
 .PHONY: setup test test-transformers5 demo demo-long
 setup: $(STAMP)

@@ -18,9 +18,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+# transformers 4.57 copies the files that this one imports, and not what those import: so all are named here.
+from .cache_unix import reserved_cache  # noqa: F401
 from .configuration_unix import LAYER_KINDS, UniXConfig
 from .generation_unix import PictureGenerationMixin
+from .guidance_unix import linear  # noqa: F401
 from .routing_unix import TEXT, Routing, attention_masks, keys_after, remember_modality
+from .sampling_unix import sample  # noqa: F401
 
 # transformers 4.57 and 5 have two names for the cache, in outputs and in what `generate` passes
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
