@@ -118,6 +118,19 @@ def image_to_text_ids(
     return [*picture_ids(codes, vocabulary), *_encode(text, encode)]
 
 
+def edit_ids(
+    sources: Iterable[Iterable[int]], instruction: str, encode: Encode, vocabulary: Vocabulary
+) -> tuple[list[int], list[int]]:
+    """Ids of a prompt whose continuation is an edited picture, and of the same prompt without the instruction.
+
+    `sources` are the codes of the source pictures, row-major. They stand first, each between its markers, then the
+    instruction, then `<|vision_start|>`. Guidance for the source picture needs the second list.
+    """
+    pictures = [token for codes in sources for token in picture_ids(codes, vocabulary)]
+    start = vocabulary.vision_start_id
+    return [*pictures, *_encode(instruction, encode), start], [*pictures, start]
+
+
 def unconditional_ids(encode: Encode, vocabulary: Vocabulary, templates: PromptTemplates) -> list[int]:
     """Ids of the prompt of classifier-free guidance's second half, which stands for "any picture"."""
     return [*_encode(templates.unconditional, encode), vocabulary.vision_start_id]
