@@ -1,7 +1,8 @@
 """From a picture file to the square RGB picture that an image tokenizer sees; the same for shards, training and editing.
 
 `open_image` refuses what is not a sound picture, `preprocess` does the geometry and the colours. Nothing else in this
-project decodes or resizes pictures, but for the geometry that exported models share (`model/hf/pictures_unix.py`).
+project decodes or resizes pictures, but for the geometry that exports share
+(`model/hf/pictures_unix.py`).
 """
 
 from __future__ import annotations

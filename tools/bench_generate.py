@@ -226,7 +226,8 @@ def main() -> int:
               f"({line['least']:.2f} to {line['greatest']:.2f}) |")  # fmt: skip
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        figures = {"model": arguments.model, "parameters": parameters, "codes": num_codes, "ways": found, "rounds": rounds}
+        figures = {"model": arguments.model, "parameters": parameters, "codes": num_codes, "ways": found}
+        figures["rounds"] = rounds
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0
 

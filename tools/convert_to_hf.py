@@ -26,7 +26,8 @@ CHAT_TEMPLATE = """\
 {%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}
 {%- if message['content'] is string %}{{ message['content'] }}
 {%- else %}{% for item in message['content'] %}
-{%- if item['type'] == 'text' %}{{ item['text'] }}{% else %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% endif %}
+{%- if item['type'] == 'text' %}{{ item['text'] }}
+{%- else %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% endif %}
 {%- endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 CODE = Path(__file__).resolve().parents[1] / "model" / "hf"

@@ -28,11 +28,11 @@ examples:
   python tools/generate.py --model work/demo/model --task edit --image apple.png --prompt "make it green" --output edits
 
 OUTPUT gets generations.jsonl (one line a result: prompt, seed, file, settings), and for pictures PPPP-KK.png (picture K
-of prompt P) and contact_sheet.png. Texts are printed too, and are the likeliest ones unless --text-temperature is given.
+of prompt P) and contact_sheet.png. Texts are printed too, and are the likeliest unless --text-temperature is given.
 
-A job that was ended goes on when the same command is given again: results that are there are not made twice. Sample K of
-prompt P depends on --seed, P, K, the prompt and the sampling settings, not on --batch-size or on --num-images, beyond
-the rounding of another batch shape. Exit codes: 0 done, 1 failed, 2 wrong usage or input.
+A job that was ended goes on when the same command is given again: results that are there are not made twice. Sample K
+of prompt P depends on --seed, P, K, the prompt and the sampling settings, not on --batch-size or on --num-images,
+beyond the rounding of another batch shape. Exit codes: 0 done, 1 failed, 2 wrong usage or input.
 """
 
 
@@ -133,7 +133,7 @@ def choose_device(name: str) -> str:
 
 
 def read_requests(args: argparse.Namespace) -> tuple[str, list[Request]]:
-    """The task and what is asked for, of the flags and the prompts file. UserError in one line for what does not fit."""
+    """The task and what is asked for, of the flags and the prompts file. UserError for what does not fit."""
     listed = read_prompts(args.prompts_file) if args.prompts_file else []
     prompts = [check_prompt(text, "--prompt") for text in args.prompt]
     images = tuple(args.image)

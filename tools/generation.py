@@ -153,7 +153,9 @@ def draw_batch(
     return export.vq.decode(codes.view(len(prompts), rows, columns))
 
 
-def write_batch(export: Export, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[str]:
+def write_batch(
+    export: Export, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
+) -> list[str]:
     """One text a prompt: the likeliest, or where `text_temperature` is above 0 one that its seed draws."""
     import torch
 

@@ -24,7 +24,7 @@ class Record:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Reads what is there; a line that a power cut tore is dropped. Raises UserError for a file that is no record."""
+        """Reads what is there; a line that a power cut tore is dropped. UserError for a file that is no record."""
         self.folder, self.path = folder, folder / RECORD
         self.lines: dict[Place, dict] = {}
         content = self.path.read_bytes() if self.path.exists() else b""
@@ -87,7 +87,7 @@ def sole_user(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"--output {folder}: another job writes there: wait for it, or give another folder") from None
+            raise UserError(f"--output {folder}: another job writes there: wait for it, or give another") from None
         yield
 
 

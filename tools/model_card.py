@@ -1,4 +1,4 @@
-"""README.md of an exported folder: what the model is, was trained on and scores, from the files that the tools wrote."""
+"""README.md of an exported folder: what the model is, was trained on and scores, from files that the tools wrote."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def evaluation(run: Path | None, state: dict[str, Any], results: Sequence[Path])
     metrics = run / "metrics.jsonl" if run else None
     if metrics and metrics.is_file():
         measured = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-        measured = [line for line in measured if line["step"] <= state["step"] and any("heldout" in key for key in line)]
+        measured = [line for line in measured if line["step"] <= state["step"] and "heldout" in " ".join(line)]
         if measured:
             last = measured[-1]
             lines += [(f"{key}, step {last['step']}", last[key], "metrics.jsonl") for key in last if "heldout" in key]
@@ -110,7 +110,7 @@ def evaluation(run: Path | None, state: dict[str, Any], results: Sequence[Path])
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as JSON ({error}): give a file of figures that a tool wrote") from None
+            raise UserError(f"{path}: cannot be read as JSON ({error}): give a file that a tool wrote") from None
         lines += [(name, value, path.name) for name, value in numbers(content)]
     if not lines:
         return "Not evaluated yet."
@@ -138,7 +138,7 @@ def licences(config, vq) -> tuple[str, str]:
     known = {
         "openmoji-64": (
             "cc-by-sa-4.0",
-            "made from [OpenMoji](https://openmoji.org) pictures, CC BY-SA 4.0. What is trained on pictures of OpenMoji "
+            "made from [OpenMoji](https://openmoji.org) pictures, CC BY-SA 4.0. What is trained on its pictures "
             "names OpenMoji and stays under that licence.",
         ),
         "vqgan": (

@@ -1,4 +1,4 @@
-"""Generation of pictures, of text without picture ids, and of documents of both. Imports torch and transformers only."""
+"""Generation of pictures, of text without picture ids, and of both together. Imports torch and transformers only."""
 
 from __future__ import annotations
 

@@ -123,8 +123,8 @@ class UniXProcessor(ProcessorMixin):
         """Prompts of one conversation or of a list of them, for `generate` or `generate_documents`.
 
         A message is {"role": ..., "content": text or a list of {"type": "text", "text": ...} and {"type": "image",
-        "image": PIL picture}}. The form is ChatML, that of Qwen's template: `<|im_start|>`, role and line break, content,
-        `<|im_end|>` and line break. Raises ValueError for a tokenizer without these tokens.
+        "image": PIL picture}}. The form is ChatML, that of Qwen's template: `<|im_start|>`, role and line break,
+        content, `<|im_end|>` and line break. Raises ValueError for a tokenizer without these tokens.
         """
         conversations = [conversation] if conversation and isinstance(conversation[0], dict) else conversation
         opening, closing = (self.tokenizer.convert_tokens_to_ids(f"<|im_{word}|>") for word in ("start", "end"))

@@ -1,4 +1,4 @@
-"""How the next token is drawn: limits, warping, and chance that is each row's own. Imports torch and transformers only."""
+"""How the next token is drawn: limits, warping, and each row's own chance. Imports torch and transformers only."""
 
 from __future__ import annotations
 

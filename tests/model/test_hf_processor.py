@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -108,10 +110,13 @@ def test_conversations_have_the_form_of_the_template(processor, opened, pictures
     closing = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert row.count(closing) == 1 and row[-2] == closing
     place = row.index(opened.vocabulary.vision_start_id)
-    assert row[place + 1 : place + 65] == (codes_of(opened, pictures)[0] + opened.vocabulary.image_token_offset).tolist()
+    codes = codes_of(opened, pictures)[0] + opened.vocabulary.image_token_offset
+    assert row[place + 1 : place + 65] == codes.tolist()
 
 
-@pytest.mark.parametrize("options", [{"dtype": torch.bfloat16}, {"torch_dtype": torch.float32}, {"device_map": "cpu"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"dtype": torch.bfloat16}, {"torch_dtype": torch.float32}, {"device_map": "cpu"}], ids=str
+)
 def test_the_folder_draws_captions_and_edits_as_documented(folder, processor, pictures, options):
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, **options).eval()
     assert model.dtype == options.get("dtype", torch.float32)
@@ -124,6 +129,16 @@ def test_the_folder_draws_captions_and_edits_as_documented(folder, processor, pi
     prompt = processor.caption(pictures)
     said = model.generate(**prompt, max_new_tokens=4, do_sample=False, logits_processor=model.text_only())
     assert len(processor.texts(said, prompt)) == 2
+
+
+def test_the_python_of_the_documentation_runs(folder, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    assert "work/demo/model" in code
+    values: dict = {}
+    exec(compile(code.replace("work/demo/model", str(folder)), "generation.md", "exec"), values)
+    assert [picture.size for picture in values["hearts"]] == [(8, 8)] * 2 and values["codes"].shape == (2, 16)
+    assert len(values["documents"]) == 2 and capsys.readouterr().out.count("\n") >= 2
 
 
 def test_a_saved_folder_is_equal(folder, processor, pictures, tmp_path):
@@ -149,4 +164,5 @@ def test_what_does_not_fit_is_refused(processor, pictures, tmp_path):
         processor.edit(pictures, ["one"])
     base = write_export(tmp_path / "base")
     with pytest.raises(ValueError, match="has not learned conversations"):
-        AutoProcessor.from_pretrained(base, trust_remote_code=True).apply_chat_template([{"role": "user", "content": "x"}])
+        opened = AutoProcessor.from_pretrained(base, trust_remote_code=True)
+        opened.apply_chat_template([{"role": "user", "content": "x"}])
