@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Sequence
 
 from model.errors import UserError, run_command
+from model.prompts import TURN_END
 
 MARKS = ("config.json", "modeling_unix.py", "unix_prompts.json")  # files by which an earlier export is known
 # ChatML as Qwen's base models have it; processing_unix.py makes the same ids, with pictures in them.
@@ -73,8 +74,8 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     dtype = write_weights(checkpoint, temporary, config)
-    write_configuration(temporary, config, dtype)
     write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
+    write_configuration(temporary, config, dtype)
     (temporary / "unix_prompts.json").write_text(prompts, encoding="utf-8")
     write_processor(temporary, config, vq.image_size)
     vq.save(temporary / "vq")
@@ -125,7 +126,10 @@ def write_configuration(folder: Path, config, dtype: str) -> None:
         **config.to_dict(),
     }
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    generation = {"eos_token_id": config.eos_token_id, "pad_token_id": config.eos_token_id, "do_sample": False}
+    added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    turn_ends = [token["id"] for token in added if token["content"] == TURN_END]
+    stops = [config.eos_token_id, *turn_ends] if turn_ends else config.eos_token_id
+    generation = {"eos_token_id": stops, "pad_token_id": config.eos_token_id, "do_sample": False}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
 
 
@@ -144,7 +148,7 @@ def write_tokenizer(folder: Path, tokenizer_json: Path, config) -> None:
 
 
 def write_processor(folder: Path, config, image_size: int) -> None:
-    """processor_config.json, and the chat template where the tokenizer has ChatML's tokens."""
+    """processor_config.json and the chat template."""
     names = ("image_token_offset", "codebook_size", "vision_start_token_id", "vision_end_token_id", "eos_token_id")
     values = {
         "processor_class": "UniXProcessor",
@@ -153,9 +157,7 @@ def write_processor(folder: Path, config, image_size: int) -> None:
         "image_size": image_size,
     }
     (folder / "processor_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    tokens = {added["content"] for added in json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]}
-    if {"<|im_start|>", "<|im_end|>"} <= tokens:
-        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
 def main() -> int:

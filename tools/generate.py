@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--text-temperature", type=at_least(0, float), default=0.0, help="of text, 0 for the likeliest (default 0)")
     add("--max-new-tokens", type=at_least(1, int), default=64, help="longest text (default 64)")
     add("--max-images", type=at_least(0, int), default=4, help="most pictures of an interleaved document (default 4)")
+    add("--chat", action="store_true", help="ask in a user's turn, as models that learned conversations expect")
     add("--seed", type=int, default=0, help="of all chance (default 0)")
     add("--batch-size", type=at_least(1, int), default=16, help="results at a time (default 16)")
     add("--preview", type=at_least(0, int), default=0, metavar="ROWS",
@@ -113,6 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
         args.text_temperature,
         args.max_new_tokens,
         args.max_images,
+        args.chat,
     )
     with sole_user(args.output):
         record = Record(args.output)

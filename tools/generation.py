@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import UserError
-from model.prompts import edit_ids, image_to_text_ids, picture_ids, text_to_image_ids, unconditional_ids
+from model.prompts import (
+    TURN_END,
+    edit_ids,
+    image_to_text_ids,
+    picture_ids,
+    text_to_image_ids,
+    turn_ids,
+    unconditional_ids,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,6 +46,7 @@ class Sampling:
     text_temperature: float = 0.0
     max_new_tokens: int = 64
     max_images: int = 4
+    chat: bool = False  # prompts are turns of a conversation
 
 
 @dataclass(frozen=True)
@@ -61,9 +70,9 @@ def settings_of(task: str, sampling: Sampling) -> dict:
     used = {
         "draw": pictures,
         "edit": [*pictures, "image_guidance"],
-        "caption": texts,
-        "text": texts,
-        "interleaved": [*pictures, *texts, "max_images"],
+        "caption": [*texts, "chat"],
+        "text": [*texts, "chat"],
+        "interleaved": [*pictures, *texts, "max_images", "chat"],
     }[task]
     return {name: value for name, value in asdict(sampling).items() if name in used}
 
@@ -77,7 +86,7 @@ def check_lengths(export: Export, task: str, requests: Sequence[Request], sampli
     limit = export.model.config.max_position_embeddings
     for request in requests:
         blank = [[0] * source_codes(export)] * len(request.images)
-        tokens = len(prompt_ids(export, task, request, blank)[0]) + answer
+        tokens = len(prompt_ids(export, task, request, blank, sampling.chat)[0]) + answer
         if tokens > limit:
             words = f"prompt {request.prompt[:60]!r}"
             raise UserError(f"{words} needs {tokens} tokens, the model has {limit}: shorten it")
@@ -88,13 +97,18 @@ def source_codes(export: Export) -> int:
     return (export.vq.image_size // export.vq.downsample) ** 2
 
 
-def prompt_ids(export: Export, task: str, request: Request, sources: Sequence) -> tuple[list[int], list[int] | None]:
+def prompt_ids(
+    export: Export, task: str, request: Request, sources: Sequence, chat: bool = False
+) -> tuple[list[int], list[int] | None]:
     """Ids of a request whose pictures have the codes `sources`; for an edit, also those without the instruction."""
     encode, vocabulary, templates = export.encode, export.vocabulary, export.templates
     if task == "draw":
         return text_to_image_ids(request.prompt, encode, vocabulary, templates), None
     if task == "edit":
-        return edit_ids(sources, request.prompt, encode, vocabulary)
+        return edit_ids(sources, request.prompt, encode, export.markup, vocabulary)
+    if chat:
+        question = request.prompt or templates.image_to_text[0]
+        return turn_ids(sources, question, encode, export.markup, vocabulary), None
     if task == "caption":
         return image_to_text_ids(sources[0], encode, vocabulary, templates, request.prompt or 0), None
     pictures = [token for codes in sources for token in picture_ids(codes, vocabulary)]
@@ -163,13 +177,14 @@ def write_batch(
     from model.hf.sampling_unix import SeededSamplingLogitsProcessor
 
     eos = export.vocabulary.eos_id
+    stops = stop_ids(export)
     ids, mask = left_pad(prompts, eos)
     processors = export.model.text_only()
     if sampling.text_temperature:
         processors.append(
             SeededSamplingLogitsProcessor(
                 generators(seeds),
-                [eos],
+                stops,
                 temperature=sampling.text_temperature,
                 top_k=sampling.top_k,
                 top_p=sampling.top_p,
@@ -181,11 +196,17 @@ def write_batch(
             attention_mask=mask.to(export.model.device),
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
-            eos_token_id=eos,
+            eos_token_id=stops,
             pad_token_id=eos,
             logits_processor=processors,
         )
     return [export.decode(row[ids.shape[1] :].tolist()).strip() for row in found]
+
+
+def stop_ids(export: Export) -> list[int]:
+    """What ends a text: the end of the document, and the end of a turn where that is one token."""
+    end = list(export.markup(TURN_END))
+    return [export.vocabulary.eos_id, *(end if len(end) == 1 else [])]
 
 
 def document_batch(
@@ -207,6 +228,7 @@ def document_batch(
         text_top_k=sampling.top_k,
         text_top_p=sampling.top_p,
         generators=generators(seeds),
+        stop_ids=stop_ids(export),
     )
     return [parts_of(export, ids) for ids in found]
 

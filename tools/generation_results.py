@@ -42,7 +42,7 @@ def make_batch(
     lines, prompts, sources_only = [], [], []
     for request, job in batch:
         try:
-            whole, image_only = prompt_ids(export, task, request, codes_of(export, request))
+            whole, image_only = prompt_ids(export, task, request, codes_of(export, request), sampling.chat)
         except RejectedImage as error:
             lines.append({**job, "error": str(error)})
             continue

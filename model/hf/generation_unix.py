@@ -131,6 +131,7 @@ class PictureGenerationMixin:
         text_top_k: int = 0,
         text_top_p: float = 1.0,
         generators: Sequence[torch.Generator] | None = None,
+        stop_ids: Sequence[int] = (),
     ) -> list[list[int]]:
         """Continue documents in text and pictures, in whatever order the model chooses.
 
@@ -145,6 +146,7 @@ class PictureGenerationMixin:
             max_images: most pictures that are added to a document.
             guidance_scale, temperature, top_k, top_p: of pictures, as for `generate_images`.
             text_temperature, text_top_k, text_top_p: of text; temperature 0 takes the likeliest token.
+            stop_ids: tokens that end a document as the end-of-text token does, as the end of a turn.
             generators: one each; what is drawn for a document depends on its own only. None: seeds 0, 1, 2 and so on.
 
         Returns:
@@ -152,6 +154,7 @@ class PictureGenerationMixin:
         """
         config = self.config
         start, end, eos = config.vision_start_token_id, config.vision_end_token_id, config.eos_token_id
+        stops = [eos, start, *stop_ids]
         if generators is None:
             generators = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
         if len(generators) != len(prompts) or not all(len(prompt) for prompt in prompts):
@@ -183,7 +186,7 @@ class PictureGenerationMixin:
                 break
             sampling = SeededSamplingLogitsProcessor(
                 [generators[row] for row in going],
-                (eos, start),
+                stops,
                 temperature=text_temperature,
                 top_k=text_top_k,
                 top_p=text_top_p,
@@ -194,12 +197,12 @@ class PictureGenerationMixin:
                 attention_mask=mask.to(self.device),
                 max_new_tokens=max(text_left[row] for row in going),
                 do_sample=False,
-                eos_token_id=[eos, start],
+                eos_token_id=stops,
                 pad_token_id=eos,
                 logits_processor=[*self.text_only([images_left[row] > 0 for row in going]), sampling],
             )
             for row, new in zip(going, found[:, ids.shape[1] :].tolist(), strict=True):
-                stop = next((place + 1 for place, token in enumerate(new) if token in (eos, start)), len(new))
+                stop = next((place + 1 for place, token in enumerate(new) if token in stops), len(new))
                 new = new[: min(stop, text_left[row])]
                 rows[row] += new
                 text_left[row] -= len(new)

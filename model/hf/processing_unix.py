@@ -103,13 +103,17 @@ class UniXProcessor(ProcessorMixin):
         return self._for_pictures(self.batch(rows))
 
     def edit(self, images: Sequence, instructions: Sequence[str]) -> BatchFeature:
-        """Prompts for edits, for `generate_images`: for each instruction a source picture, or a list of them."""
+        """Prompts for edits, for `generate_images`: for each instruction a source picture, or a list of them.
+
+        Sources, then the instruction, are a user's turn, and the answer opens with a picture.
+        """
         if len(images) != len(instructions):
             raise ValueError(f"{len(images)} pictures for {len(instructions)} instructions: give one, or a list, each")
         sources = [self.ids_of(_listed(own)) for own in images]
+        answer = [*self._markup("<|im_start|>assistant\n"), self.start]
         pairs = zip(sources, instructions, strict=True)
-        found = self.batch([[*source, *self.encode(text), self.start] for source, text in pairs])
-        image_only = self.batch([[*source, self.start] for source in sources])
+        found = self.batch([[*self._turn("user", [*own, *self.encode(text)]), *answer] for own, text in pairs])
+        image_only = self.batch([[*self._turn("user", own), *answer] for own in sources])
         found["image_only_ids"], found["image_only_mask"] = image_only["input_ids"], image_only["attention_mask"]
         return self._for_pictures(found)
 
@@ -124,21 +128,17 @@ class UniXProcessor(ProcessorMixin):
 
         A message is {"role": ..., "content": text or a list of {"type": "text", "text": ...} and {"type": "image",
         "image": PIL picture}}. The form is ChatML, that of Qwen's template: `<|im_start|>`, role and line break,
-        content, `<|im_end|>` and line break. Raises ValueError for a tokenizer without these tokens.
+        content, `<|im_end|>` and line break; a tokenizer without these tokens spells them out, as in training.
         """
         conversations = [conversation] if conversation and isinstance(conversation[0], dict) else conversation
-        opening, closing = (self.tokenizer.convert_tokens_to_ids(f"<|im_{word}|>") for word in ("start", "end"))
-        known = self.tokenizer.get_vocab()
-        if not {"<|im_start|>", "<|im_end|>"} <= set(known):
-            raise ValueError("the tokenizer has no <|im_start|>: this model has not learned conversations")
         rows = []
         for messages in conversations:
             ids: list[int] = []
             for message in messages:
                 content = message["content"]
                 parts = [content] if isinstance(content, str) else [item[item["type"]] for item in content]
-                ids += [opening, *self.encode(f"{message['role']}\n"), *self.ids_of(parts), closing, *self.encode("\n")]
-            rows.append([*ids, opening, *self.encode("assistant\n")] if add_generation_prompt else ids)
+                ids += self._turn(message["role"], self.ids_of(parts))
+            rows.append([*ids, *self._markup("<|im_start|>assistant\n")] if add_generation_prompt else ids)
         return self.batch(rows)
 
     def document(self, ids: Sequence[int] | Tensor) -> list[Part]:
@@ -207,6 +207,12 @@ class UniXProcessor(ProcessorMixin):
     def unconditional_ids(self) -> Tensor:
         """Ids [u] of the prompt for any picture, guidance's other half."""
         return torch.tensor([*self.encode(self.prompts["unconditional"]), self.start])
+
+    def _markup(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _turn(self, role: str, content: Sequence[int]) -> list[int]:
+        return [*self._markup(f"<|im_start|>{role}\n"), *content, *self._markup("<|im_end|>"), *self._markup("\n")]
 
     def _for_pictures(self, found: BatchFeature) -> BatchFeature:
         found["unconditional_ids"], found["num_codes"] = self.unconditional_ids, self.num_codes

@@ -111,6 +111,13 @@ def test_greedy_documents_follow_whole_passes():
             row.append(token)
 
 
+def test_a_stop_ends_a_document():
+    model, prompts = model_and_prompts()
+    (free,) = model.generate_documents(prompts[:1], num_codes=NUM_CODES, max_new_tokens=6, max_images=0)
+    options = {"num_codes": NUM_CODES, "max_new_tokens": 6, "max_images": 0, "stop_ids": [free[2]]}
+    assert model.generate_documents(prompts[:1], **options) == [free[: free.index(free[2]) + 1]]
+
+
 def test_text_is_drawn_by_its_probabilities():
     model = tiny_model(seed=32)
     ids, draws = torch.tensor([document([4])]), 3000

@@ -190,7 +190,10 @@ def test_an_export_has_the_tokenizers_and_prompts_of_training(exports, tiny_data
     generation = json.loads((folder / "generation_config.json").read_text())
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert settings["eos_token"] == settings["pad_token"] == "<|endoftext|>"
-    assert generation["eos_token_id"] == model_config(exported).eos_token_id
+    ends = {"<|endoftext|>", "<|im_end|>"}  # of a document and of a turn
+    added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    assert set(generation["eos_token_id"]) == {token["id"] for token in added if token["content"] in ends}
+    assert generation["eos_token_id"][0] == generation["pad_token_id"] == model_config(exported).eos_token_id
     assert exported.command.out.splitlines() == [f"{folder}: exported from {exported.checkpoint}"]
     card = (folder / "README.md").read_text()
     assert "3 steps" in card and "4 x 4 codes out of 64" in card and "4 layers, 2 of them" in card

@@ -14,10 +14,10 @@ from PIL import Image
 from model.errors import UserError
 from model.prompts import edit_ids, unconditional_ids
 from tests.tools.test_generate import pixels, run
-from tests.tools.tiny_export import GRID, write_export
+from tests.tools.tiny_export import CHATML, GRID, write_export
 from tools import generate, generation_results
 from tools.export_folder import open_export
-from tools.generation import Request, codes_of, partial_pictures, sample_seed
+from tools.generation import Request, codes_of, partial_pictures, prompt_ids, sample_seed, stop_ids
 from tools.generation_record import Record, sole_user
 
 
@@ -41,7 +41,7 @@ def test_edits_use_the_source_and_a_scale_of_its_own(export, sources, tmp_path):
     assert line["settings"]["guidance"] == [1.0, 3.0] and line["images"] == [str(sources[0])]
     opened = open_export(export)
     codes = codes_of(opened, Request("", (sources[0],)))
-    whole, image_only = edit_ids(codes, "make it red", opened.encode, opened.vocabulary)
+    whole, image_only = edit_ids(codes, "make it red", opened.encode, opened.markup, opened.vocabulary)
     drawn = opened.model.generate_images(
         torch.tensor([whole]),
         None,
@@ -86,6 +86,19 @@ def test_texts_are_batched_and_sampled_by_their_seeds(export, sources, tmp_path,
     ]
     greedy = run(export, tmp_path / "d", *prompts, *options[:4], "--image", sources[0])
     assert len(greedy) == 4 and "seed" not in greedy[0]["settings"] and greedy[0]["images"] == [str(sources[0])]
+
+
+def test_chat_asks_in_a_turn_and_stops_at_its_end(sources, tmp_path):
+    folder = write_export(tmp_path / "chat", added=CHATML, max_position_embeddings=512)
+    opened = open_export(folder)
+    ids, _ = prompt_ids(opened, "caption", Request("", (sources[0],)), [[1, 2]], chat=True)
+    asked = opened.decode(ids)  # control tokens are left out
+    assert asked.startswith("user\n") and asked.endswith("It is:\nassistant\n") and len(opened.markup("<|im_end|>")) == 1
+    assert stop_ids(opened) == [opened.vocabulary.eos_id, *opened.markup("<|im_end|>")]
+    (line,) = run(folder, tmp_path / "out", "--image", sources[0], "--chat", "--max-new-tokens", 5)
+    assert line["settings"]["chat"] is True
+    plain = write_export(tmp_path / "plain")
+    assert stop_ids(open_export(plain)) == [opened.vocabulary.eos_id - 2]
 
 
 def test_documents_name_their_parts(export, tmp_path, monkeypatch):
