@@ -302,8 +302,8 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
 
         `input_ids` [b, s]. `attention_mask` [b, cached + s]: 0 for padding, on the left when generating. `position_ids`
         [b, s]: positions in the document, counted from the mask if not given. `labels` [b, s]: ids to predict, -100 to
-        leave out; the loss is the mean cross-entropy of each next token. `past_key_values`, or `cache` as it is called in
-        transformers 5: any cache of transformers. transformers 4.57 adds `cache_position`, which 5 no longer knows.
+        leave out; the loss is the mean cross-entropy of each next token. `past_key_values`, or `cache` as transformers
+        5 names it: any cache of transformers. transformers 4.57 adds `cache_position`, which 5 no longer knows.
         """
         outputs = self.model(
             input_ids=input_ids,
