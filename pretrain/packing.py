@@ -40,9 +40,13 @@ class Packing:
 
 def decreasing(lengths: numpy.ndarray) -> numpy.ndarray:
     """Positions of the lengths from the longest to the shortest, equal ones in their order."""
-    longest = int(lengths.max(initial=0))
-    narrow = numpy.uint16 if longest < 1 << 16 else numpy.int64  # 16 bits are sorted by radix, many times faster
-    return numpy.argsort((longest - lengths).astype(narrow), kind="stable")
+    return argsort_small(lengths.max(initial=0) - lengths)
+
+
+def argsort_small(numbers: numpy.ndarray) -> numpy.ndarray:
+    """Positions of numbers from 0 on in increasing order, equal ones in their order."""
+    narrow = numpy.uint16 if numbers.max(initial=0) < 1 << 16 else numpy.int64  # 16 bits are sorted by radix, much faster
+    return numpy.argsort(numbers.astype(narrow), kind="stable")
 
 
 def pack(lengths: numpy.ndarray, capacity: int) -> Packing:

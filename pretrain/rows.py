@@ -16,7 +16,7 @@ import numpy
 
 from model.errors import UserError
 from pretrain.mixture import Mixture, SourceLengths, Stage, seeded
-from pretrain.packing import pack
+from pretrain.packing import argsort_small, pack
 from pretrain.tasks import (
     IN_ORDER,
     TEXT,
@@ -152,9 +152,11 @@ class RowPlan:
         if block not in self._blocks:
             generator = seeded(f"{self.fingerprint}:{block}")
             pieces = self._draw(block, generator)
-            packing = pack(pieces[:, 6], self.size.capacity)
-            row = generator.permutation(packing.row_count)[packing.row_of_pieces(pieces[:, 6])]
-            order = numpy.argsort(row, kind="stable")
+            shuffled = generator.permutation(len(pieces))  # so that it is drawn which of equal lengths come together
+            lengths = pieces[shuffled, 6]
+            packing = pack(lengths, self.size.capacity)
+            row = generator.permutation(packing.row_count)[packing.row_of_pieces(lengths)]
+            order = shuffled[argsort_small(row)]
             starts = numpy.concatenate([[0], numpy.cumsum(numpy.bincount(row, minlength=packing.row_count))])
             for old in [number for number in self._blocks if number != block - 1]:
                 del self._blocks[old]  # training reads forwards: the block before may still be in other hands
@@ -162,13 +164,12 @@ class RowPlan:
         return self._blocks[block]
 
     def _draw(self, block: int, generator: numpy.random.Generator) -> numpy.ndarray:
-        """The pieces of a block in shuffled order, int64 [n, fields of Piece]: task, text and wording are drawn."""
+        """The pieces of a block, int64 [n, fields of Piece]: task, text and wording are drawn."""
         found = [numpy.zeros((0, 7), numpy.int64)]
         for number, documents in enumerate(self.mixture.documents(block)):
             if len(documents):
                 found.append(self._split(self._draw_source(number, documents, generator)))
-        pieces = numpy.concatenate(found)
-        return pieces[generator.permutation(len(pieces))]
+        return numpy.concatenate(found)
 
     def _draw_source(self, number: int, documents: numpy.ndarray, generator: numpy.random.Generator) -> numpy.ndarray:
         index = self.sources[number].index
