@@ -184,3 +184,17 @@ def test_a_record_names_the_kinds_that_there_are(tmp_path: Path):
     (tmp_path / "x.json").write_text(json.dumps({"text": "not a list"}))
     with pytest.raises(UserError, match="x.json tells what it holds"):
         open_corpus(tmp_path / "x.json")
+
+
+def test_a_damaged_arrow_file_is_a_reject_and_no_crash(tmp_path: Path):
+    """Arrow follows offsets wherever they point, unless a batch is validated before it is used."""
+    folder = kinds.saved_to_disk(tmp_path / "d", kinds.finevision())
+    path = folder / "data-00000-of-00002.arrow"
+    data = bytearray(path.read_bytes())
+    offsets = (0).to_bytes(4, "little") + len(b"Compare.").to_bytes(4, "little")
+    place = data.index(offsets)
+    data[place + 4 : place + 8] = b"\xff\xff\xff\x7f"
+    path.write_bytes(data)
+    found = items(open_corpus(folder))
+    assert isinstance(found[0], Reject) and found[0].reason == "damaged_file"
+    assert isinstance(found[1], Document) and found[1].texts == ("Hi", "Hello")
