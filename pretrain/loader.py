@@ -30,7 +30,7 @@ from pretrain.tasks import (
     build_ordered,
     replace_codes,
 )
-from tokenization.sample import parts_of
+from tokenization.sample import Part, parts_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class RowDataset(torch.utils.data.Dataset):
         return assemble(index, documents, self.tokenized.vocabulary, self.size)
 
     def _document(self, piece: Piece, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
-        parts = self.plan.parts(piece) if self.routing_only else list(parts_of(self.datasets[piece.source][piece.document]))
+        parts = self.plan.parts(piece) if self.routing_only else self._contents(piece)
         if piece.task in (IN_ORDER, TURNS):
             ids, labels = build_ordered(self.tokenized, piece.task == TURNS, piece.text, parts)
         else:
@@ -86,6 +86,10 @@ class RowDataset(torch.utils.data.Dataset):
             ids = replace_codes(ids, self.tokenized.vocabulary, self.shares.code_noise, noise)
         end = piece.start + piece.length
         return ids[piece.start : end], labels[piece.start : end]
+
+    def _contents(self, piece: Piece) -> list[Part]:
+        """The parts of a piece's document, from the shards."""
+        return list(parts_of(self.datasets[piece.source][piece.document]))
 
 
 def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: int) -> Iterator[Row]:
