@@ -45,7 +45,9 @@ def decreasing(lengths: numpy.ndarray) -> numpy.ndarray:
 
 def argsort_small(numbers: numpy.ndarray) -> numpy.ndarray:
     """Positions of numbers from 0 on in increasing order, equal ones in their order."""
-    narrow = numpy.uint16 if numbers.max(initial=0) < 1 << 16 else numpy.int64  # 16 bits are sorted by radix, much faster
+    narrow = (
+        numpy.uint16 if numbers.max(initial=0) < 1 << 16 else numpy.int64
+    )  # radix sort, much faster
     return numpy.argsort(numbers.astype(narrow), kind="stable")
 
 

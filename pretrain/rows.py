@@ -1,4 +1,4 @@
-"""Rows are planned, not collated: row i is a pure function of the data's fingerprints, the mixture, the seed, and sizes.
+"""Rows are planned, not collated: row i is a pure function of the data's fingerprints, mixture, seed, and sizes.
 
 Planning reads the length index only, a block of documents at a time (`mixture.py`). The state of training data is
 therefore one integer, the number of rows consumed, on any number of ranks and workers.
@@ -229,7 +229,7 @@ class RowPlan:
 
 
 def parts_of_index(index: LengthIndex, document: int) -> list[Part]:
-    """The parts of a document as the length index knows them: codes and ids are zeros, grids and numbers of texts None."""
+    """The parts of a document as the length index knows them: codes and ids are zeros, and there are no grids."""
     first, end = (int(at) for at in index.offsets[document : document + 2])
     parts: list[Part] = []
     for length, entry in zip(index.lengths[first:end].tolist(), index.layout[first:end].tolist()):

@@ -1,9 +1,9 @@
 """What one document becomes in training: a task is drawn for it, and it turns into ids and targets.
 
 Captioned pictures train in both directions: caption -> picture, and picture -> caption. A share of the former has its
-prompt replaced by the unconditional one, for classifier-free guidance. Plain text and documents of texts and pictures in
-order are learned as they stand. Conversations and picture editing have turns, of which the assistant's are learned. All
-draws come from the planner's seed, so a resumed or repeated run asks every document the same question.
+prompt replaced by the unconditional one, for classifier-free guidance. Plain text, and texts and pictures in order,
+are learned as they stand. Conversations and picture editing have turns, of which the assistant's are learned. All draws
+come from the planner's seed, so a resumed or repeated run asks every document the same question.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy
 
 from model import prompts
 from model.errors import UserError
-from model.vocabulary import IGNORED, Vocabulary
 from model.prompts import PromptTemplates
+from model.vocabulary import IGNORED, Vocabulary
 from tokenization.readers.document import CONVERSATION, EDIT, INTERLEAVED, KINDS, ROLES
 from tokenization.readers.document import TEXT as TEXT_KIND
 from tokenization.sample import PICTURE, ROLE, WORDING, Part
@@ -225,7 +225,7 @@ def replace_codes(
 
 
 def draw_tasks(generator: numpy.random.Generator, kinds: numpy.ndarray, shares: TaskShares) -> numpy.ndarray:
-    """Task of each of n documents, int64 [n], by its kind (a position in KINDS); only captioned pictures have a choice."""
+    """Task of each of n documents, int64 [n], by its kind (a position in KINDS); captioned pictures have a choice."""
     direction, dropped = generator.random(len(kinds)), generator.random(len(kinds))
     to_image = numpy.where(dropped < shares.unconditional, UNCONDITIONAL, TEXT_TO_IMAGE)
     captioned = numpy.where(direction < shares.text_to_image, to_image, IMAGE_TO_TEXT)

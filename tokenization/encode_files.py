@@ -1,4 +1,4 @@
-"""One worker's run over its files: what is missing is read, prepared, encoded and published, each step beside the others."""
+"""One worker's run over its files: what is missing is read, prepared, encoded and published, all at the same time."""
 
 from __future__ import annotations
 

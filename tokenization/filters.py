@@ -1,6 +1,6 @@
 """What is put aside although it could be used: pictures too small, too long, seen before, texts too short or too long.
 
-Filters change what comes out, so they are part of the job's record. All but the time limit give the same answer on every
+Filters change what comes out, so they are part of the job's record. All but the time limit give the same answer on any
 machine. A duplicate is looked for within one file of the input: files are worked on independently of each other.
 """
 
@@ -41,9 +41,13 @@ class Filters:
         """Raise RejectedImage `small_picture` or `extreme_aspect`."""
         short, long = sorted((width, height))
         if short < self.min_side:
-            raise RejectedImage("small_picture", f"{width} x {height} pixels, the shorter side must have {self.min_side}")
+            raise RejectedImage(
+                "small_picture", f"{width} x {height} pixels, --min-side is {self.min_side}"
+            )
         if self.max_aspect and long > self.max_aspect * short:
-            raise RejectedImage("extreme_aspect", f"{width} x {height} pixels, the sides may differ {self.max_aspect:g} times")
+            raise RejectedImage(
+                "extreme_aspect", f"{width} x {height} pixels, --max-aspect is {self.max_aspect:g}"
+            )
 
     def check_texts(self, texts: tuple[str, ...]) -> None:
         """Raise BadRecord `short_text` or `long_text` for any text of a document."""
@@ -82,7 +86,7 @@ class SeenPictures:
 
 
 def picture_hash(image: Image.Image) -> np.ndarray:
-    """uint64 [4] of an RGB picture: a difference hash, one bit for each step of brightness to the right, and its colour.
+    """uint64 [4] of an RGB picture: a difference hash, a bit for each step of brightness to the right, and its colour.
 
     Scaling, recompression and small changes of brightness leave nearly all bits as they are.
     """
@@ -96,7 +100,7 @@ def picture_hash(image: Image.Image) -> np.ndarray:
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """What `work` gives. RejectedImage `too_slow` if it takes longer; it then goes on in a thread that nobody waits for.
+    """What `work` gives. RejectedImage `too_slow` if it takes longer; it goes on in a thread that nobody waits for.
 
     A decoder cannot be interrupted; pictures that take for ever are rare enough to leave one behind.
     """

@@ -1,8 +1,8 @@
 """job.json: the plan of an output folder, a function of the settings and of the listing of the input alone.
 
-Every worker makes it for itself and gets the same, so a rerun continues the same job or refuses. Which worker does which
-file follows from it (`work.py`). Workers, batch size and device are not part of it: on a CPU the codes do not depend on
-them, and on a GPU only a latent on the very border between two codes does.
+Every worker makes it for itself and gets the same, so a rerun continues the same job or refuses. Which worker does
+which file follows from it (`work.py`). Workers, batch size and device are not part of it: on a CPU the codes do not
+depend on them, and on a GPU only a latent on the very border between two codes does.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def first_change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 @contextmanager
 def locked(folder: Path, alone: bool, wait: bool = False) -> Iterator[None]:
-    """Hold the folder for this process, alone or with other workers of the same job; UserError if that cannot be at once.
+    """Hold the folder for this process, alone or with other workers of its job; UserError if that cannot be at once.
 
     The lock goes with the process, however it ends. On a file system without locks this does nothing; two processes
     that do the same work are no danger then, only a waste.

@@ -8,7 +8,6 @@ rejects.jsonl and part.json, which says what is in it; its own checksum guards i
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
@@ -36,8 +35,8 @@ class DamagedPart(Exception):
 class PartRecord:
     """What part.json holds. `shards` are the entries of the part's MDS index, `files` hashes of what else is in it.
 
-    `fingerprint` is that of the whole input file, `counts` has documents, pictures, texts, text_tokens, image_tokens and
-    entries, `rejects` counts by reason.
+    `fingerprint` is that of the whole input file, `counts` has documents, pictures, texts, text_tokens, image_tokens
+    and entries, `rejects` counts by reason.
     """
 
     file: int
@@ -97,6 +96,30 @@ def write_part(
     """
     folder = part_folder(output, file, part)
     temporary = temporary_name(folder)
+    try:
+        record = _prepare_part(temporary, file, part, source, fingerprint, documents, rejects, hashes)
+        publish_folder(temporary, folder)
+    except OSError:
+        # another worker made the same part meanwhile, from the same records; if all is merged by now, it also cleared
+        # what was not published
+        if not folder.exists():
+            raise
+        shutil.rmtree(temporary, ignore_errors=True)
+        return read_part(output, file, part)
+    return record
+
+
+def _prepare_part(
+    temporary: Path,
+    file: int,
+    part: int,
+    source: str,
+    fingerprint: str,
+    documents: list[CodedDocument],
+    rejects: list[Reject],
+    hashes: np.ndarray | None,
+) -> PartRecord:
+    """Write all files of a part into a folder that nobody else knows."""
     shutil.rmtree(temporary, ignore_errors=True)
     with mds_writer()(columns=COLUMNS, out=str(temporary), hashes=["sha256"], size_limit=SHARD_BYTES) as writer:
         for document in documents:
@@ -116,12 +139,6 @@ def write_part(
         files={name: sha256_of(temporary / name) for name in ("lengths.npz", "rejects.jsonl")},
     )
     (temporary / "part.json").write_bytes(sealed(asdict(record)))
-    try:
-        publish_folder(temporary, folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        shutil.rmtree(temporary)  # another worker made the same part meanwhile, from the same records
     return record
 
 
@@ -178,8 +195,13 @@ def contents_of(output: Path, record: PartRecord) -> tuple[list[str], np.ndarray
 
 def write_file_record(output: Path, record: FileRecord) -> None:
     """Say that all parts of a file are published."""
-    (output / FILES).mkdir(exist_ok=True)
-    write_atomically(file_record_path(output, record.file), sealed(asdict(record)))
+    path = file_record_path(output, record.file)
+    path.parent.mkdir(exist_ok=True)
+    try:
+        write_atomically(path, sealed(asdict(record)))
+    except FileNotFoundError:  # another worker wrote it, and has merged all and cleared what was not published
+        if not path.exists():
+            raise
 
 
 def read_file_record(output: Path, file: int) -> FileRecord | None:

@@ -21,11 +21,11 @@ COLUMNS = {
     "grids": "ndarray:uint16",
     "layout": "ndarray:uint8",
 }
-"""What a sample holds. id: stable and unique within its file of the corpus. source: the corpus. kind: one of `readers.document.KINDS`.
-texts: all texts in order. text_ids: ids of all texts, one after the other. text_lengths: one a text. codes: those of all
-pictures, one after the other, each row by row. grids: height and width in codes, a pair a picture. layout: an entry for
-each text and picture, in document order: PICTURE for a picture, ROLES.index(role) * ROLE, and WORDING for a text that is
-another wording of the text before it.
+"""What a sample holds. id: stable and unique within its file of the corpus. source: the corpus. kind: one of KINDS in
+`readers/document.py`. texts: all texts in order. text_ids: ids of all texts, one after the other. text_lengths: one a
+text. codes: those of all pictures, one after the other, each row by row. grids: height and width in codes, a pair a
+picture. layout: an entry for each text and picture, in document order: PICTURE for a picture, plus ROLES.index(role)
+times ROLE, plus WORDING for a text that is another wording of the text before it.
 MDS cannot hold an empty array: one zero (for grids, one pair of zeros) stands for it. `from_mds` takes it out again."""
 
 PICTURE, ROLE, WORDING = 1, 2, 8

@@ -89,8 +89,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=int,
         default=-1,
         metavar="BITS",
-        help="put a picture aside that differs in at most so many of 64 bits of a perceptual hash from an earlier one of "
-        "its file; 0 to 4 are sensible (default: none is)",
+        help="put a picture aside that differs in at most so many of 64 bits of a perceptual hash from an earlier one "
+        "of its file; 0 to 4 are sensible (default: none is)",
     )
     add("--picture-seconds", type=float, default=60, help="time to decode a picture, 0 for any (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -256,7 +256,7 @@ def report(output: Path, watch: Stopwatch, startup: float, pictures: int) -> Non
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejects.items())
         say(
             f"{output}: {counts['documents']:,} documents, {counts['pictures']:,} pictures, {counts['texts']:,} texts, "
-            f"{len(manifest['shards'])} shards, {sum(rejects.values()):,} rejected" + (f" ({reasons})" if reasons else "")
+            f"{len(manifest['shards'])} shards, {sum(rejects.values()):,} rejected{f' ({reasons})' if reasons else ''}"
         )
     seconds = watch.elapsed()
     shares = ", ".join(f"{what} {watch.seconds[what] / seconds:.0%}" for what in ("waiting for input", "writing"))

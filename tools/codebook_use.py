@@ -39,8 +39,8 @@ def token_statistics(dataset: CodeDataset) -> list[tuple[Any, ...]]:
 
 
 def codebook_statistics(dataset: CodeDataset, documents: int) -> list[tuple[Any, ...]]:
-    """Per source, over at most so many documents spread evenly: name, pictures, codes used, perplexity of the codes, and
-    bits of a code given 0, 1 and 2 codes before it in its row.
+    """Per source, over at most so many documents spread evenly: name, pictures, codes used, perplexity of the codes,
+    and bits of a code given 0, 1 and 2 codes before it in its row.
 
     The entropies are plug-in estimates, too low where contexts are seen rarely: compare sources of equal size.
     """

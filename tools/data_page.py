@@ -78,5 +78,7 @@ def _part(part: Shown) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, (int, float)):
-        return f'<td class="number">{value:,}</td>' if isinstance(value, int) else f'<td class="number">{value:,.3f}</td>'
+        return (
+            f'<td class="number">{value:,}</td>' if isinstance(value, int) else f'<td class="number">{value:,.3f}</td>'
+        )
     return f"<td>{html.escape(str(value))}</td>"

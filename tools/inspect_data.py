@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python tools/inspect_data.py --input work/data/corpus/train/webdataset --output work/inspected",
+        epilog="example:\n  python tools/inspect_data.py --input work/data/corpus/train/folder --output work/inspected",
     )
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PATH", help="as for shard_images.py")
@@ -103,7 +103,9 @@ class Findings:
         pictures = []
         try:
             for picture in item.pictures:
-                image = open_image(picture.data if isinstance(picture.data, bytes) else storage.read_bytes(picture.data))
+                image = open_image(
+                    picture.data if isinstance(picture.data, bytes) else storage.read_bytes(picture.data)
+                )
                 pictures.append(preprocess(image, image_size))
                 self.sizes.append(image.size)
                 self.modes[f"{image.format} {image.mode}"] += 1

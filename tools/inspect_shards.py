@@ -42,7 +42,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--config", type=Path, help="configuration of a training run, whose rows are shown")
     add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the configuration, as for train.py")
     add("--rows", type=int, nargs="+", default=[0], help="numbers of rows (default: 0)")
-    add("--codebook-documents", type=int, default=1000, help="documents a source for codebook use (default: %(default)s)")
+    add(
+        "--codebook-documents",
+        type=int,
+        default=1000,
+        help="documents a source for codebook use (default: %(default)s)",
+    )
     add("--verify", action="store_true", help="check the hash of every shard first")
     add("--output", type=Path, required=True, help="folder for index.html")
     arguments = parser.parse_args()
@@ -152,7 +157,8 @@ def rows_page(arguments: argparse.Namespace) -> list[str]:
         for piece in pieces:
             end = at + piece.length
             sample = data.train.datasets[piece.source][piece.document]
-            about = f"{sample['id']} ({sample['kind']}, as {TASK_NAMES[piece.task]}; {sample['source']}, {piece.length:,} tokens"
+            about = f"{sample['id']} ({sample['kind']}, as {TASK_NAMES[piece.task]}; {sample['source']}, "
+            about += f"{piece.length:,} tokens"
             about += f" from {piece.start:,} on)" if piece.start else ")"
             grids = [tuple(grid) for grid in sample["grids"].reshape(-1, 2).tolist()]
             parts.append(document(about, shown_ids(ids[at:end], labels[at:end], data, vq, grids)))

@@ -1,4 +1,4 @@
-"""The walk through sources: shares and weights in tokens, no document again before all were there, few shards at a time."""
+"""The walk through sources: shares of tokens, no document again before all were there, few shards at a time."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from model.errors import UserError
 from model.prompts import DEFAULT_TEMPLATES
 from model.vocabulary import IGNORED, Vocabulary
-from pretrain.row_tensors import assemble
 from pretrain.packing import pack
-from pretrain.rows import RowPlan, RowSize, SourceLengths, Stage
+from pretrain.row_tensors import assemble
+from pretrain.rows import RowPlan, RowSize, SourceLengths
 from pretrain.tasks import (
-    IN_ORDER,
     IMAGE_TO_TEXT,
+    IN_ORDER,
     TEXT,
     TEXT_TO_IMAGE,
     TURNS,

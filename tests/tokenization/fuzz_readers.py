@@ -50,7 +50,9 @@ def main() -> int:
         print(f"{kind}: {', '.join(f'{what} {count:,}' for what, count in counts.most_common())}")
     for failure in failures[:20]:
         print(f"FAILED: {failure}")
-    print(f"{'FAILED' if failures else 'PASSED'}: {arguments.inputs:,} inputs, {len(failures)} failures, {seconds:.0f} s")
+    print(
+        f"{'FAILED' if failures else 'PASSED'}: {arguments.inputs:,} inputs, {len(failures)} failures, {seconds:.0f} s"
+    )
     return 1 if failures else 0
 
 
@@ -186,7 +188,9 @@ def mutant(seeds: dict[str, bytes], number: int, seed: int) -> tuple[str, bytes]
             other = dice.randrange(len(data))
             data[at : at + 32] = data[other : other + 32]
         else:
-            data[at : at + 4] = dice.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f"])
+            data[at : at + 4] = dice.choice(
+                [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f"]
+            )
     return name, bytes(data)
 
 

@@ -54,7 +54,9 @@ def main() -> int:
         began = time.monotonic()
         (status,) = wait(start(arguments, reference, 1))
         if status:
-            raise UserError(f"the undisturbed run failed with status {status}: run shard_images.py on this input by hand")
+            raise UserError(
+                f"the undisturbed run failed with status {status}: run shard_images.py on this input by hand"
+            )
         work = time.monotonic() - began
         if complaint := doubles(reference):
             print(f"FAILED without a kill: {complaint}")
@@ -119,7 +121,9 @@ def start(arguments: argparse.Namespace, output: Path, count: int) -> list[int]:
     command = ["--input", *arguments.input, "--output", str(output), "--vq", arguments.vq, "--tokenizer",
                arguments.tokenizer, "--samples-per-part", str(arguments.samples_per_part)]  # fmt: skip
     return [
-        child(lambda worker=worker: shard_images.main([*command, "--job-index", str(worker), "--job-count", str(count)]))
+        child(
+            lambda worker=worker: shard_images.main([*command, "--job-index", str(worker), "--job-count", str(count)])
+        )
         for worker in range(count)
     ]
 

@@ -54,7 +54,11 @@ def test_llavas_conversations(tmp_path: Path, as_list: bool):
 @pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize(
     ("table", "kind", "expected"),
-    [(kinds.finevision, "conversation", QUESTIONS), (kinds.bagel, "edit", EDITS), (kinds.in_order, "interleaved", IN_ORDER)],
+    [
+        (kinds.finevision, "conversation", QUESTIONS),
+        (kinds.bagel, "edit", EDITS),
+        (kinds.in_order, "interleaved", IN_ORDER),
+    ],
     ids=["finevision", "bagel", "in_order"],
 )
 def test_tables(tmp_path: Path, table, kind: str, expected: list[list[str]], saved: bool):
@@ -98,8 +102,13 @@ def test_text_files(tmp_path: Path):
     (folder / "d.txt").write_bytes(b"caf\xe9")
     corpus = open_corpus(folder)
     found = [(item.id, item.texts[0] if isinstance(item, Document) else item.reason) for item in items(corpus)]
-    assert found == [("a.txt:1", "one\n"), ("a.txt:2", " two\nlines\n"), ("b.txt:1", "three"), ("c.txt:1", "empty_text"),
-                     ("d.txt:1", "invalid_utf8")]  # fmt: skip
+    assert found == [
+        ("a.txt:1", "one\n"),
+        ("a.txt:2", " two\nlines\n"),
+        ("b.txt:1", "three"),
+        ("c.txt:1", "empty_text"),
+        ("d.txt:1", "invalid_utf8"),
+    ]
     assert len(corpus.files) == 1 and "plain text, 4 files" in corpus.describe()
     assert [number for number, _ in numbered(corpus, 3)] == [3, 4]
 

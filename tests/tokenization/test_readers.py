@@ -65,7 +65,8 @@ def test_every_layout_gives_the_same_documents(tmp_path: Path):
         assert {item.source for item in documents} == {corpus.source}
         assert sum(records for records, _ in scans(corpus)) == 10
     assert [corpus.source for corpus in corpora] == ["folder", "tars", "bytes", "struct"]
-    assert re.search(r"WebDataset tar, pictures with captions, 3 files, [\d.]+ MB; source 'tars'", corpora[1].describe())
+    described = corpora[1].describe()
+    assert re.search(r"WebDataset tar, pictures with captions, 3 files, [\d.]+ MB; source 'tars'", described)
 
 
 @pytest.mark.parametrize("layout", ["folder", "tars", "parquet", "text"])

@@ -24,7 +24,10 @@ def pristine(tmp_path_factory: pytest.TempPathFactory, vq_folder: Path, tokenize
     """Nine tars and a folder, and their dataset made by one worker."""
     folder = tmp_path_factory.mktemp("workers")
     inputs = [tar_corpus(folder / "tars", 52, per_tar=6), folder_corpus(folder / "folder", 5)]
-    assert shard_images.main(Command(vq_folder, tokenizer_folder).arguments(inputs, folder / "one", samples_per_part=4)) == 0
+    assert (
+        shard_images.main(Command(vq_folder, tokenizer_folder).arguments(inputs, folder / "one", samples_per_part=4))
+        == 0
+    )
     return folder
 
 
@@ -94,7 +97,9 @@ def test_a_merge_counts_what_it_merges(command: Command, pristine: Path, tmp_pat
     shard = output / PARTS / record.parts[0].name / "shard.00000.mds"
     shutil.copy(shard, tmp_path / "kept")
     shard.write_bytes(shard.read_bytes()[:-1])
-    code, stderr = command(inputs(pristine), output, samples_per_part=4, job_index=0, job_count=4)  # file 3 is not its own
+    code, stderr = command(
+        inputs(pristine), output, samples_per_part=4, job_index=0, job_count=4
+    )  # file 3 is not its own
     assert code == 1 and "shard.00000.mds" in error_line(stderr) and "run the same command again" in error_line(stderr)
     shutil.copy(tmp_path / "kept", shard)
     counts = record.parts[0].counts | {"documents": record.parts[0].counts["documents"] - 1}

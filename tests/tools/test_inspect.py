@@ -77,7 +77,9 @@ def test_documents_are_looked_at_all_over_an_input(tmp_path: Path):
     ]
 
 
-def test_samples_come_back_as_pictures_and_text(commands: CommandServer, tiny_data: TinyData, shards: Path, tmp_path: Path):
+def test_samples_come_back_as_pictures_and_text(
+    commands: CommandServer, tiny_data: TinyData, shards: Path, tmp_path: Path
+):
     dataset = open_dataset(shards)
     edit = next(number for number, found in enumerate(dataset) if found["kind"] == "edit")
     done = commands.run("tools/inspect_shards.py", "--shards", shards, "--vq", tiny_data.vq, "--samples", 0, edit,
@@ -94,7 +96,9 @@ def test_samples_come_back_as_pictures_and_text(commands: CommandServer, tiny_da
     assert "picture 0" in page and "paint it red" in page and "not_a_picture" in page
 
 
-def test_rows_are_shown_with_what_is_learned(commands: CommandServer, tiny_data: TinyData, shards: Path, tmp_path: Path):
+def test_rows_are_shown_with_what_is_learned(
+    commands: CommandServer, tiny_data: TinyData, shards: Path, tmp_path: Path
+):
     from pretrain.config import load_config
     from pretrain.data import Data
     from pretrain.place import Place
@@ -134,7 +138,9 @@ def test_rows_are_shown_with_what_is_learned(commands: CommandServer, tiny_data:
 def test_wrong_use(commands: CommandServer, tiny_data: TinyData, shards: Path, tmp_path: Path):
     done = commands.run("tools/inspect_shards.py", "--shards", shards, "--vq", tiny_data.other_vq, "--output", tmp_path)
     assert_refused(done, "the shards were made with the VQ model 'tiny-0'")
-    done = commands.run("tools/inspect_shards.py", "--shards", shards, "--vq", tiny_data.vq, "--samples", 99, "--output", tmp_path)
+    done = commands.run(
+        "tools/inspect_shards.py", "--shards", shards, "--vq", tiny_data.vq, "--samples", 99, "--output", tmp_path
+    )
     assert_refused(done, "--samples 99", "has documents 0 to")
     assert commands.run("tools/inspect_shards.py", "--output", tmp_path).code == 2
     done = commands.run("tools/inspect_data.py", "--input", tmp_path / "nowhere", "--output", tmp_path)
@@ -149,7 +155,9 @@ def test_statistics_per_source(shards: Path):
     documents = [found for found in dataset if found["source"] == "captions"]
     tokens = [len(found["text_ids"]) + 16 for found in documents]
     assert lines["captions"][1:4] == (29, 29, 29 * 16) and lines["captions"][8] == max(tokens)
-    assert lines["text"][2] == 0 and sum(line[5] for line in lines.values()) == dataset.manifest["counts"]["text_tokens"]
+    assert (
+        lines["text"][2] == 0 and sum(line[5] for line in lines.values()) == dataset.manifest["counts"]["text_tokens"]
+    )
     codes = numpy.concatenate([found["codes"] for found in documents])
     found = {line[0]: line for line in codebook_statistics(dataset, 1000)}
     share = numpy.bincount(codes) / len(codes)
@@ -164,5 +172,7 @@ def test_entropies_of_known_processes():
     assert conditional_entropy(noise, 0, 4) == pytest.approx(2, abs=0.01)
     assert conditional_entropy(noise, 1, 4) == pytest.approx(2, abs=0.01)
     cycle = [numpy.arange(start, start + 50) % 4 for start in range(4)]
-    assert conditional_entropy(cycle, 0, 4) == pytest.approx(2, abs=0.01) and conditional_entropy(cycle, 1, 4) == pytest.approx(0)
+    assert conditional_entropy(cycle, 0, 4) == pytest.approx(2, abs=0.01) and conditional_entropy(
+        cycle, 1, 4
+    ) == pytest.approx(0)
     assert conditional_entropy([numpy.zeros(2, numpy.int64)], 2, 4) == 0

@@ -91,7 +91,7 @@ class Corpus:
             yield OpenFile(printable(file.name), paths, root, self.source, self.kind)
 
     def scan(self, file: OpenFile) -> tuple[int, str]:
-        """The number of records (documents, rejects and blank lines), and a hash that changes with them. DamagedFile."""
+        """The number of records (documents, rejects, blank lines), and a hash that changes with them. DamagedFile."""
         return self.format.scan(file)
 
     def read(self, file: OpenFile, start: int) -> ItemStream:

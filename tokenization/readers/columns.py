@@ -90,7 +90,11 @@ def parts_of(record: dict[str, Any], kind: str) -> tuple[Text | Picture, ...]:
     if not pictures and record.get("image") is not None:
         pictures = [picture_of(record["image"], "image")]
     key = next((key for key in TURNS if record.get(key) is not None), None)
-    return conversation_parts(record[key], pictures, key) if key else question_parts(record.get("texts"), pictures, "texts")
+    return (
+        conversation_parts(record[key], pictures, key)
+        if key
+        else question_parts(record.get("texts"), pictures, "texts")
+    )
 
 
 def ordered_parts(record: dict[str, Any]) -> tuple[Text | Picture, ...]:

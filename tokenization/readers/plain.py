@@ -50,7 +50,7 @@ def read(file: OpenFile, start: int) -> ItemStream:
 
 
 def documents_of(path: Path) -> Iterator[bytes]:
-    """The bytes of each document of a file; what follows the last separator is one only if it is more than white space."""
+    """The bytes of each document of a file; after the last separator white space alone is none."""
     lines: list[bytes] = []
     some = False
     with open(path, "rb") as file:

@@ -1,9 +1,9 @@
 """Documents with turns, from the two spellings that people have: LLaVA's conversations and BAGEL's editing rows.
 
-A conversation is `[{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A cat."}]`; OpenAI's
-names, `role` and `content`, are read too. Each `<image>` takes the next picture; pictures that no turn places stand
-first. An editing row has n + 1 pictures and n instructions, each a text or a list of alternative texts: instruction k
-asks for picture k + 1, given everything before.
+A conversation is `[{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A cat."}]`;
+OpenAI's names, `role` and `content`, are read too. Each `<image>` takes the next picture; pictures that no turn places
+stand first. An editing row has n + 1 pictures and n instructions, each a text or a list of alternative texts:
+instruction k asks for picture k + 1, given everything before.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def edit_parts(pictures: Sequence[Data], instructions: Any, key: str) -> tuple[T
     if not isinstance(instructions, list):
         raise BadRecord("wrong_type", f"{key}: expected a list, found {json_type(instructions)}")
     if not instructions or len(pictures) != len(instructions) + 1:
-        raise BadRecord("picture_count", f"{len(pictures)} pictures and {len(instructions)} instructions; one more is due")
+        raise BadRecord(
+            "picture_count", f"{len(pictures)} pictures and {len(instructions)} instructions; one more is due"
+        )
     parts: list[Text | Picture] = [Picture(pictures[0], "user")]
     for number, (wordings, picture) in enumerate(zip(instructions, pictures[1:], strict=True)):
         texts = wordings if isinstance(wordings, list) else [wordings]

@@ -127,7 +127,7 @@ def members_of(path: Path) -> Iterator[Member]:
                 key, extension = split_name(info.name)
                 yield Member(info.name, key, extension, info.offset_data, info.size, info.isreg())
             check_end(path, tar.offset)
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # tarfile lets some of a bad header's numbers through
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # some bad headers get past tarfile
         raise DamagedFile(
             f"not a sound, uncompressed tar ({error}); fetch it again, or unpack it if it is compressed"
         ) from error

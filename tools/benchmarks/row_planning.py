@@ -39,7 +39,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--text-median", type=int, default=600, help="tokens of a text (default: %(default)s)")
     parser.add_argument("--text-spread", type=float, default=1.2, help="of its logarithm (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="keep the index there (default: a temporary folder)")
-    parser.add_argument("--resume-at", type=int, default=1_000_000, help="row to find in a new plan (default: %(default)s)")
+    parser.add_argument(
+        "--resume-at", type=int, default=1_000_000, help="row to find in a new plan (default: %(default)s)"
+    )
     return parser.parse_args()
 
 
@@ -72,8 +74,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
     documents = sum(counts.values())
     print(
-        f"planned {documents:,} documents as {pieces:,} pieces in {rows:,} rows of {arguments.row_length:,} and {block} "
-        f"blocks: {seconds:.1f} s ({cpu:.1f} s of CPU), {documents / cpu / 1e6:.2f} million a second; "
+        f"planned {documents:,} documents as {pieces:,} pieces in {rows:,} rows of {arguments.row_length:,} and "
+        f"{block} blocks: {seconds:.1f} s ({cpu:.1f} s of CPU), {documents / cpu / 1e6:.2f} million a second; "
         f"padding {1 - tokens / rows / arguments.row_length:.3%}"
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -82,21 +84,21 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     plan, started, cpu = plan_of(arguments, folder), time.monotonic(), time.process_time()
     row = plan.row(index)
     print(
-        f"row {index:,} of a new plan after {time.monotonic() - started:.1f} s ({time.process_time() - cpu:.1f} s of CPU); "
-        f"it has {len(row)} pieces, {sum(piece.length for piece in row) / arguments.row_length:.1%} full"
+        f"row {index:,} of a new plan after {time.monotonic() - started:.1f} s ({time.process_time() - cpu:.1f} s of "
+        f"CPU); it has {len(row)} pieces, {sum(piece.length for piece in row) / arguments.row_length:.1%} full"
     )
     assert numpy.isfinite(tokens)
 
 
 def plan_of(arguments: argparse.Namespace, folder: Path):
     """A plan over both sources with prompts of the usual lengths."""
+    import numpy
+
     from model.prompts import DEFAULT_TEMPLATES
     from model.vocabulary import Vocabulary
     from pretrain.rows import RowPlan, RowSize, SourceLengths
     from pretrain.tasks import TaskShares, tokenize_prompts
     from tokenization.lengths import open_lengths
-
-    import numpy
 
     vocabulary = Vocabulary(151_936, 8192, 151_652, 151_653, 151_643)
     prompts = tokenize_prompts(lambda text: [1] * (1 + len(text) // 5), vocabulary, DEFAULT_TEMPLATES)
@@ -147,7 +149,10 @@ def write_indices(arguments: argparse.Namespace, folder: Path) -> dict[str, int]
             else:
                 arrays["lengths"][low:high] = lognormal(arguments.text_median, arguments.text_spread, high - low)
             arrays["kinds"][low:high] = kind
-        numpy.save(folder / name / "starts.npy", numpy.minimum(numpy.arange(0, count + SHARD_DOCUMENTS, SHARD_DOCUMENTS), count))
+        numpy.save(
+            folder / name / "starts.npy",
+            numpy.minimum(numpy.arange(0, count + SHARD_DOCUMENTS, SHARD_DOCUMENTS), count),
+        )
     return counts
 
 

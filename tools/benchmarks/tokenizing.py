@@ -104,7 +104,9 @@ def tokenizers(arguments: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
     text = Tokenizer(models.BPE())
     text.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    text.train_from_iterator([CAPTION] * 9, trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet, show_progress=False))
+    text.train_from_iterator(
+        [CAPTION] * 9, trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet, show_progress=False)
+    )
     text.save(str(folder / "tokenizer.json"))
     if arguments.vq != "chameleon-512":
         return load_vq(arguments.vq, device=arguments.device), load_text_tokenizer(folder)
@@ -163,8 +165,8 @@ def job(arguments: argparse.Namespace, tars: Path, output: Path, vq, tokenizer) 
     files = listed(corpora)
     (output / "parts").mkdir(parents=True)
     watch = Stopwatch()
-    encode_files(output, files, 8192, Preparation(tokenizer, vq.image_size, picture_seconds=60), vq, arguments.batch_size,
-                 arguments.workers, watch, RejectLimit(0.1), print)  # fmt: skip
+    preparation, limit = Preparation(tokenizer, vq.image_size, picture_seconds=60), RejectLimit(0.1)
+    encode_files(output, files, 8192, preparation, vq, arguments.batch_size, arguments.workers, watch, limit, print)
     records = [read_file_record(output, work.number) for work in files]
     finish_dataset(output, describe_job(corpora, vq, tokenizer, vq.image_size, 8192), records)
     seconds = watch.elapsed()
@@ -208,8 +210,10 @@ def read_rows(shards: Path, tokenizer, vq, workers: int, count: int) -> None:
     for _ in islice(rows, count):
         pass
     seconds = time.monotonic() - began
-    print(f"loader, {workers} workers: {count / seconds:.1f} rows/s of {size.tokens:,}, {count * size.tokens / seconds / 1e6:.2f} "
-          f"million tokens/s; first row after {first:.1f} s")  # fmt: skip
+    print(
+        f"loader, {workers} workers: {count / seconds:.1f} rows/s of {size.tokens:,}, "
+        f"{count * size.tokens / seconds / 1e6:.2f} million tokens/s; first row after {first:.1f} s"
+    )
 
 
 if __name__ == "__main__":
