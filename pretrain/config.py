@@ -56,6 +56,15 @@ class SourceSection:
 
     path: str
     weight: float = 1.0  # times that each document is used in an epoch
+    share: float = 0.0  # of an epoch's tokens; if any source has one, weights do not count
+
+
+@dataclass(frozen=True)
+class StageSection:
+    """A stretch of training before the epochs begin, with a mixture of its own."""
+
+    tokens: float  # how long it is, prompts not counted
+    shares: tuple[float, ...]  # what each of data.sources gives of them, in their order
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class DataSection:
     tokenizer: str  # folder with tokenizer.json
     vq: str  # image tokenizer, to draw samples: a name or a folder; must be the one that made the shards
     sources: tuple[SourceSection, ...]
+    stages: tuple[StageSection, ...] = ()  # what comes before the epochs: a curriculum
     heldout: str = ""  # folder of code shards that is only measured on
     row_length: int = 1024  # tokens in a row
     row_multiple: int = 8  # both modalities' tokens come in multiples of this (tensor-parallel size, or more)
