@@ -40,8 +40,10 @@ class ModelSection:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
-    shallow: int  # separated layers at the input end
-    deep: int  # separated layers at the output end
+    shallow: int = 0  # layers of `kind` at the input end
+    deep: int = 0  # layers of `kind` at the output end
+    every: int = 0  # instead of these: the last of each so many layers is of `kind` (1: all)
+    kind: str = "separated"  # separated (Uni-X), mot or moe_hard; the other layers are shared
     flavour: str = "qwen2.5"  # qwen2.5 (bias on q, k, v) or qwen3 (norms on q and k)
     tie_word_embeddings: bool = True
     rope_theta: float = 1_000_000.0
@@ -135,6 +137,7 @@ CHOICES = {
     "run.engine": ("megatron",),
     "run.resume": ("auto", "never"),
     "model.flavour": ("qwen2.5", "qwen3"),
+    "model.kind": ("separated", "mot", "moe_hard", "shared"),
     "optim.decay": ("cosine", "linear", "constant"),
 }
 POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers",

@@ -58,7 +58,7 @@ def model_config(section: ModelSection, tokenizer, manifest: dict) -> ModelConfi
         vision_start_token_id=special_id(tokenizer, "<|vision_start|>"),
         vision_end_token_id=special_id(tokenizer, "<|vision_end|>"),
         eos_token_id=special_id(tokenizer, "<|endoftext|>"),
-        layer_kinds=layer_kinds(section.num_hidden_layers, section.shallow, section.deep),
+        layer_kinds=layer_kinds(section.num_hidden_layers, section.shallow, section.deep, section.kind, section.every),
         attention_bias=not qwen3,
         qk_norm=qwen3,
         rope_theta=section.rope_theta,
