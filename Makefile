@@ -1,6 +1,8 @@
 # make demo        the whole path on the demo corpus: corpus, shards, training, export, generation, report
 # make demo-long   the same with more training; can be stopped and started again
 # make test        all tests
+# make study-quick a small run of the comparison of layer kinds, every part of it; after make demo
+# make study       the comparison; can be stopped and started again; after make demo
 # make setup       the virtual environment that the others use; made once
 
 PYTHON ?= python3
@@ -8,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/installed.stamp
 
-.PHONY: setup test demo demo-long
+.PHONY: setup test demo demo-long study-quick study
 setup: $(STAMP)
 
 $(STAMP): requirements.txt constraints.txt
@@ -26,3 +28,9 @@ demo: setup
 
 demo-long: setup
 	$(RUN) tools/demo.py --preset demo-long
+
+study-quick: setup
+	$(RUN) tools/study.py --preset quick
+
+study: setup
+	$(RUN) tools/study.py --preset full

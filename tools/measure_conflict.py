@@ -46,7 +46,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def measure(opened, arguments: argparse.Namespace, together) -> dict[str, object]:
-    """Hugging Face name of a matrix -> its inner products, for this process's share of the matrices."""
+    """Hugging Face name of a matrix -> its inner products, for this process's share of the matrices.
+
+    Of `arguments` it reads what `parse_arguments` says about blocks, rows, data and memory.
+    """
     from pretrain.conflict.blocks import BlockSizes, share_out
     from pretrain.conflict.gradients import gram_matrices, groups_that_fit, matrices
     from tools.checkpoint_model import planned_rows

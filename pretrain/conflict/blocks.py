@@ -50,10 +50,7 @@ def split_targets(row: Row, vocabulary: Vocabulary, text: str = "any") -> tuple[
     is_image = vocabulary.is_code(labels)
     is_text = ~is_image & ~torch.isin(labels, torch.tensor(marks))
     if text != "any":
-        document = torch.repeat_interleave(torch.tensor(row.lengths["document"]))  # of each slot in document order
-        of_token = torch.empty_like(document)
-        of_token[row.to_document] = document
-        has_picture = torch.tensor(row.lengths["vision"])[of_token[row.targets]] > 0
+        has_picture = torch.tensor(row.lengths["vision"])[row.document_of_targets()] > 0
         is_text &= has_picture if text == "captions" else ~has_picture
     return row.targets[is_text], row.targets[is_image]
 

@@ -1,0 +1,1 @@
+"""The controlled comparison of layer kinds: what is trained (`plan.py`), how (`cells.py`), and what is written of it (`report.py`)."""
