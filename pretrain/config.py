@@ -113,6 +113,8 @@ class LogSection:
     tensorboard: bool = True
     heldout_every: int = 0  # steps between two measurements on held-out rows (0: only at start and end)
     heldout_rows: int = 16
+    conflict_every: int = 0  # steps between two measurements of gradient conflict on held-out rows (0: none)
+    conflict_targets: int = 64  # target tokens of a block of them, of which each modality has eight
     samples_every: int = 0  # steps between two sheets of sample pictures (0: none)
     sample_prompts: tuple[str, ...] = ()
     guidance: float = 3.0  # classifier-free guidance of the samples
@@ -143,7 +145,7 @@ CHOICES = {
 POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers",
             "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim", "data.row_length",
             "data.row_multiple", "data.rows_per_step", "checkpoint.every", "checkpoint.keep", "log.every",
-            "log.heldout_rows", "parallel.tensor", "parallel.pipeline")  # fmt: skip
+            "log.heldout_rows", "log.conflict_targets", "parallel.tensor", "parallel.pipeline")  # fmt: skip
 ABSENT = {  # what somebody who knows megatron-core may ask for
     "context": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
     "context_parallel": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
@@ -267,6 +269,13 @@ def _check(config: TrainConfig, source: str) -> None:
             raise UserError(f"{source}: {key} is {value!r}: {ABSENT[value]}")
         if value not in choices:
             raise UserError(f"{source}: {key} is {value!r}: choose {' or '.join(choices)}")
+    if config.log.conflict_every and not config.data.heldout:
+        raise UserError(f"{source}: log.conflict_every is {config.log.conflict_every}: it measures on data.heldout, which is empty")
+    if config.log.conflict_every and config.parallel.tensor * config.parallel.pipeline > 1:
+        raise UserError(
+            f"{source}: log.conflict_every is {config.log.conflict_every}: it needs the whole model in a process, parallel.tensor "
+            "and parallel.pipeline 1; tools/measure_conflict.py measures the checkpoints of any layout"
+        )
     if not config.data.sources:
         raise UserError(f"{source}: data.sources is empty: name at least one folder of code shards")
 

@@ -15,6 +15,7 @@ import torch
 from model.errors import RunFailed, UserError
 from pretrain import runtime
 from pretrain.config import TrainConfig
+from pretrain.conflict.watch import ConflictWatch
 from pretrain.data import Data
 from pretrain.metrics import Metrics, Pace, progress_line
 from pretrain.parallel import stages_per_rank
@@ -60,6 +61,7 @@ def loop(
     heldout: list[Row],
     sharing: RowSharing,
     sampler: Sampler,
+    watch: ConflictWatch | None,
     together: Together,
     stop: Stop,
     done: tuple[int, int],
@@ -127,6 +129,8 @@ def loop(
             together.say(progress_line(step, steps, values, rate, data_wait, left))
         if last or (log.heldout_every and step % log.heldout_every == 0):
             measure_heldout()
+        if watch and step % log.conflict_every == 0:
+            metrics.write(step, watch.measure(engine.stages[0]))
         if log.samples_every and (step % log.samples_every == 0 or last):
             sampler.draw(engine, step)
         if step % config.checkpoint.every == 0 or last:
@@ -168,6 +172,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
     heldout = sharing.share(rows)
     engine = together.all_do(lambda: make_engine(config, data))
     sampler = together.all_do(lambda: Sampler(config, data, run, together))
+    watch = together.all_do(lambda: make_watch(config, data, heldout, together))
     lock = together.all_do(lambda: hold(run) if together.rank == 0 else None)
     done = together.all_do(lambda: resume(config, run, engine, data, together))
     if done[0] >= steps:
@@ -176,7 +181,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
     # not before: a start that is refused leaves a run as it was
     together.first_does(lambda: open_run(config, command, run, together.size))
     with Stop() as stop:
-        step = loop(config, run, engine, data, heldout, sharing, sampler, together, stop, done)
+        step = loop(config, run, engine, data, heldout, sharing, sampler, watch, together, stop, done)
     if lock is not None:
         lock.close()
     going_on = "" if step == steps else "; the same command goes on from here"
@@ -192,3 +197,10 @@ def make_engine(config: TrainConfig, data: Data):
     return MegatronEngine(
         data.model_config, config.optim, run.precision, config.data.row_length, run.seed, config.parallel
     )
+
+
+def make_watch(config: TrainConfig, data: Data, heldout: list[Row], together: Together) -> ConflictWatch | None:
+    """What measures gradient conflict, on rank 0 alone, if it is asked for."""
+    if not config.log.conflict_every or together.rank:
+        return None
+    return ConflictWatch(data.model_config, heldout, config.log.conflict_targets)

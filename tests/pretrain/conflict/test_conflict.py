@@ -17,6 +17,7 @@ from pretrain.conflict.estimates import estimate
 from pretrain.conflict.gradients import gram_matrices, groups_that_fit, matrices
 from tests.model.tiny_hf import QWEN3, QWEN25, document
 from tests.model.tiny_training import routing_of, row_of, training_config, training_model
+from tests.pretrain.tiny_run import read_metrics, write_config
 from tools.conflict_profile import estimates, shared_lines
 
 SIZES = BlockSizes(blocks=8, targets=12)
@@ -207,3 +208,31 @@ def test_blocks_that_cannot_be_filled_are_refused():
     for sizes in (BlockSizes(5, 9), BlockSizes(2, 9), BlockSizes(8, 0)):
         with pytest.raises(UserError, match="even number"):
             share_out([], config.vocabulary, sizes)
+
+
+def test_watching_a_training_changes_nothing_of_it_and_is_logged(commands, tiny_data, tmp_path):
+    runs = []
+    for name, extra in (("plain", []), ("watched", ["log.conflict_every=2", "log.conflict_targets=3", "log.heldout_rows=8"])):
+        done = commands.run("pretrain/train.py", "--config", write_config(tiny_data, tmp_path / name), "run.steps=4", *extra)
+        assert done.code == 0, done.err
+        runs.append(read_metrics(tmp_path / name))
+    plain, watched = ([line for line in run if "train/loss" in line] for run in runs)
+    assert plain == watched
+    seen = [line for line in runs[1] if "conflict/mean" in line]
+    assert [line["step"] for line in seen] == [2, 4]
+    names = {f"conflict/{matrix}_0{layer}" for matrix in ("o_proj", "down_proj") for layer in (1, 2)}  # of shared layers
+    assert set(seen[0]) == {"step", "conflict/mean", *names} and seen[0] != {**seen[1], "step": 2}
+    assert all(-2 <= value <= 2 for name, value in seen[0].items() if name != "step")
+
+
+def test_a_watch_that_cannot_be_is_refused(commands, tiny_data, tmp_path):
+    path = write_config(tiny_data, tmp_path / "run")
+
+    def refused(*overrides: str) -> str:
+        done = commands.run("pretrain/train.py", "--config", path, "log.conflict_every=2", *overrides)
+        assert done.code == 2 and len(done.err.splitlines()) == 1, done.err
+        return done.err
+
+    assert "raise log.heldout_rows" in refused("log.conflict_targets=5000")
+    assert "data.heldout" in refused("data.heldout=''")
+    assert "whole model" in refused("parallel.pipeline=2")
