@@ -30,7 +30,7 @@ demo-long: setup
 	$(RUN) tools/demo.py --preset demo-long
 
 study-quick: setup
-	$(RUN) tools/study.py --preset quick
+	$(RUN) tools/run_study.py --preset quick
 
 study: setup
-	$(RUN) tools/study.py --preset full
+	$(RUN) tools/run_study.py --preset full

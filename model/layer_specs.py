@@ -138,7 +138,7 @@ class MotLayer(SeparatedLayer):
 
 
 class HardMoeLayer(TransformerLayer):
-    """Attention with one set of weights, a feed-forward for each modality: a mixture of two experts, chosen by the token.
+    """Attention with one set of weights, a feed-forward for each modality: two experts, chosen by what the token is.
 
     Attention works in document order, the feed-forward in separated order, in which the layer leaves its tokens.
     """

@@ -270,11 +270,13 @@ def _check(config: TrainConfig, source: str) -> None:
         if value not in choices:
             raise UserError(f"{source}: {key} is {value!r}: choose {' or '.join(choices)}")
     if config.log.conflict_every and not config.data.heldout:
-        raise UserError(f"{source}: log.conflict_every is {config.log.conflict_every}: it measures on data.heldout, which is empty")
+        raise UserError(
+            f"{source}: log.conflict_every is {config.log.conflict_every}: it measures on data.heldout, which is empty"
+        )
     if config.log.conflict_every and config.parallel.tensor * config.parallel.pipeline > 1:
         raise UserError(
-            f"{source}: log.conflict_every is {config.log.conflict_every}: it needs the whole model in a process, parallel.tensor "
-            "and parallel.pipeline 1; tools/measure_conflict.py measures the checkpoints of any layout"
+            f"{source}: log.conflict_every is {config.log.conflict_every}: it needs the whole model in a process, "
+            "parallel.tensor and parallel.pipeline 1; tools/measure_conflict.py measures the checkpoints of any layout"
         )
     if not config.data.sources:
         raise UserError(f"{source}: data.sources is empty: name at least one folder of code shards")

@@ -1,4 +1,7 @@
-"""A training checkpoint, opened for measuring: the whole training model in this process, and rows of any code shards for it."""
+"""A training checkpoint, opened for measuring.
+
+The whole training model in this process, and rows of any code shards for it.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,12 @@ def open_checkpoint(path: Path, threads: int = 0) -> Opened:
     model = UniXModel(config, transformer_config(config)).to(torch.cuda.current_device()).eval()
     read_pieces(folder, weight_pieces([model]))
     return Opened(
-        folder, checkpoint.read_state(folder), config, templates, model, Tokenizer.from_file(str(folder / "tokenizer.json"))
+        folder,
+        checkpoint.read_state(folder),
+        config,
+        templates,
+        model,
+        Tokenizer.from_file(str(folder / "tokenizer.json")),
     )
 
 
@@ -69,9 +77,13 @@ def check_shards(opened: Opened, folders: list[Path]) -> None:
     for folder in folders:
         manifest = open_dataset(folder).manifest
         if manifest["tokenizer"]["sha256"] != digest:
-            raise UserError(f"{folder}: was made with another text tokenizer than {opened.folder}: shard the data with its own")
+            raise UserError(
+                f"{folder}: was made with another text tokenizer than {opened.folder}: shard the data with its own"
+            )
         if manifest["vq"]["fingerprint"] != opened.templates.vq_fingerprint:
-            raise UserError(f"{folder}: was made with another image tokenizer than {opened.folder}: shard the data with its own")
+            raise UserError(
+                f"{folder}: was made with another image tokenizer than {opened.folder}: shard the data with its own"
+            )
 
 
 def planned_rows(

@@ -1,4 +1,7 @@
-"""A conflict profile: what was measured of each matrix and layer, as CSV, JSON, plot and words; read again by other tools."""
+"""A conflict profile: what was measured of each matrix and layer, as CSV, JSON, plot and words.
+
+Read again by other tools.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,8 @@ def read(path: Path) -> tuple[list[Line], dict, dict]:
         return [Line(**line) for line in values["lines"]], values["settings"], values["model"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: is no conflict profile ({error.__class__.__name__}): give the folder that tools/measure_conflict.py wrote"
+            f"{path}: is no conflict profile ({error.__class__.__name__}): give the folder that "
+            f"tools/measure_conflict.py wrote"
         ) from None
 
 
@@ -99,8 +103,13 @@ def summary(lines: list[Line], config: ModelConfig, settings: dict) -> str:
     ]
     whole = shared_lines(lines, "layer")
     if not whole:
-        return "\n".join([*words, "No weight of this model is met by both modalities: there is nothing to be in conflict.", ""])
-    words += ["| layer | kind | attention | ffn | weights met by both | cosine without noise |", "|---|---|---|---|---|---|"]
+        return "\n".join(
+            [*words, "No weight of this model is met by both modalities: there is nothing to be in conflict.", ""]
+        )
+    words += [
+        "| layer | kind | attention | ffn | weights met by both | cosine without noise |",
+        "|---|---|---|---|---|---|",
+    ]
     for line in whole:
         cells = []
         for part in ("attention", "ffn", "layer"):

@@ -83,8 +83,9 @@ def convert(arguments: argparse.Namespace) -> str:
     made_from = {key: str(value) for key, value in vars(arguments).items() if value is not None and key != "output"}
     publish_alone(arguments.output, write, {"step": 0, "rows": 0, "made_from": made_from})
     apart = [kind for kind in config.layer_kinds if kind != "shared"]
+    kinds_apart = " and ".join(sorted(set(apart))) or "separated"
     return (
-        f"{arguments.output}: {config.num_hidden_layers} layers, {len(apart)} of them {' and '.join(sorted(set(apart))) or 'separated'}, "
+        f"{arguments.output}: {config.num_hidden_layers} layers, {len(apart)} of them {kinds_apart}, "
         f"{config.vocab_size} embedding rows, codes from {config.image_token_offset} on; start with "
         f"run.init_from={arguments.output} model.image_token_offset={config.image_token_offset}"
     )

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Fetch a parallel text in English, German and Chinese: the Debian Reference, from three Debian packages (GPL-2+).
 
-Sections that all three have become documents. Every tenth section is held out, the same ones in each language, so that what is
-held out in one is not trained on in another. Needs apt-get and dpkg-deb, or the three packages as files; nothing is installed.
+Sections that all three have become documents. Every tenth section is held out, the same ones in each language, so that
+what is held out in one is not trained on in another. Needs apt-get and dpkg-deb, or the three packages as files;
+nothing is installed.
 """
 
 from __future__ import annotations
@@ -34,8 +35,12 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tools/fetch_texts.py --output work/data/texts",
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for en, de and zh, each with train and heldout.jsonl")
-    parser.add_argument("--packages", type=Path, help="folder that has the packages already (default: apt-get download)")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for en, de and zh, each with train and heldout.jsonl"
+    )
+    parser.add_argument(
+        "--packages", type=Path, help="folder that has the packages already (default: apt-get download)"
+    )
     return parser.parse_args()
 
 
@@ -48,7 +53,9 @@ def fetched(folder: Path) -> None:
         try:
             done = [subprocess.run(["apt-get", "-q", *c], cwd=folder, capture_output=True, text=True) for c in commands]
         except FileNotFoundError:
-            raise UserError("there is no apt-get here: fetch the three debian-reference packages and give --packages") from None
+            raise UserError(
+                "there is no apt-get here: fetch the three debian-reference packages and give --packages"
+            ) from None
         if done[-1].returncode == 0:
             return
     reason = " ".join((done[-1].stderr.strip() or "no reason given").split())
@@ -61,7 +68,9 @@ def text_of(package: Path, name: str) -> str:
         try:
             done = subprocess.run(["dpkg-deb", "-x", package, folder], capture_output=True, text=True)
         except FileNotFoundError:
-            raise UserError("there is no dpkg-deb here, which opens Debian packages: install the package dpkg") from None
+            raise UserError(
+                "there is no dpkg-deb here, which opens Debian packages: install the package dpkg"
+            ) from None
         path = Path(folder) / f"usr/share/debian-reference/debian-reference.{name}.txt.gz"
         if done.returncode or not path.is_file():
             raise UserError(f"{package}: is no package with {path.name} in it: download it again")
@@ -133,7 +142,10 @@ def main() -> int:
             texts[language] = text_of(packages[-1], name)
         sizes = write(arguments.output, texts)
     for language, by_side in sizes.items():
-        print(f"{arguments.output}/{language}: " + ", ".join(f"{side} {size:,} characters" for side, size in by_side.items()))
+        print(
+            f"{arguments.output}/{language}: "
+            + ", ".join(f"{side} {size:,} characters" for side, size in by_side.items())
+        )
     return 0
 
 

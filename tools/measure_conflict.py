@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Measure where text and pictures want different weights: gradient conflict of each layer and matrix of a checkpoint.
 
-Conflict is -(cos(g_text, g_image) - cos(g_half1, g_half2)) (arXiv 2509.24365): 0 where the two gradients differ no more than
-gradients of two random halves do, 2 at most. Text gradients come from text targets alone, image gradients from picture codes
-alone, all from equally many; intervals (95 %) come from a bootstrap over blocks of documents. With torchrun the matrices are
-shared out over the processes, each of which holds the whole model.
+Conflict is -(cos(g_text, g_image) - cos(g_half1, g_half2)) (arXiv 2509.24365): 0 where the two gradients differ no more
+than gradients of two random halves do, 2 at most. Text gradients come from text targets alone, image gradients from
+picture codes alone, all from equally many; intervals (95 %) come from a bootstrap over blocks of documents. With
+torchrun the matrices are shared out over the processes, each of which holds the whole model.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder (its newest good one) or checkpoint")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of code shards")
-    parser.add_argument("--output", type=Path, required=True, help="folder for conflict.csv, .png, .json and summary.md")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for conflict.csv, .png, .json and summary.md"
+    )
     parser.add_argument("--text", choices=("any", "plain", "captions"), default="any",
                         help="text targets: any (default), of documents without a picture, or of those with one")  # fmt: skip
-    parser.add_argument("--blocks", type=int, default=16, help="blocks of each modality, for the bootstrap (default: 16)")
+    parser.add_argument(
+        "--blocks", type=int, default=16, help="blocks of each modality, for the bootstrap (default: 16)"
+    )
     parser.add_argument("--targets", type=int, default=256, help="target tokens of a block (default: 256)")
     parser.add_argument("--row-length", type=int, default=2048, help="tokens of a row (default: 2048)")
     parser.add_argument("--text-to-image", type=float, default=0.5,

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Conditional n-gram entropy of text and of picture codes, with how far each estimate can be trusted.
 
-H_n is the entropy of a token given the n - 1 before it. Windows stay inside one text or one picture (codes row by row). The
-plug-in estimate falls towards zero when most n-grams are seen once, so it stands beside a corrected one (Chao and Shen, 2003),
-and both are shown for growing samples. Shards are streamed: memory is bounded, whatever their size.
+H_n is the entropy of a token given the n - 1 before it. Windows stay inside one text or one picture (codes row by row).
+The plug-in estimate falls towards zero when most n-grams are seen once, so it stands beside a corrected one (Chao and
+Shen, 2003), and both are shown for growing samples. Shards are streamed: memory is bounded, whatever their size.
 """
 
 from __future__ import annotations

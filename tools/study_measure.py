@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Measure a checkpoint for the study: held-out losses by kind of target, pairs of texts and pictures, size, conflict.
 
-Losses are means in nats a token: plain text of each language, names of pictures, picture codes. For pairs, the right one of N
-texts (or pictures) must be the likeliest for a picture (or text), what it has with all of them taken out; chance is 1 in N.
+Losses are means in nats a token: plain text of each language, names of pictures, picture codes. For pairs, the right
+one of N texts (or pictures) must be the likeliest for a picture (or text), what it has with all of them taken out;
+chance is 1 in N.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ def heldout_losses(opened, arguments: argparse.Namespace, languages: list[Path])
 
     losses_of = target_losses(opened)
     asked = [(f"text_{folder.name}", folder / "heldout", 0.0, False) for folder in languages]
-    asked += [("names", arguments.pictures / "heldout", 0.0, False), ("pictures", arguments.pictures / "heldout", 1.0, True)]
+    asked += [
+        ("names", arguments.pictures / "heldout", 0.0, False),
+        ("pictures", arguments.pictures / "heldout", 1.0, True),
+    ]
     found = {}
     for name, folder, text_to_image, of_codes in asked:
         total, tokens = 0.0, 0
@@ -92,7 +96,9 @@ def main() -> int:
     arguments = parse_arguments()
     languages = sorted(path for path in arguments.texts.glob("*") if (path / "heldout").is_dir())
     if not languages:
-        raise UserError(f"{arguments.texts}: has no LANGUAGE/heldout with code shards: see tools/study.py, which makes them")
+        raise UserError(
+            f"{arguments.texts}: has no LANGUAGE/heldout with code shards: see tools/run_study.py, which makes them"
+        )
     from pretrain import runtime
 
     runtime.install()

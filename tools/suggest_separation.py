@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Propose how many layers to separate at each end, from the conflict profile of a shared model and a parameter budget.
 
-Of all choices of first and last layers that the budget pays for, the one is proposed whose layers have the most conflict
-together; a layer whose conflict cannot be told from 0 counts nothing, and what adds nothing is not separated. The intervals of
-the profile say how sure the choice is: it is made again and again from profiles drawn from them.
+Of all choices of first and last layers that the budget pays for, the one is proposed whose layers have the most
+conflict together; a layer whose conflict cannot be told from 0 counts nothing, and what adds nothing is not separated.
+The intervals of the profile say how sure the choice is: it is made again and again from profiles drawn from them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--profile", type=Path, required=True, help="folder that tools/measure_conflict.py wrote")
     parser.add_argument("--budget", type=float, required=True,
-                        help="parameters that may be added, as a share of those of all layers (0.5: half of the layers twice)")  # fmt: skip
+                        help="parameters that may be added, as a share of all layers' (0.5: half of the layers twice)")  # fmt: skip
     parser.add_argument("--matrix", choices=("layer", "attention", "ffn"), default="layer",
                         help="whose conflict decides (default: layer, attention and feed-forward together)")  # fmt: skip
     parser.add_argument("--output", type=Path, help="JSON file for the proposal and its evidence")
@@ -62,7 +62,9 @@ def conflicts_of(path: Path, matrix: str) -> list[Conflict]:
     lines, _, model = read(path)
     kinds = model["layer_kinds"]
     if set(kinds) != {"shared"}:
-        raise UserError(f"{path}: is of a model with {sorted(set(kinds))} layers: measure one whose layers are all shared")
+        raise UserError(
+            f"{path}: is of a model with {sorted(set(kinds))} layers: measure one whose layers are all shared"
+        )
     shown = sorted(shared_lines(lines, matrix), key=lambda line: line.layer)
     return [Conflict(line.conflict, (line.high - line.low) / 2 / NORMAL_95) for line in shown]
 
@@ -112,7 +114,8 @@ def words(found: dict) -> str:
         return "\n".join(lines)
     share = found["chosen_in"].get(f"{shallow}:{deep}", 0.0)
     lines += [
-        f"proposed: model.shallow={shallow} model.deep={deep} (adds {found['added_share']:.0%} of the layers' parameters)",
+        f"proposed: model.shallow={shallow} model.deep={deep} (adds {found['added_share']:.0%} of the layers' "
+        f"parameters)",
         f"these layers hold {found['conflict_covered']:.0%} of the conflict that can be told from 0",
         f"drawn again from its intervals, the profile gives the same in {share:.0%} of the cases; most often "
         + ", ".join(f"{ends} ({part:.0%})" for ends, part in found["chosen_in"].items()),

@@ -3,8 +3,8 @@
 A model is a list of layers, each of one kind. In a `separated` layer text and vision tokens have weights of their own
 and attend within their modality; in a `shared` layer all tokens use one set of weights and attend to all that came
 before (Uni-X, arXiv 2509.24365, equation 4). For comparison there are `mot` layers, whose tokens have weights of their
-own and attend to all, and `moe_hard` layers, which share all but the MLP. Positions are those of the document in every layer. One embedding, one
-final norm and one LM head serve both modalities.
+own and attend to all, and `moe_hard` layers, which share all but the MLP. Positions are those of the document in every
+layer. One embedding, one final norm and one LM head serve both modalities.
 
 Text-branch and shared weights have the names of Qwen2 and Qwen3, the vision weights of layer I are in
 `model.vision_layers.I`, so that a plain Qwen class reads the text path of a checkpoint.

@@ -26,7 +26,9 @@ class BlockSizes:
     def check(self) -> None:
         """Raises UserError."""
         if self.blocks < 4 or self.blocks % 2 or self.targets < 1:
-            raise UserError(f"{self.blocks} blocks of {self.targets} targets: take an even number of at least 4, of 1 or more")
+            raise UserError(
+                f"{self.blocks} blocks of {self.targets} targets: take an even number of at least 4, of 1 or more"
+            )
 
 
 @dataclass

@@ -38,7 +38,9 @@ def estimate(gram: numpy.ndarray, seed: int = 0, replicates: int = REPLICATES) -
     drawn_between, drawn_halves = _cosines(gram, *_weights(gram, generator, replicates, resample=True))
     conflict = float(halves.mean() - between.mean())
     width = NORMAL_95 * float((drawn_halves - drawn_between).std())
-    return Estimate(conflict, conflict - width, conflict + width, float(between.mean()), float(halves.mean()), _noise_free(gram))
+    return Estimate(
+        conflict, conflict - width, conflict + width, float(between.mean()), float(halves.mean()), _noise_free(gram)
+    )
 
 
 def _weights(gram: numpy.ndarray, generator, count: int, resample: bool) -> tuple[numpy.ndarray, ...]:
@@ -74,7 +76,10 @@ def _cosines(gram: numpy.ndarray, text1, text2, image1, image2) -> tuple[numpy.n
 
 
 def _noise_free(gram: numpy.ndarray) -> float:
-    """Cosine of the expected gradients: products of different blocks have no noise in common. nan when noise is all there is."""
+    """Cosine of the expected gradients: products of different blocks have no noise in common.
+
+    Nan when noise is all there is.
+    """
     blocks = len(gram) // 2
     text, image, cross = gram[:blocks, :blocks], gram[blocks:, blocks:], gram[:blocks, blocks:]
     squares = [(part.sum() - numpy.trace(part)) / (blocks * (blocks - 1)) for part in (text, image)]

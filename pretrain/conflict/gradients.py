@@ -1,7 +1,7 @@
 """Inner products of the gradients of all blocks, for each weight matrix: all that conflicts are made of.
 
-The gradients of all blocks are held at once, so matrices are done a group at a time, as many as fit into the memory that
-may be used; each group takes a pass over the rows. Nothing is approximated, whatever the size of the model.
+The gradients of all blocks are held at once, so matrices are done a group at a time, as many as fit into the memory
+that may be used; each group takes a pass over the rows. Nothing is approximated, whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from pretrain.conflict.blocks import BlockSizes, RowShare
 ROWS_AT_ONCE = 2**22  # elements of a gradient that are made float64 at a time
 
 
-def matrices(model: torch.nn.Module, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, torch.nn.Parameter]:
+def matrices(
+    model: torch.nn.Module, wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, torch.nn.Parameter]:
     """(training name, parameter) of the layers' weight matrices whose name is `wanted`."""
     return {
         name: parameter
@@ -29,7 +31,10 @@ def matrices(model: torch.nn.Module, wanted: Callable[[str], bool] = lambda name
 
 
 def groups_that_fit(chosen: dict[str, torch.nn.Parameter], sizes: BlockSizes, memory: float) -> list[list[str]]:
-    """Names in groups, the gradients of all blocks of which take at most `memory` bytes (or of one matrix, if it is more)."""
+    """Names in groups, the gradients of all blocks of which take at most `memory` bytes (or of one matrix.
+
+    If it is more).
+    """
     groups, used = [[]], 0
     for name, parameter in chosen.items():
         need = 2 * sizes.blocks * parameter.numel() * 4
@@ -46,8 +51,8 @@ def gram_matrices(
 ) -> Iterator[tuple[str, Tensor]]:
     """(Hugging Face name of a matrix, float64 [2 * blocks, 2 * blocks] on the CPU) of the matrices that `names` hold.
 
-    Entry i, j is the inner product of the gradients of blocks i and j: text blocks first, then those of pictures. `model`
-    is called as a `UniXModel` is. Gradients are summed in float32, whatever the weights are.
+    Entry i, j is the inner product of the gradients of blocks i and j: text blocks first, then those of pictures.
+    `model` is called as a `UniXModel` is. Gradients are summed in float32, whatever the weights are.
     """
     parameters = dict(model.named_parameters())
     chosen = [parameters[name] for name in names]
@@ -67,7 +72,10 @@ def gram_matrices(
 
 
 def _gradients(model, config: ModelConfig, share: RowShare, sizes: BlockSizes, chosen) -> Iterator[tuple[int, tuple]]:
-    """(block, gradient of each chosen parameter) of a row's text targets and of its picture targets; one forward pass."""
+    """(block, gradient of each chosen parameter) of a row's text targets and of its picture targets.
+
+    One forward pass.
+    """
     row = share.row.to(chosen[0].device)
     routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope_theta, chosen[0].dtype)
     losses, _ = model(row.ids, row.labels, row.targets, routing)

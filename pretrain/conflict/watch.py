@@ -27,10 +27,15 @@ class ConflictWatch:
         try:
             self.shares = share_out(rows, config.vocabulary, self.sizes)
         except UserError as error:
-            raise UserError(f"log.conflict_targets {targets}: of the held-out rows {error}; or raise log.heldout_rows") from None
+            raise UserError(
+                f"log.conflict_targets {targets}: of the held-out rows {error}; or raise log.heldout_rows"
+            ) from None
 
     def measure(self, model) -> dict[str, float]:
-        """Metrics by name: conflict of each watched matrix and its mean. Changes nothing of `model`, a whole UniXModel."""
+        """Metrics by name: conflict of each watched matrix and its mean.
+
+        Changes nothing of `model`, a whole UniXModel.
+        """
         model.eval()
         grams = gram_matrices(model, self.config, self.shares, self.sizes, list(matrices(model, self._is_watched)))
         found = {}

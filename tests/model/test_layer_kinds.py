@@ -1,4 +1,7 @@
-"""The baselines' layers: what a modality has of its own, what it sees, and that equal weights make them shared layers."""
+"""The baselines' layers: what a modality has of its own, what it sees.
+
+And that equal weights make them shared layers.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ TWO_WEIGHTS = [kind for kind in LAYER_KINDS if kind != "shared"]
 
 def in_layer(config, index: int = 0) -> dict[str, set[str]]:
     """Weights of a layer by branch: "text" for those that text tokens meet, "vision" for those of vision tokens."""
-    names = [name.removeprefix(f"decoder.layers.{index}.") for name in training_names(config) if f".layers.{index}." in name]
+    names = [
+        name.removeprefix(f"decoder.layers.{index}.") for name in training_names(config) if f".layers.{index}." in name
+    ]
     vision = {name.removeprefix("vision.") for name in names if name.startswith("vision.")}
     return {"text": {name.removeprefix("text.") for name in names if not name.startswith("vision.")}, "vision": vision}
 

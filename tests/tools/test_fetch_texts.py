@@ -16,7 +16,8 @@ def book(language: str, sections: int = 40) -> str:
     contents = "\n".join(f"    {number}. Title" for number in numbers)
     contents += "\n" + "\n".join(f"{number}. Title in {language}" for number in numbers)
     body = "\n\n".join(
-        f"{number}. Title in {language}\n\n" + "\n\n".join([f"    {language} words of {number}. " * 20] * 6) for number in numbers
+        f"{number}. Title in {language}\n\n" + "\n\n".join([f"    {language} words of {number}. " * 20] * 6)
+        for number in numbers
     )
     return f"Preface\n\n{contents}\n\n{body}\n"
 
@@ -51,7 +52,9 @@ def test_packages_are_opened_and_what_is_none_is_refused(commands, tmp_path):
         content.write_bytes(gzip.compress(book(language).encode()))
         control = tmp_path / language / "DEBIAN/control"
         control.parent.mkdir()
-        control.write_text(f"Package: debian-reference-{name}\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n")
+        control.write_text(
+            f"Package: debian-reference-{name}\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n"
+        )
         packages.mkdir(exist_ok=True)
         subprocess.run(["dpkg-deb", "-b", tmp_path / language, packages / f"debian-reference-{name}_1_all.deb"], check=True,
                        capture_output=True)  # fmt: skip
@@ -60,4 +63,6 @@ def test_packages_are_opened_and_what_is_none_is_refused(commands, tmp_path):
     (packages / "debian-reference-de_1_all.deb").write_bytes(b"no package")
     refused = commands.run("tools/fetch_texts.py", "--packages", packages, "--output", tmp_path / "again")
     assert_refused(refused, "debian-reference-de_1_all.deb", "download it again")
-    assert_refused(commands.run("tools/fetch_texts.py", "--packages", tmp_path, "--output", tmp_path / "again"), "has no debian")
+    assert_refused(
+        commands.run("tools/fetch_texts.py", "--packages", tmp_path, "--output", tmp_path / "again"), "has no debian"
+    )

@@ -27,7 +27,9 @@ def run(commands, tiny_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def profile(commands, run, tiny_data):
     output = run.parent / "profile"
-    done = commands.run("tools/measure_conflict.py", "--checkpoint", run, "--data", tiny_data.train, "--output", output, *SMALL)
+    done = commands.run(
+        "tools/measure_conflict.py", "--checkpoint", run, "--data", tiny_data.train, "--output", output, *SMALL
+    )
     assert done.code == 0, done.err
     assert "Gradient conflict" in done.out and "64 target tokens for each gradient, in 4 blocks" in done.out
     return output
@@ -49,7 +51,17 @@ def test_a_profile_has_every_matrix_of_every_layer_and_reads_back(profile, run, 
 
 def test_two_processes_find_what_one_finds(run, profile, tiny_data, tmp_path):
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "tools/measure_conflict.py"]
-    arguments = ["--checkpoint", run, "--data", tiny_data.train, "--output", tmp_path / "two", *SMALL, "--memory", "0.0001"]
+    arguments = [
+        "--checkpoint",
+        run,
+        "--data",
+        tiny_data.train,
+        "--output",
+        tmp_path / "two",
+        *SMALL,
+        "--memory",
+        "0.0001",
+    ]
     done = subprocess.run([sys.executable, *command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for one, two in zip(read(profile)[0], read(tmp_path / "two")[0], strict=True):

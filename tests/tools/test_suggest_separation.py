@@ -73,5 +73,9 @@ def test_the_command_reads_a_profile(commands, tmp_path):
     assert done.code == 0 and "model.shallow=1 model.deep=1" in done.out, done.err
     assert json.loads((tmp_path / "found.json").read_text())["shallow"] == 1
     write_profile(tmp_path / "uni-x", ("separated", "shared", "shared", "separated"))
-    assert_refused(commands.run("tools/suggest_separation.py", "--profile", tmp_path / "uni-x", "--budget", 0.5), "all shared")
-    assert_refused(commands.run("tools/suggest_separation.py", "--profile", tmp_path, "--budget", 0.5), "no conflict profile")
+    assert_refused(
+        commands.run("tools/suggest_separation.py", "--profile", tmp_path / "uni-x", "--budget", 0.5), "all shared"
+    )
+    assert_refused(
+        commands.run("tools/suggest_separation.py", "--profile", tmp_path, "--budget", 0.5), "no conflict profile"
+    )

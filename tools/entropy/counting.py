@@ -1,7 +1,8 @@
 """Counting n-grams of many sequences with bounded memory: each pass over the data counts one share of the contexts.
 
 A window never crosses from one sequence into the next: windows of order n are n tokens of one text or one picture. An
-n-gram is known by a 64-bit hash of its tokens; among 10^9 distinct ones a few are mistaken for others, which no digit shows.
+n-gram is known by a 64-bit hash of its tokens; among 10^9 distinct ones a few are mistaken for others, which no digit
+shows.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Order:
     def histogram(self, prefixes: bool = False) -> tuple[numpy.ndarray, numpy.ndarray]:
         """(counts, times) as the estimators take them."""
         found = sorted((self.of_prefix_count if prefixes else self.of_count).items())
-        return numpy.array([c for c, _ in found], dtype=numpy.int64), numpy.array([t for _, t in found], dtype=numpy.int64)
+        return numpy.array([c for c, _ in found], dtype=numpy.int64), numpy.array(
+            [t for _, t in found], dtype=numpy.int64
+        )
 
     def entropy(self) -> tuple[float, float]:
         """Plug-in conditional entropy in bits, and its standard error over groups of sequences."""
@@ -77,8 +80,13 @@ def batches(sequences: Iterable[numpy.ndarray], share: float) -> Iterator[tuple[
         yield tuple(map(numpy.concatenate, zip(*parts)))
 
 
-def windows(batch: tuple[numpy.ndarray, ...], orders: int) -> Iterator[tuple[int, numpy.ndarray, numpy.ndarray, numpy.ndarray]]:
-    """(n, hash of each n-gram with its group in the lowest bits, hash of its prefix, which windows) of n = 1 .. orders."""
+def windows(
+    batch: tuple[numpy.ndarray, ...], orders: int
+) -> Iterator[tuple[int, numpy.ndarray, numpy.ndarray, numpy.ndarray]]:
+    """(n, hash of each n-gram with its group in the lowest bits, hash of its prefix, which windows are whole).
+
+    For n = 1 .. orders.
+    """
     tokens, place, group = batch
     added = (tokens + numpy.uint64(1)) * GOLDEN
     before = numpy.zeros(len(tokens), dtype=numpy.uint64)  # of the n - 1 tokens before each
@@ -117,7 +125,10 @@ class Table:
         self.waiting, self.size = [], 0
 
     def into(self, order: Order) -> None:
-        """Add what this table holds to `order`; all windows of a prefix must be in one table (of an n-gram, if n is 1)."""
+        """Add what this table holds to `order`.
+
+        All windows of a prefix must be in one table (of an n-gram, if n is 1).
+        """
         self.merge()
         if not len(self.keys):
             return
@@ -136,7 +147,10 @@ class Table:
 
 
 def count(sequences: Sequences, orders: int, share: float = 1.0, passes: int = 1) -> list[Order]:
-    """n-grams of n = 1 .. orders in the sample of share `share`; each of `passes` passes counts its part of the contexts."""
+    """n-grams of n = 1 .. orders in the sample of share `share`.
+
+    Each of `passes` passes counts its part of the contexts.
+    """
     made = [Order(n) for n in range(1, orders + 1)]
     for number in range(passes):
         tables = [Table() for _ in made]

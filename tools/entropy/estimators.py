@@ -1,7 +1,8 @@
 """Entropy from counts of counts, in bits. numpy only.
 
-All take how often each count occurs: `counts` int64 [k], distinct, and `times` int64 [k], of how many symbols each is the
-count. A conditional entropy is the joint entropy of n-grams less that of their prefixes, each by the same estimator.
+All take how often each count occurs: `counts` int64 [k], distinct, and `times` int64 [k], of how many symbols each is
+the count. A conditional entropy is the joint entropy of n-grams less that of their prefixes, each by the same
+estimator.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import numpy
 
 
 def plug_in(counts: numpy.ndarray, times: numpy.ndarray) -> float:
-    """Entropy of the observed frequencies, which is too low as long as there are symbols that were seen rarely or never."""
+    """Entropy of the observed frequencies: too low as long as there are symbols that were seen rarely or never."""
     total = float(counts @ times)
     return float(numpy.log2(total) - (times * counts * numpy.log2(counts)).sum() / total)
 

@@ -49,8 +49,8 @@ def entropy_of(name: str, modality: str, order: Order, share: float, sequences: 
 def measure(name: str, modality: str, sequences: Sequences, orders: int, points: int, memory: float) -> list[Entropy]:
     """All orders at the whole size, half of it, a quarter ... (`points` sizes), the smallest first.
 
-    memory: bytes that counting may take. The sequences are gone through once for each size, or oftener where memory asks
-    for it.
+    memory: bytes that counting may take. The sequences are gone through once for each size, or oftener where memory
+    asks for it.
     """
     lengths = numpy.array([len(tokens) for tokens in sequences()], dtype=numpy.int64)
     found = []
@@ -71,7 +71,9 @@ def judged(found: list[Entropy]) -> list[Entropy]:
     made, before = [], {}
     for one in found:
         last = before.get((one.name, one.n))
-        still = last is not None and max(abs(one.plug_in - last.plug_in), abs(one.corrected - last.corrected)) < TOLERANCE
+        still = (
+            last is not None and max(abs(one.plug_in - last.plug_in), abs(one.corrected - last.corrected)) < TOLERANCE
+        )
         made.append(Entropy(**{**asdict(one), "trusted": bool(still and one.coverage >= COVERED)}))
         before[one.name, one.n] = one
     return made
@@ -100,8 +102,10 @@ def summary(found: list[Entropy]) -> str:
     words = [
         "# Conditional n-gram entropy, bits a token",
         "",
-        "Corrected for unseen n-grams (Chao and Shen), with the plug-in estimate in brackets. * marks what cannot be trusted "
-        f"at this size: n-grams seen cover less than {COVERED:.0%} of the probability, or half the data give another value "
+        "Corrected for unseen n-grams (Chao and Shen), with the plug-in estimate in brackets. * marks what cannot be "
+        "trusted "
+        f"at this size: n-grams seen cover less than {COVERED:.0%} of the probability, or half the data give another "
+        f"value "
         f"(by {TOLERANCE} bits or more).",
         "",
         "| stream | tokens | " + " | ".join(f"n={n}" for n in orders) + " |",
@@ -137,12 +141,22 @@ def plot(found: list[Entropy], path: Path) -> None:
     from matplotlib import pyplot
 
     streams = list(whole(found))
-    figure, axes = pyplot.subplots(1, len(streams), figsize=(3.4 * len(streams) + 0.6, 3.4), dpi=110, sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(
+        1, len(streams), figsize=(3.4 * len(streams) + 0.6, 3.4), dpi=110, sharey=True, squeeze=False
+    )
     for axis, (name, sizes) in zip(axes[0], streams):
         for number, n in enumerate(sorted({one.n for one in sizes})):
             line = [one for one in sizes if one.n == n]
             tokens = [one.windows for one in line]
-            axis.plot(tokens, [one.corrected for one in line], "o-", color=f"C{number}", markersize=3, linewidth=1.1, label=f"n={n}")
+            axis.plot(
+                tokens,
+                [one.corrected for one in line],
+                "o-",
+                color=f"C{number}",
+                markersize=3,
+                linewidth=1.1,
+                label=f"n={n}",
+            )
             axis.plot(tokens, [one.plug_in for one in line], ":", color=f"C{number}", linewidth=1.1)
         axis.set(title=name, xlabel="tokens", xscale="log")
         axis.grid(alpha=0.3)

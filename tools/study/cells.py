@@ -1,4 +1,7 @@
-"""Running the study cell by cell: each is a folder that is done, failed or not begun; what is done is never done again."""
+"""Running the study cell by cell: each is a folder that is done, failed or not begun.
+
+What is done is never done again.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,9 @@ def results_of(place: Path, cell: Cell) -> dict:
         "changed_files": start["changed_files"],
         "curve": [(line["step"], line["heldout/loss_text"], line["heldout/loss_image"]) for line in heldout],
         "heldout": heldout[-1]["heldout/loss"],
-        "tokens_per_second": statistics.median(line["tok_per_sec_per_gpu"] for line in lines if "tok_per_sec_per_gpu" in line),
+        "tokens_per_second": statistics.median(
+            line["tok_per_sec_per_gpu"] for line in lines if "tok_per_sec_per_gpu" in line
+        ),
     }
     if heldout[-1]["step"] != cell.steps:
         raise KeyError(f"the last held-out measurement is of step {heldout[-1]['step']}, not {cell.steps}")

@@ -14,9 +14,16 @@ VQ = "openmoji-64"
 
 def check_demo(data: Path) -> None:
     """What `make demo` leaves must be there. Raises UserError."""
-    for part in ("tokenizer/tokenizer.json", "shards/train/manifest.json", "shards/heldout/manifest.json", "corpus/heldout/folder"):
+    for part in (
+        "tokenizer/tokenizer.json",
+        "shards/train/manifest.json",
+        "shards/heldout/manifest.json",
+        "corpus/heldout/folder",
+    ):
         if not (data / part).exists():
-            raise UserError(f"{data / part} is missing: run make demo first, which makes the pictures and the tokenizer")
+            raise UserError(
+                f"{data / part} is missing: run make demo first, which makes the pictures and the tokenizer"
+            )
 
 
 def preparation(data: Path, packages: Path | None) -> list[tuple[str, list[str], Path]]:

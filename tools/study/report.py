@@ -110,7 +110,8 @@ def write(output: Path, folder: Path, preset: Preset, results: list[dict], entro
         "",
         "## Conflict",
         "",
-        "Gradient conflict of weights that both modalities meet, after training, first seed; 95 % intervals over blocks.",
+        "Gradient conflict of weights that both modalities meet, after training, first seed; 95 % intervals over "
+        "blocks.",
         "",
         "![Conflict by layer](conflict.png)",
         "",
@@ -136,14 +137,19 @@ def held_and_varied(preset: Preset, results: list[dict]) -> list[str]:
     return [
         *state,
         f"Varied: the kinds of the layers, and {len(preset.seeds)} seeds (first weights, order of the data). Held: "
-        f"{preset.steps * preset.row_length:,} training tokens ({preset.steps} rows of {preset.row_length}), the same rows for equal "
-        f"seeds, width {preset.hidden_size}, six layers, activated parameters, optimizer, schedule. Tuning: each arm over "
+        f"{preset.steps * preset.row_length:,} training tokens ({preset.steps} rows of {preset.row_length}), the "
+        f"same rows for equal "
+        f"seeds, width {preset.hidden_size}, six layers, activated parameters, optimizer, schedule. Tuning: each arm "
+        f"over "
         f"{len(preset.learning_rates)} learning rates ({', '.join(f'{rate:g}' for rate in preset.learning_rates)}), "
-        f"{preset.tuning_steps} steps each, the lowest held-out loss taken. Data: OpenMoji pictures with names, and the Debian "
-        "Reference in English, German and Chinese, in the paper's shares of text and pictures; eight of ten draws of a picture are "
+        f"{preset.tuning_steps} steps each, the lowest held-out loss taken. Data: OpenMoji pictures with names, and "
+        f"the Debian "
+        "Reference in English, German and Chinese, in the paper's shares of text and pictures; eight of ten draws of "
+        "a picture are "
         f"text to picture. Code: {', '.join(commits) or 'unknown'}.",
         "",
-        "± is half of a 95 % interval over seeds (Student's t). Losses are nats a token, lower is better; the others are shares of "
+        "± is half of a 95 % interval over seeds (Student's t). Losses are nats a token, lower is better; the others "
+        "are shares of "
         f"right answers among {preset.pairs} candidates (chance {1 / preset.pairs:.3f}), higher is better.",
         "",
     ]
@@ -161,7 +167,9 @@ def results_table(arms: dict, results: list[dict]) -> list[str]:
         for name, (_, digits) in MEASURES.items():
             cells.append(number(*mean_and_width([values[name] for values in by_seed.values()]), digits))
         lines.append("| " + " | ".join(cells) + " |")
-    speed = "Tokens a second are medians over a run, of whatever else the machine did then; Uni-X arms do less attention."
+    speed = (
+        "Tokens a second are medians over a run, of whatever else the machine did then; Uni-X arms do less attention."
+    )
     return [*lines, "", speed, ""]
 
 
@@ -169,24 +177,37 @@ def differences(arms: dict) -> list[str]:
     """Each arm less the shared transformer, seed by seed; and the paper's averages, which are of other things."""
     if "shared" not in arms:
         return ["The shared transformer has no finished cell, so there is nothing to compare with.", ""]
-    heads = ["less shared, paired by seed", *(head for head, _ in MEASURES.values() if "conflict" not in head), "paper, average"]
+    heads = [
+        "less shared, paired by seed",
+        *(head for head, _ in MEASURES.values() if "conflict" not in head),
+        "paper, average",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for arm, by_seed in arms.items():
         cells = [WORDS[arm]]
         for name, (_, digits) in MEASURES.items():
             if name == "conflict":
                 continue
-            pairs = [values[name] - arms["shared"][seed][name] for seed, values in by_seed.items() if seed in arms["shared"]]
+            pairs = [
+                values[name] - arms["shared"][seed][name] for seed, values in by_seed.items() if seed in arms["shared"]
+            ]
             mean, width = mean_and_width(pairs)
             clear = arm != "shared" and abs(mean) > width
-            cells.append("0" if arm == "shared" else ("**" if clear else "") + number(mean, width, digits) + ("**" if clear else ""))
+            cells.append(
+                "0"
+                if arm == "shared"
+                else ("**" if clear else "") + number(mean, width, digits) + ("**" if clear else "")
+            )
         lines.append("| " + " | ".join([*cells, f"{PAPER_AVERAGES.get(arm, '-')}"]) + " |")
     return [
         *lines,
         "",
-        "Bold: the interval does not hold 0. All else is within the noise of the seeds. With so many comparisons about one in twenty "
-        "is bold by chance. The paper's column (mean of MMLU, GenEval and MMBench, Qwen2.5-1.5B, 28B tokens) is no measure of ours "
-        "and has one seed; its Mixture-of-Transformers never used its vision output projection and shared the norms, ours does not.",
+        "Bold: the interval does not hold 0. All else is within the noise of the seeds. With so many comparisons "
+        "about one in twenty "
+        "is bold by chance. The paper's column (mean of MMLU, GenEval and MMBench, Qwen2.5-1.5B, 28B tokens) is no "
+        "measure of ours "
+        "and has one seed; its Mixture-of-Transformers never used its vision output projection and shared the norms, "
+        "ours does not.",
         "",
     ]
 
@@ -201,7 +222,12 @@ def proposal_words(folder: Path) -> list[str]:
     found = json.loads(path.read_text(encoding="utf-8"))
     same = same_arm(found)
     trained = f" It is the arm {WORDS[same]}, so it was not trained again." if same else ""
-    return ["From the profile of the shared transformer, first seed: " + "; ".join(words(found).splitlines()) + f".{trained}", ""]
+    return [
+        "From the profile of the shared transformer, first seed: "
+        + "; ".join(words(found).splitlines())
+        + f".{trained}",
+        "",
+    ]
 
 
 def entropy_words(folder: Path, output: Path, problem: str | None) -> list[str]:
@@ -213,10 +239,13 @@ def entropy_words(folder: Path, output: Path, problem: str | None) -> list[str]:
     text = (source / "summary.md").read_text(encoding="utf-8").split("\n", 2)[2]
     lines = ["| paper, plug-in | n=1 | n=2 | n=3 | n=4 | n=5 |", "|---|---|---|---|---|---|"]
     for name, values in PAPER_ENTROPY.items():
-        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in values) + (" | -" if len(values) < 5 else "") + " |")
+        lines.append(
+            f"| {name} | " + " | ".join(f"{value:.2f}" for value in values) + (" | -" if len(values) < 5 else "") + " |"
+        )
     return [
         text, *lines, "",
-        "The paper's are of other corpora and tokenizers. With fewer pictures its own file has 0.28 bits at n = 4 in place of 4.97: "
+        "The paper's are of other corpora and tokenizers. With fewer pictures its own file has 0.28 bits at n = 4 in "
+        "place of 4.97: "
         "the curves show the same fall of the plug-in estimate with the sample, in text as in pictures.", "",
         "![Entropy by sample size](entropy.png)", "",
     ]  # fmt: skip
@@ -225,13 +254,18 @@ def entropy_words(folder: Path, output: Path, problem: str | None) -> list[str]:
 def limits(preset: Preset) -> list[str]:
     """In plain words."""
     return [
-        "- A model of six layers on clip art and one manual is not a 1.5B model on 28B tokens: an order of the arms here does not "
+        "- A model of six layers on clip art and one manual is not a 1.5B model on 28B tokens: an order of the arms "
+        "here does not "
         "carry over, in either direction.",
-        f"- {len(preset.seeds)} seeds give wide intervals: small differences cannot be seen, and no difference is not equality.",
-        "- Total parameters differ between arms, as in the paper; activated ones do not. The three Uni-X arms have equally many.",
-        "- Conflict is measured where both modalities meet the same weights: Uni-X arms have fewer such layers, so their mean is of "
+        f"- {len(preset.seeds)} seeds give wide intervals: small differences cannot be seen, and no difference is "
+        f"not equality.",
+        "- Total parameters differ between arms, as in the paper; activated ones do not. The three Uni-X arms have "
+        "equally many.",
+        "- Conflict is measured where both modalities meet the same weights: Uni-X arms have fewer such layers, so "
+        "their mean is of "
         "other layers than that of the shared transformer.",
-        "- Held-out names are of concepts that were not trained on; those are hard for a model that knows nothing else.",
+        "- Held-out names are of concepts that were not trained on; those are hard for a model that knows nothing "
+        "else.",
         "",
     ]
 
@@ -241,11 +275,18 @@ def cells_table(results: list[dict]) -> list[str]:
     lines = ["| cell | seed | learning rate | run folder | state |", "|---|---|---|---|---|"]
     for result in results:
         cell = result["cell"]
-        state = f"**failed**: {result['failed']}" if "failed" in result else "not run" if result.get("missing") else "done"
+        state = (
+            f"**failed**: {result['failed']}" if "failed" in result else "not run" if result.get("missing") else "done"
+        )
         changed = " (with uncommitted changes)" if result.get("changed_files") else ""
         rate = f"{cell['learning_rate']:g}" if "learning_rate" in cell else "-"
         lines.append(f"| {result['name']} | {cell['seed']} | {rate} | {result.get('run', '-')} | {state}{changed} |")
-    return [*lines, "", "The configuration of each cell is config.yaml in its folder; the same command makes the same run again.", ""]
+    return [
+        *lines,
+        "",
+        "The configuration of each cell is config.yaml in its folder; the same command makes the same run again.",
+        "",
+    ]
 
 
 def write_csv(path: Path, results: list[dict]) -> None:
@@ -280,7 +321,9 @@ def curves(results: list[dict], path: Path) -> None:
                 axis.plot([p[0] for p in run], [p[column] for p in run], color=f"C{number_}", alpha=0.3, linewidth=0.8)
             if runs:
                 mean = [statistics.mean(run[i][column] for run in runs) for i in range(min(map(len, runs)))]
-                axis.plot([p[0] for p in runs[0]][: len(mean)], mean, color=f"C{number_}", linewidth=1.4, label=WORDS[arm])
+                axis.plot(
+                    [p[0] for p in runs[0]][: len(mean)], mean, color=f"C{number_}", linewidth=1.4, label=WORDS[arm]
+                )
             axis.set(title=f"held-out {modality} loss", xlabel="step", ylabel="nats a token")
             axis.grid(alpha=0.3)
     if axes[0].has_data():

@@ -1,4 +1,7 @@
-"""What a model knows about pairs of texts and pictures: log probabilities of each text with each picture, and who is first."""
+"""What a model knows about pairs of texts and pictures.
+
+Log probabilities of each text with each picture, and who is first.
+"""
 
 from __future__ import annotations
 
@@ -72,8 +75,9 @@ def pair_scores(
 def first_place(scores: numpy.ndarray) -> dict[str, float]:
     """log p(candidate | query) as [queries, candidates], the right one on the diagonal -> how often it comes first.
 
-    What a candidate has with every query (likely texts, empty pictures) is taken out: its mean probability over queries.
-    `accuracy`: share of queries whose right candidate is first; `rank`: mean reciprocal place; by chance 1 / candidates.
+    What a candidate has with every query (likely texts, empty pictures) is taken out: its mean probability over
+    queries. `accuracy`: share of queries whose right candidate is first; `rank`: mean reciprocal place; by chance 1 /
+    candidates.
     """
     highest = scores.max(0, keepdims=True)
     mean = highest + numpy.log(numpy.exp(scores - highest).mean(0, keepdims=True))
@@ -83,7 +87,9 @@ def first_place(scores: numpy.ndarray) -> dict[str, float]:
     return {"accuracy": float((place == 1).mean()), "rank": float((1 / place).mean()), "candidates": len(scores)}
 
 
-def both_directions(losses: Losses, tokenized: TokenizedPrompts, dataset, pairs: int, row_length: int) -> dict[str, dict]:
+def both_directions(
+    losses: Losses, tokenized: TokenizedPrompts, dataset, pairs: int, row_length: int
+) -> dict[str, dict]:
     """Text -> picture retrieval and picture -> text choice among `pairs` documents, spread over a dataset of code shards.
 
     Documents with a text or a picture that came before are left out: a right answer must be the only one.

@@ -1,4 +1,7 @@
-"""Definitions of gradient conflict: what is 0, what is largest, what is noise; and a conflict that was put there is found."""
+"""Definitions of gradient conflict: what is 0, what is largest, what is noise.
+
+And a conflict that was put there is found.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,12 @@ PLANTED = (0, 5)
 def rows_for(config, count: int = 40):
     """Rows of captioned pictures in both directions and of plain text, all different."""
     for index in range(count):
-        documents = [document([5, 8], index), document([0, 7, 6], index + 1), document([9], index + 2), document([4, 6, 3], index)]
+        documents = [
+            document([5, 8], index),
+            document([0, 7, 6], index + 1),
+            document([9], index + 2),
+            document([4, 6, 3], index),
+        ]
         yield row_of(documents, config, tokens=80)
 
 
@@ -44,7 +52,9 @@ class PlantedConflict(torch.nn.Module):
         generator = torch.Generator().manual_seed(0)
         real = dict(training_model(config).named_parameters())
         self.weights = {name: torch.nn.Parameter(torch.zeros(real[name].shape)) for name in training_names(config)}
-        self.directions = {name: torch.randn(weight.shape, generator=generator) for name, weight in self.weights.items()}
+        self.directions = {
+            name: torch.randn(weight.shape, generator=generator) for name, weight in self.weights.items()
+        }
 
     def named_parameters(self, *_, **__):
         return iter(self.weights.items())
@@ -98,7 +108,10 @@ def gram_of(text: numpy.ndarray, image: numpy.ndarray) -> numpy.ndarray:
 
 
 def test_gradients_that_cancel_have_no_direction():
-    """With pictures exactly against text the halves are sums of nothing: the baseline is 0, not a number of rounding."""
+    """With pictures exactly against text the halves are sums of nothing.
+
+    The baseline is 0, not a number of rounding.
+    """
     direction = numpy.ones((6, 50))
     found = estimate(gram_of(direction, -direction))
     assert (found.between, found.halves, found.conflict) == (pytest.approx(-1), 0.0, pytest.approx(1))
@@ -111,15 +124,23 @@ def test_gradients_that_cancel_have_no_direction():
 def test_an_estimate_does_not_depend_on_the_scale_of_gradients(seed, scale, other):
     generator = numpy.random.default_rng(seed)
     text, image = generator.standard_normal((2, 8, 30)) + 0.5
-    plain, scaled = estimate(gram_of(text, image), replicates=50), estimate(gram_of(scale * text, scale * image), replicates=50)
-    assert scaled.conflict == pytest.approx(plain.conflict, abs=1e-9) and scaled.low == pytest.approx(plain.low, abs=1e-9)
+    plain, scaled = (
+        estimate(gram_of(text, image), replicates=50),
+        estimate(gram_of(scale * text, scale * image), replicates=50),
+    )
+    assert scaled.conflict == pytest.approx(plain.conflict, abs=1e-9) and scaled.low == pytest.approx(
+        plain.low, abs=1e-9
+    )
     assert plain.low <= plain.conflict <= plain.high and -1.001 <= plain.halves <= 1.001
     between = estimate(gram_of(text, other * image), replicates=50).between
     assert between == pytest.approx(plain.between, abs=1e-9)
 
 
 def test_intervals_hold_the_value_as_often_as_they_say():
-    """Against the mean of many measurements: 95 % at least. Quantiles of the replicates would hold it in a few cases."""
+    """Against the mean of many measurements: 95 % at least.
+
+    Quantiles of the replicates would hold it in a few cases.
+    """
     generator, found = numpy.random.default_rng(0), []
     direction = generator.standard_normal((2, 300)) / math.sqrt(300)
     for _ in range(120):
@@ -160,7 +181,9 @@ def test_inner_products_are_those_of_autograd(flavour):
     expected = torch.stack(gradients) @ torch.stack(gradients).t()
     torch.testing.assert_close(grams["model.layers.3.mlp.down_proj.weight"], expected, atol=1e-9, rtol=1e-5)
     per_layer = 7
-    assert len(grams) == per_layer * 4 + per_layer + 3 + per_layer  # vision: of separated, of moe_hard's feed-forward, of mot
+    assert (
+        len(grams) == per_layer * 4 + per_layer + 3 + per_layer
+    )  # vision: of separated, of moe_hard's feed-forward, of mot
     vision = grams["model.vision_layers.0.mlp.up_proj.weight"]
     assert vision[4:, 4:].diagonal().min() > 0
     lines = estimates(config, {key: gram.numpy() for key, gram in grams.items()})
@@ -180,7 +203,9 @@ def test_targets_are_split_by_what_they_are_and_marks_are_neither():
     row = next(rows_for(config))
     text, image = split_targets(row, vocabulary)
     assert (row.labels[text] < 80).all() and (row.labels[image] >= vocabulary.image_token_offset).all()
-    assert len(image) == 8 + 7 + 6 and len(text) == 4 + 6 + 8 + 3 + 3  # of four documents; the first token of each has no place
+    assert (
+        len(image) == 8 + 7 + 6 and len(text) == 4 + 6 + 8 + 3 + 3
+    )  # of four documents; the first token of each has no place
     plain, _ = split_targets(row, vocabulary, "plain")
     captions, _ = split_targets(row, vocabulary, "captions")
     assert len(plain) == 8 and sorted([*plain.tolist(), *captions.tolist()]) == text.tolist()
@@ -212,15 +237,22 @@ def test_blocks_that_cannot_be_filled_are_refused():
 
 def test_watching_a_training_changes_nothing_of_it_and_is_logged(commands, tiny_data, tmp_path):
     runs = []
-    for name, extra in (("plain", []), ("watched", ["log.conflict_every=2", "log.conflict_targets=3", "log.heldout_rows=8"])):
-        done = commands.run("pretrain/train.py", "--config", write_config(tiny_data, tmp_path / name), "run.steps=4", *extra)
+    for name, extra in (
+        ("plain", []),
+        ("watched", ["log.conflict_every=2", "log.conflict_targets=3", "log.heldout_rows=8"]),
+    ):
+        done = commands.run(
+            "pretrain/train.py", "--config", write_config(tiny_data, tmp_path / name), "run.steps=4", *extra
+        )
         assert done.code == 0, done.err
         runs.append(read_metrics(tmp_path / name))
     plain, watched = ([line for line in run if "train/loss" in line] for run in runs)
     assert plain == watched
     seen = [line for line in runs[1] if "conflict/mean" in line]
     assert [line["step"] for line in seen] == [2, 4]
-    names = {f"conflict/{matrix}_0{layer}" for matrix in ("o_proj", "down_proj") for layer in (1, 2)}  # of shared layers
+    names = {
+        f"conflict/{matrix}_0{layer}" for matrix in ("o_proj", "down_proj") for layer in (1, 2)
+    }  # of shared layers
     assert set(seen[0]) == {"step", "conflict/mean", *names} and seen[0] != {**seen[1], "step": 2}
     assert all(-2 <= value <= 2 for name, value in seen[0].items() if name != "step")
 

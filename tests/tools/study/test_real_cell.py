@@ -1,4 +1,7 @@
-"""One cell with the real commands on tiny data: its measures are there, and a second time they are the same to the last bit."""
+"""One cell with the real commands on tiny data.
+
+Its measures are there, and a second time they are the same to the last bit.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,11 @@ def paths(commands, tiny_data, tmp_path_factory) -> dict:
             assert done.code == 0, done.err
     for side, folder in (("train", tiny_data.train), ("heldout", tiny_data.heldout)):
         shutil.copytree(folder, root / "pictures" / side)
-    sources = [{"path": str(tiny_data.train)}, {"path": str(root / "texts/en/train")}, {"path": str(root / "texts/de/train")}]
+    sources = [
+        {"path": str(tiny_data.train)},
+        {"path": str(root / "texts/en/train")},
+        {"path": str(root / "texts/de/train")},
+    ]
     return {"tokenizer": str(tiny_data.tokenizer), "pictures": str(root / "pictures"), "texts": str(root / "texts"),
             "heldout": str(tiny_data.heldout), "sources": sources}  # fmt: skip
 
@@ -63,6 +70,6 @@ def test_a_cell_measures_what_it_says_and_repeats_to_the_last_bit(commands, path
 
 
 def test_without_the_demo_the_study_says_what_to_run(commands, tmp_path):
-    done = commands.run("tools/study.py", "--data", tmp_path, "--folder", tmp_path / "study")
+    done = commands.run("tools/run_study.py", "--data", tmp_path, "--folder", tmp_path / "study")
     assert_refused(done, str(tmp_path / "tokenizer/tokenizer.json"), "make demo")
     assert not (tmp_path / "study").exists()

@@ -49,4 +49,6 @@ def test_what_a_candidate_has_with_all_queries_is_taken_out():
     wrong = numpy.roll(numpy.eye(3), 1, axis=1) * 2 + likely
     assert first_place(wrong)["accuracy"] == 0.0
     blind = first_place(numpy.zeros((4, 4)) + numpy.arange(4.0))
-    assert blind["accuracy"] == 0.0 and blind["rank"] == pytest.approx(1 / 2.5)  # all equal: a middle place, never the first
+    assert blind["accuracy"] == 0.0 and blind["rank"] == pytest.approx(
+        1 / 2.5
+    )  # all equal: a middle place, never the first

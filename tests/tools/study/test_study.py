@@ -1,4 +1,7 @@
-"""Cells are done once, failures are shown and tried again, and the report says both; the plan compares like with like."""
+"""Cells are done once, failures are shown and tried again, and the report says both.
+
+The plan compares like with like.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,28 @@ import yaml
 from model.config import ModelConfig, layer_kinds
 from pretrain.config import load_config
 from tools.study.cells import best_rates, do_cell
-from tools.study.plan import ARMS, LAYERS, PRESETS, SUGGESTED, Cell, main_cells, same_arm, settings, suggested_cells, tuning_cells
+from tools.study.plan import (
+    ARMS,
+    LAYERS,
+    PRESETS,
+    SUGGESTED,
+    Cell,
+    main_cells,
+    same_arm,
+    settings,
+    suggested_cells,
+    tuning_cells,
+)
 from tools.study.report import collect, mean_and_width, write
 
 PRESET = dataclasses.replace(PRESETS["quick"], seeds=(0, 1), learning_rates=(0.1, 0.2), steps=10, tuning_steps=5)
-PATHS = {"tokenizer": "t", "pictures": "p", "texts": "x", "heldout": "h", "sources": [{"path": "p/train", "weight": 1.0}]}
+PATHS = {
+    "tokenizer": "t",
+    "pictures": "p",
+    "texts": "x",
+    "heldout": "h",
+    "sources": [{"path": "p/train", "weight": 1.0}],
+}
 
 
 def kinds_of(arm: str) -> tuple[str, ...]:
@@ -101,7 +121,11 @@ def test_a_failed_cell_is_shown_with_its_reason_and_tried_again(tmp_path):
     assert "exit code 1: python tools/study_measure.py" in failed[0]["failed"] and failed[0]["log"][-1] == "the reason"
     write(tmp_path / "report", tmp_path, PRESET, collect(tmp_path, PRESET), "it did not run")
     report = (tmp_path / "report/report.md").read_text()
-    assert "Not complete: mot-seed1" in report and "**failed**: exit code 1" in report and "Not measured: it did not run" in report
+    assert (
+        "Not complete: mot-seed1" in report
+        and "**failed**: exit code 1" in report
+        and "Not measured: it did not run" in report
+    )
     assert "mot-seed1,mot,1,0.1,,state,failed" in (tmp_path / "report/results.csv").read_text()
     commands = Commands()
     assert not any("failed" in result for result in run_all(tmp_path, commands))
@@ -164,7 +188,10 @@ def test_intervals_are_students():
 def test_a_proposal_is_trained_unless_it_is_an_arm_or_nothing():
     rates = {"unix_both": 0.3}
     cells = suggested_cells(PRESET, {"shallow": 1, "deep": 1}, rates)
-    assert [(cell.name, cell.learning_rate) for cell in cells] == [(f"{SUGGESTED}-seed0", 0.3), (f"{SUGGESTED}-seed1", 0.3)]
+    assert [(cell.name, cell.learning_rate) for cell in cells] == [
+        (f"{SUGGESTED}-seed0", 0.3),
+        (f"{SUGGESTED}-seed1", 0.3),
+    ]
     for proposal in ({"shallow": 3, "deep": 0}, {"shallow": 0, "deep": 0}):
         assert not suggested_cells(PRESET, proposal, rates)
     assert not suggested_cells(PRESET, {"shallow": 1, "deep": 1}, {})

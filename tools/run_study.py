@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Compare layer kinds under control: equal data, tokens, activated parameters and tuning, several seeds, one report.
 
-Trains a shared transformer, hard MoE, Mixture-of-Transformers, and Uni-X with separated layers at either end and at both, after
-`make demo` has made the pictures. Every training is a cell with a folder of its own: killed and started again the study goes on
-where it was, and a cell that fails is shown as failed, tried again by the next start, and makes the exit code 1.
+Trains a shared transformer, hard MoE, Mixture-of-Transformers, and Uni-X with separated layers at either end and at
+both, after `make demo` has made the pictures. Every training is a cell with a folder of its own: killed and started
+again the study goes on where it was, and a cell that fails is shown as failed, tried again by the next start, and makes
+the exit code 1.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python tools/study.py --preset quick",
+        epilog="example:\n  python tools/run_study.py --preset quick",
     )
-    parser.add_argument("--preset", choices=("quick", "full"), default="quick", help="how much to train (default: quick)")
+    parser.add_argument(
+        "--preset", choices=("quick", "full"), default="quick", help="how much to train (default: quick)"
+    )
     parser.add_argument("--data", type=Path, default=Path("work/data"), help="what make demo made (default: work/data)")
     parser.add_argument("--folder", type=Path, help="of this study (default: work/study-PRESET)")
     parser.add_argument("--packages", type=Path, help="folder with the Debian packages of the texts (default: fetched)")
@@ -83,7 +86,11 @@ def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) 
             found.append(do_cell(folder, preset, cell, paths))
             if not was_done:
                 new += 1
-                state = f"failed: {found[-1]['failed']}" if "failed" in found[-1] else f"held-out {found[-1]['heldout']:.3f}"
+                state = (
+                    f"failed: {found[-1]['failed']}"
+                    if "failed" in found[-1]
+                    else f"held-out {found[-1]['heldout']:.3f}"
+                )
                 print(f"{cell.name}: {state} ({time.time() - begin:.0f} s)", flush=True)
         results.extend(found)
         return found
@@ -110,7 +117,15 @@ def measure_entropies(folder: Path, data: Path) -> str | None:
     if (output / "entropy.csv").is_file():
         return None
     texts = [f"{language}={data}/texts/shards/{language}/train" for language in LANGUAGES]
-    command = ["tools/measure_entropy.py", "--text", *texts, "--image", f"pictures={data}/shards/train", "--output", str(output)]
+    command = [
+        "tools/measure_entropy.py",
+        "--text",
+        *texts,
+        "--image",
+        f"pictures={data}/shards/train",
+        "--output",
+        str(output),
+    ]
     code = run_command_here(command, folder / "entropy.log")
     return f"exit code {code}, see {folder}/entropy.log" if code else None
 
