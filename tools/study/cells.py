@@ -5,9 +5,11 @@ What is done is never done again.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from tools.study.plan import Cell, Preset, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DONE, FAILED = "result.json", "failed.json"
+SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 LAST_LINES = 12  # of the log, in failed.json
 Run = Callable[[list[str], Path], int]  # (command, log file to append to) -> exit code
 
@@ -33,12 +36,22 @@ class StepFailed(Exception):
 
 
 def run_command_here(command: list[str], log: Path) -> int:
-    """A command of this repository, its output appended to `log`."""
+    """A command of this repository, its output appended to `log`. It ends with this process, however that ends."""
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     with open(log, "a", encoding="utf-8") as file:
         print(f"$ python {shlex.join(command)}", file=file, flush=True)
-        return subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], env=environment, stdout=file,
-                              stderr=subprocess.STDOUT).returncode  # fmt: skip
+        return subprocess.run(
+            [sys.executable, str(ROOT / command[0]), *command[1:]],
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        ).returncode
+
+
+def _end_with_parent() -> None:
+    """Without this a killed study leaves a training that holds its run folder, and the next start would find it taken."""
+    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def do_cell(folder: Path, preset: Preset, cell: Cell, paths: dict, run: Run = run_command_here) -> dict:

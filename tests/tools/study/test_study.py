@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ import yaml
 
 from model.config import ModelConfig, layer_kinds
 from pretrain.config import load_config
+from tests.commands import ROOT
 from tools.study.cells import best_rates, do_cell
 from tools.study.plan import (
     ARMS,
@@ -145,6 +151,23 @@ def test_an_interrupted_cell_is_neither_done_nor_failed(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         do_cell(tmp_path, PRESET, cell, PATHS, lambda command, log: 130)
     assert not any((tmp_path / cell.name / name).exists() for name in ("result.json", "failed.json"))
+
+
+def test_a_command_ends_with_the_study_that_is_killed(tmp_path):
+    script, started = tmp_path / "sleeps.py", tmp_path / "started"
+    script.write_text(f"import os, time\nopen({str(started)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
+    call = f"from pathlib import Path; from tools.study.cells import run_command_here as run; run([{str(script)!r}], Path('log'))"
+    study = subprocess.Popen([sys.executable, "-c", call], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    end = time.monotonic() + 60
+    while not (started.exists() and started.read_text()):
+        assert time.monotonic() < end and study.poll() is None
+        time.sleep(0.05)
+    study.send_signal(signal.SIGKILL)
+    study.wait()
+    child = Path(f"/proc/{started.read_text()}/stat")
+    while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_training_that_stopped_early_is_no_result(tmp_path):
