@@ -239,7 +239,7 @@ def test_watching_a_training_changes_nothing_of_it_and_is_logged(commands, tiny_
     runs = []
     for name, extra in (
         ("plain", []),
-        ("watched", ["log.conflict_every=2", "log.conflict_targets=3", "log.heldout_rows=8"]),
+        ("watched", ["log.conflict_every=2", "log.conflict_targets=3", "log.heldout_rows=16"]),
     ):
         done = commands.run(
             "pretrain/train.py", "--config", write_config(tiny_data, tmp_path / name), "run.steps=4", *extra
