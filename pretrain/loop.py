@@ -28,14 +28,19 @@ from pretrain.schedule import learning_rate
 from pretrain.together import Together, all_processes
 
 
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
 class Stop:
-    """Set by SIGINT and SIGTERM: the loop then finishes its step, saves and leaves. The handlers are its own while it runs."""
+    """Set by SIGINT, SIGTERM and SIGUSR1, Slurm's word that the end is near: the loop then finishes its step, saves and
+    leaves. The handlers are its own while it runs.
+    """
 
     def __init__(self):
         self.asked = False
 
     def __enter__(self) -> Stop:
-        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {number: signal.signal(number, self._ask) for number in ASKING}
         return self
 
     def __exit__(self, *_) -> None:
