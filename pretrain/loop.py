@@ -28,11 +28,11 @@ from pretrain.schedule import learning_rate
 from pretrain.together import Together, all_processes
 
 
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stop:
-    """Set by SIGINT, SIGTERM and SIGUSR1, Slurm's word that the end is near: the loop then finishes its step, saves and
+    """Set by SIGINT, SIGTERM and SIGUSR1, which schedulers send ahead of the end: the loop then finishes its step, saves and
     leaves. The handlers are its own while it runs.
     """
 
@@ -40,7 +40,7 @@ class Stop:
         self.asked = False
 
     def __enter__(self) -> Stop:
-        self.before = {number: signal.signal(number, self._ask) for number in ASKING}
+        self.before = {number: signal.signal(number, self._ask) for number in STOPPING_SIGNALS}
         return self
 
     def __exit__(self, *_) -> None:
