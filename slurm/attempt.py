@@ -73,6 +73,25 @@ def last_step(run: Path) -> int:
     return 0
 
 
+def resumed_step(logs: Path) -> int | None:
+    """The step that an attempt went on from, which is not that of the newest checkpoint when that one is damaged."""
+    try:
+        text = (logs / "rank_0000.log").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"^resumed from .* at step (\d+), row", text, re.MULTILINE)
+    return int(found.group(1)) if found else None
+
+
+def recomputed(attempts: list[dict]) -> list[int]:
+    """For each attempt that ended: how many of its steps the next one that trained did again."""
+    counts = []
+    for number, entry in enumerate(attempts):
+        resumed = (after["resumed_step"] for after in attempts[number + 1 :] if after.get("resumed_step") is not None)
+        counts.append(max(0, entry["to_step"] - next(resumed, entry["saved_step"])))
+    return counts
+
+
 def ended(run: Path) -> list[dict]:
     """The lines of restarts.jsonl; a line that a kill has cut is left out."""
     try:
@@ -164,6 +183,7 @@ def write_end(run: Path, started: dict, code: int | None, reason: str, decision:
         "ended": time.time(),
         "code": code,
         "reason": reason,
+        "resumed_step": resumed_step(logs_of(run, started["attempt"])),
         "to_step": max(last, saved),
         "saved_step": saved,
         "decision": decision,

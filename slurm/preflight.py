@@ -161,8 +161,9 @@ def rounds(count: int) -> list[list[tuple[int, int]]]:
 def judge_nodes(records: dict[str, dict], nodes: list[str], limits: argparse.Namespace) -> dict[str, str]:
     """What `node` found on each -> {bad node: why}."""
     bad = {}
-    usual = {key: Counter(found[key] for found in records.values()).most_common(1)[0][0]
-             for key in ("code", "data", "software") if records}  # fmt: skip
+    answered = [records[name] for name in nodes if name in records]  # of two views that are held equally often, the first
+    usual = {key: Counter(found[key] for found in answered).most_common(1)[0][0]
+             for key in ("code", "data", "software") if answered}  # fmt: skip
     for name in nodes:
         found = records.get(name)
         if found is None:

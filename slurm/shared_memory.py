@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -34,11 +35,13 @@ def in_use(folder: Path) -> set[str]:
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            mapped = (process / "maps").read_text(encoding="utf-8", errors="replace")
-            opened = [os.readlink(file) for file in (process / "fd").iterdir()]
+            lines = (process / "maps").read_text(encoding="utf-8", errors="replace").splitlines()
+            files = list((process / "fd").iterdir())
         except OSError:  # it ended meanwhile, or is somebody else's
             continue
-        for path in [line.split(maxsplit=5)[-1] for line in mapped.splitlines() if str(folder) in line] + opened:
-            if Path(path).parent == folder:
-                found.add(Path(path).name)
+        paths = [line.split(maxsplit=5)[-1] for line in lines if str(folder) in line]
+        for file in files:
+            with contextlib.suppress(OSError):  # closed meanwhile, as the one that listed them is
+                paths.append(os.readlink(file))
+        found |= {Path(path).name for path in paths if Path(path).parent == folder}
     return found

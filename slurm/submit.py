@@ -3,6 +3,7 @@
 
 Settings of slurm/site.sh are applied, the partition and account among them. What is wrong is said here, before the
 queue: the batch and the nodes, data and tokenizers, the checkpoint that the run would go on from, the right to write.
+As with sbatch, options stand before the script.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python slurm/submit.py slurm/pretrain_3b.sbatch --nodes 4 --dry-run optim.lr=1e-4",
+        epilog="example:\n  python slurm/submit.py --nodes 4 --dry-run slurm/pretrain_3b.sbatch optim.lr=1e-4",
     )
     parser.add_argument("script", type=Path, help="batch script that trains, such as slurm/pretrain_3b.sbatch")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the configuration's")

@@ -15,6 +15,7 @@ import argparse
 import time
 
 from model.errors import run_command
+from slurm.attempt import recomputed
 from tools.run_state import RunState, read_run, slow_ranks
 
 SHOWN = 8  # restarts and events, the last ones
@@ -72,17 +73,18 @@ def overview(state: RunState, peak_tflops: float) -> list[tuple[str, str]]:
 
 def restarts(state: RunState) -> list[list[str]]:
     """A row for each of the last attempts that ended."""
+    counts = recomputed(state.attempts)
     return [
         [
             str(entry["attempt"]),
             time.strftime("%m-%d %H:%M", time.localtime(entry["ended"])),
             f"{entry['from_step']:,} to {entry['to_step']:,}",
-            f"{max(0, entry['to_step'] - entry['saved_step'])}",
+            str(again),
             str(entry["ranks"]),
             entry["decision"],
             entry["reason"],
         ]
-        for entry in state.attempts[-SHOWN:]
+        for entry, again in list(zip(state.attempts, counts, strict=True))[-SHOWN:]
     ]
 
 
@@ -108,7 +110,7 @@ def render(state: RunState, peak_tflops: float):
         first.add_row(name, value)
     parts: list = [first]
     if state.attempts:
-        columns = ["attempt", "ended", "steps", "steps lost", "ranks", "then", "why"]
+        columns = ["attempt", "ended", "steps", "steps again", "ranks", "then", "why"]
         parts.append(table(f"attempts that ended ({len(state.attempts)})", columns, restarts(state)))
     if state.events:
         events = [[str(event.get("time", "")), str(event.get("event", "")),

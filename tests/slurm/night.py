@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from slurm.attempt import ended, last_step, newest_checkpoint
+from slurm.attempt import ended, last_step, newest_checkpoint, recomputed
 from tests.commands import CommandServer
 from tests.pretrain.tiny_run import TinyData, build_tiny_data, config_values
 from tests.slurm.cluster import Cluster, why_not
@@ -89,8 +89,8 @@ class Night:
             "fault": name,
             "at_step": step,
             "seconds": round(time.monotonic() - begin, 1),
+            "attempt": before,
             "reason": entry["reason"] if entry else "training went on",
-            "recomputed": entry["to_step"] - entry["saved_step"] if entry else 0,
             "ranks_after": len(self.cluster.ranks(self.job)),
         })  # fmt: skip
         print(f"night: {json.dumps(self.told[-1])}", flush=True)
@@ -252,7 +252,7 @@ def compare(night: Night, reference: Path) -> dict:
         "ranks_changed_after_step": exact_until if changed else None,
         "largest_relative_difference": worst,
         "attempts": len(ended(night.run)),
-        "recomputed_steps": sum(max(0, entry["to_step"] - entry["saved_step"]) for entry in ended(night.run)),
+        "recomputed_steps": sum(recomputed(ended(night.run))),
     }
 
 
@@ -268,6 +268,9 @@ def spend(cluster: Cluster, data: TinyData, folder: Path, faults: list[str], ste
         night.suffer(name, *FAULTS[name])
     shown = cluster.finished(night.job, 60 + 2 * steps)
     assert shown["JobState"] == "COMPLETED", night.log()
+    steps_again = {entry["attempt"]: count for entry, count in zip(ended(night.run), recomputed(ended(night.run)), strict=True)}
+    for told in night.told:
+        told["recomputed"] = steps_again[told["attempt"]] if FAULTS[told["fault"]][1] else 0
     return {"faults": night.told, **compare(night, calm)}
 
 
