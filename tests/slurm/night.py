@@ -44,6 +44,7 @@ class Night:
     run: Path
     job: str = ""
     told: list[dict] = field(default_factory=list)
+    zombies: int = 0  # ranks that outlived their attempt in the last fault
 
     def step(self) -> int:
         """The last step that the run has told of."""
@@ -79,6 +80,7 @@ class Night:
     def suffer(self, name: str, fault: Callable[[Night], None], restarts: bool = True) -> None:
         """Do something to the run, and wait until it trains again beyond where it was."""
         self.train_on(8)
+        self.zombies = 0
         before, step, begin = self.attempt(), self.step(), time.monotonic()
         fault(self)
         if restarts:
@@ -91,7 +93,8 @@ class Night:
             "seconds": round(time.monotonic() - begin, 1),
             "attempt": before,
             "reason": entry["reason"] if entry else "training went on",
-            "ranks_after": len(self.cluster.ranks(self.job)),
+            "ranks_after": json.loads((self.run / "attempt.json").read_text())["ranks"],
+            "zombies": self.zombies,
         })  # fmt: skip
         print(f"night: {json.dumps(self.told[-1])}", flush=True)
 
@@ -152,22 +155,32 @@ def power_cut(night: Night) -> None:
     night.cluster.minislurm("kill-node", 2)
 
 
-def network_cut(night: Night) -> None:
-    """A node is cut off; its ranks live on, and come back into sight later."""
+def cut(night: Night, node: int) -> None:
+    """Pull a node's cable, and put it back when the run trains elsewhere; its ranks live on meanwhile, unseen."""
     zombies = [pid for pid, environment in night.cluster.processes(night.job).items()
-               if environment.get("SLURMD_NODENAME") == "node2" and "RANK" in environment]  # fmt: skip
-    night.cluster.minislurm("cut-node", 2)
-    before = night.attempt()
+               if environment.get("SLURMD_NODENAME") == f"node{node}" and "RANK" in environment]  # fmt: skip
+    night.cluster.minislurm("cut-node", node)
+    before, step = night.attempt(), night.step()
     night.until(lambda: night.attempt() > before, "an attempt without the node")
-    alive = [pid for pid in zombies if Path(f"/proc/{pid}").exists()]
-    assert alive, "no rank outlived its attempt: nothing was shown"
-    night.until(lambda: night.step() > 0 and len(night.cluster.ranks(night.job)) > 0, "ranks on what is left")
-    night.cluster.minislurm("join-node", 2)
+    night.zombies = sum(Path(f"/proc/{pid}").exists() for pid in zombies)
+    night.until(lambda: night.step() > step, "new steps without the node")
+    night.cluster.minislurm("join-node", node)
+    night.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in zombies), "the end of the zombies")
+
+
+def network_cut(night: Night) -> None:
+    """The second node is cut off; the first goes on."""
+    cut(night, 2)
+
+
+def first_node_cut(night: Night) -> None:
+    """The node of the batch script and of rank 0 is cut off: Slurm queues the job again, and it starts on the other."""
+    cut(night, 1)
 
 
 def node_back(night: Night) -> None:
     """The dead node returns; a pre-emption later the run has all nodes again."""
-    night.cluster.minislurm("join-node", 2)
+    night.cluster.minislurm("join-node", 2)  # it may be there already
     end = time.monotonic() + 60
     while "idle" not in night.cluster.run("sinfo", "-h", "-n", "node2", "-p", "batch", "-o", "%T"):
         assert time.monotonic() < end, night.cluster.run("sinfo", "-N", "-l")
@@ -185,7 +198,11 @@ FAULTS: dict[str, tuple[Callable[[Night], None], bool]] = {  # by name: what is 
     "power-cut node": (power_cut, True),
     "node back, then pre-emption": (node_back, True),
     "network-cut node": (network_cut, True),
+    "node back again, then pre-emption": (node_back, True),
+    "network-cut first node": (first_node_cut, True),
 }
+NAN = "NaN gradient"  # of one row, in both runs: the step that takes it makes no update
+NAN_ROW = 13  # of the fourth step
 
 
 def write_config(data: TinyData, run: Path, steps: int) -> Path:
@@ -202,10 +219,10 @@ def write_config(data: TinyData, run: Path, steps: int) -> Path:
     return path
 
 
-def submit(cluster: Cluster, config: Path, run: Path) -> str:
-    """The batch script as it is, with two nodes of two."""
+def submit(cluster: Cluster, config: Path, run: Path, **environment: str) -> str:
+    """The batch script as it is, with two nodes of two, or one of them where there is no other."""
     return cluster.submit("--nodes=1-2", "--gpus-per-node=2", f"--output={run.with_suffix('.out')}",
-                          "slurm/pretrain_3b.sbatch", UNIX_CONFIG=str(config), **SETTINGS)  # fmt: skip
+                          "slurm/pretrain_3b.sbatch", UNIX_CONFIG=str(config), **SETTINGS, **environment)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -219,11 +236,23 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def poisoned_environment(folder: Path) -> Path:
+    """A virtual environment by its look, whose Python trains with one row that has no gradient."""
+    (folder / "bin").mkdir(parents=True)
+    python = folder / "bin" / "python"
+    python.write_text(f"""#!/bin/bash
+case $1 in */pretrain/train.py) set -- {ROOT}/tests/slurm/nan_gradient.py {NAN_ROW} "$@" ;; esac
+exec {sys.executable} "$@"
+""")
+    python.chmod(0o755)
+    return folder
+
+
 def losses(run: Path) -> dict[int, dict[str, float]]:
     """What each step consumed and gave, without its speed."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: {key: value for key, value in line.items() if key.startswith("train/")}
-            for line in lines if "train/loss" in line}  # fmt: skip
+            for line in lines if "train/rows" in line}  # fmt: skip
 
 
 def compare(night: Night, reference: Path) -> dict:
@@ -258,12 +287,15 @@ def compare(night: Night, reference: Path) -> dict:
 
 def spend(cluster: Cluster, data: TinyData, folder: Path, faults: list[str], steps: int) -> dict:
     """Both runs, all faults -> the report. The cluster must have come up after `folder` got its small disk, if it needs one."""
-    calm = folder / "undisturbed"
-    job = submit(cluster, write_config(data, calm, steps), calm)
+    calm, environment = folder / "undisturbed", {}
+    if NAN in faults:
+        environment = {"UNIX_VENV": str(poisoned_environment(folder / "venv"))}
+        faults = [name for name in faults if name != NAN]
+    job = submit(cluster, write_config(data, calm, steps), calm, **environment)
     shown = cluster.finished(job, 60 + 2 * steps)
     assert shown["JobState"] == "COMPLETED", calm.with_suffix(".out").read_text()[-3000:]
     night = Night(cluster, write_config(data, folder / "night", steps), folder / "night")
-    night.job = submit(cluster, night.config, night.run)
+    night.job = submit(cluster, night.config, night.run, **environment)
     for name in faults:
         night.suffer(name, *FAULTS[name])
     shown = cluster.finished(night.job, 60 + 2 * steps)
@@ -271,24 +303,28 @@ def spend(cluster: Cluster, data: TinyData, folder: Path, faults: list[str], ste
     steps_again = {entry["attempt"]: count for entry, count in zip(ended(night.run), recomputed(ended(night.run)), strict=True)}
     for told in night.told:
         told["recomputed"] = steps_again[told["attempt"]] if FAULTS[told["fault"]][1] else 0
-    return {"faults": night.told, **compare(night, calm)}
+    events = night.run / "events.jsonl"
+    bad = [json.loads(line) for line in events.read_text().splitlines()] if events.exists() else []
+    return {"faults": night.told, "steps_left_out": sorted({e["step"] for e in bad if e["event"] == "bad step"}),
+            **compare(night, calm)}  # fmt: skip
 
 
 def page(report: dict) -> str:
     """The report as a page."""
     rows = [f"| {told['fault']} | {told['at_step']} | {told['seconds']} | {told['recomputed']} | {told['ranks_after']} | "
+            f"{told['zombies']} | "
             f"{told['reason']} |" for told in report["faults"]]  # fmt: skip
     facts = "\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in report.items() if key != "faults")
     return "\n".join(["# A night in ten minutes", "", facts, "",
-                      "| what happened | at step | seconds to new steps | steps recomputed | ranks after | what the run says |",
-                      "|---|---|---|---|---|---|", *rows, ""])  # fmt: skip
+                      "| what happened | at step | seconds to new steps | steps recomputed | ranks after | zombies | what the run says |",
+                      "|---|---|---|---|---|---|---|", *rows, ""])  # fmt: skip
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
-    parser.add_argument("--faults", default=",".join(FAULTS), help="names, comma-separated (default: all)")
+    parser.add_argument("--faults", default=",".join([NAN, *FAULTS]), help="names, comma-separated (default: all)")
     parser.add_argument("--steps", type=int, default=500, help="of the run (default: %(default)s)")
     return parser.parse_args()
 
