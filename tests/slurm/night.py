@@ -196,9 +196,9 @@ FAULTS: dict[str, tuple[Callable[[Night], None], bool]] = {  # by name: what is 
     "full disk during a save": (full_disk, False),
     "hung rank": (hung_rank, True),
     "power-cut node": (power_cut, True),
-    "node back, then pre-emption": (node_back, True),
+    "node back and pre-emption": (node_back, True),
     "network-cut node": (network_cut, True),
-    "node back again, then pre-emption": (node_back, True),
+    "node back again and pre-emption": (node_back, True),
     "network-cut first node": (first_node_cut, True),
 }
 NAN = "NaN gradient"  # of one row, in both runs: the step that takes it makes no update
