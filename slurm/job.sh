@@ -205,6 +205,9 @@ train() {
 
 alone() {
   enter_container
-  once "$@"
-  exit $?
+  if [ ${#CONTAINER[@]} -gt 0 ]; then
+    once "$@"
+    exit $?
+  fi
+  exec "${INSIDE[@]}" "$UNIX_ROOT/slurm/rank.sh" "$@"  # in the place of this shell, so that Slurm's signals reach it
 }

@@ -338,6 +338,7 @@ def main() -> int:
     from model.torchvision_compat import ensure_torchvision
 
     ensure_torchvision()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the cluster and the disk are given back on this way, too
     folder, begin = arguments.output.absolute(), time.monotonic()
     commands = CommandServer(folder / "commands")
     commands.folder.mkdir(parents=True)
