@@ -138,7 +138,9 @@ def begin(run: Path, nodes: list[str], ranks: int) -> int:
 def end(run: Path, code: int, reason: str, signal: str, limit: int) -> tuple[str, str]:
     """Write down how the current attempt ended -> (the decision, a line for the person who reads the job's log)."""
     started = json.loads((run / "attempt.json").read_text(encoding="utf-8"))
-    reason = reason or explain(code, signal, logs_of(run, started["attempt"]))
+    logs = logs_of(run, started["attempt"])
+    code = code_of_the_first(code, logs / "srun.log")
+    reason = reason or explain(code, signal, logs)
     decision = decide(code, signal)
     fruitless = 1 + fruitless_before(run) if newest_checkpoint(run) <= started["from_step"] else 0
     if decision in (REQUEUE, RESTART) and fruitless >= limit:
@@ -205,6 +207,15 @@ def explain(code: int, signal: str, logs: Path) -> str:
         return word
     parts = [part for part in (who_ended(logs / "srun.log"), first_error(logs)) if part]
     return word + "".join(f"; {part}" for part in parts)
+
+
+def code_of_the_first(code: int, path: Path) -> int:
+    """The exit code of the rank that left first, where srun's own code only tells that it then killed the others."""
+    if code < 128 or not path.exists():
+        return code
+    found = RANK_ENDED.search(path.read_text(encoding="utf-8", errors="replace"))
+    own = re.fullmatch(r"Exited with exit code (\d+)", found.group(3).strip()) if found else None
+    return int(own.group(1)) if own else code
 
 
 def who_ended(path: Path) -> str:

@@ -80,6 +80,20 @@ def test_the_first_cause_is_found_among_its_consequences(run):
     assert "closed by peer" not in line
 
 
+@pytest.mark.parametrize(
+    "first, code, decision",
+    [("Exited with exit code 75", 75, "restart"), ("Exited with exit code 2", 2, "refused"), ("Killed", 137, "restart")],
+)
+def test_the_rank_that_left_first_has_the_say(run, first, code, decision):
+    """The others waited for it until srun killed them, and srun's own code is then the largest: 137."""
+    attempt.begin(run, ["node1", "node2"], 4)
+    logs = attempt.logs_of(run, 1)
+    logs.mkdir(parents=True)
+    (logs / "srun.log").write_text(f"srun: error: node2: tasks 2-3: {first}\nsrun: error: node1: tasks 0-1: Killed\n")
+    assert attempt.end(run, 137, "", "", 3)[0] == decision
+    assert attempt.ended(run)[0]["code"] == code
+
+
 def test_a_lost_node_is_named(run):
     attempt.begin(run, ["node1", "node2"], 4)
     logs = attempt.logs_of(run, 1)
