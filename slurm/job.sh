@@ -12,7 +12,7 @@ set -a  # settings are for every rank
 set +a
 TOLD=''  # what Slurm told this script: warned (the end is near), cancelled
 LEFT_OUT=()  # nodes of this allocation that did not pass the check
-STEP=''
+STEP='' GUARD=''
 
 say() { echo "$(date +%FT%T) job.sh: $*"; }
 refuse() { echo "error: $*" >&2; exit 2; }
@@ -76,6 +76,22 @@ attend() {
   STEP=''
   [ $again = 127 ] || code=$again
   return "$code"
+}
+
+# On the last node, so that the loss of the first one is noticed by somebody.
+start_guard() {
+  GUARD=''
+  [ ${#NODES[@]} -gt 1 ] || return 0
+  env -u SLURM_GPUS_PER_NODE -u SLURM_GPUS srun --overlap --nodes=1 --ntasks=1 --nodelist="${NODES[-1]}" --gres=none --mem=0 \
+    "$UNIX_ROOT/slurm/guard.sh" &
+  GUARD=$!
+}
+
+stop_guard() {
+  [ -n "$GUARD" ] || return 0
+  kill "$GUARD" 2>/dev/null
+  wait "$GUARD" 2>/dev/null
+  GUARD=''
 }
 
 joined() { local IFS=,; echo "$*"; }
@@ -191,9 +207,11 @@ train() {
       : > "$logs/rank_0000.log"
       tail -n +1 -F "$logs/rank_0000.log" 2>/dev/null &
       tail=$!
+      start_guard 2>/dev/null
       spread "$RANKS" "--output=$logs/rank_%4t.log" -- \
         pretrain/train.py --config "$CONFIG" "${OVERRIDES[@]}" 2> >(tee "$logs/srun.log" >&2)
       code=$?
+      stop_guard
       sleep 1
       kill "$tail"
     fi
