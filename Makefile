@@ -1,14 +1,17 @@
 # make demo        the whole path on the demo corpus: corpus, shards, training, export, generation, report
 # make demo-long   the same with more training; can be stopped and started again
 # make test        all tests
+# make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
 # make setup       the virtual environment that the others use; made once
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/installed.stamp
+T5 := .venv-t5
+T5_TESTS := $(wildcard tests/model/test_hf_*.py)
 
-.PHONY: setup test demo demo-long
+.PHONY: setup test test-transformers5 demo demo-long
 setup: $(STAMP)
 
 $(STAMP): requirements.txt constraints.txt
@@ -20,6 +23,16 @@ $(STAMP): requirements.txt constraints.txt
 
 test: setup
 	$(RUN) -m pytest -q tests
+
+# --noconftest: the suite's conftest needs megatron-core
+test-transformers5: $(T5)/installed.stamp
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(T5)/bin/python -m pytest -q --noconftest $(T5_TESTS)
+
+$(T5)/installed.stamp: requirements-transformers5.txt
+	test -x $(T5)/bin/python || $(PYTHON) -m venv $(T5)
+	$(T5)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(T5)/bin/pip install --quiet --disable-pip-version-check -r requirements-transformers5.txt
+	touch $(T5)/installed.stamp
 
 demo: setup
 	$(RUN) tools/demo.py --preset demo

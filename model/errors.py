@@ -1,6 +1,7 @@
 """How a command tells its user that something is wrong: one line, and the exit code that says whose turn it is.
 
-Exit codes: 0 done, 1 failed while running, 2 wrong usage, configuration or input, 130 interrupted.
+Exit codes: 0 done, 1 failed while running, 2 wrong usage, configuration or input, 75 lost something that may be back when
+the command is started again, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,8 +19,13 @@ class RunFailed(Exception):
     """A run that could not go on, for a reason that is known. The message is one line: what happened, and what to do."""
 
 
+class TryAgain(Exception):
+    """A run that lost what is not its own, as the other processes. The message is one line; started again, it may go on."""
+
+
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command's `main` and exit: a `UserError` or `RunFailed` becomes one line on stderr, with exit code 2 or 1.
+    """Run a command's `main` and exit: a `UserError`, `RunFailed` or `TryAgain` becomes one line on stderr, with exit code
+    2, 1 or 75.
 
     Any other exception keeps its traceback, because it is a fault of ours that a report should carry.
     """
@@ -31,6 +37,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
+    except TryAgain as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 75
     except KeyboardInterrupt:
         print("interrupted: what is published under its final name is whole", file=sys.stderr)
         code = 130

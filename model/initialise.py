@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,17 +23,22 @@ def initialise(
     The parameters are what tensor-parallel rank `rank` of `ranks` holds. Matrices that write into the residual stream
     are narrower by sqrt(2 * layers) (GPT-2; Radford et al., 2019).
     """
-    narrower = config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
     with torch.no_grad():
         for name, parameter in parameters:
-            if name.endswith("norm.weight"):
-                parameter.fill_(1.0)
-            elif name.endswith("bias"):
-                parameter.fill_(0.0)
-            else:
-                std = narrower if name.endswith(BEFORE_THE_RESIDUAL) else config.initializer_range
-                whole = torch.empty(whole_shape(name, parameter.shape, ranks))
-                parameter.copy_(shard(name, whole.normal_(0.0, std, generator=generator_of(seed, name)), rank, ranks))
+            parameter.copy_(first_weight(config, name, parameter.shape, seed, rank, ranks))
+
+
+def first_weight(config: ModelConfig, name: str, shape: Sequence[int], seed: int, rank: int = 0, ranks: int = 1) -> Tensor:
+    """What `initialise` gives to one weight, of which this rank holds `shape`: float32, on the CPU."""
+    if name.endswith("norm.weight"):
+        return torch.ones(*shape)
+    if name.endswith("bias"):
+        return torch.zeros(*shape)
+    std = config.initializer_range
+    if name.endswith(BEFORE_THE_RESIDUAL):
+        std /= math.sqrt(2 * config.num_hidden_layers)
+    whole = torch.empty(whole_shape(name, shape, ranks))
+    return shard(name, whole.normal_(0.0, std, generator=generator_of(seed, name)), rank, ranks)
 
 
 def generator_of(seed: int, name: str) -> torch.Generator:

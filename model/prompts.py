@@ -17,6 +17,9 @@ Encode = Callable[[str], Sequence[int]]  # text -> ids, with no special tokens a
 
 CAPTION = "{caption}"
 
+TURN_START, TURN_END, BETWEEN_TURNS = "<|im_start|>{role}\n", "<|im_end|>", "\n"
+"""Qwen's format of a turn."""
+
 
 @dataclass(frozen=True)
 class PromptTemplates:
@@ -116,6 +119,32 @@ def image_to_text_ids(
     """
     text = wording if isinstance(wording, str) else templates.image_to_text[wording]
     return [*picture_ids(codes, vocabulary), *_encode(text, encode)]
+
+
+def turn_ids(
+    pictures: Iterable[Iterable[int]], text: str, encode: Encode, markup: Encode, vocabulary: Vocabulary
+) -> list[int]:
+    """Ids of a user's turn and the opening of the assistant's: the pictures' codes, each between markers, then text.
+
+    `markup` encodes Qwen's marks of turns as the control tokens that they are; `encode` never makes a control token. A
+    tokenizer without these tokens spells them out in letters, in training too.
+    """
+    content = [token for codes in pictures for token in picture_ids(codes, vocabulary)] + _encode(text, encode)
+    opening, answer = (_encode(TURN_START.format(role=role), markup) for role in ("user", "assistant"))
+    return [*opening, *content, *_encode(TURN_END, markup), *_encode(BETWEEN_TURNS, markup), *answer]
+
+
+def edit_ids(
+    sources: Iterable[Iterable[int]], instruction: str, encode: Encode, markup: Encode, vocabulary: Vocabulary
+) -> tuple[list[int], list[int]]:
+    """Ids of a prompt whose continuation is an edited picture, and of the same prompt without the instruction.
+
+    `sources` are the codes of the source pictures, row-major. They and the instruction are a user's turn, as in
+    training, and the answer opens with `<|vision_start|>`. Guidance for the source picture needs the second list.
+    """
+    sources = [list(codes) for codes in sources]
+    whole, without = (turn_ids(sources, text, encode, markup, vocabulary) for text in (instruction, ""))
+    return [*whole, vocabulary.vision_start_id], [*without, vocabulary.vision_start_id]
 
 
 def unconditional_ids(encode: Encode, vocabulary: Vocabulary, templates: PromptTemplates) -> list[int]:

@@ -7,8 +7,10 @@ The cuts are megatron-core's: columns of the first matrix of a pair, rows of the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor, cat
+if TYPE_CHECKING:  # shapes are asked for by commands that must not import torch
+    from torch import Tensor
 
 BY_ROWS = ("embedding.word_embeddings.weight", "output_layer.weight", "linear_qkv.weight", "linear_qkv.bias")
 BY_COLUMNS = ("linear_proj.weight", "linear_fc2.weight")
@@ -17,6 +19,8 @@ IN_HALVES = ("linear_fc1.weight",)
 
 def shard(name: str, whole: Tensor, rank: int, ranks: int) -> Tensor:
     """The part of `whole` that tensor-parallel rank `rank` of `ranks` holds."""
+    from torch import cat
+
     if name.endswith(IN_HALVES):
         return cat([half.chunk(ranks)[rank] for half in whole.chunk(2)])
     if name.endswith(BY_ROWS):
@@ -28,6 +32,8 @@ def shard(name: str, whole: Tensor, rank: int, ranks: int) -> Tensor:
 
 def join(name: str, shards: Sequence[Tensor]) -> Tensor:
     """The shards of all ranks, in order -> the whole weight; the inverse of `shard`."""
+    from torch import cat
+
     if name.endswith(IN_HALVES):
         return cat([cat(halves) for halves in zip(*(part.chunk(2) for part in shards))])
     if name.endswith(BY_ROWS):

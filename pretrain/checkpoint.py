@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.errors import UserError
+from pretrain.attempt import PARTIAL, Attempt
 from pretrain.together import Together
 
 MANIFEST = "manifest.json"
 PREFIX = "step_"
-PARTIAL = ".partial"
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -34,20 +34,23 @@ def publish(
     keep: int,
     keep_every: int = 0,
     together: Together = Together(),
+    attempt: Attempt | None = None,
 ) -> Path:
     """Call `write` with an empty folder, add state.json and the checksums, publish, and drop what need not be kept.
 
     All processes call it together: each writes files of its own, `__<rank>_*`, and sums them; rank 0 does the rest. A
     kill at any moment leaves either the old checkpoints or the old ones and the new one. Of the old ones the newest
     `keep` stay, the new one counted, and those of steps that `keep_every` divides. Raises SaveFailed on every process when
-    any of them fails.
+    any of them fails, also when `attempt` does not own the run any more.
     """
     final = folder_of(run, step)
-    temporary = final.with_name(final.name + PARTIAL)
+    temporary = attempt.partial(final) if attempt else final.with_name(final.name + PARTIAL)
     rank = together.rank
 
     def begin() -> None:
         if rank == 0:
+            if attempt:
+                attempt.check()
             for leftover in final.parent.glob(f"{PREFIX}*{PARTIAL}"):
                 shutil.rmtree(leftover)
             temporary.mkdir(parents=True)
@@ -65,6 +68,8 @@ def publish(
             (temporary / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n", encoding="utf-8")
             _sync(temporary / MANIFEST)
             _sync(temporary)
+            if attempt:
+                attempt.check()  # as late as can be: writing may have taken minutes
             _publish(temporary, final)
             _remove_old(run, final, keep, keep_every)
 
@@ -96,9 +101,17 @@ def publish_alone(output: Path, write: Callable[[Path], None], state: dict) -> N
 
 
 def _publish(temporary: Path, final: Path) -> None:
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
+    replaced = temporary.with_name(temporary.name.removesuffix(PARTIAL) + ".replaced" + PARTIAL)
+    if temporary.is_dir() and final.exists():
+        final.rename(replaced)
+    try:
+        temporary.rename(final)
+    except FileNotFoundError:  # a newer attempt has removed it: what is there is not ours to remove
+        if replaced.exists():
+            replaced.rename(final)
+        raise
     _sync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _writer_of(path: Path) -> int | None:
@@ -158,13 +171,18 @@ def _problem(checkpoint: Path, part: int = 0, parts: int = 1) -> str | None:
     return None
 
 
-def newest_good(run: Path, warn: Callable[[str], None], together: Together = Together()) -> Path | None:
-    """The newest checkpoint that verifies; each newer one that does not is named through `warn`.
+def newest_good(
+    run: Path, warn: Callable[[str], None], together: Together = Together(), before: int | None = None
+) -> Path | None:
+    """The newest checkpoint that verifies, of those of steps below `before`; each newer one that does not is named through
+    `warn`.
 
     All processes call it together. Raises UserError when there are checkpoints and none verifies: starting again by itself
     would hide the damage.
     """
     found = together.gathered(all_checkpoints(run))[0]
+    if before is not None:
+        found = [checkpoint for checkpoint in found if int(checkpoint.name.removeprefix(PREFIX)) < before]
     for checkpoint in reversed(found):
         problem = verify(checkpoint, together)
         if problem is None:

@@ -22,7 +22,7 @@ class RunSection:
     folder: str  # run folder: resolved config, metrics, samples, checkpoints
     steps: int  # optimizer steps in all
     seed: int = 0  # seed of the weights, of the row plan and of the samples
-    engine: str = "megatron"
+    engine: str = "megatron"  # megatron (megatron-core's optimizer and schedules) or zero3 (DeepSpeed ZeRO)
     precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
     threads: int = 0  # torch threads (0: all cores)
     resume: str = "auto"  # auto: newest checkpoint that verifies, else start; never: refuse a folder that has any
@@ -56,6 +56,15 @@ class SourceSection:
 
     path: str
     weight: float = 1.0  # times that each document is used in an epoch
+    share: float = 0.0  # of an epoch's tokens; if any source has one, weights do not count
+
+
+@dataclass(frozen=True)
+class StageSection:
+    """A stretch of training before the epochs begin, with a mixture of its own."""
+
+    tokens: float  # how long it is, prompts not counted
+    shares: tuple[float, ...]  # what each of data.sources gives of them, in their order
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class DataSection:
     tokenizer: str  # folder with tokenizer.json
     vq: str  # image tokenizer, to draw samples: a name or a folder; must be the one that made the shards
     sources: tuple[SourceSection, ...]
+    stages: tuple[StageSection, ...] = ()  # what comes before the epochs: a curriculum
     heldout: str = ""  # folder of code shards that is only measured on
     row_length: int = 1024  # tokens in a row
     row_multiple: int = 8  # both modalities' tokens come in multiples of this (tensor-parallel size, or more)
@@ -94,6 +104,16 @@ class OptimSection:
 
 
 @dataclass(frozen=True)
+class ZeroSection:
+    """What engine zero3 cuts over the data-parallel ranks, and where it keeps it; the other engine reads none of it."""
+
+    stage: int = 3  # 1: optimizer state; 2: gradients too; 3: weights too
+    offload: bool = False  # whether the CPU holds the optimizer state and makes the update
+    init: bool = True  # of stage 3: whether weights are cut as they are made, so that no rank ever holds the whole model
+    keep_whole: int = 100_000  # of stage 3: weights of fewer elements stay whole on every rank
+
+
+@dataclass(frozen=True)
 class CheckpointSection:
     """When to save, and what to keep."""
 
@@ -101,6 +121,18 @@ class CheckpointSection:
     keep: int = 2  # newest checkpoints that stay
     keep_every: int = 0  # steps; checkpoints of its multiples stay too (0: none)
     async_save: bool = False  # whether a thread writes a copy while training goes on
+
+
+@dataclass(frozen=True)
+class ResilienceSection:
+    """What a run does about steps that are no good, and about processes that hang."""
+
+    spike: float = 0.0  # standard deviations above the mean of the window that make a loss no good (0: any finite one is)
+    window: int = 64  # good steps that a spike is measured against, and steps among which bad ones are counted
+    bad_steps: int = 8  # bad ones among them at which the run goes back, and leaves out the rows since (0: never)
+    go_backs: int = 2  # times that it goes back to an earlier checkpoint before it stops with a report
+    hang_factor: float = 0.0  # times the median step without the end of a step, at which a process ends itself (0: never)
+    hang_seconds: float = 600.0  # but not before so many seconds: longer than any save, measurement or drawing
 
 
 @dataclass(frozen=True)
@@ -127,20 +159,23 @@ class TrainConfig:
     optim: OptimSection
     checkpoint: CheckpointSection
     parallel: ParallelLayout = field(default_factory=ParallelLayout)
+    zero: ZeroSection = field(default_factory=ZeroSection)
+    resilience: ResilienceSection = field(default_factory=ResilienceSection)
     log: LogSection = field(default_factory=LogSection)
 
 
 CHOICES = {
     "run.precision": ("fp32", "bf16"),
-    "run.engine": ("megatron",),
+    "run.engine": ("megatron", "zero3"),
     "run.resume": ("auto", "never"),
     "model.flavour": ("qwen2.5", "qwen3"),
     "optim.decay": ("cosine", "linear", "constant"),
+    "zero.stage": (1, 2, 3),
 }
 POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers",
             "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim", "data.row_length",
             "data.row_multiple", "data.rows_per_step", "checkpoint.every", "checkpoint.keep", "log.every",
-            "log.heldout_rows", "parallel.tensor", "parallel.pipeline")  # fmt: skip
+            "log.heldout_rows", "parallel.tensor", "parallel.pipeline", "resilience.window")  # fmt: skip
 ABSENT = {  # what somebody who knows megatron-core may ask for
     "context": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
     "context_parallel": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
@@ -263,7 +298,7 @@ def _check(config: TrainConfig, source: str) -> None:
         if value in ABSENT:
             raise UserError(f"{source}: {key} is {value!r}: {ABSENT[value]}")
         if value not in choices:
-            raise UserError(f"{source}: {key} is {value!r}: choose {' or '.join(choices)}")
+            raise UserError(f"{source}: {key} is {value!r}: choose {' or '.join(map(str, choices))}")
     if not config.data.sources:
         raise UserError(f"{source}: data.sources is empty: name at least one folder of code shards")
 

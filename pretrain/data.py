@@ -12,7 +12,7 @@ from pretrain.config import TrainConfig
 from pretrain.loader import RowDataset, Source, check_sources, rows_from
 from pretrain.place import Place
 from pretrain.row_tensors import Row
-from pretrain.rows import RowSize
+from pretrain.rows import RowSize, Stage
 from pretrain.tasks import TaskShares, tokenize_prompts
 from tokenization.shards import open_dataset
 
@@ -34,8 +34,9 @@ class Data:
         shares = TaskShares(
             data.text_to_image, data.unconditional, data.train_on_prompts, data.first_text, data.code_noise
         )
-        sources = [Source(Path(source.path), source.weight) for source in data.sources]
-        self.train = RowDataset(sources, tokenized, shares, size, config.run.seed, place.routing_only)
+        sources = [Source(Path(source.path), source.weight, source.share) for source in data.sources]
+        stages = [Stage(stage.tokens, stage.shares) for stage in data.stages]
+        self.train = RowDataset(sources, tokenized, shares, size, config.run.seed, place.routing_only, stages)
         self.heldout: RowDataset | None = None
         if data.heldout:
             heldout = [Source(Path(data.heldout))]

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -18,8 +18,19 @@ import torch
 from model.errors import UserError
 from model.vocabulary import Vocabulary
 from pretrain.row_tensors import Row, assemble
-from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, seeded
-from pretrain.tasks import TEXT_TO_IMAGE, UNCONDITIONAL, TaskShares, TokenizedPrompts, build_document, replace_codes
+from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, Stage, seeded
+from pretrain.tasks import (
+    IN_ORDER,
+    TEXT_TO_IMAGE,
+    TURNS,
+    UNCONDITIONAL,
+    TaskShares,
+    TokenizedPrompts,
+    build_document,
+    build_ordered,
+    replace_codes,
+)
+from tokenization.sample import Part, parts_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class Source:
 
     path: Path
     weight: float = 1.0
+    share: float = 0.0  # of an epoch's tokens; if any source has one, weights do not count
 
 
 class RowDataset(torch.utils.data.Dataset):
@@ -41,13 +53,17 @@ class RowDataset(torch.utils.data.Dataset):
         size: RowSize,
         seed: int,
         routing_only: bool = False,
+        stages: Sequence[Stage] = (),
     ):
         """routing_only: rows have their lengths, positions and permutation, and ids that mean nothing; no shard is read."""
         from tokenization.shards import open_dataset
 
         self.datasets = [open_dataset(source.path) for source in sources]
-        lengths = [source_lengths(dataset, source.weight) for dataset, source in zip(self.datasets, sources)]
-        self.plan = RowPlan(lengths, tokenized, shares, size, seed)
+        lengths = [
+            SourceLengths(dataset.fingerprint, source.weight, dataset.lengths, source.share)
+            for dataset, source in zip(self.datasets, sources)
+        ]
+        self.plan = RowPlan(lengths, tokenized, shares, size, seed, stages)
         self.tokenized, self.shares, self.size, self.routing_only = tokenized, shares, size, routing_only
 
     def __getitem__(self, index: int) -> Row:
@@ -57,38 +73,23 @@ class RowDataset(torch.utils.data.Dataset):
         return assemble(index, documents, self.tokenized.vocabulary, self.size)
 
     def _document(self, piece: Piece, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
-        caption, codes = self._lengths(piece) if self.routing_only else self._contents(piece)
-        ids, labels = build_document(
-            self.tokenized, piece.task, piece.wording, caption, codes, self.shares.train_on_prompts
-        )
+        parts = self.plan.parts(piece) if self.routing_only else self._contents(piece)
+        if piece.task in (IN_ORDER, TURNS):
+            ids, labels = build_ordered(self.tokenized, piece.task == TURNS, piece.text, parts)
+        else:
+            caption = next(part.wordings for part in parts if part.codes is None)[piece.text][1]
+            codes = next((part.codes for part in parts if part.codes is not None), caption[:0])
+            ids, labels = build_document(
+                self.tokenized, piece.task, piece.wording, caption, codes, self.shares.train_on_prompts
+            )
         if piece.task in (TEXT_TO_IMAGE, UNCONDITIONAL) and not self.routing_only:
             ids = replace_codes(ids, self.tokenized.vocabulary, self.shares.code_noise, noise)
         end = piece.start + piece.length
         return ids[piece.start : end], labels[piece.start : end]
 
-    def _contents(self, piece: Piece) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Caption ids and picture codes, from the shards."""
-        sample = self.datasets[piece.source][piece.document]
-        first = int(sample["text_lengths"][: piece.text].sum())
-        return sample["text_ids"][first : first + int(sample["text_lengths"][piece.text])], sample["codes"]
-
-    def _lengths(self, piece: Piece) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Zeros, as many as there are ids and codes, from the length index."""
-        source = self.plan.sources[piece.source]
-        caption = source.text_lengths[source.text_offsets[piece.document] + piece.text]
-        return numpy.zeros(caption, numpy.int64), numpy.zeros(source.image_tokens[piece.document], numpy.int64)
-
-
-def source_lengths(dataset, weight: float) -> SourceLengths:
-    """What the planner reads of an open dataset."""
-    lengths = dataset.lengths
-    return SourceLengths(
-        fingerprint=dataset.fingerprint,
-        weight=weight,
-        text_offsets=lengths["text_offsets"],
-        text_lengths=lengths["text_lengths"],
-        image_tokens=lengths["image_tokens"],
-    )
+    def _contents(self, piece: Piece) -> list[Part]:
+        """The parts of a piece's document, from the shards."""
+        return list(parts_of(self.datasets[piece.source][piece.document]))
 
 
 def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: int) -> Iterator[Row]:
@@ -96,6 +97,7 @@ def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: i
 
     Raises UserError for a damaged shard, in whichever process it is found.
     """
+    dataset.plan.block_of(start)  # found once, here, and not by every worker
     context = None
     if workers:
         context = multiprocessing.get_context("forkserver")  # fork does not mix with a threaded parent
@@ -113,10 +115,11 @@ def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: i
 
 
 def _start(loader: torch.utils.data.DataLoader) -> Iterator:
-    """Start the workers deaf to Ctrl-C, which goes to all processes of a terminal: the loop still needs their rows."""
-    resource_tracker.ensure_running()  # when started below, it would make them hear again
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    """Start the workers deaf to Ctrl-C and SIGUSR1, which go to all processes of a job: the loop still needs their rows."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
     try:
+        resource_tracker.ensure_running()  # when started below, it would make them hear Ctrl-C again
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)

@@ -8,32 +8,37 @@ from __future__ import annotations
 
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from model.errors import RunFailed, UserError
-from pretrain import runtime
+from model.errors import UserError
+from pretrain import rank_log, runtime
+from pretrain.attempt import Attempt, TakenOver, claim
 from pretrain.config import TrainConfig
 from pretrain.data import Data
 from pretrain.metrics import Metrics, Pace, progress_line
 from pretrain.parallel import stages_per_rank
 from pretrain.place import place_here
+from pretrain.progress import Progress, what_was_wrong
+from pretrain.rank_log import RankLog
 from pretrain.row_sharing import RowSharing
 from pretrain.row_tensors import Row
-from pretrain.run_folder import hold, open_run, resume
+from pretrain.run_folder import go_back, hold, note_event, open_run, resume
 from pretrain.sampler import Sampler
 from pretrain.saver import Saver
 from pretrain.schedule import learning_rate
 from pretrain.together import Together, all_processes
+from pretrain.watchdog import Watchdog
 
 
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stop:
-    """Set by SIGINT, SIGTERM and SIGUSR1, which schedulers send ahead of the end: the loop then finishes its step, saves and
-    leaves. The handlers are its own while it runs.
+    """Set by SIGINT, SIGTERM and SIGUSR1, which schedulers send ahead of the end: the loop then finishes its step, saves
+    and leaves. The handlers are its own while it runs.
     """
 
     def __init__(self):
@@ -54,67 +59,97 @@ class Stop:
         print(f"{signal.Signals(number).name}: saving after this step, then stopping", flush=True)
 
 
+@dataclass
+class Work:
+    """What the loop works with, made by `train`."""
+
+    config: TrainConfig
+    engine: object
+    data: Data
+    heldout: list[Row]
+    sharing: RowSharing
+    sampler: Sampler
+    saver: Saver
+    together: Together
+    attempt: Attempt
+    log: RankLog
+    watchdog: Watchdog
+    stop: Stop
+
+    def state(self, progress: Progress) -> dict:
+        """What a checkpoint says beside its tensors."""
+        return {**progress.state(), "plan": self.data.train.plan.fingerprint, "vq": self.config.data.vq}
+
+    def owned(self) -> bool:
+        """Whether the run folder is still this attempt's."""
+        try:
+            self.attempt.check()
+        except TakenOver:
+            return False
+        return True
+
+
 GOING, STOPPING, FAILED = range(3)  # what a process finds before a step; the largest of all is what happens
 
 
-def loop(
-    config: TrainConfig,
-    run: Path,
-    engine,
-    data: Data,
-    heldout: list[Row],
-    sharing: RowSharing,
-    sampler: Sampler,
-    together: Together,
-    stop: Stop,
-    done: tuple[int, int],
-) -> int:
-    """Train from `done` = (steps, rows) on, to the end or until a process is asked to stop -> steps done."""
-    step, rows = done
+def loop(work: Work, progress: Progress) -> bool:
+    """Train on from `progress`, which moves along, to the end or until a process is asked to stop.
+
+    False when too many steps were no good and the run should go back.
+    """
+    config, engine, together, stop, watchdog = work.config, work.engine, work.together, work.stop, work.watchdog
     optim, log, steps, per_step = config.optim, config.log, config.run.steps, config.data.rows_per_step
-    saver = Saver(run, config.checkpoint, data.checkpoint_files(), together)
-    metrics = Metrics(run, step, log.tensorboard) if together.rank == 0 else None
-    pace = Pace(steps - step)
-    loader = data.training_rows(rows)
+    run, resilience = work.attempt.run, config.resilience
+    metrics = Metrics(run, progress.step, log.tensorboard, work.owned) if together.rank == 0 else None
+    pace = Pace(steps - progress.step)
+    loader = work.data.training_rows(progress.rows)
 
     def measure_heldout() -> None:
-        if heldout:
-            values = {f"heldout/{name}": value for name, value in engine.evaluate(heldout).means().items()}
+        if work.heldout:
+            values = {f"heldout/{name}": value for name, value in engine.evaluate(work.heldout).means().items()}
             if metrics:
-                metrics.write(step, values)
-            together.say(f"held-out after {step} steps: " + ", ".join(f"{k[8:]} {v:.3f}" for k, v in values.items()))
+                metrics.write(progress.step, values)
+            told = ", ".join(f"{name[8:]} {value:.3f}" for name, value in values.items())
+            together.say(f"held-out after {progress.step} steps: {told}")
 
     def save() -> None:
-        saver.save(step, engine.pieces(), {"step": step, "rows": rows, "plan": data.train.plan.fingerprint,
-                                           "vq": config.data.vq})  # fmt: skip
+        work.saver.save(progress.step, engine.pieces(), work.state(progress))
 
-    saved = step
-    if step == 0:
+    saved = progress.step
+    if progress.step == 0:
         measure_heldout()
-    while step < steps:
-        waiting = time.perf_counter()
+    while progress.step < steps:
+        begun = time.perf_counter()
         batch, error = None, None
         try:
-            batch = next(loader) if sharing.reads and not stop.asked else None
-        except (UserError, RuntimeError, OSError, EOFError) as raised:
+            if together.rank == 0:
+                work.attempt.check()
+            batch = next(loader) if work.sharing.reads and not stop.asked else None
+        except (UserError, TakenOver, RuntimeError, OSError, EOFError) as raised:
             error = None if stop.asked else raised  # the signal went to the whole job, loader workers included
+        read = time.perf_counter()
         found = together.largest(FAILED if error else STOPPING if stop.asked else GOING)
         if found == FAILED:
             together.all_do(lambda: fail(error))
         if found == STOPPING:
             break
-        batch = sharing.share(batch)
-        waited = time.perf_counter() - waiting
-        lr = learning_rate(step, peak=optim.lr, final=optim.final_lr, warmup=optim.warmup_steps, steps=steps,
+        batch = work.sharing.share(batch)
+        shared = time.perf_counter()
+        lr = learning_rate(progress.step, peak=optim.lr, final=optim.final_lr, warmup=optim.warmup_steps, steps=steps,
                            decay=optim.decay)  # fmt: skip
-        try:
-            figures = engine.train_step(batch, lr)
-        except FloatingPointError as raised:  # the norm is of all processes, so all are here
-            reason = RunFailed(f"{run}: step {step + 1} of {steps}: {raised}")
-            together.all_do(lambda: fail(reason))
-        step, rows = step + 1, rows + per_step
+        figures = engine.train_step(batch, lr, lambda figures: progress.sound(figures, resilience))
+        progress.note(figures, per_step, resilience)
+        step = progress.step
         last = step == steps
-        pace.add(per_step * config.data.row_length, waited)
+        seconds = time.perf_counter() - begun
+        watchdog.step(seconds)
+        work.log.step(step, seconds, read - begun, shared - read)
+        pace.add(per_step * config.data.row_length, shared - begun)
+        if not figures.updated:
+            wrong, first, end = what_was_wrong(figures), progress.rows - per_step, progress.rows
+            together.say(f"warning: step {step} (rows {first} to {end - 1}) is left out: {wrong}")
+            if together.rank == 0:
+                note_event(work.attempt, "bad step", step=step, rows=[first, end], why=wrong)
         if step % log.every == 0 or last:
             rate, data_wait, left = pace.take()
             values = {f"train/{name}": value for name, value in figures.means().items()}
@@ -123,26 +158,33 @@ def loop(
                 "train/tokens_image": figures.tokens_image,
                 "train/grad_norm": figures.grad_norm,
                 "train/learning_rate": lr,
-                "train/rows": rows,
+                "train/rows": progress.rows,
+                "train/bad_steps": step - progress.updates,
                 "tok_per_sec_per_gpu": rate / together.size,
                 "data_wait_pct": data_wait,
             }
             if metrics:
                 metrics.write(step, values)
             together.say(progress_line(step, steps, values, rate, data_wait, left))
+        if progress.too_many(resilience):
+            work.saver.wait()
+            if metrics:
+                metrics.close()
+            return False
         if last or (log.heldout_every and step % log.heldout_every == 0):
             measure_heldout()
         if log.samples_every and (step % log.samples_every == 0 or last):
-            sampler.draw(engine, step)
+            work.sampler.draw(engine, step)
         if step % config.checkpoint.every == 0 or last:
             save()  # last: what is in a checkpoint's past has been written down
             saved = step
-    if saved != step:
+        watchdog.alive()
+    if saved != progress.step:
         save()
-    saver.finish()
+    work.saver.finish()
     if metrics:
         metrics.close()
-    return step
+    return True
 
 
 def fail(error: Exception | None) -> None:
@@ -174,26 +216,40 @@ def train(config: TrainConfig, command: list[str]) -> int:
     engine = together.all_do(lambda: make_engine(config, data))
     sampler = together.all_do(lambda: Sampler(config, data, run, together))
     lock = together.all_do(lambda: hold(run) if together.rank == 0 else None)
-    done = together.all_do(lambda: resume(config, run, engine, data, together))
-    if done[0] >= steps:
-        together.say(f"{run} is finished: {done[0]} of {steps} steps are done")
+    attempt = together.first_does(lambda: claim(run))
+    progress = together.all_do(lambda: resume(config, run, engine, data, together))
+    if progress.step >= steps:
+        together.say(f"{run} is finished: {progress.step} of {steps} steps are done")
         return 0
     # not before: a start that is refused leaves a run as it was
-    together.first_does(lambda: open_run(config, command, run, together.size))
-    with Stop() as stop:
-        step = loop(config, run, engine, data, heldout, sharing, sampler, together, stop, done)
+    together.first_does(lambda: open_run(config, command, run, together.size, attempt.number))
+    logs, options = rank_log.folder_of(run, attempt.number), config.resilience
+    saver = Saver(attempt, config.checkpoint, data.checkpoint_files(), together)
+    stacks = logs / f"rank_{together.rank:04d}.stacks"
+    with (
+        RankLog(logs, together.rank) as log,
+        Watchdog(stacks, options.hang_factor, options.hang_seconds, together.rank) as watchdog,
+        Stop() as stop,
+    ):
+        work = Work(config, engine, data, heldout, sharing, sampler, saver, together, attempt, log, watchdog, stop)
+        while not loop(work, progress):
+            progress = go_back(config, attempt, engine, together, progress)
+            saver.save(progress.step, engine.pieces(), work.state(progress))  # a restart goes on from here, too
     if lock is not None:
         lock.close()
-    going_on = "" if step == steps else "; the same command goes on from here"
-    together.say(f"{run}: {step} of {steps} steps done{going_on}")
+    going_on = "" if progress.step == steps else "; the same command goes on from here"
+    together.say(f"{run}: {progress.step} of {steps} steps done{going_on}")
     return 130 if going_on else 0
 
 
 def make_engine(config: TrainConfig, data: Data):
     """The engine that the configuration names."""
+    run = config.run
+    arguments = (data.model_config, config.optim, run.precision, config.data.row_length, run.seed, config.parallel)
+    if run.engine == "zero3":
+        from pretrain.engines.zero3 import Zero3Engine
+
+        return Zero3Engine(*arguments, config.zero)
     from pretrain.engines.megatron import MegatronEngine
 
-    run = config.run
-    return MegatronEngine(
-        data.model_config, config.optim, run.precision, config.data.row_length, run.seed, config.parallel
-    )
+    return MegatronEngine(*arguments)

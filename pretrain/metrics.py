@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -15,7 +17,9 @@ class Metrics:
     reads as if the run had never stopped.
     """
 
-    def __init__(self, folder: Path, first_step: int, tensorboard: bool):
+    def __init__(self, folder: Path, first_step: int, tensorboard: bool, allowed: Callable[[], bool] = lambda: True):
+        """allowed: asked before a line is written, whether this process may still write here."""
+        self._allowed = allowed
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         if path.exists():
@@ -32,7 +36,10 @@ class Metrics:
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """`step` counts finished updates; values are floats by name, as in "train/loss"."""
+        """`step` counts finished steps; values are floats by name, as in "train/loss". What is not finite is left out."""
+        if not self._allowed():
+            return
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if self._events is not None:

@@ -23,6 +23,8 @@ class Place:
 def check_world(config: TrainConfig, processes: int) -> int:
     """Data-parallel ranks of a run on this many processes. Raises UserError, naming what does not divide."""
     parallel, data, layers = config.parallel, config.data, config.model.num_hidden_layers
+    if config.run.engine == "zero3":
+        check_zero(config)
     model_ranks = parallel.tensor * parallel.pipeline
     if processes % model_ranks:
         raise UserError(
@@ -47,6 +49,21 @@ def check_world(config: TrainConfig, processes: int) -> int:
         )
     stage_layers(parallel.layout, parallel.pipeline, layers)
     return ranks
+
+
+def check_zero(config: TrainConfig) -> None:
+    """Raises UserError for layouts that DeepSpeed's ZeRO does not combine with."""
+    parallel = config.parallel
+    if parallel.pipeline > 1 or parallel.layout:
+        raise UserError(
+            f"run.engine zero3 has no pipeline stages (parallel.pipeline {parallel.pipeline}, parallel.layout "
+            f"{parallel.layout!r}): set parallel.tensor instead, or run.engine megatron with parallel.distributed_optimizer"
+        )
+    if parallel.distributed_optimizer:
+        raise UserError(
+            "parallel.distributed_optimizer belongs to run.engine megatron: zero3 cuts optimizer state by itself "
+            "(zero.stage), so leave it out"
+        )
 
 
 def place_here() -> Place:

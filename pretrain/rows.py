@@ -1,7 +1,7 @@
-"""Rows are planned, not collated: row i of epoch e is a pure function of the data's fingerprints, the seed, and sizes.
+"""Rows are planned, not collated: row i is a pure function of the data's fingerprints, mixture, seed, and sizes.
 
-Planning reads the length index only. The state of training data is therefore one integer, the number of rows consumed,
-on any number of ranks and workers.
+Planning reads the length index only, a block of documents at a time (`mixture.py`). The state of training data is
+therefore one integer, the number of rows consumed, on any number of ranks and workers.
 """
 
 from __future__ import annotations
@@ -15,34 +15,41 @@ from dataclasses import dataclass
 import numpy
 
 from model.errors import UserError
-from pretrain.tasks import TEXT, TaskShares, TokenizedPrompts, document_lengths, draw_tasks
+from pretrain.mixture import Mixture, SourceLengths, Stage, seeded
+from pretrain.packing import argsort_small, pack
+from pretrain.tasks import (
+    IN_ORDER,
+    TEXT,
+    TURNS,
+    TaskShares,
+    TokenizedPrompts,
+    build_ordered,
+    document_lengths,
+    draw_tasks,
+    ordered_lengths,
+    stretches_of,
+)
+from tokenization.lengths import LengthIndex
+from tokenization.readers.document import ROLES
+from tokenization.sample import PICTURE, ROLE, WORDING, Part
 
-OPEN_ROWS = 64  # rows that are being filled at a time: more would pack better and plan slower
+__all__ = ["Piece", "RowPlan", "RowSize", "SourceLengths", "Stage", "seeded"]
 
-
-@dataclass(frozen=True)
-class SourceLengths:
-    """The length index of one dataset, as `tokenization.shards` reads it, and how often an epoch uses it."""
-
-    fingerprint: str
-    weight: float  # times that each document is used in an epoch; a fraction is drawn
-    text_offsets: numpy.ndarray  # int64 [documents + 1]: texts of document d are text_offsets[d] : text_offsets[d + 1]
-    text_lengths: numpy.ndarray  # int32 [texts], in tokens
-    image_tokens: numpy.ndarray  # int32 [documents], codes of all pictures
+PLAN_VERSION = 2  # another one plans other rows from the same data
+MOST_ROWLESS_BLOCKS = 1000
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A document, or a stretch of a long text, at its place in a row."""
+    """A document, or a stretch of a long one, at its place in a row."""
 
     source: int
     document: int
-    text: int  # which of the document's texts
+    text: int  # which of a captioned picture's texts; for documents in order, a number that chooses among wordings
     task: int
     wording: int
-    start: int  # first token of the stretch (0 unless a long text was split)
+    start: int  # first token of the stretch (0 unless a long document was split)
     length: int  # tokens of the stretch
-    vision: int  # how many of them are vision tokens
 
 
 @dataclass(frozen=True)
@@ -57,10 +64,10 @@ class RowSize:
         vision = max(1, -(-vision // self.multiple)) * self.multiple
         return self.tokens - vision, vision
 
-    def fits(self, text: int, vision: int) -> bool:
-        """Whether a row has room for this many tokens of each modality."""
-        room, _ = self.padded(text, vision)
-        return max(text, 1) <= room
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit into a row whatever their modalities: rounding up costs less than one multiple."""
+        return self.tokens - self.multiple
 
     def check(self) -> None:
         """Raises UserError for sizes that no row can have."""
@@ -71,39 +78,60 @@ class RowSize:
             )
 
 
-def seeded(purpose: str) -> numpy.random.Generator:
-    """The same random numbers for the same purpose, on every machine and in every process."""
-    digest = hashlib.sha256(purpose.encode()).digest()
-    return numpy.random.Generator(numpy.random.Philox(key=int.from_bytes(digest[:16], "little")))
-
-
 class RowPlan:
-    """All rows of all epochs, planned an epoch at a time when asked for."""
+    """All rows of all epochs, planned a block at a time when asked for."""
 
     def __init__(
-        self, sources: Sequence[SourceLengths], tokenized: TokenizedPrompts, shares: TaskShares, size: RowSize, seed: int
+        self,
+        sources: Sequence[SourceLengths],
+        tokenized: TokenizedPrompts,
+        shares: TaskShares,
+        size: RowSize,
+        seed: int,
+        stages: Sequence[Stage] = (),
     ):
         size.check()
         self.sources, self.tokenized, self.shares, self.size, self.seed = sources, tokenized, shares, size, seed
-        self.fingerprint = self._fingerprint()
-        self._first_row = [0]  # global index of the first row of each epoch planned so far, and of the one after
-        self._epochs: dict[int, list[list[Piece]]] = {}
+        self.fingerprint = self._fingerprint(stages)
+        self.mixture = Mixture(sources, stages, self.fingerprint)
+        self._first_row = [0]  # global index of the first row of each block counted so far, and of the one after
+        self._blocks: dict[int, tuple[numpy.ndarray, numpy.ndarray]] = {}
 
     def row(self, index: int) -> list[Piece]:
         """Row `index`, counted from the start of training over all epochs."""
-        epoch = self.epoch_of(index)
-        return self._plan(epoch)[index - self._first_row[epoch]]
+        block = self.block_of(index)
+        table, starts = self._planned(block)
+        number = index - self._first_row[block]
+        return [Piece(*line) for line in table[starts[number] : starts[number + 1]].tolist()]
 
-    def epoch_of(self, index: int) -> int:
-        """The epoch that row `index` belongs to."""
+    def block_of(self, index: int) -> int:
+        """The block that row `index` belongs to; counts the rows of the blocks before it."""
+        empty = 0
         while self._first_row[-1] <= index:
-            self._plan(len(self._first_row) - 1)
+            rows = self._count(len(self._first_row) - 1)
+            empty = 0 if rows else empty + 1
+            if empty > MOST_ROWLESS_BLOCKS:
+                raise UserError("the data sources hold no documents: check data.sources and their weights")
+            self._first_row.append(self._first_row[-1] + rows)
         return bisect_right(self._first_row, index) - 1
 
-    def _fingerprint(self) -> str:
-        """Changes when any row could change: data, weights, tasks, wordings, sizes, seed."""
+    def epoch_of(self, index: int) -> int:
+        """The stage or, after all stages, the epoch that row `index` belongs to, counted from 0."""
+        return self.mixture.epoch_of(self.block_of(index))
+
+    def parts(self, piece: Piece) -> list[Part]:
+        """The parts of a piece's document as the length index knows them: codes and ids are zeros."""
+        return parts_of_index(self.sources[piece.source].index, piece.document)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_blocks": {}}
+
+    def _fingerprint(self, stages: Sequence[Stage]) -> str:
+        """Changes when any row could change: data, mixture, tasks, wordings, sizes, seed."""
         identity = [
-            [(source.fingerprint, source.weight) for source in self.sources],
+            PLAN_VERSION,
+            [(source.fingerprint, source.weight, source.share) for source in self.sources],
+            [(stage.tokens, stage.shares) for stage in stages],
             sorted(self.tokenized.pieces.items()),
             self.tokenized.templates.text_to_image,
             self.tokenized.templates.image_to_text,
@@ -114,73 +142,102 @@ class RowPlan:
         ]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
-    def _plan(self, epoch: int) -> list[list[Piece]]:
-        if epoch not in self._epochs:
-            rows = pack(self._draw(epoch), self.size)
-            if not rows:
-                raise UserError("the data sources hold no documents: check data.sources and their weights")
-            if epoch == len(self._first_row) - 1:
-                self._first_row.append(self._first_row[-1] + len(rows))
-            for old in [e for e in self._epochs if e != epoch - 1]:
-                del self._epochs[old]  # training reads forwards: the epoch before may still be in other hands
-            self._epochs[epoch] = rows
-        return self._epochs[epoch]
+    def _count(self, block: int) -> int:
+        """How many rows a block has."""
+        pieces = self._draw(block, seeded(f"{self.fingerprint}:{block}"))
+        return pack(pieces[:, 6], self.size.capacity).row_count
 
-    def _draw(self, epoch: int) -> list[Piece]:
-        """The documents of an epoch in shuffled order, each with its task, text and wording."""
-        generator = seeded(f"{self.fingerprint}:{epoch}")
-        columns = []
-        for number, source in enumerate(self.sources):
-            documents = numpy.arange(len(source.image_tokens))
-            repeats = int(source.weight) + (generator.random(len(documents)) < source.weight % 1)
-            documents = numpy.repeat(documents, repeats)
-            texts = numpy.diff(source.text_offsets)[documents]
-            text = (generator.random(len(documents)) * texts).astype(numpy.int64)
-            text[generator.random(len(documents)) < self.shares.first_text] = 0
-            task = draw_tasks(generator, source.image_tokens[documents] > 0, self.shares)
-            wording = generator.integers(0, 2**16, len(documents))
-            caption = source.text_lengths[source.text_offsets[documents] + text]
-            text_tokens, vision = document_lengths(self.tokenized, task, wording, caption, source.image_tokens[documents])
-            zeros = numpy.zeros_like(documents)
-            columns.append(
-                numpy.stack([zeros + number, documents, text, task, wording, zeros, text_tokens + vision, vision], axis=1)
-            )
-        table = numpy.concatenate(columns)
-        return [Piece(*map(int, line)) for line in table[generator.permutation(len(table))]]
+    def _planned(self, block: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """The pieces of a block, int64 [n, fields of Piece], row by row, and where each row starts, [rows + 1]."""
+        if block not in self._blocks:
+            generator = seeded(f"{self.fingerprint}:{block}")
+            pieces = self._draw(block, generator)
+            shuffled = generator.permutation(len(pieces))  # so that it is drawn which of equal lengths come together
+            lengths = pieces[shuffled, 6]
+            packing = pack(lengths, self.size.capacity)
+            row = generator.permutation(packing.row_count)[packing.row_of_pieces(lengths)]
+            order = shuffled[argsort_small(row)]
+            starts = numpy.concatenate([[0], numpy.cumsum(numpy.bincount(row, minlength=packing.row_count))])
+            for old in [number for number in self._blocks if number != block - 1]:
+                del self._blocks[old]  # training reads forwards: the block before may still be in other hands
+            self._blocks[block] = pieces[order], starts
+        return self._blocks[block]
 
+    def _draw(self, block: int, generator: numpy.random.Generator) -> numpy.ndarray:
+        """The pieces of a block, int64 [n, fields of Piece]: task, text and wording are drawn."""
+        found = [numpy.zeros((0, 7), numpy.int64)]
+        for number, documents in enumerate(self.mixture.documents(block)):
+            if len(documents):
+                found.append(self._split(self._draw_source(number, documents, generator)))
+        return numpy.concatenate(found)
 
-def split_long_text(piece: Piece, size: RowSize) -> list[Piece]:
-    """Cut plain text that no row can hold into stretches that fill whole rows; a document with a picture is never cut."""
-    most = size.tokens - size.multiple
-    if size.fits(piece.length - piece.vision, piece.vision):
-        return [piece]
-    if piece.task != TEXT:
-        raise UserError(
-            f"document {piece.document} of source {piece.source} has {piece.length} tokens with its picture, a row has "
-            f"{size.tokens}: raise data.row_length, since a picture is never cut"
+    def _draw_source(self, number: int, documents: numpy.ndarray, generator: numpy.random.Generator) -> numpy.ndarray:
+        index = self.sources[number].index
+        kinds = index.kinds[documents]
+        first = index.offsets[documents]
+        counts = index.offsets[documents + 1] - first
+        task = draw_tasks(generator, kinds, self.shares)
+        drawn, whether_first = generator.random(len(documents)), generator.random(len(documents))
+        wording = generator.integers(0, 2**16, len(documents))
+        in_order = (task == IN_ORDER) | (task == TURNS)
+        has_picture = ~in_order & (task != TEXT)
+        texts = numpy.where(has_picture, counts - 1, 1)  # a captioned picture is the first entry
+        text = (drawn * texts).astype(numpy.int64)
+        text[whether_first < self.shares.first_text] = 0
+        text[in_order] = wording[in_order]
+        entry = numpy.where(in_order, first, first + has_picture + text)
+        captions, pictures = index.lengths[entry], index.lengths[first]
+        lengths = sum(document_lengths(self.tokenized, task, wording, captions, pictures))
+        if in_order.any():
+            lengths[in_order] = self._ordered_lengths(index, first[in_order], counts[in_order], task[in_order],
+                                                      text[in_order])  # fmt: skip
+        zeros = numpy.zeros_like(documents)
+        return numpy.stack([zeros + number, documents, text, task, wording, zeros, lengths], axis=1)
+
+    def _ordered_lengths(self, index: LengthIndex, first, counts, task, text) -> numpy.ndarray:
+        starts = numpy.cumsum(counts) - counts
+        entries = numpy.arange(counts.sum()) + numpy.repeat(first - starts, counts)
+        return ordered_lengths(
+            self.tokenized, task == TURNS, text, counts, index.lengths[entries], index.layout[entries]
         )
-    ends = range(piece.start, piece.start + piece.length, most)
-    end = piece.start + piece.length
-    return [Piece(**{**vars(piece), "start": at, "length": min(most, end - at)}) for at in ends]
+
+    def _split(self, pieces: numpy.ndarray) -> numpy.ndarray:
+        """Cut what no row can hold into stretches: text wherever a row is full, documents in order between pictures."""
+        capacity = self.size.capacity
+        long = pieces[:, 6] > capacity
+        if not long.any():
+            return pieces
+        split = [pieces[~long]]
+        of_text = pieces[long & (pieces[:, 3] == TEXT)]
+        counts = -(-of_text[:, 6] // capacity)
+        stretches = numpy.repeat(of_text, counts, axis=0)
+        within = numpy.arange(len(stretches)) - numpy.repeat(numpy.cumsum(counts) - counts, counts)
+        stretches[:, 5] = within * capacity
+        stretches[:, 6] = numpy.minimum(stretches[:, 6] - stretches[:, 5], capacity)
+        split.append(stretches)
+        for line in pieces[long & (pieces[:, 3] != TEXT)].tolist():
+            piece = Piece(*line)
+            if piece.task not in (IN_ORDER, TURNS):
+                raise UserError(
+                    f"document {piece.document} of source {piece.source} has {piece.length} tokens with its picture, a "
+                    f"row has {self.size.tokens}: raise data.row_length, since a picture is never cut"
+                )
+            ids, _ = build_ordered(self.tokenized, piece.task == TURNS, piece.text, self.parts(piece))
+            cuts = stretches_of(ids, self.tokenized.vocabulary, capacity)
+            split.append(numpy.array([[*line[:5], *cut] for cut in cuts], dtype=numpy.int64))
+        return numpy.concatenate(split)
 
 
-def pack(pieces: Sequence[Piece], size: RowSize) -> list[list[Piece]]:
-    """Best fit over a window of open rows: each piece goes to the fullest row that has room for it."""
-    done: list[list[Piece]] = []
-    rows: list[tuple[int, int, list[Piece]]] = []  # (text tokens, vision tokens, pieces), the fullest first
-    for whole in pieces:
-        for piece in split_long_text(whole, size):
-            text = piece.length - piece.vision
-            for place, (row_text, row_vision, members) in enumerate(rows):
-                if size.fits(row_text + text, row_vision + piece.vision):
-                    rows[place] = (row_text + text, row_vision + piece.vision, [*members, piece])
-                    break
-            else:
-                if len(rows) == OPEN_ROWS:
-                    done.append(rows.pop(0)[2])
-                rows.append((text, piece.vision, [piece]))
-                place = len(rows) - 1
-            while place and sum(rows[place][:2]) > sum(rows[place - 1][:2]):
-                rows[place - 1], rows[place] = rows[place], rows[place - 1]
-                place -= 1
-    return done + [members for _, _, members in rows]
+def parts_of_index(index: LengthIndex, document: int) -> list[Part]:
+    """The parts of a document as the length index knows them: codes and ids are zeros, and there are no grids."""
+    first, end = (int(at) for at in index.offsets[document : document + 2])
+    parts: list[Part] = []
+    for length, entry in zip(index.lengths[first:end].tolist(), index.layout[first:end].tolist()):
+        zeros, role = numpy.zeros(length, numpy.int64), ROLES[entry // ROLE % len(ROLES)]
+        if entry & PICTURE:
+            parts.append(Part(role, zeros, None, ()))
+        elif entry & WORDING:
+            parts[-1] = Part(role, None, None, (*parts[-1].wordings, (0, zeros)))
+        else:
+            parts.append(Part(role, None, None, ((0, zeros),)))
+    return parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import subprocess
@@ -10,24 +11,31 @@ import time
 from pathlib import Path
 
 from model.config import ModelConfig
-from model.errors import UserError
+from model.errors import RunFailed, UserError
 from pretrain import checkpoint
+from pretrain.attempt import Attempt, TakenOver, may_take_over
 from pretrain.config import TrainConfig, dump_config
+from pretrain.progress import Progress
 from pretrain.together import Together
 
 
 def hold(run: Path):
-    """Lock the run folder for this process, however it ends -> the open lock file. Raises UserError when it is taken."""
+    """Lock the run folder for this process, however it ends -> the open lock file.
+
+    Raises UserError when it is taken, unless the environment says that this start comes after the one that holds it: that
+    one may be cut off from the rest of the machine and alive.
+    """
     run.mkdir(parents=True, exist_ok=True)
     lock = open(run / "lock", "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"{run}: another process is training in this folder: wait for it, or choose another run.folder")
+        if not may_take_over(run):
+            raise UserError(f"{run}: another process is training in this folder: wait for it, or choose another run.folder")
     return lock
 
 
-def open_run(config: TrainConfig, command: list[str], run: Path, processes: int) -> None:
+def open_run(config: TrainConfig, command: list[str], run: Path, processes: int, attempt: int = 0) -> None:
     """Write down the resolved configuration and the state of the code."""
     run.mkdir(parents=True, exist_ok=True)
     resolved = dump_config(config)
@@ -45,6 +53,7 @@ def open_run(config: TrainConfig, command: list[str], run: Path, processes: int)
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": command,
         "processes": processes,
+        "attempt": attempt,
         "commit": git("rev-parse", "HEAD"),
         "changed_files": git("status", "--porcelain").splitlines(),
         "python": sys.version.split()[0],
@@ -53,8 +62,8 @@ def open_run(config: TrainConfig, command: list[str], run: Path, processes: int)
         file.write(json.dumps(started) + "\n")
 
 
-def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> tuple[int, int]:
-    """Load the newest good checkpoint, or the weights that the run starts from -> (steps done, rows consumed)."""
+def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> Progress:
+    """Load the newest good checkpoint, or the weights that the run starts from -> how far the run has come."""
     found = None
     if config.run.resume == "never":
         if checkpoint.all_checkpoints(run):
@@ -64,7 +73,7 @@ def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> 
     if found is None:
         if config.run.init_from:
             start_from(Path(config.run.init_from), engine, data.model_config, together)
-        return 0, 0
+        return Progress()
     state = checkpoint.read_state(found)
     if state["plan"] != data.train.plan.fingerprint:
         raise UserError(
@@ -72,9 +81,61 @@ def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> 
             "choose another run.folder"
         )
     check_model(found, data.model_config, "resume with the configuration that made it, or choose another run.folder")
-    engine.load(found, state["step"])
-    together.say(f"resumed from {found} at step {state['step']}, row {state['rows']}")
-    return state["step"], state["rows"]
+    progress = Progress.of(state)
+    engine.load(found, progress.updates)
+    together.say(f"resumed from {found} at step {progress.step}, row {progress.rows}")
+    return progress
+
+
+def note_event(attempt: Attempt, event: str, **values) -> None:
+    """A line in events.jsonl about something that a person may want to know of; rank 0 writes it, if it still may."""
+    with contextlib.suppress(TakenOver, OSError):
+        attempt.check()
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "attempt": attempt.number, "event": event}
+        with open(attempt.run / "events.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, **values}) + "\n")
+
+
+def go_back(config: TrainConfig, attempt: Attempt, engine, together: Together, progress: Progress) -> Progress:
+    """Load the newest good checkpoint from before the first of the bad steps; the rows since are left out.
+
+    Raises RunFailed, on every process, when there is none or the run went back often enough; trouble.json then says what
+    happened.
+    """
+    run, limit, before = attempt.run, config.resilience.go_backs, progress.bad[0]
+    last = progress.went_back[-1]["to"] if progress.went_back else None
+    if last is not None and before == last + 1:  # it was no good from its first step on
+        before = last
+    found, told = None, f"{len(progress.bad)} of the last {config.resilience.window} steps were no good"
+    if len(progress.went_back) < limit:
+        with contextlib.suppress(UserError):  # none of them verifies
+            found = checkpoint.newest_good(run, lambda line: together.say(f"warning: {line}"), together, before)
+        why = f"there is no checkpoint of before step {before}"
+    else:
+        why = f"the run went back {limit} times already"
+    if found is None:
+        error = RunFailed(
+            f"{run}: stopped at step {progress.step}, row {progress.rows}: {told}, and {why}: see trouble.json there, "
+            "lower optim.lr or take these rows out of the data, and go on from a checkpoint that you trust"
+        )
+        together.first_does(lambda: stop_with_report(run, progress, error))
+    earlier = Progress.of(checkpoint.read_state(found))
+    engine.load(found, earlier.updates)
+    together.say(
+        f"warning: {told}: going back from step {progress.step} to {found.name}, without rows {earlier.rows} to "
+        f"{progress.rows - 1}"
+    )
+    after = progress.gone_back(earlier)
+    if together.rank == 0:
+        note_event(attempt, "went back", **after.went_back[-1], bad_steps=progress.bad)
+    return after
+
+
+def stop_with_report(run: Path, progress: Progress, error: RunFailed) -> None:
+    """Write trouble.json, and raise the error."""
+    report = {"error": str(error), **progress.state()}
+    (run / "trouble.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    raise error
 
 
 def start_from(folder: Path, engine, model: ModelConfig, together: Together) -> None:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import datetime
 import functools
 import gc
+import importlib.util
 import logging
 import os
+import sys
+import types
 import warnings
 
 from model.cpu_memory import keep_freed_memory
@@ -42,6 +45,7 @@ def install() -> bool:
         _replace_device_calls(torch)
         _replace_factories(torch)
         _replace_type_names(torch)
+        _replace_triton_kernels()
         _import_megatron_without_compiling(torch)
         _replace_random_state(torch)
     return True
@@ -53,8 +57,7 @@ def _replace_device_calls(torch) -> None:
     torch.cuda.synchronize = lambda *_: None
     stream = _Stream()
     torch.cuda.current_stream = lambda *_: stream
-    torch.Tensor.cuda = lambda self, *_, **__: self  # tied embeddings, broadcasts of data
-    torch.nn.Module.cuda = lambda self, *_: self
+    torch.Tensor.cuda = lambda self, *_, **__: self  # tied embeddings, broadcasts of data; modules move by it too
 
 
 def _replace_factories(torch) -> None:
@@ -88,6 +91,17 @@ def _replace_type_names(torch) -> None:
     torch.Tensor.type = type_name
 
 
+def _replace_triton_kernels() -> None:
+    """megatron-core 0.19 imports triton for kernels of mixtures of experts, whoever asks; torch for CPUs comes without it.
+
+    Not triton itself is replaced: torch looks for that too, and asks more of it.
+    """
+    if importlib.util.find_spec("triton") is None:
+        kernels = types.ModuleType("megatron.core.transformer.moe.ops.paged_stash")
+        kernels.GLOBAL_BLOCK_SIZE = kernels.paged_stash_copy_kernel = kernels.paged_stash_pop_kernel = None
+        sys.modules[kernels.__name__] = kernels
+
+
 def _import_megatron_without_compiling(torch) -> None:
     """Its fused operations bind `torch.compile` at import; on a CPU compiling them costs more than it saves."""
     compile_function = torch.compile
@@ -101,9 +115,6 @@ def _import_megatron_without_compiling(torch) -> None:
         # torch for everything that these would replace, so none of the warnings is about this model.
         warnings.filterwarnings("ignore", module=r"megatron\.")
         import megatron.core  # noqa: F401
-        from megatron.core import jit
-
-        jit.disable_jit_fuser()
     finally:
         torch.compile = compile_function
 
@@ -119,7 +130,6 @@ def _replace_random_state(torch) -> None:
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     # "CPU RNG state changed within GPU RNG context" is true of every use here: there is one generator for both.
     logging.getLogger(random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.getMessage())
-    logging.getLogger(random.__name__).setLevel(logging.ERROR)  # it warns that the two generators are one
 
 
 def start_distributed(
@@ -164,6 +174,9 @@ def leave_distributed() -> None:
     import torch
     from megatron.core import parallel_state
 
+    deepspeed = sys.modules.get("pretrain.engines.zero3_setup")
+    if deepspeed is not None:
+        deepspeed.leave()
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     if torch.distributed.is_initialized():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from model.errors import RunFailed
 from pretrain import checkpoint
+from pretrain.attempt import Attempt
 from pretrain.config import CheckpointSection
 from pretrain.pieces import Piece, copied
 from pretrain.sharded_files import write_format, write_pieces
@@ -20,9 +21,10 @@ class Saver:
     own; a save waits for the one before it.
     """
 
-    def __init__(self, run: Path, options: CheckpointSection, files: dict[str, bytes], together: Together):
+    def __init__(self, attempt: Attempt, options: CheckpointSection, files: dict[str, bytes], together: Together):
         """files: what else a checkpoint holds, by name, so that it can be converted without anything else of the run."""
-        self.run, self.options, self.files, self.together = run, options, files, together
+        self.run, self.options, self.files, self.together = attempt.run, options, files, together
+        self.attempt = attempt
         self.writers = all_processes() if options.async_save else together
         self.thread: threading.Thread | None = None
         self.problem: str | None = None  # of the last save
@@ -72,11 +74,12 @@ class Saver:
         self.problem, self.step = None, step
         try:
             options = self.options
-            checkpoint.publish(self.run, step, write, state, options.keep, options.keep_every, self.writers)
+            checkpoint.publish(self.run, step, write, state, options.keep, options.keep_every, self.writers, self.attempt)
         except checkpoint.SaveFailed as error:
             self.problem = str(error)
 
     def _tell(self) -> None:
         if self.problem:
+            self.together.first_does(self.attempt.check)  # a run that was taken over is at its end
             self.together.say(f"warning: the checkpoint of step {self.step} could not be written ({self.problem}): the run "
                               "goes on, the older checkpoints are untouched")  # fmt: skip

@@ -42,8 +42,16 @@ def model_config(section: ModelSection, tokenizer, manifest: dict) -> ModelConfi
     offset = section.image_token_offset or text_rows
     if offset < text_rows and offset <= max(special_id(tokenizer, "<|vision_start|>", "<|vision_end|>"), 0):
         raise UserError(f"model.image_token_offset {offset} is below the special tokens: codes would replace them")
-    codes = manifest["vq"]["codebook_size"]
-    rows = -(-(offset + codes) // ROW_MULTIPLE) * ROW_MULTIPLE
+    special = tuple(special_id(tokenizer, name) for name in ("<|vision_start|>", "<|vision_end|>", "<|endoftext|>"))
+    return sized_config(section, offset, manifest["vq"]["codebook_size"], special)
+
+
+def sized_config(section: ModelSection, offset: int, codes: int, special: tuple[int, int, int]) -> ModelConfig:
+    """The model of a configuration with `codes` picture codes from id `offset` on.
+
+    `special`: ids of `<|vision_start|>`, `<|vision_end|>` and `<|endoftext|>`.
+    """
+    start, end, eos = special
     qwen3 = section.flavour == "qwen3"
     return ModelConfig(
         hidden_size=section.hidden_size,
@@ -52,12 +60,12 @@ def model_config(section: ModelSection, tokenizer, manifest: dict) -> ModelConfi
         num_attention_heads=section.num_attention_heads,
         num_key_value_heads=section.num_key_value_heads,
         head_dim=section.head_dim,
-        vocab_size=rows,
+        vocab_size=-(-(offset + codes) // ROW_MULTIPLE) * ROW_MULTIPLE,
         image_token_offset=offset,
         codebook_size=codes,
-        vision_start_token_id=special_id(tokenizer, "<|vision_start|>"),
-        vision_end_token_id=special_id(tokenizer, "<|vision_end|>"),
-        eos_token_id=special_id(tokenizer, "<|endoftext|>"),
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        eos_token_id=eos,
         layer_kinds=layer_kinds(section.num_hidden_layers, section.shallow, section.deep),
         attention_bias=not qwen3,
         qk_norm=qwen3,

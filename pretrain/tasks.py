@@ -1,25 +1,36 @@
 """What one document becomes in training: a task is drawn for it, and it turns into ids and targets.
 
 Captioned pictures train in both directions: caption -> picture, and picture -> caption. A share of the former has its
-prompt replaced by the unconditional one, for classifier-free guidance. All draws come from the planner's seed, so a
-resumed or repeated run asks every document the same question.
+prompt replaced by the unconditional one, for classifier-free guidance. Plain text, and texts and pictures in order,
+are learned as they stand. Conversations and picture editing have turns, of which the assistant's are learned. All draws
+come from the planner's seed, so a resumed or repeated run asks every document the same question.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy
 
 from model import prompts
-from model.vocabulary import IGNORED, Vocabulary
+from model.errors import UserError
 from model.prompts import PromptTemplates
+from model.vocabulary import IGNORED, Vocabulary
+from tokenization.readers.document import CONVERSATION, EDIT, INTERLEAVED, KINDS, ROLES
+from tokenization.readers.document import TEXT as TEXT_KIND
+from tokenization.sample import PICTURE, ROLE, WORDING, Part
 
-TEXT, TEXT_TO_IMAGE, IMAGE_TO_TEXT, UNCONDITIONAL = range(4)
-TASK_NAMES = ("text", "text_to_image", "image_to_text", "unconditional")
+TEXT, TEXT_TO_IMAGE, IMAGE_TO_TEXT, UNCONDITIONAL, IN_ORDER, TURNS = range(6)
+TASK_NAMES = ("text", "text_to_image", "image_to_text", "unconditional", "in_order", "turns")
+
+FIXED_TASKS = {TEXT_KIND: TEXT, INTERLEAVED: IN_ORDER, CONVERSATION: TURNS, EDIT: TURNS}
+"""Tasks of the kinds of documents that have no choice."""
+
+TURN_START, TURN_END, BETWEEN_TURNS = "<|im_start|>{role}\n", "<|im_end|>", "\n"
+"""Qwen's format of a turn. A tokenizer without these tokens spells them out in letters."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,8 @@ def tokenize_prompts(
     encode: Callable[[str], list[int]], vocabulary: Vocabulary, templates: PromptTemplates
 ) -> TokenizedPrompts:
     """Encode every piece of the templates once."""
-    texts = {templates.unconditional, *templates.image_to_text}
+    texts = {templates.unconditional, *templates.image_to_text, TURN_END, BETWEEN_TURNS}
+    texts.update(TURN_START.format(role=role) for role in ROLES if role)
     for wording in templates.text_to_image:
         texts.update(wording.split(prompts.CAPTION))
     return TokenizedPrompts(vocabulary, templates, {text: tuple(encode(text)) if text else () for text in sorted(texts)})
@@ -120,6 +132,82 @@ def build_document(
     return ids, labels
 
 
+def ordered_lengths(
+    tokenized: TokenizedPrompts, turns: numpy.ndarray, draw: numpy.ndarray, counts: numpy.ndarray,
+    lengths: numpy.ndarray, layout: numpy.ndarray,
+) -> numpy.ndarray:  # fmt: skip
+    """Tokens [n] that `build_ordered` will make of n documents.
+
+    turns: bool [n], which have turns. draw: int [n], chooses among wordings. counts: entries of each document; lengths
+    and layout: those of all entries, one document after the other.
+    """
+    document = numpy.repeat(numpy.arange(len(counts)), counts)
+    group = numpy.cumsum(layout & WORDING == 0) - 1  # the wordings of one text
+    size = numpy.bincount(group, minlength=1)
+    place = numpy.arange(len(group)) - (numpy.cumsum(size) - size)[group]
+    picture = layout & PICTURE != 0
+    chosen = picture | (place == draw[document] % size[group])
+    document, layout, lengths, picture = document[chosen], layout[chosen], lengths[chosen], picture[chosen]
+    role = layout // ROLE % len(ROLES)
+    begins = numpy.ones(len(role), dtype=bool)
+    begins[1:] = (role[1:] != role[:-1]) | (document[1:] != document[:-1])
+    size_of = {text: len(ids) for text, ids in tokenized.pieces.items()}
+    around = size_of[TURN_END] + size_of[BETWEEN_TURNS]
+    turn = numpy.array([0, *(size_of[TURN_START.format(role=name)] + around for name in ROLES[1:])])
+    tokens = lengths + 2 * picture + numpy.where(begins & turns[document], turn[role], 0)
+    return numpy.bincount(document, tokens, minlength=len(counts)).astype(numpy.int64) + ~turns
+
+
+def build_ordered(
+    tokenized: TokenizedPrompts, turns: bool, draw: int, parts: Iterable[Part]
+) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """A document of parts in order -> (ids [n], labels [n]) int64, as `build_document` gives them.
+
+    Without turns all of it is learned, and the end of the document. With turns, what the assistant says is learned: its
+    texts, its pictures from `<|vision_start|>` on, and the end of its turn; `draw` chooses among wordings.
+    """
+    vocabulary = tokenized.vocabulary
+    stretches: list[tuple[Sequence[int] | numpy.ndarray, bool]] = []  # ids, and whether they are learned
+    role = ""
+    for part in parts:
+        if turns and part.role != role:
+            stretches += _turn_end(tokenized, role)
+            stretches.append((tokenized.pieces[TURN_START.format(role=part.role)], False))
+            role = part.role
+        learned = not turns or part.role == "assistant"
+        if part.codes is not None:
+            stretches.append((prompts.picture_ids(part.codes, vocabulary), learned))
+        else:
+            stretches.append((part.wordings[draw % len(part.wordings)][1], learned))
+    stretches += _turn_end(tokenized, role) if turns else [([vocabulary.eos_id], True)]
+    ids = numpy.concatenate([numpy.asarray(stretch, dtype=numpy.int64) for stretch, _ in stretches])
+    learned = numpy.repeat([answer for _, answer in stretches], [len(stretch) for stretch, _ in stretches])
+    labels = numpy.full_like(ids, IGNORED)
+    labels[:-1] = numpy.where(learned[1:], ids[1:], IGNORED)
+    return ids, labels
+
+
+def _turn_end(tokenized: TokenizedPrompts, role: str) -> list[tuple[Sequence[int], bool]]:
+    if not role:
+        return []
+    return [(tokenized.pieces[TURN_END], role == "assistant"), (tokenized.pieces[BETWEEN_TURNS], False)]
+
+
+def stretches_of(ids: numpy.ndarray, vocabulary: Vocabulary, capacity: int) -> list[tuple[int, int]]:
+    """(start, length) of stretches of at most `capacity` tokens that cut no picture. UserError if one is larger."""
+    whole = numpy.concatenate([vocabulary.is_code(ids) | (ids == vocabulary.vision_end_id), [False]])  # not cut before
+    found, start = [], 0
+    while start < len(ids):
+        end = min(start + capacity, len(ids))
+        while end > start and whole[end]:
+            end -= 1
+        if end == start:
+            raise UserError(f"a picture has more than the {capacity} tokens that a row holds: raise data.row_length")
+        found.append((start, end - start))
+        start = end
+    return found
+
+
 def replace_codes(
     ids: numpy.ndarray, vocabulary: Vocabulary, share: float, generator: numpy.random.Generator
 ) -> numpy.ndarray:
@@ -136,9 +224,10 @@ def replace_codes(
     return numpy.where(replaced, random_codes, ids)
 
 
-def draw_tasks(generator: numpy.random.Generator, has_picture: numpy.ndarray, shares: TaskShares) -> numpy.ndarray:
-    """Task of each of n documents, int64 [n]; plain text is always TEXT."""
-    direction, dropped = generator.random(len(has_picture)), generator.random(len(has_picture))
+def draw_tasks(generator: numpy.random.Generator, kinds: numpy.ndarray, shares: TaskShares) -> numpy.ndarray:
+    """Task of each of n documents, int64 [n], by its kind (a position in KINDS); captioned pictures have a choice."""
+    direction, dropped = generator.random(len(kinds)), generator.random(len(kinds))
     to_image = numpy.where(dropped < shares.unconditional, UNCONDITIONAL, TEXT_TO_IMAGE)
     captioned = numpy.where(direction < shares.text_to_image, to_image, IMAGE_TO_TEXT)
-    return numpy.where(has_picture, captioned, TEXT)
+    of_kind = numpy.array([FIXED_TASKS.get(kind, -1) for kind in KINDS])[kinds]
+    return numpy.where(of_kind >= 0, of_kind, captioned)

@@ -88,3 +88,11 @@ def all_processes(timeout: float = 1800.0) -> Together:
 def exit_code(error: Exception) -> int:
     """The exit code that a command ends with for this error."""
     return 2 if isinstance(error, UserError) else 1
+
+
+def lost_processes(error: RuntimeError) -> bool:
+    """Whether a collective failed because other processes ended or were too late: gloo says so in words only."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    said = str(error)
+    return any(words in said for words in ("gloo/transport", "Connection closed by peer", "Connection reset by peer"))

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import os
 
-from model.errors import UserError, run_command
+from model.errors import TryAgain, UserError, run_command
 from pretrain.config import load_config
 from pretrain.place import check_world
 
@@ -47,8 +47,15 @@ def main() -> int:
         raise
     runtime.install()
     from pretrain.loop import train
+    from pretrain.together import lost_processes
 
-    code = train(config, sys.argv)
+    try:
+        code = train(config, sys.argv)
+    except RuntimeError as error:
+        if not lost_processes(error):
+            raise
+        rank, first = os.environ.get("RANK", "0"), str(error).splitlines()[0]
+        raise TryAgain(f"rank {rank} has lost the other processes ({first}): start the run again") from None
     runtime.leave_distributed()
     return code
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from tokenization.filters import SeenPictures
 from tokenization.readers import Reject
-from tokenization.sample import CodedDocument
+from tokenization.sample import CodedDocument, layout_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,73 +75,115 @@ class RejectLimit:
                 f"{self.share:.1%}), most often as {reason} ({most:,})"
             )
 
-    def judge_all(self) -> None:
-        """Judge at the end of the job, however few documents there are. Also raises if none could be used."""
-        self.judge()
-        if self.reasons.total() == self.seen:
-            raise TooManyRejects(f"none of the {self.seen:,} documents can be used")
-
 
 class PartCoder:
-    """Turns prepared chunks into the coded documents of one part after another.
+    """Turns the prepared chunks of a file into the coded documents of one part after another.
 
-    `seen` holds (source, id) of every document that was taken so far, `rejects` what the current part put aside.
+    What was there before in the same file is not taken again: the same id, or a picture that looks the same.
     """
 
-    def __init__(self, vq: VQ, batch_size: int, limit: RejectLimit, watch: Stopwatch, seen: set[tuple[str, str]]):
+    def __init__(self, vq: VQ, batch_size: int, limit: RejectLimit, watch: Stopwatch, duplicate_bits: int = -1):
         self.vq = vq
         self.batch_size = batch_size
         self.limit = limit
         self.watch = watch
-        self.seen = seen
+        self.duplicate_bits = duplicate_bits
+        self.begin_file()
+
+    def begin_file(self) -> None:
+        """Forget what was seen."""
+        self.ids: set[str] = set()
+        self.seen = SeenPictures(self.duplicate_bits)
+        self._begin_part()
+
+    def known(self, ids: list[str], hashes: np.ndarray) -> None:
+        """A part that is there already has these ids and pictures."""
+        self.ids.update(ids)
+        self.seen.add(hashes)
+
+    def _begin_part(self) -> None:
         self.rejects: list[Reject] = []
+        self.documents: list[CodedDocument] = []
+        self.hashes: list[np.ndarray] = []
+        self.batch: list[tuple[CodedDocument, Image.Image]] = []
 
-    def code(self, chunks: Iterator[Chunk], progress: Callable[[int], Any]) -> list[CodedDocument]:
-        """The documents of the next part in `chunks`. Raises TooManyRejects. `progress(n)` hears of every n records.
+    def add(self, chunk: Chunk) -> tuple[list[CodedDocument], list[Reject], np.ndarray | None] | None:
+        """Take a chunk. With the last one of a part: its documents, its rejects and its pictures' hashes.
 
-        Batches end with the part, so that what is encoded together does not depend on where an earlier run stopped.
+        Raises TooManyRejects. Batches end with the part, so that what is encoded together does not depend on where an
+        earlier run stopped.
         """
-        self.rejects = []
-        documents: list[CodedDocument] = []
-        batch: list[tuple[CodedDocument, Image.Image]] = []
-        last = False
-        while not last:
-            with self.watch.measure("waiting for input"):
-                chunk = next(chunks)
-            for item in map(self._unless_seen, chunk.items):
-                if isinstance(item, Reject):
-                    self.rejects.append(item)
-                    self.limit.count(1, Counter([item.reason]))
-                    continue
-                self.limit.count(1, Counter())
-                found = item.document
-                coded = CodedDocument(found.id, found.source, found.kind, found.texts, item.text_ids, codes=[])
-                documents.append(coded)
-                if item.picture is not None:
-                    batch.append((coded, item.picture))
-                if len(batch) == self.batch_size:
-                    self._encode(batch)
-            progress(len(chunk.items))
-            last = chunk.last
-        if batch:
-            self._encode(batch)
-        return documents
+        for item in map(self._unless_seen, chunk.items):
+            if isinstance(item, Reject):
+                self.rejects.append(item)
+                self.limit.count(1, Counter([item.reason]))
+                continue
+            self.limit.count(1, Counter())
+            found = item.document
+            layout = layout_of(found.parts)
+            coded = CodedDocument(found.id, found.source, found.kind, found.texts, item.text_ids, [], layout)
+            self.documents.append(coded)
+            for picture in item.pictures:
+                self.batch.append((coded, picture))
+                if len(self.batch) == self.batch_size:
+                    self._encode()
+        if not chunk.last:
+            return None
+        if self.batch:
+            self._encode()
+        hashes = None
+        if self.duplicate_bits >= 0:
+            hashes = np.concatenate([np.zeros((0, 4), np.uint64), *self.hashes])
+        done = self.documents, self.rejects, hashes
+        self._begin_part()
+        return done
 
     def _unless_seen(self, item: Prepared | Reject) -> Prepared | Reject:
-        """The item, or a Reject if an earlier document of its source has the same id."""
+        """The item, or a Reject if an earlier document of its file has the same id or the same picture."""
         if isinstance(item, Reject):
             return item
         document = item.document
-        if (document.source, document.id) in self.seen:
+        if document.id in self.ids:
             detail = "an earlier document has this id; captions of one picture belong in one list"
             return Reject(document.id, document.source, document.file, "duplicate_id", detail)
-        self.seen.add((document.source, document.id))
+        if self.duplicate_bits >= 0:
+            if (number := self.seen.find(item.hashes)) is not None:
+                detail = f"picture {number + 1} looks like one of an earlier document of this file"
+                return Reject(document.id, document.source, document.file, "duplicate_picture", detail)
+            self.seen.add(item.hashes)
+            self.hashes.append(item.hashes)
+        self.ids.add(document.id)
         return item
 
-    def _encode(self, batch: list[tuple[CodedDocument, Image.Image]]) -> None:
-        """Give every document of the batch the codes of its picture, and empty the batch."""
+    def _encode(self) -> None:
+        """Give every document of the batch the codes of its pictures, and empty the batch."""
         with self.watch.measure("encoding"):
-            grids = self.vq.encode([picture for _, picture in batch])
-        for (document, _), grid in zip(batch, grids, strict=True):
+            grids = self.vq.encode([picture for _, picture in self.batch])
+        for (document, _), grid in zip(self.batch, grids, strict=True):
             document.codes.append(grid)
-        batch.clear()
+        self.batch.clear()
+
+
+class Publisher:
+    """Writes parts in a thread of its own while the next one is encoded; one at a time."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self.under_way: Future[Any] | None = None
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def submit(self, work: Callable[[], Any]) -> None:
+        """Wait for what was submitted before, and begin this. Raises what the former raised."""
+        self.wait()
+        self.under_way = self.pool.submit(work)
+
+    def wait(self) -> None:
+        """Until all is written. Raises what writing raised."""
+        before, self.under_way = self.under_way, None
+        if before:
+            before.result()

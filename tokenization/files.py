@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 from pathlib import Path
 
 
@@ -37,8 +38,16 @@ def sync(path: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where `path` is prepared: beside it, hidden, and known as ours to whoever finds it after a kill."""
-    return path.with_name(f".{path.name}.tmp")
+    """Where this process prepares `path`: beside it, hidden, and known as ours to whoever finds it after a kill.
+
+    Every process has a name of its own, so that two that make the same thing are not in each other's way.
+    """
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file or folder was being prepared when its process ended, or is just being prepared."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def sha256_of(path: Path) -> str:

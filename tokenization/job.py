@@ -1,7 +1,8 @@
-"""job.json: what the codes of an output folder are a function of, so that a rerun continues the same job or refuses.
+"""job.json: the plan of an output folder, a function of the settings and of the listing of the input alone.
 
-Workers, batch size and device are not part of it: on a CPU the codes do not depend on them, and on a GPU only a latent
-on the very border between two codes does.
+Every worker makes it for itself and gets the same, so a rerun continues the same job or refuses. Which worker does
+which file follows from it (`work.py`). Workers, batch size and device are not part of it: on a CPU the codes do not
+depend on them, and on a GPU only a latent on the very border between two codes does.
 """
 
 from __future__ import annotations
@@ -12,26 +13,34 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
-from tokenization.files import temporary_name, write_atomically
+from tokenization.files import is_temporary, write_atomically
+from tokenization.filters import Filters
 from tokenization.manifest import JOB
 from tokenization.readers import Corpus
 from tokenization.text_tokenizer import TextTokenizer
 from tokenization.vq_base import VQ
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def describe_job(
-    corpora: list[Corpus], vq: VQ, tokenizer: TextTokenizer, image_size: int, samples_per_part: int
+    corpora: list[Corpus],
+    vq: VQ,
+    tokenizer: TextTokenizer,
+    image_size: int,
+    samples_per_part: int,
+    filters: Filters | None = None,
 ) -> dict[str, Any]:
     """The content of job.json."""
     return {
         "format_version": FORMAT_VERSION,
         "samples_per_part": samples_per_part,
+        "filters": asdict(filters or Filters()),
         "vq": {
             "name": vq.name,
             "fingerprint": vq.fingerprint,
@@ -48,10 +57,7 @@ def describe_job(
             {
                 "source": corpus.source,
                 "kind": corpus.kind,
-                "files": [
-                    {"name": file.name, "records": file.records, "fingerprint": file.fingerprint}
-                    for file in corpus.files
-                ],
+                "files": [{"name": file.name, "bytes": file.size} for file in corpus.files],
             }
             for corpus in corpora
         ],
@@ -65,12 +71,13 @@ def start_or_continue(output: Path, job: dict[str, Any]) -> dict[str, Any]:
     """
     path = output / JOB
     if not path.exists():
-        foreign = [entry.name for entry in output.iterdir() if entry != temporary_name(path)]
-        if foreign:
+        foreign = [entry.name for entry in output.iterdir() if not is_temporary(entry)]
+        if foreign and not path.exists():  # another worker may just have begun
             raise UserError(
                 f"{output}: the folder is not empty and was not made by this command (it holds {foreign[0]}); "
                 "pass --output a new or an empty folder"
             )
+    if not path.exists():
         write_atomically(path, (json.dumps(job, indent=1) + "\n").encode())
         return job
     try:
@@ -101,6 +108,9 @@ def first_change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
     names = [[entry["source"] for entry in job["inputs"]] for job in (then, now)]
     if names[0] != names[1]:
         return f"the inputs {', '.join(names[0])}, and now they are {', '.join(names[1])}"
+    for name, old in then["filters"].items():
+        if now["filters"][name] != old:
+            return f"--{name.replace('_', '-')} {old}, and now it is {now['filters'][name]}"
     for old, new in zip(then["inputs"], now["inputs"], strict=True):
         listed = [{file["name"]: file for file in entry["files"]} for entry in (old, new)]
         for name in sorted(listed[0].keys() | listed[1].keys()):
@@ -109,22 +119,24 @@ def first_change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
             if name not in listed[0]:
                 return f"no {name} in input {old['source']!r}, which is there now"
             if listed[0][name] != listed[1][name]:
-                return f"another content of {name} in input {old['source']!r}"
+                sizes = [files[name]["bytes"] for files in listed]
+                return f"{name} of {sizes[0]:,} bytes in input {old['source']!r}, and now it has {sizes[1]:,}"
         if old["kind"] != new["kind"]:
             return f"input {old['source']!r} as {old['kind']}, and now it is {new['kind']}"
     return None
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; UserError if another one does. The lock goes with the process, however it ends.
+def locked(folder: Path, alone: bool, wait: bool = False) -> Iterator[None]:
+    """Hold the folder for this process, alone or with other workers of its job; UserError if that cannot be at once.
 
-    On a file system without locks this does nothing.
+    The lock goes with the process, however it ends. On a file system without locks this does nothing; two processes
+    that do the same work are no danger then, only a waste.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno == errno.EWOULDBLOCK:
                 raise UserError(f"{folder}: another process is writing to it; wait for it, or stop it") from error

@@ -1,111 +1,137 @@
-"""What turns published parts into a dataset: index.json, lengths.npz, rejects.jsonl and, last, manifest.json."""
+"""What turns finished files into a dataset: index.json, lengths/, rejects.jsonl and, last, manifest.json.
+
+No shard is read: what is merged are records, and the length indices of the parts. Counts are held against each other,
+and every shard must be there with its size; its hash was checked by the worker that made it or found it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from tokenization.encode import TooManyRejects
+from tokenization.files import is_temporary, temporary_name, write_atomically
+from tokenization.lengths import LENGTHS, write_lengths
+from tokenization.parts import FILES, PARTS, DamagedPart, FileRecord, PartRecord
+from tokenization.readers.document import KINDS
 
-from tokenization.files import write_atomically
-from tokenization.parts import PARTS, PartRecord
-from tokenization.sample import KINDS
-
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CREATED_BY = "tokenization/shard_images.py"
-JOB, MANIFEST, INDEX = "job.json", "manifest.json", "index.json"
-LENGTHS, REJECTS = "lengths.npz", "rejects.jsonl"
+JOB, MANIFEST, INDEX, REJECTS = "job.json", "manifest.json", "index.json", "rejects.jsonl"
 
 
-def finish_dataset(output: Path, job: dict[str, Any], records: list[PartRecord]) -> dict[str, Any]:
-    """Write the dataset's own files from the records of all its parts, in order. Returns the manifest.
+def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -> dict[str, Any]:
+    """Write the dataset's own files from the records of all input files, in order. Returns the manifest.
 
-    Nothing in them depends on the time, the machine or the number of attempts, so the same job gives the same bytes.
+    Nothing in them depends on the time, the machine or the number of attempts and workers, so the same job gives the
+    same bytes. DamagedPart if a shard is missing or has another size, or if counts do not add up; TooManyRejects if
+    there are no documents at all.
     """
-    shards = [in_dataset(record, shard) for record in records for shard in record.shards]
+    parts = [part for file in files for part in file.parts]
+    if not any(part.counts["documents"] for part in parts):
+        write_rejects(output, (output / PARTS / part.name / REJECTS for part in parts))
+        raise TooManyRejects(f"none of the {rejects_of(files).total():,} documents can be used")
+    for part in parts:
+        check_sizes(output, part)
+    clear_leftovers(output)
+    shards = [in_dataset(part, shard) for part in parts for shard in part.shards]
     index = (json.dumps({"version": 2, "shards": shards}, sort_keys=True) + "\n").encode()
-    lengths = lengths_file(records)
-    files = [
+    counts = dict(sum((Counter(part.counts) for part in parts), Counter()))
+    counts = {name: counts.get(name, 0) for name in ("documents", "pictures", "texts", "text_tokens", "image_tokens")}
+    try:
+        folders = [output / PARTS / part.name for part in parts]
+        lengths = write_lengths(output, folders, counts["documents"], counts["pictures"] + counts["texts"])
+    except (ValueError, OSError) as error:
+        raise DamagedPart(f"{output}: the length indices of the parts do not fit ({error})") from error
+    if sum(shard["samples"] for shard in shards) != counts["documents"]:
+        raise DamagedPart(f"{output}: the shards have another number of documents than their parts")
+    entries = [
         {"file": info["basename"], "bytes": info["bytes"], "sha256": info["hashes"]["sha256"]}
         for info in (shard["raw_data"] for shard in shards)
     ]
-    lengths_hash = hashlib.sha256(lengths).hexdigest()
     manifest = {
         "format_version": FORMAT_VERSION,
         "created_by": CREATED_BY,
-        "fingerprint": dataset_fingerprint([file["sha256"] for file in files], lengths_hash),
+        "fingerprint": dataset_fingerprint(entries, lengths),
         "tokenizer": job["tokenizer"],
         "vq": job["vq"],
-        "counts": counts(records),
-        "rejects": dict(sorted(sum((record.reasons() for record in records), Counter()).items())),
+        "filters": job["filters"],
+        "counts": counts,
+        "rejects": dict(sorted(rejects_of(files).items())),
         "kinds": list(KINDS),
-        "sources": documents_by_source(records),
+        "sources": documents_by_source(parts),
         "index": {"file": INDEX, "bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()},
-        "lengths": {"file": LENGTHS, "bytes": len(lengths), "sha256": lengths_hash},
-        "shards": files,
+        "lengths": lengths,
+        "shards": entries,
     }
-    write_atomically(output / LENGTHS, lengths)
-    write_rejects(output, [reject for record in records for reject in record.rejects])
+    write_rejects(output, (output / PARTS / part.name / REJECTS for part in parts))
     write_atomically(output / INDEX, index)
     write_atomically(output / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
     return manifest
 
 
-def write_rejects(output: Path, rejects: Iterable[dict[str, str]]) -> None:
-    """rejects.jsonl: one line a document that was put aside."""
-    lines = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
-    write_atomically(output / REJECTS, lines.encode())
+def write_rejects(output: Path, files: Iterable[Path], more: Iterable[str] = ()) -> None:
+    """rejects.jsonl: the lines of these files, and `more` lines without their newlines."""
+    path = output / REJECTS
+    temporary = temporary_name(path)
+    with open(temporary, "wb") as joined:
+        for file in files:
+            joined.write(file.read_bytes())
+        joined.writelines(f"{line}\n".encode() for line in more)
+    temporary.replace(path)
 
 
-def dataset_fingerprint(shard_hashes: list[str], lengths_hash: str) -> str:
+def check_sizes(output: Path, part: PartRecord) -> None:
+    """DamagedPart unless all shards of a part are there with their sizes."""
+    for shard in part.shards:
+        info = shard["raw_data"]
+        path = output / PARTS / part.name / info["basename"]
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise DamagedPart(f"{path}: {error.strerror}") from error
+        if size != info["bytes"]:
+            raise DamagedPart(f"{path}: {size:,} bytes instead of {info['bytes']:,}")
+
+
+def clear_leftovers(output: Path) -> None:
+    """Remove what killed processes were still writing: all is finished, so nobody writes any more."""
+    for folder in (output, output / PARTS, output / FILES, output / LENGTHS):
+        for entry in folder.glob(".*.tmp"):
+            if is_temporary(entry) and entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def dataset_fingerprint(shards: list[dict[str, Any]], lengths: list[dict[str, Any]]) -> str:
     """The identity of a dataset: SHA-256 over the hashes of its shards, in order, and of its length index."""
-    return hashlib.sha256("\n".join([*shard_hashes, lengths_hash]).encode()).hexdigest()
+    return hashlib.sha256("\n".join(entry["sha256"] for entry in [*shards, *lengths]).encode()).hexdigest()
 
 
-def in_dataset(record: PartRecord, shard: dict[str, Any]) -> dict[str, Any]:
+def in_dataset(part: PartRecord, shard: dict[str, Any]) -> dict[str, Any]:
     """A part's MDS index entry with its path from the dataset folder."""
     raw = shard["raw_data"]
-    return shard | {"raw_data": raw | {"basename": f"{PARTS}/{record.index:05d}/{raw['basename']}"}}
+    return shard | {"raw_data": raw | {"basename": f"{PARTS}/{part.name}/{raw['basename']}"}}
 
 
-def lengths_file(records: list[PartRecord]) -> bytes:
-    """The bytes of lengths.npz, which says how long every document is without opening a shard.
-
-    text_offsets int64 [documents + 1]: where each document's entries in text_lengths begin; text_lengths int32 [texts],
-    in tokens; image_tokens int32 [documents], codes alone; kinds uint8 [documents], positions in the manifest's kinds.
-    """
-    texts = [lengths for record in records for lengths in record.text_lengths]
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        text_offsets=np.cumsum([0, *(len(lengths) for lengths in texts)], dtype=np.int64),
-        text_lengths=np.array([length for lengths in texts for length in lengths], dtype=np.int32),
-        image_tokens=np.array([tokens for record in records for tokens in record.image_tokens], dtype=np.int32),
-        kinds=np.array([kind for record in records for kind in record.kinds], dtype=np.uint8),
-    )
-    return buffer.getvalue()
+def rejects_of(files: list[FileRecord]) -> Counter[str]:
+    """Rejects by reason."""
+    return sum((Counter(part.rejects) for part in _parts(files)), Counter())
 
 
-def counts(records: list[PartRecord]) -> dict[str, int]:
-    """What the dataset holds, in all."""
-    texts = [lengths for record in records for lengths in record.text_lengths]
-    return {
-        "documents": len(texts),
-        "pictures": sum(sum(record.pictures) for record in records),
-        "texts": sum(map(len, texts)),
-        "text_tokens": sum(map(sum, texts)),
-        "image_tokens": sum(sum(record.image_tokens) for record in records),
-    }
-
-
-def documents_by_source(records: list[PartRecord]) -> dict[str, int]:
+def documents_by_source(parts: list[PartRecord]) -> dict[str, int]:
     """How many documents each source gave, in the order of the inputs."""
-    documents: Counter[str] = Counter()
-    for record in records:
-        documents[record.source] += len(record.ids)
-    return dict(documents)
+    documents: dict[str, int] = {}
+    for part in parts:
+        documents[part.source] = documents.get(part.source, 0) + part.counts["documents"]
+    return documents
+
+
+def _parts(files: list[FileRecord]) -> Iterator[PartRecord]:
+    return (part for file in files for part in file.parts)

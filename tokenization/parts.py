@@ -1,7 +1,9 @@
 """Parts: the unit of work that a kill can lose.
 
-A part is published by renaming its finished folder to `parts/00012`, so it is there whole or not at all. Beside its MDS
-shards lies part.json, which says what is in them and why other documents are not; its own checksum guards it.
+A part is some consecutive records of one file of the input. It is published by renaming its finished folder to
+`parts/000012.0003` (file 12, part 3), so it is there whole or not at all. Beside its MDS shards lie lengths.npz,
+rejects.jsonl and part.json, which says what is in it; its own checksum guards it. When all parts of a file are there,
+`files/000012.json` holds what their part.json say, and the input file is not needed any more.
 """
 
 from __future__ import annotations
@@ -10,49 +12,62 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenization.files import publish_folder, sha256_of, temporary_name
-from tokenization.readers.document import Reject
-from tokenization.sample import COLUMNS, KINDS, CodedDocument, to_mds
+import numpy as np
 
-PARTS = "parts"
+from tokenization.files import publish_folder, sha256_of, temporary_name, write_atomically
+from tokenization.lengths import as_bytes, part_arrays
+from tokenization.readers.document import Reject
+from tokenization.sample import COLUMNS, CodedDocument, to_mds
+
+PARTS, FILES = "parts", "files"
 SHARD_BYTES = 1 << 26
 
 
 class DamagedPart(Exception):
-    """A published part that is not as it was written."""
+    """Something published that is not as it was written."""
 
 
 @dataclass(frozen=True)
 class PartRecord:
-    """What part.json holds. The lists have one entry a document, in the order of the shards.
+    """What part.json holds. `shards` are the entries of the part's MDS index, `files` hashes of what else is in it.
 
-    `kinds` are positions in KINDS, `image_tokens` counts the codes of all pictures of a document, and `shards` are the
-    entries of the part's MDS index.
+    `fingerprint` is that of the whole input file, `counts` has documents, pictures, texts, text_tokens, image_tokens
+    and entries, `rejects` counts by reason.
     """
 
-    index: int
+    file: int
+    part: int
     source: str
-    ids: list[str]
-    kinds: list[int]
-    text_lengths: list[list[int]]
-    image_tokens: list[int]
-    pictures: list[int]
-    rejects: list[dict[str, str]]
+    fingerprint: str
+    counts: dict[str, int]
+    rejects: dict[str, int]
     shards: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
 
-    def reasons(self) -> Counter[str]:
-        """How many rejects each reason has."""
-        return Counter(reject["reason"] for reject in self.rejects)
+    @property
+    def name(self) -> str:
+        """The name of the part's folder."""
+        return f"{self.file:06d}.{self.part:04d}"
 
 
-def part_folder(output: Path, index: int) -> Path:
+@dataclass(frozen=True)
+class FileRecord:
+    """What files/NNNNNN.json holds: all parts of one input file, and how many records they were made of."""
+
+    file: int
+    name: str
+    fingerprint: str
+    records: int
+    parts: list[PartRecord]
+
+
+def part_folder(output: Path, file: int, part: int) -> Path:
     """Where a part is published."""
-    return output / PARTS / f"{index:05d}"
+    return output / PARTS / f"{file:06d}.{part:04d}"
 
 
 def mds_writer() -> type:
@@ -66,70 +81,159 @@ def mds_writer() -> type:
 
 
 def write_part(
-    output: Path, index: int, source: str, documents: list[CodedDocument], rejects: list[Reject]
+    output: Path,
+    file: int,
+    part: int,
+    source: str,
+    fingerprint: str,
+    documents: list[CodedDocument],
+    rejects: list[Reject],
+    hashes: np.ndarray | None = None,
 ) -> PartRecord:
-    """Write the shards and part.json of a part, and publish it."""
-    folder = part_folder(output, index)
+    """Write the shards and part.json of a part, and publish it; one that is there already is left as it is.
+
+    hashes: uint64 [pictures, 4], the picture hashes of its documents, if duplicates are looked for.
+    """
+    folder = part_folder(output, file, part)
     temporary = temporary_name(folder)
+    try:
+        record = _prepare_part(temporary, file, part, source, fingerprint, documents, rejects, hashes)
+        publish_folder(temporary, folder)
+    except OSError:
+        # another worker made the same part meanwhile, from the same records; if all is merged by now, it also cleared
+        # what was not published
+        if not folder.exists():
+            raise
+        shutil.rmtree(temporary, ignore_errors=True)
+        return read_part(output, file, part)
+    return record
+
+
+def _prepare_part(
+    temporary: Path,
+    file: int,
+    part: int,
+    source: str,
+    fingerprint: str,
+    documents: list[CodedDocument],
+    rejects: list[Reject],
+    hashes: np.ndarray | None,
+) -> PartRecord:
+    """Write all files of a part into a folder that nobody else knows."""
+    shutil.rmtree(temporary, ignore_errors=True)
     with mds_writer()(columns=COLUMNS, out=str(temporary), hashes=["sha256"], size_limit=SHARD_BYTES) as writer:
         for document in documents:
             writer.write(to_mds(document))
-    shards = json.loads((temporary / "index.json").read_text(encoding="utf-8"))["shards"]
+    arrays = part_arrays(documents)
+    (temporary / "lengths.npz").write_bytes(as_bytes(arrays | ({} if hashes is None else {"hashes": hashes})))
+    lines = "".join(reject.as_json() + "\n" for reject in rejects)
+    (temporary / "rejects.jsonl").write_text(lines, encoding="utf-8")
     record = PartRecord(
-        index=index,
+        file=file,
+        part=part,
         source=source,
-        ids=[document.id for document in documents],
-        kinds=[KINDS.index(document.kind) for document in documents],
-        text_lengths=[[len(ids) for ids in document.text_ids] for document in documents],
-        image_tokens=[sum(codes.size for codes in document.codes) for document in documents],
-        pictures=[len(document.codes) for document in documents],
-        rejects=[asdict(reject) for reject in rejects],
-        shards=shards,
+        fingerprint=fingerprint,
+        counts=counts_of(documents),
+        rejects=dict(sorted(Counter(reject.reason for reject in rejects).items())),
+        shards=json.loads((temporary / "index.json").read_text(encoding="utf-8"))["shards"],
+        files={name: sha256_of(temporary / name) for name in ("lengths.npz", "rejects.jsonl")},
     )
-    (temporary / "part.json").write_text(json.dumps(sealed(asdict(record)), ensure_ascii=False), encoding="utf-8")
-    publish_folder(temporary, folder)
+    (temporary / "part.json").write_bytes(sealed(asdict(record)))
     return record
 
 
-def read_part(output: Path, index: int) -> PartRecord:
-    """The record of a published part, its shards checked against their hashes. DamagedPart says what does not fit."""
-    folder = part_folder(output, index)
-    path = folder / "part.json"
+def counts_of(documents: list[CodedDocument]) -> dict[str, int]:
+    """What these documents hold, in all."""
+    return {
+        "documents": len(documents),
+        "pictures": sum(len(document.codes) for document in documents),
+        "texts": sum(len(document.text_ids) for document in documents),
+        "text_tokens": sum(len(ids) for document in documents for ids in document.text_ids),
+        "image_tokens": sum(codes.size for document in documents for codes in document.codes),
+        "entries": sum(len(document.layout) for document in documents),
+    }
+
+
+def read_part(output: Path, file: int, part: int) -> PartRecord:
+    """The record of a published part, everything in it checked. DamagedPart says what does not fit."""
+    path = part_folder(output, file, part) / "part.json"
+    try:
+        record = PartRecord(**unsealed(path))
+    except TypeError as error:
+        raise DamagedPart(f"{path}: {error}") from error
+    check_part(output, record)
+    return record
+
+
+def check_part(output: Path, record: PartRecord) -> None:
+    """Hash all files of a part. DamagedPart names the one that is not as it was written."""
+    folder = output / PARTS / record.name
+    wanted = dict(record.files)
+    wanted |= {shard["raw_data"]["basename"]: shard["raw_data"]["hashes"]["sha256"] for shard in record.shards}
+    for name, digest in wanted.items():
+        try:
+            sound = sha256_of(folder / name) == digest
+        except OSError as error:
+            raise DamagedPart(f"{folder / name}: {error.strerror}") from error
+        if not sound:
+            raise DamagedPart(f"{folder / name} has another checksum than when it was written")
+
+
+def contents_of(output: Path, record: PartRecord) -> tuple[list[str], np.ndarray]:
+    """The ids of a part's documents, and the hashes of its pictures [n, 4]; both decide what a later part may hold."""
+    from model.torchvision_compat import ensure_torchvision
+
+    ensure_torchvision()
+    from streaming.base.format.mds.reader import MDSReader
+
+    folder = output / PARTS / record.name
+    readers = [MDSReader.from_json(str(folder), "", dict(shard)) for shard in record.shards]
+    with np.load(folder / "lengths.npz") as arrays:
+        hashes = arrays["hashes"] if "hashes" in arrays else np.zeros((0, 4), np.uint64)
+    return [reader[number]["id"] for reader in readers for number in range(reader.size)], hashes
+
+
+def write_file_record(output: Path, record: FileRecord) -> None:
+    """Say that all parts of a file are published."""
+    path = file_record_path(output, record.file)
+    path.parent.mkdir(exist_ok=True)
+    try:
+        write_atomically(path, sealed(asdict(record)))
+    except FileNotFoundError:  # another worker wrote it, and has merged all and cleared what was not published
+        if not path.exists():
+            raise
+
+
+def read_file_record(output: Path, file: int) -> FileRecord | None:
+    """The record of a finished file, or None. DamagedPart if it is not as it was written."""
+    path = file_record_path(output, file)
+    if not path.exists():
+        return None
+    stored = unsealed(path)
+    try:
+        return FileRecord(**stored | {"parts": [PartRecord(**part) for part in stored["parts"]]})
+    except (TypeError, KeyError) as error:
+        raise DamagedPart(f"{path}: {error}") from error
+
+
+def file_record_path(output: Path, file: int) -> Path:
+    """Where the record of a finished file is."""
+    return output / FILES / f"{file:06d}.json"
+
+
+def sealed(content: dict[str, Any]) -> bytes:
+    """A record as JSON with its checksum."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"content": content, "sha256": digest}, ensure_ascii=False).encode()
+
+
+def unsealed(path: Path) -> dict[str, Any]:
+    """What `sealed` made. DamagedPart if the checksum does not fit."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored != sealed(stored["part"]):
+        content = stored["content"]
+        if stored["sha256"] != hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest():
             raise DamagedPart(f"{path} has another checksum than when it was written")
-        record = PartRecord(**stored["part"])
-        for shard in record.shards:
-            info = shard["raw_data"]
-            if sha256_of(folder / info["basename"]) != info["hashes"]["sha256"]:
-                raise DamagedPart(f"{folder / info['basename']} has another checksum than when it was written")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedPart(f"{path}: {error}") from error
-    return record
-
-
-def sealed(part: dict[str, Any]) -> dict[str, Any]:
-    """The part with its checksum."""
-    canonical = json.dumps(part, sort_keys=True).encode()
-    return {"part": part, "sha256": hashlib.sha256(canonical).hexdigest()}
-
-
-def published_parts(output: Path, count: int, warn: Callable[[str], None]) -> dict[int, PartRecord]:
-    """The sound ones of the first `count` parts, by index. What is damaged is named to `warn` and removed.
-
-    What a killed run was still writing is removed too.
-    """
-    folder = output / PARTS
-    folder.mkdir(exist_ok=True)
-    for leftover in folder.glob(".*.tmp"):
-        shutil.rmtree(leftover)
-    records = {}
-    for index in range(count):
-        if part_folder(output, index).exists():
-            try:
-                records[index] = read_part(output, index)
-            except DamagedPart as damage:
-                warn(f"{damage}; this part is made again")
-                shutil.rmtree(part_folder(output, index))
-    return records
+    return content

@@ -1,4 +1,4 @@
-"""Everything before the encoder: parts, the stream of their documents, and worker threads that decode and tokenize.
+"""Everything before the encoder: the stream of a worker's files and parts, and threads that decode and tokenize.
 
 Threads and not processes: decoding, resizing, hashing and tokenizing all release Python's lock, pictures need no copy
 to get to the encoder, and nothing is left behind when the process is killed.
@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from tokenization import storage
+from tokenization.filters import Filters, picture_hash, within
 from tokenization.preprocess import RejectedImage, open_image, preprocess
-from tokenization.readers import Corpus, CorpusFile, Document, Reject
+from tokenization.readers.document import BadRecord, Document, ItemStream, Picture, Reject
 from tokenization.text_tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -31,82 +32,95 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Part:
-    """Records `start` to `stop` of one file of a corpus."""
-
-    index: int
-    corpus: Corpus
-    file: CorpusFile
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
 class Prepared:
-    """A document whose picture, if it has one, is RGB of the encoder's size; text_ids uint32 [tokens] for each text."""
+    """A document ready for the encoder: text_ids uint32 [tokens] for each text, RGB pictures of the encoder's size.
+
+    `hashes` uint64 [pictures, 4] as `filters.picture_hash` makes them; [0, 4] if duplicates are not looked for.
+    """
 
     document: Document
     text_ids: list[np.ndarray]
-    picture: Image.Image | None
+    pictures: list[Image.Image]
+    hashes: np.ndarray
 
 
 @dataclass(frozen=True)
 class Chunk:
     """Some consecutive items of a part, first as they were read and then prepared; `last` ends the part."""
 
-    part: Part
+    part: int
     items: list[Document | Reject | Prepared] = field(default_factory=list)
     last: bool = False
 
 
-def plan_parts(corpora: list[Corpus], size: int) -> list[Part]:
-    """Cut the corpora into parts of at most `size` records, the same way every time."""
-    parts: list[Part] = []
-    for corpus in corpora:
-        for file in corpus.files:
-            for start in range(0, file.records, size):
-                parts.append(Part(len(parts), corpus, file, start, min(start + size, file.records)))
-    return parts
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to a document before it is encoded."""
+
+    tokenizer: TextTokenizer
+    image_size: int
+    filters: Filters = field(default_factory=Filters)
+    picture_seconds: float = 0.0
+
+    def prepare(self, chunk: Chunk) -> Chunk:
+        """Decode and resize the pictures of a chunk and tokenize its texts; what cannot be becomes a Reject."""
+        decoded = [self.decode(item) for item in chunk.items]
+        texts = [text for item, _, _ in decoded if isinstance(item, Document) for text in item.texts]
+        ids = iter(self.tokenizer.encode(texts))
+        items = [
+            Prepared(item, [next(ids) for _ in item.texts], pictures, hashes) if isinstance(item, Document) else item
+            for item, pictures, hashes in decoded
+        ]
+        return Chunk(chunk.part, items, chunk.last)
+
+    def decode(self, item: Document | Reject) -> tuple[Document | Reject, list[Image.Image], np.ndarray]:
+        """The item without its files, and its pictures decoded and resized; a Reject if that cannot be done."""
+        none: np.ndarray = np.zeros((0, 4), np.uint64)
+        if isinstance(item, Reject):
+            return item, [], none
+        pictures: list[Image.Image] = []
+        try:
+            self.filters.check_texts(item.texts)
+            for picture in item.pictures:
+                pictures.append(within(self.picture_seconds, lambda source=picture: self.picture(source)))
+        except (BadRecord, RejectedImage) as bad:
+            count = len(item.pictures)
+            where = f"picture {len(pictures) + 1} of {count}: " if count > 1 and isinstance(bad, RejectedImage) else ""
+            return Reject(item.id, item.source, item.file, bad.reason, where + bad.detail), [], none
+        parts = tuple(replace(part, data=None) if isinstance(part, Picture) else part for part in item.parts)
+        hashes = [picture_hash(picture) for picture in pictures] if self.filters.duplicate_bits >= 0 else []
+        return replace(item, parts=parts), pictures, np.array(hashes, np.uint64) if hashes else none
+
+    def picture(self, source: Picture) -> Image.Image:
+        """A picture decoded and resized. Raises RejectedImage."""
+        data = source.data
+        if isinstance(data, str):
+            try:
+                data = storage.read_bytes(data)
+            except OSError as error:
+                if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
+                    raise RejectedImage("missing_file", f"{source.data}: cannot be opened") from error
+                raise
+        image = open_image(data, self.filters.max_pixels)
+        self.filters.check_size(*image.size)
+        return preprocess(image, self.image_size)
 
 
-def read_chunks(parts: list[Part], size: int = CHUNK) -> Iterator[Chunk]:
-    """The items of these parts in order. Parts that follow each other in a file are read in one go."""
-    runs = groupby(enumerate(parts), key=lambda entry: (entry[1].file.path, entry[1].index - entry[0]))
-    for _, numbered in runs:
-        run = [part for _, part in numbered]
-        items = run[0].corpus.read(run[0].file, run[0].start)
-        entry = next(items, None)
-        for part in run:
-            chunk: list[Document | Reject | Prepared] = []
-            while entry is not None and entry[0] < part.stop:
-                if len(chunk) == size:
-                    yield Chunk(part, chunk)
-                    chunk = []
-                chunk.append(entry[1])
-                entry = next(items, None)
-            yield Chunk(part, chunk, last=True)
+def chunks_of(items: ItemStream, first: int, size: int, stop: int, chunk_size: int = CHUNK) -> Iterator[Chunk]:
+    """The items of a file from record `first` * `size` on, as chunks of the parts of `size` records up to `stop`.
 
-
-def prepare(chunk: Chunk, tokenizer: TextTokenizer, image_size: int) -> Chunk:
-    """Decode and resize the pictures of a chunk and tokenize its texts; what cannot be becomes a Reject."""
-    decoded = [decode(item, image_size) for item in chunk.items]
-    texts = [text for item, _ in decoded if isinstance(item, Document) for text in item.texts]
-    ids = iter(tokenizer.encode(texts))
-    items = [
-        Prepared(item, [next(ids) for _ in item.texts], picture) if isinstance(item, Document) else item
-        for item, picture in decoded
-    ]
-    return Chunk(chunk.part, items, chunk.last)
-
-
-def decode(item: Document | Reject, image_size: int) -> tuple[Document | Reject, Image.Image | None]:
-    """The item without its file, and its picture decoded and resized; a Reject if that cannot be done."""
-    if isinstance(item, Reject) or item.picture is None:
-        return item, None
-    try:
-        return replace(item, picture=None), preprocess(open_image(item.picture), image_size)
-    except RejectedImage as bad:
-        return Reject(item.id, item.source, item.file, bad.reason, bad.detail), None
+    Every part ends with a chunk that is its last, even if there is nothing in it: blank lines are no items.
+    """
+    entry = next(items, None)
+    for part in range(first, stop):
+        chunk: list[Document | Reject | Prepared] = []
+        while entry is not None and entry[0] < (part + 1) * size:
+            if len(chunk) == chunk_size:
+                yield Chunk(part, chunk)
+                chunk = []
+            chunk.append(entry[1])
+            entry = next(items, None)
+        yield Chunk(part, chunk, last=True)
 
 
 def prefetched(items: Iterator[T], work: Callable[[T], R], workers: int, ahead: int) -> Iterator[R]:

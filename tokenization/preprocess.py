@@ -1,7 +1,8 @@
 """From a picture file to the square RGB picture that an image tokenizer sees; the same for shards, training and editing.
 
 `open_image` refuses what is not a sound picture, `preprocess` does the geometry and the colours. Nothing else in this
-project decodes or resizes pictures.
+project decodes or resizes pictures, but for the geometry that exports share
+(`model/hf/pictures_unix.py`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import io
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from model.errors import UserError
+from model.hf.pictures_unix import fit_square
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded, in pixels: 192 MB as RGB. A bomb of 20,000 x 20,000 is refused by its header."""
@@ -67,57 +68,15 @@ def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Imag
 
 
 def preprocess(image: Image.Image, size: int) -> Image.Image:
-    """The picture as `size` x `size` RGB: upright, on white, its short side scaled to `size`, its middle kept.
-
-    In this order: EXIF orientation is applied; transparency is laid over white; palettes, greys, CMYK and 16-bit greys
-    become 8-bit RGB (colour profiles are ignored); the short side is scaled to `size` by Lanczos and the centre square
-    is cut out, both rounded as Chameleon's image tokenizer rounds. `image` itself is not changed.
+    """The picture as `size` x `size` RGB, by `fit_square`, which exported models use too.
 
     Raises RejectedImage (`undecodable_picture`) for floating-point pictures, whose white is not defined, and for pixel
     formats that Pillow cannot convert.
     """
-    image = to_rgb(upright(image))
-    width, height = image.size
-    scale = size / min(width, height)
-    scaled_width, scaled_height = round(scale * width), round(scale * height)
-    left, top = (scaled_width - size) // 2, (scaled_height - size) // 2
-    # only the square that is kept is scaled: a strip of 1 x 1,000,000 pixels would otherwise become a giant
-    box = (
-        left * width / scaled_width,
-        top * height / scaled_height,
-        min((left + size) * width / scaled_width, width),
-        min((top + size) * height / scaled_height, height),
-    )
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """The picture turned and mirrored as its EXIF orientation says; unreadable EXIF counts as none."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # pictures from the web often carry broken EXIF around sound pixels
-        return image
-    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in 8-bit RGB, whatever is transparent showing white."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode == "F":
-        raise RejectedImage("undecodable_picture", "floating-point pixels, whose white is not defined")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion would clip at 255 instead of scaling; its mode I is 16-bit data in 32 bits
-        greys = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((greys * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-    try:
-        picture = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        return fit_square(image, size)
     except ValueError as error:
         raise RejectedImage("undecodable_picture", one_line(error)) from error
-    if picture.mode == "RGB":
-        return picture
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
 
 
 @cache

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tokenization.readers.document import CAPTION_PAIR, TEXT
+from tokenization.readers.document import ROLES, Picture, Text
 
 COLUMNS = {
     "id": "str",
@@ -18,19 +19,24 @@ COLUMNS = {
     "text_lengths": "ndarray:uint32",
     "codes": "ndarray:uint16",
     "grids": "ndarray:uint16",
+    "layout": "ndarray:uint8",
 }
-"""What a sample holds. id: stable and unique within its source. source: the corpus. kind: one of KINDS. texts: the
-captions of the picture, or the one text. text_ids: ids of all texts, one after the other. text_lengths: one a text.
-codes: those of all pictures, one after the other, each row by row. grids: height and width in codes, a pair a picture.
+"""What a sample holds. id: stable and unique within its file of the corpus. source: the corpus. kind: one of KINDS in
+`readers/document.py`. texts: all texts in order. text_ids: ids of all texts, one after the other. text_lengths: one a
+text. codes: those of all pictures, one after the other, each row by row. grids: height and width in codes, a pair a
+picture. layout: an entry for each text and picture, in document order: PICTURE for a picture, plus ROLES.index(role)
+times ROLE, plus WORDING for a text that is another wording of the text before it.
 MDS cannot hold an empty array: one zero (for grids, one pair of zeros) stands for it. `from_mds` takes it out again."""
 
-KINDS = (CAPTION_PAIR, TEXT)
-"""Kinds of documents, in the order by which lengths.npz numbers them."""
+PICTURE, ROLE, WORDING = 1, 2, 8
 
 
 @dataclass(frozen=True)
 class CodedDocument:
-    """A document ready to be written: text_ids uint32 [tokens] for each text, codes uint16 [h, w] for each picture."""
+    """A document ready to be written: text_ids uint32 [tokens] for each text, codes uint16 [h, w] for each picture.
+
+    `layout` uint8 [texts + pictures] says in which order they stand, and who says them.
+    """
 
     id: str
     source: str
@@ -38,6 +44,57 @@ class CodedDocument:
     texts: tuple[str, ...]
     text_ids: list[np.ndarray]
     codes: list[np.ndarray]
+    layout: np.ndarray
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a document as it is read: a picture's codes [n], or a text's wordings as (number of the text, ids)."""
+
+    role: str
+    codes: np.ndarray | None
+    grid: tuple[int, int] | None
+    wordings: tuple[tuple[int, np.ndarray], ...]
+
+
+def layout_of(parts: Iterable[Text | Picture]) -> np.ndarray:
+    """The layout of a document's parts."""
+    entries: list[int] = []
+    for part in parts:
+        role = ROLES.index(part.role) * ROLE
+        if isinstance(part, Picture):
+            entries.append(PICTURE + role)
+        else:
+            entries += [role, *[role + WORDING] * (len(part.wordings) - 1)]
+    return np.array(entries, dtype=np.uint8)
+
+
+def entry_lengths(document: CodedDocument) -> list[int]:
+    """Tokens of each text and codes of each picture, in the order of the layout."""
+    texts, pictures = iter(document.text_ids), iter(document.codes)
+    return [next(pictures).size if entry & PICTURE else len(next(texts)) for entry in document.layout]
+
+
+def parts_of(sample: dict[str, Any]) -> Iterator[Part]:
+    """The parts of a sample as `CodeDataset` gives it, in document order."""
+    text = token = picture = code = 0
+    wordings: list[tuple[int, np.ndarray]] = []
+    said_by = ""
+    for entry in map(int, sample["layout"]):
+        if wordings and not entry & WORDING:
+            yield Part(said_by, None, None, tuple(wordings))
+            wordings = []
+        said_by = ROLES[entry // ROLE % 4]
+        if entry & PICTURE:
+            rows, columns = map(int, sample["grids"][2 * picture : 2 * picture + 2])
+            yield Part(said_by, sample["codes"][code : code + rows * columns], (rows, columns), ())
+            picture, code = picture + 1, code + rows * columns
+        else:
+            length = int(sample["text_lengths"][text])
+            wordings.append((text, sample["text_ids"][token : token + length]))
+            text, token = text + 1, token + length
+    if wordings:
+        yield Part(said_by, None, None, tuple(wordings))
 
 
 def to_mds(document: CodedDocument) -> dict[str, Any]:
@@ -51,6 +108,7 @@ def to_mds(document: CodedDocument) -> dict[str, Any]:
         "text_lengths": joined([[len(ids)] for ids in document.text_ids], np.uint32, 1),
         "codes": joined([codes.reshape(-1) for codes in document.codes], np.uint16, 1),
         "grids": joined([codes.shape for codes in document.codes], np.uint16, 2),
+        "layout": joined([document.layout], np.uint8, 1),
     }
 
 
@@ -64,6 +122,7 @@ def from_mds(columns: dict[str, Any]) -> dict[str, Any]:
         "text_lengths": lengths,
         "codes": columns["codes"][:codes],
         "grids": grids,
+        "layout": columns["layout"][: len(lengths) + len(grids) // 2],
     }
 
 

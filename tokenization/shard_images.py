@@ -1,11 +1,15 @@
 #!/usr/bin/env python
 """Encode corpora of pictures and text into code shards that training reads.
 
-Inputs, told apart by their content: a folder with pictures and a .jsonl of captions, WebDataset .tar files, .parquet
-with pictures inside, and plain text (.jsonl or .parquet with only "text"). The output is a dataset of MDS shards with
-manifest.json, lengths.npz, and rejects.jsonl for what could not be used.
+Inputs, told apart by their content: pictures with captions (a folder with a .jsonl, WebDataset .tar, .parquet),
+conversations, picture editing, texts and pictures in order, and plain text; .jsonl, .json, .tar, .parquet, .txt, or a
+dataset that Hugging Face's datasets saved; in a local folder or at a URL that fsspec reads. docs/data.md says more, and
+tools/inspect_data.py shows what was understood. The output is a dataset of MDS shards with manifest.json, lengths/, and
+rejects.jsonl for what could not be used.
 
-Stop it whenever you like: the same command goes on from there, and the result is the same to the last byte.
+Stop it whenever you like: the same command goes on from there, and the result is the same to the last byte. Several
+workers share the input's files: the same command in a Slurm job array or under srun or torchrun, or with --job-index
+and --job-count; the last one to finish makes the dataset of all.
 """
 
 from __future__ import annotations
@@ -18,18 +22,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import os
 import warnings
-from contextlib import closing
-from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError, run_command
 
 if TYPE_CHECKING:
     from tokenization.encode import Stopwatch
-    from tokenization.pipeline import Part
+    from tokenization.filters import Filters
     from tokenization.text_tokenizer import TextTokenizer
     from tokenization.vq_base import VQ
+    from tokenization.work import WorkFile
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
@@ -56,9 +59,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=min(8, len(os.sched_getaffinity(0))),
         help="threads that decode and tokenize; 0 means none beside the encoder's (default: %(default)s)",
     )
+    add("--job-index", type=int, help="which worker this is, from 0 (default: SLURM_ARRAY_TASK_ID, else 0)")
+    add("--job-count", type=int, help="how many workers share the files (default: SLURM_ARRAY_TASK_COUNT, else 1)")
     add("--batch-size", type=int, default=32, help="pictures encoded at once (default: %(default)s)")
     add("--image-size", type=int, help="side in pixels (default: the image tokenizer's)")
-    add("--device", help="where the image tokenizer runs (default: cuda if there is one, else cpu)")
+    add("--device", help="where the image tokenizer runs (default: a GPU if there is one, else cpu)")
     add(
         "--max-rejects",
         type=float,
@@ -69,16 +74,36 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--samples-per-part",
         type=int,
-        default=1024,
+        default=8192,
         help="documents that are published together, the most that a kill can lose (default: %(default)s)",
     )
+    filters = parser.add_argument_group("filters; what they put aside counts as rejected")
+    add = filters.add_argument
+    add("--min-side", type=int, default=0, metavar="PIXELS", help="shorter side of a picture, at least")
+    add("--max-aspect", type=float, default=0, metavar="RATIO", help="longer by shorter side, at most")
+    add("--min-text", type=int, default=0, metavar="CHARACTERS", help="length of each text, at least")
+    add("--max-text", type=int, default=0, metavar="CHARACTERS", help="length of each text, at most")
+    add("--max-pixels", type=int, metavar="PIXELS", help="of a picture, by its header (default: 64 million)")
+    add(
+        "--duplicate-bits",
+        type=int,
+        default=-1,
+        metavar="BITS",
+        help="put a picture aside that differs in at most so many of 64 bits of a perceptual hash from an earlier one "
+        "of its file; 0 to 4 are sensible (default: none is)",
+    )
+    add("--picture-seconds", type=float, default=60, help="time to decode a picture, 0 for any (default: %(default)s)")
     options = parser.parse_args(arguments)
-    for name in ("batch_size", "samples_per_part", "image_size"):
+    for name in ("batch_size", "samples_per_part", "image_size", "max_pixels", "job_count"):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if options.workers < 0:
-        parser.error(f"--workers must be 0 or more, got {options.workers}")
+    for name in ("workers", "min_side", "max_aspect", "min_text", "max_text", "picture_seconds", "job_index"):
+        value = getattr(options, name)
+        if value is not None and value < 0:
+            parser.error(f"--{name.replace('_', '-')} must be 0 or more, got {value}")
+    if not -1 <= options.duplicate_bits <= 64:
+        parser.error(f"--duplicate-bits must be between 0 and 64, or -1, got {options.duplicate_bits}")
     if not 0 <= options.max_rejects <= 1:
         parser.error(f"--max-rejects is a share between 0 and 1, got {options.max_rejects}")
     return options
@@ -90,12 +115,15 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module=r"PIL\b")  # what Pillow warns of is refused, or does not matter
 
     from tokenization.encode import Stopwatch
+    from tokenization.filters import Filters
     from tokenization.job import describe_job, locked, start_or_continue
-    from tokenization.pipeline import plan_parts
+    from tokenization.preprocess import MAX_PIXELS
     from tokenization.readers import open_corpora
     from tokenization.text_tokenizer import load_text_tokenizer
+    from tokenization.work import listed, slot_of
 
     startup = Stopwatch()
+    worker, workers = slot_of(os.environ, options.job_index, options.job_count)
     corpora = open_corpora(options.input)
     for corpus in corpora:
         say(corpus.describe())
@@ -106,18 +134,22 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(
             f"--image-size {image_size} is not a multiple of {vq.downsample}, the pixels per code of {vq.name!r}"
         )
-    parts = plan_parts(corpora, options.samples_per_part)
-    job = describe_job(corpora, vq, tokenizer, image_size, options.samples_per_part)
+    filters = Filters(
+        options.min_side, options.max_aspect, options.min_text, options.max_text, options.max_pixels or MAX_PIXELS,
+        options.duplicate_bits,
+    )  # fmt: skip
+    files = listed(corpora)
+    job = describe_job(corpora, vq, tokenizer, image_size, options.samples_per_part, filters)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{options.output}: cannot be made a folder: {error.strerror}") from error
-    with locked(options.output):
+    with locked(options.output, alone=workers == 1):
         job = start_or_continue(options.output, job)
-        if is_finished(options.output):
+        if is_finished(options.output, worker):
             return 0
         try:
-            return run(options, job, parts, vq, tokenizer, startup)
+            return run(options, job, files, (worker, workers), vq, tokenizer, filters, startup)
         except OSError as error:
             where, what = error.filename or options.output, error.strerror or error
             say(f"error: {where}: {what}; mend that and run the same command again, it goes on after the last part")
@@ -127,54 +159,48 @@ def main(arguments: list[str] | None = None) -> int:
 def run(
     options: argparse.Namespace,
     job: dict[str, Any],
-    parts: list[Part],
+    files: list[WorkFile],
+    slot: tuple[int, int],
     vq: VQ,
     tokenizer: TextTokenizer,
+    filters: Filters,
     startup: Stopwatch,
 ) -> int:
-    """Make the parts that are not there yet, then the dataset's own files, and say where the time went."""
-    from tqdm import tqdm
+    """Make what is missing of this worker's files; if all workers' files are there then, the dataset's own files."""
+    from tokenization.encode import RejectLimit, Stopwatch, TooManyRejects
+    from tokenization.encode_files import encode_files
+    from tokenization.job import locked
+    from tokenization.manifest import MANIFEST, finish_dataset
+    from tokenization.parts import FILES, DamagedPart, mds_writer, read_file_record
+    from tokenization.pipeline import Preparation
 
-    from tokenization.encode import PartCoder, RejectLimit, Stopwatch, TooManyRejects
-    from tokenization.manifest import REJECTS, finish_dataset, write_rejects
-    from tokenization.parts import mds_writer, published_parts, write_part
-    from tokenization.pipeline import CHUNK, prefetched, prepare, read_chunks
-
-    records = published_parts(options.output, len(parts), warn=lambda line: say(f"warning: {line}"))
-    todo = [part for part in parts if part.index not in records]
-    total = sum(part.stop - part.start for part in parts)
-    done = total - sum(part.stop - part.start for part in todo)
-    limit = RejectLimit(options.max_rejects)
-    seen = {(record.source, identity) for record in records.values() for identity in record.ids}
+    worker, workers = slot
+    mine = [work for work in files if work.number % workers == worker]
     mds_writer()  # importing it takes seconds, which belong to the start
     startup_seconds, watch = startup.elapsed(), Stopwatch()
-    coder = PartCoder(vq, options.batch_size, limit, watch, seen)
-    ahead = 2 * (options.workers + options.batch_size // CHUNK + 1)
-    work = partial(prepare, tokenizer=tokenizer, image_size=job["vq"]["image_size"])
-    say(f"encoding {len(todo)} parts" + (f", {len(records)} are there already" if records else ""))
-    pace = 0.5 if sys.stderr.isatty() else 30
+    which = f" of {len(files)} as worker {worker} of {workers}" if workers > 1 else ""
+    say(f"encoding {len(mine)} file{'s' if len(mine) != 1 else ''}{which}")
+    preparation = Preparation(tokenizer, job["vq"]["image_size"], filters, options.picture_seconds)
     try:
-        for record in records.values():
-            limit.count(len(record.ids) + len(record.rejects), record.reasons())
-        with (
-            closing(prefetched(read_chunks(todo), work, options.workers, ahead)) as chunks,
-            tqdm(total=total, initial=done, unit="doc", mininterval=pace) as bar,
-        ):
-            for part in todo:
-                documents = coder.code(chunks, bar.update)
-                with watch.measure("writing"):
-                    record = write_part(options.output, part.index, part.corpus.source, documents, coder.rejects)
-                records[part.index] = record
-                coder.rejects = []
-        limit.judge_all()
+        pictures = encode_files(
+            options.output, mine, options.samples_per_part, preparation, vq, options.batch_size, options.workers,
+            watch, RejectLimit(options.max_rejects), warn=lambda line: say(f"warning: {line}"),
+        )  # fmt: skip
+        records = [read_file_record(options.output, work.number) for work in files]
+        missing = sum(record is None for record in records)
+        if missing:
+            say(f"{options.output}: {missing:,} of {len(files):,} files are left, for other workers")
+        else:
+            with watch.measure("writing"), locked(options.output / FILES, alone=True, wait=True):
+                if not (options.output / MANIFEST).exists():  # two workers may be the last at the same time
+                    finish_dataset(options.output, job, records)
     except TooManyRejects as error:
-        known = [reject for index in sorted(records) for reject in records[index].rejects]
-        write_rejects(options.output, known + [asdict(reject) for reject in coder.rejects])
-        say(f"error: {error}; see {options.output / REJECTS}")
+        say(f"error: {error}; see {options.output / 'rejects.jsonl'}")
         return 1
-    with watch.measure("writing"):
-        manifest = finish_dataset(options.output, job, [records[part.index] for part in parts])
-    report(options.output, manifest, watch, startup_seconds, sum(sum(records[part.index].pictures) for part in todo))
+    except DamagedPart as damage:
+        say(f"error: {damage}; run the same command again, it makes what is damaged anew")
+        return 1
+    report(options.output, watch, startup_seconds, pictures)
     return 0
 
 
@@ -183,17 +209,25 @@ def open_vq(name: str, device: str | None) -> VQ:
     import torch
 
     from tokenization.vq import load_vq
+    from tokenization.work import local_rank
 
     try:
-        return load_vq(name, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device is None and torch.cuda.is_available():
+            device_or_default = f"cuda:{local_rank() % torch.cuda.device_count()}"
+        else:
+            device_or_default = device or "cpu"
+        return load_vq(name, device=device_or_default)
     except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
         if device is None:
             raise
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
-def is_finished(output: Path) -> bool:
-    """Whether the dataset is complete and sound, which is said; if it is damaged, it is opened for repair."""
+def is_finished(output: Path, worker: int) -> bool:
+    """Whether the dataset is complete and sound, which is said; if it is damaged, it is opened for repair.
+
+    Hashing all shards is for the first worker; the others take its word, or find the manifest gone the next time.
+    """
     from tokenization.manifest import MANIFEST
     from tokenization.shards import open_dataset
 
@@ -201,24 +235,30 @@ def is_finished(output: Path) -> bool:
         return False
     try:
         dataset = open_dataset(output)
-        dataset.verify()
+        if worker == 0:
+            dataset.verify()
     except UserError as error:
         say(f"warning: {error}")
-        (output / MANIFEST).unlink()
+        (output / MANIFEST).unlink(missing_ok=True)
         return False
     say(f"{output}: finished already, {len(dataset):,} documents, all shards sound; nothing to do")
     return True
 
 
-def report(output: Path, manifest: dict[str, Any], watch: Stopwatch, startup: float, pictures: int) -> None:
+def report(output: Path, watch: Stopwatch, startup: float, pictures: int) -> None:
     """What was made, and how the wall time was spent; the encoder should have most of it."""
-    counts, seconds = manifest["counts"], watch.elapsed()
-    rejected = sum(manifest["rejects"].values())
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in manifest["rejects"].items())
-    say(
-        f"{output}: {counts['documents']:,} documents, {counts['pictures']:,} pictures, {counts['texts']:,} texts, "
-        f"{len(manifest['shards'])} shards, {rejected:,} rejected" + (f" ({reasons})" if reasons else "")
-    )
+    from tokenization.manifest import MANIFEST
+    from tokenization.shards import read_manifest
+
+    if (output / MANIFEST).exists():
+        manifest = read_manifest(output / MANIFEST)
+        counts, rejects = manifest["counts"], manifest["rejects"]
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejects.items())
+        say(
+            f"{output}: {counts['documents']:,} documents, {counts['pictures']:,} pictures, {counts['texts']:,} texts, "
+            f"{len(manifest['shards'])} shards, {sum(rejects.values()):,} rejected{f' ({reasons})' if reasons else ''}"
+        )
+    seconds = watch.elapsed()
     shares = ", ".join(f"{what} {watch.seconds[what] / seconds:.0%}" for what in ("waiting for input", "writing"))
     say(
         f"encoder busy {watch.seconds['encoding'] / seconds:.0%} of {seconds:.1f} s ({shares}), "

@@ -1,7 +1,7 @@
 """Reading code shards: `open_dataset(folder)` gives documents by number, and never a damaged one.
 
 A dataset folder is written by `shard_images.py`: MDS shards under parts/, index.json (so that mosaicml-streaming reads
-it too), lengths.npz, rejects.jsonl and manifest.json. Here samples are read by MDS's own reader, without the shared
+it too), lengths/, rejects.jsonl and manifest.json. Here samples are read by MDS's own reader, without the shared
 memory and background threads of StreamingDataset, which end an epoch early and silently when a shard is damaged.
 """
 
@@ -17,7 +17,8 @@ import numpy as np
 
 from model.errors import UserError
 from tokenization.files import sha256_of
-from tokenization.manifest import FORMAT_VERSION, INDEX, JOB, LENGTHS, MANIFEST, dataset_fingerprint
+from tokenization.lengths import LengthIndex, open_lengths
+from tokenization.manifest import FORMAT_VERSION, INDEX, JOB, MANIFEST, dataset_fingerprint
 from tokenization.sample import from_mds
 
 if TYPE_CHECKING:
@@ -29,27 +30,28 @@ REMEDY = "run the shard_images.py command that made this dataset again: it makes
 class CodeDataset:
     """The documents of a dataset folder, by number. Made by `open_dataset`; can be pickled and shared between threads.
 
-    `lengths` holds the arrays of lengths.npz: text_offsets int64 [documents + 1], text_lengths int32 [texts],
-    image_tokens int32 [documents], kinds uint8 [documents] (positions in `manifest["kinds"]`).
+    `lengths` is the length index, which says how long each document is; it is mapped into memory, and again in every
+    process that gets a copy of this.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], index: dict[str, Any], lengths: dict[str, np.ndarray]):
+    def __init__(self, folder: Path, manifest: dict[str, Any], index: dict[str, Any], lengths: LengthIndex):
         self.folder = folder
         self.manifest = manifest
         self.lengths = lengths
         self.fingerprint: str = manifest["fingerprint"]
         self._shards: list[dict[str, Any]] = index["shards"]
-        self._starts = np.cumsum([0, *(shard["samples"] for shard in self._shards)])
+        self._starts = lengths.shard_starts
         self._verified: set[int] = set()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Document `number`: id, source and kind str, texts list[str], and four read-only arrays.
+        """Document `number`: id, source and kind str, texts list[str], and five read-only arrays.
 
-        text_ids uint32 [tokens of all texts], text_lengths uint32 [texts], codes uint16 [codes of all pictures] and
-        grids uint16 [2 * pictures] (height, width, height, width ...); each may be empty.
+        text_ids uint32 [tokens of all texts], text_lengths uint32 [texts], codes uint16 [codes of all pictures], grids
+        uint16 [2 * pictures] (height, width, height, width ...) and layout uint8 [texts + pictures], which says how
+        they follow each other; each may be empty. `sample.parts_of` gives them part by part.
 
         IndexError for a number out of range. UserError if the shard changed since it was written; every shard is
         hashed at its first use in a process.
@@ -99,14 +101,13 @@ def open_dataset(folder: str | Path) -> CodeDataset:
             raise UserError(f"{folder}: this dataset is not finished; run the same shard_images.py command again")
         raise UserError(f"{folder}: no {MANIFEST} in it; it is not a dataset made by shard_images.py")
     manifest = read_manifest(folder / MANIFEST)
-    for entry in (manifest["index"], manifest["lengths"]):
+    for entry in (manifest["index"], *manifest["lengths"]):
         check_file(folder, entry)
     for entry in manifest["shards"]:
         check_size(folder, entry)
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    with np.load(folder / LENGTHS) as arrays:
-        lengths = dict(arrays)
-    return CodeDataset(folder, manifest, index, lengths)
+    starts = np.cumsum([0, *(shard["samples"] for shard in index["shards"])])
+    return CodeDataset(folder, manifest, index, open_lengths(folder, starts))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -114,13 +115,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
-        hashes = [entry["sha256"] for entry in manifest["shards"]]
-        fingerprint = dataset_fingerprint(hashes, manifest["lengths"]["sha256"])
-        sound = fingerprint == manifest["fingerprint"]
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{path}: format version {version}, this code reads {FORMAT_VERSION}; make the dataset again with "
+                "shard_images.py, in another folder"
+            )
+        sound = dataset_fingerprint(manifest["shards"], manifest["lengths"]) == manifest["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); {REMEDY}") from error
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path}: format version {version}, this code reads {FORMAT_VERSION}; make the dataset again")
     if not sound:
         raise UserError(f"{path}: damaged (its fingerprint does not fit its hashes); {REMEDY}")
     return manifest

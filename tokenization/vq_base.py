@@ -183,16 +183,15 @@ def full_float32() -> Iterator[None]:
 
 def pixels_of(images: list[Image.Image]) -> torch.Tensor:
     """Pixels float32 [b, 3, H, W] in -1..1 of pictures of one size."""
-    import numpy as np
     import torch
 
-    array = np.stack([np.asarray(image.convert("RGB")) for image in images])
-    return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
+    from model.hf import pictures_unix
+
+    return torch.from_numpy(pictures_unix.pixels_of(images))
 
 
 def images_of(pixels: torch.Tensor) -> list[Image.Image]:
     """RGB pictures of pixels float [b, 3, H, W]; what lies outside -1..1 is clamped."""
-    from PIL import Image
+    from model.hf import pictures_unix
 
-    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in array]
+    return pictures_unix.images_of(pixels.cpu().numpy())

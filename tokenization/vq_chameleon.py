@@ -55,15 +55,14 @@ class ChameleonVQ(VQ):
         )
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        latents = self.model.encode(pixels).latents
-        _, _, (_, _, codes) = self.model.quantize(latents)
-        return codes.view(latents.shape[0], *latents.shape[2:])
+        from model.hf.vq_unix import encode_vqgan
+
+        return encode_vqgan(self.model, pixels)
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
-        latents = self.model.quantize.embedding(codes).permute(0, 3, 1, 2).contiguous()
-        # VQModel.decode would quantise again or look codes up, as its config says; what follows is the rest of it
-        spatial = latents if self.model.config.norm_type == "spatial" else None
-        return self.model.decoder(self.model.post_quant_conv(latents), spatial)
+        from model.hf.vq_unix import decode_vqgan
+
+        return decode_vqgan(self.model, codes)
 
     def _architecture(self) -> dict[str, Any]:
         keys = ("act_fn", "norm_num_groups", "norm_type", "down_block_types", "up_block_types")

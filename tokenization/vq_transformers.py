@@ -42,13 +42,14 @@ class Emu3VQ(VQ):
         )
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        import torch
+        from model.hf.vq_unix import encode_emu3
 
-        sizes = [tuple(pixels.shape[2:])] * pixels.shape[0]
-        return torch.stack(self.model.encode(pixels, sizes))
+        return encode_emu3(self.model, pixels)
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.model.decode(codes)
+        from model.hf.vq_unix import decode_emu3
+
+        return decode_emu3(self.model, codes)
 
     def _architecture(self) -> dict[str, Any]:
         keys = ("num_attention_heads", "temporal_downsample_factor")
@@ -80,15 +81,14 @@ class JanusVQ(VQ):
         self._check_grid(self.image_size // downsample, self.image_size // downsample)
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        from torch.nn import functional as F
+        from model.hf.vq_unix import encode_janus
 
-        latents = self.model.quant_conv(self.model.encoder(pixels)).permute(0, 2, 3, 1)
-        directions = F.normalize(self.model.quantize.embedding.weight, dim=-1)
-        # the nearest on the unit sphere has the largest cosine, whatever the length of the latent
-        return (latents @ directions.T).argmax(-1)
+        return encode_janus(self.model, pixels)
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.model.decode(codes.flatten(1))
+        from model.hf.vq_unix import decode_janus
+
+        return decode_janus(self.model, codes)
 
     def _architecture(self) -> dict[str, Any]:
         return {}

@@ -16,10 +16,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
 
 from model.errors import UserError, run_command
+from model.prompts import TURN_END
 
 MARKS = ("config.json", "modeling_unix.py", "unix_prompts.json")  # files by which an earlier export is known
+# ChatML as Qwen's base models have it; processing_unix.py makes the same ids, with pictures in them.
+CHAT_TEMPLATE = """\
+{%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['content'] is string %}{{ message['content'] }}
+{%- else %}{% for item in message['content'] %}
+{%- if item['type'] == 'text' %}{{ item['text'] }}
+{%- else %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% endif %}
+{%- endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 CODE = Path(__file__).resolve().parents[1] / "model" / "hf"
 
 
@@ -32,15 +43,21 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder (its newest good one) or checkpoint")
     parser.add_argument("--output", type=Path, required=True, help="folder to make; an export there is replaced")
+    parser.add_argument("--results", type=Path, action="append", default=[], metavar="FILE",
+                        help="JSON of figures that a tool wrote, for the model card's table; repeatable")  # fmt: skip
     parser.add_argument("--vq", default="", help="image tokenizer to put in (default: the one that the run names)")
     return parser.parse_args()
 
 
-def export(checkpoint: Path, output: Path, vq_name: str = "") -> None:
-    """Write the export of a verified checkpoint folder. Raises UserError for a wrong image tokenizer or output."""
+def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[Path] = ()) -> None:
+    """Write the export of a verified checkpoint folder. Raises UserError for a wrong image tokenizer or output.
+
+    `results` are files of figures for the model card, as the tools of this repository write them.
+    """
     from model.config import ModelConfig
     from model.prompts import PromptTemplates
     from tokenization.vq import load_vq
+    from tools.model_card import model_card
 
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     config = ModelConfig.from_dict(json.loads((checkpoint / "model.json").read_text(encoding="utf-8")))
@@ -57,11 +74,13 @@ def export(checkpoint: Path, output: Path, vq_name: str = "") -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     dtype = write_weights(checkpoint, temporary, config)
-    write_configuration(temporary, config, dtype)
     write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
+    write_configuration(temporary, config, dtype)
     (temporary / "unix_prompts.json").write_text(prompts, encoding="utf-8")
+    write_processor(temporary, config, vq.image_size)
     vq.save(temporary / "vq")
-    (temporary / "README.md").write_text(model_card(config, templates, state), encoding="utf-8")
+    card = model_card(config, templates, vq, checkpoint, results)
+    (temporary / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(output, ignore_errors=True)
     temporary.rename(output)
 
@@ -107,7 +126,10 @@ def write_configuration(folder: Path, config, dtype: str) -> None:
         **config.to_dict(),
     }
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    generation = {"eos_token_id": config.eos_token_id, "pad_token_id": config.eos_token_id}
+    added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    turn_ends = [token["id"] for token in added if token["content"] == TURN_END]
+    stops = [config.eos_token_id, *turn_ends] if turn_ends else config.eos_token_id
+    generation = {"eos_token_id": stops, "pad_token_id": config.eos_token_id, "do_sample": False}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
 
 
@@ -125,60 +147,17 @@ def write_tokenizer(folder: Path, tokenizer_json: Path, config) -> None:
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", encoding="utf-8")
 
 
-def model_card(config, templates, state: dict) -> str:
-    """README.md of the export, with a snippet that runs as it stands."""
-    separated = sum(kind != "shared" for kind in config.layer_kinds)
-    rows, columns = templates.grid
-    wording = templates.text_to_image[0].replace("{caption}", "{}")
-    return f"""---
-library_name: transformers
-pipeline_tag: text-to-image
----
-# Uni-X model
-
-A unified autoregressive transformer that reads and writes text and pictures (Uni-X, arXiv 2509.24365):
-{config.num_hidden_layers} layers, {separated} of them with weights of their own for text and vision. Trained for
-{state["step"]} steps ({state["rows"]} rows). A picture is {rows} x {columns} codes out of {config.codebook_size}.
-
-```python
-import json, sys
-import torch
-from diffusers import VQModel
-from PIL import Image
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = sys.argv[1] if len(sys.argv) > 1 else "."
-model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).float().eval()
-tokenizer = AutoTokenizer.from_pretrained(folder)
-vq = VQModel.from_pretrained(folder + "/vq").float().eval()
-prompts = json.load(open(folder + "/unix_prompts.json", encoding="utf-8"))
-start, end = model.config.vision_start_token_id, model.config.vision_end_token_id
-
-
-def encode(*pieces):  # prompts are encoded piece by piece, as in training
-    return [i for piece in pieces if piece for i in tokenizer.encode(piece, add_special_tokens=False)]
-
-
-before, after = prompts["text_to_image"][0].split("{{caption}}")
-ids = torch.tensor([encode(before, "red heart", after) + [start]])
-unconditional = torch.tensor([encode(prompts["unconditional"]) + [start]])
-rows, columns = prompts["grid"]
-codes = model.generate_images(ids, unconditional_ids=unconditional, num_codes=rows * columns, guidance_scale=3.0,
-                              generator=torch.Generator().manual_seed(0))
-with torch.no_grad():
-    latents = vq.quantize.get_codebook_entry(codes.flatten(), (1, rows, columns, vq.quantize.vq_embed_dim))
-    pixels = vq.decode(latents, force_not_quantize=True).sample[0].clamp(-1, 1)
-Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()).save("picture.png")
-
-picture = (codes[0] + model.config.image_token_offset).tolist()
-ids = torch.tensor([[start, *picture, end, *encode(prompts["image_to_text"][0])]])
-said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False,
-                      logits_processor=model.text_only())
-print(tokenizer.decode(said[0, ids.shape[1]:], skip_special_tokens=True))
-```
-
-The default prompt for a picture is "{wording}".
-"""
+def write_processor(folder: Path, config, image_size: int) -> None:
+    """processor_config.json and the chat template."""
+    names = ("image_token_offset", "codebook_size", "vision_start_token_id", "vision_end_token_id", "eos_token_id")
+    values = {
+        "processor_class": "UniXProcessor",
+        "auto_map": {"AutoProcessor": "processing_unix.UniXProcessor"},
+        **{name: getattr(config, name) for name in names},
+        "image_size": image_size,
+    }
+    (folder / "processor_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
 def main() -> int:
@@ -189,7 +168,7 @@ def main() -> int:
 
     ensure_torchvision()
     found = checkpoint.find(arguments.checkpoint)
-    export(found, arguments.output, arguments.vq)
+    export(found, arguments.output, arguments.vq, arguments.results)
     print(f"{arguments.output}: exported from {found}")
     return 0
 

@@ -77,7 +77,7 @@ def draw(export, names: list[str], sampling) -> list:
     from tqdm import tqdm
 
     from model.prompts import text_to_image_ids
-    from tools.generate import draw_batch, sample_seed
+    from tools.generation import draw_batch, sample_seed
 
     ids = [text_to_image_ids(name, export.encode, export.vocabulary, export.templates) for name in names]
     seeds = [sample_seed(sampling.seed, number, 0) for number in range(len(names))]
@@ -181,7 +181,7 @@ def main() -> int:
     arguments = parse_arguments()
     read_metrics(arguments.run)
     from tools.export_folder import open_export
-    from tools.generate import Sampling
+    from tools.generation import Sampling
 
     export = open_export(arguments.model)
     import numpy

@@ -24,7 +24,8 @@ class Export:
     folder: Path
     model: Any
     vq: Any
-    encode: Encode
+    encode: Encode  # never makes a control token
+    markup: Encode  # for marks of turns, which are control tokens
     decode: Callable[[list[int]], str]  # leaves out special tokens
     templates: PromptTemplates
     vocabulary: Vocabulary
@@ -60,6 +61,8 @@ def open_export(folder: Path, device: str = "cpu") -> Export:
 
     keep_freed_memory()
     ensure_torchvision()
+    from tokenizers import Tokenizer
+
     from tokenization.text_tokenizer import load_text_tokenizer
     from tokenization.vq import load_vq
 
@@ -70,6 +73,7 @@ def open_export(folder: Path, device: str = "cpu") -> Export:
     model = load_model(folder, device)
     check_vq(model.config.codebook_size, vq, templates, folder)
     config = model.config
+    controls = Tokenizer.from_file(str(folder / "tokenizer.json"))
     vocabulary = Vocabulary(
         image_token_offset=config.image_token_offset,
         codebook_size=config.codebook_size,
@@ -81,6 +85,7 @@ def open_export(folder: Path, device: str = "cpu") -> Export:
         folder=folder,
         model=model,
         vq=vq,
+        markup=lambda string: controls.encode(string, add_special_tokens=False).ids,
         encode=lru_cache(maxsize=1024)(lambda string: tuple(text.encode([string])[0].tolist())),
         decode=lambda ids: text.tokenizer.decode(ids, skip_special_tokens=True),
         templates=templates,

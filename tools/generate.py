@@ -1,4 +1,4 @@
-"""Prompts -> pictures, or pictures -> captions, with an exported Uni-X model."""
+"""Pictures, captions, edits, texts and documents of both, with an exported Uni-X model."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
-import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from model.errors import UserError, run_command
-from model.prompts import image_to_text_ids, text_to_image_ids, unconditional_ids
+from tools.generation import PICTURE_TASKS, TASKS, Request, Sampling
+from tools.generation_record import Record, sole_user
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from tools.export_folder import Export
 
 EPILOG = """\
@@ -29,26 +25,15 @@ examples:
   python tools/generate.py --model work/demo/model --prompts-file prompts.txt --num-images 1 --output pictures
   python tools/generate.py --model work/demo/model --image apple.png --output captions
   python tools/generate.py --model work/demo/model --image apple.png --prompt "What colour is it?" --output answers
+  python tools/generate.py --model work/demo/model --task edit --image apple.png --prompt "make it green" --output edits
 
-OUTPUT gets generations.jsonl (one line a picture or caption: prompt, seed, file, settings), and for pictures
-PPPP-KK.png (picture K of prompt P) and contact_sheet.png. Captions are printed too, and are the likeliest ones.
+OUTPUT gets generations.jsonl (one line a result: prompt, seed, file, settings), and for pictures PPPP-KK.png (picture K
+of prompt P) and contact_sheet.png. Texts are printed too, and are the likeliest unless --text-temperature is given.
 
-Picture K of prompt P depends on --seed, P, K, the prompt and the sampling settings, not on --batch-size or on
---num-images, beyond the rounding of another batch shape. Exit codes: 0 done, 1 failed, 2 wrong usage or input.
+A job that was ended goes on when the same command is given again: results that are there are not made twice. Sample K
+of prompt P depends on --seed, P, K, the prompt and the sampling settings, not on --batch-size or on --num-images,
+beyond the rounding of another batch shape. Exit codes: 0 done, 1 failed, 2 wrong usage or input.
 """
-SHEET_CELL, SHEET_PICTURES = 192, 240  # pixels of a picture's side, and most pictures, of one contact sheet
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How codes are drawn. The defaults of the command are the published ones: the paper's guidance, and the released
-    code's temperature, top-k and top-p."""
-
-    guidance: float
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,19 +43,31 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", required=True, type=Path, metavar="DIR", help="folder that tools/convert_to_hf.py wrote")
     add("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
-    add("--prompt", action="append", default=[], metavar="TEXT", help="a caption to draw; with --image, a question")
-    add("--prompts-file", type=Path, metavar="FILE", help='.txt, a prompt a line, or .jsonl, {"prompt": TEXT} a line')
-    add("--image", action="append", default=[], type=Path, metavar="FILE", help="a picture to caption; repeatable")
+    add("--task", choices=TASKS, help="what to make (default: caption if there are pictures, else draw)")
+    add("--prompt", action="append", default=[], metavar="TEXT", help="a caption, question, instruction or beginning")
+    add("--prompts-file", type=Path, metavar="FILE",
+        help='.txt, a prompt a line, or .jsonl, {"prompt": TEXT, "images": [FILE, ...]} a line, FILE relative to it')
+    add("--image", action="append", default=[], type=Path, metavar="FILE",
+        help="a picture to caption, edit or continue from; repeatable")
     add("--num-images", type=at_least(1, int), default=4, metavar="N", help="pictures a prompt (default 4)")
-    add("--guidance", type=at_least(0, float), default=4.0, help="classifier-free guidance, 1 for none (default 4)")
+    add("--guidance", type=scale, default=4.0, metavar="SCALE",
+        help="classifier-free guidance of the text, 1 for none; FIRST:LAST changes it over a picture (default 4)")
+    add("--image-guidance", type=scale, default=1.5, metavar="SCALE",
+        help="the same of the source picture of an edit (default 1.5)")
     add("--temperature", type=at_least(0, float), default=0.99, help="of the codes, 0 for the likeliest (default 0.99)")
     add("--top-k", type=at_least(0, int), default=4096, help="likeliest codes kept, 0 for all (default 4096)")
     add("--top-p", type=share, default=0.96, help="probability mass kept (default 0.96)")
+    add("--text-temperature", type=at_least(0, float), default=0.0, help="of text, 0 for the likeliest (default 0)")
+    add("--max-new-tokens", type=at_least(1, int), default=64, help="longest text (default 64)")
+    add("--max-images", type=at_least(0, int), default=4, help="most pictures of an interleaved document (default 4)")
+    add("--chat", action="store_true", help="ask in a user's turn, as models that learned conversations expect")
     add("--seed", type=int, default=0, help="of all chance (default 0)")
-    add("--batch-size", type=at_least(1, int), default=16, help="pictures at a time (default 16)")
-    add("--max-new-tokens", type=at_least(1, int), default=64, help="longest caption (default 64)")
+    add("--batch-size", type=at_least(1, int), default=16, help="results at a time (default 16)")
+    add("--preview", type=at_least(0, int), default=0, metavar="ROWS",
+        help="write PPPP-KK.partial.png after each ROWS rows of codes (default 0: never)")
+    add("--overwrite", action="store_true", help="remove the results in OUTPUT first")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto: the GPU if there is one")
-    return parser
+    return parser  # fmt: skip
 
 
 def at_least(lowest: int, number: type):
@@ -91,13 +88,15 @@ def share(text: str) -> float:
     return value
 
 
+def scale(text: str) -> float | tuple[float, float]:
+    first, colon, last = text.partition(":")
+    number = at_least(0, float)
+    return (number(first), number(last)) if colon else number(first)
+
+
 def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
-    prompts = [check_prompt(text, "--prompt") for text in args.prompt]
-    if args.prompts_file:
-        prompts += read_prompts(args.prompts_file)
-    if not prompts and not args.image:
-        raise UserError("nothing to do: give --prompt, --prompts-file or --image")
+    task, requests = read_requests(args)
     from tools.export_folder import check_export, open_export
 
     check_export(args.model)  # before the seconds that it takes to import torch
@@ -105,13 +104,25 @@ def main(arguments: list[str] | None = None) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {args.output} cannot be made ({error.strerror}): give another folder") from None
-    export = open_export(args.model, choose_device(args.device))
-    with record_file(args.output / "generations.jsonl") as record:
-        if args.image:
-            caption_pictures(export, args.image, prompts, args.max_new_tokens, record)
-        else:
-            sampling = Sampling(args.guidance, args.temperature, args.top_k, args.top_p, args.seed)
-            draw_prompts(export, prompts, args.num_images, sampling, args.batch_size, args.output, record)
+    sampling = Sampling(
+        args.guidance,
+        args.temperature,
+        args.top_k,
+        args.top_p,
+        args.seed,
+        args.image_guidance,
+        args.text_temperature,
+        args.max_new_tokens,
+        args.max_images,
+        args.chat,
+    )
+    with sole_user(args.output):
+        record = Record(args.output)
+        if args.overwrite:
+            record.forget()
+        export = open_export(args.model, choose_device(args.device))
+        samples = args.num_images if task in PICTURE_TASKS else 1
+        run_job(export, task, requests, samples, sampling, args.batch_size, args.preview, record)
     return 0
 
 
@@ -123,27 +134,61 @@ def choose_device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def read_prompts(path: Path) -> list[str]:
-    """Prompts of a text file (one a line) or a JSON-lines file (key `prompt`); empty lines are passed over."""
+def read_requests(args: argparse.Namespace) -> tuple[str, list[Request]]:
+    """The task and what is asked for, of the flags and the prompts file. UserError for what does not fit."""
+    listed = read_prompts(args.prompts_file) if args.prompts_file else []
+    prompts = [check_prompt(text, "--prompt") for text in args.prompt]
+    images = tuple(args.image)
+    task = args.task or ("caption" if images or any(request.images for request in listed) else "draw")
+    if task == "caption":
+        wordings = [*prompts, *(request.prompt for request in listed if not request.images)] or [""]
+        requests = [Request(prompt, (image,)) for image in images for prompt in wordings]
+        requests += [Request(request.prompt, (image,)) for request in listed for image in request.images]
+    else:
+        requests = [Request(prompt, images) for prompt in prompts]
+        requests += [Request(request.prompt, request.images or images) for request in listed]
+    if not requests:
+        raise UserError("nothing to do: give --prompt, --prompts-file or --image")
+    for request in requests:
+        if task == "edit" and not request.images:
+            raise UserError(f"edit {request.prompt[:60]!r} has no source picture: give --image")
+        if task == "draw" and request.images:
+            raise UserError("--task draw takes no pictures: leave out --image, or give --task edit")
+        if task != "caption":
+            check_prompt(request.prompt, "prompt")
+        for image in request.images:
+            if not image.is_file():
+                raise UserError(f"{image}: there is no such picture: give the path of a picture file")
+    return task, requests
+
+
+def read_prompts(path: Path) -> list[Request]:
+    """Requests of a text file (a prompt a line) or a JSON-lines file; empty lines are passed over."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a .txt or .jsonl file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
-    prompts = []
+    requests = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        where, images = f"{path} line {number}", []
         if path.suffix == ".jsonl":
             try:
-                line = json.loads(line)["prompt"]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f'{path} line {number}: not of the form {{"prompt": TEXT}}') from None
-        prompts.append(check_prompt(line, f"{path} line {number}"))
-    if not prompts:
+                values = json.loads(line)
+                images = values.get("images", [])
+                line = values.get("prompt", "") if images else values["prompt"]
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise UserError(f'{where}: not of the form {{"prompt": TEXT}}') from None
+            if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+                raise UserError(f"{where}: images is {images!r}: give a list of file names") from None
+        prompt = "" if images and line == "" else check_prompt(line, where)
+        requests.append(Request(prompt, tuple(path.parent / image for image in images)))
+    if not requests:
         raise UserError(f"{path} holds no prompts: put one on each line")
-    return prompts
+    return requests
 
 
 def check_prompt(text: object, where: str) -> str:
@@ -152,141 +197,51 @@ def check_prompt(text: object, where: str) -> str:
     return text.strip()
 
 
-@contextmanager
-def record_file(path: Path) -> Iterator[TextIO]:
-    """`generations.jsonl`, line by line as things are made, so that an interrupted run keeps what it has."""
-    with path.open("w", encoding="utf-8", buffering=1) as file:
-        yield file
-
-
-def sample_seed(seed: int, prompt: int, sample: int) -> int:
-    """Seed of picture `sample` of prompt number `prompt`: 63 bits that depend on all three numbers."""
-    digest = hashlib.blake2b(f"{seed}/{prompt}/{sample}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def draw_prompts(
+def run_job(
     export: Export,
-    prompts: list[str],
-    num_images: int,
+    task: str,
+    requests: Sequence[Request],
+    samples: int,
     sampling: Sampling,
     batch_size: int,
-    output: Path,
-    record: TextIO,
+    preview: int,
+    record: Record,
 ) -> None:
-    """Draw `num_images` pictures of every prompt; write them, their contact sheet and a line about each."""
+    """Make `samples` results of every request, except those that the record holds; then the contact sheet."""
     from tqdm import tqdm
 
-    ids = [text_to_image_ids(text, export.encode, export.vocabulary, export.templates) for text in prompts]
-    for text, row in zip(prompts, ids, strict=True):
-        check_length(export, len(row) + export.templates.grid[0] * export.templates.grid[1], text)
-    jobs = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(num_images)]
-    shown, labels = [], []
-    with tqdm(total=len(jobs), unit="picture", desc="drawing") as progress:
+    from tools.generation import check_lengths, fingerprint, sample_seed, settings_of
+    from tools.generation_results import make_batch, write_sheets
+
+    check_lengths(export, task, requests, sampling)
+    common = {"task": task, "model": fingerprint(export.folder), "settings": settings_of(task, sampling)}
+    jobs, open_jobs = [], set()
+    for number, request in enumerate(requests):
+        prompt = request.prompt or export.templates.image_to_text[0]
+        for sample in range(samples):
+            job = {**common, "prompt": prompt, "prompt_index": number, "sample_index": sample}
+            job["sample_seed"] = sample_seed(sampling.seed, number, sample)
+            if request.images:
+                job["images"] = [str(path) for path in request.images]
+            jobs.append((request, job))
+            if not record.holds((number, sample), job):
+                open_jobs.add((number, sample))
+    unit = "picture" if task in PICTURE_TASKS else "text"
+    with tqdm(total=len(jobs), initial=len(jobs) - len(open_jobs), unit=unit, desc=task, disable=None) as progress:
         for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
-            seeds = [sample_seed(sampling.seed, *job) for job in batch]
-            pictures = draw_batch(export, [ids[prompt] for prompt, _ in batch], seeds, sampling)
-            for (prompt, sample), seed, picture in zip(batch, seeds, pictures, strict=True):
-                name = f"{prompt:04d}-{sample:02d}.png"
-                picture.save(output / name)
-                line = {
-                    "task": "text_to_image",
-                    "prompt": prompts[prompt],
-                    "prompt_index": prompt,
-                    "sample_index": sample,
-                    "sample_seed": seed,
-                    "file": name,
-                    "settings": vars(sampling),
-                }
-                record.write(json.dumps(line, ensure_ascii=False) + "\n")
-                shown.append(picture)
-                labels.append(f"{prompt}-{sample} {prompts[prompt]}")
-            progress.update(len(batch))
-    write_sheets(shown, labels, num_images, output)
-
-
-def draw_batch(export: Export, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Image.Image]:
-    """One picture a prompt; each row of ids ends with `<|vision_start|>` and has a seed of its own."""
-    import torch
-
-    rows, columns = export.templates.grid
-    width = max(map(len, prompts))
-    padded = [[export.vocabulary.eos_id] * (width - len(row)) + row for row in prompts]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in prompts]
-    device = export.model.device
-    unconditional = unconditional_ids(export.encode, export.vocabulary, export.templates)
-    codes = export.model.generate_images(
-        torch.tensor(padded, device=device),
-        torch.tensor(mask, device=device),
-        torch.tensor(unconditional, device=device),
-        num_codes=rows * columns,
-        guidance_scale=sampling.guidance,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-    )
-    return export.vq.decode(codes.view(len(prompts), rows, columns))
-
-
-def write_sheets(pictures: list[Image.Image], labels: list[str], num_images: int, output: Path) -> None:
-    """`contact_sheet.png`, then `contact_sheet-2.png` and so on: a row a prompt, or a block where a prompt has one."""
-    from PIL import Image
-
-    from tokenization.contact_sheet import contact_sheet
-
-    columns = num_images if 1 < num_images <= 12 else 8
-    a_sheet = SHEET_PICTURES // columns * columns
-    for sheet, start in enumerate(range(0, len(pictures), a_sheet), 1):
-        shown = pictures[start : start + a_sheet]
-        if shown[0].width > SHEET_CELL:
-            shown = [picture.resize((SHEET_CELL, SHEET_CELL), Image.Resampling.LANCZOS) for picture in shown]
-        name = "contact_sheet.png" if sheet == 1 else f"contact_sheet-{sheet}.png"
-        contact_sheet(shown, labels[start : start + a_sheet], columns, SHEET_CELL).save(output / name)
-
-
-def caption_pictures(
-    export: Export, images: list[Path], questions: list[str], max_new_tokens: int, record: TextIO
-) -> None:
-    """Caption every picture, or answer every question about it; print the texts and write a line about each."""
-    import torch
-
-    from tokenization.preprocess import open_image, preprocess
-
-    wordings = questions or [export.templates.image_to_text[0]]
-    pictures = [preprocess(open_image(path), export.vq.image_size) for path in images]  # all, before the slow part
-    for path, picture in zip(images, pictures, strict=True):
-        codes = export.vq.encode([picture])[0]
-        for wording in wordings:
-            prompt = image_to_text_ids(codes.flatten(), export.encode, export.vocabulary, export.templates, wording)
-            check_length(export, len(prompt) + max_new_tokens, wording)
-            ids = torch.tensor([prompt], device=export.model.device)
-            found = export.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=export.vocabulary.eos_id,
-                pad_token_id=export.vocabulary.eos_id,
-                logits_processor=export.model.text_only(),
-            )
-            text = export.decode(found[0, len(prompt) :].tolist()).strip()
-            print(f"{path}: {text}")
-            line = {
-                "task": "image_to_text",
-                "image": str(path),
-                "prompt": wording,
-                "text": text,
-                "settings": {"max_new_tokens": max_new_tokens},
-            }
-            record.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def check_length(export: Export, tokens: int, prompt: str) -> None:
-    limit = export.model.config.max_position_embeddings
-    if tokens > limit:
-        raise UserError(f"prompt {prompt[:60]!r} needs {tokens} tokens, the model has {limit}: shorten it")
+            batch = [
+                (request, job)
+                for request, job in jobs[start : start + batch_size]
+                if (job["prompt_index"], job["sample_index"]) in open_jobs
+            ]
+            if batch:
+                record.add(make_batch(export, task, batch, sampling, record.folder, preview))
+                progress.update(len(batch))
+    bad = [line for line in record.lines.values() if "error" in line]
+    if bad:
+        print(f"warning: {len(bad)} requests were put aside, as {bad[0]['error']}: see {record.path}", file=sys.stderr)
+    if task in PICTURE_TASKS:
+        write_sheets(record, [job for _, job in jobs], samples)
 
 
 if __name__ == "__main__":

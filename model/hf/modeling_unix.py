@@ -18,9 +18,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+# transformers 4.57 copies the files that this one imports, and not what those import: so all are named here.
+from .cache_unix import reserved_cache  # noqa: F401
 from .configuration_unix import LAYER_KINDS, UniXConfig
 from .generation_unix import PictureGenerationMixin
-from .routing_unix import TEXT, Routing, attention_masks, remember_modality
+from .guidance_unix import linear  # noqa: F401
+from .routing_unix import TEXT, Routing, attention_masks, keys_after, remember_modality
+from .sampling_unix import sample  # noqa: F401
+
+# transformers 4.57 and 5 have two names for the cache, in outputs and in what `generate` passes
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 class UniXRMSNorm(nn.Module):
@@ -111,13 +118,27 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+def attend(attention: UniXAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Queries [b, heads, s, head_dim], keys and values [b, kv_heads, total, head_dim] -> [b, s, heads * head_dim].
+
+    `mask` is [b or 1, 1, s, total], True where a query sees a key, or None for causal attention.
+    """
+    scale = attention.head_dim**-0.5
+    if q.shape[2] > 1:
+        attended, _ = sdpa_attention_forward(attention, q, k, v, mask, scaling=scale)
+        return attended.flatten(2)
+    # While decoding, the heads that share a key become queries of one head: no key is copied for each of them.
+    q = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
+    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).flatten(1)[:, None]
+
+
 class UniXPreTrainedModel(PreTrainedModel):
     config_class = UniXConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     # The branches of one layer work on the same activations, so a device map must not put them on different devices.
     _no_split_modules = ["UniXModel"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
 
 
@@ -144,7 +165,7 @@ class UniXModel(UniXPreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         cache_position: Tensor | None = None,
         output_hidden_states: bool | None = None,
@@ -156,7 +177,6 @@ class UniXModel(UniXPreTrainedModel):
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if self.gradient_checkpointing and self.training:
             use_cache = False  # the recomputation would append every key a second time
-        cache = past_key_values
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
 
@@ -178,7 +198,7 @@ class UniXModel(UniXPreTrainedModel):
         visual = self.config.is_visual(input_ids)
         if attention_mask is not None:  # all padding is text, whatever its ids: they must not change any shape
             visual = visual & attention_mask[:, cache_position].bool()
-        keys_seen = cache.get_mask_sizes(cache_position, 0)[0] if cache is not None else length
+        keys_seen = keys_after(cache, total)
         modality = self._modality(visual, cache, cache_position, keys_seen)
         joint_mask, within_mask = attention_masks(cache_position, keys_seen, attention_mask, modality)
         routing, one_branch = Routing(visual), Routing(None)
@@ -205,8 +225,8 @@ class UniXModel(UniXPreTrainedModel):
         hidden = self.norm(hidden)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
-            past_key_values=cache if use_cache else None,
             hidden_states=(*states, hidden) if output_hidden_states else None,
+            **{CACHE: cache if use_cache else None},
         )
 
     def _modality(
@@ -247,9 +267,7 @@ class UniXModel(UniXPreTrainedModel):
         q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
             k, v = cache.update(k, v, index, {"cache_position": cache_position})
-        attention = branches[0].self_attn
-        attended, _ = sdpa_attention_forward(attention, q, k, v, mask, scaling=attention.head_dim**-0.5)
-        attended = routing.split(attended.flatten(2).flatten(0, 1))
+        attended = routing.split(attend(branches[0].self_attn, q, k, v, mask).flatten(0, 1))
         outputs = [branch.after_attention(*pair) for branch, *pair in zip(branches, inputs, attended, strict=True)]
         return routing.merge(outputs).view_as(hidden)
 
@@ -257,7 +275,8 @@ class UniXModel(UniXPreTrainedModel):
 class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMixin):
     """Uni-X with its LM head: text by transformers' `generate`, pictures by `generate_images`."""
 
-    _tied_weights_keys = ["lm_head.weight"]
+    # transformers 5 wants to know what it is tied to, 4.57 takes the keys of a dictionary for its list
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: UniXConfig) -> None:
         super().__init__(config)
@@ -274,7 +293,7 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         past_key_values: Cache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        cache_position: Tensor | None = None,
+        cache: Cache | None = None,
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | None = None,
         **kwargs,
@@ -283,15 +302,16 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
 
         `input_ids` [b, s]. `attention_mask` [b, cached + s]: 0 for padding, on the left when generating. `position_ids`
         [b, s]: positions in the document, counted from the mask if not given. `labels` [b, s]: ids to predict, -100 to
-        leave out; the loss is the mean cross-entropy of each next token. `past_key_values`: any cache of transformers.
+        leave out; the loss is the mean cross-entropy of each next token. `past_key_values`, or `cache` as transformers
+        5 names it: any cache of transformers. transformers 4.57 adds `cache_position`, which 5 no longer knows.
         """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=past_key_values if cache is None else cache,
             use_cache=use_cache,
-            cache_position=cache_position,
+            cache_position=kwargs.pop("cache_position", None),
             output_hidden_states=output_hidden_states,
             inputs_embeds=kwargs.pop("inputs_embeds", None),
         )
@@ -303,8 +323,8 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
+            **{CACHE: outputs.get(CACHE)},
         )
 
     @staticmethod

@@ -38,6 +38,12 @@ class Routing:
         return torch.cat(parts)[self.inverse] if len(self.branches) == 2 else parts[0]
 
 
+def keys_after(cache: Cache | None, total: int) -> int:
+    """Keys that attention gets to see once the cache holds `total` tokens: all slots of a static cache."""
+    first = cache.layers[0] if cache is not None and cache.layers else None
+    return first.max_cache_len if isinstance(first, StaticLayer) else total
+
+
 def remember_modality(cache: Cache, modality: Tensor, cache_position: Tensor, num_layers: int) -> Tensor:
     """Append the modality [b, 1, s, 1] of new tokens to the cache; returns that of all its tokens [b, 1, total, 1].
 

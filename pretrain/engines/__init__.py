@@ -2,7 +2,8 @@
 
 `pretrain/train.py` uses an engine through these methods only:
 
-    train_step(rows, lr) -> StepFigures      rows of this rank for one step; the update is made
+    train_step(rows, lr, sound) -> StepFigures   rows of this rank for one step; the update is made, unless the gradient is
+                                             not finite or `sound` says no, and then weights and state are as before
     evaluate(rows) -> StepFigures            losses without an update
     pieces() -> list of Piece                what this rank writes of weights and optimizer state
     load(folder, steps), load_weights(folder)   all of a checkpoint after so many updates, or its weights alone
@@ -13,6 +14,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -25,6 +28,7 @@ class StepFigures:
     tokens_text: int
     tokens_image: int
     grad_norm: float = 0.0
+    updated: bool = True  # whether the weights moved
 
     def means(self) -> dict[str, float]:
         """Mean losses in nats a token: joint, text and image; a modality without targets is left out."""
@@ -35,3 +39,11 @@ class StepFigures:
             "loss_image": (self.loss_image, self.tokens_image),
         }
         return {name: loss / count for name, (loss, count) in named.items() if count}
+
+
+Sound = Callable[[StepFigures], bool]  # asked on all ranks, which see the same losses, before the weights move
+
+
+def finite(figures: StepFigures) -> bool:
+    """Whether the step's losses are numbers: the least that is asked of a step."""
+    return math.isfinite(figures.loss_text) and math.isfinite(figures.loss_image)

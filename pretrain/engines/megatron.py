@@ -15,18 +15,17 @@ from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.errors import UserError
 from model.initialise import initialise
 from model.layer_specs import transformer_config
-from model.routing import route
 from pretrain.config import OptimSection
-from pretrain.engines import StepFigures
+from pretrain.engines import Sound, StepFigures, finite
+from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.held_state import optimizer_pieces, pieces_to_write, set_adam_steps, weight_pieces
 from pretrain.engines.stages import build_stages, held_weights, whole_weights
 from pretrain.parallel import ParallelLayout, check_layout, megatron_settings
 from pretrain.pieces import Piece
 from pretrain.row_tensors import Row
-from pretrain.sharded_files import read_pieces, stored_tensors
+from pretrain.sharded_files import read_pieces
 
 
 class MegatronEngine:
@@ -89,30 +88,22 @@ class MegatronEngine:
         config.finalize_model_grads_func = finalize_model_grads
         config.grad_scale_func = self.optimizer.scale_loss
 
-    def train_step(self, rows: Sequence[Row], lr: float) -> StepFigures:
-        """One update from this rank's rows, each a microbatch; the gradient is that of the mean over target tokens.
-
-        Raises FloatingPointError for a gradient that is not finite: the weights are lost then, the checkpoints are not.
-        """
-        self._set_hyperparameters(lr)
+    def train_step(self, rows: Sequence[Row], lr: float, sound: Sound = finite) -> StepFigures:
+        """One update from this rank's rows, each a microbatch; the gradient is that of the mean over target tokens."""
+        set_hyperparameters(self.optimizer.param_groups, self.optim, lr)
         for module in self.modules:
             module.train()
             module.zero_grad_buffer()
         self.optimizer.zero_grad()
         figures = self._run(rows, forward_only=False)
-        updated, norm, _ = self.optimizer.step()
-        if not updated or not math.isfinite(norm):
-            raise FloatingPointError("the gradient is not finite: lower optim.lr, and go on from the newest checkpoint")
-        figures.grad_norm = float(norm)
+        # megatron-core looks for infinities in half precision only and has moved the weights by the time it tells the
+        # norm, so the norm is taken before.
+        self.optimizer.prepare_grads()
+        figures.grad_norm = float(self.optimizer.get_grad_norm())
+        figures.updated = math.isfinite(figures.grad_norm) and sound(figures)
+        if figures.updated:
+            self.optimizer.step()
         return figures
-
-    def _set_hyperparameters(self, lr: float) -> None:
-        """Those of the configuration, whatever a checkpoint says; biases and norms do not decay (`wd_mult` is 0)."""
-        optim = self.optim
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["lr_mult"]
-            group["weight_decay"] = optim.weight_decay * group["wd_mult"]
-            group["betas"], group["eps"] = (optim.beta1, optim.beta2), optim.eps
 
     def evaluate(self, rows: Sequence[Row]) -> StepFigures:
         """Losses of rows, without gradients."""
@@ -145,27 +136,14 @@ class MegatronEngine:
         row = next(rows).to(self.device)
         config = self.model_config
         dropping = self.optim.dropout and module.training
-        routing = route(
-            row.positions,
-            row.to_document,
-            row.lengths,
-            config.head_dim,
-            config.rope_theta,
-            self.dtype,
-            dropout_key=f"{self.seed}:{row.index}" if dropping else None,
-            sequence_parallel=self.sequence_parallel,
-        )
+        routing = routing_of(row, config, self.dtype, self.seed, bool(dropping), self.sequence_parallel)
         output = module(row.ids, row.labels, row.targets, routing)
         vocabulary = config.vocabulary
 
         def loss_function(output: tuple[Tensor, Tensor]):
             losses, labels = output
-            image = vocabulary.is_code(labels)
-            by_image = torch.where(image, losses, 0.0).sum()
-            total = losses.sum()
-            tokens, tokens_image = torch.ones_like(labels).sum(), image.sum()
-            sums = torch.stack([total - by_image, by_image, tokens - tokens_image, tokens_image]).detach().clone()
-            return total, tokens.to(torch.int), {"sums": sums}
+            total, sums = loss_sums(losses, labels, vocabulary)
+            return total, torch.ones_like(labels).sum().to(torch.int), {"sums": sums}
 
         return output, loss_function
 
@@ -184,7 +162,7 @@ class MegatronEngine:
         """
         weights = weight_pieces(self.stages)
         states = optimizer_pieces(self.stages, self.optimizer)
-        self._check(folder, [*weights, *states], "resume with the configuration that made it, or choose another run.folder")
+        check_stored(folder, [*weights, *states])
         read_pieces(folder, [*weights, *states])
         set_adam_steps(self.optimizer, steps)
 
@@ -192,18 +170,3 @@ class MegatronEngine:
         """Read weights alone, in whatever precision they are stored: the start of a new run. Raises UserError."""
         read_pieces(folder, weight_pieces(self.stages))
         self.optimizer.reload_model_params()
-
-    def _check(self, folder: Path, pieces: list[Piece], remedy: str) -> None:
-        stored = stored_tensors(folder)
-        wanted = {piece.key: (piece.shape, piece.tensor.dtype) for piece in pieces}
-        different = sorted(name for name, described in wanted.items() if stored.get(name) != described)
-        if different:
-            there, here = (_described(found.get(different[0])) for found in (stored, wanted))
-            raise UserError(
-                f"{folder}: is a checkpoint of another model or precision ({len(different)} tensors differ, {different[0]} "
-                f"first: {there} there, {here} here): {remedy}"
-            )
-
-
-def _described(tensor: tuple | None) -> str:
-    return f"{list(tensor[0])} {str(tensor[1])[6:]}" if tensor else "absent"

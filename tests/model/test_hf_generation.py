@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, StaticCache
 
+from model.hf.cache_unix import reserved_cache
 from tests.model.tiny_hf import CODES, QWEN3, START, TEXT_IDS, document, left_pad, tiny_model
 
 TOLERANCE = 1e-5
@@ -31,7 +32,7 @@ def cached_logits(model, ids, mask, chunks, cache) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("flavour", [{}, QWEN3], ids=["qwen25", "qwen3"])
-@pytest.mark.parametrize("make_cache", ["config", "plain", "static"])
+@pytest.mark.parametrize("make_cache", ["config", "plain", "static", "reserved"])
 @torch.no_grad()
 def test_token_by_token_equals_one_pass(flavour, make_cache):
     model = tiny_model(seed=1, **flavour)
@@ -40,6 +41,7 @@ def test_token_by_token_equals_one_pass(flavour, make_cache):
         "config": lambda: DynamicCache(config=model.config),
         "plain": DynamicCache,
         "static": lambda: StaticCache(config=model.config, max_cache_len=ids.shape[1] + 3),
+        "reserved": lambda: reserved_cache(len(model.config.layer_kinds), ids.shape[1]),
     }[make_cache]()
     logits = cached_logits(model, ids, None, [1] * ids.shape[1], cache)
     assert (logits - model(ids).logits).abs().max() <= TOLERANCE
@@ -85,7 +87,7 @@ def test_cache_can_be_reordered_cropped_repeated_and_selected():
     continued(cache, ids[order], mask[order], following)
 
     cache = copy.deepcopy(base)
-    cache.crop(ids.shape[1] - 4)
+    cache.crop(-4)
     continued(cache, ids[:, :-4], mask[:, :-4], following)
 
     cache = copy.deepcopy(base)

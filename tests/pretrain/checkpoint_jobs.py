@@ -7,6 +7,7 @@ import io
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
 
 import torch
@@ -123,6 +124,39 @@ def train_run_and_die_in_a_save(config: Path, overrides: list[str], rank: int, s
 
     saver.write_pieces = write
     return train_run(config, overrides)
+
+
+def train_run_with_bad_rows(config: Path, overrides: list[str], bad: list[int]):
+    """The same, but the loss of these rows has a gradient that is not finite."""
+    from pretrain.engines import common
+
+    modules = [sys.modules[name] for name in ("pretrain.engines.megatron", "pretrain.engines.zero3") if name in sys.modules]
+    assert modules, "the engine is imported before, so that its names can be replaced"
+    rows: list[int] = []
+
+    def routing_of(row, *arguments):
+        rows.append(row.index)
+        return common.routing_of(row, *arguments)
+
+    def loss_sums(*arguments):
+        total, sums = common.loss_sums(*arguments)
+        return total * (torch.inf if rows[-1] in bad and torch.is_grad_enabled() else 1.0), sums
+
+    for module in modules:
+        module.routing_of, module.loss_sums = routing_of, loss_sums
+    try:
+        return train_run(config, overrides)
+    finally:
+        for module in modules:
+            module.routing_of, module.loss_sums = common.routing_of, common.loss_sums
+
+
+def import_engines() -> None:
+    """Both, in this process."""
+    import pretrain.engines.megatron
+    import pretrain.engines.zero3  # noqa: F401
+
+    torch.distributed.barrier()  # nobody is gone before the last has come
 
 
 def load_and_save(config, start: Path, output: Path) -> None:

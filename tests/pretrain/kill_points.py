@@ -109,10 +109,10 @@ def others_of_the_job() -> list[Path]:
     return found
 
 
-def deaf_to_ctrl_c(process: Path) -> bool:
-    """Whether SIGINT is blocked or ignored."""
+def deaf_to(process: Path, number: int) -> bool:
+    """Whether the signal is blocked or ignored."""
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
-    return bool((int(status["SigBlk"], 16) | int(status["SigIgn"], 16)) >> (signal.SIGINT - 1) & 1)
+    return bool((int(status["SigBlk"], 16) | int(status["SigIgn"], 16)) >> (number - 1) & 1)
 
 
 def signal_while_rows_are_awaited(count: int, number: int) -> None:
@@ -131,10 +131,38 @@ def signal_in_a_step(count: int, number: int, times: int, whole_job: bool) -> No
 
     def step(original, *arguments):
         figures = original(*arguments)
-        if number == signal.SIGINT:
-            assert all(map(deaf_to_ctrl_c, others_of_the_job()))
+        if number in (signal.SIGINT, signal.SIGUSR1):
+            assert all(deaf_to(process, number) for process in others_of_the_job())
         for _ in range(times):
             os.killpg(0, number) if whole_job else os.kill(os.getpid(), number)
         return figures
 
     _at_call(MegatronEngine, "train_step", count, step)
+
+
+def hang_in_a_step(count: int) -> None:
+    """A step that never ends."""
+
+    def step(_original, *_arguments):
+        wait_for_ever()
+
+    _at_call(MegatronEngine, "train_step", count, step)
+
+
+def wait_for_ever() -> None:
+    """Its name is looked for in the stacks."""
+    while True:
+        time.sleep(1)
+
+
+def as_attempt(number: str) -> None:
+    """The start of a run that a scheduler has numbered."""
+    os.environ["UNIX_RUN_ATTEMPT"] = str(number)
+
+
+def as_rank(rank: str, ranks: str, port: str, moment: str = "", count: int = 0) -> None:
+    """One of the processes of a run, as a launcher would start it; with another of these moments armed in it."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if moment:
+        globals()[moment](count)

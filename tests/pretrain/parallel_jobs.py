@@ -11,6 +11,7 @@ from model.config import ModelConfig
 from model.vocabulary import IGNORED
 from pretrain import runtime
 from pretrain.config import OptimSection
+from pretrain.engines import finite
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.parallel import ParallelLayout, stages_per_rank
 from pretrain.row_tensors import Row
@@ -45,12 +46,14 @@ def mixed_rows(config: ModelConfig) -> list[Row]:
     return rows
 
 
-def make_engine(changes: dict, parallel: ParallelLayout, optim: OptimSection = OPTIM) -> MegatronEngine:
+def make_engine(
+    changes: dict, parallel: ParallelLayout, optim: OptimSection = OPTIM, precision: str = "fp32"
+) -> MegatronEngine:
     """An engine of a tiny model on all processes of this job."""
     config = training_config(initializer_range=0.2, **changes)
     per_rank = stages_per_rank(parallel, config.num_hidden_layers)
     runtime.start_distributed(0, parallel.tensor, parallel.pipeline, per_rank)
-    return MegatronEngine(config, optim, "fp32", TOKENS, 0, parallel)
+    return MegatronEngine(config, optim, precision, TOKENS, 0, parallel)
 
 
 def rows_here(rows: list[Row]) -> list[Row]:
@@ -60,9 +63,15 @@ def rows_here(rows: list[Row]) -> list[Row]:
     return rows[parallel_state.get_data_parallel_rank() :: parallel_state.get_data_parallel_world_size()]
 
 
-def train(changes: dict, parallel: ParallelLayout, optim: OptimSection = OPTIM, steps: int = STEPS) -> tuple:
+def train(
+    changes: dict, parallel: ParallelLayout, optim: OptimSection = OPTIM, steps: int = STEPS, precision: str = "fp32"
+) -> tuple:
     """(figures of each step, figures of a measurement at the end, final whole weights)."""
-    engine = make_engine(changes, parallel, optim)
+    return train_with(make_engine(changes, parallel, optim, precision), optim, steps)
+
+
+def train_with(engine, optim: OptimSection = OPTIM, steps: int = STEPS) -> tuple:
+    """The same for any engine."""
     rows = mixed_rows(engine.model_config)
     figures = []
     for step in range(steps):
@@ -94,8 +103,16 @@ def fail_on_the_last_rank() -> int:
 
 
 def train_on_text_beside_pictures(parallel: ParallelLayout, steps: int = 4) -> tuple:
-    """As `train`, on rows whose first halves, dealt to the even data-parallel ranks, hold text only; the others pictures."""
+    """As `train`, on rows whose first halves, dealt to the even data-parallel ranks, hold text only; the others pictures.
+    Gradients come back too.
+    """
     engine = make_engine({}, parallel)
+    found = train_with_text_beside_pictures(engine, steps)
+    return *found, [parameter.main_grad.clone() for stage in engine.stages for parameter in stage.parameters()]
+
+
+def train_with_text_beside_pictures(engine, steps: int = 4) -> tuple:
+    """The same for any engine, without gradients."""
     rows = mixed_rows(engine.model_config)
     text, pictures = rows[0::4], rows[1::4]
     assert all(not engine.model_config.vocabulary.is_code(row.labels).any() for row in text)
@@ -104,5 +121,40 @@ def train_on_text_beside_pictures(parallel: ParallelLayout, steps: int = 4) -> t
     for step in range(steps):
         batch = [row for pair in zip(text[2 * step : 2 * step + 2], pictures[2 * step : 2 * step + 2]) for row in pair]
         figures.append(dataclasses.astuple(engine.train_step(rows_here(batch), OPTIM.lr)))
-    gradients = [parameter.main_grad.clone() for stage in engine.stages for parameter in stage.parameters()]
-    return figures, figures[-1], {name: tensor.clone() for name, tensor in engine.weights()}, gradients
+    return figures, figures[-1], {name: tensor.clone() for name, tensor in engine.weights()}
+
+
+def train_past_a_bad_step(engine, parameters: list, kind: str, steps: int = 3) -> tuple:
+    """Train 1 step, meet a step that is no good, and train on -> (its figures, the others', pieces by key and place).
+
+    kind: "none" leaves the bad step out; "refused" is one that `sound` says no to; "gradient" has an infinity in one
+    gradient of the last rank, and losses that nobody sees anything in.
+    """
+    rows = mixed_rows(engine.model_config)
+    figures, bad = [], None
+    for step in range(steps):
+        batch = rows_here(rows[step * ROWS : (step + 1) * ROWS])
+        if step == 1 and kind != "none":
+            sound, hook = finite, None
+            if kind == "refused":
+                sound = refuse
+            elif torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+                hook = parameters[3].register_hook(lambda gradient: gradient.clone().fill_(torch.inf))
+            other = rows_here(rows[-ROWS:])
+            bad = dataclasses.astuple(engine.train_step(other, OPTIM.lr, sound))
+            if hook:
+                hook.remove()
+        figures.append(dataclasses.astuple(engine.train_step(batch, OPTIM.lr)))
+    return bad, figures, {(piece.key, piece.offsets): piece.tensor.clone() for piece in engine.pieces()}
+
+
+def refuse(_figures) -> bool:
+    """No step is good enough."""
+    return False
+
+
+def train_megatron_past_a_bad_step(parallel: ParallelLayout, precision: str, kind: str) -> tuple:
+    """With the megatron engine."""
+    engine = make_engine({}, parallel, precision=precision)
+    parameters = [parameter for stage in engine.stages for parameter in stage.parameters()]
+    return train_past_a_bad_step(engine, parameters, kind)

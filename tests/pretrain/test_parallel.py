@@ -17,6 +17,10 @@ FLAVOURS = {
     "tied qwen2.5": {"layer_kinds": KINDS, "tie_word_embeddings": True, **QWEN25},
     "untied qwen3": {"layer_kinds": KINDS, "tie_word_embeddings": False, **QWEN3},
 }
+CROSSED = {
+    "untied qwen2.5": {"layer_kinds": KINDS, "tie_word_embeddings": False, **QWEN25},
+    "tied qwen3": {"layer_kinds": KINDS, "tie_word_embeddings": True, **QWEN3},
+}
 SEQUENCE = {"tensor": 2, "sequence": True}
 LAYOUTS = {
     "tp2": (2, {"tensor": 2}),
@@ -69,6 +73,15 @@ def test_a_layout_trains_as_one_process(world: World, alone: dict, layout: str, 
     ranks, parallel = LAYOUTS[layout]
     found = world.run(parallel_jobs.train, ranks, changes=FLAVOURS[flavour], parallel=ParallelLayout(**parallel))
     assert_same_training(found, alone[flavour], ranks)
+
+
+@pytest.mark.parametrize("flavour", CROSSED)
+def test_tying_and_flavour_do_not_depend_on_each_other(world: World, flavour: str):
+    """The other two of the four, in the layout that has everything: tensor, sequence and pipeline parallelism."""
+    expected = world.run(parallel_jobs.train, 1, changes=CROSSED[flavour], parallel=ParallelLayout())[0]
+    ranks, parallel = LAYOUTS["tp2 sp pp2"]
+    found = world.run(parallel_jobs.train, ranks, changes=CROSSED[flavour], parallel=ParallelLayout(**parallel))
+    assert_same_training(found, expected, ranks)
 
 
 def test_training_moves_the_weights(alone: dict):

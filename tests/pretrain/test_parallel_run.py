@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,7 @@ def write_config(tiny: TinyData, folder: Path, parallel: dict, **changes: dict) 
     values["checkpoint"] = {"every": SAVED, "keep": 9}
     values["parallel"] = parallel
     for section, changed in changes.items():
-        values[section] |= changed
+        values.setdefault(section, {}).update(changed)
     path = folder.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
@@ -57,18 +59,20 @@ def assert_follows(run: Path, reference: Path) -> None:
     assert heldout[0] == pytest.approx(heldout[1], rel=5e-6)
 
 
-def uninterrupted(world: World, data: TinyData, run: Path, precision: str) -> Path:
-    """The folder of a run on 2 tensor- x 2 pipeline-parallel ranks with sequence parallelism, from start to end."""
-    config = write_config(data, run, WIDE, run={"precision": precision})
+def uninterrupted(world: World, data: TinyData, run: Path, layout: dict) -> Path:
+    """The folder of a run on four ranks from start to end; `read.json` has the documents that rank 0 read."""
+    config = write_config(data, run, layout)
     found = world.run(checkpoint_jobs.train_run, 4, config=config, overrides=[])
     assert [code for code, _, _ in found] == [0] * 4
     assert "8 of 8 steps done" in found[0][1] and not any(printed for _, printed, _ in found[1:])
+    (run / "read.json").write_text(json.dumps(found[0][2]))
     return run
 
 
 @pytest.fixture(scope="module")
 def reference(world: World, tiny_data: TinyData, tmp_path_factory) -> Path:
-    return uninterrupted(world, tiny_data, tmp_path_factory.mktemp("reference") / "run", "fp32")
+    """2 tensor- x 2 pipeline-parallel ranks with sequence parallelism."""
+    return uninterrupted(world, tiny_data, tmp_path_factory.mktemp("reference") / "run", WIDE)
 
 
 def stopped_after_the_save(reference: Path, run: Path) -> None:
@@ -109,6 +113,39 @@ def test_another_layout_goes_on(world, tiny_data, tmp_path, reference, layout):
     )
     assert "at step 4, row 8" in found[0][1]
     assert_follows(tmp_path / "run", reference)
+
+
+@pytest.mark.parametrize("layout", ["one process", "pp4", "tp2 dp2"])
+def test_the_documents_read_after_a_resume_are_those_of_the_whole_run(world, tiny_data, tmp_path, reference, layout):
+    """Held-out documents, which are read at every start, then those of rows 8 to 15: by one reader of each row, together."""
+    ranks, parallel = LAYOUTS[layout]
+    config = write_config(tiny_data, tmp_path / "run", parallel)
+    shutil.copytree(reference, tmp_path / "run")
+    finished = world.run(checkpoint_jobs.train_run, ranks, config=config, overrides=[])
+    shutil.rmtree(tmp_path / "run")
+    stopped_after_the_save(reference, tmp_path / "run")
+    found = world.run(checkpoint_jobs.train_run, ranks, config=config, overrides=[])
+    readers = {"one process": [0], "pp4": [0], "tp2 dp2": [0, 2]}[layout]
+    heldout, resumed = (Counter(sum((ranks[rank][2] for rank in readers), [])) for ranks in (finished, found))
+    whole = json.loads((reference / "read.json").read_text())
+    rows = (resumed - heldout).total()
+    assert heldout.total() >= 2 and 8 <= rows < len(whole) - heldout.total()
+    assert resumed - heldout == Counter(whole[-rows:])
+
+
+def test_a_cut_optimizer_and_interleaved_stages_are_written_for_all(world, tiny_data, tmp_path):
+    """Saved with the distributed optimizer on 2 x 2 ranks, continued by interleaved stages, whose save one process takes."""
+    whole = uninterrupted(world, tiny_data, tmp_path / "whole", {"tensor": 2, "distributed_optimizer": True})
+    run = tmp_path / "run"
+    stopped_after_the_save(whole, run)
+    interleaved = write_config(tiny_data, run, {"pipeline": 2, "layout": "Et|t|t|tL"}, checkpoint={"every": 3})
+    found = world.run(checkpoint_jobs.train_run, 2, config=interleaved, overrides=[])
+    assert "at step 4, row 8" in found[0][1]
+    assert_follows(run, whole)
+    shutil.rmtree(checkpoint.folder_of(run, STEPS))
+    found = world.run(checkpoint_jobs.train_run, 1, config=write_config(tiny_data, run, {}), overrides=[])
+    assert "at step 6, row 12" in found[0][1]
+    assert_follows(run, whole)
 
 
 def test_who_reads_what(world, tiny_data, tmp_path, reference):
@@ -189,7 +226,8 @@ def test_one_rank_killed_in_a_save_ends_the_others_and_costs_that_save(world, ti
             killed.run(checkpoint_jobs.train_run_and_die_in_a_save, 2, config=config, overrides=[], rank=1, save=2)
     finally:
         killed.close()
-    assert checkpoint_names(run) == ["step_00000004", "step_00000008.partial"]
+    kept, half = checkpoint_names(run)
+    assert kept == "step_00000004" and half.startswith("step_00000008.0-") and half.endswith(".partial")
     found = world.run(checkpoint_jobs.train_run, 2, config=config, overrides=[])
     assert "at step 4, row 8" in found[0][1] and "warning" not in found[0][1]
     assert_follows(run, reference)

@@ -35,6 +35,9 @@ def test_data_parallelism_takes_what_is_left():
         (4, ["parallel.pipeline=2", "parallel.layout=Et|t|t|tL", "data.rows_per_step=6"], ["6", "microbatches"]),
         (2, ["parallel.tensor=2", "parallel.sequence=true", "data.row_multiple=3"], ["data.row_multiple 3"]),
         (2, ["parallel.pipeline=2", "parallel.layout=Et|ttL"], ["has 3 layers", "the model has 4"]),
+        (2, ["run.engine=zero3", "parallel.pipeline=2"], ["no pipeline stages", "parallel.pipeline 2", "parallel.tensor"]),
+        (2, ["run.engine=zero3", "parallel.distributed_optimizer=true"], ["zero.stage", "leave it out"]),
+        (3, ["run.engine=zero3"], ["data.rows_per_step 8", "3 data-parallel ranks"]),
     ],
 )
 def test_what_does_not_divide_is_named(processes, overrides, parts):

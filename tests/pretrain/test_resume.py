@@ -96,8 +96,9 @@ def test_killed_and_started_again_with_workers(commands, tiny_data, tmp_path, pr
 
 @pytest.mark.parametrize(
     "number, workers, whole_job",
-    [(signal.SIGTERM, 0, False), (signal.SIGTERM, 2, True), (signal.SIGINT, 2, True)],
-    ids=["SIGTERM", "SIGTERM to the job", "ctrl-c"],
+    [(signal.SIGTERM, 0, False), (signal.SIGTERM, 2, True), (signal.SIGINT, 2, True),
+     (signal.SIGUSR1, 2, True)],
+    ids=["SIGTERM", "SIGTERM to the job", "ctrl-c", "SIGUSR1 to the job"],
 )
 def test_a_signal_saves_after_the_step(commands, tiny_data, tmp_path, number, workers, whole_job):
     run = Run(commands, tiny_data, tmp_path / "run", f"data.workers={workers}")

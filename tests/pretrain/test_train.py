@@ -33,7 +33,8 @@ def flip_a_byte(path: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Of all files but the one that says who came last."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "owner.json"}
 
 
 @pytest.fixture(scope="module")
@@ -172,11 +173,16 @@ def test_two_processes_do_not_train_into_one_folder(commands, tiny_data, tmp_pat
     assert train(commands, tiny_data, folder, "run.steps=1").code == 0
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run_in_one_line(commands, tiny_data, tmp_path):
+def test_gradients_that_are_not_finite_end_the_run_in_one_line(commands, tiny_data, tmp_path):
+    """From its first steps on, so that there is nothing to go back to."""
     folder = tmp_path / "run"
-    done = train(commands, tiny_data, folder, "optim.lr=1e30", "optim.warmup_steps=0", "optim.decay=constant")
+    rates = ("optim.lr=1e30", "optim.warmup_steps=0", "optim.decay=constant")
+    done = train(commands, tiny_data, folder, *rates, "resilience.bad_steps=3", "checkpoint.every=50")
     assert done.code == 1 and done.err.count("\n") == 1, done.err
-    assert f"{folder}: step " in done.err and "not finite" in done.err and "optim.lr" in done.err
+    assert f"{folder}: stopped at step " in done.err and "no checkpoint" in done.err and "optim.lr" in done.err
+    report = json.loads((folder / "trouble.json").read_text())
+    assert len(report["bad"]) == 3 and report["error"] in done.err
+    assert [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()] == ["bad step"] * 3
 
 
 def test_samples_need_the_image_tokenizer_of_the_shards(commands, tiny_data, tmp_path):

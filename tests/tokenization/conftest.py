@@ -27,15 +27,7 @@ def other_vq_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer with one id per byte and the special token <|vision_start|>."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.add_special_tokens(["<|vision_start|>"])
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+    return save_byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture
@@ -52,4 +44,16 @@ def save_vq(folder: Path, seed: int) -> Path:
     torch.nn.init.normal_(model.quantize.embedding.weight)  # so that pictures use many codes
     model.save_pretrained(folder)
     (folder / "preprocess.json").write_text(json.dumps({"image_size": 16, "name": f"tiny-{seed}"}))
+    return folder
+
+
+def save_byte_tokenizer(folder: Path) -> Path:
+    """A tokenizer with one id per byte and the special token <|vision_start|>."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(["<|vision_start|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Kill shard_images at random moments, over and over, and see whether anything is lost, doubled or changed.
+"""Kill shard_images at random moments, over and over, with other numbers of workers each time: is anything lost?
 
-The job runs once undisturbed. Then it is started and killed (SIGKILL), again and again; whenever it gets to its end
-nevertheless, the dataset is compared with the undisturbed one, byte by byte, and the next round begins with nothing.
+A corpus of small pictures is made in three layouts (or one is given), and encoded once by one worker, undisturbed. Then
+one to four workers are started and killed (SIGKILL), all or only some of them, again and again. Whenever the dataset is
+finished nevertheless, it is compared with the undisturbed one, byte by byte, and the next round begins with nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import argparse
+import os
 import random
 import shutil
-import subprocess
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -29,16 +31,16 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python tests/tokenization/kill_shard_images.py --input work/corpus/train/folder "
-        "--vq openmoji-64 --tokenizer work/tokenizer",
+        epilog="example:\n  python tests/tokenization/kill_shard_images.py --pictures 2000 --kills 20",
     )
-    parser.add_argument("--input", nargs="+", required=True, help="corpora, as for shard_images")
-    parser.add_argument("--vq", required=True, help="image tokenizer, as for shard_images")
-    parser.add_argument("--tokenizer", required=True, help="text tokenizer, as for shard_images")
-    parser.add_argument("--workers", type=int, default=2, help="as for shard_images (default: 2)")
-    parser.add_argument("--samples-per-part", type=int, default=128, help="as for shard_images (default: 128)")
-    parser.add_argument("--kills", type=int, default=20, help="how often to kill (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    add = parser.add_argument
+    add("--pictures", type=int, default=20_000, help="size of the corpus that is made (default: %(default)s)")
+    add("--input", nargs="+", help="corpora in its place, as for shard_images.py")
+    add("--vq", help="image tokenizer (default: a random one for pictures of 16 pixels)")
+    add("--tokenizer", help="folder with tokenizer.json (default: one id a byte)")
+    add("--samples-per-part", type=int, default=256, help="as for shard_images.py (default: %(default)s)")
+    add("--kills", type=int, default=20, help="rounds that end by a kill (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the moments (default: 0)")
     return parser.parse_args()
 
 
@@ -47,52 +49,88 @@ def main() -> int:
     arguments = parse_arguments()
     moments = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
-        reference, output, log = Path(folder, "reference"), Path(folder, "output"), Path(folder, "log")
-        process = start(arguments, reference, log)
+        prepare(arguments, Path(folder))
+        reference, output = Path(folder, "reference"), Path(folder, "output")
         began = time.monotonic()
-        if process.wait():
-            raise UserError(f"the undisturbed run failed: {log.read_text().splitlines()[-1]}")
+        (status,) = wait(start(arguments, reference, 1))
+        if status:
+            raise UserError(
+                f"the undisturbed run failed with status {status}: run shard_images.py on this input by hand"
+            )
         work = time.monotonic() - began
         if complaint := doubles(reference):
             print(f"FAILED without a kill: {complaint}")
             return 1
-        print(f"undisturbed: {work:.1f} s of work after starting up", flush=True)
-        kills, finished = [], 0
-        while len(kills) < arguments.kills or output.exists():
-            in_start_up = moments.random() < 0.2
-            process = start(arguments, output, log, wait=not in_start_up)
-            try:
-                enough = len(kills) == arguments.kills
-                process.wait(None if enough else moments.uniform(0, 5 if in_start_up else work / 2))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                kills.append(len(list(output.glob("parts/0*"))))
-                print(f"kill {len(kills)}: {kills[-1]} parts published", flush=True)
-                continue
-            if process.returncode:
-                print(f"FAILED after {len(kills)} kills: {log.read_text().splitlines()[-1]}")
+        print(f"undisturbed, one worker: {work:.1f} s", flush=True)
+        rounds, processes, finished, counts = 0, 0, 0, Counter()
+        while rounds < arguments.kills or output.exists():
+            count = moments.randint(1, 4)
+            running = start(arguments, output, count)
+            if rounds < arguments.kills:
+                time.sleep(moments.uniform(0, work / 2 / count))
+                victims = running if moments.random() < 0.7 else running[: moments.randint(1, count)]
+                for process in victims:
+                    os.kill(process, signal.SIGKILL)
+            endings = wait(running)
+            killed = sum(os.WIFSIGNALED(status) for status in endings)
+            if any(status and not os.WIFSIGNALED(status) for status in endings):
+                print(f"FAILED after {rounds} kills: a worker ended with {endings}")
                 return 1
-            if complaint := difference(reference, output):
-                print(f"FAILED after {len(kills)} kills: {complaint}")
-                return 1
-            finished += 1
-            print(f"finished, the same {sum(path.is_file() for path in output.rglob('*'))} files", flush=True)
-            shutil.rmtree(output)
-        print(f"PASSED: {len(kills)} kills, {finished} times to the end: each document once, every byte as undisturbed")
+            if killed:
+                rounds, processes = rounds + 1, processes + killed
+                counts[count] += 1
+                parts = len(list(output.glob("parts/0*"))) if output.exists() else 0
+                print(f"kill {rounds}: {killed} of {count} workers, {parts} parts are there", flush=True)
+            if (output / "manifest.json").exists():
+                if complaint := difference(reference, output):
+                    print(f"FAILED after {rounds} kills: {complaint}")
+                    return 1
+                finished += 1
+                print(f"finished, the same {sum(path.is_file() for path in output.rglob('*'))} files", flush=True)
+                shutil.rmtree(output)
+    print(
+        f"PASSED: {rounds} kills of {processes} workers ({dict(sorted(counts.items()))} rounds by number of workers), "
+        f"{finished} times to the end: each document once, every byte as undisturbed"
+    )
     return 0
 
 
-def start(arguments: argparse.Namespace, output: Path, log: Path, wait: bool = True) -> subprocess.Popen[bytes]:
-    """Start the command; with `wait`, return when it is through with starting up and begins to encode."""
-    command = [sys.executable, "tokenization/shard_images.py", "--input", *arguments.input, "--output", str(output)]
-    for name in ("vq", "tokenizer", "workers", "samples_per_part"):
-        command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
-    with open(log, "wb") as sink:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=sink)
-    while wait and process.poll() is None and b"\nencoding " not in log.read_bytes():
-        time.sleep(0.02)
-    return process
+def prepare(arguments: argparse.Namespace, folder: Path) -> None:
+    """Make what was not given: the corpus, the image tokenizer, the text tokenizer."""
+    from tests.tokenization.conftest import save_byte_tokenizer, save_vq
+    from tests.tokenization.corpora import folder_corpus, parquet_corpus, tar_corpus
+    from tokenization.parts import mds_writer
+
+    mds_writer()  # imported once, here: the workers are forked
+    (folder / "vq").mkdir()
+    (folder / "tokenizer").mkdir()
+    arguments.vq = arguments.vq or str(save_vq(folder / "vq", seed=0))
+    arguments.tokenizer = arguments.tokenizer or str(save_byte_tokenizer(folder / "tokenizer"))
+    if not arguments.input:
+        half = arguments.pictures // 2
+        tars = tar_corpus(folder / "tars", half, per_tar=max(1, half // 7))
+        tables = parquet_corpus(folder / "table.parquet", arguments.pictures - half - half // 2, as_struct=True)
+        arguments.input = list(map(str, (tars, tables, folder_corpus(folder / "folder", half // 2))))
+
+
+def start(arguments: argparse.Namespace, output: Path, count: int) -> list[int]:
+    """Fork so many workers, which share the input. Their process ids."""
+    from tests.tokenization.corpora import child
+    from tokenization import shard_images
+
+    command = ["--input", *arguments.input, "--output", str(output), "--vq", arguments.vq, "--tokenizer",
+               arguments.tokenizer, "--samples-per-part", str(arguments.samples_per_part)]  # fmt: skip
+    return [
+        child(
+            lambda worker=worker: shard_images.main([*command, "--job-index", str(worker), "--job-count", str(count)])
+        )
+        for worker in range(count)
+    ]
+
+
+def wait(processes: list[int]) -> list[int]:
+    """Until they have ended; their statuses."""
+    return [os.waitpid(process, 0)[1] for process in processes]
 
 
 def difference(reference: Path, output: Path) -> str | None:

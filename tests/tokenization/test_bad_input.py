@@ -126,13 +126,10 @@ def test_wrong_use_is_one_line_and_exit_code_2(command: Command, tmp_path: Path)
     (tmp_path / "tokenizer/tokenizer.json").write_text("{}")
     (tmp_path / "vq").mkdir()
     (tmp_path / "vq/config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
-    tar_corpus(tmp_path / "tars", 3, per_tar=3)
-    cut = tmp_path / "tars/00000.tar"
-    cut.write_bytes(cut.read_bytes()[:700])
     cases = [
         ({"source": tmp_path / "nowhere"}, "nowhere: no such file or folder"),
-        ({"source": tmp_path / "empty"}, "empty: no .jsonl, .tar, .parquet directly in it"),
-        ({"source": tmp_path / "tars"}, "00000.tar: not a sound, uncompressed tar"),
+        ({"source": tmp_path / "empty"}, "empty: no .jsonl, .json, .tar, .parquet, .arrow, .txt directly in it"),
+        ({"job_index": 3, "job_count": 3}, "--job-index 3 is not below --job-count 3"),
         ({"tokenizer": tmp_path / "empty"}, "tokenizer.json: cannot be read: No such file or directory"),
         ({"tokenizer": tmp_path / "tokenizer"}, "tokenizer.json: not a tokenizer file"),
         ({"vq": "no-such-model"}, "no VQ model 'no-such-model'"),
@@ -169,3 +166,22 @@ def test_unsafe_names_in_a_tar_write_nothing(command: Command, tmp_path: Path):
     assert command(source, tmp_path / "out")[0] == 0
     assert open_dataset(tmp_path / "out").manifest["rejects"] == {"unsafe_path": 2}
     assert not list(tmp_path.rglob("evil*"))
+
+
+def test_a_damaged_file_is_one_reject_and_the_others_are_made(command: Command, tmp_path: Path):
+    folder = tar_corpus(tmp_path / "tars", 30, per_tar=10)
+    cut = folder / "00010.tar"
+    cut.write_bytes(cut.read_bytes()[:700])
+    assert command(folder, tmp_path / "out")[0] == 0
+    assert [found["id"] for found in open_dataset(tmp_path / "out")][9:12] == ["009", "020", "021"]
+    (reject,) = rejects_of(tmp_path / "out")
+    assert reject["reason"] == "damaged_file" and reject["file"] == "00010.tar"
+    assert "not a sound, uncompressed tar" in reject["detail"]
+
+
+def test_names_of_any_bytes_in_a_tar(command: Command, tmp_path: Path):
+    name = b"caf\xe9 \xff".decode("utf-8", "surrogateescape")
+    source = tar(tmp_path / "inputs.tar", [(f"{name}.png", picture(0)), (f"{name}.txt", b"x"), (f"{name}2.png", b"")])
+    assert command(source, tmp_path / "out", max_rejects=0.6)[0] == 0
+    assert open_dataset(tmp_path / "out")[0]["id"] == "inputs/caf\\udce9 \\udcff"
+    assert rejects_of(tmp_path / "out")[0]["id"] == "inputs.tar/caf\\udce9 \\udcff2"

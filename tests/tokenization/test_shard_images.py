@@ -86,7 +86,7 @@ def test_a_dataset_holds_what_the_tokenizers_give(command: Command, tmp_path: Pa
     assert manifest["tokenizer"]["sha256"] == tokenizer.sha256
     assert manifest["sources"] == {"cats": 11} and manifest["rejects"] == {}
     assert manifest["counts"]["documents"] == manifest["counts"]["pictures"] == 11
-    assert "captions, 1 file, 11 records; source 'cats'" in stderr
+    assert "captions, 1 file, 0.0 MB; source 'cats'" in stderr
     assert re.search(r"encoder busy \d+% of [\d.]+ s .*pictures/s; starting up took", stderr)
 
 
@@ -204,20 +204,25 @@ def test_a_finished_dataset_is_left_alone(command: Command, corpus: Path, tmp_pa
     assert contents(tmp_path / "reference") == reference
 
 
-@pytest.mark.parametrize("name", ["shard.00000.mds", "part.json"])
+@pytest.mark.parametrize("name", ["shard.00000.mds", "part.json", "lengths.npz"])
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_damaged_part_is_made_again(
     command: Command, corpus: Path, tmp_path: Path, reference: dict[str, bytes], name: str, finished: bool
 ):
     output = tmp_path / "reference"
-    path = output / "parts/00001" / name
-    path.write_bytes(path.read_bytes().replace(b"01", b"02", 1))
+    path = output / "parts/000000.0001" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
     if not finished:
         (output / "manifest.json").unlink()
-    elif name == "part.json":
-        (output / "lengths.npz").unlink()
+        (output / "files/000000.json").unlink()
+    elif name != "shard.00000.mds":  # the finished dataset does without it, until it must be made again
+        (output / "lengths/offsets.npy").unlink()
+    if name == "part.json" and finished:
+        (output / "files/000000.json").write_text("{}")
     code, stderr = command(corpus, output)
-    assert code == 0 and f"parts/00001/{name}" in stderr and "made again" in stderr
+    assert code == 0 and f"parts/000000.0001/{name}" in stderr and "made again" in stderr
     assert contents(output) == reference
 
 
@@ -243,10 +248,22 @@ def test_a_job_goes_on_only_as_it_was_started(
         assert code == 2 and f"it was started with {message}" in error_line(stderr)
     jsonl(corpus / "captions.jsonl", [{"image": "images/000.png", "caption": "new"}])
     code, stderr = command(corpus, output)
-    assert code == 2 and "another content of captions.jsonl in input 'corpus'" in error_line(stderr)
+    assert code == 2 and re.search(r"captions.jsonl of [\d,]+ bytes in input 'corpus', and now", error_line(stderr))
     shutil.copy(corpus / "captions.jsonl", corpus / "more.jsonl")
     code, stderr = command(corpus, output)
-    assert code == 2 and "another content of captions.jsonl" in error_line(stderr)
+    assert code == 2 and "captions.jsonl of" in error_line(stderr)
+
+
+def test_a_file_that_changes_its_content_and_not_its_size_is_noticed(
+    command: Command, corpus: Path, tmp_path: Path, reference: dict[str, bytes]
+):
+    output = tmp_path / "reference"
+    (output / "manifest.json").unlink()
+    (output / "files/000000.json").unlink()
+    path = corpus / "captions.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"picture", b"drawing", 1))
+    code, stderr = command(corpus, output)
+    assert code == 2 and "another content of captions.jsonl in input 'corpus'" in error_line(stderr)
 
 
 def test_a_job_that_moved_goes_on(command: Command, corpus: Path, tmp_path: Path, reference: dict[str, bytes]):
@@ -295,7 +312,7 @@ def test_a_full_disk_is_one_line_and_the_job_goes_on_later(
     command: Command, corpus: Path, tmp_path: Path, reference: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ):
     def full(temporary: Path, path: Path) -> None:
-        if path.name == "00002":
+        if path.name == "000000.0002":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
         publish_folder(temporary, path)
@@ -304,7 +321,7 @@ def test_a_full_disk_is_one_line_and_the_job_goes_on_later(
     with monkeypatch.context() as patch:
         patch.setattr(parts, "publish_folder", full)
         code, stderr = command(corpus, output, workers=2)
-    assert code == 1 and "parts/00002: No space left on device" in error_line(stderr)
-    assert sorted(path.name for path in (output / "parts").glob("0*")) == ["00000", "00001"]
+    assert code == 1 and "parts/000000.0002: No space left on device" in error_line(stderr)
+    assert sorted(path.name for path in (output / "parts").glob("0*")) == ["000000.0000", "000000.0001"]
     assert command(corpus, output)[0] == 0
     assert contents(output) == reference

@@ -16,15 +16,16 @@ from torch.utils.data import DataLoader
 
 from model.errors import UserError
 from tokenization.manifest import finish_dataset
-from tokenization.parts import write_part
-from tokenization.readers.document import Reject
-from tokenization.sample import CodedDocument, from_mds, to_mds
+from tokenization.parts import FileRecord, write_part
+from tokenization.readers.document import KINDS, ROLES, Picture, Reject, Text
+from tokenization.sample import PICTURE, CodedDocument, entry_lengths, from_mds, layout_of, parts_of, to_mds
 from tokenization.shards import check_vq, open_dataset
 from tokenization.vq import load_vq
 
 JOB = {
     "tokenizer": {"name": "bytes", "sha256": "0" * 64, "vocab_size": 257},
     "vq": {"name": "tiny", "fingerprint": "f" * 64, "codebook_size": 32, "downsample": 2, "image_size": 16},
+    "filters": {},
 }
 
 
@@ -32,7 +33,8 @@ def document(number: int, texts: list[list[int]], grids: list[tuple[int, int]]) 
     codes = [np.arange(h * w, dtype=np.uint16).reshape(h, w) + number for h, w in grids]
     kind = "caption_pair" if grids else "text"
     ids = [np.array(text, dtype=np.uint32) for text in texts]
-    return CodedDocument(f"d{number}", "corpus", kind, tuple("x" * len(text) for text in texts), ids, codes)
+    layout = np.array([PICTURE] * len(grids) + [0] * len(texts), dtype=np.uint8)
+    return CodedDocument(f"d{number}", "corpus", kind, tuple("x" * len(text) for text in texts), ids, codes, layout)
 
 
 DOCUMENTS = [
@@ -49,10 +51,10 @@ def write(folder: Path, documents: list[CodedDocument], per_part: int = 2) -> Pa
     folder.mkdir()
     (folder / "parts").mkdir()
     records = [
-        write_part(folder, start // per_part, "corpus", documents[start : start + per_part], [])
+        write_part(folder, 0, start // per_part, "corpus", "f", documents[start : start + per_part], [])
         for start in range(0, len(documents), per_part)
     ]
-    finish_dataset(folder, JOB, records)
+    finish_dataset(folder, JOB, [FileRecord(0, "corpus.tar", "f", len(documents), records)])
     return folder
 
 
@@ -67,6 +69,7 @@ def same(found: dict[str, Any], expected: CodedDocument) -> bool:
         "text_lengths": ([len(ids) for ids in expected.text_ids], np.uint32),
         "codes": (np.concatenate([np.zeros(0, np.uint16), *(codes.ravel() for codes in expected.codes)]), np.uint16),
         "grids": ([side for codes in expected.codes for side in codes.shape], np.uint16),
+        "layout": (expected.layout, np.uint8),
     }
     return all(
         found[name].dtype == dtype and np.array_equal(found[name], values) for name, (values, dtype) in arrays.items()
@@ -92,17 +95,18 @@ def test_documents_come_back_by_number(dataset: Path):
 def test_lengths_say_what_is_in_the_shards(dataset: Path):
     opened = open_dataset(str(dataset))
     lengths = opened.lengths
-    assert {name: array.dtype.name for name, array in lengths.items()} == {
-        "text_offsets": "int64",
-        "text_lengths": "int32",
-        "image_tokens": "int32",
+    assert {name: getattr(lengths, name).dtype.name for name in ("offsets", "lengths", "layout", "kinds")} == {
+        "offsets": "int64",
+        "lengths": "int32",
+        "layout": "uint8",
         "kinds": "uint8",
     }
-    for number, found in enumerate(opened):
-        first, end = lengths["text_offsets"][number : number + 2]
-        assert np.array_equal(lengths["text_lengths"][first:end], found["text_lengths"])
-        assert lengths["image_tokens"][number] == found["codes"].size
-        assert opened.manifest["kinds"][lengths["kinds"][number]] == found["kind"]
+    assert len(lengths) == 6 and lengths.shard_starts.tolist() == [0, 2, 4, 6]
+    for number, expected in enumerate(DOCUMENTS):
+        first, end = lengths.offsets[number : number + 2]
+        assert lengths.lengths[first:end].tolist() == entry_lengths(expected)
+        assert lengths.layout[first:end].tolist() == expected.layout.tolist()
+        assert opened.manifest["kinds"][lengths.kinds[number]] == expected.kind
     assert opened.manifest["counts"] == {
         "documents": 6,
         "pictures": 5,
@@ -139,6 +143,35 @@ def test_columns_keep_every_document(texts, grids):
     assert same(from_mds(columns), expected)
 
 
+PARTS = st.lists(
+    st.builds(Text, st.lists(st.just("x"), min_size=1, max_size=3).map(tuple), st.sampled_from(ROLES))
+    | st.builds(Picture, st.none(), st.sampled_from(ROLES)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(parts=PARTS, kind=st.sampled_from(KINDS))
+def test_parts_come_back_in_order_with_their_roles(parts, kind):
+    texts = [text for part in parts if isinstance(part, Text) for text in part.wordings]
+    ids = [np.arange(number % 3, dtype=np.uint32) + number for number in range(len(texts))]
+    grids = [(1 + n % 2, 2) for n in range(sum(isinstance(part, Picture) for part in parts))]
+    codes = [np.arange(h * w, dtype=np.uint16).reshape(h, w) + n for n, (h, w) in enumerate(grids)]
+    written = CodedDocument("d", "corpus", kind, tuple(texts), ids, codes, layout_of(parts))
+    found = list(parts_of(from_mds(to_mds(written))))
+    assert [part.role for part in found] == [part.role for part in parts]
+    pictures, number = iter(codes), 0
+    for part, original in zip(found, parts, strict=True):
+        if isinstance(original, Picture):
+            grid = next(pictures)
+            assert part.grid == grid.shape and np.array_equal(part.codes, grid.ravel())
+        else:
+            assert [text for text, _ in part.wordings] == list(range(number, number + len(original.wordings)))
+            assert all(np.array_equal(found_ids, ids[text]) for text, found_ids in part.wordings)
+            number += len(original.wordings)
+
+
 def test_the_fingerprint_is_that_of_the_data(tmp_path: Path, dataset: Path):
     again = write(tmp_path / "again", DOCUMENTS)
     assert open_dataset(again).fingerprint == open_dataset(dataset).fingerprint
@@ -157,30 +190,30 @@ def flip(path: Path, position: int) -> None:
 
 @pytest.mark.parametrize("position", [0, 10, -1, 300])
 def test_a_flipped_byte_in_a_shard_is_an_error_that_names_it(dataset: Path, position: int):
-    flip(dataset / "parts/00001/shard.00000.mds", position)
+    flip(dataset / "parts/000000.0001/shard.00000.mds", position)
     opened = open_dataset(dataset)
     assert same(opened[0], DOCUMENTS[0])
     for read in (lambda: opened[2], lambda: opened[3], opened.verify, lambda: list(opened)):
-        with pytest.raises(UserError, match=r"parts/00001/shard\.00000\.mds: its content changed") as error:
+        with pytest.raises(UserError, match=r"parts/000000.0001/shard\.00000\.mds: its content changed") as error:
             read()
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["index.json", "lengths.npz"])
+@pytest.mark.parametrize("name", ["index.json", "lengths/offsets.npy", "lengths/layout.npy"])
 def test_a_flipped_byte_in_an_index_is_an_error_at_opening(dataset: Path, name: str):
-    flip(dataset / name, 50)
+    flip(dataset / name, -1)
     with pytest.raises(UserError, match=f"{name}: its content changed"):
         open_dataset(dataset)
 
 
 def test_a_shard_that_is_gone_or_cut_is_an_error_at_opening(dataset: Path):
-    shard = dataset / "parts/00002/shard.00000.mds"
+    shard = dataset / "parts/000000.0002/shard.00000.mds"
     data = shard.read_bytes()
     shard.write_bytes(data[:-1])
-    with pytest.raises(UserError, match=r"parts/00002/shard\.00000\.mds: [\d,]+ bytes instead of"):
+    with pytest.raises(UserError, match=r"parts/000000.0002/shard\.00000\.mds: [\d,]+ bytes instead of"):
         open_dataset(dataset)
     shard.unlink()
-    with pytest.raises(UserError, match=r"parts/00002/shard\.00000\.mds: missing"):
+    with pytest.raises(UserError, match=r"parts/000000.0002/shard\.00000\.mds: missing"):
         open_dataset(dataset)
 
 
@@ -222,6 +255,7 @@ def test_rejects_are_counted_by_reason(tmp_path: Path):
     folder = tmp_path / "dataset"
     (folder / "parts").mkdir(parents=True)
     rejects = [Reject(str(number), "corpus", "f", reason, "why") for number, reason in enumerate("bab")]
-    record = write_part(folder, 0, "corpus", DOCUMENTS, rejects)
-    assert finish_dataset(folder, JOB, [record])["rejects"] == {"a": 1, "b": 2}
+    record = write_part(folder, 0, 0, "corpus", "f", DOCUMENTS, rejects)
+    done = finish_dataset(folder, JOB, [FileRecord(0, "corpus.tar", "f", 9, [record])])
+    assert done["rejects"] == {"a": 1, "b": 2}
     assert [json.loads(line)["id"] for line in (folder / "rejects.jsonl").read_text().splitlines()] == ["0", "1", "2"]

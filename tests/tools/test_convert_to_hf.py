@@ -9,9 +9,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from PIL import Image, ImageChops
 from safetensors.torch import load_file
 
@@ -27,6 +29,7 @@ from tests.model.tiny_training import document_logits, row_of
 from tests.pretrain.tiny_run import TinyData, write_config
 from tokenization.vq import load_vq
 from tools.export_folder import open_export
+from tools.model_card import licences
 
 FLAVOURS = {
     "fp32-tied-qwen2.5": [],
@@ -187,10 +190,50 @@ def test_an_export_has_the_tokenizers_and_prompts_of_training(exports, tiny_data
     generation = json.loads((folder / "generation_config.json").read_text())
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert settings["eos_token"] == settings["pad_token"] == "<|endoftext|>"
-    assert generation["eos_token_id"] == model_config(exported).eos_token_id
+    ends = {"<|endoftext|>", "<|im_end|>"}  # of a document and of a turn
+    added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    assert set(generation["eos_token_id"]) == {token["id"] for token in added if token["content"] in ends}
+    assert generation["eos_token_id"][0] == generation["pad_token_id"] == model_config(exported).eos_token_id
     assert exported.command.out.splitlines() == [f"{folder}: exported from {exported.checkpoint}"]
     card = (folder / "README.md").read_text()
     assert "3 steps" in card and "4 x 4 codes out of 64" in card and "4 layers, 2 of them" in card
+
+
+def test_the_model_card_has_the_figures_of_the_run(commands, exports, tiny_data, tmp_path):
+    exported = exports["fp32-tied-qwen2.5"]
+    card = (exported.folder / "README.md").read_text(encoding="utf-8")
+    metrics = [json.loads(line) for line in (exported.run / "metrics.jsonl").read_text().splitlines()]
+    heldout = [line for line in metrics if "heldout/loss_image" in line][-1]
+    assert f"| heldout/loss_image, step 3 | {heldout['heldout/loss_image']:.6g} | metrics.jsonl |" in card
+    config = yaml.safe_load((exported.run / "config.yaml").read_text())
+    rows = json.loads((exported.checkpoint / "state.json").read_text())["rows"]
+    assert f"{rows * config['data']['row_length']:,} tokens" in card
+    for source in config["data"]["sources"]:
+        counts = json.loads((Path(source["path"]) / "manifest.json").read_text())["counts"]
+        assert f"| {counts['documents']:,} | {counts['text_tokens']:,} | {counts['pictures']:,} |" in card
+    assert "license: other" in card and "Chameleon research licence" in card and "Qwen2.5-3B" not in card
+
+    results = tmp_path / "figures.json"
+    results.write_text('{"task": {"score": 0.25, "raw": [1, 2]}, "done": true}')
+    alone = tmp_path / "alone"
+    shutil.copytree(exported.checkpoint, alone)
+    assert convert(commands, alone, tmp_path / "export", "--results", results).code == 0
+    card = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+    assert "| task/score | 0.25 | figures.json |" in card and "task/raw" not in card and "| done" not in card
+    assert "exported without its run folder" in card and "heldout" not in card
+    results.write_text("{")
+    assert_refused(convert(commands, alone, tmp_path / "export", "--results", results), str(results), "JSON")
+
+
+def test_licences_follow_the_parts():
+    def said(offset: int, name: str, family: str) -> tuple[str, str]:
+        return licences(SimpleNamespace(image_token_offset=offset), SimpleNamespace(name=name, family=family))
+
+    metadata, words = said(151_936, "chameleon", "vqgan")
+    assert metadata.startswith("license: other") and "Qwen2.5-3B" in words and "forbids commercial use" in words
+    metadata, words = said(4096, "openmoji-64", "vqgan")
+    assert metadata == "license: cc-by-sa-4.0" and "CC BY-SA 4.0" in words and "Chameleon" not in words
+    assert "Emu3" in said(4096, "mine", "emu3")[1] and "Janus" in said(4096, "mine", "janus")[1]
 
 
 def test_generate_opens_it(commands, exports, tmp_path):

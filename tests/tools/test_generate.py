@@ -17,6 +17,7 @@ from model.errors import UserError
 from tests.tools.tiny_export import GRID, write_export
 from tools import generate
 from tools.export_folder import open_export
+from tools.generation import Request, codes_of, prompt_ids
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "generate.py"
 
@@ -91,21 +92,22 @@ def test_codes_are_those_of_the_model_itself(export, tmp_path):
 def test_captions_are_printed_and_written(export, tmp_path, picture, capsys):
     lines = run(export, tmp_path / "out", "--image", picture, "--max-new-tokens", 6)
     assert capsys.readouterr().out.strip() == f"{picture}: {lines[0]['text']}".strip()
-    assert lines[0]["image"] == str(picture) and lines[0]["prompt"] == "It is:"
+    assert lines[0]["images"] == [str(picture)] and lines[0]["prompt"] == "It is:"
     assert not (tmp_path / "out" / "contact_sheet.png").exists()
 
-    questions = run(export, tmp_path / "out", "--image", picture, "--prompt", "What?", "--prompt", "Why?")
+    questions = run(export, tmp_path / "asked", "--image", picture, "--prompt", "What?", "--prompt", "Why?")
     assert [line["prompt"] for line in questions] == ["What?", "Why?"]
 
     opened = open_export(export)
-    ids, seen = [], []
-    opened.model.generate = lambda ids_, **options: (seen.append(ids_), ids_)[1]
-    with (tmp_path / "record").open("w") as record:
-        generate.caption_pictures(opened, [picture], [], 6, record)
-    ids = seen[0][0].tolist()
+    (codes,) = codes_of(opened, Request("", (picture,)))
+    ids, _ = prompt_ids(opened, "caption", Request("", (picture,)), [codes])
     vocabulary = opened.vocabulary
     assert ids[0] == vocabulary.vision_start_id and ids[65] == vocabulary.vision_end_id  # 8 x 8 codes between them
     assert all(vocabulary.is_code(token) for token in ids[1:65]) and ids[66:] == list(opened.encode("It is:"))
+    found = opened.model.generate(
+        torch.tensor([ids]), max_new_tokens=6, do_sample=False, logits_processor=opened.model.text_only()
+    )
+    assert opened.decode(found[0, len(ids) :].tolist()).strip() == lines[0]["text"]
 
 
 def test_control_tokens_in_a_prompt_are_only_characters(export):
@@ -120,7 +122,10 @@ def test_control_tokens_in_a_prompt_are_only_characters(export):
         ([], "nothing to do"),
         (["--prompt", " "], "--prompt: the prompt is ' '"),
         (["--prompts-file", "none.txt"], "none.txt cannot be read"),
-        (["--image", "none.png"], "none.png"),
+        (["--image", "none.png"], "none.png: there is no such picture"),
+        (["--task", "edit", "--prompt", "redder"], "edit 'redder' has no source picture"),
+        (["--task", "draw", "--prompt", "x", "--image", __file__], "--task draw takes no pictures"),
+        (["--task", "text", "--image", __file__], "nothing to do"),
         (["--prompt", "word " * 60], r"needs \d+ tokens, the model has 256"),
     ],
 )
@@ -137,9 +142,10 @@ def test_bad_requests_are_one_line(export, tmp_path, monkeypatch, arguments, mes
         ("p.jsonl", b'{"prompt": "x"}\n{"text": "y"}', "p.jsonl line 2: not of the form"),
         ("p.jsonl", b"{", "p.jsonl line 1: not of the form"),
         ("p.jsonl", b'{"prompt": 3}', "p.jsonl line 1: the prompt is 3"),
+        ("p.jsonl", b'{"prompt": "x", "images": "a.png"}', "p.jsonl line 1: images is 'a.png': give a list"),
+        ("p.jsonl", b'{"images": ["gone.png"]}', "gone.png: there is no such picture"),
         ("p.txt", b"\n\n", "holds no prompts"),
         ("p.txt", b"\xff\xfe", "not UTF-8"),
-        ("text.png", b"no picture", "text.png"),
     ],
 )
 def test_bad_files_are_named(export, tmp_path, name, content, message):

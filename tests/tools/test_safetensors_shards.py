@@ -92,3 +92,38 @@ def test_memory_stays_below_a_third_more_than_a_file(tmp_path, world, parts):
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "output").glob("*.safetensors"))) == 6
     assert int(done.stdout) * 1024 <= 1.3 * 64 * 2**20
+
+
+CONVERSION = """
+import resource, sys, torch
+from pathlib import Path
+from model.config import ModelConfig, layer_kinds
+from model.weight_shapes import stage_shapes
+from pretrain.sharded_files import write_whole
+from tools.convert_to_hf import write_weights
+config = ModelConfig(1024, 4096, 4, 8, 2, 128, 8192, 8000, 192, 1, 2, 3, layer_kinds(4, 1, 1))
+shapes = stage_shapes(config, 0, 4, embedding=True, head=True)
+made = lambda shape: lambda: torch.ones(shape)
+if sys.argv[1] == "make":
+    write_whole(Path(sys.argv[2]), ((name, made(shape)) for name, shape in shapes.items()))
+    sys.exit()
+import model.weight_names, pretrain.sharded_files, tools.safetensors_shards
+torch.ones(2**20).sum()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+write_weights(Path(sys.argv[2]), Path(sys.argv[3]), config)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_the_whole_conversion_holds_a_few_tensors_at_a_time(tmp_path):
+    """A model of 380 MiB whose largest weight, of 32 MiB, is taken apart into two: names and layouts change on the way."""
+    output = tmp_path / "output"
+    output.mkdir()
+    for step in ("make", "convert"):  # in processes of their own: the peak of one is not the other's
+        done = subprocess.run(
+            [sys.executable, "-c", CONVERSION, step, str(tmp_path / "source"), str(output)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert (output / "model.safetensors").stat().st_size > 375 * 2**20
+    assert int(done.stdout) * 1024 <= 3 * 32 * 2**20

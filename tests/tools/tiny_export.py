@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -11,13 +12,15 @@ from model.prompts import PromptTemplates
 from tests.model.tiny_hf import tiny_model
 from tests.tokenization.vq_folders import TINY_DIFFUSERS
 from tokenization.vq import load_vq
+from tools.convert_to_hf import CODE, write_processor
 
 SPECIALS = ("<|endoftext|>", "<|vision_start|>", "<|vision_end|>")
+CHATML = ("<|im_start|>", "<|im_end|>")
 CODEBOOK = TINY_DIFFUSERS["num_vq_embeddings"]
 GRID = (4, 4)
 
 
-def write_tokenizer(folder: Path) -> dict[str, int]:
+def write_tokenizer(folder: Path, added: tuple[str, ...] = ()) -> dict[str, int]:
     """A byte-level tokenizer without merges: one token a byte. Returns the ids of the special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -25,17 +28,17 @@ def write_tokenizer(folder: Path) -> dict[str, int]:
     tokenizer = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIALS))
+    tokenizer.add_special_tokens([*added, *SPECIALS])
     tokenizer.save(str(folder / "tokenizer.json"))
     return {name: tokenizer.token_to_id(name) for name in SPECIALS}
 
 
-def write_export(folder: Path, **changes) -> Path:
-    """Write the folder that `tools/convert_to_hf.py` would; `changes` go to the model's config."""
+def write_export(folder: Path, added: tuple[str, ...] = (), **changes) -> Path:
+    """Write the folder that `tools/convert_to_hf.py` would; `changes` go to the model's config, `added` are tokens."""
     from diffusers import VQModel
 
     folder.mkdir(parents=True)
-    eos, start, end = write_tokenizer(folder).values()
+    eos, start, end = write_tokenizer(folder, added).values()
     offset = end + 1
     model = tiny_model(
         seed=1,
@@ -61,4 +64,9 @@ def write_export(folder: Path, **changes) -> Path:
         vq_fingerprint=load_vq(folder / "vq").fingerprint,
     )
     (folder / "unix_prompts.json").write_text(templates.to_json())
+    settings = {"eos_token": SPECIALS[0], "pad_token": SPECIALS[0], "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    for path in CODE.glob("*_unix.py"):
+        shutil.copy(path, folder / path.name)
+    write_processor(folder, model.config, 16)
     return folder

@@ -8,25 +8,56 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-CAPTION_PAIR, TEXT = "caption_pair", "text"
+CAPTION_PAIR, TEXT, INTERLEAVED, CONVERSATION, EDIT = "caption_pair", "text", "interleaved", "conversation", "edit"
+KINDS = (CAPTION_PAIR, TEXT, INTERLEAVED, CONVERSATION, EDIT)
+"""Kinds of documents, in the order by which shards number them: a picture with captions, one text, texts and pictures
+in order, turns of a conversation, and turns of picture editing, whose answers are pictures."""
+
+ROLES = ("", "system", "user", "assistant")
+"""Who says a part, in the order by which shards number them; the first stands for documents without turns."""
+
 CAPTION_KEYS = ("captions", "caption", "text")
 """Where the captions of a picture may stand; the first key that is there is used."""
 
 
 @dataclass(frozen=True)
-class Document:
-    """One document of a corpus, its picture not decoded yet.
+class Text:
+    """A stretch of text: `wordings` are alternatives, of which training draws one; nearly always there is one only."""
 
-    `texts` are the alternative captions of the picture, or the one text of a document without pictures. `file` says
-    where to look when something is wrong, relative to the corpus.
+    wordings: tuple[str, ...]
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is not decoded yet: a local path, a URL, or the bytes of its file; None once it is decoded."""
+
+    data: Path | str | bytes | None
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a corpus: its parts in order. `file` says where to look when something is wrong.
+
+    A caption pair is a picture and one text, whose wordings are the alternative captions.
     """
 
     id: str
     source: str
     file: str
     kind: str
-    texts: tuple[str, ...]
-    picture: Path | bytes | None
+    parts: tuple[Text | Picture, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All wordings of all texts, in order."""
+        return tuple(text for part in self.parts if isinstance(part, Text) for text in part.wordings)
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """All pictures, in order."""
+        return tuple(part for part in self.parts if isinstance(part, Picture))
 
 
 @dataclass(frozen=True)
@@ -53,14 +84,28 @@ class BadRecord(Exception):
         self.detail = detail
 
 
+class DamagedFile(Exception):
+    """A file of a corpus that cannot be read, or not to its end; the message says what is wrong with it."""
+
+
 @dataclass(frozen=True)
 class CorpusFile:
-    """A file of a corpus: how many records it holds, and a hash that changes when its records do."""
+    """A unit of work: a file of a corpus, or some small ones. `size` in bytes, of all; `name` is that of the first."""
 
-    path: Path
     name: str
-    records: int
-    fingerprint: str
+    paths: tuple[str, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """A unit of work on a local disk. `root` is the folder or URL that the pictures named in it are relative to."""
+
+    name: str
+    paths: tuple[Path, ...]
+    root: str
+    source: str
+    kind: str
 
 
 NumberedItem = tuple[int, Document | Reject]
@@ -112,17 +157,26 @@ def captions_of(record: dict[str, Any]) -> tuple[str, ...]:
     return tuple(captions)
 
 
-def text_of(record: dict[str, Any]) -> str:
-    """The text of a plain-text record, as it stands. Raises BadRecord as `captions_of` does, or `empty_text`."""
-    text = record.get("text")
+def text_of(record: dict[str, Any], key: str = "text") -> str:
+    """The text under `key`, as it stands. Raises BadRecord as `captions_of` does, or `empty_text`."""
+    text = record.get(key)
     if text is None:
-        raise BadRecord("missing_key", f"no text among {', '.join(record) or 'no keys'}")
+        raise BadRecord("missing_key", f"no {key} among {', '.join(map(str, record)) or 'no keys'}")
     if not isinstance(text, str):
-        raise BadRecord("wrong_type", f"text: expected text, found {json_type(text)}")
+        raise BadRecord("wrong_type", f"{key}: expected text, found {json_type(text)}")
     if not text.strip():
-        raise BadRecord("empty_text", "the text is empty")
-    check_encodable(text, "text")
+        raise BadRecord("empty_text", f"{key}: the text is empty")
+    check_encodable(text, key)
     return text
+
+
+def path_of(value: Any, key: str, root: str) -> Path | str:
+    """Where a picture that a record names lies, under the corpus' folder or URL. Raises BadRecord."""
+    if not isinstance(value, str):
+        raise BadRecord("wrong_type", f"{key}: expected text, found {json_type(value)}")
+    name = inside(value)
+    check_encodable(value, key)
+    return f"{root}/{name}" if "://" in root else Path(root) / name
 
 
 def given_id(record: dict[str, Any], default: str) -> str:
@@ -140,9 +194,13 @@ def inside(name: str) -> PurePosixPath:
     """A name that came with the data, as a relative path. Raises BadRecord `unsafe_path` if it leaves its folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
-        raise BadRecord("unsafe_path", f"{name!r} is not a path inside the corpus folder")
-    check_encodable(name, "path")
+        raise BadRecord("unsafe_path", f"{name[:200]!r} is not a path inside the corpus folder")
     return path
+
+
+def printable(name: str) -> str:
+    """A name as text that UTF-8 can hold: the bytes of a file name that are no UTF-8 are spelt out."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def check_encodable(text: str, key: str) -> None:

@@ -2,6 +2,7 @@
 
 KEY is the member's name up to the first dot of its last part. Members are read in place and never unpacked, so the tars
 must not be compressed. KEY.json holds `caption`, `captions` or `text`, and perhaps `id`; other members are ignored.
+Names may be any bytes: what is no UTF-8 in them is spelt out in ids.
 """
 
 from __future__ import annotations
@@ -14,19 +15,21 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
-from model.errors import UserError
 from tokenization.readers.document import (
-    CAPTION_PAIR,
     BadRecord,
-    CorpusFile,
+    DamagedFile,
     Document,
     ItemStream,
+    OpenFile,
+    Picture,
     Reject,
+    Text,
     captions_of,
     decode_utf8,
     given_id,
     inside,
     parse_object,
+    printable,
 )
 
 PICTURES = {"png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif"}
@@ -52,30 +55,30 @@ class Sample:
     members: list[Member] = field(default_factory=list)
 
 
-def scan(path: Path) -> CorpusFile:
-    """Count the samples of a tar and hash its headers; the pictures are not read. UserError if it is damaged."""
+def scan(file: OpenFile) -> tuple[int, str]:
+    """Count the samples of a tar and hash its headers; the pictures are not read. DamagedFile."""
     digest, records = hashlib.sha256(), 0
-    for sample in samples_of(path):
+    for sample in samples_of(file.paths[0]):
         records += 1
         for member in sample.members:
             digest.update(f"{member.name!r} {member.offset} {member.size}\n".encode())
-    return CorpusFile(path, path.name, records, digest.hexdigest())
+    return records, digest.hexdigest()
 
 
-def read(file: CorpusFile, source: str, start: int) -> ItemStream:
-    """The samples of a tar from number `start` on."""
-    with open(file.path, "rb") as tar:
-        for number, sample in enumerate(samples_of(file.path)):
+def read(file: OpenFile, start: int) -> ItemStream:
+    """The samples of a tar from number `start` on. DamagedFile."""
+    with open(file.paths[0], "rb") as tar:
+        for number, sample in enumerate(samples_of(file.paths[0])):
             if number < start:
                 continue
-            where = f"{file.name}/{sample.key}"
+            where = f"{file.name}/{printable(sample.key)}"
             try:
-                yield number, document_of(sample, file, source, tar.fileno())
+                yield number, document_of(sample, file, tar.fileno())
             except BadRecord as bad:
-                yield number, Reject(where, source, where, bad.reason, bad.detail)
+                yield number, Reject(where, file.source, where, bad.reason, bad.detail)
 
 
-def document_of(sample: Sample, file: CorpusFile, source: str, tar: int) -> Document:
+def document_of(sample: Sample, file: OpenFile, tar: int) -> Document:
     """The document of a sample; `tar` is the open file's descriptor. Raises BadRecord."""
     for member in sample.members:
         inside(member.name)
@@ -83,7 +86,7 @@ def document_of(sample: Sample, file: CorpusFile, source: str, tar: int) -> Docu
             raise BadRecord("unsafe_path", f"{member.name!r} is a link or a device, not a file")
     pictures = [member for member in sample.members if member.extension in PICTURES]
     if len(pictures) != 1:
-        names = ", ".join(member.name for member in pictures or sample.members)
+        names = ", ".join(printable(member.name) for member in pictures or sample.members)
         reason = "several_pictures" if pictures else "missing_key"
         raise BadRecord(reason, f"{'more than one picture' if pictures else 'no picture'} among {names}")
     named = {member.extension: member for member in sample.members}
@@ -94,9 +97,10 @@ def document_of(sample: Sample, file: CorpusFile, source: str, tar: int) -> Docu
     if "txt" in named and not any(key in record for key in ("caption", "captions", "text")):
         record["caption"] = decode_utf8(bytes_of(named["txt"], tar))
     picture = pictures[0]
-    identity = given_id(record, f"{Path(file.name).stem}/{sample.key}")
-    where = f"{file.name}/{picture.name}"
-    return Document(identity, source, where, CAPTION_PAIR, captions_of(record), bytes_of(picture, tar))
+    identity = given_id(record, f"{PurePosixPath(file.name).stem}/{printable(sample.key)}")
+    where = f"{file.name}/{printable(picture.name)}"
+    parts = (Picture(bytes_of(picture, tar)), Text(captions_of(record)))
+    return Document(identity, file.source, where, file.kind, parts)
 
 
 def bytes_of(member: Member, tar: int) -> bytes:
@@ -105,7 +109,7 @@ def bytes_of(member: Member, tar: int) -> bytes:
 
 
 def samples_of(path: Path) -> Iterator[Sample]:
-    """The samples of a tar in order, from its headers alone. UserError if the tar is compressed, cut or damaged."""
+    """The samples of a tar in order, from its headers alone. DamagedFile if the tar is compressed, cut or damaged."""
     for key, members in groupby(members_of(path), key=lambda member: member.key):
         yield Sample(key, list(members))
 
@@ -123,9 +127,9 @@ def members_of(path: Path) -> Iterator[Member]:
                 key, extension = split_name(info.name)
                 yield Member(info.name, key, extension, info.offset_data, info.size, info.isreg())
             check_end(path, tar.offset)
-    except tarfile.TarError as error:
-        raise UserError(
-            f"{path}: not a sound, uncompressed tar ({error}); fetch it again, or unpack it if it is compressed"
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # some bad headers get past tarfile
+        raise DamagedFile(
+            f"not a sound, uncompressed tar ({error}); fetch it again, or unpack it if it is compressed"
         ) from error
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pretrain.flops import RowFlops
 from pretrain.row_tensors import Row
 from tools.benchmarks.paired import StepTime, quartiles
+from tools.text_table import table
 
 UNI_X, SHARED_MODEL = "uni_x", "shared"
 H100_BF16 = 989e12  # FLOP/s: dense bf16 of an H100 SXM (NVIDIA's data sheet)
@@ -58,17 +59,6 @@ def case_figures(
         "calibrated_ratio": calibrated,
         "models": models,
     }
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells, the head first -> lines of a Markdown table whose columns stand under each other."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths)]
-        cells[0] = row[0].ljust(widths[0])
-        lines.append("| " + " | ".join(cells) + " |")
-    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
 def _spread(ratio: dict[str, float]) -> str:

@@ -1,0 +1,71 @@
+"""What both engines do alike: route a row, sum its losses, set Adam's numbers, know a checkpoint of another model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.routing import RowRouting, route
+from model.vocabulary import Vocabulary
+from pretrain.config import OptimSection
+from pretrain.pieces import Piece
+from pretrain.row_tensors import Row
+from pretrain.sharded_files import stored_tensors
+
+REMEDY = "resume with the configuration that made it, or choose another run.folder"
+
+
+def routing_of(
+    row: Row, model: ModelConfig, dtype: torch.dtype, seed: int, dropping: bool, sequence_parallel: bool
+) -> RowRouting:
+    """The routing of a row that is on its device; `dropping`: whether something is left out (dropout in training)."""
+    return route(
+        row.positions,
+        row.to_document,
+        row.lengths,
+        model.head_dim,
+        model.rope_theta,
+        dtype,
+        dropout_key=f"{seed}:{row.index}" if dropping else None,
+        sequence_parallel=sequence_parallel,
+    )
+
+
+def loss_sums(losses: Tensor, labels: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    """Losses [T] and labels [T] of target tokens -> (their sum, [text loss, image loss, text tokens, image tokens])."""
+    image = vocabulary.is_code(labels)
+    by_image = torch.where(image, losses, 0.0).sum()
+    total = losses.sum()
+    tokens, tokens_image = torch.ones_like(labels).sum(), image.sum()
+    sums = torch.stack([total - by_image, by_image, tokens - tokens_image, tokens_image]).detach().clone()
+    return total, sums
+
+
+def set_hyperparameters(groups: Iterable[dict], optim: OptimSection, lr: float) -> None:
+    """Those of the configuration, whatever a checkpoint says; biases and norms do not decay (`wd_mult` is 0)."""
+    for group in groups:
+        group["lr"] = lr * group["lr_mult"]
+        group["weight_decay"] = optim.weight_decay * group["wd_mult"]
+        group["betas"], group["eps"] = (optim.beta1, optim.beta2), optim.eps
+
+
+def check_stored(folder: Path, pieces: Sequence[Piece], remedy: str = REMEDY) -> None:
+    """Raises UserError when `folder` holds other tensors than the pieces are of: another model, or another precision."""
+    stored = stored_tensors(folder)
+    wanted = {piece.key: (piece.shape, piece.tensor.dtype) for piece in pieces}
+    different = sorted(name for name, described in wanted.items() if stored.get(name) != described)
+    if different:
+        there, here = (_described(found.get(different[0])) for found in (stored, wanted))
+        raise UserError(
+            f"{folder}: is a checkpoint of another model or precision ({len(different)} tensors differ, {different[0]} "
+            f"first: {there} there, {here} here): {remedy}"
+        )
+
+
+def _described(tensor: tuple | None) -> str:
+    return f"{list(tensor[0])} {str(tensor[1])[6:]}" if tensor else "absent"

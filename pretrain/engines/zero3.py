@@ -1,0 +1,222 @@
+"""The DeepSpeed engine: ZeRO over the same megatron-core modules, with tensor parallelism where it is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.initialise import first_weight
+from model.layer_specs import transformer_config
+from model.tensor_shards import join
+from model.uni_x import UniXModel
+from pretrain.config import OptimSection, ZeroSection
+from pretrain.engines import Sound, StepFigures, finite, zero3_setup, zero3_state
+from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
+from pretrain.engines.stages import held_weights
+from pretrain.parallel import ParallelLayout, check_layout, megatron_settings
+from pretrain.pieces import Piece, pieces_of
+from pretrain.row_tensors import Row
+from pretrain.sharded_files import read_pieces
+
+
+class Zero3Engine:
+    """The model and its optimizer on this rank. `runtime.start_distributed` must have made the groups of `parallel`."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        optim: OptimSection,
+        precision: str,
+        row_length: int,
+        seed: int,
+        parallel: ParallelLayout = ParallelLayout(),
+        zero: ZeroSection = ZeroSection(),
+    ):
+        check_layout(parallel, model)
+        zero3_setup.start()
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.model_config, self.optim, self.row_length, self.seed = model, optim, row_length, seed
+        self.sequence_parallel, self.stage = parallel.sequence, zero.stage
+        self.group = parallel_state.get_data_parallel_group()
+        self.device = torch.cuda.current_device()
+        config = transformer_config(
+            model,
+            hidden_dropout=optim.dropout,
+            bf16=self.dtype == torch.bfloat16,
+            params_dtype=self.dtype,
+            calculate_per_token_loss=True,
+            **megatron_settings(parallel, model.num_hidden_layers),
+        )
+        cut = zero.stage == 3 and zero.init
+        with self._cut_as_made(zero) if cut else contextlib.nullcontext():
+            module = UniXModel(model, config)
+        module = module if cut else module.to(self.device)
+        self.names = {parameter: name for name, parameter in held_weights([module])}
+        self._initialise()
+        self._sum_over_tensor_ranks()
+        elements = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in self.names)
+        if zero.stage == 3:
+            import deepspeed
+
+            # The head reads this weight outside of the module that holds it.
+            deepspeed.zero.register_external_parameter(module, module.output_weight())
+        values = zero3_setup.settings(zero, optim, self.dtype == torch.bfloat16, elements)
+        self.adam = torch.optim.AdamW(self._groups(), lr=optim.lr, fused=True)
+        self.engine = zero3_setup.wrap(module, self.adam, values)
+        self.held = list(zero3_state.stretches(self.engine, self.names))
+
+    def _cut_as_made(self, zero: ZeroSection):
+        import deepspeed
+
+        values = zero3_setup.settings(zero, self.optim, self.dtype == torch.bfloat16, 1)
+        return deepspeed.zero.Init(data_parallel_group=self.group, config_dict_or_path=values, dtype=self.dtype,
+                                   mpu=zero3_setup.Ranks)  # fmt: skip
+
+    def _initialise(self) -> None:
+        """First weights by name, as `model.initialise` draws them, one in memory at a time; a rank keeps its own part."""
+        rank, ranks = zero3_state.tensor_ranks()
+        with torch.no_grad():
+            for parameter, name in self.names.items():
+                cut = getattr(parameter, "ds_tensor", None)
+                shape = parameter.shape if cut is None else parameter.ds_shape
+                share = first_weight(self.model_config, name, shape, self.seed, rank, ranks)
+                if cut is None:
+                    parameter.copy_(share)
+                    continue
+                part = share.reshape(-1)[self.group.rank() * cut.numel() :][: cut.numel()]
+                cut.data[: len(part)].copy_(part)
+
+    def _sum_over_tensor_ranks(self) -> None:
+        """Gradients of norms that each tensor-parallel rank has for its own tokens or heads are summed over the ranks."""
+        group = parallel_state.get_tensor_model_parallel_group()
+        if group.size() == 1:
+            return
+
+        def summed(gradient: Tensor) -> Tensor:
+            gradient = gradient.contiguous()
+            torch.distributed.all_reduce(gradient, group=group)
+            return gradient
+
+        for parameter, name in self.names.items():
+            of_heads = name.endswith(("q_layernorm.weight", "k_layernorm.weight"))
+            if of_heads or getattr(parameter, "sequence_parallel", False):
+                parameter.register_hook(summed)
+
+    def _groups(self) -> list[dict]:
+        """As megatron-core has them: biases and norms do not decay."""
+        decays: dict[float, list] = {1.0: [], 0.0: []}
+        for parameter, name in self.names.items():
+            flat = len(getattr(parameter, "ds_shape", parameter.shape)) == 1
+            decays[0.0 if flat or name.endswith(".bias") else 1.0].append(parameter)
+        return [{"params": members, "wd_mult": factor, "lr_mult": 1.0} for factor, members in decays.items() if members]
+
+    def train_step(self, rows: Sequence[Row], lr: float, sound: Sound = finite) -> StepFigures:
+        """One update from this rank's rows, each a microbatch; the gradient is that of the mean over target tokens."""
+        set_hyperparameters(self.adam.param_groups, self.optim, lr)
+        self.engine.train()
+        tokens = torch.tensor(sum(len(row.targets) for row in rows), device=self.device)
+        torch.distributed.all_reduce(tokens, group=self.group)
+        # DeepSpeed takes the mean over ranks, of which a mean over all target tokens is made in float32, after the backward
+        # pass: activations of bf16 are then rounded as in the other engine.
+        scale = max(1, int(tokens)) / self.group.size()
+        self.engine.optimizer.override_loss_scale(scale)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        for number, row in enumerate(rows):
+            last = number == len(rows) - 1
+            self.engine.set_gradient_accumulation_boundary(last)
+            total, of_row = self._losses(row)
+            sums += of_row.double()
+            if last:
+                figures = self._figures(sums)
+                if not sound(figures):
+                    total = total * math.nan  # DeepSpeed turns the step away when it meets the gradient
+            self.engine.backward(total / scale)  # DeepSpeed multiplies by it
+        self.engine.step()
+        figures.updated = self.engine.was_step_applied()
+        figures.grad_norm = float(self.engine.get_global_grad_norm())
+        return figures
+
+    def evaluate(self, rows: Sequence[Row]) -> StepFigures:
+        """Losses of rows, without gradients."""
+        self.engine.eval()
+        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        with torch.no_grad():
+            for row in rows:
+                sums += self._losses(row)[1].double()
+        return self._figures(sums)
+
+    def _losses(self, row: Row) -> tuple[Tensor, Tensor]:
+        row = row.to(self.device)
+        dropping = bool(self.optim.dropout) and self.engine.module.training
+        routing = routing_of(row, self.model_config, self.dtype, self.seed, dropping, self.sequence_parallel)
+        losses, labels = self.engine(row.ids, row.labels, row.targets, routing)
+        return loss_sums(losses, labels, self.model_config.vocabulary)
+
+    def _figures(self, sums: Tensor) -> StepFigures:
+        torch.distributed.all_reduce(sums, group=self.group)
+        loss_text, loss_image, tokens_text, tokens_image = sums.tolist()
+        return StepFigures(loss_text, loss_image, int(tokens_text), int(tokens_image))
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(training name, tensor on the CPU) of every weight, in the dtype of training; all ranks call it together."""
+        group = parallel_state.get_tensor_model_parallel_group()
+        for parameter, name in self.names.items():
+            with self._whole(parameter):
+                part = parameter.detach().clone().contiguous()
+            parts = [part]
+            if group.size() > 1:
+                parts = [torch.empty_like(part) for _ in range(group.size())]
+                torch.distributed.all_gather(parts, part, group=group)
+            yield name, join(name, parts).to("cpu")
+
+    def _whole(self, parameter: torch.nn.Parameter):
+        if self.stage != 3:
+            return contextlib.nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters([parameter])
+
+    def pieces(self) -> list[Piece]:
+        """What this rank writes of weights and optimizer state: views, which the next update changes."""
+        weights, states = zero3_state.weight_pieces(self.held), zero3_state.optimizer_pieces(self.held, self.adam)
+        return zero3_state.ours([*weights, *states])
+
+    def load(self, folder: Path, steps: int) -> None:
+        """Read weights and optimizer state after `steps` updates, whatever layout or engine wrote them.
+
+        Raises UserError when the checkpoint is of another model or precision.
+        """
+        states = zero3_state.optimizer_pieces(self.held, self.adam)
+        check_stored(folder, [*zero3_state.weight_pieces(self.held), *states])
+        self._read(folder, states)
+        for stretch in self.held:
+            zero3_state.state_of(stretch, self.adam)["step"].fill_(steps)
+
+    def load_weights(self, folder: Path) -> None:
+        """Read weights alone, in whatever precision they are stored: the start of a new run. Raises UserError."""
+        self._read(folder, [])
+        for stretch in self.held:
+            stretch.main.copy_(stretch.weight)
+
+    def _read(self, folder: Path, states: list[Piece]) -> None:
+        if self.stage == 3:
+            self.engine.optimizer._partition_all_parameters()  # weights that stay whole are copies of what is read here
+            read_pieces(folder, [*zero3_state.weight_pieces(self.held), *states])
+            kept = self.engine.optimizer.persistent_parameters
+            if kept:
+                kept[0].all_gather(kept)
+        else:  # every rank holds every weight
+            rank, ranks = zero3_state.tensor_ranks()
+            whole = [piece for parameter, name in self.names.items()
+                     for piece in pieces_of(name, name, parameter.shape, parameter.data, rank, ranks)]  # fmt: skip
+            read_pieces(folder, [*whole, *states])
+        if self.dtype == torch.float32:
+            for stretch in self.held:
+                stretch.main.copy_(stretch.weight)

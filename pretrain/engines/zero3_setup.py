@@ -1,0 +1,108 @@
+"""DeepSpeed, told what this project wants of it, and kept from what it does unasked."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+import torch
+from megatron.core import parallel_state
+
+from pretrain.config import OptimSection, ZeroSection
+
+WHOLE_BUCKET = 2**27  # elements of gradients that wait to be sent together, at most
+NEVER = 2**31
+
+
+def start() -> None:
+    """Join DeepSpeed to the process group that is there. Nothing is compiled, and nothing is left in shared memory.
+
+    On a CPU DeepSpeed would build a C++ kernel and map 66 MiB of shared memory a process for an all-reduce that only its
+    inference uses.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("LOCAL_RANK", "0")  # zero.Init reads it
+    os.environ.setdefault("DS_LOG_LEVEL", "warning")
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*all_gather_into_tensor|.*reduce_scatter_tensor")
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel("WARNING")
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.comm.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+def leave() -> None:
+    """Forget what DeepSpeed keeps in globals: process groups, and how many weights and modules it has numbered, which ranks
+    compare before they gather anything.
+    """
+    comm = sys.modules.get("deepspeed.comm.comm")
+    if comm is not None and comm.cdb is not None:
+        from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+        from deepspeed.runtime.zero.partition_parameters import Init
+
+        comm.destroy_process_group()
+        comm.cdb = None
+        Init.param_id = Init.num_persisted_parameters = Init.num_persisted_elements = 0
+        (modules,) = DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__
+        modules[0] = 0
+
+
+class Ranks:
+    """megatron-core's groups under the names that DeepSpeed asks for; without pipeline stages its model parallelism is
+    tensor parallelism."""
+
+    get_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)
+    get_model_parallel_world_size = staticmethod(parallel_state.get_tensor_model_parallel_world_size)
+    get_model_parallel_group = staticmethod(parallel_state.get_tensor_model_parallel_group)
+    get_tensor_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)
+    get_tensor_model_parallel_world_size = staticmethod(parallel_state.get_tensor_model_parallel_world_size)
+    get_tensor_model_parallel_group = staticmethod(parallel_state.get_tensor_model_parallel_group)
+    get_tensor_model_parallel_src_rank = staticmethod(parallel_state.get_tensor_model_parallel_src_rank)
+    get_data_parallel_rank = staticmethod(parallel_state.get_data_parallel_rank)
+    get_data_parallel_world_size = staticmethod(parallel_state.get_data_parallel_world_size)
+    get_data_parallel_group = staticmethod(parallel_state.get_data_parallel_group)
+
+
+def settings(zero: ZeroSection, optim: OptimSection, half: bool, elements: int) -> dict:
+    """DeepSpeed's configuration; `elements`: of the weights that a tensor-parallel rank holds.
+
+    Rows are accumulated by the engine's own loop, and losses come divided by the tokens of the whole step, so DeepSpeed
+    divides by nothing but the number of data-parallel ranks. Gradients are sent and summed in float32.
+    """
+    made = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "steps_per_print": NEVER,
+        "gradient_clipping": optim.clip_grad,
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "bf16": {"enabled": half, "check_grad_overflow": half},  # stages 1 and 2 would take an infinite gradient
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {
+            "stage": zero.stage,
+            "reduce_bucket_size": max(1, min(elements, WHOLE_BUCKET)),
+            "overlap_comm": torch.cuda.is_available(),
+            "stage3_param_persistence_threshold": zero.keep_whole,
+        },
+    }
+    if zero.offload:
+        pinned = torch.cuda.is_available()
+        made["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
+    return made
+
+
+def wrap(model: torch.nn.Module, optimizer: torch.optim.Optimizer, values: dict):
+    """The model and its optimizer in DeepSpeed's engine."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+    from deepspeed.runtime.engine import ZERO_OPTIMIZATION, DeepSpeedEngine
+
+    class Engine(DeepSpeedEngine):
+        def _do_optimizer_sanity_check(self, _optimizer) -> str:
+            """ZeRO 1 in bf16 takes the optimizer of ZeRO 2: its own would take an infinite gradient."""
+            return ZERO_OPTIMIZATION
+
+    config = DeepSpeedConfig(values, Ranks)
+    return Engine(args=None, model=model, optimizer=optimizer, mpu=Ranks, dist_init_required=False,
+                  config=values, config_class=config)  # fmt: skip

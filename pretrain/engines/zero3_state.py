@@ -1,0 +1,107 @@
+"""What a rank holds under ZeRO, as stretches of weights: pieces of a checkpoint that any layout and engine reads.
+
+Stage 3 cuts every weight over the data-parallel ranks; stages 1 and 2 lay the weights end to end and cut that, so a rank
+has the end of one weight, some whole ones, and the beginning of another. Either way a rank has one stretch of a weight,
+read row by row, or none. Names are those of `held_state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from model.tensor_shards import whole_shape
+from pretrain.engines.held_state import MOMENTS
+from pretrain.pieces import Piece, pieces_of
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Elements `start`, `start` + 1, ... of this tensor-parallel rank's share of a weight, which has `shape`."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    weight: Tensor  # 1-D, in the dtype of training
+    main: Tensor  # 1-D, float32: what Adam updates
+    flat: Tensor  # what `main` is a part of, from `place` on; Adam's state is that of the whole
+    place: int
+
+
+def stretches(engine, names: dict[torch.nn.Parameter, str]) -> Iterator[Stretch]:
+    """Those of this rank; none of them is empty. `engine` is DeepSpeed's."""
+    optimizer = engine.optimizer
+    rank = parallel_state.get_data_parallel_rank()
+    if engine.zero_optimization_partition_weights():
+        for parameters, flat in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
+            place = 0
+            for parameter in parameters:
+                size = parameter.partition_numel()
+                start = rank * size
+                count = min(size, parameter.ds_numel - start)
+                if count > 0:
+                    yield Stretch(names[parameter], tuple(parameter.ds_shape), start, parameter.ds_tensor.data[:count],
+                                  flat.data[place : place + count], flat, place)  # fmt: skip
+                place += size
+        return
+    groups = zip(optimizer.round_robin_bit16_groups, optimizer.round_robin_bit16_offsets, optimizer.partition_size,
+                 optimizer.single_partition_of_fp32_groups, strict=True)  # fmt: skip
+    for parameters, offsets, size, flat in groups:
+        for parameter, at in zip(parameters, offsets, strict=True):
+            first, last = max(at, rank * size), min(at + parameter.numel(), (rank + 1) * size)
+            if first < last:
+                place = first - rank * size
+                yield Stretch(names[parameter], tuple(parameter.shape), first - at,
+                              parameter.data.view(-1)[first - at : last - at],
+                              flat.data[place : place + last - first], flat, place)  # fmt: skip
+
+
+def weight_pieces(held: list[Stretch]) -> list[Piece]:
+    """The weights, in the dtype of training."""
+    return [piece for stretch in held for piece in _pieces(stretch, stretch.name, stretch.weight)]
+
+
+def optimizer_pieces(held: list[Stretch], optimizer: torch.optim.Optimizer) -> list[Piece]:
+    """Adam's moments, and the float32 weights where those of training are not; what Adam has not made yet is made."""
+    pieces = []
+    for stretch in held:
+        state, count = state_of(stretch, optimizer), len(stretch.main)
+        tensors = {kind: state[kind][stretch.place : stretch.place + count] for kind in MOMENTS}
+        if stretch.weight.dtype != torch.float32:
+            tensors["master"] = stretch.main
+        for kind, tensor in tensors.items():
+            pieces += _pieces(stretch, f"optimizer.{kind}.{stretch.name}", tensor)
+    return pieces
+
+
+def ours(pieces: list[Piece]) -> list[Piece]:
+    """Without what another tensor-parallel rank writes too: all of them hold the norms."""
+    rank, ranks = tensor_ranks()
+    return [piece for piece in pieces if rank == 0 or whole_shape(_name(piece.key), (1, 1), ranks) != (1, 1)]
+
+
+def state_of(stretch: Stretch, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's state of the tensor that the stretch is updated in; made if Adam has not made it."""
+    state = optimizer.state[stretch.flat]
+    if not state:
+        for kind in MOMENTS:
+            state[kind] = torch.zeros_like(stretch.flat.data)
+        state["step"] = torch.zeros((), dtype=torch.float32, device=stretch.flat.device)
+    return state
+
+
+def _pieces(stretch: Stretch, key: str, tensor: Tensor) -> Iterator[Piece]:
+    return pieces_of(key, stretch.name, stretch.shape, tensor, *tensor_ranks(), start=stretch.start)
+
+
+def _name(key: str) -> str:
+    return key.split(".", 2)[2] if key.startswith("optimizer.") else key
+
+
+def tensor_ranks() -> tuple[int, int]:
+    """(rank, ranks) of the tensor-parallel group."""
+    return parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()

@@ -1,0 +1,162 @@
+"""Which documents come when: a walk through every source, taken in blocks that mix the sources as the stage says.
+
+A source is walked through without end. Each pass takes its shards in an order of its own, and each shard's documents in
+an order of their own, so that no document comes again before all others were there, whatever the weights. A block takes
+the next documents of each walk. It is shuffled and packed by itself, so rows in work at a time need a few shards only,
+and finding row n needs the lengths of the blocks before it, not their documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+
+from model.errors import UserError
+from tokenization.lengths import LengthIndex
+from tokenization.sample import WORDING
+
+BLOCK_DOCUMENTS = 1 << 18
+BLOCK_TOKENS = 1 << 29
+AT_ONCE = 1 << 20  # documents whose lengths are summed at a time
+
+
+@dataclass(frozen=True)
+class SourceLengths:
+    """The length index of one dataset, and how much of it an epoch uses.
+
+    weight: times that each document is used in an epoch; 0.3 uses each document in one of three epochs or so. share: if
+    any source has one, an epoch has as many tokens as all sources together, of which this source gives that share.
+    """
+
+    fingerprint: str
+    weight: float
+    index: LengthIndex
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training before the epochs begin: so many tokens, of which each source gives its share."""
+
+    tokens: float
+    shares: tuple[float, ...]
+
+
+def seeded(purpose: str) -> numpy.random.Generator:
+    """The same random numbers for the same purpose, on every machine and in every process."""
+    digest = hashlib.sha256(purpose.encode()).digest()
+    return numpy.random.Generator(numpy.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+class Mixture:
+    """The blocks of a run, by number: first those of the stages, then those of one epoch after the other."""
+
+    def __init__(self, sources: Sequence[SourceLengths], stages: Sequence[Stage], purpose: str):
+        self.sources, self.purpose = sources, purpose
+        self._sizes = [len(source.index) for source in sources]
+        self._stored = [int(source.index.lengths.sum()) for source in sources]
+        if not any(self._sizes):
+            raise UserError("the data sources hold no documents: check data.sources")
+        self._stages, self._weights = [], [source.weight for source in sources]
+        if stages or any(source.share for source in sources):
+            tokens = [tokens_of(source.index) for source in sources]
+            self._stages = [self._documents(stage.shares, stage.tokens, tokens) for stage in stages]
+            if any(source.share for source in sources):
+                takes = self._documents([source.share for source in sources], sum(tokens), tokens)
+                self._weights = [take / max(size, 1) for take, size in zip(takes, self._sizes)]
+        if sum(weight * size for weight, size in zip(self._weights, self._sizes)) < 1:
+            raise UserError("an epoch of data.sources holds no documents: raise their weights")
+        self._spans: list[tuple[int, list[int], list[int]]] = []  # first block, and the walks' positions at both ends
+        self._pass: dict[int, tuple[str, numpy.ndarray, numpy.ndarray]] = {}  # of each source, the pass in work
+
+    def epoch_of(self, block: int) -> int:
+        """The span that a block belongs to: a stage, or after all stages an epoch."""
+        while not self._spans or self._first_block(len(self._spans)) <= block:
+            self._extend()
+        return bisect_right(self._spans, block, key=lambda span: span[0]) - 1
+
+    def documents(self, block: int) -> list[numpy.ndarray]:
+        """The documents of each source that make up a block, int64 [n] each."""
+        number = self.epoch_of(block)
+        first, starts, ends = self._spans[number]
+        blocks = self._first_block(number + 1) - first
+        found = []
+        for source, (start, end) in enumerate(zip(starts, ends)):
+            low, high = (start + (end - start) * (block - first + more) // blocks for more in (0, 1))
+            found.append(self._walk(source, low, high))
+        return found
+
+    def _documents(self, shares: Sequence[float], tokens: float, of_source: Sequence[float]) -> list[float]:
+        """How many documents of each source have `tokens` tokens in these shares."""
+        if len(shares) != len(self.sources) or not sum(shares) or any(s and not t for s, t in zip(shares, of_source)):
+            raise UserError(
+                f"shares {list(shares)} for {len(self.sources)} data sources: give one for each, 0 for an empty one"
+            )
+        whole = tokens / sum(shares)
+        return [share * whole * size / max(has, 1) for share, size, has in zip(shares, self._sizes, of_source)]
+
+    def _extend(self) -> None:
+        """Plan one span more."""
+        number = len(self._spans)
+        starts = self._spans[-1][2] if self._spans else [0] * len(self.sources)
+        if number < len(self._stages):
+            ends = [start + round(take) for start, take in zip(starts, self._stages[number])]
+        else:
+            base = [sum(round(stage[source]) for stage in self._stages) for source in range(len(self.sources))]
+            epochs = number - len(self._stages) + 1
+            ends = [at + int(w * n * epochs + 1e-6) for at, w, n in zip(base, self._weights, self._sizes)]
+        first = self._first_block(number) if self._spans else 0
+        self._spans.append((first, starts, ends))
+
+    def _first_block(self, number: int) -> int:
+        """The first block of a span, from the one before it."""
+        if number < len(self._spans):
+            return self._spans[number][0]
+        first, starts, ends = self._spans[number - 1]
+        takes = [end - start for start, end in zip(starts, ends)]
+        tokens = sum(take * stored / max(size, 1) for take, stored, size in zip(takes, self._stored, self._sizes))
+        return first + max(1, -(-sum(takes) // BLOCK_DOCUMENTS), int(-(-tokens // BLOCK_TOKENS)))
+
+    def _walk(self, source: int, low: int, high: int) -> numpy.ndarray:
+        """Documents number `low` to `high` of the walk through a source, over as many passes as that takes."""
+        size = self._sizes[source]
+        found = [numpy.zeros(0, numpy.int64)]
+        while low < high:
+            number, within = divmod(low, size)
+            stop = min(size, within + high - low)
+            found.append(self._of_pass(source, number, within, stop))
+            low += stop - within
+        return numpy.concatenate(found)
+
+    def _of_pass(self, source: int, number: int, low: int, high: int) -> numpy.ndarray:
+        starts = self.sources[source].index.shard_starts
+        purpose = f"{self.purpose}:{source}:{number}"
+        if self._pass.get(source, ("",))[0] != purpose:
+            counts = numpy.diff(starts)
+            order = seeded(purpose).permutation(len(counts))
+            self._pass[source] = purpose, order, numpy.cumsum(counts[order])
+        _, order, ends = self._pass[source]
+        place = int(numpy.searchsorted(ends, low, side="right"))
+        found = []
+        while low < high:
+            shard, end = int(order[place]), int(ends[place])
+            count = int(starts[shard + 1] - starts[shard])
+            shuffled = starts[shard] + seeded(f"{purpose}:{shard}").permutation(count)
+            found.append(shuffled[low - (end - count) : min(high, end) - (end - count)])
+            low, place = min(high, end), place + 1
+        return numpy.concatenate(found)
+
+
+def tokens_of(index: LengthIndex) -> float:
+    """Tokens of a source when every document is used once: of texts with several wordings, their mean."""
+    total = 0.0
+    for low in range(0, len(index), AT_ONCE):
+        first, end = (int(index.offsets[at]) for at in (low, min(low + AT_ONCE, len(index))))
+        lengths, layout = index.lengths[first:end].astype(numpy.float64), index.layout[first:end]
+        group = numpy.cumsum(layout & WORDING == 0) - 1
+        total += float((numpy.bincount(group, lengths) / numpy.bincount(group)).sum()) if len(group) else 0.0
+    return total

@@ -1,0 +1,88 @@
+"""Best fit of many lengths into rows of one capacity, on the histogram of the lengths instead of one piece at a time.
+
+The longest piece that is left opens a row, and the row takes the longest that still fits, again and again. As long as
+there are enough pieces of these lengths, the next row has the same lengths in it; so a row's lengths are found once and
+used as often as they can be. The work depends on how many different lengths there are, hardly on how many pieces.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import numpy
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Runs of equal rows: run i makes rows `first_row[i]` : `first_row[i] + rows[i]`, each with `each[i]` pieces of one
+    length, which are the next ones of that length from `piece[i]` on, counted in the order of decreasing length.
+    Several runs fill the same rows.
+    """
+
+    first_row: numpy.ndarray
+    rows: numpy.ndarray
+    each: numpy.ndarray
+    piece: numpy.ndarray
+    row_count: int
+
+    def row_of_pieces(self, lengths: numpy.ndarray) -> numpy.ndarray:
+        """The row of every piece, int64 [pieces], pieces in the order of `lengths` as it was packed."""
+        counts = self.rows * self.each
+        starts = numpy.cumsum(counts) - counts
+        within = numpy.arange(counts.sum()) - numpy.repeat(starts, counts)
+        rows = numpy.repeat(self.first_row, counts) + within // numpy.repeat(self.each, counts)
+        places = numpy.repeat(self.piece, counts) + within
+        found = numpy.empty_like(rows)
+        found[decreasing(lengths)[places]] = rows
+        return found
+
+
+def decreasing(lengths: numpy.ndarray) -> numpy.ndarray:
+    """Positions of the lengths from the longest to the shortest, equal ones in their order."""
+    return argsort_small(lengths.max(initial=0) - lengths)
+
+
+def argsort_small(numbers: numpy.ndarray) -> numpy.ndarray:
+    """Positions of numbers from 0 on in increasing order, equal ones in their order."""
+    narrow = (
+        numpy.uint16 if numbers.max(initial=0) < 1 << 16 else numpy.int64
+    )  # radix sort, much faster
+    return numpy.argsort(numbers.astype(narrow), kind="stable")
+
+
+def pack(lengths: numpy.ndarray, capacity: int) -> Packing:
+    """Pack pieces of these lengths, 1 to `capacity` each, int [pieces], into rows of at most `capacity`."""
+    histogram = numpy.bincount(lengths)
+    active = numpy.flatnonzero(histogram).tolist()  # lengths that are left, in increasing order
+    ends = numpy.cumsum(histogram[::-1])[::-1]  # pieces of at least this length
+    left = dict(zip(active, histogram[active].tolist(), strict=True))
+    heads = dict(zip(active, (ends[active] - histogram[active]).tolist(), strict=True))
+    runs: list[tuple[int, int, int, int]] = []
+    row = 0
+    while active:
+        room, place, pattern, times = capacity, len(active) - 1, [], 1 << 62
+        while place >= 0:
+            length = active[place]
+            count = left[length]
+            each = room // length
+            if each > count:
+                each = count
+            pattern.append((length, each))
+            if count // each < times:
+                times = count // each
+            room -= each * length
+            limit = length - 1 if room >= length else room
+            if limit < active[0]:
+                break
+            place = bisect_right(active, limit, 0, place) - 1
+        for length, each in pattern:
+            runs.append((row, times, each, heads[length]))
+            taken = times * each
+            heads[length] += taken
+            if left[length] == taken:
+                del active[bisect_right(active, length) - 1]
+            left[length] -= taken
+        row += times
+    columns = numpy.array(runs, dtype=numpy.int64).reshape(-1, 4).T
+    return Packing(columns[0], columns[1], columns[2], columns[3], row)

@@ -1,0 +1,125 @@
+"""What a rank holds of a row between its forward and its backward pass, and what it needs for a moment on top.
+
+Counted are the tensors that the modules of model/layer_specs.py save, on a GPU with its varlen attention kernel: the
+inputs of norms and projections, queries, keys and values before and after rotation, gate and up before and after the
+activation. On a CPU torch's norm is made of smaller operations that save two float32 tensors more, and attention copies
+what it needs (documents of more than 256 tokens: shorter ones save their scores, which are not counted).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.config import ModelConfig
+from pretrain.parallel import ParallelLayout
+from pretrain.planning.memory import Stage
+
+LOGITS_AT_ONCE = 2**26  # as in model/loss.py, which needs torch to be imported; a test compares them
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """A row of `tokens` that holds `documents` documents of `text` and `vision` tokens each; the rest is padding."""
+
+    tokens: int
+    documents: int
+    text: int
+    vision: int
+
+
+@dataclass(frozen=True)
+class ActivationBytes:
+    """Of one rank of a stage."""
+
+    kept: int  # for each row that is under way
+    recomputed: int  # of the layer that is computed again
+    working: int  # of the backward pass at its peak
+    rows: int  # under way at a time
+
+    @property
+    def peak(self) -> int:
+        """At most, in bytes."""
+        return self.rows * self.kept + self.recomputed + self.working
+
+
+def layer_bytes(
+    config: ModelConfig, row: RowShape, parallel: ParallelLayout, width: int, on_cpu: bool = False
+) -> int:
+    """Bytes that one layer saves for its backward pass on one rank. width: bytes of an element of an activation.
+
+    Branches of separated layers share the row's tokens, so a layer of any kind saves equally much.
+    """
+    tensor, d = parallel.tensor, config.head_dim
+    along = row.tokens // tensor if parallel.sequence else row.tokens
+    ffn, queries, keys = (size // tensor for size in (
+        config.intermediate_size, config.num_attention_heads * d, config.num_key_value_heads * d))  # fmt: skip
+    heads = config.num_attention_heads // tensor
+    norms = 2 * _norm(along * config.hidden_size, along, width, on_cpu)
+    inputs = 2 * along * config.hidden_size  # of linear_qkv and linear_fc1
+    mixed = 0 if on_cpu else queries + 2 * keys  # values are a view of what linear_qkv gave, which stays whole
+    rotated = queries + (2 if on_cpu else 1) * keys
+    attended = (2 if on_cpu else 1) * queries  # saved by attention, and again as the input of linear_proj
+    feed_forward = 5 * ffn  # gate and up, the activated gate, up with an offset of 0 added, the product of the two
+    saved = norms + (inputs + row.tokens * (mixed + rotated + attended + feed_forward)) * width
+    saved += 4 * row.tokens * heads  # a sum a query, for attention's backward pass
+    if config.qk_norm:
+        groups = row.tokens * (config.num_attention_heads + config.num_key_value_heads) // tensor
+        saved += _norm(row.tokens * (queries + keys), groups, width, on_cpu)
+    return saved
+
+
+def _norm(elements: int, vectors: int, width: int, on_cpu: bool) -> int:
+    """What a norm saves: its input and a float32 a vector; on a CPU the input and what is scaled, both in float32."""
+    return elements * (8 if on_cpu else width) + 4 * vectors
+
+
+def ends_bytes(
+    config: ModelConfig, stage: Stage, row: RowShape, parallel: ParallelLayout, width: int, on_cpu: bool = False
+) -> int:
+    """Bytes that a stage saves of a row outside its layers: routing tables, its output, the head's norm and inputs."""
+    along = row.tokens // parallel.tensor if parallel.sequence else row.tokens
+    tables = 2 * 2 * row.tokens * config.head_dim * width  # cosines and sines, in both orders
+    if not stage.head:
+        return tables + along * config.hidden_size * width
+    norm = _norm(along * config.hidden_size, along, width, on_cpu)
+    return tables + norm + row.tokens * config.hidden_size * width + _logits_saved(config, row, parallel.tensor)
+
+
+def _logits_saved(config: ModelConfig, row: RowShape, tensor: int) -> int:
+    """Rows whose logits fit at once save their logarithms of probabilities; others compute each chunk again."""
+    whole = row.tokens * (config.vocab_size // tensor)
+    return 4 * whole if whole <= LOGITS_AT_ONCE else 0
+
+
+def working_bytes(config: ModelConfig, stage: Stage, row: RowShape, parallel: ParallelLayout, width: int) -> int:
+    """Bytes that the backward pass needs at its peak on top of what is saved: the head's, or one feed-forward's.
+
+    The head: float32 logits of a chunk three times over, and the gradient of its matrix twice, since chunks add up.
+    """
+    tensor = parallel.tensor
+    table = (config.vocab_size // tensor) * config.hidden_size * width
+    matrix = 2 * (config.intermediate_size // tensor) * config.hidden_size * width
+    layer = 4 * row.tokens * (config.intermediate_size // tensor) * width + matrix
+    if parallel.sequence:
+        layer += row.tokens * config.hidden_size * width  # megatron-core's buffer for gathered tokens
+    peak = max(layer if stage.layers else 0, table if stage.embedding else 0)
+    if stage.head:
+        at_once = min(row.tokens * (config.vocab_size // tensor), LOGITS_AT_ONCE)
+        peak = max(peak, 3 * 4 * at_once + 2 * table)
+    return peak
+
+
+def activation_bytes(
+    config: ModelConfig, stage: Stage, row: RowShape, parallel: ParallelLayout, width: int, rows_under_way: int,
+    on_cpu: bool = False,
+) -> ActivationBytes:  # fmt: skip
+    """Of a rank of this stage; `rows_under_way`: microbatches whose backward pass is still to come, at most."""
+    layer = layer_bytes(config, row, parallel, width, on_cpu)
+    along = row.tokens // parallel.tensor if parallel.sequence else row.tokens
+    each = along * config.hidden_size * width if parallel.recompute else layer
+    return ActivationBytes(
+        kept=stage.layers * each + ends_bytes(config, stage, row, parallel, width, on_cpu),
+        recomputed=layer if parallel.recompute and stage.layers else 0,
+        working=working_bytes(config, stage, row, parallel, width),
+        rows=rows_under_way,
+    )

@@ -1,0 +1,171 @@
+"""What a step takes: arithmetic on each stage, the pipeline's bubble, and what is sent between devices.
+
+Estimates that rank layouts: arithmetic is counted (pretrain/flops.py), the speed of devices and links is assumed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.config import ModelConfig
+from model.errors import UserError
+from pretrain.flops import BACKWARD, layer_weights, row_flops
+from pretrain.parallel import ParallelLayout
+from pretrain.planning.activations import RowShape
+from pretrain.planning.memory import Stage, StaticBytes
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What the devices can do. The defaults are an H100's data sheet and shares of it that are usual."""
+
+    flops: float = 989e12  # a second, dense bf16
+    utilisation: float = 0.4  # share of it that training of dense 3B models reaches
+    memory: float = 3.0e12  # bytes a second that the optimizer's update reads and writes
+    within: float = 300e9  # bytes a second of a device to others of its node, in one direction
+    between: float = 40e9  # bytes a second of a device to other nodes
+    per_node: int = 8
+
+
+PASSES = 30  # times that a layer's norms and sums go over its hidden states in memory, forward and backward
+
+
+@dataclass(frozen=True)
+class PartCosts:
+    """Seconds of one device for a part of the model, forward and backward on one row, nothing computed again."""
+
+    layers: dict[str, float]  # by kind
+    embedding: float
+    head: float
+
+    def of(self, config: ModelConfig, stage: Stage, recompute: bool) -> float:
+        """Of a stage; recomputed layers run forward twice."""
+        layers = sum(self.layers[kind] for kind in stage.kinds(config)) * (4 / 3 if recompute else 1)
+        return layers + self.embedding * stage.embedding + self.head * stage.head
+
+
+def one_layer_flops(config: ModelConfig, row: RowShape, kind: str) -> float:
+    """Forward operations of one layer of this kind on one row; padding has projections, but next to no attention."""
+    one = ModelConfig.from_dict({**config.to_dict(), "num_hidden_layers": 1, "layer_kinds": [kind]})
+    lengths = {
+        "document": [row.text + row.vision] * row.documents,
+        "text": [row.text] * row.documents,
+        "vision": [row.vision] * row.documents,
+    }
+    padding = row.tokens - sum(lengths["document"])
+    return row_flops(one, lengths, targets=0).forward + 2 * layer_weights(config) * padding
+
+
+def counted_costs(config: ModelConfig, row: RowShape, devices: Devices) -> PartCosts:
+    """From the FLOP count. The chunks of the head are computed again in the backward pass; every token is a target."""
+    speed = devices.flops * devices.utilisation
+    head = 2 * config.hidden_size * config.vocab_size * row.tokens
+    kinds = set(config.layer_kinds)
+    layers = {kind: (1 + BACKWARD) * one_layer_flops(config, row, kind) / speed for kind in kinds}
+    return PartCosts(layers, embedding=0.0, head=(2 + BACKWARD) * head / speed)
+
+
+def measured_costs(file: Path, config: ModelConfig, counted: PartCosts) -> PartCosts:
+    """From what tools/bench_step.py --json measured, its last case: the ratios of the parts are its own, and their sum
+    over the model is that of `counted`, so that a CPU's measurement cuts a model for GPUs. Raises UserError.
+    """
+    try:
+        figures = json.loads(file.read_text(encoding="utf-8"))
+        was = figures["model_config"]
+        seconds = figures["cases"][-1]["models"]["uni_x"]["part_seconds"]
+        layers = {kind: seconds[kind] / was["layer_kinds"].count(kind) for kind in set(was["layer_kinds"])}
+        raw = PartCosts(layers, seconds["embedding"], seconds["head"] + seconds["loss"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        reason = error.__class__.__name__
+        raise UserError(f"{file}: cannot be read ({reason}): give a file of tools/bench_step.py --json") from None
+    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    different = [name for name in sizes if was.get(name) != getattr(config, name)]
+    if different or not set(config.layer_kinds) <= set(layers):
+        name = different[0] if different else "layer_kinds"
+        raise UserError(
+            f"{file}: measured another model ({name} {was.get(name)}, the configuration has {getattr(config, name)}): "
+            "measure this one, as with tools/bench_step.py --model 3b"
+        )
+    whole = Stage(0, config.num_hidden_layers, True, True)
+    factor = counted.of(config, whole, False) / raw.of(config, whole, False)
+    return PartCosts({kind: factor * each for kind, each in layers.items()}, factor * raw.embedding, factor * raw.head)
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of a step on the critical path, by cause, and the bytes that the busiest device sends."""
+
+    compute: float  # what a stage computes, on average
+    bubble: float  # what a stage waits for others, on average
+    tensor: float  # tensor-parallel collectives
+    pipeline: float  # hidden states and their gradients between stages
+    data: float  # sums of gradients, and weights gathered with the distributed optimizer
+    update: float  # the optimizer reading and writing its state
+    sent: float  # bytes
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.compute + self.bubble + self.tensor + self.pipeline + self.data + self.update
+
+
+def tensor_bytes(config: ModelConfig, stage: Stage, row: RowShape, parallel: ParallelLayout, width: int) -> float:
+    """Bytes that a rank sends to its tensor-parallel group for one row.
+
+    Two all-reduces forward and two backward a layer (and two again where it is recomputed), each of 2 (t - 1) / t of
+    the row's activations; with sequence parallelism the same bytes in reduce-scatters and all-gathers, and a gather
+    each way where the order of tokens changes.
+    """
+    share = (parallel.tensor - 1) / parallel.tensor
+    activation = row.tokens * config.hidden_size * width
+    passes = (6 if parallel.recompute else 4) * 2 * stage.layers + 2 * (stage.embedding + stage.head)
+    if parallel.sequence:
+        kinds = config.layer_kinds[max(stage.first - 1, 0) : stage.first + stage.layers]
+        passes += 2 * sum(here != before for before, here in zip(kinds, kinds[1:]))
+    return passes * share * activation
+
+
+def step_time(
+    config: ModelConfig, stages: Sequence[Stage], static: Sequence[StaticBytes], row: RowShape,
+    parallel: ParallelLayout, data_ranks: int, microbatches: int, costs: PartCosts, devices: Devices, half: bool,
+) -> StepTime:  # fmt: skip
+    """Of a one-forward-one-backward pipeline: the slowest stage for every microbatch, the others for one.
+
+    Ranks of a tensor-parallel group are neighbours, then those of a data-parallel group, then stages, as megatron-core
+    numbers them. Nothing is hidden behind computation: the engine does not overlap.
+    """
+    tensor, width = parallel.tensor, 2 if half else 4
+    computed = [costs.of(config, stage, parallel.recompute) / tensor for stage in stages]
+    if tensor > 1 and not parallel.sequence:  # every rank computes norms and sums for all tokens
+        again = PASSES * row.tokens * config.hidden_size * width / devices.memory * (tensor - 1) / tensor
+        computed = [seconds + stage.layers * again for seconds, stage in zip(computed, stages)]
+    sent_tensor = [tensor_bytes(config, stage, row, parallel, width) for stage in stages]
+    slots = [seconds + sent / devices.within for seconds, sent in zip(computed, sent_tensor)]
+    path = (microbatches - 1) * max(slots) + sum(slots)
+    compute = microbatches * sum(computed) / len(stages)
+    collectives = microbatches * sum(sent_tensor) / len(stages) / devices.within
+    along = row.tokens // tensor if parallel.sequence else row.tokens
+    hidden = along * config.hidden_size * width
+    one_node = tensor * data_ranks * len(stages) <= devices.per_node
+    link = devices.within if one_node else devices.between
+    crossings = 2 * (microbatches + len(stages) - 2) if len(stages) > 1 else 0
+    held = max(each.parameters for each in static)
+    ring = (data_ranks - 1) / data_ranks
+    data = ring * held * (4 + width if parallel.distributed_optimizer else 2 * 4)
+    members = max(1, devices.per_node // tensor)  # of one data-parallel group in a node, each with a link of its own
+    apart = tensor * data_ranks > devices.per_node
+    data_link = min(devices.within, members * devices.between) if apart else devices.within
+    copies = config.tie_word_embeddings and len(stages) > 1  # of the embedding, whose gradients are summed
+    tied = 4 * 2 * config.vocab_size // tensor * config.hidden_size if copies else 0
+    return StepTime(
+        compute=compute,
+        bubble=max(0.0, path - compute - collectives),
+        tensor=collectives,
+        pipeline=crossings * hidden / link,
+        data=data / data_link + tied / link,
+        update=max(2 * each.optimizer + each.gradients for each in static) / devices.memory,
+        sent=microbatches * (max(sent_tensor) + (2 * hidden if len(stages) > 1 else 0)) + data + tied,
+    )

@@ -1,0 +1,193 @@
+"""All layouts of a model over a number of devices: which can run, how fast they would be, and why the others cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.weight_shapes import EMBEDDING, layer_shapes, share_sizes
+from pretrain.config import TrainConfig
+from pretrain.parallel import ParallelLayout, check_layout
+from pretrain.place import check_world
+from pretrain.planning.activations import ActivationBytes, RowShape, activation_bytes
+from pretrain.planning.cost import Devices, PartCosts, StepTime, step_time
+from pretrain.planning.cuts import MEBIBYTE, OfStage, balance, fill, layout_string, stages_of
+from pretrain.planning.memory import Stage, StaticBytes, state_width, static_bytes
+
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be laid out, and over what."""
+
+    config: TrainConfig
+    model: ModelConfig
+    row: RowShape
+    gpus: int
+    usable: int  # bytes of a device that a run may fill
+    devices: Devices
+    costs: PartCosts
+
+    @property
+    def half(self) -> bool:
+        """Whether weights and activations are bfloat16."""
+        return self.config.run.precision == "bf16"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a rank of one stage holds."""
+
+    stage: Stage
+    static: StaticBytes
+    activations: ActivationBytes
+    update: int  # bytes that Adam needs for a moment while no activations are held: the roots of second moments
+
+    @property
+    def total(self) -> int:
+        """Bytes at its peak."""
+        return self.static.total + max(self.activations.peak, self.update)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A layout that fits."""
+
+    parallel: ParallelLayout
+    data_ranks: int
+    stages: tuple[StagePlan, ...]
+    time: StepTime
+
+    @property
+    def fullest(self) -> StagePlan:
+        """The stage whose ranks hold most."""
+        return max(self.stages, key=lambda each: each.total)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A layout that cannot be had, and the bytes that its fullest rank would need where that is the reason."""
+
+    parallel: ParallelLayout
+    data_ranks: int
+    reason: str
+    needs: int = 0
+
+
+def divisors(number: int) -> list[int]:
+    """Of a positive number, the smallest first."""
+    return [each for each in range(1, number + 1) if number % each == 0]
+
+
+def candidates(gpus: int) -> Iterator[tuple[ParallelLayout, int]]:
+    """(layout without its stages, data-parallel ranks) of every way to use `gpus` devices."""
+    for tensor in divisors(gpus):
+        for pipeline in divisors(gpus // tensor):
+            ranks = gpus // tensor // pipeline
+            for sequence in (True, False) if tensor > 1 else (False,):
+                for recompute in (False, True):
+                    for distributed in (True, False) if ranks > 1 else (False,):
+                        yield ParallelLayout(
+                            tensor=tensor, sequence=sequence, pipeline=pipeline,
+                            distributed_optimizer=distributed, recompute=recompute,
+                        ), ranks  # fmt: skip
+
+
+def plan_layouts(job: Job) -> tuple[list[Plan], list[Rejected]]:
+    """(layouts that fit, the fastest first; the others)."""
+    plans, rejected = [], []
+    for parallel, ranks in candidates(job.gpus):
+        found = plan_one(job, parallel, ranks)
+        (plans if isinstance(found, Plan) else rejected).append(found)
+    plans.sort(key=lambda plan: (plan.time.total, plan.fullest.total))
+    return plans, rejected
+
+
+def plan_one(job: Job, parallel: ParallelLayout, ranks: int) -> Plan | Rejected:
+    """One layout: the best cut of its stages, or why there is none."""
+    layers = job.model.num_hidden_layers
+    if parallel.tensor > job.devices.per_node:
+        return Rejected(parallel, ranks, f"{parallel.tensor} tensor-parallel ranks do not fit in a node of "
+                                         f"{job.devices.per_node} devices")  # fmt: skip
+    if parallel.pipeline > layers:
+        return Rejected(parallel, ranks, f"{parallel.pipeline} stages for {layers} layers")
+    try:
+        check_layout(parallel, job.model)
+        check_world(dataclasses.replace(job.config, parallel=parallel), job.gpus)
+    except UserError as error:
+        return Rejected(parallel, ranks, str(error))
+    microbatches = job.config.data.rows_per_step // ranks
+    memory = memory_of_stages(job, parallel, ranks, microbatches)
+
+    def seconds(place: int, first: int, count: int) -> float:
+        stage = Stage(first, count, place == 0, place == parallel.pipeline - 1)
+        return job.costs.of(job.model, stage, parallel.recompute)
+
+    counts = balance(layers, parallel.pipeline, seconds, memory, job.usable - MEBIBYTE)  # which pays for padding
+    if counts is None:
+        least, counts = least_memory(layers, parallel.pipeline, memory)
+        smallest = dataclasses.replace(parallel, layout=layout_string(stages_of(counts)))
+        return Rejected(smallest, ranks, f"more than {job.usable / GIB:.1f} GiB on a device", least)
+    stages = stages_of(counts)
+    parallel = dataclasses.replace(parallel, layout=layout_string(stages))
+    made = [stage_plan(job, parallel, ranks, microbatches, place, stage) for place, stage in enumerate(stages)]
+    static = [each.static for each in made]
+    time = step_time(
+        job.model, stages, static, job.row, parallel, ranks, microbatches, job.costs, job.devices, job.half
+    )  # fmt: skip
+    return Plan(parallel, ranks, tuple(made), time)
+
+
+def rows_under_way(parallel: ParallelLayout, microbatches: int, place: int) -> int:
+    """Rows whose backward pass is still to come on a stage, at most: those that later stages can hold, and its own."""
+    return min(microbatches, parallel.pipeline - place)
+
+
+def stage_plan(
+    job: Job, parallel: ParallelLayout, ranks: int, microbatches: int, place: int, stage: Stage
+) -> StagePlan:
+    """What a rank of a stage holds, weights and optimizer state to the byte."""
+    static = static_bytes(job.model, stage, parallel, ranks, job.half)
+    rows = rows_under_way(parallel, microbatches, place)
+    activations = activation_bytes(job.model, stage, job.row, parallel, 2 if job.half else 4, rows)
+    return StagePlan(stage, static, activations, 4 * static.optimizer // state_width(job.half))
+
+
+def memory_of_stages(job: Job, parallel: ParallelLayout, ranks: int, microbatches: int) -> OfStage:
+    """As `stage_plan(...).total`, but for padding, and quick: cuts are found by asking it thousands of times."""
+    model = job.model
+    before = [0]
+    for kind in model.layer_kinds:
+        before.append(before[-1] + sum(share_sizes(layer_shapes(model, kind), parallel.tensor).values()))
+    table = sum(share_sizes({EMBEDDING: (model.vocab_size, model.hidden_size)}, parallel.tensor).values())
+    share = ranks if parallel.distributed_optimizer else 1
+    each = (2 if job.half else 4) + 4 + state_width(job.half) / share  # bytes an element
+    known: dict[tuple[int, int], int] = {}
+
+    def memory(place: int, first: int, count: int) -> float:
+        embedding, head = place == 0, place == parallel.pipeline - 1
+        if (place, count) not in known:
+            stage = Stage(first, count, embedding, head)
+            rows = rows_under_way(parallel, microbatches, place)
+            known[place, count] = activation_bytes(model, stage, job.row, parallel, 2 if job.half else 4, rows).peak
+        tables = embedding + (head and not (embedding and model.tie_word_embeddings))
+        elements = before[first + count] - before[first] + tables * table + head * model.hidden_size
+        return elements * each + max(known[place, count], 4 * elements / share)
+
+    return memory
+
+
+def least_memory(layers: int, pipeline: int, memory: OfStage) -> tuple[int, list[int]]:
+    """The cut whose fullest stage needs least: (that many bytes, layers of each stage)."""
+
+    def cut(limit: int) -> list[int] | None:
+        return fill(layers, pipeline, lambda *stage: memory(*stage) <= limit * MEBIBYTE)
+
+    least = bisect_left(range(2**30), True, key=lambda limit: cut(limit) is not None)
+    return least * MEBIBYTE, cut(least)

@@ -1,0 +1,71 @@
+"""How far a run has come, and what a checkpoint says of it; which steps are no good, and when there are too many."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from dataclasses import dataclass, field
+
+from pretrain.config import ResilienceSection
+from pretrain.engines import StepFigures, finite
+
+
+@dataclass
+class Progress:
+    """All processes keep it in step, since all see the same figures; a checkpoint has it, so a resumed run decides alike."""
+
+    step: int = 0  # steps done, those without an update counted
+    rows: int = 0  # the next row to train on
+    updates: int = 0  # steps that moved the weights
+    losses: list[float] = field(default_factory=list)  # of the last good steps, as many as the window has
+    bad: list[int] = field(default_factory=list)  # steps that were no good, of the last ones
+    went_back: list[dict] = field(default_factory=list)  # {"from": step, "to": step, "left_out": [first row, last row + 1]}
+
+    @classmethod
+    def of(cls, state: dict) -> Progress:
+        """What a checkpoint's state says; older ones know steps and rows only."""
+        known = {field.name: state[field.name] for field in dataclasses.fields(cls) if field.name in state}
+        return cls(**{"updates": state["step"], **known})
+
+    def state(self) -> dict:
+        """What a checkpoint keeps; of a run without trouble no more than numbers."""
+        return dataclasses.asdict(self)
+
+    def sound(self, figures: StepFigures, options: ResilienceSection) -> bool:
+        """Whether the losses of the step that is being made let it move the weights."""
+        if not finite(figures):
+            return False
+        if not options.spike or len(self.losses) < options.window:
+            return True
+        limit = statistics.mean(self.losses) + options.spike * statistics.pstdev(self.losses)
+        return figures.means().get("loss", 0.0) <= limit
+
+    def note(self, figures: StepFigures, rows: int, options: ResilienceSection) -> None:
+        """A step is over: it took `rows` rows."""
+        self.step, self.rows = self.step + 1, self.rows + rows
+        self.bad = [step for step in self.bad if step > self.step - options.window]
+        if not figures.updated:
+            self.bad.append(self.step)
+            return
+        self.updates += 1
+        if options.spike and "loss" in figures.means():
+            self.losses = [*self.losses, figures.means()["loss"]][-options.window :]
+
+    def too_many(self, options: ResilienceSection) -> bool:
+        """Whether so many of the last steps were no good that the run should not go on from here."""
+        return bool(options.bad_steps) and len(self.bad) >= options.bad_steps
+
+    def gone_back(self, earlier: Progress) -> Progress:
+        """Where the run goes on after it took the weights of `earlier`: there, but with the rows that come next here."""
+        left_out = {"from": self.step, "to": earlier.step, "left_out": [earlier.rows, self.rows]}
+        return dataclasses.replace(earlier, rows=self.rows, bad=[], went_back=[*self.went_back, left_out])
+
+
+def what_was_wrong(figures: StepFigures) -> str:
+    """Why a step made no update, in words."""
+    if not finite(figures):
+        return "its loss is not finite"
+    if not math.isfinite(figures.grad_norm):
+        return "its gradient is not finite"
+    return f"its loss {figures.means()['loss']:.3f} is far above those before"

@@ -1,0 +1,41 @@
+"""What each process writes down of itself, beside what rank 0 says of all: its steps, and the error that ended it."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from pathlib import Path
+
+
+class RankLog:
+    """`logs/attempt_NNNN/rank_NNNN.jsonl`: a line a step, so that slow ranks and slow disks can be told."""
+
+    def __init__(self, folder: Path, rank: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = open(folder / f"rank_{rank:04d}.jsonl", "a", encoding="utf-8")
+
+    def __enter__(self) -> RankLog:
+        return self
+
+    def __exit__(self, _kind, error: BaseException | None, _trace) -> None:
+        if error is not None:
+            self.write(error="".join(traceback.format_exception(error)))
+        self._file.close()
+
+    def step(self, step: int, seconds: float, rows: float, others: float) -> None:
+        """A step and the seconds that it took, those waiting for rows and for the other ranks to have theirs among them."""
+        self.write(step=step, seconds=round(seconds, 4), waited_rows=round(rows, 4), waited_ranks=round(others, 4))
+
+    def write(self, **values) -> None:
+        """A line with the time; a disk that is full costs the line, not the run."""
+        try:
+            self._file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+            self._file.flush()
+        except OSError:
+            pass
+
+
+def folder_of(run: Path, attempt: int) -> Path:
+    """Where the processes of an attempt write."""
+    return run / "logs" / f"attempt_{attempt:04d}"

@@ -1,0 +1,70 @@
+"""Ends a process that hangs, and leaves behind where it stood: for a person to read, and for a scheduler to start again."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+HUNG = 75  # exit code, sysexits.h's "temporary failure": whoever started the run should start it again
+REMEMBERED = 32  # steps whose median is taken
+GRACE = 5.0  # seconds that the other ranks have to see it too, before the first to leave breaks their connections
+
+
+class Watchdog:
+    """A thread of a process. It is told of each end of a step, and of each end of what is done between steps."""
+
+    def __init__(self, stacks: Path, factor: float, seconds: float, rank: int = 0):
+        """stacks: the file for the stacks. factor: times the median step, but not before `seconds`; 0: never."""
+        self.stacks, self.factor, self.seconds, self.rank = stacks, factor, seconds, rank
+        self.times: deque[float] = deque(maxlen=REMEMBERED)
+        self.last = time.monotonic()
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        if self.factor:
+            self.last = time.monotonic()
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stopped.set()
+
+    def step(self, seconds: float) -> None:
+        """A step of so many seconds is over."""
+        self.times.append(seconds)
+        self.alive()
+
+    def alive(self) -> None:
+        """Something else is over: a save, a measurement, a drawing."""
+        self.last = time.monotonic()
+
+    def limit(self) -> float:
+        """Seconds without a sign of life after which this process takes itself for hung."""
+        return max(self.seconds, self.factor * statistics.median(self.times)) if self.times else self.seconds
+
+    def _watch(self) -> None:
+        while not self.stopped.wait(min(1.0, self.seconds / 4)):
+            silent = time.monotonic() - self.last
+            if silent > self.limit():
+                self._leave(silent)
+
+    def _leave(self, silent: float) -> None:
+        line = f"rank {self.rank}: no step has ended for {silent:.0f} s (limit {self.limit():.0f} s)"
+        try:
+            self.stacks.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.stacks, "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+        except OSError:  # the file system may be what hangs
+            faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        print(f"error: {line}: stacks are in {self.stacks}; start the run again", file=sys.stderr, flush=True)
+        time.sleep(GRACE)
+        os._exit(HUNG)

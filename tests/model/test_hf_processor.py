@@ -1,0 +1,185 @@
+"""The processor of an exported folder: the ids of training, pictures and text back, and a folder that can be saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from model.prompts import (
+    edit_ids,
+    image_to_text_ids,
+    picture_ids,
+    text_to_image_ids,
+    turn_ids,
+    unconditional_ids,
+)
+from tests.tools.tiny_export import CHATML, GRID, write_export
+from tools.export_folder import open_export
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+    yield write_export(tmp_path_factory.mktemp("processor") / "export", added=CHATML, max_position_embeddings=512)
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def processor(folder):
+    return AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+
+
+@pytest.fixture(scope="module")
+def opened(folder):
+    return open_export(folder)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    drawn = [np.random.default_rng(n).integers(0, 256, (20 + n, 16, 4), dtype=np.uint8) for n in range(2)]
+    return [Image.fromarray(array) for array in drawn]  # of another size, with transparency
+
+
+def codes_of(opened, images) -> np.ndarray:
+    from tokenization.preprocess import preprocess
+
+    return opened.vq.encode([preprocess(image, 16) for image in images]).reshape(len(images), -1)
+
+
+def rows_of(batch) -> list[list[int]]:
+    """The ids of each row, without its padding."""
+    pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    return [ids[mask.bool()].tolist() for ids, mask in pairs]
+
+
+@settings(max_examples=30, deadline=None)
+@given(captions=st.lists(st.text(max_size=20), min_size=1, max_size=3))
+def test_prompts_for_pictures_are_those_of_training(processor, opened, captions):
+    captions = [text.encode("utf-8", "ignore").decode() for text in [*captions, "<|vision_start|> <|im_end|>"]]
+    batch = processor.draw(captions)
+    encode, vocabulary, templates = opened.encode, opened.vocabulary, opened.templates
+    assert rows_of(batch) == [text_to_image_ids(text, encode, vocabulary, templates) for text in captions]
+    assert batch["unconditional_ids"].tolist() == unconditional_ids(encode, vocabulary, templates)
+    assert batch["num_codes"] == 16
+
+
+def test_prompts_with_pictures_are_those_of_training(processor, opened, pictures):
+    encode, vocabulary, templates = opened.encode, opened.vocabulary, opened.templates
+    codes = codes_of(opened, pictures)
+    assert processor.codes(pictures).tolist() == codes.tolist()
+    assert rows_of(processor.caption(pictures)) == [
+        image_to_text_ids(row, encode, vocabulary, templates) for row in codes
+    ]
+    assert rows_of(processor.caption(pictures[:1], "What?"))[0][-5:] == list(encode("What?"))
+    batch = processor.edit([pictures[0], pictures], ["redder", "join them"])
+    expected = [
+        edit_ids(own, text, encode, opened.markup, vocabulary)
+        for own, text in ((codes[:1], "redder"), (codes, "join them"))
+    ]
+    assert rows_of(batch) == [whole for whole, _ in expected]
+    image_only = {"input_ids": batch["image_only_ids"], "attention_mask": batch["image_only_mask"]}
+    assert rows_of(image_only) == [source for _, source in expected]
+    (row,) = rows_of(processor("and this", pictures[0]))
+    assert row == [*picture_ids(codes[0], vocabulary), *encode("and this")]
+
+
+def test_answers_become_text_and_pictures(processor, opened, pictures):
+    codes = torch.arange(32).view(2, 16)
+    found, expected = processor.pictures(codes), opened.vq.decode(codes.view(2, *GRID))
+    assert [np.asarray(one).tolist() for one in found] == [np.asarray(one).tolist() for one in expected]
+    vocabulary = opened.vocabulary
+    ids = [*opened.encode("ä cat"), vocabulary.vision_start_id, *(codes[0] + vocabulary.image_token_offset).tolist()]
+    ids += [vocabulary.vision_end_id, *opened.encode("and 猫"), vocabulary.eos_id]
+    said, drawn, more = processor.document(ids)
+    assert (said, more) == ("ä cat", "and 猫") and np.array_equal(np.asarray(drawn), np.asarray(found[0]))
+    with pytest.raises(ValueError, match="15 codes are no picture: it has 4 x 4 = 16"):
+        processor.pictures(codes[:, :15])
+
+
+def test_conversations_have_the_form_of_the_template(processor, opened, pictures):
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello <there>"},
+        {"role": "assistant", "content": "Hi!"},
+        {"role": "user", "content": "Draw a cat."},
+    ]
+    (row,) = rows_of(processor.apply_chat_template(messages))
+    rendered = processor.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert row == processor.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    assert rendered.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
+    chat = turn_ids(codes_of(opened, pictures), "What?", opened.encode, opened.markup, opened.vocabulary)
+    content = [*({"type": "image", "image": picture} for picture in pictures), {"type": "text", "text": "What?"}]
+    assert rows_of(processor.apply_chat_template([{"role": "user", "content": content}])) == [chat]
+    seen = [{"type": "image", "image": pictures[0]}, {"type": "text", "text": "What is <|im_end|>?"}]
+    (row,) = rows_of(processor.apply_chat_template([[{"role": "user", "content": seen}]], add_generation_prompt=False))
+    closing = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert row.count(closing) == 1 and row[-2] == closing
+    place = row.index(opened.vocabulary.vision_start_id)
+    codes = codes_of(opened, pictures)[0] + opened.vocabulary.image_token_offset
+    assert row[place + 1 : place + 65] == codes.tolist()
+
+
+@pytest.mark.parametrize(
+    "options", [{"dtype": torch.bfloat16}, {"torch_dtype": torch.float32}, {"device_map": "cpu"}], ids=str
+)
+def test_the_folder_draws_captions_and_edits_as_documented(folder, processor, pictures, options):
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, **options).eval()
+    assert model.dtype == options.get("dtype", torch.float32)
+    generator = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    codes = model.generate_images(**processor.draw(["a cat", "a longer name"]), guidance_scale=2.0, generator=generator)
+    assert [picture.size for picture in processor.pictures(codes)] == [(8, 8)] * 2
+    edits = processor.edit(pictures, ["redder", "larger"])
+    codes = model.generate_images(**edits, guidance_scale=3.0, image_guidance_scale=1.5, generator=generator)
+    assert codes.shape == (2, 16)
+    prompt = processor.caption(pictures)
+    said = model.generate(**prompt, max_new_tokens=4, do_sample=False, logits_processor=model.text_only())
+    assert len(processor.texts(said, prompt)) == 2
+
+
+def test_the_python_of_the_documentation_runs(folder, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    assert "work/demo/model" in code
+    values: dict = {}
+    exec(compile(code.replace("work/demo/model", str(folder)), "generation.md", "exec"), values)
+    assert [picture.size for picture in values["hearts"]] == [(8, 8)] * 2 and values["codes"].shape == (2, 16)
+    assert len(values["documents"]) == 2 and capsys.readouterr().out.count("\n") >= 2
+
+
+def test_a_saved_folder_is_equal(folder, processor, pictures, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", trust_remote_code=True).eval()
+    same = AutoProcessor.from_pretrained(tmp_path / "saved", trust_remote_code=True)
+    prompt = processor.edit(pictures, ["redder", "much larger"])
+    assert all(torch.equal(torch.as_tensor(value), torch.as_tensor(same.edit(pictures, ["redder", "much larger"])[key]))
+               for key, value in prompt.items())  # fmt: skip
+    ids = {key: prompt[key] for key in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        assert torch.equal(again(**ids).logits, model(**ids).logits)
+    names = {path.name for path in (tmp_path / "saved").iterdir()}
+    assert {"processing_unix.py", "modeling_unix.py", "chat_template.jinja", "unix_prompts.json", "vq"} <= names
+
+
+def test_what_does_not_fit_is_refused(processor, pictures):
+    with pytest.raises(ValueError, match="1 texts and 2 pictures"):
+        processor("one", pictures)
+    with pytest.raises(ValueError, match="2 pictures for 1 instructions"):
+        processor.edit(pictures, ["one"])
+
+
+def test_a_tokenizer_without_marks_of_turns_spells_them_out(tmp_path):
+    base = write_export(tmp_path / "base")
+    (row,) = rows_of(AutoProcessor.from_pretrained(base, trust_remote_code=True).apply_chat_template(
+        [{"role": "user", "content": "x"}]
+    ))  # fmt: skip
+    assert open_export(base).decode(row) == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"

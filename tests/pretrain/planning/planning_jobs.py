@@ -1,0 +1,67 @@
+"""What the processes of `tests.parallel_world` are asked to measure, to hold the planner against."""
+
+from __future__ import annotations
+
+import torch
+
+from model.config import ModelConfig
+from pretrain import runtime
+from pretrain.config import OptimSection
+from pretrain.engines.megatron import MegatronEngine
+from pretrain.parallel import ParallelLayout
+from tests.model.tiny_training import training_config
+from tests.pretrain.parallel_jobs import mixed_rows, rows_here
+from tools.benchmarks.cases import long_row
+from tools.benchmarks.memory import SavedWatch
+
+
+def bytes_of(tensors) -> int:
+    """Bytes of memory behind tensors, each storage once: a view counts with all that it keeps alive."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def place() -> tuple[int, int]:
+    """(pipeline stage, data-parallel rank) of this process."""
+    from megatron.core import parallel_state
+
+    return parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_data_parallel_rank()
+
+
+def held_bytes(changes: dict, parallel: ParallelLayout, precision: str) -> dict[str, object]:
+    """What this rank holds after a training step: parameters (elements), and bytes of weights, gradients, optimizer."""
+    config = training_config(**changes)
+    runtime.start_distributed(0, parallel.tensor, parallel.pipeline)
+    engine = MegatronEngine(config, OptimSection(lr=1e-3), precision, 64, 0, parallel)
+    engine.train_step(rows_here(mixed_rows(config)[:4]), 1e-3)
+    weights = [parameter for stage in engine.stages for parameter in stage.parameters()]
+    own = {parameter.untyped_storage().data_ptr() for parameter in weights}
+    states = []
+    for inner in getattr(engine.optimizer, "chained_optimizers", [engine.optimizer]):
+        if getattr(inner, "is_stub_optimizer", False):
+            continue
+        states += [main for group in inner.optimizer.param_groups for main in group["params"]]
+        states += [value for state in inner.optimizer.state.values() for value in state.values() if value.dim()]
+    return {
+        "place": place(),
+        "parameters": sum(parameter.numel() for parameter in weights),
+        "weights": bytes_of(weights),
+        "gradients": bytes_of(parameter.main_grad for parameter in weights),
+        "optimizer": bytes_of(state for state in states if state.untyped_storage().data_ptr() not in own),
+    }
+
+
+def saved_bytes(config: ModelConfig, parallel: ParallelLayout, precision: str, tokens: int) -> tuple[int, int]:
+    """(pipeline stage, bytes that autograd keeps here of one document of `tokens`, each storage once)."""
+    runtime.start_distributed(0, parallel.tensor, parallel.pipeline)
+    engine = MegatronEngine(config, OptimSection(lr=1e-3), precision, tokens, 0, parallel)
+    (model,) = engine.stages
+    saved, forward_step = SavedWatch(model), engine._forward_step
+
+    def watched(rows, module):
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+            return forward_step(rows, module)
+
+    engine._forward_step = watched
+    engine._run([long_row(config, tokens).row], forward_only=False)
+    return place()[0], saved.bytes

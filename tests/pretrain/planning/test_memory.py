@@ -1,0 +1,155 @@
+"""The planner's bytes against real modules and optimizers in many layouts, and its sizes of the paper's models.
+
+Weights, gradients and optimizer state must be exact. Activations are compared with what autograd keeps for the backward
+pass on a CPU (each storage once), not with the peak of a GPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.modeling_utils import no_init_weights
+
+from model import loss
+from model.config import ModelConfig
+from model.hf.configuration_unix import UniXConfig
+from model.hf.modeling_unix import UniXForCausalLM
+from model.weight_shapes import active_parameters, parameters, stage_shapes
+from pretrain.config import load_config
+from pretrain.parallel import ParallelLayout, stage_layers
+from pretrain.planning import activations
+from pretrain.planning.activations import RowShape, activation_bytes
+from pretrain.planning.cuts import stages_of
+from pretrain.planning.memory import Stage, static_bytes
+from pretrain.setup import sized_config
+from tests.model.tiny_hf import QWEN3, QWEN25
+from tests.model.tiny_training import training_config, training_model
+from tests.parallel_world import World
+from tests.pretrain.planning import planning_jobs
+from tools.benchmarks.cases import uni_x_config
+
+CONFIGS = Path(__file__).resolve().parents[3] / "pretrain/configs"
+KINDS = ("separated", "separated", "shared", "shared", "separated")
+FLAVOURS = {
+    "tied qwen2.5": {"layer_kinds": KINDS, "tie_word_embeddings": True, **QWEN25},
+    "untied qwen3": {"layer_kinds": KINDS, "tie_word_embeddings": False, **QWEN3},
+}
+SEQUENCE = {"tensor": 2, "sequence": True}
+LAYOUTS = {
+    "one process": (1, {}),
+    "tp2": (2, {"tensor": 2}),
+    "pp2": (2, {"pipeline": 2, "layout": "Et|ttttL"}),
+    "tp2 sp pp2": (4, {**SEQUENCE, "pipeline": 2}),
+    "dp2": (2, {}),
+    "dp2 distributed optimizer": (2, {"distributed_optimizer": True}),
+    "pp2 dp2 distributed optimizer": (4, {"pipeline": 2, "distributed_optimizer": True}),
+    "tp2 sp dp2 distributed optimizer": (4, {**SEQUENCE, "distributed_optimizer": True}),
+    "dp3 distributed optimizer": (3, {"distributed_optimizer": True}),
+    "embedding alone, pp4": (4, {"pipeline": 4, "layout": "E|tt|tt|tL"}),
+}
+
+
+def planned_stages(parallel: ParallelLayout, layers: int) -> list[Stage]:
+    return stages_of([stage.count("t") for stage in stage_layers(parallel.layout, parallel.pipeline, layers)])
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_gradients_and_optimizer_are_exact(world: World, layout: str, precision: str, flavour: str):
+    ranks, switches = LAYOUTS[layout]
+    parallel, config = ParallelLayout(**switches), training_config(**FLAVOURS[flavour])
+    data_ranks = ranks // parallel.tensor // parallel.pipeline
+    found = world.run(
+        planning_jobs.held_bytes, ranks, changes=FLAVOURS[flavour], parallel=parallel, precision=precision
+    )
+    for number, stage in enumerate(planned_stages(parallel, len(KINDS))):
+        planned = static_bytes(config, stage, parallel, data_ranks, precision == "bf16")
+        here = [rank for rank in found if rank["place"][0] == number]
+        assert len(here) == ranks // parallel.pipeline
+        for name in ("parameters", "weights", "gradients"):
+            assert {rank[name] for rank in here} == {getattr(planned, name)}, name
+        assert max(rank["optimizer"] for rank in here) == planned.optimizer
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_shapes_are_those_of_the_modules_in_their_order(flavour: str):
+    config = training_config(**FLAVOURS[flavour])
+    held = {name: tuple(parameter.shape) for name, parameter in training_model(config).named_parameters()}
+    shapes = stage_shapes(config, 0, len(KINDS), embedding=True, head=True)
+    assert list(held.items()) == list(shapes.items())
+    assert parameters(config) == sum(torch.Size(shape).numel() for shape in held.values())
+
+
+@pytest.mark.parametrize(
+    "name, total, active", [("pretrain_3b", 4_490_101_760, 3_102_715_904), ("pretrain_1b5", 2_211_466_752, 1_556_297_216)]
+)
+def test_the_shipped_models_have_the_papers_sizes(name: str, total: int, active: int):
+    """4.49 and 2.21 billion weights, 3.1 and 1.56 of which a token meets; counted again in modules without memory."""
+    config = sized_config(load_config(CONFIGS / f"{name}.yaml").model, 151_936, 8_192, (0, 1, 2))
+    assert config.vocab_size == 151_936 + 8_192
+    assert (parameters(config), active_parameters(config)) == (total, active)
+    with torch.device("meta"), no_init_weights():
+        model = UniXForCausalLM(UniXConfig(**config.to_dict()))
+    model.tie_weights()
+    assert sum(parameter.numel() for parameter in model.parameters()) == total
+
+
+MEASURED = {  # of tokens that are all attended to in documents long enough for the fused kernel
+    "one process": (1, {}),
+    "recomputed": (1, {"recompute": True}),
+    "tp2": (2, {"tensor": 2}),
+    "tp2 sp": (2, SEQUENCE),
+    "tp2 sp recomputed": (2, {**SEQUENCE, "recompute": True}),
+    "pp2": (2, {"pipeline": 2, "layout": "Ettt|tL"}),
+    "tp2 sp pp2": (4, {**SEQUENCE, "pipeline": 2}),
+}
+TOKENS = 1024
+
+
+def measured_config(changes: dict) -> ModelConfig:
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "attention_bias": False, "qk_norm": False}
+    return dataclasses.replace(uni_x_config("small"), **{**sizes, **changes})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("layout", MEASURED)
+def test_activations_are_within_15_percent_of_what_autograd_keeps(world: World, layout: str, precision: str):
+    ranks, switches = MEASURED[layout]
+    parallel = ParallelLayout(**switches)
+    row, width = RowShape(TOKENS, 1, TOKENS // 2, TOKENS // 2), 2 if precision == "bf16" else 4
+    for changes in (QWEN25, QWEN3):
+        config = measured_config(changes)
+        found = world.run(
+            planning_jobs.saved_bytes, ranks, config=config, parallel=parallel, precision=precision, tokens=TOKENS
+        )
+        stages = planned_stages(parallel, config.num_hidden_layers)
+        for place, measured in found:
+            planned = activation_bytes(config, stages[place], row, parallel, width, 1, on_cpu=True).kept
+            assert planned == pytest.approx(measured, rel=0.15), f"stage {place}: {planned / measured:.3f} of it"
+
+
+def test_what_a_long_row_of_the_3b_kept_when_it_was_measured():
+    """docs/benchmarks/2026-11-24-step-cost.md: 6.68 GiB for one layer of each kind at 20,480 tokens in bf16 on a CPU."""
+    config = dataclasses.replace(uni_x_config("3b"), num_hidden_layers=2, layer_kinds=("separated", "shared"))
+    row = RowShape(20_480, 1, 10_240, 10_240)
+    planned = activation_bytes(config, Stage(0, 2, True, True), row, ParallelLayout(), 2, 1, on_cpu=True)
+    assert planned.kept / 2**30 == pytest.approx(6.68, abs=0.01)
+    assert planned.working / 2**30 == pytest.approx(1.94, rel=0.15)
+
+
+def test_the_planner_knows_how_many_logits_exist_at_a_time():
+    assert activations.LOGITS_AT_ONCE == loss.LOGITS_AT_ONCE
+
+
+def test_what_saves_memory_is_planned_to_save_it():
+    config = sized_config(load_config(CONFIGS / "pretrain_3b.yaml").model, 151_936, 8_192, (0, 1, 2))
+    row, stage = RowShape(10_240, 9, 64, 1_025), Stage(0, 36, True, True)
+    peaks = [
+        activation_bytes(config, stage, row, ParallelLayout(**switches), 2, 1).peak
+        for switches in ({}, {"tensor": 2}, SEQUENCE, {**SEQUENCE, "recompute": True})
+    ]
+    assert peaks == sorted(peaks, reverse=True) and peaks[3] < peaks[0] / 8

@@ -1,0 +1,104 @@
+"""The walk through sources: shares of tokens, no document again before all were there, few shards at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.errors import UserError
+from pretrain import mixture
+from pretrain.mixture import Mixture, SourceLengths, Stage, tokens_of
+from tests.pretrain.test_rows import epoch, index_of, plan, source
+from tokenization.sample import PICTURE, WORDING
+
+
+def texts(documents: int, length: int, shards: int = 1, weight: float = 1.0, share: float = 0.0) -> SourceLengths:
+    return SourceLengths(f"{documents}-{length}", weight, index_of([[(length, 0)]] * documents, shards=shards), share)
+
+
+def walked(mixed: Mixture, blocks: range) -> list[numpy.ndarray]:
+    """The documents of each source in these blocks, one after the other."""
+    columns = zip(*(mixed.documents(block) for block in blocks), strict=True)
+    return [numpy.concatenate(column) for column in columns]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 6), st.floats(0.1, 3)), min_size=1, max_size=3),
+       st.integers(5, 40))  # fmt: skip
+def test_no_document_again_before_all_others_were_there(sources, block_documents):
+    sources = [texts(count, 5, min(shards, count), weight) for count, shards, weight in sources]
+    if sum(entry.weight * len(entry.index) for entry in sources) < 1:
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixture, "BLOCK_DOCUMENTS", block_documents)
+        mixed = Mixture(sources, (), "run")
+        last = next(block for block in range(10_000) if mixed.epoch_of(block) == 4)
+        for documents, entry in zip(walked(mixed, range(last)), sources):
+            size = len(entry.index)
+            assert len(documents) == int(entry.weight * size * 4 + 1e-6)  # four epochs, to the document
+            for low in range(0, len(documents), size):
+                assert len(set(documents[low : low + size].tolist())) == len(documents[low : low + size])
+        assert max(sum(map(len, mixed.documents(block))) for block in range(last)) <= block_documents + len(sources)
+        jumping = Mixture(sources, (), "run")
+        for block in (last - 1, 0):
+            for found, again in zip(jumping.documents(block), mixed.documents(block)):
+                assert numpy.array_equal(found, again)
+
+
+def test_shares_are_of_tokens_and_stages_come_first():
+    sources = [texts(1000, 10, share=0.25), texts(100, 300, share=0.75)]
+    stages = [Stage(20_000, (1, 1)), Stage(5_000, (0, 1))]
+    mixed = Mixture(sources, stages, "run")
+    found = []
+    for span in range(4):
+        blocks = [block for block in range(30) if mixed.epoch_of(block) == span]
+        taken = walked(mixed, range(blocks[0], blocks[-1] + 1))
+        found.append([len(taken[0]) * 10, len(taken[1]) * 300])
+    assert [sum(tokens) for tokens in found] == pytest.approx([20_000, 5_000, 40_000, 40_000], rel=0.02)
+    assert [tokens[0] / sum(tokens) for tokens in found] == pytest.approx([0.5, 0, 0.25, 0.25], abs=0.01)
+
+
+def test_the_tokens_of_wordings_are_their_mean():
+    document = [(16, PICTURE), (4, 0), (8, WORDING)]
+    assert tokens_of(index_of([document, [(5, 0)], document])) == 2 * (16 + 6) + 5
+
+
+def test_a_block_touches_few_shards(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mixture, "BLOCK_DOCUMENTS", 100)
+    mixed = Mixture([texts(4000, 5, shards=80), texts(400, 5, shards=8)], (), "run")
+    orders = []
+    for block in range(44):
+        shards = [set((found // 50).tolist()) for found in mixed.documents(block)]
+        assert len(shards[0]) <= 4 and len(shards[1]) <= 2
+        orders.append(sorted(shards[0]))
+    assert sorted({shard for shards in orders for shard in shards}) == list(range(80))
+    assert orders != sorted(orders)  # and the shards come in no order
+
+
+def test_rows_of_many_blocks_hold_every_document_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mixture, "BLOCK_DOCUMENTS", 70)
+    planned = plan([source(400, 1, "a"), source(100, 2, "b", weight=2.0)])
+    rows = epoch(planned)
+    used = Counter((piece.source, piece.document) for row in rows for piece in row)
+    assert used == {**{(0, d): 1 for d in range(400)}, **{(1, d): 2 for d in range(100)}}
+    assert planned.block_of(len(rows) - 1) == 8 and planned.epoch_of(len(rows)) == 1
+    again = plan([source(400, 1, "a"), source(100, 2, "b", weight=2.0)])
+    assert [again.row(index) for index in (len(rows) + 3, 50, 0)] == [planned.row(len(rows) + 3), rows[50], rows[0]]
+    changed = plan([source(400, 1, "a"), source(100, 2, "b", weight=1.5)])
+    assert changed.fingerprint != planned.fingerprint
+
+
+def test_mixtures_that_cannot_be():
+    with pytest.raises(UserError, match="hold no documents"):
+        Mixture([texts(0, 5)], (), "run")
+    with pytest.raises(UserError, match="raise their weights"):
+        Mixture([texts(5, 5, weight=0.01)], (), "run")
+    for shares in ((1.0,), (0.0, 0.0), (1.0, 1.0, 1.0)):
+        with pytest.raises(UserError, match="2 data sources: give one for each"):
+            Mixture([texts(5, 5), texts(5, 6)], [Stage(100, shares)], "run")
+    with pytest.raises(UserError, match="0 for an empty one"):
+        Mixture([texts(5, 5, share=0.5), texts(0, 6, share=0.5)], (), "run")

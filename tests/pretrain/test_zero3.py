@@ -1,0 +1,101 @@
+"""ZeRO trains as one process of the megatron engine does: losses, gradient norms and weights, from equal first weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from pretrain.config import ZeroSection
+from pretrain.parallel import ParallelLayout
+from tests.parallel_world import World
+from tests.pretrain import parallel_jobs, zero3_jobs
+from tests.pretrain.test_parallel import FLAVOURS, SEQUENCE, assert_same_training
+
+STEPS = 4
+CUT = {"keep_whole": 0}  # the tiny model has no weight that would not stay whole
+CASES = {  # ranks, layout, zero section
+    "alone": (1, {}, CUT),
+    "zero3 on 2": (2, {}, CUT),
+    "zero3 on 4": (4, {}, CUT),
+    "norms and biases stay whole": (2, {}, {"keep_whole": 200}),
+    "built whole": (2, {}, {**CUT, "init": False}),
+    "offload": (2, {}, {**CUT, "offload": True}),
+    "recomputed": (2, {"recompute": True}, CUT),
+    "zero1 on 2": (2, {}, {"stage": 1}),
+    "zero2 on 4": (4, {}, {"stage": 2}),
+    "zero1 offload": (2, {}, {"stage": 1, "offload": True}),
+    "tp2 x zero3": (4, {"tensor": 2}, {"keep_whole": 200}),
+    "tp2 sp x zero3 recomputed": (4, {**SEQUENCE, "recompute": True}, CUT),
+    "tp2 x zero2": (4, {"tensor": 2}, {"stage": 2}),
+}
+BOTH_FLAVOURS = ("zero3 on 2", "tp2 x zero3", "zero2 on 4")  # tied and untied, norms of heads and none
+
+
+@pytest.fixture(scope="module")
+def alone(world: World) -> dict:
+    """What one process of the megatron engine does, by flavour."""
+    return {name: world.run(parallel_jobs.train, 1, changes=FLAVOURS[name], parallel=ParallelLayout(), steps=STEPS)[0]
+            for name in FLAVOURS}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case, flavour", [(case, flavour) for case in CASES for flavour in FLAVOURS
+                      if flavour == "untied qwen3" or case in BOTH_FLAVOURS]
+)  # fmt: skip
+def test_zero_trains_as_one_process(world: World, alone: dict, case: str, flavour: str):
+    """Four rows a step, so with two ranks two rows are accumulated; clipping cuts most steps."""
+    ranks, parallel, zero = CASES[case]
+    found = world.run(zero3_jobs.train, ranks, changes=FLAVOURS[flavour], parallel=ParallelLayout(**parallel),
+                      zero=ZeroSection(**zero), steps=STEPS)  # fmt: skip
+    assert_same_training(found, alone[flavour], ranks)
+    assert any(step[4] > parallel_jobs.OPTIM.clip_grad for step in alone[flavour][0])
+
+
+@pytest.mark.parametrize("ranks, zero", [(2, CUT), (4, CUT), (2, {"stage": 1}), (2, {"stage": 2})], ids=str)
+def test_zero_trains_as_one_process_in_bf16(world: World, ranks: int, zero: dict):
+    """float32 master weights: losses and gradient norms within 1e-3 of the other engine's."""
+    options = {"changes": FLAVOURS["untied qwen3"], "parallel": ParallelLayout(), "precision": "bf16", "steps": STEPS}
+    expected, _, _ = world.run(parallel_jobs.train, 1, **options)[0]
+    for steps, _, weights in world.run(zero3_jobs.train, ranks, zero=ZeroSection(**zero), **options):
+        assert all(tensor.dtype == torch.bfloat16 for tensor in weights.values())
+        for here, there in zip(expected, steps, strict=True):
+            assert here[2:4] == there[2:4]
+            loss, other = ((step[0] + step[1]) / (step[2] + step[3]) for step in (here, there))
+            assert other == pytest.approx(loss, abs=1e-3) and there[4] == pytest.approx(here[4], rel=1e-3)
+
+
+def test_cut_as_made_is_the_same_model(world: World):
+    """zero.Init changes nothing but memory: to the last bit."""
+    made, built = (
+        world.run(zero3_jobs.train, 2, changes=FLAVOURS["tied qwen2.5"], parallel=ParallelLayout(), steps=2,
+                  precision="bf16", zero=ZeroSection(**CUT, init=init))[0] for init in (True, False)
+    )  # fmt: skip
+    assert made[:2] == built[:2]
+    assert all(torch.equal(tensor, built[2][name]) for name, tensor in made[2].items())
+
+
+def test_no_rank_holds_the_model(world: World):
+    """Cut over 4 ranks: a quarter each, rounded up by weight."""
+    found = world.run(zero3_jobs.elements_on_a_rank, 4, zero=ZeroSection(**CUT))
+    whole = found[0][0]
+    assert sum(held for _, held in found) == whole
+    assert all(held < 0.3 * whole for _, held in found)
+
+
+@pytest.mark.parametrize("ranks, zero", [(2, CUT), (4, CUT), (2, {"stage": 2})], ids=str)
+def test_text_on_some_ranks_and_pictures_on_others(world: World, ranks: int, zero: dict):
+    """Every weight is gathered on every rank, whatever its row holds: nobody waits for ever."""
+    *expected, _ = world.run(parallel_jobs.train_on_text_beside_pictures, 1, parallel=ParallelLayout())[0]
+    found = world.run(zero3_jobs.train_on_text_beside_pictures, ranks, seconds=300, zero=ZeroSection(**zero))
+    assert_same_training(found, tuple(expected), ranks)
+
+
+def test_what_is_left_out_is_that_of_one_process(world: World):
+    optim = dataclasses.replace(parallel_jobs.OPTIM, dropout=0.2)
+    changes = FLAVOURS["untied qwen3"]
+    expected = world.run(parallel_jobs.train, 1, changes=changes, parallel=ParallelLayout(), optim=optim, steps=STEPS)[0]
+    found = world.run(zero3_jobs.train, 2, changes=changes, parallel=ParallelLayout(recompute=True),
+                      zero=ZeroSection(**CUT), optim=optim, steps=STEPS)  # fmt: skip
+    assert_same_training(found, expected, 2)

@@ -1,0 +1,129 @@
+"""The training loop with the ZeRO engine: saved by one world, engine or layout and continued by another."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pretrain import checkpoint
+from pretrain.sharded_files import read_whole, stored_tensors
+from tests.pretrain import checkpoint_jobs, zero3_jobs
+from tests.pretrain.test_parallel_run import (
+    STEPS,
+    assert_follows,
+    assert_same_tensors,
+    stopped_after_the_save,
+    write_config,
+)
+from tests.pretrain.tiny_run import read_metrics
+
+ZERO = {"engine": "zero3"}
+CUT = {"keep_whole": 0}
+
+
+def run_of(world, data, folder, ranks: int, layout: dict | None = None, zero: dict | None = None, **changes) -> str:
+    """Train into `folder` -> what rank 0 printed."""
+    changes["run"] = {**ZERO, **changes.get("run", {})}
+    config = write_config(data, folder, layout or {}, zero=CUT if zero is None else zero, **changes)
+    rows = ["data.rows_per_step=4", "log.heldout_rows=4"]
+    found = world.run(checkpoint_jobs.train_run, ranks, config=config, overrides=rows)
+    assert [code for code, _, _ in found] == [0] * ranks
+    return found[0][1]
+
+
+@pytest.fixture(scope="module")
+def reference(world, tiny_data, tmp_path_factory):
+    """A run of ZeRO 3 on 2 ranks, from start to end."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    assert "8 of 8 steps done" in run_of(world, tiny_data, run, 2)
+    return run
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_world_goes_on_to_the_last_bit(world, tiny_data, tmp_path, reference, precision):
+    whole = reference
+    if precision == "bf16":
+        whole = tmp_path / "whole"
+        run_of(world, tiny_data, whole, 2, run={"precision": precision})
+    stopped_after_the_save(whole, tmp_path / "run")
+    printed = run_of(world, tiny_data, tmp_path / "run", 2, run={"precision": precision},
+                     checkpoint={"async_save": True})  # fmt: skip
+    assert "at step 4, row 16" in printed
+    assert read_metrics(tmp_path / "run") == read_metrics(whole)
+    ours, theirs = (checkpoint.folder_of(folder, STEPS) for folder in (tmp_path / "run", whole))
+    assert_same_tensors(ours, theirs)
+    assert checkpoint.read_state(ours) == checkpoint.read_state(theirs)
+
+
+CONTINUATIONS = {  # ranks, engine, layout, zero section
+    "4 ranks": (4, "zero3", {}, CUT),
+    "1 rank": (1, "zero3", {}, CUT),
+    "stage 1, offload": (2, "zero3", {}, {"stage": 1, "offload": True}),
+    "stage 2 on 4": (4, "zero3", {}, {"stage": 2}),
+    "tp2 x zero3, small weights whole": (4, "zero3", {"tensor": 2}, {"keep_whole": 50}),
+    "megatron alone": (1, "megatron", {}, {}),
+    "megatron tp2 pp2": (4, "megatron", {"tensor": 2, "pipeline": 2}, {}),
+    "megatron distributed optimizer": (2, "megatron", {"distributed_optimizer": True}, {}),
+}
+
+
+@pytest.mark.parametrize("name", CONTINUATIONS)
+def test_another_world_or_engine_goes_on(world, tiny_data, tmp_path, reference, name):
+    """Weights, moments and rows: what a fresh optimizer or other rows would do shows in the first step's norm."""
+    ranks, engine, layout, zero = CONTINUATIONS[name]
+    stopped_after_the_save(reference, tmp_path / "run")
+    printed = run_of(world, tiny_data, tmp_path / "run", ranks, layout, zero, run={"engine": engine})
+    assert "at step 4, row 16" in printed
+    assert_follows(tmp_path / "run", reference)
+
+
+@pytest.mark.parametrize(
+    "ranks, layout, zero", [(4, {}, CUT), (2, {"tensor": 2}, CUT), (2, {}, {"stage": 1})], ids=["zero3", "tp2", "zero1"]
+)
+def test_zero_goes_on_from_the_other_engine_and_from_more_ranks(world, tiny_data, tmp_path, reference, ranks, layout, zero):
+    """The first half by the megatron engine on 4 ranks, the second by ZeRO."""
+    run = tmp_path / "run"
+    run_of(world, tiny_data, run, 4, {"tensor": 2, "sequence": True}, zero={}, run={"engine": "megatron"})
+    shutil.rmtree(checkpoint.folder_of(run, STEPS))
+    assert "at step 4, row 16" in run_of(world, tiny_data, run, ranks, layout, zero)
+    assert_follows(run, reference)
+
+
+def test_bf16_masters_and_moments_move_between_engines(world, tiny_data, tmp_path):
+    """A checkpoint that ZeRO wrote is read by the other engine on other ranks, and written again: the same numbers."""
+    first, again = tmp_path / "first", tmp_path / "again"
+    run_of(world, tiny_data, first, 2, run={"precision": "bf16", "steps": 4})
+    found = world.run(zero3_jobs.load_and_save, 4, config=first.with_suffix(".yaml"),
+                      start=checkpoint.folder_of(first, 4), output=again)  # fmt: skip
+    assert found == [4] * 4
+    assert_same_tensors(checkpoint.folder_of(first, 4), again)
+    assert any(name.startswith("optimizer.master.") for name in stored_tensors(again))
+
+
+def test_a_run_starts_from_weights_in_pieces(world, tiny_data, tmp_path, reference):
+    """Weights alone, of stage 3, whole on no rank."""
+    run = tmp_path / "run"
+    start = str(checkpoint.folder_of(reference, STEPS))
+    printed = run_of(world, tiny_data, run, 2, run={"init_from": start, "steps": 1}, checkpoint={"every": 1})
+    assert "starting from the weights of" in printed
+    last = [line["heldout/loss"] for line in read_metrics(reference) if "heldout/loss" in line][-1]
+    assert read_metrics(run)[0]["heldout/loss"] == pytest.approx(last, rel=5e-6)
+
+
+def test_another_model_is_refused_by_name(world, tiny_data, tmp_path, reference):
+    stopped_after_the_save(reference, tmp_path / "run")
+    with pytest.raises(AssertionError, match="another model or precision .* bfloat16 here"):
+        run_of(world, tiny_data, tmp_path / "run", 2, run={"precision": "bf16"})
+
+
+def test_an_export_reads_it_without_deepspeed(world, tiny_data, tmp_path, reference, commands):
+    """tools/convert_to_hf.py on one process: the weights of stage 3, put together again."""
+    done = commands.run("tools/convert_to_hf.py", "--checkpoint", reference, "--output", tmp_path / "hf")
+    assert done.code == 0, done.err
+    (file,) = (tmp_path / "hf").glob("*.safetensors")
+    exported = load_file(file)
+    ((_, stored),) = read_whole(checkpoint.folder_of(reference, STEPS), ["embedding.word_embeddings.weight"])
+    assert torch.equal(exported["model.embed_tokens.weight"], stored) and stored.std() > 0.01

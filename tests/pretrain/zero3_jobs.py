@@ -1,0 +1,77 @@
+"""What the processes of `tests.parallel_world` are asked to do with the ZeRO engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pretrain import runtime
+from pretrain.config import OptimSection, ZeroSection
+from pretrain.engines.zero3 import Zero3Engine
+from pretrain.parallel import ParallelLayout
+from tests.model.tiny_training import training_config
+from tests.pretrain.parallel_jobs import (
+    OPTIM,
+    STEPS,
+    TOKENS,
+    train_past_a_bad_step,
+    train_with,
+    train_with_text_beside_pictures,
+)
+
+
+def make_engine(
+    changes: dict, parallel: ParallelLayout, zero: ZeroSection, optim: OptimSection = OPTIM, precision: str = "fp32"
+) -> Zero3Engine:
+    """An engine of a tiny model on all processes of this job."""
+    config = training_config(initializer_range=0.2, **changes)
+    runtime.start_distributed(0, parallel.tensor)
+    return Zero3Engine(config, optim, precision, TOKENS, 0, parallel, zero)
+
+
+def train(
+    changes: dict,
+    parallel: ParallelLayout,
+    zero: ZeroSection,
+    optim: OptimSection = OPTIM,
+    steps: int = STEPS,
+    precision: str = "fp32",
+) -> tuple:
+    """(figures of each step, figures of a measurement at the end, final whole weights)."""
+    return train_with(make_engine(changes, parallel, zero, optim, precision), optim, steps)
+
+
+def train_on_text_beside_pictures(zero: ZeroSection) -> tuple:
+    """Text on some ranks, pictures on the others."""
+    return train_with_text_beside_pictures(make_engine({}, ParallelLayout(), zero))
+
+
+def train_zero_past_a_bad_step(zero: ZeroSection, precision: str, kind: str) -> tuple:
+    """With this engine."""
+    engine = make_engine({}, ParallelLayout(), zero, precision=precision)
+    return train_past_a_bad_step(engine, list(engine.names), kind)
+
+
+def elements_on_a_rank(zero: ZeroSection) -> tuple[int, int]:
+    """(elements of weights, elements that this rank holds of them)."""
+    engine = make_engine({}, ParallelLayout(), zero)
+    assert all(parameter.numel() == 0 for parameter in engine.names)
+    return sum(parameter.ds_numel for parameter in engine.names), sum(len(stretch.weight) for stretch in engine.held)
+
+
+def load_and_save(config: Path, start: Path, output: Path) -> int:
+    """A checkpoint into the megatron engine on 2 tensor- x 2 data-parallel ranks with the distributed optimizer, and out
+    again -> ranks of this job."""
+    from pretrain.config import load_config
+    from pretrain.data import Data
+    from pretrain.loop import make_engine as engine_of
+    from pretrain.place import place_here
+    from pretrain.sharded_files import write_pieces
+
+    loaded = load_config(config, ["run.engine=megatron", "parallel.tensor=2", "parallel.distributed_optimizer=true"])
+    runtime.start_distributed(0, 2)
+    engine = engine_of(loaded, Data(loaded, place_here()))
+    engine.load(start, 4)
+    write_pieces(output, engine.pieces())
+    return torch.distributed.get_world_size()

@@ -1,0 +1,134 @@
+"""The length index of a dataset: how long every document is, so that planning rows opens no shard.
+
+Four arrays, each a .npy file under lengths/ that is mapped into memory, never loaded: for 100 million captioned
+pictures they have 1.7 GB. Entry by entry they follow the layout of samples (see `sample.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenization.files import sync, temporary_name
+from tokenization.readers.document import KINDS
+from tokenization.sample import CodedDocument, entry_lengths
+
+LENGTHS = "lengths"
+ARRAYS = {"offsets": np.int64, "lengths": np.int32, "layout": np.uint8, "kinds": np.uint8}
+
+
+@dataclass(frozen=True, eq=False)
+class LengthIndex:
+    """Document d has the entries offsets[d] : offsets[d + 1] and is of kind KINDS[kinds[d]].
+
+    offsets int64 [documents + 1]; lengths int32 [entries], tokens of a text or codes of a picture; layout uint8
+    [entries]; kinds uint8 [documents]; shard_starts int64 [shards + 1], the first document of each shard. `folder` is
+    where the arrays lie: with it, a copy for another process is mapped there again instead of being copied.
+    """
+
+    offsets: np.ndarray
+    lengths: np.ndarray
+    layout: np.ndarray
+    kinds: np.ndarray
+    shard_starts: np.ndarray
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.folder is not None:
+            return open_lengths, (self.folder, self.shard_starts)
+        return LengthIndex, (self.offsets, self.lengths, self.layout, self.kinds, self.shard_starts)
+
+
+def open_lengths(folder: Path, shard_starts: np.ndarray) -> LengthIndex:
+    """The index of a dataset folder. Its files are taken as they are: `open_dataset` has checked them."""
+    arrays = {}
+    for name in ARRAYS:
+        path = folder / LENGTHS / f"{name}.npy"
+        try:
+            arrays[name] = np.load(path, mmap_mode="r")
+        except ValueError:  # an empty array cannot be mapped
+            arrays[name] = np.load(path)
+    return LengthIndex(**arrays, shard_starts=shard_starts, folder=folder)
+
+
+def part_arrays(documents: Sequence[CodedDocument]) -> dict[str, np.ndarray]:
+    """The index of the documents of a part."""
+    entries = [entry_lengths(document) for document in documents]
+    return {
+        "offsets": np.cumsum([0, *map(len, entries)], dtype=np.int64),
+        "lengths": np.array([length for document in entries for length in document], dtype=np.int32),
+        "layout": np.concatenate([np.zeros(0, np.uint8), *(document.layout for document in documents)]),
+        "kinds": np.array([KINDS.index(document.kind) for document in documents], dtype=np.uint8),
+    }
+
+
+def as_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+    """Arrays as the bytes of an .npz file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def write_lengths(output: Path, parts: Iterable[Path], documents: int, entries: int) -> list[dict[str, Any]]:
+    """Join the lengths.npz of all parts, one in memory at a time. Returns an entry of the manifest for each file.
+
+    ValueError if the parts have not as many documents and entries as they should.
+    """
+    folder = output / LENGTHS
+    folder.mkdir(exist_ok=True)
+    sizes = {"offsets": documents + 1, "lengths": entries, "layout": entries, "kinds": documents}
+    temporary = {name: temporary_name(folder / f"{name}.npy") for name in ARRAYS}
+    arrays = {name: _Array(temporary[name], sizes[name], dtype) for name, dtype in ARRAYS.items()}
+    arrays["offsets"].append(np.zeros(1, np.int64))
+    for part in parts:
+        with np.load(part / "lengths.npz") as found:
+            first = arrays["lengths"].filled
+            arrays["offsets"].append(found["offsets"][1:] + first)
+            for name in ("lengths", "layout", "kinds"):
+                arrays[name].append(found[name])
+    written = []
+    for name, array in arrays.items():
+        digest = array.close()
+        path = folder / f"{name}.npy"
+        os.replace(temporary[name], path)
+        written.append({"file": f"{LENGTHS}/{path.name}", "bytes": path.stat().st_size, "sha256": digest})
+    sync(folder)
+    return written
+
+
+class _Array:
+    """A one-dimensional .npy file of known length, written a stretch at a time."""
+
+    def __init__(self, path: Path, size: int, dtype: type):
+        self.size, self.dtype, self.filled = size, dtype, 0
+        self.file, self.digest, self.path = open(path, "wb"), hashlib.sha256(), path
+        header = io.BytesIO()
+        description = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (size,)}
+        np.lib.format.write_array_header_1_0(header, description)
+        self._write(header.getvalue())
+
+    def append(self, values: np.ndarray) -> None:
+        self.filled += len(values)
+        self._write(np.ascontiguousarray(values, dtype=self.dtype).tobytes())
+
+    def close(self) -> str:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        if self.filled != self.size:
+            raise ValueError(f"{self.path}: {self.filled:,} entries instead of {self.size:,}")
+        return self.digest.hexdigest()
+
+    def _write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.digest.update(data)

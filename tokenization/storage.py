@@ -1,0 +1,123 @@
+"""Files of a corpus, on a local disk or wherever fsspec reaches: s3://, gs://, hf://, https://, memory:// and more.
+
+A worker fetches one file of a corpus at a time, whole, which is what object stores are good at; pictures that a JSON
+line names are fetched one by one, by the threads that decode.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from model.errors import UserError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder inside a folder; `size` in bytes, 0 for folders."""
+
+    name: str
+    path: str
+    size: int
+    is_folder: bool
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL, which fsspec reads."""
+    return "://" in path
+
+
+def entry_of(path: str) -> Entry | None:
+    """What `path` is, or None if there is nothing. UserError if its file system cannot be used."""
+    if not is_remote(path):
+        local = Path(path)
+        if not local.exists():
+            return None
+        is_folder = local.is_dir()
+        return Entry(local.resolve().name, path, 0 if is_folder else local.stat().st_size, is_folder)
+    filesystem, inner = filesystem_of(path)
+    with remote_errors(path):
+        if not filesystem.exists(inner):
+            return None
+        info = filesystem.info(inner)
+    return Entry(inner.rstrip("/").rpartition("/")[2], path, int(info["size"] or 0), info["type"] == "directory")
+
+
+def entries_of(folder: str) -> list[Entry]:
+    """What lies directly in a folder, in the order of the names; hidden files are left out."""
+    if is_remote(folder):
+        filesystem, inner = filesystem_of(folder)
+        with remote_errors(folder):
+            found = filesystem.ls(inner, detail=True)
+        names = [info["name"].rstrip("/").rpartition("/")[2] for info in found]
+        entries = [
+            Entry(name, f"{folder.rstrip('/')}/{name}", int(info["size"] or 0), info["type"] == "directory")
+            for name, info in zip(names, found, strict=True)
+        ]
+    else:
+        entries = [
+            Entry(entry.name, str(entry), 0 if entry.is_dir() else entry.stat().st_size, entry.is_dir())
+            for entry in Path(folder).iterdir()
+            if entry.exists()  # not a link to nowhere
+        ]
+    return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The content of a file. OSError if it cannot be read."""
+    if isinstance(path, str) and is_remote(path):
+        filesystem, inner = filesystem_of(path)
+        return filesystem.cat_file(inner)
+    return Path(path).read_bytes()
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """A file for reading some of it."""
+    if is_remote(path):
+        filesystem, inner = filesystem_of(path)
+        with remote_errors(path), filesystem.open(inner, "rb") as file:
+            yield file
+    else:
+        with open(path, "rb") as file:
+            yield file
+
+
+@contextmanager
+def local_copies(paths: tuple[str, ...]) -> Iterator[tuple[Path, ...]]:
+    """The files on a local disk: themselves, or copies in a temporary folder that goes when the block ends."""
+    if not any(map(is_remote, paths)):
+        yield tuple(map(Path, paths))
+        return
+    with tempfile.TemporaryDirectory(prefix="corpus-") as folder:
+        copies = []
+        for number, path in enumerate(paths):
+            filesystem, inner = filesystem_of(path)
+            copies.append(Path(folder, str(number), path.rpartition("/")[2]))
+            copies[-1].parent.mkdir()
+            filesystem.get_file(inner, str(copies[-1]))
+        yield tuple(copies)
+
+
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it. UserError for a protocol that is not installed."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"{url}: cannot be opened: {message}; install what fsspec needs for it") from error
+
+
+@contextmanager
+def remote_errors(url: str) -> Iterator[None]:
+    """Errors of a remote store as OSError with the URL in it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error) or type(error).__name__, url) from error

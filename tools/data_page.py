@@ -1,0 +1,84 @@
+"""HTML pages that show documents and rows: texts and pictures in order, who says them, and what is learned."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
+table { border-collapse: collapse; } td, th { padding: .25em .9em; border-bottom: 1px solid #ddd; text-align: left; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.document { border: 1px solid #ccc; border-radius: 6px; padding: .6em .8em; margin: .8em 0; overflow-wrap: anywhere; }
+.about { color: #666; font-size: 13px; } .role { color: #666; font-size: 12px; margin-right: .4em; }
+.text { white-space: pre-wrap; background: #eee; } .learned { background: #cdeec9; } .cut { color: #a00; }
+img { max-width: 160px; border: 3px solid #ccc; vertical-align: middle; margin: 2px; image-rendering: pixelated; }
+img.learned { border-color: #49a942; } img.wide { max-width: 100%; border: none; }
+"""
+LONGEST_TEXT = 2000
+"""Characters of a text that are shown; the middle of longer ones is left out."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A text, or a PIL picture, as a page shows it; `learned` is None where there is no loss mask."""
+
+    content: Any
+    role: str = ""
+    learned: bool | None = None
+
+
+def document(about: str, parts: Iterable[Shown]) -> str:
+    """A framed document: a line about it, and its parts in order."""
+    body = "".join(map(_part, parts))
+    return f'<div class="document"><div class="about">{html.escape(about)}</div>{body}</div>'
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """A table; numbers are aligned to the right and integers have thousands separators."""
+    top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(map(_cell, line)) + "</tr>" for line in lines)
+    return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
+    """A page that needs no other file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = "\n".join([f"<h1>{html.escape(title)}</h1>", *parts])
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    page = f'<!doctype html><html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
+    path.write_bytes(page.encode("utf-8", "backslashreplace"))
+
+
+def embedded(picture: Any, label: str = "", css: str = "") -> str:
+    """A PIL picture as an img element."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img class="{css}" alt="{html.escape(label)}" src="data:image/png;base64,{data}">'
+
+
+def _part(part: Shown) -> str:
+    css = "learned" if part.learned else ""
+    role = f'<span class="role">{html.escape(part.role)}</span>' if part.role else ""
+    if not isinstance(part.content, str):
+        return role + embedded(part.content, part.role, css)
+    text = part.content
+    if len(text) > LONGEST_TEXT:
+        half = LONGEST_TEXT // 2
+        text = f"{text[:half]} [... {len(text) - LONGEST_TEXT:,} characters ...] {text[-half:]}"
+    return f'{role}<span class="text {css}">{html.escape(text)}</span> '
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (int, float)):
+        return (
+            f'<td class="number">{value:,}</td>' if isinstance(value, int) else f'<td class="number">{value:,.3f}</td>'
+        )
+    return f"<td>{html.escape(str(value))}</td>"

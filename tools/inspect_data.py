@@ -1,0 +1,175 @@
+#!/usr/bin/env python
+"""Show what shard_images.py would make of its input, before a long job: format, documents, pictures, rejects.
+
+Some documents are read of files spread over each input, and their pictures decoded. The output is a page with the
+documents as they were understood, and a contact sheet of the pictures as the image tokenizer will see them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import html
+import warnings
+from collections import Counter
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from model.errors import UserError, run_command
+
+if TYPE_CHECKING:
+    from tokenization.readers import Corpus, Document, Reject
+
+SHEET_PICTURES = 60
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/inspect_data.py --input work/data/corpus/train/folder --output work/inspected",
+    )
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, metavar="PATH", help="as for shard_images.py")
+    add("--output", type=Path, required=True, help="folder for index.html and contact_sheet.png")
+    add("--documents", type=int, default=100, help="documents to read of each input (default: %(default)s)")
+    add("--show", type=int, default=20, help="of these, how many the page shows (default: %(default)s)")
+    add("--image-size", type=int, default=256, help="side in pixels (default: %(default)s)")
+    arguments = parser.parse_args()
+    for name in ("documents", "show", "image_size"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
+    return arguments
+
+
+def main() -> int:
+    """Run the command."""
+    arguments = parse_arguments()
+    warnings.filterwarnings("ignore", module=r"PIL\b")
+
+    from tokenization.contact_sheet import contact_sheet
+    from tokenization.readers import open_corpora
+    from tools.data_page import embedded, write_page
+
+    parts: list[str] = []
+    sheet: list[tuple[Any, str]] = []
+    for corpus in open_corpora(arguments.input):
+        print(corpus.describe())
+        parts.append(f"<h2>{html.escape(corpus.source)}</h2>")
+        found = look(corpus, arguments.documents, arguments.image_size)
+        for what, value in found.figures():
+            print(f"  {what}: {value}")
+        parts += found.page(arguments.show)
+        sheet += found.sheet
+    try:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        if sheet:
+            pictures, labels = zip(*sheet[:SHEET_PICTURES])
+            contact_sheet(pictures, labels).save(arguments.output / "contact_sheet.png")
+            parts.append("<h2>Pictures as the image tokenizer will see them</h2>")
+            parts.append(embedded(contact_sheet(pictures, labels), "contact sheet", "wide"))
+        write_page(arguments.output / "index.html", "What the input holds", parts)
+    except OSError as error:
+        raise UserError(f"{error.filename or arguments.output}: cannot be written: {error.strerror}") from error
+    print(f"wrote {arguments.output / 'index.html'}")
+    return 0
+
+
+class Findings:
+    """What was seen of one input: its documents with their pictures decoded, and what would be rejected."""
+
+    def __init__(self, corpus: Corpus):
+        self.corpus = corpus
+        self.documents: list[tuple[Document, list[Any]]] = []
+        self.rejects: list[Reject] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.modes: Counter[str] = Counter()
+        self.sheet: list[tuple[Any, str]] = []
+
+    def add(self, item: Document | Reject, image_size: int) -> None:
+        """Take an item as it was read."""
+        from tokenization import storage
+        from tokenization.preprocess import RejectedImage, open_image, preprocess
+        from tokenization.readers import Reject
+
+        if isinstance(item, Reject):
+            self.rejects.append(item)
+            return
+        pictures = []
+        try:
+            for picture in item.pictures:
+                image = open_image(
+                    picture.data if isinstance(picture.data, bytes) else storage.read_bytes(picture.data)
+                )
+                pictures.append(preprocess(image, image_size))
+                self.sizes.append(image.size)
+                self.modes[f"{image.format} {image.mode}"] += 1
+        except (RejectedImage, OSError) as error:
+            reason, detail = getattr(error, "reason", "missing_file"), getattr(error, "detail", str(error))
+            self.rejects.append(Reject(item.id, item.source, item.file, reason, detail))
+            return
+        self.documents.append((item, pictures))
+        self.sheet += [(picture, item.texts[0] if item.texts else item.id) for picture in pictures]
+
+    def figures(self) -> list[tuple[str, str]]:
+        """What was found, in words."""
+        seen = len(self.documents) + len(self.rejects)
+        lines = [("documents looked at", f"{seen:,}")]
+        texts = [len(text) for found, _ in self.documents for text in found.texts]
+        if texts:
+            lines.append(("characters of a text", _spread(texts)))
+        if self.sizes:
+            lines.append(("shorter side of a picture, pixels", _spread([min(size) for size in self.sizes])))
+            lines.append(("longer by shorter side", _spread([round(max(s) / min(s), 2) for s in self.sizes])))
+            lines.append(("formats", ", ".join(f"{mode} {count:,}" for mode, count in self.modes.most_common())))
+        reasons = Counter(reject.reason for reject in self.rejects).most_common()
+        counted = ", ".join(f"{reason} {count:,}" for reason, count in reasons)
+        lines.append(("rejected", f"{len(self.rejects):,} ({len(self.rejects) / max(seen, 1):.1%}) {counted}".strip()))
+        return lines
+
+    def page(self, most: int) -> list[str]:
+        """The same as parts of a page, with the documents."""
+        from tokenization.readers.document import Picture
+        from tools.data_page import Shown, document, table
+
+        parts = [f"<p>{html.escape(self.corpus.describe())}</p>", table(("what", "found"), self.figures())]
+        for found, decoded in self.documents[:most]:
+            pictures = iter(decoded)
+            shown = []
+            for part in found.parts:
+                if isinstance(part, Picture):
+                    shown.append(Shown(next(pictures), part.role))
+                else:
+                    shown += [Shown(text, part.role if not n else "or") for n, text in enumerate(part.wordings)]
+            parts.append(document(f"{found.id} ({found.kind}; {found.file})", shown))
+        if self.rejects:
+            rejects = [(reject.reason, reject.id, reject.detail) for reject in self.rejects[:most]]
+            parts.append(table(("rejected as", "id", "why"), rejects))
+        return parts
+
+
+def look(corpus: Corpus, documents: int, image_size: int) -> Findings:
+    """Read `documents` documents of files spread evenly over a corpus."""
+    found = Findings(corpus)
+    count = min(len(corpus.files), 8, documents)
+    files = [corpus.files[place * len(corpus.files) // count] for place in range(count)]
+    for number, file in enumerate(files):
+        share = documents * (number + 1) // count - documents * number // count
+        with corpus.open(file) as opened:
+            for _, item in islice(corpus.read(opened, 0), share):
+                found.add(item, image_size)
+    return found
+
+
+def _spread(values: list[float]) -> str:
+    ordered = sorted(values)
+    return f"{ordered[0]:,} to {ordered[-1]:,}, median {ordered[len(ordered) // 2]:,}"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,199 @@
+#!/usr/bin/env python
+"""Show code shards as pictures and text again: any sample, and any training row with what is learned of it.
+
+The output is a page: tokens per source, use of the codebook, samples, and with --config rows exactly as training reads
+them, document by document. What is learned has a green ground or frame, what is only read is grey.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from model.errors import UserError, run_command
+
+if TYPE_CHECKING:
+    from pretrain.data import Data
+    from tokenization.shards import CodeDataset
+    from tokenization.vq_base import VQ
+
+EPILOG = """\
+examples:
+  python tools/inspect_shards.py --shards work/data/shards/train --vq openmoji-64 --output work/inspected
+  python tools/inspect_shards.py --shards work/data/shards/train --vq openmoji-64 --samples 0 17 --verify --output out
+  python tools/inspect_shards.py --config pretrain/configs/demo.yaml --rows 0 1 1000 --output work/inspected
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG
+    )
+    add = parser.add_argument
+    add("--shards", type=Path, help="dataset folder made by shard_images.py")
+    add("--vq", help="image tokenizer that made it: a shipped name or a folder (with --config: the configuration's)")
+    add("--samples", type=int, nargs="*", help="numbers of documents (default: 12, spread over the dataset)")
+    add("--config", type=Path, help="configuration of a training run, whose rows are shown")
+    add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the configuration, as for train.py")
+    add("--rows", type=int, nargs="+", default=[0], help="numbers of rows (default: 0)")
+    add(
+        "--codebook-documents",
+        type=int,
+        default=1000,
+        help="documents a source for codebook use (default: %(default)s)",
+    )
+    add("--verify", action="store_true", help="check the hash of every shard first")
+    add("--output", type=Path, required=True, help="folder for index.html")
+    arguments = parser.parse_args()
+    if bool(arguments.shards) == bool(arguments.config):
+        parser.error("give --shards for samples, or --config for rows")
+    if arguments.shards and not arguments.vq:
+        parser.error("--shards needs --vq, the image tokenizer that made them")
+    return arguments
+
+
+def main() -> int:
+    """Run the command."""
+    arguments = parse_arguments()
+
+    from tools.data_page import write_page
+
+    if arguments.shards:
+        title, parts = f"Code shards {arguments.shards}", samples_page(arguments)
+    else:
+        title, parts = f"Rows of {arguments.config}", rows_page(arguments)
+    try:
+        write_page(arguments.output / "index.html", title, parts)
+    except OSError as error:
+        raise UserError(f"{error.filename or arguments.output}: cannot be written: {error.strerror}") from error
+    print(f"wrote {arguments.output / 'index.html'}")
+    return 0
+
+
+def samples_page(arguments: argparse.Namespace) -> list[str]:
+    """Statistics and samples of a dataset."""
+    from tokenization.shards import check_vq, open_dataset
+    from tokenization.vq import load_vq
+    from tools.codebook_use import codebook_statistics, token_statistics
+    from tools.data_page import document, table
+
+    dataset = open_dataset(arguments.shards)
+    vq = load_vq(arguments.vq)
+    check_vq(dataset.manifest, vq)
+    if arguments.verify:
+        dataset.verify()
+        print(f"all {len(dataset.manifest['shards']):,} shards are sound")
+    tokens = token_statistics(dataset)
+    for line in tokens:
+        print(f"{line[0]}: {line[1]:,} documents, {line[3]:,} image tokens, {line[5]:,} text tokens")
+    heads = ("source", "documents", "pictures", "image tokens", "texts", "text tokens", "median", "99 %", "most")
+    parts = ["<h2>Tokens</h2><p>Of a document: median, 99th percentile and most.</p>", table(heads, tokens)]
+    codes = codebook_statistics(dataset, arguments.codebook_documents)
+    if codes:
+        heads = ("source", "pictures", "codes used", "perplexity", "bits a code", "after one", "after two")
+        parts += [f"<h2>Codebook of {dataset.manifest['vq']['codebook_size']:,}</h2>", table(heads, codes)]
+    rejects = dataset.manifest["rejects"]
+    if rejects:
+        parts += ["<h2>Rejects</h2>", table(("reason", "documents"), rejects.items())]
+    parts.append("<h2>Samples</h2>")
+    count = min(12, len(dataset))
+    for number in arguments.samples or [place * len(dataset) // count for place in range(count)]:
+        if not 0 <= number < len(dataset):
+            raise UserError(f"--samples {number}: {arguments.shards} has documents 0 to {len(dataset) - 1}")
+        sample = dataset[number]
+        about = f"{number}: {sample['id']} ({sample['kind']}, {sample['source']}; {_counts(sample)})"
+        parts.append(document(about, shown_sample(dataset, number, vq)))
+    return parts
+
+
+def shown_sample(dataset: CodeDataset, number: int, vq: VQ) -> list[Any]:
+    """The parts of a document, pictures decoded from their codes."""
+    from tokenization.sample import parts_of
+    from tools.data_page import Shown
+
+    sample = dataset[number]
+    shown = []
+    for part in parts_of(sample):
+        if part.codes is not None:
+            shown.append(Shown(vq.decode(part.codes.reshape(1, *part.grid))[0], part.role))
+        for place, (text, _) in enumerate(part.wordings):
+            shown.append(Shown(sample["texts"][text], "or" if place else part.role))
+    return shown
+
+
+def rows_page(arguments: argparse.Namespace) -> list[str]:
+    """Rows of a run, as it would read them."""
+    from pretrain.config import load_config
+    from pretrain.data import Data
+    from pretrain.place import Place
+    from pretrain.tasks import TASK_NAMES
+    from tokenization.vq import load_vq
+    from tools.data_page import document, table
+
+    config = load_config(arguments.config, arguments.set)
+    data = Data(config, Place())
+    vq = load_vq(arguments.vq or config.data.vq)
+    parts = ["<p>Green is learned, grey is only read. A text or picture that is cut begins in another row.</p>"]
+    for number in arguments.rows:
+        if number < 0:
+            raise UserError(f"--rows {number}: rows are counted from 0")
+        row, pieces = data.train[number], data.train.plan.row(number)
+        counts = {name: sum(row.lengths[name]) for name in ("document", "text", "vision")}
+        targets = len(row.targets)
+        epoch = data.train.plan.epoch_of(number)
+        parts.append(f"<h2>Row {number}, epoch or stage {epoch}</h2>")
+        parts.append(table(("tokens", "text", "vision", "learned", "padding", "documents"), [
+            (counts["document"], counts["text"], counts["vision"], targets, row.padding, len(pieces))]))  # fmt: skip
+        print(f"row {number}: {len(pieces)} documents, {targets:,} of {counts['document']:,} tokens learned, "
+              f"{row.padding:,} padding")  # fmt: skip
+        ids, labels = row.ids[row.to_document].numpy(), row.labels[row.to_document].numpy()
+        at = 0
+        for piece in pieces:
+            end = at + piece.length
+            sample = data.train.datasets[piece.source][piece.document]
+            about = f"{sample['id']} ({sample['kind']}, as {TASK_NAMES[piece.task]}; {sample['source']}, "
+            about += f"{piece.length:,} tokens"
+            about += f" from {piece.start:,} on)" if piece.start else ")"
+            grids = [tuple(grid) for grid in sample["grids"].reshape(-1, 2).tolist()]
+            parts.append(document(about, shown_ids(ids[at:end], labels[at:end], data, vq, grids)))
+            at = end
+    return parts
+
+
+def shown_ids(ids: Any, labels: Any, data: Data, vq: VQ, grids: list[tuple[int, int]]) -> list[Any]:
+    """Stretches of ids of one modality, learned or not; whether token n is learned is said by the label before it."""
+    import numpy
+
+    from model.vocabulary import IGNORED
+    from tools.data_page import Shown
+
+    vocabulary = data.model_config.vocabulary
+    learned = numpy.concatenate([[False], labels[:-1] != IGNORED])
+    codes = vocabulary.is_code(ids)
+    changes = numpy.flatnonzero((learned[1:] != learned[:-1]) | (codes[1:] != codes[:-1])) + 1
+    shown = []
+    for low, high in zip([0, *changes.tolist()], [*changes.tolist(), len(ids)]):
+        stretch = ids[low:high]
+        if not codes[low]:
+            text = data.tokenizer.decode(stretch.tolist(), skip_special_tokens=False)
+            shown.append(Shown(text, "", bool(learned[low])))
+            continue
+        grid = next((grid for grid in grids if grid[0] * grid[1] == len(stretch)), (1, len(stretch)))
+        picture = vq.decode((stretch - vocabulary.image_token_offset).reshape(1, *grid))[0]
+        shown.append(Shown(picture, "", bool(learned[low])))
+    return shown
+
+
+def _counts(sample: dict[str, Any]) -> str:
+    grids = ", ".join(f"{height} x {width}" for height, width in sample["grids"].reshape(-1, 2).tolist())
+    return f"{len(sample['text_ids']):,} text tokens" + (f", codes {grids}" if grids else "")
+
+
+if __name__ == "__main__":
+    run_command(main)

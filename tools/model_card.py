@@ -1,0 +1,156 @@
+"""README.md of an exported folder: what the model is, was trained on and scores, from files that the tools wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.errors import UserError
+
+QWEN_VOCABULARY = 151_643  # base tokens of Qwen2.5 and Qwen3; a model with fewer text ids has another tokenizer
+
+SNIPPET = '''\
+import sys
+import torch
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+folder = sys.argv[1] if len(sys.argv) > 1 else "."
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+
+prompt = processor.draw(["red heart"])
+codes = model.generate_images(**prompt, guidance_scale=3.0, generator=torch.Generator().manual_seed(0))
+picture = processor.pictures(codes)[0]
+picture.save("picture.png")
+
+prompt = processor.caption([picture])
+said = model.generate(**prompt, max_new_tokens=32, do_sample=False, logits_processor=model.text_only())
+print(processor.texts(said, prompt)[0])'''
+
+
+def model_card(config, templates, vq, checkpoint: Path, results: Sequence[Path] = ()) -> str:
+    """The text of the card. `checkpoint` is in its run folder, or alone, which then says less.
+
+    Raises UserError for a file of results that is not JSON.
+    """
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    run = next((folder for folder in checkpoint.parents[:2] if (folder / "config.yaml").is_file()), None)
+    separated = sum(kind != "shared" for kind in config.layer_kinds)
+    rows, columns = templates.grid
+    licence, words = licences(config, vq)
+    return f"""---
+library_name: transformers
+pipeline_tag: text-to-image
+{licence}
+---
+# Uni-X model
+
+A unified autoregressive transformer that reads and writes text and pictures (Uni-X, arXiv 2509.24365):
+{config.num_hidden_layers} layers, {separated} of them with weights of their own for text and vision. Trained for
+{state["step"]} steps ({state["rows"]} rows). A picture is {rows} x {columns} codes out of {config.codebook_size}, by
+the image tokenizer in `vq/`; `processor` turns pictures, captions and conversations into ids and back.
+
+```python
+{SNIPPET}
+```
+
+Edits are asked for with `processor.edit(pictures, instructions)`, conversations with `processor.apply_chat_template`.
+`AutoModelForCausalLM` takes `dtype` and `device_map` as usual. The text path loads as a plain Qwen2 or Qwen3 model.
+
+## Training
+
+{training(run, state)}
+
+## Evaluation
+
+{evaluation(run, state, results)}
+
+## Licences
+
+{words}
+"""
+
+
+def training(run: Path | None, state: dict[str, Any]) -> str:
+    """Data and tokens, from the run's resolved configuration and the manifests of its datasets."""
+    if run is None:
+        return "The checkpoint was exported without its run folder, so its data are not known here."
+    import yaml
+
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    row_length = config["data"]["row_length"]
+    lines = [
+        f"{state['rows']} rows of {row_length} tokens: {state['rows'] * row_length:,} tokens, padding included.",
+        "",
+        "| data | weight | documents | text tokens | pictures | image tokens |",
+        "|---|---|---|---|---|---|",
+    ]
+    for source in config["data"]["sources"]:
+        path = Path(source["path"]) / "manifest.json"
+        counts = json.loads(path.read_text(encoding="utf-8"))["counts"] if path.is_file() else {}
+        found = (counts.get(name, "not known") for name in ("documents", "text_tokens", "pictures", "image_tokens"))
+        shown = " | ".join(f"{value:,}" if isinstance(value, int) else value for value in found)
+        lines.append(f"| {Path(source['path']).name} | {source.get('weight', 1.0)} | {shown} |")
+    return "\n".join(lines)
+
+
+def evaluation(run: Path | None, state: dict[str, Any], results: Sequence[Path]) -> str:
+    """A table of the last held-out losses of the run and of every number in the files of results."""
+    lines = []
+    metrics = run / "metrics.jsonl" if run else None
+    if metrics and metrics.is_file():
+        measured = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+        measured = [line for line in measured if line["step"] <= state["step"] and "heldout" in " ".join(line)]
+        if measured:
+            last = measured[-1]
+            lines += [(f"{key}, step {last['step']}", last[key], "metrics.jsonl") for key in last if "heldout" in key]
+    for path in results:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as JSON ({error}): give a file that a tool wrote") from None
+        lines += [(name, value, path.name) for name, value in numbers(content)]
+    if not lines:
+        return "Not evaluated yet."
+    table = [f"| {name} | {value:.6g} | {source} |" for name, value, source in lines]
+    return "\n".join(["| measure | value | read from |", "|---|---|---|", *table])
+
+
+def numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in nested objects, with its path as a name; lists are left out, since they are raw data."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from numbers(value, f"{name}/{key}" if name else key)
+    elif isinstance(content, int | float) and not isinstance(content, bool):
+        yield name, content
+
+
+def licences(config, vq) -> tuple[str, str]:
+    """The card's metadata lines and its paragraph: what the parts are bound to."""
+    parts = []
+    if config.image_token_offset >= QWEN_VOCABULARY:
+        parts.append(
+            "- Text tokenizer, and text weights where training started from Qwen: Apache-2.0, except for Qwen2.5-3B, "
+            "whose Qwen Research licence forbids commercial use."
+        )
+    known = {
+        "openmoji-64": (
+            "cc-by-sa-4.0",
+            "made from [OpenMoji](https://openmoji.org) pictures, CC BY-SA 4.0. What is trained on its pictures "
+            "names OpenMoji and stays under that licence.",
+        ),
+        "vqgan": (
+            "other",
+            "where it is Meta's Chameleon VQGAN, the Chameleon research licence, which forbids commercial use; else "
+            "that of whoever trained it.",
+        ),
+        "emu3": ("other", "that of BAAI's Emu3 release, where it is theirs."),
+        "janus": ("other", "that of DeepSeek's Janus release, where it is theirs."),
+    }
+    name, words = known["openmoji-64" if vq.name == "openmoji-64" else vq.family]
+    parts.append(f"- Image tokenizer `{vq.name}` in `vq/`: {words}")
+    parts.append("- The model's code in this folder: Apache-2.0.")
+    metadata = f"license: {name}" + ("\nlicense_name: see-the-card" if name == "other" else "")
+    return metadata, "\n".join(parts)

@@ -1,0 +1,192 @@
+#!/usr/bin/env python
+"""Choose how to cut a run over devices: parallel layouts ranked by estimated speed, and why the others cannot be had.
+
+Every product of tensor, sequence, pipeline and data parallelism, with and without recompute and the distributed
+optimizer, is looked at. Weights, gradients and optimizer state are counted to the byte; activations are counted, and what the
+devices reach is assumed, so times serve to compare layouts. Stages are cut for the best balance. The last line printed
+is what to add to the command line of pretrain/train.py. No data and no devices are needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Iterator
+
+from model.errors import UserError, run_command
+from pretrain.config import TrainConfig, load_config
+from pretrain.parallel import ParallelLayout
+
+GIB = 2**30
+TEXT_ROWS, CODES = 151_936, 8_192  # Qwen2.5's embedding, Chameleon's codebook
+DOCUMENT = (64, 1_025)  # a caption with its prompt; a picture of 32 x 32 codes and its first token
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/plan_parallel.py pretrain/configs/pretrain_3b.yaml --gpus 16 --gpu-memory 80",
+    )
+    parser.add_argument("config", help="YAML file of a run; pretrain/configs has complete ones")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the file's")
+    parser.add_argument("--gpus", type=int, required=True, help="devices of the run")
+    parser.add_argument("--gpu-memory", type=float, required=True, metavar="GIB", help="memory of a device")
+    parser.add_argument("--gpus-per-node", type=int, default=8, help="devices that share a node (default: 8)")
+    parser.add_argument("--headroom", type=float, default=0.1,
+                        help="share of the memory to leave for the driver, buffers and fragments (default: 0.1)")  # fmt: skip
+    parser.add_argument("--document", type=int, nargs=2, metavar=("TEXT", "VISION"),
+                        help="tokens of the documents that fill a row (default: 64 1025, or half a row each)")  # fmt: skip
+    parser.add_argument("--text-rows", type=int, default=0,
+                        help="id of code 0, where the file does not say (default: the shards', or 151936)")  # fmt: skip
+    parser.add_argument("--codes", type=int, default=0, help="picture codes (default: the shards', or 8192)")
+    parser.add_argument("--tflops", type=float, default=989.0, help="peak of a device (default: 989, an H100 in bf16)")
+    parser.add_argument("--utilisation", type=float, default=0.4, help="share of it that is reached (default: 0.4)")
+    parser.add_argument("--node-link", type=float, default=300.0,
+                        help="GB/s of a device to its node, one direction (default: 300)")  # fmt: skip
+    parser.add_argument("--network-link", type=float, default=40.0,
+                        help="GB/s of a device to other nodes (default: 40)")  # fmt: skip
+    parser.add_argument("--measured", type=Path, metavar="JSON",
+                        help="cut stages by the part times of tools/bench_step.py --json, not by the FLOP count")  # fmt: skip
+    parser.add_argument("--top", type=int, default=8, help="layouts in the ranked table (default: 8)")
+    parser.add_argument("--all", action="store_true",
+                        help="rank every layout, not the best one for each tensor x pipeline x data")  # fmt: skip
+    words = [word for word in sys.argv[1:] if re.match(r"\w+(\.\w+)+=", word)]  # argparse wants them beside CONFIG
+    arguments = parser.parse_args([word for word in sys.argv[1:] if word not in words])
+    arguments.overrides += words
+    for name in ("gpus", "gpus_per_node", "top"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: must be at least 1")
+    for name in ("gpu_memory", "tflops", "utilisation", "node_link", "network_link"):
+        value = getattr(arguments, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
+    for name in ("text_rows", "codes"):
+        if getattr(arguments, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: must not be negative")
+    if not 0 <= arguments.headroom < 1:
+        raise UserError(f"--headroom {arguments.headroom:g}: it is a share, from 0 to below 1")
+    return arguments
+
+
+def make_job(arguments: argparse.Namespace):
+    """The model, the row and the devices that are planned for. Raises UserError."""
+    from pretrain.planning.cost import Devices, counted_costs, measured_costs
+    from pretrain.planning.layouts import Job
+    from pretrain.setup import sized_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    text_rows, codes = sizes_of_data(config, arguments.text_rows, arguments.codes)
+    model = sized_config(config.model, text_rows, codes, special=(0, 1, 2))
+    row = row_shape(config.data.row_length, arguments.document)
+    devices = Devices(
+        flops=arguments.tflops * 1e12,
+        utilisation=arguments.utilisation,
+        within=arguments.node_link * 1e9,
+        between=arguments.network_link * 1e9,
+        per_node=arguments.gpus_per_node,
+    )
+    costs = counted_costs(model, row, devices)
+    if arguments.measured:
+        costs = measured_costs(arguments.measured, model, costs)
+    usable = int(arguments.gpu_memory * GIB * (1 - arguments.headroom))
+    return Job(config, model, row, arguments.gpus, usable, devices, costs)
+
+
+def sizes_of_data(config: TrainConfig, text_rows: int, codes: int) -> tuple[int, int]:
+    """(id of code 0, picture codes): as given, as the configuration says, as the shards say, or the paper's."""
+    found = {}
+    manifest = Path(config.data.sources[0].path) / "manifest.json"
+    if manifest.is_file():
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+            there = found["tokenizer"]["vocab_size"], found["vq"]["codebook_size"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{manifest}: cannot be read ({error.__class__.__name__}): make the shards again") from None
+    else:
+        there = TEXT_ROWS, CODES
+    return text_rows or config.model.image_token_offset or there[0], codes or there[1]
+
+
+def row_shape(tokens: int, document: list[int] | None):
+    """As many documents of that kind as a row holds. Raises UserError when it holds none."""
+    from pretrain.planning.activations import RowShape
+
+    text, vision = document or DOCUMENT
+    if document is None and text + vision > tokens:
+        text, vision = tokens - tokens // 2, tokens // 2
+    if min(text, vision) < 0 or text + vision < 1:
+        raise UserError(f"--document {text} {vision}: give numbers of tokens, as in --document 64 1025")
+    if text + vision > tokens:
+        raise UserError(f"--document {text} {vision}: data.row_length {tokens} has no room for it: give a shorter one")
+    return RowShape(tokens, tokens // (text + vision), text, vision)
+
+
+def overrides_of(parallel: ParallelLayout) -> list[str]:
+    """The words that make `pretrain/train.py` use this layout, whatever its file says."""
+    words = []
+    for name, value in vars(parallel).items():
+        written = str(value).lower() if isinstance(value, bool) else value
+        words.append(f"parallel.{name}={written}" if value != "" else f"parallel.{name}=''")
+    return words
+
+
+def command_line(parallel: ParallelLayout) -> str:
+    """The same as a shell wants it."""
+    return " ".join(f'"{word}"' if set(word) & set("|'") else word for word in overrides_of(parallel))
+
+
+def report(arguments: argparse.Namespace) -> Iterator[str]:
+    """The lines to print. Raises UserError when no layout fits."""
+    from pretrain.planning.layouts import plan_layouts
+    from tools import plan_report
+
+    job = make_job(arguments)
+    plans, rejected = plan_layouts(job)
+    if not plans:
+        raise UserError(why_none(arguments, rejected))
+    yield plan_report.summary(job, arguments.config, arguments.gpu_memory)
+    shown = (plans if arguments.all else plan_report.best_of_each(plans))[: arguments.top]
+    which = "" if arguments.all else " with the best switches of each"
+    tried = len(plans) + len(rejected)
+    yield f"\nlayouts that fit: {len(plans)} of {tried}; the fastest {len(shown)}{which} (estimated):\n"
+    yield from plan_report.ranked(job, shown, job.devices.flops)
+    if rejected:
+        yield "\nrejected, as tensor x pipeline x data:"
+        yield from plan_report.rejections(rejected)
+    yield "\nstages of the fastest, on one device of each:\n"
+    yield from plan_report.stages(job, plans[0])
+    yield "\nfor pretrain/train.py:\n"
+    yield command_line(plans[0].parallel)
+
+
+def why_none(arguments: argparse.Namespace, rejected) -> str:
+    """One line: the layout that needs least memory, or the first other reason."""
+    small = [each for each in rejected if each.needs]
+    if not small:
+        return f"{arguments.config}: no layout over {arguments.gpus} devices: {rejected[0].reason}"
+    least = min(small, key=lambda each: each.needs)
+    needs = math.ceil(least.needs / GIB / (1 - arguments.headroom) * 10) / 10
+    return (
+        f"{arguments.config}: nothing fits {arguments.gpus} x {arguments.gpu_memory:g} GiB: the smallest layout needs "
+        f"{needs:.1f} GiB each, with {command_line(least.parallel)}; take that, more --gpus, or a shorter data.row_length"
+    )
+
+
+def main() -> int:
+    """Plan and print."""
+    for line in report(parse_arguments()):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
