@@ -44,16 +44,20 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def options_of(script: Path) -> tuple[dict[str, str], str]:
-    """A batch script's #SBATCH options that have a value, and the configuration that it trains. Raises UserError."""
+def options_of(script: Path) -> tuple[dict[str, str], str, list[str]]:
+    """A batch script's #SBATCH options that have a value, the configuration that it trains, and what it replaces there.
+
+    Raises UserError for a script that does not train.
+    """
     try:
         text = script.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{script}: cannot be read ({error.strerror})") from None
-    trains = re.search(r"^train (\S+)", text, re.MULTILINE)
+    trains = re.search(r'^train (\S+) (.*)"\$@"$', text, re.MULTILINE)
     if not trains:
         raise UserError(f"{script}: does not train: submit it with sbatch")
-    return dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", text, re.MULTILINE)), trains.group(1)
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", text, re.MULTILINE))
+    return options, trains.group(1), shlex.split(trains.group(2))
 
 
 def last_number(nodes: str) -> int:
@@ -77,14 +81,14 @@ def sbatch_command(arguments: argparse.Namespace) -> list[str]:
 def main() -> int:
     """Plan, check, submit."""
     arguments = parse_arguments()
-    options, config_path = options_of(arguments.script)
+    options, config_path, own = options_of(arguments.script)
     from pretrain.config import load_config
 
     config_path = arguments.config or os.environ.get("UNIX_CONFIG") or str(ROOT / config_path)
     nodes = last_number(arguments.nodes or options.get("nodes", "1"))
     per_node = arguments.gpus_per_node or int(os.environ.get("UNIX_RANKS_PER_NODE") or options.get("gpus-per-node", 1))
     environment = {**os.environ, "UNIX_ROOT": str(ROOT), "UNIX_CONFIG": str(Path(config_path).absolute())}
-    config = load_config(config_path, arguments.overrides)
+    config = load_config(config_path, [*own, *arguments.overrides])
     work = subprocess.run(["bash", "-c", WITH_SITE, "bash", "printenv", "UNIX_WORK"], env=environment, text=True,
                           capture_output=True)  # fmt: skip
     if work.returncode:

@@ -71,7 +71,7 @@ class Cluster:
         words = self.run("scontrol", "show", "job", "-o", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job: str, condition: Callable[[dict[str, str]], bool], seconds: float = 180) -> dict[str, str]:
+    def wait(self, job: str, condition: Callable[[dict[str, str]], bool], seconds: float = 600) -> dict[str, str]:
         """Until `condition` holds of what Slurm shows of a job; AssertionError when that takes too long."""
         end = time.monotonic() + seconds
         while not condition(shown := self.show(job)):
@@ -79,7 +79,7 @@ class Cluster:
             time.sleep(0.3)
         return shown
 
-    def finished(self, job: str, seconds: float = 180) -> dict[str, str]:
+    def finished(self, job: str, seconds: float = 600) -> dict[str, str]:
         """Wait for the end of a job."""
         return self.wait(job, lambda shown: shown["JobState"] in OVER, seconds)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import runpy
 import sys
 from pathlib import Path
@@ -13,23 +12,25 @@ import torch
 
 
 def poison(row_index: int) -> None:
-    """From now on, wherever the engine meets this row."""
+    """From now on, wherever an engine meets this row: the loss is a number, its gradient is none."""
     from pretrain import runtime
 
     runtime.install()
-    from pretrain.engines.megatron import MegatronEngine
+    from pretrain.engines import common, megatron, zero3
 
-    forward = MegatronEngine._forward_step
+    met = []
 
-    def forward_step(self, rows, module):
-        row = next(rows)
-        output, loss_function = forward(self, itertools.chain([row], rows), module)
-        losses = output[0] if isinstance(output, tuple) else output
-        if row.index == row_index and losses.requires_grad:
+    def routing_of(row, *arguments):
+        met.append(row.index)
+        return common.routing_of(row, *arguments)
+
+    def loss_sums(losses, *arguments):
+        if met[-1] == row_index and losses.requires_grad:
             losses.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
-        return output, loss_function
+        return common.loss_sums(losses, *arguments)
 
-    MegatronEngine._forward_step = forward_step
+    for engine in (megatron, zero3):
+        engine.routing_of, engine.loss_sums = routing_of, loss_sums
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from tests.pretrain.tiny_run import TinyData, build_tiny_data, config_values
 from tests.slurm.cluster import Cluster, why_not
 
 SAME = 1e-5  # relative difference of a loss that another number of ranks may make
-SETTINGS = {"UNIX_WAIT": "5", "UNIX_MIN_DISK": "0.5", "UNIX_RESTARTS": "3"}
+SETTINGS = {"UNIX_WAIT": "8", "UNIX_MIN_DISK": "0.5", "UNIX_RESTARTS": "3"}
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Night:
         except (OSError, ValueError):
             return 0
 
-    def until(self, condition: Callable[[], bool], what: str, seconds: float = 150) -> None:
+    def until(self, condition: Callable[[], bool], what: str, seconds: float = 400) -> None:
         """Wait for something to become true; the run must not end before."""
         end = time.monotonic() + seconds
         while not condition():
@@ -102,7 +102,7 @@ class Night:
 def time_limit(night: Night) -> None:
     """Slurm's own word ahead of the limit: the limit is brought so near that the word is due."""
     night.cluster.run("scontrol", "update", f"jobid={night.job}", "TimeLimit=10")
-    night.until(lambda: night.cluster.show(night.job)["Restarts"] != restarts_of(night), "the requeue", 120)
+    night.until(lambda: night.cluster.show(night.job)["Restarts"] != restarts_of(night), "the requeue")
     night.cluster.run("scontrol", "update", f"jobid={night.job}", "TimeLimit=600")
 
 
@@ -114,7 +114,7 @@ def restarts_of(night: Night) -> str:
 def pre_emption(night: Night) -> None:
     """A job of a partition with precedence wants both nodes."""
     job = night.cluster.submit("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
-    night.cluster.finished(job, 120)
+    night.cluster.finished(job)
 
 
 def killed_rank(night: Night) -> None:
@@ -208,7 +208,7 @@ NAN_ROW = 13  # of the fourth step
 def write_config(data: TinyData, run: Path, steps: int) -> Path:
     """A small configuration of this run, four rows a step: for 4 ranks, or 2."""
     values = config_values(data, run)
-    values["run"] |= {"steps": steps, "timeout": 30.0}
+    values["run"] |= {"steps": steps, "timeout": 120.0}
     values["model"] |= {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
     values["data"] |= {"rows_per_step": 4, "row_length": 512}
     values["optim"] |= {"lr": 1e-3, "final_lr": 1e-4}
@@ -219,10 +219,10 @@ def write_config(data: TinyData, run: Path, steps: int) -> Path:
     return path
 
 
-def submit(cluster: Cluster, config: Path, run: Path, **environment: str) -> str:
+def submit(cluster: Cluster, config: Path, run: Path, words: list[str], **environment: str) -> str:
     """The batch script as it is, with two nodes of two, or one of them where there is no other."""
     return cluster.submit("--nodes=1-2", "--gpus-per-node=2", f"--output={run.with_suffix('.out')}",
-                          "slurm/pretrain_3b.sbatch", UNIX_CONFIG=str(config), **SETTINGS, **environment)  # fmt: skip
+                          "slurm/pretrain_3b.sbatch", *words, UNIX_CONFIG=str(config), **SETTINGS, **environment)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -285,27 +285,28 @@ def compare(night: Night, reference: Path) -> dict:
     }
 
 
-def spend(cluster: Cluster, data: TinyData, folder: Path, faults: list[str], steps: int) -> dict:
+def spend(cluster: Cluster, data: TinyData, folder: Path, faults: list[str], steps: int, engine: str) -> dict:
     """Both runs, all faults -> the report. The cluster must have come up after `folder` got its small disk, if it needs one."""
     calm, environment = folder / "undisturbed", {}
+    words = [f"run.engine={engine}", *(["resilience.hang_seconds=20"] if "hung rank" in faults else [])]
     if NAN in faults:
         environment = {"UNIX_VENV": str(poisoned_environment(folder / "venv"))}
         faults = [name for name in faults if name != NAN]
-    job = submit(cluster, write_config(data, calm, steps), calm, **environment)
-    shown = cluster.finished(job, 60 + 2 * steps)
+    job = submit(cluster, write_config(data, calm, steps), calm, words, **environment)
+    shown = cluster.finished(job, 300 + 4 * steps)
     assert shown["JobState"] == "COMPLETED", calm.with_suffix(".out").read_text()[-3000:]
     night = Night(cluster, write_config(data, folder / "night", steps), folder / "night")
-    night.job = submit(cluster, night.config, night.run, **environment)
+    night.job = submit(cluster, night.config, night.run, words, **environment)
     for name in faults:
         night.suffer(name, *FAULTS[name])
-    shown = cluster.finished(night.job, 60 + 2 * steps)
+    shown = cluster.finished(night.job, 300 + 4 * steps)
     assert shown["JobState"] == "COMPLETED", night.log()
     steps_again = {entry["attempt"]: count for entry, count in zip(ended(night.run), recomputed(ended(night.run)), strict=True)}
     for told in night.told:
         told["recomputed"] = steps_again[told["attempt"]] if FAULTS[told["fault"]][1] else 0
     events = night.run / "events.jsonl"
     bad = [json.loads(line) for line in events.read_text().splitlines()] if events.exists() else []
-    return {"faults": night.told, "steps_left_out": sorted({e["step"] for e in bad if e["event"] == "bad step"}),
+    return {"engine": engine, "faults": night.told, "steps_left_out": sorted({e["step"] for e in bad if e["event"] == "bad step"}),
             **compare(night, calm)}  # fmt: skip
 
 
@@ -326,6 +327,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
     parser.add_argument("--faults", default=",".join([NAN, *FAULTS]), help="names, comma-separated (default: all)")
     parser.add_argument("--steps", type=int, default=500, help="of the run (default: %(default)s)")
+    parser.add_argument("--engine", choices=("zero3", "megatron"), default="zero3", help="(default: %(default)s)")
     return parser.parse_args()
 
 
@@ -348,7 +350,8 @@ def main() -> int:
         commands.close()
         with small_disk(folder / "night" / "checkpoints", 24):
             cluster.up()
-            report = spend(cluster, data, folder, arguments.faults.split(","), arguments.steps)
+            report = spend(cluster, data, folder, arguments.faults.split(","), arguments.steps,
+                           arguments.engine)  # fmt: skip
             report["seconds"] = round(time.monotonic() - begin)
     finally:
         cluster.down()

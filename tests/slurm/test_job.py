@@ -48,14 +48,14 @@ def test_scancel_saves_and_leaves_nothing(cluster: Cluster, tiny_data: TinyData,
     config = night.write_config(tiny_data, run, 100_000)
     before = set(Path("/dev/shm").iterdir())
     job = submit(cluster, config, "checkpoint.every=100000")
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("\n") < 3:
         assert time.monotonic() < end, config.with_suffix(".out").read_text()
         time.sleep(0.2)
     assert len(cluster.ranks(job)) == 4
     cluster.run("scancel", job)
     assert cluster.finished(job)["JobState"] == "CANCELLED"
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while cluster.processes(job):
         assert time.monotonic() < end, cluster.processes(job)
         time.sleep(0.2)
@@ -111,7 +111,7 @@ def test_a_night_in_two_minutes(cluster: Cluster, tiny_data: TinyData, tmp_path)
     """Part of tests/slurm/night.py: its faults that take least time, one that changes the number of ranks among them."""
     try:
         report = night.spend(cluster, tiny_data, tmp_path, ["pre-emption", "flipped byte in the newest checkpoint",
-                                                            "power-cut node"], STEPS)  # fmt: skip
+                                                            "power-cut node"], STEPS, "megatron")  # fmt: skip
     finally:
         cluster.minislurm("join-node", 2)
     assert report["attempts"] == 4 and report["steps"] == STEPS

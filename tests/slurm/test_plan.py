@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pretrain.config import load_config
 from slurm import submit
 from tests.commands import CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import TinyData, config_values, write_config
@@ -61,6 +62,7 @@ def test_wrong_set_ups_are_one_line_each(commands, config, tiny_data, tmp_path):
         (["run.init_from=nowhere"], "run.init_from nowhere"),
         (["parallel.tensor=3"], "4 processes cannot hold parallel.tensor 3"),
         (["optim.learning_rate=1"], "unknown key optim.learning_rate"),
+        (["run.engine=zero3", "parallel.pipeline=2"], "run.engine zero3 has no pipeline stages"),
     ]
     for overrides, words in cases:
         assert_refused(plan(commands, config, *overrides), words)
@@ -87,7 +89,8 @@ def test_submit_shows_without_submitting(commands, config):
 
     done = run(script, "--nodes", "1-2", "--gpus-per-node", 4)
     assert done.code == 0, done.err
-    assert "2 x 4 processes = 8" in done.out and f"sbatch --nodes=1-2 --gpus-per-node=4 {script} optim.lr=1e-4" in done.out
+    assert "2 x 4 processes = 8" in done.out and "zero3, fp32" in done.out
+    assert f"sbatch --nodes=1-2 --gpus-per-node=4 {script} optim.lr=1e-4" in done.out
     assert_refused(run(script), "8 nodes x 8 processes")
     assert_refused(run(ROOT / "slurm/convert_to_hf.sbatch"), "does not train")
     assert_refused(run(script, "--nodes", "many"), "--nodes many")
@@ -101,7 +104,8 @@ def test_shipped_scripts_are_thin_and_whole():
         doing = [line for line in text.splitlines() if line and not line.startswith("#")]
         assert len(doing) == 2 and "slurm/job.sh" in doing[0], path
         if doing[1].startswith("train "):
-            options, config = submit.options_of(path)
+            options, config, replaced = submit.options_of(path)
+            assert load_config(ROOT / config, replaced).run.engine == "zero3"
             assert {"nodes", "gpus-per-node", "signal", "time"} <= set(options) and (ROOT / config).is_file()
         else:
             assert (ROOT / doing[1].split()[1]).is_file()
