@@ -15,6 +15,7 @@ from pretrain import runtime
 from tests.commands import commands  # noqa: F401  (fixtures for all tests)
 from tests.parallel_world import world  # noqa: F401
 from tests.pretrain.tiny_run import tiny_data  # noqa: F401
+from tests.slurm.cluster import cluster  # noqa: F401
 
 torch.set_num_threads(1)
 ensure_torchvision()

@@ -51,8 +51,12 @@ def save_tiny_vq(folder: Path, seed: int) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory, commands: CommandServer) -> TinyData:
-    """The folders, built with the project's own commands."""
-    root = tmp_path_factory.mktemp("tiny")
+    """The folders, of this test session."""
+    return build_tiny_data(tmp_path_factory.mktemp("tiny"), commands)
+
+
+def build_tiny_data(root: Path, commands: CommandServer) -> TinyData:
+    """Make the folders with the project's own commands."""
     data = TinyData(*(root / name for name in ("corpus", "tokenizer", "vq", "other_vq", "train", "heldout")))
 
     def run(script: str, *arguments: object) -> None:

@@ -1,0 +1,1 @@
+"""Batch scripts, and what they share."""

@@ -1,0 +1,261 @@
+#!/usr/bin/env python
+"""Number the attempts of a run, write down how each ended, and say what to do next. slurm/job.sh asks it.
+
+    attempt.py begin RUN ...   -> the number of the attempt that begins, larger than any before
+    attempt.py end RUN ...     -> done, refused, requeue, restart or stop
+
+Every end is a line of RUN/restarts.jsonl: when, where, how many steps, why it ended, what was decided.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import json
+import os
+import re
+import time
+
+from model.errors import UserError, run_command
+
+DONE, REFUSED, REQUEUE, RESTART, STOP = "done", "refused", "requeue", "restart", "stop"
+WORDS = {0: "done", 1: "failed", 2: "wrong configuration or input", 75: "hung", 130: "saved and left after a signal"}
+SIGNALS = {129: "SIGHUP", 134: "SIGABRT", 135: "SIGBUS", 136: "SIGFPE", 137: "SIGKILL", 138: "SIGUSR1",
+           139: "SIGSEGV", 143: "SIGTERM"}  # fmt: skip
+RANK_ENDED = re.compile(r"error: (\S+): tasks? ([\d,-]+): (.+)")  # srun's line of a rank that ended badly
+AN_ERROR = re.compile(r"^(error: .+|(?:\w+\.)*\w*(?:Error|Exception|RunFailed|Interrupt)\b: .+|.*watchdog.*no step.*)$")
+FOLLOWS = re.compile(r"closed by peer|Connection (reset|refused)|Broken pipe|gloo|NCCL|Terminated")  # another rank's end
+TAIL = 16_384  # bytes at the end of a log in which an error is looked for
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python slurm/attempt.py begin work/demo/run --nodes node1,node2 --ranks 4",
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    begin = actions.add_parser("begin", help="number an attempt")
+    begin.add_argument("run", type=Path, help="run folder")
+    begin.add_argument("--nodes", default="", help="names of its nodes, comma-separated")
+    begin.add_argument("--ranks", type=int, default=1, help="processes (default: %(default)s)")
+    end = actions.add_parser("end", help="write down how it ended, and decide")
+    end.add_argument("run", type=Path, help="run folder")
+    end.add_argument("--code", type=int, required=True, help="exit code of the training step")
+    end.add_argument("--reason", default="", help="why it ended, where the batch script knows")
+    end.add_argument("--signal", choices=("", "warned", "cancelled"), default="", help="what the batch script was told")
+    end.add_argument("--limit", type=int, default=3, help="attempts in a row without progress (default: %(default)s)")
+    return parser.parse_args()
+
+
+def newest_checkpoint(run: Path) -> int:
+    """Step of the newest published checkpoint, 0 without any."""
+    names = [path.name.removeprefix("step_") for path in (run / "checkpoints").glob("step_*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def last_step(run: Path) -> int:
+    """The last step that metrics.jsonl tells of."""
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):
+            continue  # cut by a kill
+    return 0
+
+
+def resumed_step(logs: Path) -> int | None:
+    """The step that an attempt went on from, which is not that of the newest checkpoint when that one is damaged."""
+    try:
+        text = (logs / "rank_0000.log").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"^resumed from .* at step (\d+), row", text, re.MULTILINE)
+    return int(found.group(1)) if found else None
+
+
+def recomputed(attempts: list[dict]) -> list[int]:
+    """For each attempt that ended: how many of its steps the next one that trained did again."""
+    counts = []
+    for number, entry in enumerate(attempts):
+        resumed = (after["resumed_step"] for after in attempts[number + 1 :] if after.get("resumed_step") is not None)
+        counts.append(max(0, entry["to_step"] - next(resumed, entry["saved_step"])))
+    return counts
+
+
+def ended(run: Path) -> list[dict]:
+    """The lines of restarts.jsonl; a line that a kill has cut is left out."""
+    try:
+        lines = (run / "restarts.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def begin(run: Path, nodes: list[str], ranks: int) -> int:
+    """Number an attempt and write down what it starts with; one that never said how it ended is closed first."""
+    current = run / "attempt.json"
+    try:
+        last = json.loads(current.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        last = {"attempt": max((entry["attempt"] for entry in ended(run)), default=0)}
+    if last["attempt"] and all(entry["attempt"] != last["attempt"] for entry in ended(run)):
+        write_end(run, last, None, "ended without a word: its first node was lost, or Slurm killed the job", REQUEUE)
+    started = {
+        "attempt": last["attempt"] + 1,
+        "job": os.environ.get("SLURM_JOB_ID", ""),
+        "slurm_restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        "nodes": nodes,
+        "ranks": ranks,
+        "began": time.time(),
+        "from_step": newest_checkpoint(run),
+    }
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        temporary = current.with_suffix(".partial")
+        temporary.write_text(json.dumps(started) + "\n", encoding="utf-8")
+        os.replace(temporary, current)
+    except OSError as error:
+        raise UserError(f"{run}: cannot be written ({error.strerror}): set run.folder to a folder of yours") from None
+    return started["attempt"]
+
+
+def end(run: Path, code: int, reason: str, signal: str, limit: int) -> tuple[str, str]:
+    """Write down how the current attempt ended -> (the decision, a line for the person who reads the job's log)."""
+    started = json.loads((run / "attempt.json").read_text(encoding="utf-8"))
+    logs = logs_of(run, started["attempt"])
+    code = code_of_the_first(code, logs / "srun.log")
+    reason = reason or explain(code, signal, logs)
+    decision = decide(code, signal)
+    fruitless = 1 + fruitless_before(run) if newest_checkpoint(run) <= started["from_step"] else 0
+    if decision in (REQUEUE, RESTART) and fruitless >= limit:
+        decision = STOP
+        reason += f"; the {fruitless} attempts up to this one made no checkpoint, so the job gives up"
+    entry = write_end(run, started, code, reason, decision)
+    where = f"attempt {entry['attempt']} ended at step {entry['to_step']} (newest checkpoint: {entry['saved_step']})"
+    return decision, f"{where}: {reason}. Next: {decision}"
+
+
+def logs_of(run: Path, attempt: int) -> Path:
+    """Where srun puts the log of each rank of an attempt."""
+    return run / "logs" / f"attempt_{attempt:04d}"
+
+
+def decide(code: int, signal: str) -> str:
+    """What follows an exit code; the limit is not looked at."""
+    if code == 0:
+        return DONE
+    if code == 2:
+        return REFUSED
+    if signal == "cancelled":
+        return STOP
+    return REQUEUE if signal == "warned" or code == 130 else RESTART
+
+
+def fruitless_before(run: Path) -> int:
+    """How many attempts in a row, the last one included, ended with no newer checkpoint than they began with."""
+    count = 0
+    for entry in reversed(ended(run)):
+        if entry["saved_step"] > entry["from_step"] or entry["decision"] == STOP:
+            break
+        count += 1
+    return count
+
+
+def write_end(run: Path, started: dict, code: int | None, reason: str, decision: str) -> dict:
+    """Append a line to restarts.jsonl -> what it says."""
+    saved, last = newest_checkpoint(run), last_step(run)
+    entry = {
+        **started,
+        "ended": time.time(),
+        "code": code,
+        "reason": reason,
+        "resumed_step": resumed_step(logs_of(run, started["attempt"])),
+        "to_step": max(last, saved),
+        "saved_step": saved,
+        "decision": decision,
+    }
+    entry.setdefault("from_step", saved)
+    with open(run / "restarts.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+    return entry
+
+
+def explain(code: int, signal: str, logs: Path) -> str:
+    """Why an attempt ended, in a line: what Slurm said, which rank ended first, and its error."""
+    if signal == "warned":
+        return "time limit or pre-emption is near" + ("" if code == 130 else f"; the ranks ended with code {code}")
+    if signal == "cancelled":
+        return "cancelled, or pre-empted without notice"
+    word = WORDS.get(code) or (f"a rank was ended by {SIGNALS[code]}" if code in SIGNALS else f"exit code {code}")
+    if code in (0, 130):
+        return word
+    parts = [part for part in (who_ended(logs / "srun.log"), first_error(logs)) if part]
+    return word + "".join(f"; {part}" for part in parts)
+
+
+def code_of_the_first(code: int, path: Path) -> int:
+    """The exit code of the rank that left first, where srun's own code only tells that it then killed the others."""
+    if code < 128 or not path.exists():
+        return code
+    found = RANK_ENDED.search(path.read_text(encoding="utf-8", errors="replace"))
+    own = re.fullmatch(r"Exited with exit code (\d+)", found.group(3).strip()) if found else None
+    return int(own.group(1)) if own else code
+
+
+def who_ended(path: Path) -> str:
+    """What srun said of the first rank that did not end by itself, as in "rank 3 on node2: Killed"."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    lost = re.search(r"error: (?:Node failure on|Aborting.*?on) (\S+)", text)
+    if lost:
+        return f"node {lost.group(1).rstrip('.')} was lost"
+    found = RANK_ENDED.search(text)
+    return f"rank {found.group(2)} on {found.group(1)}: {found.group(3)}" if found else ""
+
+
+def first_error(logs: Path) -> str:
+    """The error that some rank's log ends with; one that tells of another rank's end only if there is no other."""
+    causes, consequences = [], []
+    for path in sorted(logs.glob("rank_*.log")):
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL))
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
+        errors = [line.strip() for line in lines if AN_ERROR.match(line.strip())]
+        if errors:
+            kind = consequences if FOLLOWS.search(errors[-1]) else causes
+            kind.append(f"{path.stem}: {errors[-1][:300]}")
+    return next(iter(causes + consequences), "")
+
+
+def main() -> int:
+    """Do what was asked; what the batch script needs goes to standard output, what people read to standard error."""
+    arguments = parse_arguments()
+    if arguments.action == "begin":
+        print(begin(arguments.run, [name for name in arguments.nodes.split(",") if name], arguments.ranks))
+        return 0
+    decision, line = end(arguments.run, arguments.code, arguments.reason, arguments.signal, arguments.limit)
+    print(line, file=sys.stderr)
+    print(decision)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,47 @@
+"""Shared memory that killed runs left on a node: found by name, and removed when nobody uses it any more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+OURS = re.compile(
+    r"deepspeed_allreduce_buffer_\d+_.*"  # DeepSpeed on CPUs
+    r"|\d{6}_(locals|barrier|next_epoch|cache_usage|shard_states|shard_access_times)"  # mosaicml-streaming
+    r"|torch_\d+_\d+_\d+"  # loader workers
+    r"|nccl-.+"
+)
+YOUNG = 60  # seconds; what is younger may belong to a process that is about to use it
+
+
+def remove_leftovers(folder: Path = SHARED_MEMORY, young: float = YOUNG) -> list[str]:
+    """Remove this user's segments that no living process has open or mapped -> their names."""
+    removed = []
+    mine = [path for path in folder.iterdir() if OURS.fullmatch(path.name) and path.stat().st_uid == os.getuid()]
+    used = in_use(folder) if mine else set()
+    for path in mine:
+        if path.name not in used and time.time() - path.stat().st_mtime > young:
+            path.unlink(missing_ok=True)
+            removed.append(path.name)
+    return sorted(removed)
+
+
+def in_use(folder: Path) -> set[str]:
+    """Names of files in `folder` that a process of this user has open or mapped."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            lines = (process / "maps").read_text(encoding="utf-8", errors="replace").splitlines()
+            files = list((process / "fd").iterdir())
+        except OSError:  # it ended meanwhile, or is somebody else's
+            continue
+        paths = [line.split(maxsplit=5)[-1] for line in lines if str(folder) in line]
+        for file in files:
+            with contextlib.suppress(OSError):  # closed meanwhile, as the one that listed them is
+                paths.append(os.readlink(file))
+        found |= {Path(path).name for path in paths if Path(path).parent == folder}
+    return found

@@ -1,0 +1,120 @@
+"""The batch scripts as they are, on a cluster of two virtual nodes: runs, exports, cancels, refuses, leaves a node out."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from slurm.attempt import ended
+from tests.commands import CommandServer
+from tests.pretrain.tiny_run import TinyData, checkpoint_names
+from tests.slurm import night
+from tests.slurm.cluster import Cluster
+
+STEPS = 45
+SCRIPT = "slurm/pretrain_3b.sbatch"
+
+
+def submit(cluster: Cluster, config: Path, *words: str, **environment: str) -> str:
+    return cluster.submit("--nodes=2", "--gpus-per-node=2", f"--output={config.with_suffix('.out')}", SCRIPT, *words,
+                          UNIX_CONFIG=str(config), **{**night.SETTINGS, **environment})  # fmt: skip
+
+
+def test_from_the_script_to_a_picture(cluster: Cluster, tiny_data: TinyData, commands: CommandServer, tmp_path):
+    """sbatch pretrain_3b.sbatch, unmodified, then convert_to_hf.sbatch, then a picture of the export."""
+    run = tmp_path / "run"
+    config = night.write_config(tiny_data, run, 12)
+    job = submit(cluster, config)
+    shown = cluster.finished(job)
+    out = config.with_suffix(".out").read_text()
+    assert (shown["JobState"], shown["ExitCode"]) == ("COMPLETED", "0:0"), out
+    assert "attempt 1: 2 nodes (node1,node2) x 2 ranks" in out and f"{run}: 12 of 12 steps done" in out
+    assert [entry["decision"] for entry in ended(run)] == ["done"]
+    assert {path.name for path in (run / "preflight/attempt_0001").iterdir()} == {
+        "node_node1.json", "node_node2.json", "link_node1.json", "link_node2.json"}  # fmt: skip
+    assert len(list((run / "logs/attempt_0001").glob("rank_000[0-3].log"))) == 4
+    export = cluster.submit("--mem=2G", f"--output={tmp_path / 'export.out'}", "slurm/convert_to_hf.sbatch", "--checkpoint",
+                            str(run), "--output", str(tmp_path / "model"))  # fmt: skip
+    assert cluster.finished(export)["JobState"] == "COMPLETED", (tmp_path / "export.out").read_text()
+    done = commands.run("tools/generate.py", "--model", tmp_path / "model", "--prompt", "red heart", "--output", tmp_path / "drawn")
+    assert done.code == 0 and (tmp_path / "drawn/0000-00.png").stat().st_size > 0, done.err
+
+
+def test_scancel_saves_and_leaves_nothing(cluster: Cluster, tiny_data: TinyData, tmp_path):
+    run = tmp_path / "run"
+    config = night.write_config(tiny_data, run, 100_000)
+    before = set(Path("/dev/shm").iterdir())
+    job = submit(cluster, config, "checkpoint.every=100000")
+    end = time.monotonic() + 600
+    while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("\n") < 3:
+        assert time.monotonic() < end, config.with_suffix(".out").read_text()
+        time.sleep(0.2)
+    assert len(cluster.ranks(job)) == 4
+    cluster.run("scancel", job)
+    assert cluster.finished(job)["JobState"] == "CANCELLED"
+    end = time.monotonic() + 120
+    while cluster.processes(job):
+        assert time.monotonic() < end, cluster.processes(job)
+        time.sleep(0.2)
+    assert len(checkpoint_names(run)) == 1  # of the moment at which it was cancelled
+    assert [entry["decision"] for entry in ended(run)] == ["stop"]
+    assert set(Path("/dev/shm").iterdir()) <= before
+
+
+def test_wrong_set_ups_start_no_rank(cluster: Cluster, tiny_data: TinyData, tmp_path):
+    """Each is one line in the job's log, and exit code 2, which nobody starts again."""
+    cases = [
+        (["data.rows_per_step=6"], {}, "data.rows_per_step 6 is not divisible by 4"),
+        ([], {"UNIX_VENV": "/nowhere"}, "/nowhere/bin/python is missing"),
+        ([], {"UNIX_CONTAINER": "docker:image"}, "write pyxis:IMAGE or apptainer:IMAGE"),
+        ([], {"UNIX_CONTAINER": "apptainer:/nowhere.sif"}, "apptainer"),
+    ]
+    jobs = []
+    for number, (words, environment, _) in enumerate(cases):
+        config = night.write_config(tiny_data, tmp_path / f"run{number}", 10)
+        jobs.append((submit(cluster, config, *words, **environment), config.with_suffix(".out")))
+    for (job, out), (_, _, words) in zip(jobs, cases, strict=True):
+        shown = cluster.finished(job)
+        errors = [line for line in out.read_text().splitlines() if line.startswith("error: ")]
+        assert shown["ExitCode"] == "2:0" and len(errors) == 1 and words in errors[0], out.read_text()
+        assert shown["Restarts"] == "0" and not list(out.parent.glob(f"{out.stem}/logs/*"))
+
+
+@pytest.fixture
+def other_data_on_node2(cluster: Cluster, tiny_data: TinyData, tmp_path):
+    """Node 2 sees another manifest in the place of the data's: a file system of its own."""
+    (daemon,) = cluster.folder.glob("run/slurmd.node2.pid")
+    manifest = tiny_data.train / "manifest.json"
+    other = tmp_path / "manifest.json"
+    other.write_text(manifest.read_text() + "\n")
+    inside = ["nsenter", f"--target={daemon.read_text().strip()}", "--mount"]
+    subprocess.run([*inside, "mount", "--bind", str(other), str(manifest)], check=True)
+    yield
+    subprocess.run([*inside, "umount", str(manifest)], check=True)
+
+
+def test_a_bad_node_is_named_and_left_out(cluster: Cluster, tiny_data: TinyData, tmp_path, other_data_on_node2):
+    run = tmp_path / "run"
+    config = night.write_config(tiny_data, run, 5)
+    job = submit(cluster, config)
+    shown = cluster.finished(job)
+    out = config.with_suffix(".out").read_text()
+    assert shown["JobState"] == "COMPLETED", out
+    assert "node node2 is left out: it sees other data than most" in out
+    assert [(entry["nodes"], entry["decision"]) for entry in ended(run)] == [(["node1", "node2"], "restart"), (["node1"], "done")]
+
+
+def test_a_night_in_two_minutes(cluster: Cluster, tiny_data: TinyData, tmp_path):
+    """Part of tests/slurm/night.py: its faults that take least time, one that changes the number of ranks among them."""
+    try:
+        report = night.spend(cluster, tiny_data, tmp_path, ["pre-emption", "flipped byte in the newest checkpoint",
+                                                            "power-cut node"], STEPS, "megatron")  # fmt: skip
+    finally:
+        cluster.minislurm("join-node", 2)
+    assert report["attempts"] == 4 and report["steps"] == STEPS
+    assert [told["ranks_after"] for told in report["faults"]] == [4, 4, 2]
+    assert report["faults"][1]["recomputed"] > 5  # from the checkpoint before the damaged one
+    assert report["equal_to_the_last_bit"] >= report["ranks_changed_after_step"] > 20

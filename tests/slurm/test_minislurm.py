@@ -1,0 +1,66 @@
+"""The throw-away cluster itself: it comes up twice the same, nodes are apart, and nothing is left of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import ROOT, Cluster
+
+
+def network_names() -> str:
+    """Namespaces and links that there are."""
+    return subprocess.run("ls /run/netns; ip -br link", shell=True, capture_output=True, text=True).stdout
+
+
+def of_cluster(folder: Path) -> list[str]:
+    """Command lines of living processes that name the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in words and int(path.parent.name) != os.getpid():
+            found.append(words)
+    return found
+
+
+def test_up_and_down(cluster: Cluster, tmp_path):
+    """A second cluster beside the session's, with nodes of its own; `cluster` says whether there can be one here."""
+    before = network_names()
+    own = Cluster(tmp_path / "own", nodes=3)
+    own.up("--partitions", "gpu,long", "--features", "h100")
+    own.minislurm("up", "--nodes", 3)  # again: nothing changes
+    assert own.run("sinfo", "-h", "-p", "long", "-o", "%D %f %G") == "3 h100 gpu:2"
+    out = tmp_path / "out"
+    job = own.submit("--nodes=3", "--ntasks-per-node=2", "--gpus-per-node=2", "--partition=gpu", "--constraint=h100",
+                     f"--output={out}", "--wrap=srun bash -c 'echo $(hostname) $CUDA_VISIBLE_DEVICES $(cat /proc/net/dev | wc -l)'")  # fmt: skip
+    assert own.finished(job)["JobState"] == "COMPLETED"
+    lines = sorted(out.read_text().splitlines())
+    assert [line.split()[:2] for line in lines] == [[f"node{number}", "0,1"] for number in (1, 1, 2, 2, 3, 3)]
+    listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True).stdout
+    slurm = [line.split()[3] for line in listening.splitlines() if "slurm" in line]
+    assert len(slurm) >= 2 and all(address.startswith("198.18.") for address in slurm)
+    sleeping = own.submit("--nodes=2", "--wrap=srun sleep 1000", "--output=/dev/null")
+    own.wait(sleeping, lambda shown: shown["JobState"] == "RUNNING")
+    own.minislurm("kill-node", 1)
+    assert not any(environment["SLURMD_NODENAME"] == "node1" for environment in own.processes(sleeping).values())
+    own.minislurm("join-node", 1)
+    own.down()
+    assert not own.folder.exists() and not of_cluster(own.folder) and network_names() == before
+
+
+@pytest.mark.parametrize("words", [["up", "--nodes"], ["up", "--colour", "red"], ["kill-node", "77"]])
+def test_wrong_usage_is_one_line(cluster: Cluster, words, tmp_path):
+    done = subprocess.run([str(ROOT / "slurm/minislurm"), *words], env={**os.environ, "MINISLURM_DIR": str(tmp_path / "none")},
+                          capture_output=True, text=True, timeout=30)  # fmt: skip
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_it_explains_itself():
+    done = subprocess.run([str(ROOT / "slurm/minislurm"), "--help"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0 and "kill-node N" in done.stdout and "slurm-wlm" in done.stdout

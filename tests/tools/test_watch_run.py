@@ -1,0 +1,80 @@
+"""What `tools/watch_run.py` tells of a run folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from slurm import attempt
+from tests.commands import assert_refused
+from tools.run_state import RankTimes, read_run, slow_ranks
+
+
+def write_lines(path: Path, lines: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """Step 30 of 100 on 4 ranks: 8 rows of 128 tokens a step, 512 tokens/s, so 2 s a step."""
+    folder = tmp_path / "run"
+    config = {"run": {"steps": 100}, "data": {"rows_per_step": 8, "row_length": 128}}
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    lines = [{"step": step, "train/loss": 4.0 - step / 100, "train/loss_text": 3.0, "train/loss_image": 5.0,
+              "train/tokens_text": 300, "train/tokens_image": 500, "train/grad_norm": 1.5, "tok_per_sec_per_gpu": 128.0,
+              "data_wait_pct": 7.0} for step in range(1, 31)]  # fmt: skip
+    write_lines(folder / "metrics.jsonl", [*lines, {"step": 30, "heldout/loss": 3.9}])
+    (folder / "metrics.jsonl").open("a").write('{"step": 31, "tra')
+    write_lines(folder / "starts.jsonl", [{"processes": 2}, {"processes": 4}])
+    attempt.begin(folder, ["node1", "node2"], 4)
+    attempt.end(folder, 137, "", "", 3)
+    for rank in range(4):
+        times = {"seconds": 2.0, "waited_rows": 0.1, "waited_ranks": 0.0 if rank == 2 else 0.9}
+        write_lines(folder / f"logs/attempt_0001/rank_{rank:04d}.jsonl", [{"step": step, **times} for step in (29, 30)])
+    return folder
+
+
+def test_what_is_read(run):
+    state = read_run(run)
+    assert (state.step, state.steps, state.ranks, state.finished) == (30, 100, 4, False)
+    assert state.tokens_per_second == 512 and state.seconds_left == pytest.approx(140)
+    assert [(times.rank, what) for times, what in slow_ranks(state.times)] == [(2, "computing")]
+
+
+def test_slow_ranks():
+    def times(own: float, rows: float = 0.1, step: int = 9) -> RankTimes:
+        return RankTimes(0, step, 3.0, rows, 3.0 - own)
+
+    even = [times(1.0), times(1.05), times(0.95)]
+    assert slow_ranks(even) == [] and slow_ranks(even[:1]) == []
+    assert [what for _, what in slow_ranks([*even, times(2.0, rows=1.1)])] == ["reading rows"]
+    assert [what for _, what in slow_ranks([*even, times(2.0), times(1.0, step=3)])] == ["computing", "behind the others, or gone"]
+
+
+def test_the_page(commands, run):
+    done = commands.run("tools/watch_run.py", run, "--once")
+    assert done.code == 0, done.err
+    for words in ("30 of 100 (30.0%)", "30,720 of 102,400", "about 0:02:20 to go", "512 tokens/s on 4 ranks", "7 % of it",
+                  "3.7000", "held-out 3.9000", "a rank was ended by SIGKILL", "slow ranks"):  # fmt: skip
+        assert words in done.out, done.out
+
+
+def test_a_finished_run_with_a_model(commands, tiny_data, tmp_path):
+    from tests.pretrain.tiny_run import write_config
+
+    folder = tmp_path / "run"
+    assert commands.run("pretrain/train.py", "--config", write_config(tiny_data, folder)).code == 0
+    done = commands.run("tools/watch_run.py", folder, "--peak-tflops", "0.001")
+    assert done.code == 0 and "finished" in done.out and "MFU" in done.out
+    state = read_run(folder)
+    assert state.flops_per_second > 0 and state.age < time.time()
+
+
+def test_what_is_no_run_folder_is_refused(commands, tmp_path):
+    assert_refused(commands.run("tools/watch_run.py", tmp_path), str(tmp_path), "config.yaml")
