@@ -143,7 +143,8 @@ def main() -> int:
         check_demo(data)
     else:
         prepare(data, arguments.packages)
-        plan = {"preset": asdict(preset), "arms": ARMS, "sources": sources(data), "data": fingerprints(data)}
+        read = fingerprints(data)
+        plan = {"preset": asdict(preset), "arms": ARMS, "sources": sources(data), "data": read}
         check_same_study(folder, json.loads(json.dumps(plan)))
         paths = {"tokenizer": f"{data}/tokenizer", "pictures": f"{data}/shards", "texts": f"{data}/texts/shards",
                  "heldout": f"{data}/texts/heldout-mixed", "sources": plan["sources"]}  # fmt: skip

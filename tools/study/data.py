@@ -64,12 +64,16 @@ def sources(data: Path) -> list[dict]:
 
 
 def fingerprints(data: Path) -> dict[str, str]:
-    """Of every dataset that the study uses: two studies with equal ones saw the same data."""
+    """Of every dataset that the study uses: two studies with equal ones saw the same data.
+
+    Raises UserError for one that this code cannot read: once, and not in every cell.
+    """
+    from tokenization.shards import read_manifest
+
     folders = [data / "shards" / side for side in ("train", "heldout")]
     folders += [data / "texts" / "shards" / language / side for language in LANGUAGES for side in ("train", "heldout")]
     folders.append(data / "texts" / "heldout-mixed")
     found = {}
     for folder in folders:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        found[str(folder.relative_to(data))] = manifest["fingerprint"]
+        found[str(folder.relative_to(data))] = read_manifest(folder / "manifest.json")["fingerprint"]
     return found

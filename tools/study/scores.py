@@ -40,7 +40,7 @@ def document_log_likelihoods(
     """float64 [documents]: log probability of all target tokens of each (ids, labels), in rows as full as they get."""
     import torch
 
-    found, waiting, text, vision = [], [], 0, 0
+    found, waiting, held = [], [], 0
 
     def finish() -> None:
         row = assemble(0, waiting, tokenized.vocabulary, size)
@@ -49,12 +49,11 @@ def document_log_likelihoods(
         found.extend(sums[: len(waiting)].tolist())
 
     for ids, labels in documents:
-        visual = int(tokenized.vocabulary.is_visual(ids).sum())
-        if waiting and not size.fits(text + len(ids) - visual, vision + visual):
+        if waiting and held + len(ids) > size.capacity:
             finish()
-            waiting, text, vision = [], 0, 0
+            waiting, held = [], 0
         waiting.append((ids, labels))
-        text, vision = text + len(ids) - visual, vision + visual
+        held += len(ids)
     if waiting:
         finish()
     return numpy.array(found)

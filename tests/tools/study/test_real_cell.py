@@ -11,13 +11,16 @@ import shutil
 
 import pytest
 
+from model.errors import UserError
 from tests.commands import assert_refused
 from tools.study.cells import do_cell
+from tools.study.data import LANGUAGES, fingerprints
 from tools.study.plan import PRESETS, Cell
 from tools.study.report import collect, values_of, write
 
 PRESET = dataclasses.replace(PRESETS["quick"], hidden_size=32, intermediate_size=48, row_length=256, seeds=(0,), steps=6, pairs=4,
                              rows=2, blocks=4, targets=8, learning_rates=())  # fmt: skip
+EVERY_TEXT = [f"{language}/{side}" for language in LANGUAGES for side in ("train", "heldout")]
 CELL = Cell("unix_both", (("kind", "separated"), ("shallow", 2), ("deep", 1)), 1e-3, 0, steps=6)
 
 
@@ -73,3 +76,14 @@ def test_without_the_demo_the_study_says_what_to_run(commands, tmp_path):
     done = commands.run("tools/run_study.py", "--data", tmp_path, "--folder", tmp_path / "study")
     assert_refused(done, str(tmp_path / "tokenizer/tokenizer.json"), "make demo")
     assert not (tmp_path / "study").exists()
+
+
+def test_data_of_another_format_are_refused_once_and_not_in_every_cell(paths, tmp_path):
+    for folder in ("shards/train", "shards/heldout", "texts/heldout-mixed", *(f"texts/shards/{x}" for x in EVERY_TEXT)):
+        (tmp_path / folder).mkdir(parents=True)
+        shutil.copy(f"{paths['pictures']}/train/manifest.json", tmp_path / folder)
+    assert len(fingerprints(tmp_path)) == 9
+    path = tmp_path / "texts/shards/zh/train/manifest.json"
+    path.write_text(path.read_text().replace('"format_version": ', '"format_version": 9'))
+    with pytest.raises(UserError, match="zh/train/manifest.json: format version 9"):
+        fingerprints(tmp_path)
