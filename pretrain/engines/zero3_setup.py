@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import warnings
+import weakref
 
 import torch
 from megatron.core import parallel_state
@@ -13,6 +15,7 @@ from pretrain.config import OptimSection, ZeroSection
 
 WHOLE_BUCKET = 2**27  # elements of gradients that wait to be sent together, at most
 NEVER = 2**31
+_engines: weakref.WeakSet = weakref.WeakSet()  # to be taken apart when their process groups end
 
 
 def start() -> None:
@@ -36,17 +39,29 @@ def start() -> None:
 def leave() -> None:
     """Forget what DeepSpeed keeps in globals: process groups, and how many weights and modules it has numbered, which ranks
     compare before they gather anything.
+
+    Its engines are taken apart: their hooks on gradients are cycles that no garbage collector sees, and a list of modules
+    and a cache of a method are global, so that each would keep its process groups, and their threads, for ever.
     """
+    for engine in list(_engines):
+        engine.destroy()
+        for parameter in engine.module.parameters():
+            vars(parameter).clear()  # stage 3 hangs a dozen functions on each, which name the group
+    _engines.clear()
     comm = sys.modules.get("deepspeed.comm.comm")
     if comm is not None and comm.cdb is not None:
-        from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+        from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK, DeepSpeedZeRoOffload
         from deepspeed.runtime.zero.partition_parameters import Init
+        from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
         comm.destroy_process_group()
         comm.cdb = None
         Init.param_id = Init.num_persisted_parameters = Init.num_persisted_elements = 0
         (modules,) = DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__
         modules[0] = 0
+        FWD_MODULE_STACK.clear()
+        cached = vars(PartitionedParameterCoordinator)["_PartitionedParameterCoordinator__params_to_release"]
+        inspect.getclosurevars(cached).nonlocals["func"].cache_clear()  # inside of a decorator
 
 
 class Ranks:
@@ -104,5 +119,7 @@ def wrap(model: torch.nn.Module, optimizer: torch.optim.Optimizer, values: dict)
             return ZERO_OPTIMIZATION
 
     config = DeepSpeedConfig(values, Ranks)
-    return Engine(args=None, model=model, optimizer=optimizer, mpu=Ranks, dist_init_required=False,
+    made = Engine(args=None, model=model, optimizer=optimizer, mpu=Ranks, dist_init_required=False,
                   config=values, config_class=config)  # fmt: skip
+    _engines.add(made)
+    return made

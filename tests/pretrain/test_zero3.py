@@ -99,3 +99,10 @@ def test_what_is_left_out_is_that_of_one_process(world: World):
     found = world.run(zero3_jobs.train, 2, changes=changes, parallel=ParallelLayout(recompute=True),
                       zero=ZeroSection(**CUT), optim=optim, steps=STEPS)  # fmt: skip
     assert_same_training(found, expected, 2)
+
+
+@pytest.mark.parametrize("zero", [CUT, {**CUT, "init": False}, {"stage": 2}, {"stage": 1}], ids=str)
+def test_leaving_gives_every_thread_back(world: World, zero: dict):
+    """DeepSpeed keeps engines in globals, and each kept 24 threads of its groups: thousands after a test suite."""
+    _, *after = (world.run(zero3_jobs.threads_and_a_step, 2, zero=ZeroSection(**zero)) for _ in range(3))
+    assert after[0] == after[1]

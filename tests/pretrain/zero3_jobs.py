@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -75,3 +76,10 @@ def load_and_save(config: Path, start: Path, output: Path) -> int:
     engine.load(start, 4)
     write_pieces(output, engine.pieces())
     return torch.distributed.get_world_size()
+
+
+def threads_and_a_step(zero: ZeroSection) -> int:
+    """Threads of this process before a job that makes groups, and an engine that trains in them."""
+    before = len(os.listdir("/proc/self/task"))
+    train({}, ParallelLayout(), zero, steps=1)
+    return before
