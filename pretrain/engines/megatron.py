@@ -85,8 +85,9 @@ class MegatronEngine:
             ),
             self.modules,
         )
+        # grad_scale_func stays unset: fp32 and bf16 losses are not scaled, and the modules' config would hold the optimizer,
+        # whose views of weights hold the modules where no garbage collector looks.
         config.finalize_model_grads_func = finalize_model_grads
-        config.grad_scale_func = self.optimizer.scale_loss
 
     def train_step(self, rows: Sequence[Row], lr: float, sound: Sound = finite) -> StepFigures:
         """One update from this rank's rows, each a microbatch; the gradient is that of the mean over target tokens."""

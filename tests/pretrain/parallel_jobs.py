@@ -81,10 +81,10 @@ def train_with(engine, optim: OptimSection = OPTIM, steps: int = STEPS) -> tuple
     return figures, measured, {name: tensor.clone() for name, tensor in engine.weights()}
 
 
-def threads_of_a_model() -> int:
-    """Threads of this process before a job that makes groups and a model."""
+def threads_of_a_model(parallel: ParallelLayout) -> int:
+    """Threads of this process before a job that makes groups, and a model that trains in them."""
     before = len(os.listdir("/proc/self/task"))
-    make_engine({}, ParallelLayout(tensor=2))
+    train({}, parallel, steps=1)
     return before
 
 

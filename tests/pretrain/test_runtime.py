@@ -13,6 +13,7 @@ from megatron.core.fusions import fused_bias_swiglu
 from megatron.core.tensor_parallel import random
 
 from pretrain import runtime
+from pretrain.parallel import ParallelLayout
 from tests.pretrain import parallel_jobs
 
 CPU = torch.device("cpu")
@@ -168,9 +169,11 @@ def test_groups_are_kept_for_the_same_layout_and_refused_for_another():
         runtime.start_distributed(0, tensor=2)
 
 
-def test_leaving_gives_every_thread_back(world):
+@pytest.mark.parametrize("layout", [{"tensor": 2}, {"pipeline": 2}, {"distributed_optimizer": True}], ids=str)
+def test_leaving_gives_every_thread_back(world, layout):
     """Threads of forgotten groups took 70 % of the machine after some hundred of them."""
-    _, *after = (world.run(parallel_jobs.threads_of_a_model, 2) for _ in range(4))
+    job, parallel = parallel_jobs.threads_of_a_model, ParallelLayout(**layout)
+    _, *after = (world.run(job, 2, parallel=parallel) for _ in range(4))
     assert all(found == after[0] for found in after)
 
 

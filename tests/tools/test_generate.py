@@ -163,7 +163,7 @@ def damage(folder: Path, what: str) -> None:
         (folder / "config.json").write_text(json.dumps({**config, "codebook_size": 16}))
     elif what == "unknown kind":
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "layer_kinds": ["mot"] * 4}))
+        (folder / "config.json").write_text(json.dumps({**config, "layer_kinds": ["conv"] * 4}))
     elif what == "vq weights":
         weights = folder / "vq" / "diffusion_pytorch_model.safetensors"
         data = bytearray(weights.read_bytes())
@@ -194,7 +194,7 @@ def damage(folder: Path, what: str) -> None:
         ("model.safetensors", "cannot be loaded"),
         ("fewer weights", "1 missing keys, as model.vision_layers.0.mlp.up_proj.weight"),
         ("cut weights", "cannot be loaded"),
-        ("unknown kind", "layer_kinds has .'mot'."),
+        ("unknown kind", "layer_kinds has .'conv'."),
         ("codebook", "a codebook of 32, the model one of 16"),
         ("vq weights", "has fingerprint"),
     ],
