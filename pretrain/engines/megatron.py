@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -85,7 +86,8 @@ class MegatronEngine:
             ),
             self.modules,
         )
-        config.finalize_model_grads_func = finalize_model_grads
+        config.finalize_model_grads_func = self._finish_gradients
+        self.ready = 0.0  # when this rank had its gradients, which are then summed over all
         config.grad_scale_func = self.optimizer.scale_loss
 
     def train_step(self, rows: Sequence[Row], lr: float, sound: Sound = finite) -> StepFigures:
@@ -95,7 +97,9 @@ class MegatronEngine:
             module.train()
             module.zero_grad_buffer()
         self.optimizer.zero_grad()
+        begun = time.perf_counter()
         figures = self._run(rows, forward_only=False)
+        figures.alone = self.ready - begun
         # megatron-core looks for infinities in half precision only and has moved the weights by the time it tells the
         # norm, so the norm is taken before.
         self.optimizer.prepare_grads()
@@ -104,6 +108,11 @@ class MegatronEngine:
         if figures.updated:
             self.optimizer.step()
         return figures
+
+    def _finish_gradients(self, *arguments, **keywords) -> None:
+        torch.cuda.synchronize()  # what was asked for is done: from here on a slow rank looks like those that wait for it
+        self.ready = time.perf_counter()
+        finalize_model_grads(*arguments, **keywords)
 
     def evaluate(self, rows: Sequence[Row]) -> StepFigures:
         """Losses of rows, without gradients."""
