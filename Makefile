@@ -2,6 +2,8 @@
 # make demo-long   the same with more training; can be stopped and started again
 # make test        all tests
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
+# make study-quick a small run of the comparison of layer kinds, every part of it; after make demo
+# make study       the comparison; can be stopped and started again; after make demo
 # make setup       the virtual environment that the others use; made once
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ STAMP := $(VENV)/installed.stamp
 T5 := .venv-t5
 T5_TESTS := $(wildcard tests/model/test_hf_*.py)
 
-.PHONY: setup test test-transformers5 demo demo-long
+.PHONY: setup test test-transformers5 demo demo-long study-quick study
 setup: $(STAMP)
 
 $(STAMP): requirements.txt constraints.txt
@@ -39,3 +41,9 @@ demo: setup
 
 demo-long: setup
 	$(RUN) tools/demo.py --preset demo-long
+
+study-quick: setup
+	$(RUN) tools/run_study.py --preset quick
+
+study: setup
+	$(RUN) tools/run_study.py --preset full

@@ -7,8 +7,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from model.errors import UserError
 from model.vocabulary import Vocabulary
 
-SHARED, SEPARATED = "shared", "separated"
-LAYER_KINDS = (SHARED, SEPARATED)
+SHARED, SEPARATED, MOT, MOE_HARD = "shared", "separated", "mot", "moe_hard"
+LAYER_KINDS = (SHARED, SEPARATED, MOT, MOE_HARD)
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,9 @@ class ModelConfig:
     """A decoder of Qwen2.5's (`attention_bias`) or Qwen3's (`qk_norm`) make, with a kind for each layer.
 
     `shared` layers have one set of weights; `separated` ones have a text and a vision branch, and attention only
-    within a modality (Uni-X, arXiv 2509.24365, equation 4).
+    within a modality (Uni-X, arXiv 2509.24365, equation 4). `mot` layers have both branches, norms and output
+    projections included, and attention over the whole document (Mixture-of-Transformers, arXiv 2411.04996); `moe_hard`
+    layers share all but the feed-forward.
     """
 
     hidden_size: int
@@ -86,8 +88,21 @@ class ModelConfig:
         return cls(**{name: value for name, value in values.items() if name in known})
 
 
-def layer_kinds(num_layers: int, shallow: int, deep: int, kind: str = SEPARATED) -> tuple[str, ...]:
-    """`shallow` layers of `kind` first, `deep` of them last, `shared` between: 12, 6 of 36 is Uni-X 3B."""
+def layer_kinds(
+    num_layers: int, shallow: int = 0, deep: int = 0, kind: str = SEPARATED, every: int = 0
+) -> tuple[str, ...]:
+    """`shallow` layers of `kind` first, `deep` of them last, `shared` between: 12, 6 of 36 is Uni-X 3B.
+
+    every: the last of each `every` layers instead, as in mixtures of experts: 1 of `mot` is Mixture-of-Transformers.
+    """
+    if every and (shallow or deep):
+        raise UserError(f"{shallow} shallow + {deep} deep layers and every {every}: choose layers by one or the other")
+    if kind == SHARED and (shallow or deep or every):
+        raise UserError(f"{shallow} shallow + {deep} deep layers, every {every}, of kind shared: say which other kind")
     if shallow < 0 or deep < 0 or shallow + deep > num_layers:
-        raise UserError(f"{shallow} shallow + {deep} deep separated layers do not fit in {num_layers} layers")
+        raise UserError(f"{shallow} shallow + {deep} deep {kind} layers do not fit in {num_layers} layers")
+    if every < 0 or every > num_layers:
+        raise UserError(f"{kind} layers every {every} of {num_layers} layers: there would be none")
+    if every:
+        return tuple(kind if (index + 1) % every == 0 else SHARED for index in range(num_layers))
     return (kind,) * shallow + (SHARED,) * (num_layers - shallow - deep) + (kind,) * deep

@@ -153,19 +153,19 @@ def special_ids(source: Source, tokenizer: Path | None) -> tuple[int, int, int]:
 def model_config(
     source: Source,
     special: tuple[int, int, int],
-    separate: tuple[int, int] | None,
+    kinds: tuple[str, ...] | None,
     codebook_size: int,
     image_token_offset: int,
     row_multiple: int,
 ) -> ModelConfig:
     """The Uni-X model that the folder's weights go into; rows of the embedding are rounded up to `row_multiple`.
 
-    separate, codebook_size and image_token_offset (0: the rows of the embedding) are for language models; a Uni-X folder
-    has its own. Raises UserError when both are said.
+    kinds (one for each layer; None: all shared), codebook_size and image_token_offset (0: the rows of the embedding) are
+    for language models; a Uni-X folder has its own. Raises UserError when both are said.
     """
     values = source.values
-    if source.is_unix and separate:
-        raise UserError(f"{source.folder}: has separated layers of its own: leave --separate out")
+    if source.is_unix and kinds:
+        raise UserError(f"{source.folder}: has layer kinds of its own: leave --separate and --every out")
     heads, qwen3 = values["num_attention_heads"], values["model_type"] == "qwen3"
     layers = values["num_hidden_layers"]
     if values["model_type"] == "unix_ar":
@@ -179,7 +179,7 @@ def model_config(
         kinds = layer_kinds(layers, values["num_vision_encode_layers"], values["num_vision_decode_layers"])
     else:
         offset = image_token_offset or values["vocab_size"]
-        kinds = layer_kinds(layers, *(separate or (0, 0)))
+        kinds = kinds or layer_kinds(layers)
         if offset <= max(special):
             raise UserError(f"--image-token-offset {offset} is not above the special tokens, as {max(special)}: raise it")
     start, end, eos = special

@@ -25,10 +25,11 @@ from megatron.core.transformer.transformer_layer import (
 from torch import Tensor
 
 from model.attention import DocumentAttention
-from model.config import SEPARATED, SHARED, ModelConfig
+from model.config import MOE_HARD, MOT, SEPARATED, SHARED, ModelConfig
 from model.routing import DOCUMENT, SEPARATED_ORDER, RowRouting
 
-ORDER_OF_KIND = {SHARED: DOCUMENT, SEPARATED: SEPARATED_ORDER}
+ORDER_WANTED = {SHARED: DOCUMENT, SEPARATED: SEPARATED_ORDER, MOT: SEPARATED_ORDER, MOE_HARD: DOCUMENT}
+ORDER_LEFT = {**ORDER_WANTED, MOE_HARD: SEPARATED_ORDER}  # its attention wants the one, its feed-forward the other
 
 
 class RMSNorm(torch.nn.Module):
@@ -97,6 +98,83 @@ class SeparatedLayer(MegatronModule):
         return torch.cat((text, vision)), None
 
 
+class MotLayer(SeparatedLayer):
+    """All weights for each modality, attention over the whole document (Liang et al., arXiv 2411.04996, algorithm 1).
+
+    Works in separated order as a `SeparatedLayer` does; queries, keys and values change order once, all together, and
+    what was attended to once. With sequence parallelism this needs no communication of its own: the projections gather
+    the tokens of their modality, and scatter them again.
+    """
+
+    def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting = None, **_):
+        """[S, 1, h] in the order of the layer before -> [S, 1, h] in separated order, and no context."""
+        routing = packed_seq_params
+        if self.arrives_in != SEPARATED_ORDER:
+            hidden_states = routing.reorder(hidden_states, SEPARATED_ORDER)
+        routing.seed_dropout(f"layer {self.layer_number}")
+        branches = (self.text, self.vision)
+        inputs = (hidden_states[: routing.num_text], hidden_states[routing.num_text :])
+        attended = self._attend(branches, inputs, routing)
+        outputs = [
+            feed_forward(branch, add(branch, branch.self_attn_bda, branch.self_attention.linear_proj(part), before))
+            for branch, part, before in zip(branches, attended, inputs)
+        ]
+        return torch.cat(outputs), None
+
+    @staticmethod
+    def _attend(branches, inputs, routing: RowRouting) -> tuple[Tensor, Tensor]:
+        """Inputs of both branches, [tokens(/tp), 1, h] -> attention outputs [tokens, 1, heads(/tp) * d] of each."""
+        heads = []
+        for branch, hidden in zip(branches, inputs):
+            parts = branch.self_attention.get_query_key_value_tensors(branch.input_layernorm(hidden), None)
+            sizes = [part.shape[2] for part in parts]
+            heads.append(torch.cat(parts, dim=2).squeeze(1))
+        num_text = len(heads[0])  # of all ranks
+        query, key, value = torch.cat(heads).index_select(0, routing.to_document).split(sizes, dim=1)
+        core = branches[0].self_attention.core_attention  # has no weights: either will do
+        attended = core(query, key, value, None, packed_seq_params=routing.document)
+        attended = attended.index_select(0, routing.to_separated).flatten(1).unsqueeze(1)
+        return attended[:num_text], attended[num_text:]
+
+
+class HardMoeLayer(TransformerLayer):
+    """Attention with one set of weights, a feed-forward for each modality: two experts, chosen by what the token is.
+
+    Attention works in document order, the feed-forward in separated order, in which the layer leaves its tokens.
+    """
+
+    def __init__(self, config, submodules: TransformerLayerSubmodules, *args, arrives_in: str = DOCUMENT, **kwargs):
+        super().__init__(config, submodules, *args, **kwargs)
+        self.arrives_in = arrives_in
+        self.vision = torch.nn.ModuleDict({"mlp": build_module(submodules.mlp, config=config, tp_group=self.tp_group)})
+
+    def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting = None, **_):
+        """[S, 1, h] in the order of the layer before -> [S, 1, h] in separated order, and no context."""
+        routing = packed_seq_params
+        if self.arrives_in != DOCUMENT:
+            hidden_states = routing.reorder(hidden_states, DOCUMENT)
+        routing.seed_dropout(f"layer {self.layer_number}")
+        attended = self.self_attention(
+            self.input_layernorm(hidden_states), attention_mask=None, packed_seq_params=routing.document
+        )
+        hidden_states = routing.reorder(add(self, self.self_attn_bda, attended, hidden_states), SEPARATED_ORDER)
+        normed = self.pre_mlp_layernorm(hidden_states)
+        text, _ = self.mlp(normed[: routing.num_text])
+        vision, _ = self.vision["mlp"](normed[routing.num_text :])
+        return add(self, self.mlp_bda, (torch.cat((text, vision)), None), hidden_states), None
+
+
+def add(layer: TransformerLayer, bias_dropout_add, output: tuple[Tensor, Tensor | None], residual: Tensor) -> Tensor:
+    """(what a part of `layer` gives, its bias or None) -> the residual stream after it, with dropout in training."""
+    combine = bias_dropout_add(layer.training, layer.config.bias_dropout_fusion)
+    return combine(output, residual, layer.hidden_dropout)
+
+
+def feed_forward(layer: TransformerLayer, hidden: Tensor) -> Tensor:
+    """The second half of a plain layer."""
+    return add(layer, layer.mlp_bda, layer.mlp(layer.pre_mlp_layernorm(hidden)), hidden)
+
+
 def branch_submodules(config: ModelConfig) -> TransformerLayerSubmodules:
     """A pre-norm layer of Qwen's make: grouped-query attention and a SwiGLU feed-forward."""
     head_norm = RMSNorm if config.qk_norm else IdentityOp
@@ -125,13 +203,14 @@ def branch_submodules(config: ModelConfig) -> TransformerLayerSubmodules:
 def layer_spec(config: ModelConfig, index: int) -> ModuleSpec:
     """The spec of layer `index` (from 0). It knows the order that it gets, because the kinds before it are known."""
     kind = config.layer_kinds[index]
-    arrives_in = ORDER_OF_KIND[config.layer_kinds[max(index - 1, 0)]]
+    arrives_in = ORDER_LEFT[config.layer_kinds[index - 1]] if index else ORDER_WANTED[kind]
     branch = branch_submodules(config)
-    if kind == SHARED:
-        return ModuleSpec(module=SharedLayer, params={"arrives_in": arrives_in}, submodules=branch)
+    if kind in (SHARED, MOE_HARD):
+        module = SharedLayer if kind == SHARED else HardMoeLayer
+        return ModuleSpec(module=module, params={"arrives_in": arrives_in}, submodules=branch)
     plain = ModuleSpec(module=TransformerLayer, submodules=branch)
     return ModuleSpec(
-        module=SeparatedLayer,
+        module=SeparatedLayer if kind == SEPARATED else MotLayer,
         params={"arrives_in": arrives_in},
         submodules=SeparatedLayerSubmodules(text=plain, vision=plain),
     )

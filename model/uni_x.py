@@ -13,7 +13,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.layer_specs import ORDER_OF_KIND, block_submodules
+from model.layer_specs import ORDER_LEFT, ORDER_WANTED, block_submodules
 from model.routing import SEPARATED_ORDER, RowRouting
 
 
@@ -70,12 +70,12 @@ class UniXModel(LanguageModule):
     @property
     def first_order(self) -> str:
         """The order in which the first layer wants its tokens."""
-        return ORDER_OF_KIND[self.model_config.layer_kinds[0]]
+        return ORDER_WANTED[self.model_config.layer_kinds[0]]
 
     @property
     def last_order(self) -> str:
         """The order in which hidden states, and so logits and losses, leave the last layer."""
-        return ORDER_OF_KIND[self.model_config.layer_kinds[-1]]
+        return ORDER_LEFT[self.model_config.layer_kinds[-1]]
 
     def set_input_tensor(self, input_tensor) -> None:
         """Called by megatron-core's schedules with the tensor of the stage before."""

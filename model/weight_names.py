@@ -1,8 +1,8 @@
 """State-dict names and layouts: the training model (megatron-core's) <-> the Hugging Face model, as a table.
 
 The two differ in names, in where q, k and v live (one matrix, grouped by key-value head, against three), and in gate
-and up projections (stacked against two). A separated layer's text branch has the names of a plain layer on the Hugging
-Face side, so that a plain Qwen class can load the text path of an export.
+and up projections (stacked against two). The text branch of a layer with two has the names of a plain layer on the
+Hugging Face side, so that a plain Qwen class can load the text path of an export.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, cat
 
-from model.config import SEPARATED, ModelConfig
+from model.config import MOE_HARD, MOT, SEPARATED, SHARED, ModelConfig
 
 WHOLE = {
     "embedding.word_embeddings.weight": "model.embed_tokens.weight",
@@ -31,6 +31,13 @@ IN_LAYER = {
     "mlp.linear_fc2.weight": ["mlp.down_proj.weight"],
 }
 
+BRANCHES = {  # kind of layer -> the branches that its weights are in, and which weights; "" is a plain layer's
+    SHARED: {"": ""},
+    SEPARATED: {"text": "", "vision": ""},
+    MOT: {"text": "", "vision": ""},
+    MOE_HARD: {"": "", "vision": "mlp."},  # names that begin so
+}
+
 
 def training_names(config: ModelConfig) -> dict[str, list[str]]:
     """Every weight of the training model -> the Hugging Face weights that it holds."""
@@ -38,11 +45,11 @@ def training_names(config: ModelConfig) -> dict[str, list[str]]:
     if not config.tie_word_embeddings:
         names["output_layer.weight"] = [WHOLE["output_layer.weight"]]
     for index, kind in enumerate(config.layer_kinds):
-        for branch in ("text", "vision") if kind == SEPARATED else ("",):
+        for branch, beginning in BRANCHES[kind].items():
             place = f"decoder.layers.{index}." + (f"{branch}." if branch else "")
             group = "vision_layers" if branch == "vision" else "layers"
             for name, parts in IN_LAYER.items():
-                if name.endswith("bias") and not config.attention_bias:
+                if not name.startswith(beginning) or (name.endswith("bias") and not config.attention_bias):
                     continue
                 if "q_layernorm" in name or "k_layernorm" in name:
                     if not config.qk_norm:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import math
 
-from model.config import SEPARATED, SHARED, ModelConfig
+from model.config import MOE_HARD, MOT, SEPARATED, SHARED, ModelConfig
 from model.tensor_shards import whole_shape
 
 EMBEDDING, NORM, HEAD = "embedding.word_embeddings.weight", "decoder.final_layernorm.weight", "output_layer.weight"
-BRANCHES = {SHARED: {"": ""}, SEPARATED: {"text.": "", "vision.": ""}}  # kind -> branches, and the weights of each by
-# what their names begin with
+BRANCHES = {  # kind -> branches, and the weights of each by what their names begin with
+    SHARED: {"": ""},
+    SEPARATED: {"text.": "", "vision.": ""},
+    MOT: {"text.": "", "vision.": ""},
+    MOE_HARD: {"": "", "vision.": "mlp."},
+}
 
 
 def branch_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -40,8 +40,10 @@ class ModelSection:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
-    shallow: int  # separated layers at the input end
-    deep: int  # separated layers at the output end
+    shallow: int = 0  # layers of `kind` at the input end
+    deep: int = 0  # layers of `kind` at the output end
+    every: int = 0  # instead of these: the last of each so many layers is of `kind` (1: all)
+    kind: str = "separated"  # separated (Uni-X), mot or moe_hard; the other layers are shared
     flavour: str = "qwen2.5"  # qwen2.5 (bias on q, k, v) or qwen3 (norms on q and k)
     tie_word_embeddings: bool = True
     rope_theta: float = 1_000_000.0
@@ -143,6 +145,8 @@ class LogSection:
     tensorboard: bool = True
     heldout_every: int = 0  # steps between two measurements on held-out rows (0: only at start and end)
     heldout_rows: int = 16
+    conflict_every: int = 0  # steps between two measurements of gradient conflict on held-out rows (0: none)
+    conflict_targets: int = 64  # target tokens of a block of them, of which each modality has eight
     samples_every: int = 0  # steps between two sheets of sample pictures (0: none)
     sample_prompts: tuple[str, ...] = ()
     guidance: float = 3.0  # classifier-free guidance of the samples
@@ -169,13 +173,15 @@ CHOICES = {
     "run.engine": ("megatron", "zero3"),
     "run.resume": ("auto", "never"),
     "model.flavour": ("qwen2.5", "qwen3"),
+    "model.kind": ("separated", "mot", "moe_hard", "shared"),
     "optim.decay": ("cosine", "linear", "constant"),
     "zero.stage": (1, 2, 3),
 }
 POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers",
             "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim", "data.row_length",
             "data.row_multiple", "data.rows_per_step", "checkpoint.every", "checkpoint.keep", "log.every",
-            "log.heldout_rows", "parallel.tensor", "parallel.pipeline", "resilience.window")  # fmt: skip
+            "log.heldout_rows", "log.conflict_targets", "parallel.tensor", "parallel.pipeline",
+            "resilience.window")  # fmt: skip
 ABSENT = {  # what somebody who knows megatron-core may ask for
     "context": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
     "context_parallel": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
@@ -299,6 +305,20 @@ def _check(config: TrainConfig, source: str) -> None:
             raise UserError(f"{source}: {key} is {value!r}: {ABSENT[value]}")
         if value not in choices:
             raise UserError(f"{source}: {key} is {value!r}: choose {' or '.join(map(str, choices))}")
+    if config.log.conflict_every and not config.data.heldout:
+        raise UserError(
+            f"{source}: log.conflict_every is {config.log.conflict_every}: it measures on data.heldout, which is empty"
+        )
+    if config.log.conflict_every and config.parallel.tensor * config.parallel.pipeline > 1:
+        raise UserError(
+            f"{source}: log.conflict_every is {config.log.conflict_every}: it needs the whole model in a process, "
+            "parallel.tensor and parallel.pipeline 1; tools/measure_conflict.py measures the checkpoints of any layout"
+        )
+    if config.log.conflict_every and config.run.engine != "megatron":
+        raise UserError(
+            f"{source}: log.conflict_every is {config.log.conflict_every}: it needs whole weights in a process, "
+            "run.engine megatron; tools/measure_conflict.py measures the checkpoints of any engine"
+        )
     if not config.data.sources:
         raise UserError(f"{source}: data.sources is empty: name at least one folder of code shards")
 

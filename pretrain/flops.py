@@ -34,7 +34,7 @@ class RowFlops:
 
     separated_products: int  # projections and feed-forward of all separated layers
     separated_attention: int  # scores, and their product with the values
-    shared_products: int
+    shared_products: int  # of all others, whose attention is over whole documents, whoever has which weights
     shared_attention: int
     head: int
 

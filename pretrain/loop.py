@@ -17,6 +17,7 @@ from model.errors import UserError
 from pretrain import rank_log, runtime
 from pretrain.attempt import Attempt, TakenOver, claim
 from pretrain.config import TrainConfig
+from pretrain.conflict.watch import ConflictWatch
 from pretrain.data import Data
 from pretrain.metrics import Metrics, Pace, progress_line
 from pretrain.parallel import stages_per_rank
@@ -75,6 +76,7 @@ class Work:
     log: RankLog
     watchdog: Watchdog
     stop: Stop
+    watch: ConflictWatch | None
 
     def state(self, progress: Progress) -> dict:
         """What a checkpoint says beside its tensors."""
@@ -173,6 +175,8 @@ def loop(work: Work, progress: Progress) -> bool:
             return False
         if last or (log.heldout_every and step % log.heldout_every == 0):
             measure_heldout()
+        if work.watch and step % log.conflict_every == 0:
+            metrics.write(step, work.watch.measure(engine.stages[0]))
         if log.samples_every and (step % log.samples_every == 0 or last):
             work.sampler.draw(engine, step)
         if step % config.checkpoint.every == 0 or last:
@@ -215,6 +219,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
     heldout = sharing.share(rows)
     engine = together.all_do(lambda: make_engine(config, data))
     sampler = together.all_do(lambda: Sampler(config, data, run, together))
+    watch = together.all_do(lambda: make_watch(config, data, heldout, together))
     lock = together.all_do(lambda: hold(run) if together.rank == 0 else None)
     attempt = together.first_does(lambda: claim(run))
     progress = together.all_do(lambda: resume(config, run, engine, data, together))
@@ -231,7 +236,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
         Watchdog(stacks, options.hang_factor, options.hang_seconds, together.rank) as watchdog,
         Stop() as stop,
     ):
-        work = Work(config, engine, data, heldout, sharing, sampler, saver, together, attempt, log, watchdog, stop)
+        work = Work(config, engine, data, heldout, sharing, sampler, saver, together, attempt, log, watchdog, stop, watch)
         while not loop(work, progress):
             progress = go_back(config, attempt, engine, together, progress)
             saver.save(progress.step, engine.pieces(), work.state(progress))  # a restart goes on from here, too
@@ -253,3 +258,10 @@ def make_engine(config: TrainConfig, data: Data):
     from pretrain.engines.megatron import MegatronEngine
 
     return MegatronEngine(*arguments)
+
+
+def make_watch(config: TrainConfig, data: Data, heldout: list[Row], together: Together) -> ConflictWatch | None:
+    """What measures gradient conflict, on rank 0 alone, if it is asked for."""
+    if not config.log.conflict_every or together.rank:
+        return None
+    return ConflictWatch(data.model_config, heldout, config.log.conflict_targets)

@@ -41,6 +41,13 @@ class Row:
         }
         return Row(index=self.index, lengths=self.lengths, padding=self.padding, **moved)
 
+    def document_of_targets(self) -> Tensor:
+        """int64 [T]: number of the document that each target token is in."""
+        in_document_order = torch.repeat_interleave(torch.tensor(self.lengths["document"]))
+        of_token = torch.empty_like(in_document_order)
+        of_token[self.to_document] = in_document_order
+        return of_token[self.targets]
+
 
 def assemble(
     index: int, documents: Sequence[tuple[numpy.ndarray, numpy.ndarray]], vocabulary: Vocabulary, size: RowSize

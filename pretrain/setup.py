@@ -66,7 +66,7 @@ def sized_config(section: ModelSection, offset: int, codes: int, special: tuple[
         vision_start_token_id=start,
         vision_end_token_id=end,
         eos_token_id=eos,
-        layer_kinds=layer_kinds(section.num_hidden_layers, section.shallow, section.deep),
+        layer_kinds=layer_kinds(section.num_hidden_layers, section.shallow, section.deep, section.kind, section.every),
         attention_bias=not qwen3,
         qk_norm=qwen3,
         rope_theta=section.rope_theta,

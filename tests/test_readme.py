@@ -72,6 +72,8 @@ def test_a_documented_command_runs(demo, page, command):
     extra = SMALL if words[0] == "pretrain/train.py" else []
     if words[0] == "tokenization/train_vq.py":
         extra = ["--steps", "3", "--warmup-steps", "1", "--batch-size", "8"]
+    if words[0] == "tools/measure_conflict.py":
+        extra = ["--blocks", "4", "--targets", "4", "--row-length", "256", "--threads", "1"]
     run([sys.executable, *words, *extra])
 
 

@@ -31,9 +31,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--hf", type=Path, required=True, help="folder with config.json and safetensors")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to make; an earlier one is replaced")
     parser.add_argument("--separate", type=int, nargs=2, metavar=("SHALLOW", "DEEP"),
-                        help="separated layers at the input end and at the output end (default: none)")  # fmt: skip
+                        help="layers of --kind at the input end and at the output end (default: none)")  # fmt: skip
+    parser.add_argument("--every", type=int, default=0, metavar="N",
+                        help="instead of --separate: the last of each N layers is of --kind (1: all)")  # fmt: skip
+    parser.add_argument("--kind", choices=("separated", "mot", "moe_hard"), default="separated",
+                        help="of the layers with vision weights (default: separated, which is Uni-X)")  # fmt: skip
     parser.add_argument("--vision-init", choices=("copy", "random"), default="copy",
-                        help="vision weights of separated layers (default: copies of the text ones)")  # fmt: skip
+                        help="vision weights of those layers (default: copies of the text ones)")  # fmt: skip
     parser.add_argument("--new-rows", choices=("mean", "random"), default="mean",
                         help="rows of picture codes: mean of the text rows plus noise (default), or random")  # fmt: skip
     parser.add_argument("--codebook-size", type=int, default=8192, help="picture codes (default: 8192, Chameleon's)")
@@ -49,6 +53,7 @@ def convert(arguments: argparse.Namespace) -> str:
     """Write the checkpoint -> a line that says what it is. Raises UserError for what cannot be read or does not fit."""
     import torch
 
+    from model.config import layer_kinds
     from model.from_hf import NewWeights, starting_weights
     from model.hf_source import model_config, open_source, special_ids
     from pretrain.checkpoint import publish_alone
@@ -57,9 +62,12 @@ def convert(arguments: argparse.Namespace) -> str:
 
     source = open_source(arguments.hf)
     special = special_ids(source, arguments.tokenizer)
-    separate = tuple(arguments.separate) if arguments.separate else None
+    kinds = None
+    if arguments.separate or arguments.every:
+        shallow, deep = arguments.separate or (0, 0)
+        kinds = layer_kinds(source.values["num_hidden_layers"], shallow, deep, arguments.kind, arguments.every)
     config = model_config(
-        source, special, separate, arguments.codebook_size, arguments.image_token_offset, ROW_MULTIPLE
+        source, special, kinds, arguments.codebook_size, arguments.image_token_offset, ROW_MULTIPLE
     )
     dtype = {"keep": None, "fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
     new = NewWeights(arguments.vision_init, arguments.new_rows, arguments.seed, dtype)
@@ -74,9 +82,10 @@ def convert(arguments: argparse.Namespace) -> str:
 
     made_from = {key: str(value) for key, value in vars(arguments).items() if value is not None and key != "output"}
     publish_alone(arguments.output, write, {"step": 0, "rows": 0, "made_from": made_from})
-    separated = config.layer_kinds.count("separated")
+    apart = [kind for kind in config.layer_kinds if kind != "shared"]
+    kinds_apart = " and ".join(sorted(set(apart))) or "separated"
     return (
-        f"{arguments.output}: {config.num_hidden_layers} layers, {separated} of them separated, "
+        f"{arguments.output}: {config.num_hidden_layers} layers, {len(apart)} of them {kinds_apart}, "
         f"{config.vocab_size} embedding rows, codes from {config.image_token_offset} on; start with "
         f"run.init_from={arguments.output} model.image_token_offset={config.image_token_offset}"
     )

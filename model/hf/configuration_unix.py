@@ -11,13 +11,15 @@ from transformers import PretrainedConfig
 class LayerKind(NamedTuple):
     """What sets one kind of layer apart from another."""
 
-    vision_weights: bool  # vision tokens have norms, projections and MLP of their own
+    vision_weights: str  # what vision tokens have of their own: "none", "mlp", or "all", norms included
     within_modality: bool  # a token attends to tokens of its own modality only
 
 
 LAYER_KINDS = {
-    "shared": LayerKind(vision_weights=False, within_modality=False),
-    "separated": LayerKind(vision_weights=True, within_modality=True),
+    "shared": LayerKind(vision_weights="none", within_modality=False),
+    "separated": LayerKind(vision_weights="all", within_modality=True),
+    "mot": LayerKind(vision_weights="all", within_modality=False),
+    "moe_hard": LayerKind(vision_weights="mlp", within_modality=False),
 }
 
 

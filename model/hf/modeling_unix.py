@@ -2,10 +2,11 @@
 
 A model is a list of layers, each of one kind. In a `separated` layer text and vision tokens have weights of their own
 and attend within their modality; in a `shared` layer all tokens use one set of weights and attend to all that came
-before (Uni-X, arXiv 2509.24365, equation 4). Positions are those of the document in every layer. One embedding, one
-final norm and one LM head serve both modalities.
+before (Uni-X, arXiv 2509.24365, equation 4). For comparison there are `mot` layers, whose tokens have weights of their
+own and attend to all, and `moe_hard` layers, which share all but the MLP. Positions are those of the document in every
+layer. One embedding, one final norm and one LM head serve both modalities.
 
-Text-branch and shared weights have the names of Qwen2 and Qwen3, the vision branch of layer I is
+Text-branch and shared weights have the names of Qwen2 and Qwen3, the vision weights of layer I are in
 `model.vision_layers.I`, so that a plain Qwen class reads the text path of a checkpoint.
 """
 
@@ -99,6 +100,24 @@ class UniXBranch(nn.Module):
         x = x + self.self_attn.o_proj(attended)
         return x + self.mlp(self.post_attention_layernorm(x))
 
+    def after_shared_attention(self, x: Tensor, attended: Tensor, vision: UniXVisionMLP, routing: Routing) -> Tensor:
+        """The same for all tokens, [b * s, ...], where vision tokens have an MLP of their own."""
+        x = x + self.self_attn.o_proj(attended)
+        mlps = [self.mlp if branch == TEXT else vision.mlp for branch in routing.branches]
+        parts = routing.split(self.post_attention_layernorm(x))
+        return x + routing.merge([mlp(part) for mlp, part in zip(mlps, parts, strict=True)])
+
+
+class UniXVisionMLP(nn.Module):
+    """What a layer with a feed-forward for each modality has for vision tokens."""
+
+    def __init__(self, config: UniXConfig) -> None:
+        super().__init__()
+        self.mlp = UniXMLP(config)
+
+
+VISION_WEIGHTS = {"mlp": UniXVisionMLP, "all": UniXBranch}
+
 
 def rotary_angles(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine of rotary position embedding, each [b, 1, s, head_dim], computed in float32.
@@ -153,7 +172,11 @@ class UniXModel(UniXPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(UniXBranch(config) for _ in self.kinds)
         self.vision_layers = nn.ModuleDict(
-            {str(index): UniXBranch(config) for index, kind in enumerate(self.kinds) if kind.vision_weights}
+            {
+                str(index): VISION_WEIGHTS[kind.vision_weights](config)
+                for index, kind in enumerate(self.kinds)
+                if kind.vision_weights != "none"
+            }
         )
         self.norm = UniXRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
@@ -201,7 +224,7 @@ class UniXModel(UniXPreTrainedModel):
         keys_seen = keys_after(cache, total)
         modality = self._modality(visual, cache, cache_position, keys_seen)
         joint_mask, within_mask = attention_masks(cache_position, keys_seen, attention_mask, modality)
-        routing, one_branch = Routing(visual), Routing(None)
+        routing = Routing(visual)
 
         hidden = self.embed_tokens(input_ids)
         rotary = rotary_angles(position_ids, self.config.head_dim, self.config.rope_theta, hidden.dtype)
@@ -214,7 +237,7 @@ class UniXModel(UniXPreTrainedModel):
                 hidden,
                 rotary,
                 within_mask if kind.within_modality else joint_mask,
-                routing if kind.vision_weights else one_branch,
+                routing,
                 cache,
                 cache_position,
             )
@@ -257,6 +280,9 @@ class UniXModel(UniXPreTrainedModel):
         cache_position: Tensor,
     ) -> Tensor:
         """One layer: hidden states [b, s, hidden] -> the same shape."""
+        row_routing, vision_weights = routing, self.kinds[index].vision_weights
+        if vision_weights != "all":
+            routing = Routing(None)
         branches = [self.layers[index] if b == TEXT else self.vision_layers[str(index)] for b in routing.branches]
         inputs = routing.split(hidden.flatten(0, 1))
         projected = [branch.before_attention(x) for branch, x in zip(branches, inputs, strict=True)]
@@ -267,7 +293,11 @@ class UniXModel(UniXPreTrainedModel):
         q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
             k, v = cache.update(k, v, index, {"cache_position": cache_position})
-        attended = routing.split(attend(branches[0].self_attn, q, k, v, mask).flatten(0, 1))
+        attended = attend(branches[0].self_attn, q, k, v, mask).flatten(0, 1)
+        if vision_weights == "mlp":
+            vision = self.vision_layers[str(index)]
+            return branches[0].after_shared_attention(*inputs, attended, vision, row_routing).view_as(hidden)
+        attended = routing.split(attended)
         outputs = [branch.after_attention(*pair) for branch, *pair in zip(branches, inputs, attended, strict=True)]
         return routing.merge(outputs).view_as(hidden)
 

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from transformers import DynamicCache, StaticCache
 
 from model.hf.cache_unix import reserved_cache
-from tests.model.tiny_hf import CODES, QWEN3, START, TEXT_IDS, document, left_pad, tiny_model
+from tests.model.tiny_hf import CODES, KINDS, QWEN3, START, TEXT_IDS, document, left_pad, tiny_model
 
 TOLERANCE = 1e-5
 UNCONDITIONAL = torch.tensor([7, 7, START])
+ALL_KINDS = {"uni-x": KINDS, "mot": ("mot",) * 3, "moe_hard": ("shared", "moe_hard") * 2,
+             "all four": ("moe_hard", "separated", "mot", "shared")}  # fmt: skip
 
 
 @torch.no_grad()
@@ -32,10 +34,11 @@ def cached_logits(model, ids, mask, chunks, cache) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("flavour", [{}, QWEN3], ids=["qwen25", "qwen3"])
+@pytest.mark.parametrize("kinds", ALL_KINDS.values(), ids=ALL_KINDS)
 @pytest.mark.parametrize("make_cache", ["config", "plain", "static", "reserved"])
 @torch.no_grad()
-def test_token_by_token_equals_one_pass(flavour, make_cache):
-    model = tiny_model(seed=1, **flavour)
+def test_token_by_token_equals_one_pass(flavour, make_cache, kinds):
+    model = tiny_model(seed=1, layer_kinds=kinds, **flavour)
     ids = torch.tensor([document([5, 6, 4, 3, 2])])
     cache = {
         "config": lambda: DynamicCache(config=model.config),
@@ -52,10 +55,11 @@ def test_token_by_token_equals_one_pass(flavour, make_cache):
     rows=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=5), min_size=1, max_size=3),
     cuts=st.sets(st.integers(1, 30)),
     seed=st.integers(0, 1000),
+    kinds=st.sampled_from(list(ALL_KINDS.values())),
 )
 @torch.no_grad()
-def test_padded_batches_in_chunks_equal_one_pass_of_each_row(rows, cuts, seed):
-    model = tiny_model(seed=2)
+def test_padded_batches_in_chunks_equal_one_pass_of_each_row(rows, cuts, seed, kinds):
+    model = tiny_model(seed=2, layer_kinds=kinds)
     documents = [document(lengths, seed + index) for index, lengths in enumerate(rows)]
     ids, mask = left_pad(documents)
     bounds = [0, *sorted(cut for cut in cuts if cut < ids.shape[1]), ids.shape[1]]
@@ -67,9 +71,10 @@ def test_padded_batches_in_chunks_equal_one_pass_of_each_row(rows, cuts, seed):
         assert (logits[index, -len(row) :] - alone).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("kinds", ALL_KINDS.values(), ids=ALL_KINDS)
 @torch.no_grad()
-def test_cache_can_be_reordered_cropped_repeated_and_selected():
-    model = tiny_model(seed=3)
+def test_cache_can_be_reordered_cropped_repeated_and_selected(kinds):
+    model = tiny_model(seed=3, layer_kinds=kinds)
     documents = [document([3, 6, 2]), document([5, 4, 2], seed=1)]
     ids, mask = left_pad(documents)
     base = model(ids, attention_mask=mask, use_cache=True).past_key_values
@@ -187,8 +192,9 @@ def picture_by_whole_passes(model, prompt, steps, guidance) -> list[int]:
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0, 0.0])
 @pytest.mark.parametrize("lengths", [([5], [5]), ([2], [9]), ([1], [3, 4, 2])], ids=["equal", "padded", "with picture"])
-def test_pictures_follow_the_definition_of_guidance(guidance, lengths):
-    model = tiny_model(seed=8)
+@pytest.mark.parametrize("kinds", [KINDS, ALL_KINDS["mot"], ALL_KINDS["moe_hard"]], ids=["uni-x", "mot", "moe_hard"])
+def test_pictures_follow_the_definition_of_guidance(guidance, lengths, kinds):
+    model = tiny_model(seed=8, layer_kinds=kinds)
     prompts = [[*document(row, seed), START] for seed, row in enumerate(lengths)]
     ids, mask = left_pad(prompts)
     codes = model.generate_images(

@@ -232,7 +232,7 @@ def test_save_and_load_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layer_kinds": ["shared", "mot", "shared", "shared"]}, "layer_kinds has .'mot'."),
+        ({"layer_kinds": ["shared", "swin", "shared", "shared"]}, "layer_kinds has .'swin'."),
         ({"num_hidden_layers": 5}, "num_hidden_layers is 5"),
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"vocab_size": TEXT_IDS}, "every code needs an embedding row"),

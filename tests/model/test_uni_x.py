@@ -19,6 +19,11 @@ KINDS = {
     "all shared": layer_kinds(4, 0, 0),
     "all separated": layer_kinds(3, 3, 0),
     "shared ends": ("shared", "separated", "shared"),
+    "mixture of transformers": layer_kinds(3, kind="mot", every=1),
+    "mot ends": layer_kinds(4, 1, 2, kind="mot"),
+    "hard mixture of experts": layer_kinds(4, kind="moe_hard", every=2),
+    "all moe_hard": layer_kinds(3, kind="moe_hard", every=1),
+    "all four kinds": ("moe_hard", "separated", "moe_hard", "mot", "shared", "mot", "separated"),
 }
 
 
@@ -89,12 +94,12 @@ def test_padding_changes_nothing_and_gets_no_gradient():
     assert sums[0] == pytest.approx(sums[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("last", ["shared", "separated"])
+@pytest.mark.parametrize("last", ["shared", "separated", "mot", "moe_hard"])
 def test_losses_are_those_of_the_tokens_that_have_a_target(last):
     """Against the whole logits: whichever order the last layer works in, each target meets its own token's logits."""
     config = training_config(layer_kinds=("separated", "shared", last))
     model = training_model(config)
-    assert model.last_order == {"shared": "document", "separated": "separated"}[last]
+    assert model.last_order == ("document" if last == "shared" else "separated")
     row = row_of(MIXED, config, tokens=96)
     row.labels[row.targets[1::2]] = IGNORED  # as a prompt's: labels that count as nothing
     row.targets = row.targets[::2]
@@ -107,9 +112,10 @@ def test_losses_are_those_of_the_tokens_that_have_a_target(last):
     assert losses.sum().item() == pytest.approx(whole.sum().item())
 
 
-def test_a_text_only_row_gives_every_weight_a_gradient():
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+def test_a_text_only_row_gives_every_weight_a_gradient(kinds):
     """ZeRO-3 and gradient buckets wait for every parameter: none may be left out, whatever a row holds."""
-    config = training_config()
+    config = training_config(layer_kinds=kinds)
     model = training_model(config)
     row = row_of([document([30])], config, tokens=40, multiple=4)
     losses, _ = model(row.ids, row.labels, row.targets, routing_of(row, config))
@@ -117,9 +123,10 @@ def test_a_text_only_row_gives_every_weight_a_gradient():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("kinds", [KINDS["uni-x"], KINDS["all four kinds"]], ids=["uni-x", "all four kinds"])
 @pytest.mark.parametrize("flavour", [QWEN25, QWEN3], ids=["qwen2.5", "qwen3"])
-def test_weight_names_round_trip(flavour):
-    config = training_config(**flavour, tie_word_embeddings=False)
+def test_weight_names_round_trip(flavour, kinds):
+    config = training_config(**flavour, tie_word_embeddings=False, layer_kinds=kinds)
     model = training_model(config)
     weights = dict(model.named_parameters())
     assert set(weights) == set(training_names(config))

@@ -84,6 +84,33 @@ def test_tying_and_flavour_do_not_depend_on_each_other(world: World, flavour: st
     assert_same_training(found, expected, ranks)
 
 
+DROPOUT = dataclasses.replace(parallel_jobs.OPTIM, dropout=0.2)
+BASELINES = {
+    "mot": {"layer_kinds": ("mot",) * 4, "tie_word_embeddings": True, **QWEN25},
+    "moe_hard": {"layer_kinds": ("moe_hard", "shared", "shared", "moe_hard"), "tie_word_embeddings": False, **QWEN3},
+    "all four kinds": {"layer_kinds": ("mot", "shared", "moe_hard", "separated"), "tie_word_embeddings": False, **QWEN3},
+}
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_the_baselines_train_in_layouts_as_in_one_process(world: World, baseline: str):
+    changes = BASELINES[baseline]
+    expected = world.run(parallel_jobs.train, 1, changes=changes, parallel=ParallelLayout(), steps=4)[0]
+    for layout in ("tp2 sp", "pp2 recomputed", *(["tp2 sp pp2"] if baseline == "all four kinds" else [])):
+        ranks, parallel = LAYOUTS[layout]
+        found = world.run(parallel_jobs.train, ranks, changes=changes, parallel=ParallelLayout(**parallel), steps=4)
+        assert_same_training(found, expected, ranks)
+
+
+def test_what_the_baselines_leave_out_does_not_depend_on_the_layout(world: World):
+    changes = BASELINES["all four kinds"]
+    expected = world.run(parallel_jobs.train, 1, changes=changes, parallel=ParallelLayout(), optim=DROPOUT, steps=3)[0]
+    for layout in ("tp2", "pp2 recomputed"):
+        ranks, parallel = LAYOUTS[layout]
+        job = {"changes": changes, "parallel": ParallelLayout(**parallel), "optim": DROPOUT, "steps": 3}
+        assert_same_training(world.run(parallel_jobs.train, ranks, **job), expected, ranks)
+
+
 def test_training_moves_the_weights(alone: dict):
     """So that equal weights say something."""
     figures, _, weights = alone["tied qwen2.5"]
@@ -101,9 +128,6 @@ def test_text_on_one_rank_and_pictures_on_another(world: World, distributed: boo
     if not distributed:  # with it, each rank keeps the sums of its own share only
         for _, _, _, others in found:
             assert all(torch.allclose(ours, theirs, atol=1e-6, rtol=1e-4) for ours, theirs in zip(gradients, others))
-
-
-DROPOUT = dataclasses.replace(parallel_jobs.OPTIM, dropout=0.2)
 
 
 @pytest.mark.parametrize(

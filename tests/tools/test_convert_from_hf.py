@@ -81,6 +81,19 @@ def test_text_logits_are_the_base_llms(commands, bases, tmp_path, name):
     assert ("output_layer.weight" in weights) == name.endswith("untied")
 
 
+@pytest.mark.parametrize("kind, every", [("mot", 1), ("moe_hard", 2)])
+@torch.no_grad()
+def test_a_baseline_starts_as_the_base_llm_for_pictures_too(commands, bases, tmp_path, kind, every):
+    """All its vision weights are copies of the text ones, so it is the shared transformer of the same base."""
+    folder, _ = bases["qwen2 untied"]
+    config, weights = made(commands, folder, tmp_path / "start", "--kind", kind, "--every", every)
+    assert config.layer_kinds == (("mot",) * 4 if kind == "mot" else ("shared", "moe_hard") * 2)
+    plain_config, plain = made(commands, folder, tmp_path / "plain")
+    ids = torch.tensor([[5, 9, *range(ROWS, ROWS + 9), 3]])
+    expected = hugging_face_model(plain_config, plain.items())(ids).logits
+    torch.testing.assert_close(hugging_face_model(config, weights.items())(ids).logits, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_vision_weights_are_copies_or_random(commands, bases, tmp_path):
     folder, _ = bases["qwen3 untied"]
     _, copied = made(commands, folder, tmp_path / "copied", "--separate", 1, 1)
@@ -144,7 +157,7 @@ def test_an_export_comes_back_bit_for_bit(commands, tmp_path):
     assert write_weights(tmp_path / "start", back, config) == "float32"
     found = load_file(back / "model.safetensors")
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
-    assert_refused(convert(commands, folder, tmp_path / "x", "--separate", 1, 1), "separated layers of its own")
+    assert_refused(convert(commands, folder, tmp_path / "x", "--separate", 1, 1), "layer kinds of its own")
 
 
 def test_a_published_model_gives_the_published_logits(commands, tmp_path):

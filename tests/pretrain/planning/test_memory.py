@@ -75,11 +75,12 @@ def test_weights_gradients_and_optimizer_are_exact(world: World, layout: str, pr
         assert max(rank["optimizer"] for rank in here) == planned.optimizer
 
 
+@pytest.mark.parametrize("kinds", [KINDS, ("mot", "shared", "moe_hard", "separated")])
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_shapes_are_those_of_the_modules_in_their_order(flavour: str):
-    config = training_config(**FLAVOURS[flavour])
+def test_shapes_are_those_of_the_modules_in_their_order(flavour: str, kinds: tuple[str, ...]):
+    config = training_config(**{**FLAVOURS[flavour], "layer_kinds": kinds})
     held = {name: tuple(parameter.shape) for name, parameter in training_model(config).named_parameters()}
-    shapes = stage_shapes(config, 0, len(KINDS), embedding=True, head=True)
+    shapes = stage_shapes(config, 0, len(kinds), embedding=True, head=True)
     assert list(held.items()) == list(shapes.items())
     assert parameters(config) == sum(torch.Size(shape).numel() for shape in held.values())
 

@@ -1,0 +1,49 @@
+"""Gradient conflict while a model trains: of two matrices a layer, on held-out rows, now and then."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from model.config import MOE_HARD, ModelConfig
+from model.errors import UserError
+from pretrain.conflict.blocks import BlockSizes, share_out
+from pretrain.conflict.estimates import estimate
+from pretrain.conflict.gradients import gram_matrices, matrices
+from pretrain.row_tensors import Row
+
+BLOCKS = 8
+REPLICATES = 100
+# Those that the paper shows, in layers whose weights both modalities meet: branches have their name before these.
+WATCHED = re.compile(r"decoder\.layers\.(\d+)\.(self_attention\.linear_proj|mlp\.linear_fc2)\.weight")
+
+
+class ConflictWatch:
+    """Measures on the same targets each time, so that what changes is the model."""
+
+    def __init__(self, config: ModelConfig, rows: Sequence[Row], targets: int):
+        """targets: of a block. Raises UserError when the rows do not have them."""
+        self.config, self.sizes = config, BlockSizes(BLOCKS, targets)
+        try:
+            self.shares = share_out(rows, config.vocabulary, self.sizes)
+        except UserError as error:
+            raise UserError(
+                f"log.conflict_targets {targets}: of the held-out rows {error}; or raise log.heldout_rows"
+            ) from None
+
+    def measure(self, model) -> dict[str, float]:
+        """Metrics by name: conflict of each watched matrix and its mean.
+
+        Changes nothing of `model`, a whole UniXModel.
+        """
+        model.eval()
+        grams = gram_matrices(model, self.config, self.shares, self.sizes, list(matrices(model, self._is_watched)))
+        found = {}
+        for name, gram in grams:
+            _, _, layer, _, matrix, _ = name.split(".")
+            found[f"conflict/{matrix}_{int(layer):02d}"] = estimate(gram.numpy(), replicates=REPLICATES).conflict
+        return {**found, "conflict/mean": sum(found.values()) / len(found)} if found else {}
+
+    def _is_watched(self, name: str) -> bool:
+        found = WATCHED.fullmatch(name)
+        return bool(found) and not (found[2].startswith("mlp") and self.config.layer_kinds[int(found[1])] == MOE_HARD)

@@ -1,0 +1,75 @@
+"""One cell with the real commands on tiny data.
+
+Its measures are there, and a second time they are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from tests.commands import assert_refused
+from tools.study.cells import do_cell
+from tools.study.plan import PRESETS, Cell
+from tools.study.report import collect, values_of, write
+
+PRESET = dataclasses.replace(PRESETS["quick"], hidden_size=32, intermediate_size=48, row_length=256, seeds=(0,), steps=6, pairs=4,
+                             rows=2, blocks=4, targets=8, learning_rates=())  # fmt: skip
+CELL = Cell("unix_both", (("kind", "separated"), ("shallow", 2), ("deep", 1)), 1e-3, 0, steps=6)
+
+
+@pytest.fixture(scope="module")
+def paths(commands, tiny_data, tmp_path_factory) -> dict:
+    root = tmp_path_factory.mktemp("study")
+    for language, sentence in (("en", "A row of words about ships. "), ("de", "Ein Satz über Schiffe und Boote. ")):
+        for side in ("train", "heldout"):
+            lines = [json.dumps({"text": f"{index} {side} " + sentence * (2 + index % 3)}) for index in range(12)]
+            (root / f"{language}-{side}.jsonl").write_text("\n".join(lines) + "\n")
+            done = commands.run("tokenization/shard_images.py", "--input", root / f"{language}-{side}.jsonl", "--output",
+                                root / "texts" / language / side, "--vq", tiny_data.vq, "--tokenizer", tiny_data.tokenizer,
+                                "--workers", 0)  # fmt: skip
+            assert done.code == 0, done.err
+    for side, folder in (("train", tiny_data.train), ("heldout", tiny_data.heldout)):
+        shutil.copytree(folder, root / "pictures" / side)
+    sources = [
+        {"path": str(tiny_data.train)},
+        {"path": str(root / "texts/en/train")},
+        {"path": str(root / "texts/de/train")},
+    ]
+    return {"tokenizer": str(tiny_data.tokenizer), "pictures": str(root / "pictures"), "texts": str(root / "texts"),
+            "heldout": str(tiny_data.heldout), "sources": sources}  # fmt: skip
+
+
+def test_a_cell_measures_what_it_says_and_repeats_to_the_last_bit(commands, paths, tmp_path):
+    def run(command, log) -> int:
+        done = commands.run(*command)
+        log.write_text(done.out + done.err)
+        return done.code
+
+    first, second = (do_cell(tmp_path / name, PRESET, CELL, paths, run) for name in ("a", "b"))
+    assert "failed" not in first, first
+    for result in (first, second):
+        for key in ("run", "tokens_per_second"):
+            del result[key]
+        del result["measures"]["checkpoint"]
+    assert first == second
+    measures = first["measures"]
+    assert set(measures["losses"]) == {"text_de", "text_en", "names", "pictures"}
+    assert all(part["tokens"] > 10 and 3 < part["loss"] < 12 for part in measures["losses"].values())
+    for side in measures["pairs"].values():
+        assert all(0 <= chosen["accuracy"] <= 1 and chosen["candidates"] == 4 for chosen in side.values())
+    assert measures["parameters"]["total"] > measures["parameters"]["activated"] > 0
+    assert [step for step, _, _ in first["curve"]] == [0, 1, 2, 3, 4, 5, 6]
+    assert (tmp_path / "a" / CELL.name / "conflict/conflict.csv").is_file()
+    write(tmp_path / "report", tmp_path / "a", PRESET, collect(tmp_path / "a", PRESET), None)
+    assert "Uni-X 2:1" in (tmp_path / "report/report.md").read_text()
+    assert values_of(json.loads((tmp_path / "a" / CELL.name / "result.json").read_text()))["tokens_per_second"] > 0
+
+
+def test_without_the_demo_the_study_says_what_to_run(commands, tmp_path):
+    done = commands.run("tools/run_study.py", "--data", tmp_path, "--folder", tmp_path / "study")
+    assert_refused(done, str(tmp_path / "tokenizer/tokenizer.json"), "make demo")
+    assert not (tmp_path / "study").exists()

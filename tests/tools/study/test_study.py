@@ -1,0 +1,229 @@
+"""Cells are done once, failures are shown and tried again, and the report says both.
+
+The plan compares like with like.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from model.config import ModelConfig, layer_kinds
+from pretrain.config import load_config
+from tests.commands import ROOT
+from tools.study.cells import best_rates, do_cell
+from tools.study.plan import (
+    ARMS,
+    LAYERS,
+    PRESETS,
+    SUGGESTED,
+    Cell,
+    main_cells,
+    same_arm,
+    settings,
+    suggested_cells,
+    tuning_cells,
+)
+from tools.study.report import collect, mean_and_width, write
+
+PRESET = dataclasses.replace(PRESETS["quick"], seeds=(0, 1), learning_rates=(0.1, 0.2), steps=10, tuning_steps=5)
+PATHS = {
+    "tokenizer": "t",
+    "pictures": "p",
+    "texts": "x",
+    "heldout": "h",
+    "sources": [{"path": "p/train", "weight": 1.0}],
+}
+
+
+def kinds_of(arm: str) -> tuple[str, ...]:
+    model = {"shallow": 0, "deep": 0, "every": 0, **ARMS[arm]}
+    return layer_kinds(LAYERS, model["shallow"], model["deep"], model["kind"], model["every"])
+
+
+def test_the_uni_x_arms_have_equally_many_separated_layers_and_the_others_what_their_names_say():
+    assert [kinds_of(arm).count("separated") for arm in ("unix_shallow", "unix_deep", "unix_both")] == [3, 3, 3]
+    assert set(kinds_of("mot")) == {"mot"} and set(kinds_of("shared")) == {"shared"}
+    assert kinds_of("moe_hard") == ("shared", "moe_hard") * 3
+    assert same_arm({"shallow": 2, "deep": 1}) == "unix_both" and same_arm({"shallow": 1, "deep": 1}) is None
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_cells_differ_in_their_layers_seed_and_rate_alone_and_their_files_load(preset, tmp_path):
+    cells = [*tuning_cells(preset), *main_cells(preset, dict.fromkeys(ARMS, 0.5))]
+    assert len(cells) == len(ARMS) * (len(preset.learning_rates) + len(preset.seeds))
+    assert len({cell.name for cell in cells}) == len(cells)
+    loaded = []
+    for cell in cells:
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings(preset, cell, {**PATHS, "run": cell.name})))
+        loaded.append(load_config(tmp_path / "c.yaml"))
+    main = loaded[-len(ARMS) * len(preset.seeds) :]
+    same = [dataclasses.replace(one, run=dataclasses.replace(one.run, folder="", seed=0),
+                                model=dataclasses.replace(one.model, kind="shared", shallow=0, deep=0, every=0))
+            for one in main]  # fmt: skip
+    assert all(one == same[0] for one in same)
+    assert {one.run.seed for one in main} == set(preset.seeds) and {one.run.seed for one in loaded} > set(preset.seeds)
+
+
+class Commands:
+    """Stands for the project's commands: writes what they leave behind, and fails where it is told to."""
+
+    def __init__(self, fail: str = ""):
+        self.fail, self.calls = fail, []
+
+    def __call__(self, command: list[str], log: Path) -> int:
+        place = log.parent
+        self.calls.append((place.name, command[0]))
+        with open(log, "a", encoding="utf-8") as file:
+            print(f"$ {command[0]}\nthe reason", file=file)
+        if self.fail and self.fail in f"{place.name} {command[0]}":
+            return 1
+        steps = yaml.safe_load((place / "config.yaml").read_text())["run"]["steps"]
+        rate = yaml.safe_load((place / "config.yaml").read_text())["optim"]["lr"]
+        if "train" in command[0]:
+            (place / "run").mkdir(exist_ok=True)
+            losses = {"heldout/loss": 2.0 + rate, "heldout/loss_text": 1.0 + rate, "heldout/loss_image": 3.0}
+            lines = [{"step": 0, **losses}, {"step": steps, "tok_per_sec_per_gpu": 100.0}, {"step": steps, **losses}]
+            (place / "run/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            (place / "run/starts.jsonl").write_text(json.dumps({"commit": "abc", "changed_files": []}) + "\n")
+        else:
+            bonus = 0.5 if "unix_both" in place.name else 0.01 * int(place.name[-1])
+            chosen = {"accuracy": 0.25, "rank": 0.5, "candidates": 4}
+            pairs = {"text_to_picture": chosen, "picture_to_text": chosen}
+            losses = {name: {"loss": 3.0 - bonus, "tokens": 9} for name in ("text_en", "text_de", "names", "pictures")}
+            values = {"losses": losses, "pairs": {"train": pairs, "heldout": pairs}, "conflict": 0.4,
+                      "parameters": {"total": 20, "activated": 10}, "checkpoint": "c"}  # fmt: skip
+            (place / "measures.json").write_text(json.dumps(values))
+        return 0
+
+
+def run_all(folder: Path, commands: Commands) -> list[dict]:
+    rates = best_rates([do_cell(folder, PRESET, cell, PATHS, commands) for cell in tuning_cells(PRESET)], PRESET)
+    return [do_cell(folder, PRESET, cell, PATHS, commands) for cell in main_cells(PRESET, rates)]
+
+
+def test_what_is_done_is_not_done_again_and_the_best_rate_is_taken(tmp_path):
+    commands = Commands()
+    results = run_all(tmp_path, commands)
+    assert len(results) == 2 * len(ARMS) and {r["cell"]["learning_rate"] for r in results} == {0.1}
+    assert len(commands.calls) == 2 * len(ARMS) + 2 * 2 * len(ARMS)
+    again = Commands(fail="train")
+    assert [r["heldout"] for r in run_all(tmp_path, again)] == [r["heldout"] for r in results] and not again.calls
+
+
+def test_a_failed_cell_is_shown_with_its_reason_and_tried_again(tmp_path):
+    results = run_all(tmp_path, Commands(fail="mot-seed1 tools/study_measure.py"))
+    failed = [result for result in results if "failed" in result]
+    assert [f"{r['cell']['arm']} {r['cell']['seed']}" for r in failed] == ["mot 1"]
+    assert "exit code 1: python tools/study_measure.py" in failed[0]["failed"] and failed[0]["log"][-1] == "the reason"
+    write(tmp_path / "report", tmp_path, PRESET, collect(tmp_path, PRESET), "it did not run")
+    report = (tmp_path / "report/report.md").read_text()
+    assert (
+        "Not complete: mot-seed1" in report
+        and "**failed**: exit code 1" in report
+        and "Not measured: it did not run" in report
+    )
+    assert "mot-seed1,mot,1,0.1,,state,failed" in (tmp_path / "report/results.csv").read_text()
+    commands = Commands()
+    assert not any("failed" in result for result in run_all(tmp_path, commands))
+    assert commands.calls == [("mot-seed1", "pretrain/train.py"), ("mot-seed1", "tools/study_measure.py")]
+    assert not (tmp_path / "mot-seed1/failed.json").exists()
+
+
+def test_an_arm_that_was_tuned_less_than_the_others_is_not_compared(tmp_path):
+    results = run_all(tmp_path, Commands(fail="tune-mot-lr0.2"))
+    assert {result["cell"]["arm"] for result in results} == set(ARMS) - {"mot"}
+    found = {result["name"]: result for result in collect(tmp_path, PRESET)}
+    assert "failed" in found["tune-mot-lr0.2"] and found["mot-seed0"]["missing"]
+
+
+def test_an_interrupted_cell_is_neither_done_nor_failed(tmp_path):
+    cell = next(tuning_cells(PRESET))
+    with pytest.raises(KeyboardInterrupt):
+        do_cell(tmp_path, PRESET, cell, PATHS, lambda command, log: 130)
+    assert not any((tmp_path / cell.name / name).exists() for name in ("result.json", "failed.json"))
+
+
+def test_a_command_ends_with_the_study_that_is_killed(tmp_path):
+    script, started = tmp_path / "sleeps.py", tmp_path / "started"
+    script.write_text(f"import os, time\nopen({str(started)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
+    call = f"from pathlib import Path; from tools.study.cells import run_command_here as run; run([{str(script)!r}], Path('log'))"
+    study = subprocess.Popen([sys.executable, "-c", call], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    end = time.monotonic() + 60
+    while not (started.exists() and started.read_text()):
+        assert time.monotonic() < end and study.poll() is None
+        time.sleep(0.05)
+    study.send_signal(signal.SIGKILL)
+    study.wait()
+    child = Path(f"/proc/{started.read_text()}/stat")
+    while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_training_that_stopped_early_is_no_result(tmp_path):
+    cell = Cell("shared", (("kind", "shared"),), 0.1, 0, steps=10)
+    commands = Commands()
+    do_cell(tmp_path, PRESET, cell, PATHS, commands)
+    result = tmp_path / cell.name / "result.json"
+    result.unlink()
+
+    def stops_early(command: list[str], log: Path) -> int:
+        code = commands(command, log)
+        metrics = log.parent / "run/metrics.jsonl"
+        metrics.write_text(metrics.read_text().replace('"step": 10', '"step": 7'))
+        return code
+
+    assert "step 7, not 10" in do_cell(tmp_path, PRESET, cell, PATHS, stops_early)["failed"]
+    assert not result.exists()
+
+
+def test_the_report_tells_differences_from_noise_and_every_number_from_its_run(tmp_path):
+    run_all(tmp_path, Commands())
+    write(tmp_path / "report", tmp_path, PRESET, collect(tmp_path, PRESET), None)
+    report = (tmp_path / "report/report.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in report.splitlines() if line.startswith("| ")}
+    line = [text for text in report.splitlines() if text.startswith("| Uni-X 2:1") and "41.6" in text][0]
+    assert "**-0.495 ± 0.064**" in line  # 0.5 less the mean of 0 and 0.01, and twelve times its error
+    other = [text for text in report.splitlines() if text.startswith("| Uni-X 3:0") and text.endswith("| - |")][0]
+    assert "**" not in other
+    assert "tune-shared-lr0.1" in rows and str(tmp_path / "mot-seed0/run") in rows["mot-seed0"]
+    lines = (tmp_path / "report/results.csv").read_text().splitlines()
+    assert lines[0] == "cell,arm,seed,learning_rate,run,measure,value"
+    assert f"unix_both-seed1,unix_both,1,0.1,{tmp_path}/unix_both-seed1/run,names,2.5" in lines
+    assert (tmp_path / "report/curves.png").stat().st_size > 5000
+
+
+def test_intervals_are_students():
+    assert mean_and_width([1.0, 2.0, 3.0]) == (2.0, pytest.approx(4.303 / 3**0.5))
+    assert mean_and_width([2.0])[1] != mean_and_width([2.0])[1]  # nan
+
+
+def test_a_proposal_is_trained_unless_it_is_an_arm_or_nothing():
+    rates = {"unix_both": 0.3}
+    cells = suggested_cells(PRESET, {"shallow": 1, "deep": 1}, rates)
+    assert [(cell.name, cell.learning_rate) for cell in cells] == [
+        (f"{SUGGESTED}-seed0", 0.3),
+        (f"{SUGGESTED}-seed1", 0.3),
+    ]
+    for proposal in ({"shallow": 3, "deep": 0}, {"shallow": 0, "deep": 0}):
+        assert not suggested_cells(PRESET, proposal, rates)
+    assert not suggested_cells(PRESET, {"shallow": 1, "deep": 1}, {})
+
+
+def test_sizes_of_all_arms_can_be_built():
+    for preset in PRESETS.values():
+        for arm in ARMS:
+            ModelConfig(hidden_size=preset.hidden_size, intermediate_size=preset.intermediate_size, num_hidden_layers=LAYERS,
+                        num_attention_heads=4, num_key_value_heads=2, head_dim=32, vocab_size=96, image_token_offset=32,
+                        codebook_size=64, vision_start_token_id=30, vision_end_token_id=31, eos_token_id=29,
+                        layer_kinds=kinds_of(arm))  # fmt: skip

@@ -1,0 +1,4 @@
+"""Conditional n-gram entropy of token streams.
+
+Counting with bounded memory, estimators, and what is written of them.
+"""

@@ -1,0 +1,100 @@
+#!/usr/bin/env python
+"""Measure where text and pictures want different weights: gradient conflict of each layer and matrix of a checkpoint.
+
+Conflict is -(cos(g_text, g_image) - cos(g_half1, g_half2)) (arXiv 2509.24365): 0 where the two gradients differ no more
+than gradients of two random halves do, 2 at most. Text gradients come from text targets alone, image gradients from
+picture codes alone, all from equally many; intervals (95 %) come from a bootstrap over blocks of documents. With
+torchrun the matrices are shared out over the processes, each of which holds the whole model.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import json
+
+from model.errors import UserError, run_command
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/measure_conflict.py --checkpoint work/demo/run --data work/data/shards/train "
+        "--output work/demo/conflict",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder (its newest good one) or checkpoint")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of code shards")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for conflict.csv, .png, .json and summary.md"
+    )
+    parser.add_argument("--text", choices=("any", "plain", "captions"), default="any",
+                        help="text targets: any (default), of documents without a picture, or of those with one")  # fmt: skip
+    parser.add_argument(
+        "--blocks", type=int, default=16, help="blocks of each modality, for the bootstrap (default: 16)"
+    )
+    parser.add_argument("--targets", type=int, default=256, help="target tokens of a block (default: 256)")
+    parser.add_argument("--row-length", type=int, default=2048, help="tokens of a row (default: 2048)")
+    parser.add_argument("--text-to-image", type=float, default=0.5,
+                        help="share of captioned pictures that are drawn; the others are captioned (default: 0.5)")  # fmt: skip
+    parser.add_argument("--memory", type=float, default=4.0, metavar="GIB",
+                        help="for the gradients of all blocks; less takes more passes (default: 4)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="order of documents, and bootstrap (default: 0)")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads (default: all cores)")
+    return parser.parse_args()
+
+
+def measure(opened, arguments: argparse.Namespace, together) -> dict[str, object]:
+    """Hugging Face name of a matrix -> its inner products, for this process's share of the matrices.
+
+    Of `arguments` it reads what `parse_arguments` says about blocks, rows, data and memory.
+    """
+    from pretrain.conflict.blocks import BlockSizes, share_out
+    from pretrain.conflict.gradients import gram_matrices, groups_that_fit, matrices
+    from tools.checkpoint_model import planned_rows
+
+    sizes = BlockSizes(arguments.blocks, arguments.targets, arguments.text)
+    sizes.check()
+    rows = planned_rows(opened, arguments.data, arguments.row_length, arguments.text_to_image, arguments.seed)
+    shares = share_out(rows, opened.config.vocabulary, sizes)
+    chosen = matrices(opened.model)
+    mine = dict(list(chosen.items())[together.rank :: together.size])
+    found = {}
+    for group in groups_that_fit(mine, sizes, arguments.memory * 2**30):
+        found |= dict(gram_matrices(opened.model, opened.config, shares, sizes, group))
+    return {name: gram.numpy() for name, gram in found.items()}
+
+
+def main() -> int:
+    """Measure; the first process writes."""
+    arguments = parse_arguments()
+    if not 0 <= arguments.text_to_image <= 1:
+        raise UserError(f"--text-to-image {arguments.text_to_image}: it is a share, 0 to 1")
+    from pretrain import runtime
+
+    runtime.install()
+    from pretrain.together import all_processes
+    from tools.checkpoint_model import open_checkpoint
+    from tools.conflict_profile import estimates, write
+
+    opened = open_checkpoint(arguments.checkpoint, arguments.threads)
+    together = all_processes(1800.0)
+    grams = together.all_do(lambda: measure(opened, arguments, together))
+    gathered = {name: gram for part in together.gathered(grams) for name, gram in part.items()}
+    found = estimates(opened.config, gathered, arguments.seed)
+    if together.rank == 0:
+        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+        settings |= {"data": [str(path) for path in arguments.data], "checkpoint": str(opened.folder)}
+        write(arguments.output, found, opened.config, json.loads(json.dumps(settings)))
+        print((arguments.output / "summary.md").read_text(encoding="utf-8"))
+    runtime.leave_distributed()
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,162 @@
+#!/usr/bin/env python
+"""Compare layer kinds under control: equal data, tokens, activated parameters and tuning, several seeds, one report.
+
+Trains a shared transformer, hard MoE, Mixture-of-Transformers, and Uni-X with separated layers at either end and at
+both, after `make demo` has made the pictures. Every training is a cell with a folder of its own: killed and started
+again the study goes on where it was, and a cell that fails is shown as failed, tried again by the next start, and makes
+the exit code 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+
+from model.errors import RunFailed, UserError, run_command
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/run_study.py --preset quick",
+    )
+    parser.add_argument(
+        "--preset", choices=("quick", "full"), default="quick", help="how much to train (default: quick)"
+    )
+    parser.add_argument("--data", type=Path, default=Path("work/data"), help="what make demo made (default: work/data)")
+    parser.add_argument("--folder", type=Path, help="of this study (default: work/study-PRESET)")
+    parser.add_argument("--packages", type=Path, help="folder with the Debian packages of the texts (default: fetched)")
+    parser.add_argument("--only", type=int, default=0, metavar="N", help="stop after N more cells, with what there is")
+    parser.add_argument("--report", action="store_true", help="write the report of what is there; train nothing")
+    return parser.parse_args()
+
+
+def prepare(data: Path, packages: Path | None) -> None:
+    """Texts, and code shards of them. Raises UserError or RunFailed."""
+    from tools.study.cells import run_command_here
+    from tools.study.data import check_demo, preparation
+
+    check_demo(data)
+    log = data / "texts.log"
+    for name, command, made in preparation(data, packages):
+        if made.exists():
+            continue
+        print(f"data: {name}", flush=True)
+        if run_command_here(command, log):
+            last = log.read_text(encoding="utf-8").splitlines()[-1]
+            raise RunFailed(f"the data step {name} failed, see {log}: {last}")
+
+
+def check_same_study(folder: Path, plan: dict) -> None:
+    """Raises UserError when the folder holds cells of another plan or of other data."""
+    path = folder / "study.json"
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if there != plan:
+            different = next(key for key in plan if there.get(key) != plan[key])
+            raise UserError(f"{folder} holds a study with another {different}: choose another --folder, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+
+
+def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) -> list[dict]:
+    """All cells in their order: tuning, comparison, proposal -> results and failures."""
+    from tools.study.cells import DONE, best_rates, do_cell, write_json
+    from tools.study.plan import main_cells, suggested_cells, tuning_cells
+
+    results, new = [], 0
+
+    def do(cells) -> list[dict]:
+        nonlocal new
+        found = []
+        for cell in cells:
+            was_done = (folder / cell.name / DONE).is_file()
+            if not was_done and arguments.only and new >= arguments.only:
+                continue
+            begin = time.time()
+            found.append(do_cell(folder, preset, cell, paths))
+            if not was_done:
+                new += 1
+                state = (
+                    f"failed: {found[-1]['failed']}"
+                    if "failed" in found[-1]
+                    else f"held-out {found[-1]['heldout']:.3f}"
+                )
+                print(f"{cell.name}: {state} ({time.time() - begin:.0f} s)", flush=True)
+        results.extend(found)
+        return found
+
+    rates = best_rates(do(tuning_cells(preset)), preset)
+    done = do(main_cells(preset, rates))
+    profile = folder / f"shared-seed{preset.seeds[0]}" / "conflict"
+    if any(result["cell"]["arm"] == "shared" and "failed" not in result for result in done) and profile.is_dir():
+        from tools.study.plan import LAYERS, SEPARATED_LAYERS
+        from tools.suggest_separation import conflicts_of, propose
+
+        proposal = propose(conflicts_of(profile, "layer"), SEPARATED_LAYERS / LAYERS)
+        write_json(folder / "proposal.json", proposal)
+        do(suggested_cells(preset, proposal, rates))
+    return results
+
+
+def measure_entropies(folder: Path, data: Path) -> str | None:
+    """Once a study -> None, or why it could not be done."""
+    from tools.study.cells import run_command_here
+    from tools.study.data import LANGUAGES
+
+    output = folder / "entropy"
+    if (output / "entropy.csv").is_file():
+        return None
+    texts = [f"{language}={data}/texts/shards/{language}/train" for language in LANGUAGES]
+    command = [
+        "tools/measure_entropy.py",
+        "--text",
+        *texts,
+        "--image",
+        f"pictures={data}/shards/train",
+        "--output",
+        str(output),
+    ]
+    code = run_command_here(command, folder / "entropy.log")
+    return f"exit code {code}, see {folder}/entropy.log" if code else None
+
+
+def main() -> int:
+    """Prepare, run what is not done, report."""
+    arguments = parse_arguments()
+    from tools.study.data import check_demo, fingerprints, sources
+    from tools.study.plan import ARMS, PRESETS
+    from tools.study.report import collect, write
+
+    preset, data = PRESETS[arguments.preset], arguments.data
+    folder = arguments.folder or Path(f"work/study-{preset.name}")
+    if arguments.report:
+        check_demo(data)
+    else:
+        prepare(data, arguments.packages)
+        plan = {"preset": asdict(preset), "arms": ARMS, "sources": sources(data), "data": fingerprints(data)}
+        check_same_study(folder, json.loads(json.dumps(plan)))
+        paths = {"tokenizer": f"{data}/tokenizer", "pictures": f"{data}/shards", "texts": f"{data}/texts/shards",
+                 "heldout": f"{data}/texts/heldout-mixed", "sources": plan["sources"]}  # fmt: skip
+        run_cells(arguments, folder, preset, paths)
+    problem = measure_entropies(folder, data)
+    results = collect(folder, preset)
+    write(folder / "report", folder, preset, results, problem)
+    failed = [result["cell"]["arm"] for result in results if "failed" in result]
+    missing = sum(result.get("missing", False) for result in results)
+    print(f"{folder}/report/report.md is written: {len(results) - len(failed) - missing} cells done, {len(failed)} failed, "
+          f"{missing} not run" + (f"; entropy: {problem}" if problem else ""))  # fmt: skip
+    return 1 if failed or problem else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,134 @@
+"""Running the study cell by cell: each is a folder that is done, failed or not begun.
+
+What is done is never done again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+
+from tools.study.plan import Cell, Preset, settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DONE, FAILED = "result.json", "failed.json"
+SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
+LAST_LINES = 12  # of the log, in failed.json
+Run = Callable[[list[str], Path], int]  # (command, log file to append to) -> exit code
+
+
+class StepFailed(Exception):
+    """A command of a cell ended with this exit code."""
+
+    def __init__(self, command: Sequence[str], code: int):
+        super().__init__(f"exit code {code}: python {shlex.join(command)}")
+
+
+def run_command_here(command: list[str], log: Path) -> int:
+    """A command of this repository, its output appended to `log`. It ends with this process, however that ends."""
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    with open(log, "a", encoding="utf-8") as file:
+        print(f"$ python {shlex.join(command)}", file=file, flush=True)
+        return subprocess.run(
+            [sys.executable, str(ROOT / command[0]), *command[1:]],
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        ).returncode
+
+
+def _end_with_parent() -> None:
+    """Without this a killed study leaves a training that holds its run folder, and the next start would find it taken."""
+    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def do_cell(folder: Path, preset: Preset, cell: Cell, paths: dict, run: Run = run_command_here) -> dict:
+    """Train and measure one cell in `folder`/<name>, unless that is done -> its result, or its failure ("failed" in it).
+
+    A training that was cut off goes on from its newest checkpoint. A cell that failed is tried again by the next call.
+    Raises KeyboardInterrupt when the command was interrupted.
+    """
+    place = folder / cell.name
+    if (place / DONE).is_file():
+        return json.loads((place / DONE).read_text(encoding="utf-8"))
+    place.mkdir(parents=True, exist_ok=True)
+    (place / FAILED).unlink(missing_ok=True)
+    config = place / "config.yaml"
+    values = settings(preset, cell, {**paths, "run": str(place / "run")})
+    config.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    commands = [["pretrain/train.py", "--config", str(config)]]
+    if not cell.tuning:
+        commands.append(["tools/study_measure.py", "--checkpoint", str(place / "run"), "--pictures", paths["pictures"],
+                         "--texts", paths["texts"], "--output", str(place), "--pairs", str(preset.pairs), "--rows",
+                         str(preset.rows), "--row-length", str(preset.row_length), "--blocks", str(preset.blocks),
+                         "--targets", str(preset.targets)])  # fmt: skip
+    begin = time.time()
+    try:
+        for command in commands:
+            code = run(command, place / "log.txt")
+            if code in (130, -2):
+                raise KeyboardInterrupt
+            if code:
+                raise StepFailed(command, code)
+        result = {"cell": cell.to_dict(), **results_of(place, cell)}
+    except (StepFailed, OSError, ValueError, KeyError) as error:
+        log = (place / "log.txt").read_text(encoding="utf-8").splitlines() if (place / "log.txt").exists() else []
+        failure = {"cell": cell.to_dict(), "failed": f"{error}", "log": log[-LAST_LINES:]}
+        write_json(place / FAILED, failure)
+        return failure
+    write_json(place / DONE, {**result, "seconds": round(time.time() - begin, 1)})
+    return result
+
+
+def results_of(place: Path, cell: Cell) -> dict:
+    """What a finished training and its measuring say. KeyError or OSError when something is not there."""
+    lines = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    heldout = [line for line in lines if "heldout/loss" in line]
+    start = json.loads((place / "run" / "starts.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    found = {
+        "run": str(place / "run"),
+        "commit": start["commit"],
+        "changed_files": start["changed_files"],
+        "curve": [(line["step"], line["heldout/loss_text"], line["heldout/loss_image"]) for line in heldout],
+        "heldout": heldout[-1]["heldout/loss"],
+        "tokens_per_second": statistics.median(
+            line["tok_per_sec_per_gpu"] for line in lines if "tok_per_sec_per_gpu" in line
+        ),
+    }
+    if heldout[-1]["step"] != cell.steps:
+        raise KeyError(f"the last held-out measurement is of step {heldout[-1]['step']}, not {cell.steps}")
+    if not cell.tuning:
+        found["measures"] = json.loads((place / "measures.json").read_text(encoding="utf-8"))
+    return found
+
+
+def best_rates(results: Sequence[dict], preset: Preset) -> dict[str, float]:
+    """Arm -> the learning rate whose tuning run ended with the lowest held-out loss.
+
+    An arm is left out until all its rates were tried: fewer would be less tuning than the others had.
+    """
+    tried: dict[str, list[tuple[float, float]]] = {}
+    for result in results:
+        if "failed" not in result:
+            cell = result["cell"]
+            tried.setdefault(cell["arm"], []).append((result["heldout"], cell["learning_rate"]))
+    return {arm: min(found)[1] for arm, found in tried.items() if len(found) == len(preset.learning_rates)}
+
+
+def write_json(path: Path, values) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,149 @@
+"""What the study trains: arms, which differ in the kinds of their layers alone, seeds, and how much of everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+TEXT_SHARE = 72 / (72 + 65)  # of training tokens: the paper's 72B of text and 65B of pictures (arXiv 2509.24365)
+SUGGESTED = "suggested"
+# arm -> settings of the model section. Of six layers: 2 + 1 is nearest to the paper's 9 + 5 of 28; the other two Uni-X arms
+# have as many separated layers, hence as many parameters.
+ARMS = {
+    "shared": {"kind": "shared"},
+    "moe_hard": {"kind": "moe_hard", "every": 2},
+    "mot": {"kind": "mot", "every": 1},
+    "unix_shallow": {"kind": "separated", "shallow": 3},
+    "unix_deep": {"kind": "separated", "deep": 3},
+    "unix_both": {"kind": "separated", "shallow": 2, "deep": 1},
+}
+LAYERS, SEPARATED_LAYERS = 6, 3
+WORDS = {
+    "shared": "shared transformer",
+    "moe_hard": "hard MoE, every 2nd layer",
+    "mot": "Mixture-of-Transformers",
+    "unix_shallow": "Uni-X 3:0",
+    "unix_deep": "Uni-X 0:3",
+    "unix_both": "Uni-X 2:1 (the paper's proportion)",
+    SUGGESTED: "Uni-X as suggested by conflict",
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much: the two differ in nothing else."""
+
+    name: str
+    hidden_size: int
+    intermediate_size: int
+    row_length: int
+    steps: int
+    tuning_steps: int
+    learning_rates: tuple[float, ...]  # each arm is tuned over the same ones, with a seed that is used nowhere else
+    seeds: tuple[int, ...]
+    pairs: int
+    rows: int
+    blocks: int
+    targets: int
+
+
+PRESETS = {
+    "quick": Preset("quick", 96, 256, 1024, 150, 40, (1e-3, 3e-3), (0, 1), 24, 8, 8, 64),
+    "full": Preset("full", 128, 384, 2048, 1000, 200, (1e-3, 2e-3, 4e-3), (0, 1, 2), 48, 32, 16, 256),
+}
+TUNING_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: an arm at a learning rate, with a seed."""
+
+    arm: str
+    model: tuple[tuple[str, object], ...]  # settings of the model section
+    learning_rate: float
+    seed: int
+    steps: int
+    tuning: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        if self.tuning:
+            return f"tune-{self.arm}-lr{self.learning_rate:g}"
+        return f"{self.arm}-seed{self.seed}"
+
+    def to_dict(self) -> dict:
+        """As JSON holds it."""
+        return {**asdict(self), "model": dict(self.model)}
+
+
+def tuning_cells(preset: Preset) -> Iterator[Cell]:
+    """Short runs of every arm at every learning rate."""
+    for arm, model in ARMS.items():
+        for rate in preset.learning_rates:
+            yield Cell(arm, tuple(model.items()), rate, TUNING_SEED, preset.tuning_steps, tuning=True)
+
+
+def main_cells(preset: Preset, rates: dict[str, float]) -> Iterator[Cell]:
+    """The runs that are compared, seed by seed, so that a study that is cut short has whole comparisons."""
+    for seed in preset.seeds:
+        for arm, model in ARMS.items():
+            if arm in rates:
+                yield Cell(arm, tuple(model.items()), rates[arm], seed, preset.steps)
+
+
+def suggested_cells(preset: Preset, proposal: dict, rates: dict[str, float]) -> list[Cell]:
+    """Runs of the proposal; none when it is an arm already, or separates nothing. It takes the rate of `unix_both`."""
+    model = {"kind": "separated", "shallow": proposal["shallow"], "deep": proposal["deep"]}
+    if not proposal["shallow"] + proposal["deep"] or same_arm(proposal) or "unix_both" not in rates:
+        return []
+    return [Cell(SUGGESTED, tuple(model.items()), rates["unix_both"], seed, preset.steps) for seed in preset.seeds]
+
+
+def same_arm(proposal: dict) -> str | None:
+    """The arm that the proposal is, if it is one."""
+    for arm, model in ARMS.items():
+        if model.get("kind") == "separated":
+            if (model.get("shallow", 0), model.get("deep", 0)) == (proposal["shallow"], proposal["deep"]):
+                return arm
+    return None
+
+
+def settings(preset: Preset, cell: Cell, paths: dict) -> dict:
+    """The configuration file of a cell's training. paths: run, tokenizer, heldout; sources as the file has them."""
+    return {
+        "run": {"folder": paths["run"], "steps": cell.steps, "seed": cell.seed},
+        "model": {
+            "hidden_size": preset.hidden_size,
+            "intermediate_size": preset.intermediate_size,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "flavour": "qwen3",
+            "tie_word_embeddings": False,
+            "rope_theta": 10_000.0,
+            "initializer_range": 0.06,
+            **dict(cell.model),
+        },
+        "data": {
+            "tokenizer": paths["tokenizer"],
+            "vq": "openmoji-64",
+            "sources": paths["sources"],
+            "heldout": paths["heldout"],
+            "row_length": preset.row_length,
+            "rows_per_step": 1,
+            "text_to_image": 0.8,  # the paper's ablations
+            "unconditional": 0.1,
+            "first_text": 0.8,
+        },
+        "optim": {
+            "lr": cell.learning_rate,
+            "final_lr": cell.learning_rate / 10,
+            "warmup_steps": max(1, cell.steps // 20),
+            "weight_decay": 0.1,
+        },
+        "checkpoint": {"every": max(50, cell.steps // 4), "keep": 1},
+        "log": {"every": max(1, cell.steps // 20), "tensorboard": False, "heldout_every": max(1, cell.steps // 5),
+                "heldout_rows": 16},
+    }  # fmt: skip

@@ -1,0 +1,130 @@
+#!/usr/bin/env python
+"""Measure a checkpoint for the study: held-out losses by kind of target, pairs of texts and pictures, size, conflict.
+
+Losses are means in nats a token: plain text of each language, names of pictures, picture codes. For pairs, the right
+one of N texts (or pictures) must be the likeliest for a picture (or text), what it has with all of them taken out;
+chance is 1 in N.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import json
+import math
+from types import SimpleNamespace
+
+from model.errors import UserError, run_command
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/study_measure.py --checkpoint work/demo/run --pictures work/data/shards "
+        "--texts work/data/texts/shards --output work/demo/measures",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder (its newest good one) or checkpoint")
+    parser.add_argument("--pictures", type=Path, required=True, help="folder with code shards train and heldout")
+    parser.add_argument("--texts", type=Path, required=True, help="folder with LANGUAGE/train and LANGUAGE/heldout")
+    parser.add_argument("--output", type=Path, required=True, help="folder for measures.json and conflict/")
+    parser.add_argument("--pairs", type=int, default=48, help="texts and pictures that are paired (default: 48)")
+    parser.add_argument("--rows", type=int, default=32, help="rows of each held-out loss, at most (default: 32)")
+    parser.add_argument("--row-length", type=int, default=1024, help="tokens of a row (default: 1024)")
+    parser.add_argument("--blocks", type=int, default=16, help="blocks of the conflict (default: 16)")
+    parser.add_argument("--targets", type=int, default=256, help="targets of a block (default: 256)")
+    return parser.parse_args()
+
+
+def heldout_losses(opened, arguments: argparse.Namespace, languages: list[Path]) -> dict[str, dict]:
+    """Kind of target -> mean loss in nats a token, and how many tokens it is of."""
+    from pretrain.conflict.blocks import split_targets
+    from tools.checkpoint_model import planned_rows
+    from tools.study.scores import target_losses
+
+    losses_of = target_losses(opened)
+    asked = [(f"text_{folder.name}", folder / "heldout", 0.0, False) for folder in languages]
+    asked += [
+        ("names", arguments.pictures / "heldout", 0.0, False),
+        ("pictures", arguments.pictures / "heldout", 1.0, True),
+    ]
+    found = {}
+    for name, folder, text_to_image, of_codes in asked:
+        total, tokens = 0.0, 0
+        for number, row in enumerate(planned_rows(opened, [folder], arguments.row_length, text_to_image)):
+            if number == arguments.rows:
+                break
+            row.targets = split_targets(row, opened.config.vocabulary)[1 if of_codes else 0]
+            if len(row.targets):
+                total += float(losses_of(row).sum())
+                tokens += len(row.targets)
+        found[name] = {"loss": total / max(1, tokens), "tokens": tokens}
+    return found
+
+
+def sizes_of(opened) -> dict[str, int]:
+    """Parameters in all, and those that one token meets: all but the other modality's."""
+    total = sum(parameter.numel() for parameter in opened.model.parameters())
+    vision = sum(parameter.numel() for name, parameter in opened.model.named_parameters() if ".vision." in name)
+    return {"total": total, "activated": total - vision}
+
+
+def conflict_of(opened, arguments: argparse.Namespace, languages: list[Path]) -> float:
+    """Write conflict/ -> mean conflict of the layers whose weights both modalities meet; nan without any."""
+    from pretrain.together import Together
+    from tools.conflict_profile import estimates, shared_lines, write
+    from tools.measure_conflict import measure
+
+    data = [folder / "train" for folder in languages] + [arguments.pictures / "train"]
+    settings = {"checkpoint": str(opened.folder), "data": [str(path) for path in data], "text": "plain", "seed": 0,
+                "blocks": arguments.blocks, "targets": arguments.targets, "row_length": arguments.row_length,
+                "text_to_image": 0.8, "memory": 2.0}  # fmt: skip
+    grams = measure(opened, SimpleNamespace(**{**settings, "data": data}), Together())
+    lines = estimates(opened.config, grams)
+    write(arguments.output / "conflict", lines, opened.config, settings)
+    shared = [line.conflict for line in shared_lines(lines, "layer")]
+    return sum(shared) / len(shared) if shared else math.nan
+
+
+def main() -> int:
+    """Measure everything, write measures.json last."""
+    arguments = parse_arguments()
+    languages = sorted(path for path in arguments.texts.glob("*") if (path / "heldout").is_dir())
+    if not languages:
+        raise UserError(
+            f"{arguments.texts}: has no LANGUAGE/heldout with code shards: see tools/run_study.py, which makes them"
+        )
+    from pretrain import runtime
+
+    runtime.install()
+    from pretrain.tasks import tokenize_prompts
+    from tokenization.shards import open_dataset
+    from tools.checkpoint_model import check_shards, open_checkpoint
+    from tools.study.scores import both_directions, target_losses
+
+    opened = open_checkpoint(arguments.checkpoint)
+    sides = {side: arguments.pictures / side for side in ("train", "heldout")}
+    check_shards(opened, list(sides.values()))
+    tokenized = tokenize_prompts(opened.encode, opened.config.vocabulary, opened.templates)
+    losses = target_losses(opened)
+    found = {
+        "checkpoint": str(opened.folder),
+        "losses": heldout_losses(opened, arguments, languages),
+        "pairs": {side: both_directions(losses, tokenized, open_dataset(folder), arguments.pairs, arguments.row_length)
+                  for side, folder in sides.items()},
+        "parameters": sizes_of(opened),
+        "conflict": conflict_of(opened, arguments, languages),
+    }  # fmt: skip
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "measures.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
