@@ -145,7 +145,7 @@ def loop(work: Work, progress: Progress) -> bool:
         last = step == steps
         seconds = time.perf_counter() - begun
         watchdog.step(seconds)
-        work.log.step(step, seconds, read - begun, shared - read)
+        work.log.step(step, seconds, read - begun, shared - read, figures.alone)
         pace.add(per_step * config.data.row_length, shared - begun)
         if not figures.updated:
             wrong, first, end = what_was_wrong(figures), progress.rows - per_step, progress.rows

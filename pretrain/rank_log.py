@@ -23,9 +23,12 @@ class RankLog:
             self.write(error="".join(traceback.format_exception(error)))
         self._file.close()
 
-    def step(self, step: int, seconds: float, rows: float, others: float) -> None:
-        """A step and the seconds that it took, those waiting for rows and for the other ranks to have theirs among them."""
-        self.write(step=step, seconds=round(seconds, 4), waited_rows=round(rows, 4), waited_ranks=round(others, 4))
+    def step(self, step: int, seconds: float, rows: float, others: float, alone: float) -> None:
+        """A step and the seconds that it took: of them waiting for rows, for the other ranks to have theirs, and computing
+        before it needed the others, which is 0 where the engine does not know.
+        """
+        times = {"seconds": seconds, "waited_rows": rows, "waited_ranks": others, "alone": alone}
+        self.write(step=step, **{name: round(value, 4) for name, value in times.items()})
 
     def write(self, **values) -> None:
         """A line with the time; a disk that is full costs the line, not the run."""

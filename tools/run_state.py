@@ -12,7 +12,7 @@ from pathlib import Path
 from model.errors import UserError
 
 WINDOW = 50  # the last lines that means are taken of
-SLOWER = 1.2  # times the median of all ranks: from here on a rank is called slow
+SLOWER = 1.2  # a rank is called slow from where it alone makes the step so many times as long
 TAIL = 65_536  # bytes at the end of a rank's log that are read
 
 
@@ -24,12 +24,12 @@ class RankTimes:
     step: int
     seconds: float
     waited_rows: float
-    waited_ranks: float
+    alone: float  # computing before it needed the others; 0: not known (ZeRO gathers weights all the time)
 
     @property
     def own(self) -> float:
-        """Seconds of a step in which it did not wait for the others at the step's begin."""
-        return self.seconds - self.waited_ranks
+        """Seconds of a step in which nobody else can be to blame."""
+        return self.waited_rows + self.alone
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def rank_times(folder: Path) -> list[RankTimes]:
             text = file.read().decode("utf-8", errors="replace").splitlines()
         last = deque((line for line in map(parsed, text) if line and "seconds" in line), maxlen=WINDOW)
         if last:
-            means = [statistics.mean(line[name] for line in last) for name in ("seconds", "waited_rows", "waited_ranks")]
+            means = [statistics.mean(line.get(name, 0.0) for line in last) for name in ("seconds", "waited_rows", "alone")]
             found.append(RankTimes(int(path.stem.removeprefix("rank_")), last[-1]["step"], *means))
     return found
 
@@ -156,8 +156,9 @@ def slow_ranks(times: list[RankTimes]) -> list[tuple[RankTimes, str]]:
     """Ranks that others wait for, the slowest first, and what they are slow at."""
     if len(times) < 2:
         return []
-    own, rows = (statistics.median(getattr(each, name) for each in times) for name in ("own", "waited_rows"))
-    slow = [each for each in times if each.own > SLOWER * own]
+    own, rows = (statistics.median_low([getattr(each, name) for each in times]) for name in ("own", "waited_rows"))
+    step = statistics.median(each.seconds for each in times)
+    slow = [each for each in times if each.own - own > (SLOWER - 1) * step]
     named = [(each, "reading rows" if each.waited_rows - rows > 0.5 * (each.own - own) else "computing") for each in slow]
     behind = [(each, "behind the others, or gone") for each in times if each.step < max(t.step for t in times) - 1]
     return sorted(named, key=lambda pair: -pair[0].own) + behind

@@ -90,7 +90,7 @@ def restarts(state: RunState) -> list[list[str]]:
 
 def ranks(state: RunState) -> list[list[str]]:
     """A row for each slow rank."""
-    return [[str(each.rank), f"{each.seconds:.3f}", f"{each.waited_rows:.3f}", f"{each.waited_ranks:.3f}", what]
+    return [[str(each.rank), f"{each.seconds:.3f}", f"{each.waited_rows:.3f}", f"{each.alone:.3f}", what]
             for each, what in slow_ranks(state.times)[:SHOWN]]  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def render(state: RunState, peak_tflops: float):
         parts.append(table(f"events ({len(state.events)})", ["time", "what", "more"], events))
     slow = ranks(state)
     if slow:
-        columns = ["rank", "seconds a step", "waiting for rows", "for other ranks", "slow at"]
+        columns = ["rank", "seconds a step", "waiting for rows", "computing alone", "slow at"]
         parts.append(table("slow ranks", columns, slow))
     elif state.times:
         parts.append(f"none of {len(state.times)} ranks is slower than the others")

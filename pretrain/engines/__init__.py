@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -29,6 +29,7 @@ class StepFigures:
     tokens_image: int
     grad_norm: float = 0.0
     updated: bool = True  # whether the weights moved
+    alone: float = field(default=0.0, compare=False)  # seconds that this rank took to its gradients' sum; 0: not known
 
     def means(self) -> dict[str, float]:
         """Mean losses in nats a token: joint, text and image; a modality without targets is left out."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -85,9 +87,11 @@ class MegatronEngine:
             ),
             self.modules,
         )
-        # grad_scale_func stays unset: fp32 and bf16 losses are not scaled, and the modules' config would hold the optimizer,
-        # whose views of weights hold the modules where no garbage collector looks.
-        config.finalize_model_grads_func = finalize_model_grads
+        # The modules keep this config: named there, the optimizer, whose views of weights hold the modules where no garbage
+        # collector looks, would keep its process groups for ever. So grad_scale_func stays unset (fp32 and bf16 losses are
+        # not scaled), and what is called when gradients are there knows a list and not this engine.
+        self.ready = [0.0]  # when this rank had its gradients, which are then summed over all
+        config.finalize_model_grads_func = functools.partial(_finish_gradients, self.ready)
 
     def train_step(self, rows: Sequence[Row], lr: float, sound: Sound = finite) -> StepFigures:
         """One update from this rank's rows, each a microbatch; the gradient is that of the mean over target tokens."""
@@ -96,7 +100,9 @@ class MegatronEngine:
             module.train()
             module.zero_grad_buffer()
         self.optimizer.zero_grad()
+        begun = time.perf_counter()
         figures = self._run(rows, forward_only=False)
+        figures.alone = self.ready[0] - begun
         # megatron-core looks for infinities in half precision only and has moved the weights by the time it tells the
         # norm, so the norm is taken before.
         self.optimizer.prepare_grads()
@@ -171,3 +177,9 @@ class MegatronEngine:
         """Read weights alone, in whatever precision they are stored: the start of a new run. Raises UserError."""
         read_pieces(folder, weight_pieces(self.stages))
         self.optimizer.reload_model_params()
+
+
+def _finish_gradients(ready: list[float], *arguments, **keywords) -> None:
+    torch.cuda.synchronize()  # what was asked for is done: from here on a slow rank looks like those that wait for it
+    ready[0] = time.perf_counter()
+    finalize_model_grads(*arguments, **keywords)

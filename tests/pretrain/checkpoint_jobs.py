@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -124,6 +125,24 @@ def train_run_and_die_in_a_save(config: Path, overrides: list[str], rank: int, s
 
     saver.write_pieces = write
     return train_run(config, overrides)
+
+
+def train_run_with_a_slow_rank(config: Path, overrides: list[str], rank: int, delay: float):
+    """The same, but this rank needs so many seconds more for each row."""
+    from pretrain.engines import megatron
+
+    original = megatron.loss_sums
+
+    def loss_sums(*arguments):
+        if torch.distributed.get_rank() == rank:
+            time.sleep(delay)
+        return original(*arguments)
+
+    megatron.loss_sums = loss_sums
+    try:
+        return train_run(config, overrides)
+    finally:
+        megatron.loss_sums = original
 
 
 def train_run_with_bad_rows(config: Path, overrides: list[str], bad: list[int]):

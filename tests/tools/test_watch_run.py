@@ -35,7 +35,7 @@ def run(tmp_path) -> Path:
     attempt.begin(folder, ["node1", "node2"], 4)
     attempt.end(folder, 137, "", "", 3)
     for rank in range(4):
-        times = {"seconds": 2.0, "waited_rows": 0.1, "waited_ranks": 0.0 if rank == 2 else 0.9}
+        times = {"seconds": 2.0, "waited_rows": 0.1, "alone": 1.8 if rank == 2 else 0.9}
         write_lines(folder / f"logs/attempt_0001/rank_{rank:04d}.jsonl", [{"step": step, **times} for step in (29, 30)])
     return folder
 
@@ -48,13 +48,31 @@ def test_what_is_read(run):
 
 
 def test_slow_ranks():
-    def times(own: float, rows: float = 0.1, step: int = 9) -> RankTimes:
-        return RankTimes(0, step, 3.0, rows, 3.0 - own)
+    def times(alone: float, rows: float = 0.1, step: int = 9) -> RankTimes:
+        return RankTimes(0, step, 3.0, rows, alone)
 
     even = [times(1.0), times(1.05), times(0.95)]
     assert slow_ranks(even) == [] and slow_ranks(even[:1]) == []
-    assert [what for _, what in slow_ranks([*even, times(2.0, rows=1.1)])] == ["reading rows"]
+    assert [what for _, what in slow_ranks([*even, times(1.0, rows=1.1)])] == ["reading rows"]
     assert [what for _, what in slow_ranks([*even, times(2.0), times(1.0, step=3)])] == ["computing", "behind the others, or gone"]
+    assert slow_ranks([times(0.0), times(0.0), times(0.0)]) == []  # an engine that does not know
+
+
+def test_what_a_rank_does_alone_is_told_from_waiting_for_it(world, tiny_data, tmp_path):
+    """Two data-parallel ranks, of which one needs a second more for each row; both then take as long for a step."""
+    from tests.pretrain import checkpoint_jobs
+    from tests.pretrain.tiny_run import write_config
+
+    config = write_config(tiny_data, tmp_path / "run")
+    found = world.run(checkpoint_jobs.train_run_with_a_slow_rank, 2, config=config, overrides=["run.steps=3"], rank=1,
+                      delay=1.0)  # fmt: skip
+    assert [code for code, _, _ in found] == [0, 0]
+    first, second = (
+        [json.loads(line) for line in path.read_text().splitlines()] for path in sorted(tmp_path.glob("run/logs/*/*.jsonl"))
+    )
+    assert len(second) == 3 and all(line["alone"] >= 1.0 and line["seconds"] >= 1.0 for line in [*second])
+    assert min(line["alone"] for line in first) < min(line["alone"] for line in second)
+    assert all(line["seconds"] >= 1.0 for line in first)
 
 
 def test_the_page(commands, run):
