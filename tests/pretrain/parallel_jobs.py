@@ -11,7 +11,7 @@ from model.config import ModelConfig
 from model.vocabulary import IGNORED
 from pretrain import runtime
 from pretrain.config import OptimSection
-from pretrain.engines import finite
+from pretrain.engines import StepFigures, finite
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.parallel import ParallelLayout, stages_per_rank
 from pretrain.row_tensors import Row
@@ -56,6 +56,11 @@ def make_engine(
     return MegatronEngine(config, optim, precision, TOKENS, 0, parallel)
 
 
+def numbers(figures: StepFigures) -> tuple:
+    """All but the time that the step took."""
+    return tuple(getattr(figures, one.name) for one in dataclasses.fields(figures) if one.compare)
+
+
 def rows_here(rows: list[Row]) -> list[Row]:
     """The rows of this data-parallel rank, dealt as the training loop deals them."""
     from megatron.core import parallel_state
@@ -76,8 +81,8 @@ def train_with(engine, optim: OptimSection = OPTIM, steps: int = STEPS) -> tuple
     figures = []
     for step in range(steps):
         batch = rows_here(rows[step * ROWS : (step + 1) * ROWS])
-        figures.append(dataclasses.astuple(engine.train_step(batch, optim.lr)))
-    measured = dataclasses.astuple(engine.evaluate(rows_here(rows[:ROWS])))
+        figures.append(numbers(engine.train_step(batch, optim.lr)))
+    measured = numbers(engine.evaluate(rows_here(rows[:ROWS])))
     return figures, measured, {name: tensor.clone() for name, tensor in engine.weights()}
 
 
@@ -120,7 +125,7 @@ def train_with_text_beside_pictures(engine, steps: int = 4) -> tuple:
     figures = []
     for step in range(steps):
         batch = [row for pair in zip(text[2 * step : 2 * step + 2], pictures[2 * step : 2 * step + 2]) for row in pair]
-        figures.append(dataclasses.astuple(engine.train_step(rows_here(batch), OPTIM.lr)))
+        figures.append(numbers(engine.train_step(rows_here(batch), OPTIM.lr)))
     return figures, figures[-1], {name: tensor.clone() for name, tensor in engine.weights()}
 
 
@@ -141,10 +146,10 @@ def train_past_a_bad_step(engine, parameters: list, kind: str, steps: int = 3) -
             elif torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
                 hook = parameters[3].register_hook(lambda gradient: gradient.clone().fill_(torch.inf))
             other = rows_here(rows[-ROWS:])
-            bad = dataclasses.astuple(engine.train_step(other, OPTIM.lr, sound))
+            bad = numbers(engine.train_step(other, OPTIM.lr, sound))
             if hook:
                 hook.remove()
-        figures.append(dataclasses.astuple(engine.train_step(batch, OPTIM.lr)))
+        figures.append(numbers(engine.train_step(batch, OPTIM.lr)))
     return bad, figures, {(piece.key, piece.offsets): piece.tensor.clone() for piece in engine.pieces()}
 
 
