@@ -57,8 +57,9 @@ class Running:
                 state, _parent, _group, session = stat.read_text().rpartition(")")[2].split()[:4]
             except OSError:  # it ended meanwhile
                 continue
-            if int(session) == self.pid and state != "Z":
-                found.append(int(stat.parent.name))
+            pid = int(stat.parent.name)
+            if state != "Z" and self.pid in (pid, int(session)):  # just forked, it does not lead its session yet
+                found.append(pid)
         return found
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = 120) -> None:
