@@ -31,7 +31,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_zero_holds_what_is_planned(world: World, case: str):
-    """Exactly, but for torch's rounding up of nothing: weights, gradients and optimizer state of every rank."""
+    """Exactly: weights, gradients and optimizer state of every rank."""
     ranks, parallel, zero, precision = CASES[case]
     layout, section = ParallelLayout(**parallel), ZeroSection(**zero)
     changes = FLAVOURS["untied qwen3"]
