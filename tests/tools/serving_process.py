@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -36,21 +37,21 @@ class Served:
         """The official client, which tries nothing twice."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
 
-    def post(self, path: str, body: bytes, kind: str = "application/json", **headers: str) -> tuple[int, dict, dict]:
+    def post(self, path: str, body: bytes, kind: str = "application/json", **headers: str) -> tuple[int, dict, Message]:
         """Status, body and headers of the answer to a POST request."""
         request = Request(self.url + path, body, {"Content-Type": kind, **headers}, method="POST")
         return self.answer(request)
 
-    def get(self, path: str, **headers: str) -> tuple[int, dict, dict]:
+    def get(self, path: str, **headers: str) -> tuple[int, dict, Message]:
         """The same of a GET request."""
         return self.answer(Request(self.url + path, headers=headers))
 
-    def answer(self, request: Request) -> tuple[int, dict, dict]:
+    def answer(self, request: Request) -> tuple[int, dict, Message]:
         try:
             with urlopen(request, timeout=60) as response:
-                return response.status, json.load(response), dict(response.headers)
+                return response.status, json.load(response), response.headers
         except HTTPError as error:
-            return error.code, json.load(error), dict(error.headers)
+            return error.code, json.load(error), error.headers
 
     def requests(self) -> int:
         """How many requests the server has in hand."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import openai
@@ -219,3 +221,14 @@ def test_what_cannot_be_served_is_refused_at_once(commands, folder, served, tmp_
     with pytest.raises(SystemExit):
         serve.main(["--model", str(folder), "--top-p", "2"])
     assert "not above 0 and at most 1" in capsys.readouterr().err
+
+
+def test_the_documented_client_works(served, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    monkeypatch.chdir(tmp_path)
+    values = {}
+    exec(code.replace("http://127.0.0.1:8000", served.url), values)
+    said = capsys.readouterr().out
+    assert said.count("image_generation.partial_image") == 4 and said.count("image_generation.completed") == 1
+    assert (tmp_path / "heart.png").read_bytes().startswith(b"\x89PNG") and len(values["edited"].data) == 1
