@@ -146,9 +146,9 @@ def draw_codes(
 ):
     """The codes [b, rows * columns] of one picture a prompt.
 
-    Each row of ids ends with `<|vision_start|>` and has a seed of its own. `image_only` are the prompts of edits without
-    their instructions; with them the source picture has a scale of guidance of its own. `on_codes` is called with the
-    codes so far after each one, [b, n].
+    Each row of ids ends with `<|vision_start|>` and has a seed of its own. `image_only` are the prompts of edits
+    without their instructions; with them the source picture has a scale of guidance of its own. `on_codes` is called
+    with the codes so far after each one, [b, n].
     """
     from model.hf.generation_unix import left_pad
 

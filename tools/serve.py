@@ -20,10 +20,10 @@ examples:
   python tools/serve.py --model work/demo/model --chat-format plain
   python tools/serve.py --model work/demo/model --port 8080 --batch-size 16 --max-requests 64 --timeout 300
 
-It says "ready: http://127.0.0.1:8000" once it answers. There is the page, and under /v1 the OpenAI API: chat/completions,
-images/generations, images/edits, models; /health is for monitors. docs/serving.md has examples.
+It says "ready: http://127.0.0.1:8000" once it answers. There is the page, and under /v1 the OpenAI API:
+chat/completions, images/generations, images/edits, models; /health is for monitors. docs/serving.md has examples.
 
-There is no authentication: it binds to this machine only, and refuses pages of other sites and other names than its own.
+There is no authentication: it binds to this machine only, and refuses pages of other sites and names not its own.
 SIGTERM and SIGINT end it: requests that it has taken are finished, new ones get 503, and the exit code is 0.
 Exit codes: 0 done, 1 failed, 2 wrong usage or input.
 """
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--allow-host", action="append", default=[], metavar="NAME",
         help="a name that this server may be called by, beside --host and localhost; repeatable; * for any")
     add("--chat-format", choices=("turns", "plain"), default="turns",
-        help="turns: as models that learned conversations expect; plain: a caption of a picture, or a text that goes on")
+        help="turns: as models that learned conversations expect (default); plain: a caption, or a text that goes on")
     add("--guidance", type=at_least(0, float), default=4.0, metavar="SCALE",
         help="of the text, where a request for pictures does not say (default 4)")
     add("--image-guidance", type=at_least(0, float), default=1.5, metavar="SCALE",

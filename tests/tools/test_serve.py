@@ -97,8 +97,8 @@ def test_a_conversation_is_what_the_processor_makes_of_it(served, export, folder
     from model.hf.processing_unix import UniXProcessor
 
     data = picture_file(3)
-    messages = [{"role": "system", "content": "Be brief."}, user(data, "What?"), {"role": "assistant", "content": "A dog."}]
-    messages.append({"role": "user", "content": "Sure?"})
+    messages = [{"role": "system", "content": "Be brief."}, user(data, "What?")]
+    messages += [{"role": "assistant", "content": "A dog."}, {"role": "user", "content": "Sure?"}]
     found = served.client.chat.completions.create(model="tiny", messages=messages, max_tokens=9, temperature=0)
     theirs = [dict(message) for message in messages]
     image = {"type": "image", "image": Image.open(io.BytesIO(data))}

@@ -57,9 +57,8 @@ async def job_of(service: Service, asked: ChatRequest) -> tuple[Job, int]:
         stop = [*stop, TURN_END]  # a tokenizer without this token spells it out
     temperature = 1.0 if asked.temperature is None else asked.temperature
     sampling = replace(service.defaults, text_temperature=temperature, top_k=0, top_p=asked.top_p or 1.0)
-    job = Job(
-        "text", prompt_of(service, turns), pictures, [sample_seed(seed, 0, 0)], sampling, stop, stream=bool(asked.stream)
-    )
+    prompt, stream = prompt_of(service, turns), bool(asked.stream)
+    job = Job("text", prompt, pictures, [sample_seed(seed, 0, 0)], sampling, stop, stream)
     wanted, limit = asked.max_completion_tokens or asked.max_tokens, service.limits.max_tokens
     if wanted and wanted > limit:
         raise ApiError(400, f"max_tokens is {wanted}, the limit is {limit}", "max_tokens", "invalid_value")

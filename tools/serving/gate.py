@@ -49,7 +49,7 @@ class Gate:
         host = headers.get("host", "")
         name = urlsplit(f"//{host}").hostname or ""
         if self.hosts is not None and name not in self.hosts:
-            raise ApiError(403, f"this server is not called {name[:100]!r}: start it with --allow-host", code="wrong_host")
+            raise ApiError(403, f"not a name of this server: {name[:100]!r}: see --allow-host", code="wrong_host")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
             raise ApiError(403, f"requests of pages of {origin[:100]} are not answered", code="wrong_origin")

@@ -20,7 +20,7 @@ def bytes_of_data_uri(uri: str, param: str) -> bytes:
     head = DATA_URI.match(uri[:64])
     if not head:
         known = uri.startswith("data:")
-        what = "is not base64 of a PNG, JPEG, WebP or GIF" if known else "is an address, and this server fetches nothing"
+        what = "is not base64 of a PNG, JPEG, WebP or GIF" if known else "is an address, and nothing is fetched"
         raise ApiError(400, f"{param} {what}: send data:image/png;base64,...", param, "invalid_image_url")
     try:
         return base64.b64decode(uri[head.end() :], validate=True)

@@ -141,7 +141,7 @@ def codes_of(export: Export, job: Job) -> list[torch.Tensor]:
 
 
 def partial_moments(partial: int, codes: int) -> list[int]:
-    """After how many of a picture's codes it is shown, `partial` times in equal steps, or as often as there are codes."""
+    """After how many of a picture's codes it is shown: `partial` times in equal steps, if there are as many codes."""
     return sorted({codes * (number + 1) // (partial + 1) for number in range(partial)} - {0, codes})
 
 

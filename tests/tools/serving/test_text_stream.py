@@ -23,7 +23,10 @@ def run(data: bytes, stop: list[str]) -> tuple[list[str], str]:
     return [*pieces, stream.finish()], stream.text
 
 
-@given(st.text(alphabet="ab E\nNDé红🍎", max_size=30), st.lists(st.text(alphabet="abEND", min_size=1, max_size=3), max_size=3))
+@given(
+    st.text(alphabet="ab E\nNDé红🍎", max_size=30),
+    st.lists(st.text(alphabet="abEND", min_size=1, max_size=3), max_size=3),
+)
 def test_the_pieces_are_the_text_up_to_the_first_stop(text, stop):
     pieces, whole = run(text.encode(), stop)
     assert "".join(pieces) == whole
