@@ -90,9 +90,12 @@ def test_a_documented_command_runs(demo, page, command):
 def serve_and_end(command: list[str]) -> None:
     """A server answers until it is told to end."""
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert any(line.startswith("ready: ") for line in process.stdout), shlex.join(command)
-        process.terminate()
-        assert process.wait(60) == 0
+        try:
+            assert any(line.startswith("ready: ") for line in process.stdout), shlex.join(command)
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(("page", "command"), [(p, c) for p, c in ALL if not c.startswith("python ")])
