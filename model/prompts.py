@@ -124,14 +124,25 @@ def image_to_text_ids(
 def turn_ids(
     pictures: Iterable[Iterable[int]], text: str, encode: Encode, markup: Encode, vocabulary: Vocabulary
 ) -> list[int]:
-    """Ids of a user's turn and the opening of the assistant's: the pictures' codes, each between markers, then text.
+    """Ids of a user's turn and the opening of the assistant's: the pictures' codes, each between markers, then text."""
+    return conversation_ids([("user", [*pictures, text])], encode, markup, vocabulary)
+
+
+def conversation_ids(
+    turns: Iterable[tuple[str, Iterable[str | Iterable[int]]]], encode: Encode, markup: Encode, vocabulary: Vocabulary
+) -> list[int]:
+    """Ids of turns, each (role, parts), and the opening of the assistant's; a part is a text or a picture's codes.
 
     `markup` encodes Qwen's marks of turns as the control tokens that they are; `encode` never makes a control token. A
     tokenizer without these tokens spells them out in letters, in training too.
     """
-    content = [token for codes in pictures for token in picture_ids(codes, vocabulary)] + _encode(text, encode)
-    opening, answer = (_encode(TURN_START.format(role=role), markup) for role in ("user", "assistant"))
-    return [*opening, *content, *_encode(TURN_END, markup), *_encode(BETWEEN_TURNS, markup), *answer]
+    ids = []
+    for role, parts in turns:
+        ids += _encode(TURN_START.format(role=role), markup)
+        for part in parts:
+            ids += _encode(part, encode) if isinstance(part, str) else picture_ids(part, vocabulary)
+        ids += [*_encode(TURN_END, markup), *_encode(BETWEEN_TURNS, markup)]
+    return [*ids, *_encode(TURN_START.format(role="assistant"), markup)]
 
 
 def edit_ids(

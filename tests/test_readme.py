@@ -82,7 +82,20 @@ def test_a_documented_command_runs(demo, page, command):
         extra = ["--steps", "3", "--warmup-steps", "1", "--batch-size", "8"]
     if words[0] == "tools/measure_conflict.py":
         extra = ["--blocks", "4", "--targets", "4", "--row-length", "256", "--threads", "1"]
+    if words[0] == "tools/serve.py":
+        return serve_and_end([sys.executable, *words, "--port", "0"])
     run([sys.executable, *words, *extra])
+
+
+def serve_and_end(command: list[str]) -> None:
+    """A server answers until it is told to end."""
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert any(line.startswith("ready: ") for line in process.stdout), shlex.join(command)
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(("page", "command"), [(p, c) for p, c in ALL if not c.startswith("python ")])

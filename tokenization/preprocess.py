@@ -32,8 +32,12 @@ class RejectedImage(UserError):
         self.detail = detail
 
 
-def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(
+    source: str | Path | bytes, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS
+) -> Image.Image:
     """Decode a picture, given by its path or by the bytes of its file; of an animation, the first frame.
+
+    No other decoder than those of `formats` is tried.
 
     Raises RejectedImage with reason `missing_file`, `not_a_picture`, `too_many_pixels` (known from the header, so that
     nothing is decoded) or `undecodable_picture` (truncated or damaged). Errors of the disk or network stay OSError.
@@ -44,7 +48,7 @@ def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Imag
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise RejectedImage("missing_file", f"cannot be opened: {error.strerror}", path) from error
     try:
-        image = Image.open(io.BytesIO(data), formats=known_formats())
+        image = Image.open(io.BytesIO(data), formats=[name for name in formats if name in known_formats()])
         width, height = image.size
         if width * height > max_pixels:
             raise RejectedImage(
@@ -56,7 +60,7 @@ def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Imag
     except RejectedImage:
         raise
     except UnidentifiedImageError as error:
-        detail = "the file is empty" if not data else f"not a picture ({', '.join(FORMATS)})"
+        detail = "the file is empty" if not data else f"not a picture ({', '.join(formats)})"
         raise RejectedImage("not_a_picture", detail, path) from error
     except Image.DecompressionBombError as error:
         detail = f"Pillow takes it for a bomb, the limit is {max_pixels:,} pixels; scale it down first"

@@ -131,13 +131,25 @@ def draw_batch(
     image_only: Sequence[Sequence[int]] | None = None,
     on_codes: Callable | None = None,
 ) -> list[Image.Image]:
-    """One picture a prompt; each row of ids ends with `<|vision_start|>` and has a seed of its own.
+    """One picture a prompt, of the codes that `draw_codes` draws."""
+    codes = draw_codes(export, prompts, seeds, sampling, image_only, on_codes)
+    return export.vq.decode(codes.view(len(prompts), *export.templates.grid))
 
-    `image_only` are the prompts of edits without their instructions; with them the source picture has a scale of
-    guidance of its own. `on_codes` is called with the codes so far after each one, [b, n].
+
+def draw_codes(
+    export: Export,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    image_only: Sequence[Sequence[int]] | None = None,
+    on_codes: Callable | None = None,
+):
+    """The codes [b, rows * columns] of one picture a prompt.
+
+    Each row of ids ends with `<|vision_start|>` and has a seed of its own. `image_only` are the prompts of edits
+    without their instructions; with them the source picture has a scale of guidance of its own. `on_codes` is called
+    with the codes so far after each one, [b, n].
     """
-    import torch
-
     from model.hf.generation_unix import left_pad
 
     rows, columns = export.templates.grid
@@ -151,7 +163,7 @@ def draw_batch(
             "image_guidance_scale": schedule(sampling.image_guidance),
         }
     ids, mask = left_pad(prompts, pad)
-    codes = export.model.generate_images(
+    return export.model.generate_images(
         ids.to(device),
         mask.to(device),
         unconditional(export),
@@ -164,43 +176,59 @@ def draw_batch(
         on_codes=on_codes,
         **options,
     )
-    return export.vq.decode(codes.view(len(prompts), rows, columns))
 
 
 def write_batch(
     export: Export, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
 ) -> list[str]:
     """One text a prompt: the likeliest, or where `text_temperature` is above 0 one that its seed draws."""
-    import torch
-
-    from model.hf.generation_unix import left_pad
     from model.hf.sampling_unix import SeededSamplingLogitsProcessor
 
-    eos = export.vocabulary.eos_id
-    stops = stop_ids(export)
-    ids, mask = left_pad(prompts, eos)
-    processors = export.model.text_only()
+    processors = []
     if sampling.text_temperature:
         processors.append(
             SeededSamplingLogitsProcessor(
                 generators(seeds),
-                stops,
+                stop_ids(export),
                 temperature=sampling.text_temperature,
                 top_k=sampling.top_k,
                 top_p=sampling.top_p,
             )
         )
+    found = continue_texts(export, prompts, sampling.max_new_tokens, processors)
+    return [export.decode(ids).strip() for ids in found]
+
+
+def continue_texts(
+    export: Export,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    processors: Sequence = (),
+    stopping: Sequence = (),
+) -> list[list[int]]:
+    """The new ids of each prompt's text; what follows its end is padding, which `export.decode` leaves out.
+
+    `processors` are transformers' logits processors, after those that forbid pictures; `stopping` its criteria.
+    """
+    import torch
+    from transformers import StoppingCriteriaList
+
+    from model.hf.generation_unix import left_pad
+
+    eos = export.vocabulary.eos_id
+    ids, mask = left_pad(prompts, eos)
     with torch.no_grad():
         found = export.model.generate(
             ids.to(export.model.device),
             attention_mask=mask.to(export.model.device),
-            max_new_tokens=sampling.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             do_sample=False,
-            eos_token_id=stops,
+            eos_token_id=stop_ids(export),
             pad_token_id=eos,
-            logits_processor=processors,
+            logits_processor=[*export.model.text_only(), *processors],
+            stopping_criteria=StoppingCriteriaList(stopping),
         )
-    return [export.decode(row[ids.shape[1] :].tolist()).strip() for row in found]
+    return found[:, ids.shape[1] :].tolist()
 
 
 def stop_ids(export: Export) -> list[int]:

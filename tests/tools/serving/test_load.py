@@ -1,0 +1,32 @@
+"""The clients of the load test: they find answers that are wrong, and none where all are right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.tools.serving_process import serving
+from tests.tools.tiny_export import write_export
+from tools.export_folder import open_export
+from tools.serving.load import Load, make_pool
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_export(tmp_path_factory.mktemp("load") / "tiny")
+
+
+def test_right_and_wrong_answers_are_told_apart(commands, folder, tmp_path):
+    pool = make_pool(open_export(folder), 1)
+    with serving(commands, folder, tmp_path, "--chat-format", "plain") as server:
+        load = Load(server.url, pool, 3)
+        load.run(1.0)
+        assert load.wrong == [] and sum(map(len, load.measured.values())) > 0
+        load.pool = [replace(task, expected="another's") for task in pool]
+        for number in range(3):
+            load.once(number)
+        assert len(load.wrong) == 3 and "draw 'red heart 0', seed 0: not what the model makes" in load.wrong[0]
+        load.pool = [replace(task, prompt="") for task in pool[:1]]
+        load.once(0)
+        assert "prompt" in load.wrong[3] and load.in_hand() == 0

@@ -1,0 +1,284 @@
+"""What a server refuses, and that refusing changes nothing: malformed, oversized and hostile requests."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.tools.serving_process import data_uri, picture_file, serving
+from tests.tools.tiny_export import CHATML, write_export
+
+LIMITS = ("--max-requests", 3, "--max-images", 2, "--max-tokens", 300, "--max-characters", 2000)
+LIMITS += ("--max-body", 200_000, "--max-pixels", 10_000, "--batch-size", 2)
+
+
+@pytest.fixture(scope="module")
+def served(commands, tmp_path_factory):
+    folder = write_export(tmp_path_factory.mktemp("limits") / "tiny", added=CHATML, max_position_embeddings=512)
+    with serving(commands, folder, tmp_path_factory.mktemp("served"), *LIMITS) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def nothing_changes(served):
+    """After each test the server is at rest and draws what it drew before."""
+    yield
+    served.wait_until(lambda: served.requests() == 0)
+    body = json.dumps({"prompt": "a cat", "seed": 1}).encode()
+    status, found, _ = served.post("/v1/images/generations", body)
+    assert status == 200
+    before = served.brake.with_name("drawn")
+    if not before.exists():
+        before.write_text(found["data"][0]["b64_json"])
+    assert found["data"][0]["b64_json"] == before.read_text()
+    assert "Traceback" not in served.process.err.read_text()
+
+
+def chat(content: object, **more: object) -> bytes:
+    return json.dumps({"model": "tiny", "messages": [{"role": "user", "content": content}]} | more).encode()
+
+
+def picture_chat(url: str) -> bytes:
+    return chat([{"type": "image_url", "image_url": {"url": url}}], max_tokens=1)
+
+
+def png_without_pixels(width: int, height: int) -> bytes:
+    """A sound header of a picture of any size, and the beginning of its pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)[:9])
+
+
+def saved(picture: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format=kind)
+    return file.getvalue()
+
+
+CHAT_REFUSALS = {
+    "no JSON": (b"{", "not JSON"),
+    "no object": (b"[]", "object"),
+    "empty": (b"", "not JSON"),
+    "deep": (b"[" * 50_000, "not JSON"),
+    "not UTF-8": (b'{"model": "\xff"}', "not JSON"),
+    "half a surrogate": (b'{"model": "\\ud800"}', "not JSON"),
+    "not a number": (chat("x", temperature=float("nan")), "temperature"),
+    "huge number": (chat("x", seed=10**4000), "seed"),
+    "no messages": (b'{"model": "tiny", "messages": []}', "messages"),
+    "wrong type": (chat("x", max_tokens="5"), "max_tokens"),
+    "negative": (chat("x", max_tokens=-1), "max_tokens"),
+    "too many tokens": (chat("x", max_tokens=301), "limit is 300"),
+    "hot": (chat("x", temperature=1e9), "temperature"),
+    "unknown field": (chat("x", temprature=1), "did you mean 'temperature'?"),
+    "tools": (chat("x", tools=[]), "leave it out"),
+    "two answers": (chat("x", n=2), "n:"),
+    "empty text": (chat("   "), "a text or a picture"),
+    "long text": (chat("x" * 2001), "limit is 2,000"),
+    "more than the model has": (chat("x" * 600), "more than the model's 512"),
+    "no room": (chat("x" * 300, max_tokens=300), "has room for"),
+    "empty stop": (chat("x", stop=""), "stop"),
+    "five stops": (chat("x", stop=list("abcde")), "stop"),
+    "role": (b'{"model": "tiny", "messages": [{"role": "tool", "content": "x"}]}', "role"),
+    "last word": (b'{"model": "tiny", "messages": [{"role": "assistant", "content": "x"}]}', "must be the user's"),
+    "many messages": (chat("x", messages=[{"role": "user", "content": "x"}] * 65), "limit is 64"),
+    "five pictures": (chat([{"type": "image_url", "image_url": {"url": data_uri(picture_file())}}] * 5), "limit is 4"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "words"), CHAT_REFUSALS.values(), ids=CHAT_REFUSALS)
+def test_malformed_chats_are_refused(served, body, words):
+    steps = served.steps()
+    status, found, _ = served.post("/v1/chat/completions", body)
+    assert status == 400 and words in found["error"]["message"], found
+    assert set(found["error"]) == {"message", "type", "param", "code"} and served.steps() == steps
+
+
+PICTURE_REFUSALS = {
+    "address": ("http://127.0.0.1:1/a.png", "nothing is fetched"),
+    "file": ("file:///etc/passwd", "nothing is fetched"),
+    "text": ("data:text/html;base64,PGI+", "not base64 of a PNG"),
+    "svg": ("data:image/svg+xml;base64,PHN2Zy8+", "not base64 of a PNG"),
+    "no base64": ("data:image/png;base64,!!!", "not valid base64"),
+    "not ASCII": ("data:image/png;base64,é", "not valid base64"),
+    "nothing": ("data:image/png;base64,", "empty"),
+    "no picture": (data_uri(b"GIF89a nonsense"), "not a picture"),
+    "cut off": (data_uri(picture_file(size=(60, 60))[:3000]), "truncated or damaged"),
+    "bomb": (data_uri(png_without_pixels(60_000, 60_000)), "limit is 10,000"),
+    "too large": (data_uri(saved(Image.new("1", (200, 51)), "PNG")), "limit is 10,000"),
+    "no pixels": (data_uri(png_without_pixels(10, 10)), "truncated or damaged"),
+    "other decoder": (data_uri(saved(Image.new("RGB", (8, 8)), "TIFF")), "not a picture (PNG, JPEG, WEBP, GIF)"),
+    "PostScript": (data_uri(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not a picture"),
+}
+
+
+@pytest.mark.parametrize(("url", "words"), PICTURE_REFUSALS.values(), ids=PICTURE_REFUSALS)
+def test_hostile_pictures_are_refused(served, url, words):
+    steps = served.steps()
+    status, found, _ = served.post("/v1/chat/completions", picture_chat(url))
+    assert status == 400 and words in found["error"]["message"], found
+    assert served.steps() == steps
+
+
+def test_odd_but_sound_pictures_are_taken(served):
+    for picture in (Image.new("L", (1, 10_000)), Image.new("RGBA", (3, 3)), Image.new("P", (5, 2))):
+        assert served.post("/v1/chat/completions", picture_chat(data_uri(saved(picture, "PNG"))))[0] == 200
+
+
+def test_pictures_that_are_not_made_are_refused(served):
+    refused = [
+        ({"size": "1024x1024"}, "draws 8x8 only"),
+        ({"n": 3}, "limit is 2"),
+        ({"response_format": "url"}, "b64_json"),
+        ({"extra_body": {"guidance": -1}}, "guidance"),
+        ({"extra_body": {"image_guidance": 2}}, "not a field"),
+        ({"model": "other"}, "no model 'other'"),
+        ({"prompt": " "}, "give some text"),
+    ]
+    for asked, words in refused:
+        with pytest.raises(openai.APIStatusError, match=words) as problem:
+            served.client.images.generate(**{"prompt": "x", **asked})
+        assert problem.value.status_code in (400, 404)
+
+
+def form(*parts: tuple[str, bytes]) -> tuple[bytes, str]:
+    """A multipart body of (name, and filename if it is a file) and content, and its type."""
+    lines = [b"--edge\r\nContent-Disposition: form-data; name=" + name.encode() + b"\r\n\r\n" + content + b"\r\n"
+             for name, content in parts]  # fmt: skip
+    return b"".join(lines) + b"--edge--\r\n", "multipart/form-data; boundary=edge"
+
+
+FILE = '"image"; filename="a.png"'
+FORM_REFUSALS = {
+    "no picture": ([('"prompt"', b"x")], "no picture to edit"),
+    "picture as text": ([('"prompt"', b"x"), ('"image"', b"x")], "no picture to edit"),
+    "mask": ([('"prompt"', b"x"), (FILE, b"x"), ('"mask"; filename="m.png"', b"x")], "only 'image'"),
+    "no prompt": ([(FILE, picture_file())], "prompt: Field required"),
+    "twice": ([('"prompt"', b"x"), ('"prompt"', b"y"), (FILE, picture_file())], "given twice"),
+    "number": ([('"prompt"', b"x"), ('"n"', b"many"), (FILE, picture_file())], "n: Input should be a valid integer"),
+    "long field": ([('"prompt"', b"x" * 10_000), (FILE, picture_file())], "exceeded maximum size"),
+    "many fields": ([(f'"f{number}"', b"x") for number in range(40)], "Too many fields"),
+    "many files": ([('"prompt"', b"x")] + [(FILE, b"x")] * 6, "Too many files"),
+    "bad file": ([('"prompt"', b"x"), (FILE, b"<svg/>")], "image: not a picture"),
+}
+
+
+@pytest.mark.parametrize(("parts", "words"), FORM_REFUSALS.values(), ids=FORM_REFUSALS)
+def test_malformed_edits_are_refused(served, parts, words):
+    status, found, _ = served.post("/v1/images/edits", *form(*parts))
+    assert status == 400 and words in found["error"]["message"], found
+
+
+def test_a_form_that_is_none_is_refused(served):
+    for body, kind in [(b"{}", "application/json"), (b"--edge", "multipart/form-data; boundary=edge"),
+                       (b"x", "multipart/form-data")]:  # fmt: skip
+        status, found, _ = served.post("/v1/images/edits", body, kind)
+        assert status == 400 and found["error"]["message"], found
+
+
+NAMES = ["model", "messages", "role", "content", "type", "text", "image_url", "url", "seed", "stop", "n"]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
+    max_leaves=12,
+))  # fmt: skip
+def test_any_json_gets_a_clear_answer(served, value):
+    for path in ("/v1/chat/completions", "/v1/images/generations"):
+        status, found, _ = served.post(path, json.dumps(value).encode())
+        assert status in (400, 404) and found["error"]["message"], (value, found)
+
+
+def test_unknown_addresses_and_methods(served):
+    assert served.get("/v1/none")[0] == 404 and served.get("/v1/chat/completions")[0] == 405
+    assert served.post("/v1/none", b"{}")[1]["error"]["type"] == "not_found_error"
+    assert served.get("/page/../../../tools/serve.py")[0] == served.get("/page/%2e%2e/app.py")[0] == 404
+
+
+def test_pages_of_others_are_not_answered(served):
+    name = served.url.removeprefix("http://")
+    for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}, {"Origin": "null"}):
+        status, found, _ = served.post("/v1/images/generations", b'{"prompt": "x"}', "text/plain", **headers)
+        assert status == 403 and found["error"]["type"] == "permission_error"
+    assert served.post("/v1/images/generations", b'{"prompt": "x"}', Origin=f"http://{name}")[0] == 200
+
+
+def test_large_bodies_are_refused_unread(served):
+    with pytest.raises(openai.APIStatusError) as problem:
+        served.client.images.generate(prompt="x" * 250_000)
+    assert problem.value.status_code == 413 and "200,000 bytes" in problem.value.message
+    # a body of unknown length is counted as it comes
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        head = f"POST /v1/images/generations HTTP/1.1\r\nHost: {host}:{port}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head.encode())
+        for _ in range(5):
+            connection.sendall(b"c350\r\n" + b"x" * 50_000 + b"\r\n")
+        assert connection.recv(20).startswith(b"HTTP/1.1 413")
+
+
+def test_a_full_queue_says_when_to_come_back(served):
+    served.brake.touch()
+    body = json.dumps({"prompt": "x"}).encode()
+    with ThreadPoolExecutor(3) as pool:
+        held = [pool.submit(served.post, "/v1/images/generations", body) for _ in range(3)]
+        served.wait_until(lambda: served.requests() == 3)
+        status, found, headers = served.post("/v1/images/generations", body)
+        assert status == 429 and found["error"]["code"] == "queue_full" and int(headers["Retry-After"]) >= 1
+        with pytest.raises(openai.RateLimitError):
+            served.client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}])
+        assert served.get("/v1/models")[0] == 200  # what costs nothing is answered
+        served.brake.unlink()
+        assert [one.result()[0] for one in held] == [200] * 3
+
+
+def test_clients_that_leave_cost_nothing_more(served):
+    asked = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 300, "temperature": 0}
+    steps = served.steps()
+    whole = served.client.chat.completions.create(**asked)
+    assert whole.usage.completion_tokens == 300 and served.steps() - steps >= 300
+    steps = served.steps()
+    stream = served.client.chat.completions.create(**asked, stream=True)
+    while not next(stream).choices[0].delta.content:
+        pass
+    served.brake.touch()  # one leaves in the middle of its answer, one before its answer is begun
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as waiting:
+        body = chat("y", max_tokens=300)
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {len(body)}\r\n\r\n"
+        waiting.sendall(head.encode() + body)
+        served.wait_until(lambda: served.requests() == 2)
+        stream.close()
+        served.wait_until(lambda: served.requests() == 1)
+    served.wait_until(lambda: served.requests() == 0)
+    served.brake.unlink()
+    draw = json.dumps({"prompt": "x"}).encode()
+    assert served.post("/v1/images/generations", draw)[0] == 200  # what comes next is not held up
+    assert served.steps() - steps < 300
+
+
+def test_answers_that_take_too_long_end(commands, tmp_path):
+    export = write_export(tmp_path / "tiny", added=CHATML, max_position_embeddings=512)
+    with serving(commands, export, tmp_path / "served", "--timeout", 0.5) as server:
+        server.brake.touch()
+        status, found, _ = server.post("/v1/images/generations", b'{"prompt": "x"}')
+        assert status == 504 and "not done after 0.5 s" in found["error"]["message"]
+        stream = server.client.images.generate(prompt="x", stream=True)
+        with pytest.raises(openai.APIError, match="not done after 0.5 s"):
+            next(iter(stream))
+        assert server.requests() == 0
+        server.brake.unlink()

@@ -1,0 +1,129 @@
+"""Load on tools/serve.py: clients that ask at once for minutes, every answer compared, and the memory of the server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import os
+import signal
+import subprocess
+import threading
+import time
+from statistics import median
+
+from model.errors import RunFailed, run_command
+from tools.generate import at_least, choose_device
+
+ROOT = Path(__file__).resolve().parents[1]
+EPILOG = """\
+examples:
+  python tools/bench_serve.py --model work/demo/model --seconds 60
+  python tools/bench_serve.py --model work/demo/model --clients 2 --seconds 5 --distinct 2
+
+Starts a server of its own on a free port of this machine. Before that, the model itself makes the answers to --distinct
+prompts each of drawing, editing and captioning, one at a time. Clients then ask for them at random with the official
+client, streamed or not, and every answer must be what the model made alone. Among them are requests that are malformed,
+and clients that leave in the middle of an answer. At the end the server is sent SIGTERM while all clients wait.
+
+Exit codes: 0 all answers are right, 1 one is lost or another's, or the server did not end well, 2 wrong usage or input.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench_serve.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", required=True, type=Path, metavar="DIR", help="folder that tools/convert_to_hf.py wrote")
+    add("--clients", type=at_least(1, int), default=8, help="that ask at the same time (default 8)")
+    add("--seconds", type=at_least(1, float), default=60.0, help="default 60")
+    add("--distinct", type=at_least(1, int), default=8, metavar="N", help="different requests of each task (default 8)")
+    add("--batch-size", type=at_least(1, int), default=8, metavar="N", help="of the server (default 8)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = build_parser().parse_args(arguments)
+    from tools.export_folder import check_export, open_export
+
+    check_export(args.model)
+    from tools.serving.load import Load, make_pool
+
+    pool = make_pool(open_export(args.model, choose_device("cpu")), args.distinct)
+    command = [sys.executable, str(ROOT / "tools/serve.py"), "--model", str(args.model), "--port", "0"]
+    command += ["--chat-format", "plain", "--batch-size", str(args.batch_size), "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        url = address_of(process)
+        load = Load(url, pool, args.clients)
+        load.run(min(5.0, args.seconds))  # until memory that is reserved once is reserved
+        load.forget()
+        samples: list[int] = []
+        watcher = threading.Thread(target=watch_memory, args=(process.pid, samples, load.over), daemon=True)
+        watcher.start()
+        load.run(args.seconds)
+        watcher.join()
+        in_hand, code = end_under_load(process, load)
+    finally:
+        process.kill()
+        process.wait()
+    report(args, load, samples, in_hand, code)
+    if load.wrong or code:
+        raise RunFailed(f"exit code {code} of the server, and {len(load.wrong)} wrong answers, as {load.wrong[:1]}")
+    return 0
+
+
+def address_of(process: subprocess.Popen) -> str:
+    """The address that a server says when it is ready."""
+    for line in process.stdout:
+        if line.startswith("ready: "):
+            return line.removeprefix("ready: ").strip()
+    raise RunFailed(f"tools/serve.py ended with exit code {process.wait()} before it was ready: see above")
+
+
+def watch_memory(pid: int, samples: list[int], over: threading.Event) -> None:
+    """Append the resident bytes of a process four times a second."""
+    import psutil
+
+    process = psutil.Process(pid)
+    while not over.wait(0.25):
+        samples.append(process.memory_info().rss)
+
+
+def end_under_load(process: subprocess.Popen, load) -> tuple[int, int]:
+    """SIGTERM while every client waits -> how many answers were finished, and the exit code of the server."""
+    before = sum(map(len, load.seconds.values()))
+    threads = [threading.Thread(target=load.once, args=(number,)) for number in range(load.clients)]
+    for thread in threads:
+        thread.start()
+    while load.in_hand() < load.clients and any(thread.is_alive() for thread in threads):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    return sum(map(len, load.seconds.values())) - before, process.wait(timeout=60)
+
+
+def report(args: argparse.Namespace, load, samples: list[int], in_hand: int, code: int) -> None:
+    print(f"{args.clients} clients, {args.seconds:g} s, batches of up to {args.batch_size}")
+    print(f"{'task':<10} {'answers':>8} {'a second':>9} {'median s':>9} {'95 % s':>8} {'longest s':>10}")
+    for task, seconds in sorted(load.measured.items()):
+        ordered = sorted(seconds)
+        late = ordered[int(0.95 * (len(ordered) - 1))]
+        print(
+            f"{task:<10} {len(ordered):>8} {len(ordered) / args.seconds:>9.2f} {median(ordered):>9.3f} {late:>8.3f} "
+            f"{ordered[-1]:>10.3f}"
+        )
+    third = max(1, len(samples) // 3)
+    parts = [median(part) / 2**20 for part in (samples[:third], samples[third : 2 * third], samples[-third:])]
+    print(f"wrong or lost answers: {len(load.wrong)}; malformed requests refused: {load.refused}; left: {load.left}")
+    print("memory of the server, MiB, median of each third: " + ", ".join(f"{part:.1f}" for part in parts))
+    print(f"at SIGTERM: {in_hand} of {args.clients} clients got their answer, exit code {code}")
+
+
+if __name__ == "__main__":
+    run_command(main)

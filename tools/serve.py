@@ -1,0 +1,124 @@
+"""An OpenAI-compatible HTTP server of an exported Uni-X model, with a page to chat, draw and edit in a browser."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+from dataclasses import replace
+
+from model.errors import run_command
+from tools.generate import at_least, choose_device, share
+from tools.generation import Sampling
+from tools.serving.limits import Limits
+
+EPILOG = """\
+examples:
+  python tools/serve.py --model work/demo/model --chat-format plain
+  python tools/serve.py --model work/demo/model --port 8080 --batch-size 16 --max-requests 64 --timeout 300
+
+It says "ready: http://127.0.0.1:8000" once it answers. There is the page, and under /v1 the OpenAI API:
+chat/completions, images/generations, images/edits, models; /health is for monitors. docs/serving.md has examples.
+
+There is no authentication: it binds to this machine only, and refuses pages of other sites and names not its own.
+SIGTERM and SIGINT end it: requests that it has taken are finished, new ones get 503, and the exit code is 0.
+Exit codes: 0 done, 1 failed, 2 wrong usage or input.
+"""
+
+LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    limits = Limits()
+    parser = argparse.ArgumentParser(
+        prog="serve.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", required=True, type=Path, metavar="DIR", help="folder that tools/convert_to_hf.py wrote")
+    add("--name", help="what requests call the model (default: the name of its folder)")
+    add("--host", default="127.0.0.1", help="address to bind to (default 127.0.0.1: this machine only)")
+    add("--port", type=at_least(0, int), default=8000, help="default 8000; 0 for any that is free")
+    add("--allow-host", action="append", default=[], metavar="NAME",
+        help="a name that this server may be called by, beside --host and localhost; repeatable; * for any")
+    add("--chat-format", choices=("turns", "plain"), default="turns",
+        help="turns: as models that learned conversations expect (default); plain: a caption, or a text that goes on")
+    add("--guidance", type=at_least(0, float), default=4.0, metavar="SCALE",
+        help="of the text, where a request for pictures does not say (default 4)")
+    add("--image-guidance", type=at_least(0, float), default=1.5, metavar="SCALE",
+        help="of the source picture of an edit, likewise (default 1.5)")
+    add("--temperature", type=at_least(0, float), default=0.99, help="of the codes, likewise (default 0.99)")
+    add("--top-k", type=at_least(0, int), default=4096, help="likeliest codes kept, likewise (default 4096)")
+    add("--top-p", type=share, default=0.96, help="probability mass kept, likewise (default 0.96)")
+    add("--batch-size", type=at_least(1, int), default=limits.batch_size, metavar="N",
+        help=f"results that the model makes at a time (default {limits.batch_size})")
+    add("--max-requests", type=at_least(1, int), default=limits.requests, metavar="N",
+        help=f"requests at once, waiting ones included; one more gets 429 (default {limits.requests})")
+    add("--max-images", type=at_least(1, int), default=limits.samples, metavar="N",
+        help=f"most pictures that a request may ask for (default {limits.samples})")
+    add("--max-tokens", type=at_least(1, int), default=limits.max_tokens, metavar="N",
+        help=f"longest text answer (default {limits.max_tokens})")
+    add("--max-characters", type=at_least(1, int), default=limits.prompt_characters, metavar="N",
+        help=f"longest prompt, all messages together (default {limits.prompt_characters})")
+    add("--max-body", type=at_least(1, int), default=limits.body_bytes, metavar="BYTES",
+        help=f"largest request (default {limits.body_bytes})")
+    add("--max-pixels", type=at_least(1, int), default=limits.pixels, metavar="N",
+        help=f"largest picture in a request (default {limits.pixels})")
+    add("--timeout", type=at_least(0, float), default=limits.seconds, metavar="SECONDS",
+        help=f"for an answer, waiting included (default {limits.seconds:g})")
+    add("--grace", type=at_least(0, float), default=limits.grace_seconds, metavar="SECONDS",
+        help=f"for unfinished answers once the server is told to end (default {limits.grace_seconds:g})")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto: the GPU if there is one")
+    return parser  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = build_parser().parse_args(arguments)
+    from tools.export_folder import check_export, open_export
+
+    check_export(args.model)  # before the seconds that it takes to import torch
+    from tools.serving.lifetime import bind, serve
+
+    bound = bind(args.host, args.port)  # before the minutes that it takes to load a large model
+    export = open_export(args.model, choose_device(args.device))
+    from tools.serving.app import build_app
+    from tools.serving.jobs import JobQueue
+    from tools.serving.service import Service
+    from tools.serving.worker import Worker
+
+    # A cache of all prompts would grow with every request.
+    export = replace(export, encode=getattr(export.encode, "__wrapped__", export.encode))
+    queue = JobQueue()
+    limits = limits_of(args)
+    worker = Worker(export, queue, limits.batch_size)
+    worker.start()
+    name = args.name or args.model.resolve().name
+    service = Service(export, name, queue, limits, sampling_of(args), args.chat_format == "turns")
+    hosts = None if "*" in args.allow_host else {*LOCAL, args.host, *args.allow_host}
+    serve(build_app(service, worker, hosts), queue, bound, limits.grace_seconds)
+    return 0
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    return Limits(
+        batch_size=args.batch_size,
+        requests=args.max_requests,
+        samples=args.max_images,
+        body_bytes=args.max_body,
+        pixels=args.max_pixels,
+        prompt_characters=args.max_characters,
+        max_tokens=args.max_tokens,
+        seconds=args.timeout,
+        grace_seconds=args.grace,
+    )
+
+
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    """Settings of pictures that requests leave out."""
+    return Sampling(args.guidance, args.temperature, args.top_k, args.top_p, 0, args.image_guidance)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,124 @@
+"""What is asked of the model, and the queue in which it waits for the thread that owns the model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from tools.generation import Sampling
+from tools.serving.api_error import ApiError
+
+
+class Event(NamedTuple):
+    """What the model's thread tells of a job. `kind`, then what `value` is:
+
+    `text`: more of the answer; `partial`: the PNG so far of picture `row`, the `index`-th of it; `picture`: the PNG of
+    picture `row`; `end`: a Usage, after which nothing follows; `error`: an ApiError, likewise; `gone`: the client left.
+    """
+
+    kind: str
+    value: Any = None
+    row: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a job, of its prompt and made; `reason` is why a text ended, `stop` or `length`."""
+
+    prompt: int
+    picture: int  # those of the prompt that are codes of pictures
+    made: int
+    reason: str = "stop"
+
+
+@dataclass(eq=False)
+class Job:
+    """One request to the model, made on the event loop that its events go to.
+
+    `prompt` makes the ids of the codes of `pictures`, which are RGB squares as the image tokenizer wants them, and for
+    an edit those without the instruction too.
+    """
+
+    task: str  # text, draw or edit
+    prompt: Callable[[Sequence], tuple[list[int], list[int] | None]]
+    pictures: Sequence[Image.Image]
+    seeds: Sequence[int]  # one a result
+    sampling: Sampling
+    stop: Sequence[str] = ()  # texts that end a text
+    stream: bool = False  # a text is sent as it grows
+    partial: int = 0  # half-drawn pictures that are sent of each picture
+    cancelled: bool = False
+    events: asyncio.Queue = field(default_factory=asyncio.Queue)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+
+    @property
+    def kind(self) -> tuple:
+        """What jobs must share to be made together: the model takes these settings for a whole batch."""
+        chosen = self.sampling
+        if self.task == "text":
+            return ("text",)
+        source = chosen.image_guidance if self.task == "edit" else None
+        return self.task, chosen.guidance, source, chosen.temperature, chosen.top_k, chosen.top_p
+
+    def emit(self, event: Event) -> None:
+        """Send an event to the event loop; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits for this
+            self.loop.call_soon_threadsafe(self.events.put_nowait, event)
+
+
+class JobQueue:
+    """Jobs in the order of their arrival, but for those of a kind, which go together. Used by both sides."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Job] = deque()
+        self.working: list[Job] = []
+        self.closed = False
+        self.changed = threading.Condition()
+
+    def put(self, job: Job) -> None:
+        """Let a job wait. Raises ApiError 503 when the queue has been closed."""
+        with self.changed:
+            if self.closed:
+                raise ApiError(503, "the server is shutting down", code="shutting_down")
+            self.waiting.append(job)
+            self.changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for a job any more: it is not begun, and what is begun of it ends at its next token."""
+        with self.changed:
+            job.cancelled = True
+            if job in self.waiting:
+                self.waiting.remove(job)
+
+    def take(self, room: int) -> list[Job]:
+        """Wait for the oldest job -> it and all of its kind, in order, up to `room` results; empty once closed."""
+        with self.changed:
+            self.working = []
+            self.changed.wait_for(lambda: self.waiting or self.closed)
+            if not self.waiting:
+                return []
+            first = self.waiting[0]
+            for job in list(self.waiting):
+                if job is first or (job.kind == first.kind and len(job.seeds) <= room):
+                    room -= len(job.seeds)
+                    self.waiting.remove(job)
+                    self.working.append(job)
+            return list(self.working)
+
+    def close(self, reason: ApiError) -> None:
+        """Take no more jobs, and end those that are unfinished with `reason`."""
+        with self.changed:
+            self.closed = True
+            for job in [*self.working, *self.waiting]:
+                job.cancelled = True
+                job.emit(Event("error", reason))
+            self.waiting.clear()
+            self.changed.notify_all()
