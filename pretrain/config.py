@@ -106,6 +106,7 @@ class OptimSection:
     weight_decay: float = 0.1
     clip_grad: float = 1.0  # global norm
     dropout: float = 0.0  # share of the embeddings and of what layers add to them that is zeroed in training
+    freeze: tuple[str, ...] = ()  # weights that do not learn: patterns of training names, as decoder.layers.*.text.*
 
 
 @dataclass(frozen=True)
