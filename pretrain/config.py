@@ -78,6 +78,7 @@ class DataSection:
     sources: tuple[SourceSection, ...]
     stages: tuple[StageSection, ...] = ()  # what comes before the epochs: a curriculum
     heldout: str = ""  # folder of code shards that is only measured on
+    wordings: str = ""  # of prompts for captioned pictures: a name in pretrain/wordings or a file ('': pretraining's)
     row_length: int = 1024  # tokens in a row
     row_multiple: int = 8  # both modalities' tokens come in multiples of this (tensor-parallel size, or more)
     rows_per_step: int = 8  # global batch, in rows

@@ -14,6 +14,7 @@ from pretrain.place import Place
 from pretrain.row_tensors import Row
 from pretrain.rows import RowSize, Stage
 from pretrain.tasks import TaskShares, tokenize_prompts
+from pretrain.wordings import read_wordings
 from tokenization.shards import open_dataset
 
 
@@ -28,7 +29,7 @@ class Data:
         self.tokenizer = setup.load_tokenizer(data.tokenizer, manifests[0])
         self.model_config = setup.model_config(config.model, self.tokenizer, manifests[0])
         check_sources(manifests, self.model_config.vocabulary)
-        self.templates = setup.prompt_templates(manifests[0])
+        self.templates = setup.prompt_templates(read_wordings(data.wordings), manifests[0])
         tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates)
         size = RowSize(data.row_length, data.row_multiple)
         shares = TaskShares(**{share.name: getattr(data, share.name) for share in dataclasses.fields(TaskShares)})
