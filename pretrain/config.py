@@ -65,7 +65,7 @@ class SourceSection:
 class StageSection:
     """A stretch of training before the epochs begin, with a mixture of its own."""
 
-    tokens: float  # how long it is, prompts not counted
+    tokens: float  # how long it is, in tokens as trained on: prompts and marks of turns count
     shares: tuple[float, ...]  # what each of data.sources gives of them, in their order
 
 

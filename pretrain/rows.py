@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy
 
 from model.errors import UserError
-from pretrain.mixture import Mixture, SourceLengths, Stage, seeded
+from pretrain.mixture import Mixture, SourceLengths, Stage, seeded, tokens_of
 from pretrain.packing import argsort_small, pack
 from pretrain.tasks import (
     ORDERED,
@@ -36,6 +36,7 @@ __all__ = ["Piece", "RowPlan", "RowSize", "SourceLengths", "Stage", "seeded"]
 
 PLAN_VERSION = 2  # another one plans other rows from the same data
 MOST_ROWLESS_BLOCKS = 1000
+COUNTED = 1 << 16  # documents of a source whose tokens are counted by drawing them
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class RowPlan:
         size.check()
         self.sources, self.tokenized, self.shares, self.size, self.seed = sources, tokenized, shares, size, seed
         self.fingerprint = self._fingerprint(stages)
-        self.mixture = Mixture(sources, stages, self.fingerprint)
+        self.mixture = Mixture(sources, stages, self.fingerprint, self._tokens)
         self._first_row = [0]  # global index of the first row of each block counted so far, and of the one after
         self._blocks: dict[int, tuple[numpy.ndarray, numpy.ndarray]] = {}
 
@@ -138,8 +139,22 @@ class RowPlan:
             {name: value for name, value in vars(self.shares).items() if value or not name.startswith("drop_")},
             vars(self.size),
             self.seed,
+            *["shares of tokens as trained on"] * bool(stages or any(source.share for source in self.sources)),
         ]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def _tokens(self, number: int) -> float:
+        """Tokens of a source as trained on, prompts and marks of turns included: exact for a small one, up to the draws;
+        of a large one, what is stored times how much more some thousands of documents become.
+        """
+        index = self.sources[number].index
+        if not len(index):
+            return 0.0
+        generator, documents = seeded(f"{self.fingerprint}:tokens:{number}"), numpy.arange(min(len(index), COUNTED))
+        if len(index) > COUNTED:
+            documents = numpy.unique(generator.integers(0, len(index), COUNTED))
+        drawn = self._draw_source(number, documents, generator)
+        return tokens_of(index) * float(drawn[:, 6].sum()) / tokens_of(index, documents)
 
     def _count(self, block: int) -> int:
         """How many rows a block has."""
