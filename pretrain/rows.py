@@ -20,6 +20,7 @@ from pretrain.packing import argsort_small, pack
 from pretrain.tasks import (
     ORDERED,
     TEXT,
+    TURNS,
     TaskShares,
     TokenizedPrompts,
     build_ordered,
@@ -36,7 +37,7 @@ __all__ = ["Piece", "RowPlan", "RowSize", "SourceLengths", "Stage", "seeded"]
 
 PLAN_VERSION = 2  # another one plans other rows from the same data
 MOST_ROWLESS_BLOCKS = 1000
-COUNTED = 1 << 16  # documents of a source whose tokens are counted by drawing them
+COUNTED = 1 << 14  # draws of documents of a source, at least, by which it is known what all of them become
 
 
 @dataclass(frozen=True)
@@ -143,18 +144,31 @@ class RowPlan:
         ]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
+    def cut_turns(self, number: int) -> float:
+        """Share of a source's conversations and edits that no row can hold: what follows a cut stands without its question."""
+        drawn = self._some(number)
+        turns = drawn[:, 3] >= TURNS
+        return float((drawn[turns, 6] > self.size.capacity).mean()) if turns.any() else 0.0
+
     def _tokens(self, number: int) -> float:
-        """Tokens of a source as trained on, prompts and marks of turns included: exact for a small one, up to the draws;
-        of a large one, what is stored times how much more some thousands of documents become.
+        """Tokens of a source as trained on, prompts and marks of turns included: what is stored times how much more some
+        thousands of draws of documents become.
         """
-        index = self.sources[number].index
-        if not len(index):
+        index, drawn = self.sources[number].index, self._some(number)
+        if not len(drawn):
             return 0.0
-        generator, documents = seeded(f"{self.fingerprint}:tokens:{number}"), numpy.arange(min(len(index), COUNTED))
-        if len(index) > COUNTED:
-            documents = numpy.unique(generator.integers(0, len(index), COUNTED))
-        drawn = self._draw_source(number, documents, generator)
-        return tokens_of(index) * float(drawn[:, 6].sum()) / tokens_of(index, documents)
+        return tokens_of(index) * float(drawn[:, 6].sum()) / tokens_of(index, drawn[:, 1])
+
+    def _some(self, number: int) -> numpy.ndarray:
+        """The pieces, before any is cut, of the documents of a source: of some where there are many, drawn often where few."""
+        size, generator = len(self.sources[number].index), seeded(f"{self.fingerprint}:some:{number}")
+        if not size:
+            return numpy.zeros((0, 7), numpy.int64)
+        if size > COUNTED:
+            documents = numpy.unique(generator.integers(0, size, COUNTED))
+        else:
+            documents = numpy.tile(numpy.arange(size), -(-COUNTED // size))
+        return self._draw_source(number, documents, generator)
 
     def _count(self, block: int) -> int:
         """How many rows a block has."""

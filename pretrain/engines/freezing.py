@@ -23,12 +23,17 @@ def frozen_names(patterns: Sequence[str], model: ModelConfig) -> set[str]:
     for pattern in patterns:
         matched = {name for name in names if fnmatchcase(name, pattern)}
         if not matched:
-            near = ", ".join(difflib.get_close_matches(pattern, names, n=3, cutoff=0.0))
+            near = ", ".join(sorted(names, key=lambda name: -_in_common(pattern, name))[:3])
             raise UserError(f"optim.freeze: {pattern!r} is the name of no weight: there are {near} and others")
         found |= matched
     if len(found) == len(names):
         raise UserError(f"optim.freeze: {list(patterns)} leaves nothing to learn: take a pattern out")
     return found
+
+
+def _in_common(pattern: str, name: str) -> int:
+    """Letters that both have in the same order."""
+    return sum(block.size for block in difflib.SequenceMatcher(None, pattern, name, autojunk=False).get_matching_blocks())
 
 
 def freeze(
