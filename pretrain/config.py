@@ -65,7 +65,7 @@ class SourceSection:
 class StageSection:
     """A stretch of training before the epochs begin, with a mixture of its own."""
 
-    tokens: float  # how long it is, prompts not counted
+    tokens: float  # how long it is, in tokens as trained on: prompts and marks of turns count
     shares: tuple[float, ...]  # what each of data.sources gives of them, in their order
 
 
@@ -78,6 +78,7 @@ class DataSection:
     sources: tuple[SourceSection, ...]
     stages: tuple[StageSection, ...] = ()  # what comes before the epochs: a curriculum
     heldout: str = ""  # folder of code shards that is only measured on
+    wordings: str = ""  # of prompts for captioned pictures: a name in pretrain/wordings or a file ('': pretraining's)
     row_length: int = 1024  # tokens in a row
     row_multiple: int = 8  # both modalities' tokens come in multiples of this (tensor-parallel size, or more)
     rows_per_step: int = 8  # global batch, in rows
@@ -87,6 +88,9 @@ class DataSection:
     first_text: float = 0.0  # share of draws that take a document's first text; the others take any, evenly
     code_noise: float = 0.0  # share of drawn pictures of whose input codes some, from none to all, are replaced
     train_on_prompts: bool = False  # whether the words of a picture's prompt are targets
+    drop_instruction: float = 0.0  # share of edits whose instruction is dropped, for guidance of the source picture
+    drop_source: float = 0.0  # share of edits whose source picture is dropped, drawn independently
+    drop_both: float = 0.0  # share of edits that lose both, beside those that lose both by chance
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class OptimSection:
     weight_decay: float = 0.1
     clip_grad: float = 1.0  # global norm
     dropout: float = 0.0  # share of the embeddings and of what layers add to them that is zeroed in training
+    freeze: tuple[str, ...] = ()  # weights that do not learn: patterns of training names, as decoder.layers.*.text.*
 
 
 @dataclass(frozen=True)
@@ -190,7 +195,8 @@ ABSENT = {  # what somebody who knows megatron-core may ask for
     "expert_parallel": "there are no expert layers to be parallel over: use parallel.tensor and parallel.pipeline",
     "fp8": "FP8 is not part of this project: use bf16",
 }
-SHARES = ("data.text_to_image", "data.unconditional", "data.first_text", "data.code_noise", "optim.dropout")
+SHARES = ("data.text_to_image", "data.unconditional", "data.first_text", "data.code_noise", "data.drop_instruction",
+          "data.drop_source", "data.drop_both", "optim.dropout")  # fmt: skip
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:
