@@ -1,6 +1,8 @@
 """Benchmarks of text by lm-eval-harness, on an exported folder: its own command, in its own environment.
 
-lm-eval opens the folder as any user would, with `--model hf` and the code that travels in the folder.
+lm-eval opens the folder as any user would, with `--model hf` and the code that travels in the folder. Picture codes are
+taken out of the logits, as they are where the model writes text: with them in, a log likelihood also pays for the
+probability that a picture would follow, which the language model that training started from does not do.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ def text(args: Namespace) -> dict:
     dtype = args.dtype or ("float32" if device == "cpu" else "bfloat16")
     with tempfile.TemporaryDirectory() as folder:
         words = [str(command), "run", "--model", "hf", "--model_args",
-                 f"pretrained={args.model},trust_remote_code=True,dtype={dtype}", "--tasks", args.tasks,
+                 f"pretrained={args.model},trust_remote_code=True,text_logits_only=True,dtype={dtype}", "--tasks", args.tasks,
                  "--batch_size", str(args.batch_size), "--device", device, "--output_path", folder]  # fmt: skip
         if args.shots is not None:
             words += ["--num_fewshot", str(args.shots)]
@@ -63,6 +65,7 @@ def text(args: Namespace) -> dict:
         "dtype": dtype,
         "batch_size": args.batch_size,
         "wording": "the tasks' own",
+        "text_logits_only": True,
         "harness": f"lm-eval {found.get('lm_eval_version', '')}",
         **machine(device),
     }
