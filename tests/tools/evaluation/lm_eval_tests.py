@@ -35,7 +35,8 @@ def write_base(folder: Path, tokenizer: Path) -> None:
     )  # fmt: skip
     randomise(Qwen2ForCausalLM(config), seed=5).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    special = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
@@ -51,7 +52,8 @@ def write_tasks(folder: Path, captions: Path) -> None:
             choices[0], choices[answer] = choices[answer], choices[0]
             values = {"question": names[0], "choices": choices, "answer": answer, "text": ", ".join(names)}
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
-    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(folder / "names.jsonl")}}, "test_split": "test"}
+    files = {"data_files": {"test": str(folder / "names.jsonl")}}
+    data = {"dataset_path": "json", "dataset_kwargs": files, "test_split": "test"}
     choice = {"task": "names_choice", **data, "output_type": "multiple_choice", "doc_to_text": "{{question}}:",
               "doc_to_choice": "{{choices}}", "doc_to_target": "{{answer}}",
               "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}], "metadata": {"version": 1.0}}  # fmt: skip
@@ -86,7 +88,8 @@ def folders(commands, tiny_data, tmp_path_factory) -> Path:
 
 def lm_eval(model: Path, tasks: Path, output: Path, more: str = "", batch: int = 4) -> dict[str, list]:
     """lm-eval's command, without a network -> its answers by task: the log likelihoods of each request."""
-    command = [LM_EVAL, "--model", "hf", "--model_args", f"pretrained={model},trust_remote_code=True,dtype=float32{more}",
+    opened = f"pretrained={model},trust_remote_code=True,dtype=float32{more}"
+    command = [LM_EVAL, "--model", "hf", "--model_args", opened,
                "--tasks", "names_choice,names_text", "--include_path", tasks, "--device", "cpu", "--batch_size", batch,
                "--output_path", output, "--log_samples"]  # fmt: skip
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(output / "home")}
