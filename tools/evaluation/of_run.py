@@ -169,7 +169,7 @@ def finished(run: Path) -> bool:
 
 
 def scores_by_step(run: Path) -> dict[int, dict[str, float]]:
-    """Step -> numbers by the names of curves, of all results. Held-out losses have the names that training gives them."""
+    """Step -> numbers by the names of curves, of all results. Held-out losses have the names that training uses."""
     found: dict[int, dict[str, float]] = {}
     for path in sorted((run / FOLDER).glob("[0-9]*/*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))

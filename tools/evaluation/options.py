@@ -1,8 +1,8 @@
 """Which option of a question an answer names, exactly: the article "a" is no answer, and neither is half of a word.
 
-Harnesses look for option letters anywhere in an answer, so that "A dog is on the grass" becomes option A. Here an answer
-names an option when it is that letter, alone or set apart as answers do it ("B.", "(B)", "B: a cat", "The answer is B"),
-or the option's text. Whatever can be read in two ways names nothing.
+Harnesses look for option letters anywhere in an answer, so that "A dog is on the grass" becomes option A. Here an
+answer names an option when it is that letter, alone or set apart as answers do it ("B.", "(B)", "B: a cat", "The answer
+is B"), or the option's text. Whatever can be read in two ways names nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 _LINE = re.compile(r"^\s*\(?([A-Z])(?:\)|[.:)])\s+(.*\S)\s*$")
 _SAYS = re.compile(
-    r"^(?:the |my )?(?:correct |right |best |final )?(?:answer|option|choice)(?: is| would be|:)?:?\s*(?:option\s+)?(.*)$",
+    r"^(?:the |my )?(?:correct |right |best |final )?(?:answer|option|choice)"
+    r"(?: is| would be|:)?:?\s*(?:option\s+)?(.*)$",
     re.IGNORECASE | re.DOTALL,
 )
 _LETTER = re.compile(r"^[(\[]?([A-Za-z])[)\]]?[.:,]?$")

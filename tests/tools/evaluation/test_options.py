@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tools.evaluation.options import choose, options_in, yes_or_no
 
 OPTIONS = {"A": "a red apple", "B": "two cats", "C": "the sea", "D": "nothing"}
-WORDS = st.lists(st.sampled_from("dog cat house is on the grass green a big sun and there".split()), min_size=1, max_size=8)
+SAID = "dog cat house is on the grass green a big sun and there".split()
+WORDS = st.lists(st.sampled_from(SAID), min_size=1, max_size=8)
 LETTERS = st.sampled_from(sorted(OPTIONS))
 
 
