@@ -143,6 +143,7 @@ class LogSection:
 
     every: int = 10  # steps between two lines
     tensorboard: bool = True
+    wandb: str = ""  # Weights & Biases project ("": none)
     heldout_every: int = 0  # steps between two measurements on held-out rows (0: only at start and end)
     heldout_rows: int = 16
     conflict_every: int = 0  # steps between two measurements of gradient conflict on held-out rows (0: none)

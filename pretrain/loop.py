@@ -102,7 +102,9 @@ def loop(work: Work, progress: Progress) -> bool:
     config, engine, together, stop, watchdog = work.config, work.engine, work.together, work.stop, work.watchdog
     optim, log, steps, per_step = config.optim, config.log, config.run.steps, config.data.rows_per_step
     run, resilience = work.attempt.run, config.resilience
-    metrics = Metrics(run, progress.step, log.tensorboard, work.owned) if together.rank == 0 else None
+    metrics = together.all_do(
+        lambda: Metrics(run, progress.step, log.tensorboard, work.owned, log.wandb) if together.rank == 0 else None
+    )
     pace = Pace(steps - progress.step)
     loader = work.data.training_rows(progress.rows)
 

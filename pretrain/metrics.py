@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: JSON lines, TensorBoard events, and a line for the person who watches."""
+"""What a run writes down while it goes: JSON lines, TensorBoard events, W&B, and a line for the person who watches."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pretrain.wandb_log import WandbLog
+
 
 class Metrics:
-    """Numbers by step, in `metrics.jsonl` and, if asked for, in `tensorboard/`.
+    """Numbers by step, in `metrics.jsonl` and, if asked for, in `tensorboard/` and in Weights & Biases.
 
     A resumed run writes again the steps after its checkpoint: lines of those steps are dropped first, so that the file
     reads as if the run had never stopped.
     """
 
-    def __init__(self, folder: Path, first_step: int, tensorboard: bool, allowed: Callable[[], bool] = lambda: True):
-        """allowed: asked before a line is written, whether this process may still write here."""
+    def __init__(
+        self, folder: Path, first_step: int, tensorboard: bool, allowed: Callable[[], bool] = lambda: True, wandb: str = ""
+    ):
+        """allowed: asked before a line is written, whether this process may still write here. wandb: a project's name, or
+        "" for none."""
         self._allowed = allowed
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
@@ -29,6 +34,7 @@ class Metrics:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
             os.replace(temporary, path)
         self._file = open(path, "a", encoding="utf-8")
+        self._wandb = WandbLog(folder, wandb) if wandb else None
         self._events = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -45,10 +51,14 @@ class Metrics:
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.write(step, values)
 
     def close(self) -> None:
-        """Flush both."""
+        """Flush all of them."""
         self._file.close()
+        if self._wandb is not None:
+            self._wandb.close()
         if self._events is not None:
             self._events.close()
 

@@ -1,6 +1,10 @@
-"""Best fit of many lengths into rows of one capacity, on the histogram of the lengths instead of one piece at a time.
+"""Pieces of many lengths into rows of one capacity: filled at random as far as can be, and by best fit to the end.
 
-The longest piece that is left opens a row, and the row takes the longest that still fits, again and again. As long as
+Best fit alone puts equal lengths together, and a row of captions that are all equally long, or of pictures and nothing
+else, is no fair sample of the data. So pieces that follow each other in their random order make a bundle that nearly
+fills a row, and best fit puts what is left over into the gaps.
+
+Best fit works on the histogram of the lengths instead of one piece at a time. The longest piece that is left opens a row, and the row takes the longest that still fits, again and again. As long as
 there are enough pieces of these lengths, the next row has the same lengths in it; so a row's lengths are found once and
 used as often as they can be. The work depends on how many different lengths there are, hardly on how many pieces.
 """
@@ -11,6 +15,41 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy
+
+
+GAP = 1.0  # mean lengths of a piece that a bundle leaves free in a row, at least; but it may fill half of a row
+
+
+def pack_mixed(lengths: numpy.ndarray, capacity: int) -> tuple[numpy.ndarray, int]:
+    """Pack pieces of these lengths, 1 to `capacity` each, int [pieces], which are in random order, into rows of at most
+    `capacity` -> (row of each piece, int64 [pieces]; rows)."""
+    item = bundle(lengths, capacity)
+    items = numpy.bincount(item, lengths).astype(numpy.int64) if len(lengths) else lengths
+    packing = pack(items, capacity)
+    return packing.row_of_pieces(items)[item], packing.row_count
+
+
+def bundle(lengths: numpy.ndarray, capacity: int) -> numpy.ndarray:
+    """The bundle that each piece belongs to, int64 [pieces]: neighbours until the next one would leave too small a gap.
+
+    There are as many bundles as there are full rows. The pieces after them are one by one, to fill the gaps.
+    """
+    total = int(lengths.sum())
+    if total < 2 * capacity:
+        return numpy.arange(len(lengths))
+    mean = float(lengths @ lengths) / total  # of the piece that a token is in
+    limit = max(capacity - int(GAP * mean), capacity // 2)
+    ends = numpy.cumsum(lengths, dtype=numpy.int64)
+    after = numpy.searchsorted(ends, ends - lengths + limit, side="right")  # the first piece that a bundle from here leaves
+    after = numpy.maximum(after, numpy.arange(1, len(lengths) + 1)).tolist()
+    starts, piece = [], 0
+    while piece < len(after) and len(starts) < total // capacity:
+        starts.append(piece)
+        piece = after[piece]
+    begins = numpy.zeros(len(lengths), dtype=numpy.int64)
+    begins[starts] = 1
+    begins[piece:] = 1
+    return numpy.cumsum(begins) - 1
 
 
 @dataclass(frozen=True)

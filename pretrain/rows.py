@@ -16,7 +16,7 @@ import numpy
 
 from model.errors import UserError
 from pretrain.mixture import Mixture, SourceLengths, Stage, seeded
-from pretrain.packing import argsort_small, pack
+from pretrain.packing import argsort_small, pack_mixed
 from pretrain.tasks import (
     IN_ORDER,
     TEXT,
@@ -35,7 +35,7 @@ from tokenization.sample import PICTURE, ROLE, WORDING, Part
 
 __all__ = ["Piece", "RowPlan", "RowSize", "SourceLengths", "Stage", "seeded"]
 
-PLAN_VERSION = 2  # another one plans other rows from the same data
+PLAN_VERSION = 3  # another one plans other rows from the same data
 MOST_ROWLESS_BLOCKS = 1000
 
 
@@ -144,20 +144,23 @@ class RowPlan:
 
     def _count(self, block: int) -> int:
         """How many rows a block has."""
-        pieces = self._draw(block, seeded(f"{self.fingerprint}:{block}"))
-        return pack(pieces[:, 6], self.size.capacity).row_count
+        _, _, rows = self._packed(block, seeded(f"{self.fingerprint}:{block}"))
+        return rows
+
+    def _packed(self, block: int, generator: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray, int]:
+        """The pieces of a block, int64 [n, fields of Piece], in random order; the row of each, int64 [n]; rows."""
+        pieces = self._draw(block, generator)
+        pieces = pieces[generator.permutation(len(pieces))]
+        return pieces, *pack_mixed(pieces[:, 6], self.size.capacity)
 
     def _planned(self, block: int) -> tuple[numpy.ndarray, numpy.ndarray]:
         """The pieces of a block, int64 [n, fields of Piece], row by row, and where each row starts, [rows + 1]."""
         if block not in self._blocks:
             generator = seeded(f"{self.fingerprint}:{block}")
-            pieces = self._draw(block, generator)
-            shuffled = generator.permutation(len(pieces))  # so that it is drawn which of equal lengths come together
-            lengths = pieces[shuffled, 6]
-            packing = pack(lengths, self.size.capacity)
-            row = generator.permutation(packing.row_count)[packing.row_of_pieces(lengths)]
-            order = shuffled[argsort_small(row)]
-            starts = numpy.concatenate([[0], numpy.cumsum(numpy.bincount(row, minlength=packing.row_count))])
+            pieces, row, rows = self._packed(block, generator)
+            row = generator.permutation(rows)[row]
+            order = argsort_small(row)
+            starts = numpy.concatenate([[0], numpy.cumsum(numpy.bincount(row, minlength=rows))])
             for old in [number for number in self._blocks if number != block - 1]:
                 del self._blocks[old]  # training reads forwards: the block before may still be in other hands
             self._blocks[block] = pieces[order], starts

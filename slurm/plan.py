@@ -106,8 +106,19 @@ def describe(config, nodes: int, per_node: int, data_ranks: int) -> list[str]:
         f"batch            {data.rows_per_step} rows a step, {data.rows_per_step // data_ranks} on each data-parallel rank, "
         f"of {data.row_length:,} tokens",
         f"tokens           {tokens:,} a step, {tokens * run.steps:,} in {run.steps:,} steps",
+        f"memory           {memory_of(config, data_ranks)}",
         f"checkpoints      every {config.checkpoint.every:,} steps in {run.folder}",
     ]
+
+
+def memory_of(config, data_ranks: int) -> str:
+    """What a device is expected to hold, in words."""
+    from pretrain.planning.expected import expected_memory
+    from pretrain.planning.shape import row_shape, sizes_of_data
+    from pretrain.setup import sized_config
+
+    model = sized_config(config.model, *sizes_of_data(config, 0, 0), special=(0, 1, 2))
+    return str(expected_memory(config, model, row_shape(config.data.row_length), data_ranks))
 
 
 def main() -> int:

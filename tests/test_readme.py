@@ -65,6 +65,14 @@ def test_the_demo_ends_with_a_report(demo):
     assert "src=\"http" not in page
 
 
+def test_the_longer_demo_trains_on_moved_copies_too(demo):
+    command = ["tools/demo.py", "--preset", "demo-long", "--folder", str(demo), "--prompts", "4", "--set", *SMALL]
+    assert f"{demo}/demo-long/report/report.html is ready" in run([sys.executable, *command])
+    manifests = [demo / "data/shards" / name / "manifest.json" for name in ("train", "moved")]
+    pictures = [json.loads(manifest.read_text())["counts"]["pictures"] for manifest in manifests]
+    assert pictures[1] == 4 * pictures[0] > 0
+
+
 @pytest.mark.parametrize(("page", "command"), [(p, c) for p, c in ALL if c.startswith("python ")])
 def test_a_documented_command_runs(demo, page, command):
     words = shlex.split(command, comments=True)

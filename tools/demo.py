@@ -24,6 +24,8 @@ from model.errors import UserError, run_command
 
 PRESETS = {"demo": "pretrain/configs/demo.yaml", "demo-long": "pretrain/configs/demo_long.yaml"}
 VQ = "openmoji-64"
+MOVED_COPIES = 4
+"""Of each picture, in the longer training: it sees a picture tens of times, and a copy in another place has other codes."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,11 +47,19 @@ def stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
     """(name, command) of each stage; data is shared by all presets, a preset has a run, an export and a report."""
     data, out = arguments.folder / "data", arguments.folder / arguments.preset
     shard = ["tokenization/shard_images.py", "--vq", VQ, "--tokenizer", f"{data}/tokenizer"]
+    sources, moved = [f"{{path: {data}/shards/train, weight: 1.0}}"], []
+    if arguments.preset == "demo-long":  # as many moved pictures as others in an epoch
+        sources.append(f"{{path: {data}/shards/moved, weight: {1 / MOVED_COPIES}}}")
+        moved = [
+            ("moved copies", ["tokenization/shift_pictures.py", "--input", f"{data}/corpus/train/webdataset",
+                              "--copies", str(MOVED_COPIES), "--output", f"{data}/moved"]),
+            ("moved shards", [*shard, "--input", f"{data}/moved", "--output", f"{data}/shards/moved"]),
+        ]
     paths = [
         f"run.folder={out}/run",
         f"data.tokenizer={data}/tokenizer",
         f"data.vq={VQ}",
-        f"data.sources=[{{path: {data}/shards/train, weight: 1.0}}]",
+        f"data.sources=[{', '.join(sources)}]",
         f"data.heldout={data}/shards/heldout",
     ]
     corpus = ["tokenization/demo_corpus.py", "--output", f"{data}/corpus"]
@@ -60,6 +70,7 @@ def stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
                        "--output", f"{data}/tokenizer"]),
         ("shards", [*shard, "--input", f"{data}/corpus/train/webdataset", "--output", f"{data}/shards/train"]),
         ("held-out shards", [*shard, "--input", f"{data}/corpus/heldout/folder", "--output", f"{data}/shards/heldout"]),
+        *moved,
         ("training", ["pretrain/train.py", "--config", PRESETS[arguments.preset], *paths, *arguments.set]),
         ("export", ["tools/convert_to_hf.py", "--checkpoint", f"{out}/run", "--output", f"{out}/model"]),
         ("report", [*report, "--prompts", str(arguments.prompts), "--output", f"{out}/report"]),

@@ -15,18 +15,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
-import json
 import math
 import re
 from collections.abc import Iterator
 
 from model.errors import UserError, run_command
-from pretrain.config import TrainConfig, load_config
+from pretrain.config import load_config
 from pretrain.parallel import ParallelLayout
 
 GIB = 2**30
-TEXT_ROWS, CODES = 151_936, 8_192  # Qwen2.5's embedding, Chameleon's codebook
-DOCUMENT = (64, 1_025)  # a caption with its prompt; a picture of 32 x 32 codes and its first token
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -81,6 +78,7 @@ def make_job(arguments: argparse.Namespace):
     """The model, the row and the devices that are planned for. Raises UserError."""
     from pretrain.planning.cost import Devices, counted_costs, measured_costs
     from pretrain.planning.layouts import Job
+    from pretrain.planning.shape import row_shape, sizes_of_data
     from pretrain.setup import sized_config
 
     config = load_config(arguments.config, arguments.overrides)
@@ -99,35 +97,6 @@ def make_job(arguments: argparse.Namespace):
         costs = measured_costs(arguments.measured, model, costs)
     usable = int(arguments.gpu_memory * GIB * (1 - arguments.headroom))
     return Job(config, model, row, arguments.gpus, usable, devices, costs)
-
-
-def sizes_of_data(config: TrainConfig, text_rows: int, codes: int) -> tuple[int, int]:
-    """(id of code 0, picture codes): as given, as the configuration says, as the shards say, or the paper's."""
-    found = {}
-    manifest = Path(config.data.sources[0].path) / "manifest.json"
-    if manifest.is_file():
-        try:
-            found = json.loads(manifest.read_text(encoding="utf-8"))
-            there = found["tokenizer"]["vocab_size"], found["vq"]["codebook_size"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{manifest}: cannot be read ({error.__class__.__name__}): make the shards again") from None
-    else:
-        there = TEXT_ROWS, CODES
-    return text_rows or config.model.image_token_offset or there[0], codes or there[1]
-
-
-def row_shape(tokens: int, document: list[int] | None):
-    """As many documents of that kind as a row holds. Raises UserError when it holds none."""
-    from pretrain.planning.activations import RowShape
-
-    text, vision = document or DOCUMENT
-    if document is None and text + vision > tokens:
-        text, vision = tokens - tokens // 2, tokens // 2
-    if min(text, vision) < 0 or text + vision < 1:
-        raise UserError(f"--document {text} {vision}: give numbers of tokens, as in --document 64 1025")
-    if text + vision > tokens:
-        raise UserError(f"--document {text} {vision}: data.row_length {tokens} has no room for it: give a shorter one")
-    return RowShape(tokens, tokens // (text + vision), text, vision)
 
 
 def overrides_of(parallel: ParallelLayout) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -46,6 +48,41 @@ def test_from_the_script_to_a_picture(cluster: Cluster, tiny_data: TinyData, com
                               "--run", str(run), "--step", "12", "--task heldout")  # fmt: skip
     assert cluster.finished(measured)["JobState"] == "COMPLETED", (tmp_path / "measured.out").read_text()
     assert json.loads((run / "evaluations/00000012/heldout.json").read_text())["complete"]
+
+
+def test_an_array_of_workers_makes_the_shards_of_one(cluster: Cluster, tiny_data: TinyData, tmp_path):
+    """shard_images.sbatch as an array of three tasks over four tars, two at a time: the bytes of a single process."""
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    (source,) = (tiny_data.corpus / "train/webdataset").glob("*.tar")
+    for number in range(4):
+        shutil.copy(source, tars / f"{number}.tar")
+    words = ["--input", tars, "--vq", tiny_data.vq, "--tokenizer", tiny_data.tokenizer]
+    outputs = [tmp_path / name for name in ("array", "one")]
+    options = ["--mem=2G", "--cpus-per-task=1", f"--output={tmp_path}/task-%a.out", "slurm/shard_images.sbatch", *words]
+    jobs = [cluster.submit("--array=0-2", *options, "--output", outputs[0]),
+            cluster.submit("--array=0-0", *options, "--output", outputs[1])]  # fmt: skip
+    for job, tasks in zip(jobs, (3, 1)):
+        for task in range(tasks):
+            shown = cluster.finished(f"{job}_{task}")
+            assert shown["JobState"] == "COMPLETED", (tmp_path / f"task-{task}.out").read_text()
+    array, one = ({path.relative_to(output): path.read_bytes() for path in output.rglob("*.mds")} for output in outputs)
+    assert array == one and len(array) == 4
+    manifests = [json.loads((output / "manifest.json").read_text()) for output in outputs]
+    assert manifests[0]["shards"] == manifests[1]["shards"]
+
+
+def test_submit_hands_the_job_to_slurm(cluster: Cluster, tiny_data: TinyData, tmp_path):
+    """slurm/submit.py without --dry-run: what it shows is what runs."""
+    run = tmp_path / "run"
+    config = night.write_config(tiny_data, run, 3)
+    said = cluster.run(sys.executable, "slurm/submit.py", "--config", config, "--nodes", 1, "--gpus-per-node", 2, SCRIPT,
+                       seconds=60, SBATCH_OUTPUT=str(config.with_suffix(".out")), **night.SETTINGS)  # fmt: skip
+    assert "1 x 2 processes = 2" in said and "GiB on a device" in said
+    job = said.split()[-1]
+    shown = cluster.finished(job)
+    assert shown["JobState"] == "COMPLETED" and shown["NumNodes"] == "1", config.with_suffix(".out").read_text()
+    assert [entry["ranks"] for entry in ended(run)] == [2]
 
 
 def test_scancel_saves_and_leaves_nothing(cluster: Cluster, tiny_data: TinyData, tmp_path):

@@ -34,7 +34,7 @@ def test_the_plan_says_what_would_run(commands, config):
     done = plan(commands, config)
     assert done.code == 0, done.err
     for words in ("2 x 2 processes = 4", "tensor 1 x pipeline 1 x data 4", "8 rows a step, 2 on each", "1,024 a step, 7,168 in",
-                  "starts from random weights"):  # fmt: skip
+                  "starts from random weights", "GiB on a device: "):  # fmt: skip
         assert words in done.out
     done = plan(commands, config, "--for-script", "--no-data", nodes=4)
     assert done.out == f"4 {config.with_suffix('')}\n"

@@ -54,9 +54,8 @@ def heldout(args: Namespace) -> dict:
         "wording": "every wording of the model, drawn",
         **about.pop("settings"),
     }
-    return make_record(
-        "heldout", len(numbers), done, model=about, data=shards(folder), settings=settings, scores=scores
-    )
+    rows = {**shards(folder), "rows": dataset.plan.fingerprint}  # other rows of the same shards have another loss
+    return make_record("heldout", len(numbers), done, model=about, data=rows, settings=settings, scores=scores)
 
 
 def retrieval(args: Namespace) -> dict:

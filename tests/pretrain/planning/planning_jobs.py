@@ -6,10 +6,11 @@ import torch
 
 from model.config import ModelConfig
 from pretrain import runtime
-from pretrain.config import OptimSection
+from pretrain.config import OptimSection, ZeroSection
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.parallel import ParallelLayout
 from tests.model.tiny_training import training_config
+from tests.pretrain import zero3_jobs
 from tests.pretrain.parallel_jobs import mixed_rows, rows_here
 from tools.benchmarks.cases import long_row
 from tools.benchmarks.memory import SavedWatch
@@ -65,3 +66,20 @@ def saved_bytes(config: ModelConfig, parallel: ParallelLayout, precision: str, t
     engine._forward_step = watched
     engine._run([long_row(config, tokens).row], forward_only=False)
     return place()[0], saved.bytes
+
+
+def zero_held_bytes(changes: dict, parallel: ParallelLayout, zero: ZeroSection, precision: str) -> dict[str, int]:
+    """What this rank holds under ZeRO after a training step: bytes of weights, gradients (where ZeRO keeps them in one
+    buffer) and optimizer, and ranks of data parallelism."""
+    engine = zero3_jobs.make_engine(changes, parallel, zero, OptimSection(lr=1e-3), precision)
+    engine.train_step(rows_here(mixed_rows(engine.model_config)[:4]), 1e-3)
+    inner, weights, gradients = engine.engine.optimizer, [], []
+    if zero.stage == 3:
+        for parameter in engine.names:
+            weights += [parameter.ds_tensor.data, *([parameter.data] if parameter.ds_persist else [])]
+        gradients, main = [inner.grad_partitions_flat_buffer], inner.fp32_partitioned_groups_flat
+    else:
+        weights, main = list(inner.bit16_groups_flat), inner.single_partition_of_fp32_groups
+    moments = [tensor for state in engine.adam.state.values() for key, tensor in state.items() if key != "step"]
+    return {"weights": bytes_of(weights), "gradients": bytes_of(gradients),
+            "optimizer": bytes_of([*moments, *(each.data for each in main)]), "ranks": engine.group.size()}  # fmt: skip
