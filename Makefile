@@ -2,6 +2,7 @@
 # make demo-long   the same with more training; can be stopped and started again
 # make test        all tests
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
+# make test-eval  lm-eval-harness and lmms-eval on exported folders, in an environment of its own, which make setup-eval makes
 # make study-quick a small run of the comparison of layer kinds, every part of it; after make demo
 # make study       the comparison; can be stopped and started again; after make demo
 # make setup       the virtual environment that the others use; made once
@@ -12,8 +13,9 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/installed.stamp
 T5 := .venv-t5
 T5_TESTS := $(wildcard tests/model/test_hf_*.py)
+EVAL := .venv-eval
 
-.PHONY: setup test test-transformers5 demo demo-long study-quick study
+.PHONY: setup setup-eval test test-eval test-transformers5 demo demo-long study-quick study
 setup: $(STAMP)
 
 $(STAMP): requirements.txt constraints.txt
@@ -35,6 +37,18 @@ $(T5)/installed.stamp: requirements-transformers5.txt
 	$(T5)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(T5)/bin/pip install --quiet --disable-pip-version-check -r requirements-transformers5.txt
 	touch $(T5)/installed.stamp
+
+test-eval: setup setup-eval
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/tools/evaluation/lm_eval_tests.py tests/tools/evaluation/lmms_eval_tests.py
+
+setup-eval: $(EVAL)/installed.stamp
+
+$(EVAL)/installed.stamp: requirements-eval.txt
+	test -x $(EVAL)/bin/python || $(PYTHON) -m venv $(EVAL)
+	$(EVAL)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(EVAL)/bin/pip install --quiet --disable-pip-version-check -r requirements-eval.txt
+	$(EVAL)/bin/pip install --quiet --disable-pip-version-check --no-deps lmms-eval==0.7.3
+	touch $(EVAL)/installed.stamp
 
 demo: setup
 	$(RUN) tools/demo.py --preset demo

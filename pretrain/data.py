@@ -8,14 +8,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pretrain import setup
-from pretrain.config import TrainConfig
+from pretrain.config import DataSection, TrainConfig
 from pretrain.loader import RowDataset, Source, check_sources, rows_from
 from pretrain.place import Place
 from pretrain.row_tensors import Row
 from pretrain.rows import RowSize, Stage
+<<<<<<< HEAD
 from pretrain.tasks import TaskShares, tokenize_prompts
 from pretrain.wordings import read_wordings
+=======
+from pretrain.tasks import TaskShares, TokenizedPrompts, tokenize_prompts
+>>>>>>> eval
 from tokenization.shards import open_dataset
+
+
+def shares_of(data: DataSection) -> TaskShares:
+    """How tasks are drawn for captioned pictures."""
+    return TaskShares(data.text_to_image, data.unconditional, data.train_on_prompts, data.first_text, data.code_noise)
+
+
+def heldout_dataset(data: DataSection, tokenized: TokenizedPrompts, routing_only: bool = False) -> RowDataset:
+    """The rows of `data.heldout`, to measure on: drawn as in training, from a seed of its own, with no code replaced."""
+    clean = dataclasses.replace(shares_of(data), code_noise=0.0)
+    size = RowSize(data.row_length, data.row_multiple)
+    return RowDataset([Source(Path(data.heldout))], tokenized, clean, size, 0, routing_only)
 
 
 class Data:
@@ -32,17 +48,19 @@ class Data:
         self.templates = setup.prompt_templates(read_wordings(data.wordings), manifests[0])
         tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates)
         size = RowSize(data.row_length, data.row_multiple)
+<<<<<<< HEAD
         shares = TaskShares(**{share.name: getattr(data, share.name) for share in dataclasses.fields(TaskShares)})
+=======
+        shares = shares_of(data)
+>>>>>>> eval
         sources = [Source(Path(source.path), source.weight, source.share) for source in data.sources]
         self.paths = [source.path for source in sources]
         stages = [Stage(stage.tokens, stage.shares) for stage in data.stages]
         self.train = RowDataset(sources, tokenized, shares, size, config.run.seed, place.routing_only, stages)
         self.heldout: RowDataset | None = None
         if data.heldout:
-            heldout = [Source(Path(data.heldout))]
-            check_sources([*manifests, open_dataset(heldout[0].path).manifest], self.model_config.vocabulary)
-            clean = dataclasses.replace(shares, code_noise=0.0)
-            self.heldout = RowDataset(heldout, tokenized, clean, size, 0, place.routing_only)
+            check_sources([*manifests, open_dataset(Path(data.heldout)).manifest], self.model_config.vocabulary)
+            self.heldout = heldout_dataset(data, tokenized, place.routing_only)
 
     def encode(self, text: str) -> list[int]:
         """Text -> ids, no special tokens added."""

@@ -34,7 +34,7 @@ class VQ(ABC):
     Codes are computed in float32 always, TensorFloat32 off. Even so, kernels round differently for other batch sizes,
     thread counts and devices, and a latent within a rounding error of the border between two codes may go either way.
     On a CPU a batch is therefore encoded picture by picture, which costs no time: the codes of a picture never depend
-    on its neighbours. On a GPU batches are encoded whole.
+    on its neighbours. Nor do, for the same reason, the pixels of codes that are decoded. On a GPU batches go whole.
 
     The model that a subclass is given is taken over: cast, frozen and moved. Pass a copy of one that is in training.
     """
@@ -104,8 +104,9 @@ class VQ(ABC):
         import torch
 
         codes = self._checked_codes(codes)
+        parts = codes.split(1) if codes.device.type == "cpu" else [codes]
         with torch.no_grad(), full_float32():
-            return self._decode(codes)
+            return torch.cat([self._decode(part) for part in parts])
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `load_vq` reads: config.json, safetensors weights and preprocess.json."""

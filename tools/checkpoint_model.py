@@ -28,6 +28,11 @@ class Opened:
     model: Any
     tokenizer: Any
 
+    @property
+    def vocabulary(self):
+        """The model's, as an exported folder has it too."""
+        return self.config.vocabulary
+
     def encode(self, text: str) -> list[int]:
         """Text -> ids, no special tokens added."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids

@@ -49,8 +49,9 @@ def check_export(folder: Path) -> None:
             raise UserError(f"{folder} has no {name}: export the model again with tools/convert_to_hf.py")
 
 
-def open_export(folder: Path, device: str = "cpu") -> Export:
-    """Load everything in `folder` to `device`: float32 on a CPU, bfloat16 on a GPU. The image tokenizer stays float32.
+def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
+    """Load everything in `folder` to `device`: float32 on a CPU, bfloat16 on a GPU, unless `dtype` names another. The
+    image tokenizer stays float32.
 
     The model is this repository's class with the folder's weights, so no code of the folder is run. Raises UserError
     for whatever is missing, broken, or does not belong together.
@@ -70,7 +71,7 @@ def open_export(folder: Path, device: str = "cpu") -> Export:
     templates = PromptTemplates.from_json(path.read_text(encoding="utf-8"), source=str(path))
     text = load_text_tokenizer(folder)
     vq = load_vq(str(folder / VQ_FOLDER), device=device)
-    model = load_model(folder, device)
+    model = load_model(folder, device, dtype)
     check_vq(model.config.codebook_size, vq, templates, folder)
     config = model.config
     controls = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -93,16 +94,16 @@ def open_export(folder: Path, device: str = "cpu") -> Export:
     )
 
 
-def load_model(folder: Path, device: str):
+def load_model(folder: Path, device: str, dtype: str = ""):
     """The UniXForCausalLM of `folder`, in evaluation mode. Raises UserError when weights are absent or do not fit."""
     import torch
     from safetensors import SafetensorError
 
     from model.hf.modeling_unix import UniXForCausalLM
 
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    kind = getattr(torch, dtype or ("float32" if device == "cpu" else "bfloat16"))
     try:
-        model, info = UniXForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        model, info = UniXForCausalLM.from_pretrained(folder, dtype=kind, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder} cannot be loaded: {reason[:300]}: export the model again") from error

@@ -206,8 +206,14 @@ def run_job(
     batch_size: int,
     preview: int,
     record: Record,
+    numbers: Sequence[int] | None = None,
+    extra: dict | None = None,
 ) -> None:
-    """Make `samples` results of every request, except those that the record holds; then the contact sheet."""
+    """Make `samples` results of every request, except those that the record holds; then the contact sheet.
+
+    `numbers` are the requests' own, on which seeds and names depend, where they are not 0, 1, 2 and so on. `extra` goes
+    into every line: what else results depend on.
+    """
     from tqdm import tqdm
 
     from tools.generation import check_lengths, fingerprint, sample_seed, settings_of
@@ -215,8 +221,9 @@ def run_job(
 
     check_lengths(export, task, requests, sampling)
     common = {"task": task, "model": fingerprint(export.folder), "settings": settings_of(task, sampling)}
+    common |= extra or {}
     jobs, open_jobs = [], set()
-    for number, request in enumerate(requests):
+    for number, request in zip(numbers or range(len(requests)), requests, strict=True):
         prompt = request.prompt or export.templates.image_to_text[0]
         for sample in range(samples):
             job = {**common, "prompt": prompt, "prompt_index": number, "sample_index": sample}

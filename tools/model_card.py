@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
+from tools.evaluation.record import conditions, is_record
 
 QWEN_VOCABULARY = 151_643  # base tokens of Qwen2.5 and Qwen3; a model with fewer text ids has another tokenizer
 
@@ -97,7 +98,10 @@ def training(run: Path | None, state: dict[str, Any]) -> str:
 
 
 def evaluation(run: Path | None, state: dict[str, Any], results: Sequence[Path]) -> str:
-    """A table of the last held-out losses of the run and of every number in the files of results."""
+    """A table of the last held-out losses of the run and of every number in the files of results.
+
+    Of a result of tools/evaluate.py these are its scores, with how they were made.
+    """
     lines = []
     metrics = run / "metrics.jsonl" if run else None
     if metrics and metrics.is_file():
@@ -111,7 +115,13 @@ def evaluation(run: Path | None, state: dict[str, Any], results: Sequence[Path])
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as JSON ({error}): give a file that a tool wrote") from None
-        lines += [(name, value, path.name) for name, value in numbers(content)]
+        if is_record(content):
+            if not content["complete"]:
+                raise UserError(f"{path}: is a result of a part of {content['task']}: give one of all items")
+            named = numbers(content.get("scores", {}), content["task"])
+            lines += [(name, value, f"{path.name} ({conditions(content)})") for name, value in named]
+        else:
+            lines += [(name, value, path.name) for name, value in numbers(content)]
     if not lines:
         return "Not evaluated yet."
     table = [f"| {name} | {value:.6g} | {source} |" for name, value, source in lines]

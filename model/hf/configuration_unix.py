@@ -28,7 +28,8 @@ class UniXConfig(PretrainedConfig):
 
     `layer_kinds` names one of `LAYER_KINDS` for each layer, first to last. Ids below `image_token_offset` are text;
     code c of the picture codebook has id `image_token_offset + c`. The defaults are the sizes of Uni-X 3B: 12
-    separated, 18 shared and 6 separated layers on Qwen2.5-3B (Uni-X, arXiv 2509.24365).
+    separated, 18 shared and 6 separated layers on Qwen2.5-3B (Uni-X, arXiv 2509.24365). `text_logits_only` takes picture
+    codes out of the logits: benchmarks of text then see the distribution over text that the base model has.
 
     Raises ValueError for an unknown kind of layer or for sizes that do not fit together.
     """
@@ -59,6 +60,7 @@ class UniXConfig(PretrainedConfig):
         initializer_range: float = 0.02,
         max_position_embeddings: int = 32_768,
         use_cache: bool = True,
+        text_logits_only: bool = False,
         **kwargs,
     ) -> None:
         self.hidden_size = hidden_size
@@ -80,6 +82,7 @@ class UniXConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         self.max_position_embeddings = max_position_embeddings
         self.use_cache = use_cache
+        self.text_logits_only = text_logits_only
         self._check()
         super().__init__(eos_token_id=eos_token_id, tie_word_embeddings=tie_word_embeddings, **kwargs)
 

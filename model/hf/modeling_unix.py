@@ -347,6 +347,9 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        if self.config.text_logits_only:
+            first = self.config.image_token_offset
+            logits[..., first : first + self.config.codebook_size] = float("-inf")
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)

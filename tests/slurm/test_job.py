@@ -44,6 +44,10 @@ def test_from_the_script_to_a_picture(cluster: Cluster, tiny_data: TinyData, com
     assert cluster.finished(export)["JobState"] == "COMPLETED", (tmp_path / "export.out").read_text()
     done = commands.run("tools/generate.py", "--model", tmp_path / "model", "--prompt", "red heart", "--output", tmp_path / "drawn")
     assert done.code == 0 and (tmp_path / "drawn/0000-00.png").stat().st_size > 0, done.err
+    measured = cluster.submit("--mem=2G", "--cpus-per-task=1", f"--output={tmp_path / 'measured.out'}", "slurm/evaluate.sbatch",
+                              "--run", str(run), "--step", "12", "--task heldout")  # fmt: skip
+    assert cluster.finished(measured)["JobState"] == "COMPLETED", (tmp_path / "measured.out").read_text()
+    assert json.loads((run / "evaluations/00000012/heldout.json").read_text())["complete"]
 
 
 def test_an_array_of_workers_makes_the_shards_of_one(cluster: Cluster, tiny_data: TinyData, tmp_path):

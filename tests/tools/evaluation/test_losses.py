@@ -1,0 +1,89 @@
+"""Held-out losses are those that training wrote down, of the checkpoint and of its export; retrieval by both is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands import assert_refused
+from tests.pretrain.tiny_run import STEPS, write_config
+
+MEANS = ("loss", "loss_text", "loss_image")
+
+
+@pytest.fixture(scope="module")
+def run(commands, tiny_data, tmp_path_factory) -> Path:
+    """A finished run whose last step was measured on held-out rows, and its export in `model`."""
+    folder = tmp_path_factory.mktemp("losses") / "run"
+    config = write_config(tiny_data, folder)
+    for script, *arguments in (
+        ("pretrain/train.py", "--config", config, "log.heldout_rows=3"),
+        ("tools/convert_to_hf.py", "--checkpoint", folder, "--output", folder.parent / "model"),
+    ):
+        done = commands.run(script, *arguments)
+        assert done.code == 0, done.err
+    return folder
+
+
+def measure(commands, output: Path, *arguments: object) -> dict:
+    done = commands.run("tools/evaluate.py", "--output", output, *arguments)
+    assert done.code == 0, done.err
+    (path,) = output.glob("*.json")
+    assert path.name in done.out
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def trained(run: Path) -> dict:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (last,) = [line for line in lines if line["step"] == STEPS and "heldout/loss" in line]
+    return {name: last[f"heldout/{name}"] for name in MEANS}
+
+
+def test_a_checkpoint_and_its_export_have_the_held_out_loss_of_training(commands, run, tmp_path):
+    of_run = measure(commands, tmp_path / "a", "--task", "heldout", "--checkpoint", run)
+    assert {name: of_run["scores"][name] for name in MEANS} == pytest.approx(trained(run), abs=1e-6)
+    assert of_run["model"]["step"] == STEPS and of_run["settings"]["rows"] == 3
+    config = ["--config", run / "config.yaml"]
+    of_export = measure(commands, tmp_path / "b", "--task", "heldout", "--model", run.parent / "model", *config)
+    assert of_export["scores"] == pytest.approx(of_run["scores"], abs=1e-5)
+    assert of_export["model"]["from"] == "export" and of_export["data"] == of_run["data"]
+    again = measure(commands, tmp_path / "c", "--task", "heldout", "--model", run.parent / "model", *config)
+    assert again == of_export
+    assert (tmp_path / "b/heldout.json").read_bytes() == (tmp_path / "c/heldout.json").read_bytes()
+
+
+def test_all_rows_of_any_shards_without_a_run(commands, run, tiny_data, tmp_path):
+    words = ["--task", "heldout", "--model", run.parent / "model", "--data", tiny_data.heldout, "--row-length", 256]
+    found = measure(commands, tmp_path / "all", *words)
+    manifest = json.loads((tiny_data.heldout / "manifest.json").read_text())
+    rows = found["data"].pop("rows")
+    assert found["data"] == {"name": "heldout", "digest": manifest["fingerprint"]} and len(rows) == 64
+    assert found["settings"]["rows"] == found["items"]["done"] > 1
+    few = measure(commands, tmp_path / "few", *words, "--rows", 1)
+    assert few["settings"]["rows"] == 1 and few["scores"]["tokens_image"] < found["scores"]["tokens_image"]
+
+
+def test_retrieval_of_a_checkpoint_and_of_its_export_agree(commands, run, tiny_data, tmp_path):
+    words = ["--task", "retrieval", "--data", tiny_data.heldout, "--pairs", 6, "--row-length", 256]
+    one = measure(commands, tmp_path / "a", *words, "--checkpoint", run)
+    two = measure(commands, tmp_path / "b", *words, "--model", run.parent / "model")
+    assert one["scores"] == two["scores"] and one["settings"]["chance"] == pytest.approx(1 / 6)
+    assert set(one["scores"]) == {f"{way}/{name}" for way in ("text_to_picture", "picture_to_text")
+                                  for name in ("accuracy", "rank")}  # fmt: skip
+    done = commands.run("tools/evaluate.py", *words, "--pairs", 500, "--checkpoint", run, "--output", tmp_path / "c")
+    assert_refused(done, "are missing", "no average of a part", "lower --pairs")
+
+
+def test_bad_input_is_one_line(commands, run, tiny_data, tmp_path):
+    def refused(*parts: str, arguments) -> None:
+        assert_refused(commands.run("tools/evaluate.py", "--output", tmp_path / "x", *arguments), *parts)
+        assert not (tmp_path / "x").exists()
+
+    model = run.parent / "model"
+    refused("one of them", arguments=["--task", "heldout", "--model", model, "--checkpoint", run])
+    refused("names no held-out shards", arguments=["--task", "heldout", "--model", model])
+    refused("no manifest.json", arguments=["--task", "heldout", "--model", model, "--data", tmp_path])
+    refused("needs --data", arguments=["--task", "retrieval", "--model", model])
+    refused("means nothing", "--guidance", arguments=["--task", "retrieval", "--model", model, "--guidance", 2])

@@ -1,0 +1,106 @@
+"""A run's checkpoints are evaluated while it trains, whatever becomes of them; results and curves are in its folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.commands import assert_refused
+from tests.pretrain.tiny_run import STEPS, write_config
+from tools.evaluation import of_run
+
+HELDOUT = "--task heldout"
+SCRIPT = "tools/evaluate_run.py"
+
+
+@pytest.fixture(scope="module")
+def trained(commands, tiny_data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("of_run") / "run"
+    done = commands.run("pretrain/train.py", "--config", write_config(tiny_data, folder), "log.heldout_every=2")
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / of_run.CURVES))
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_every_checkpoint_has_the_losses_that_training_wrote_and_a_curve(commands, run):
+    done = commands.run(SCRIPT, "--run", run, HELDOUT)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0] == f"step_{STEPS:08d} heldout: done"  # the newest first
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    expected = {line["step"]: line["heldout/loss"] for line in lines if "heldout/loss" in line}
+    found = {int(path.parent.name): json.loads(path.read_text()) for path in run.glob("evaluations/*/heldout.json")}
+    assert set(found) == {6, STEPS}  # those that the run keeps
+    for step, record in found.items():
+        assert record["scores"]["loss"] == pytest.approx(expected[step], abs=1e-6)
+        assert record["model"]["step"] == step
+    steps, values = zip(*curves(run)["heldout/loss"], strict=True)
+    assert steps == (6, STEPS) and values == pytest.approx([expected[6], expected[STEPS]], abs=1e-5)
+    assert not (run / of_run.HELD).exists()
+    before = {path: path.stat().st_mtime_ns for path in run.glob("evaluations/*/*.json")}
+    done = commands.run(SCRIPT, "--run", run, HELDOUT)
+    assert done.code == 0 and done.out == ""  # nothing is left to do
+    assert before == {path: path.stat().st_mtime_ns for path in run.glob("evaluations/*/*.json")}
+
+
+def test_pictures_are_of_an_export_that_is_removed_again(commands, run, tmp_path):
+    prompts = tmp_path / "metadata.jsonl"
+    prompts.write_text('{"tag": "single_object", "include": [{"class": "sun", "count": 1}], "prompt": "a sun"}\n')
+    words = f"--task geneval --prompts-file {prompts}"
+    done = commands.run(SCRIPT, "--run", run, "--step", STEPS, words)
+    assert done.code == 0, done.err
+    folder = run / "evaluations" / f"{STEPS:08d}"
+    assert len(list(folder.glob("images/00000/samples/*.png"))) == 4 and (folder / "geneval.json").is_file()
+    assert not (run / of_run.HELD).exists()
+
+
+def test_a_checkpoint_stays_whole_while_training_removes_it(run):
+    checkpoint = run / "checkpoints" / f"step_{STEPS:08d}"
+    files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    with of_run.held(checkpoint, run) as copy:
+        shutil.rmtree(checkpoint)
+        assert {path.name: path.read_bytes() for path in copy.iterdir()} == files
+    with of_run.held(checkpoint, run) as copy:
+        assert copy is None
+    assert not (run / of_run.HELD).exists()
+
+
+def test_two_evaluators_share_the_checkpoints_out(run):
+    folder = run / "evaluations" / f"{STEPS:08d}"
+    folder.mkdir(parents=True)
+    with of_run.sole_evaluator(folder) as first:
+        with of_run.sole_evaluator(folder) as second:
+            assert first and not second
+            of_run.evaluate_all(run, of_run.parse([HELDOUT]), {STEPS}, set())
+    assert not list(folder.glob("*.json"))
+
+
+def test_following_ends_with_the_run_and_a_failure_is_told(commands, run, tiny_data):
+    damaged = run / "checkpoints" / "step_00000006"
+    next(damaged.glob("__*")).write_bytes(b"")
+    done = commands.run(SCRIPT, "--run", run, "--follow", HELDOUT)
+    assert done.code == 1 and "step 6 heldout" in done.err and "Traceback" not in done.err
+    assert (run / "evaluations" / f"{STEPS:08d}" / "heldout.json").is_file()
+    assert "the checkpoint is damaged" in (run / "evaluations/00000006/log.txt").read_text()
+
+
+def test_bad_input_is_one_line(commands, run, tmp_path):
+    assert_refused(commands.run(SCRIPT, "--run", tmp_path, HELDOUT), "has no config.yaml")
+    assert_refused(commands.run(SCRIPT, "--run", run, HELDOUT, "--step", 5), "has no checkpoint of step 5")
+    assert_refused(commands.run(SCRIPT, "--run", run, "--task heldout --model x"), "leave out --model")
+    assert_refused(commands.run(SCRIPT, "--run", run, "--task geneval"), "needs --prompts-file")
+    assert_refused(commands.run(SCRIPT, "--run", run, HELDOUT, HELDOUT), "there twice")

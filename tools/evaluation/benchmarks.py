@@ -1,0 +1,178 @@
+"""Benchmarks of generation and editing: their prompt files, their items, and whether these are the official ones.
+
+GenEval (djghosh13/geneval), DPG-Bench (TencentQQGYLab/ELLA) and ImgEdit Basic (PKU-YuanGroup/ImgEdit). Prompts are the
+user's own copies. Numbers of published tables often come from rewritten prompts, so a digest over all items and another
+one over all but the prompts tell official, rewritten and other prompts apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from model.errors import UserError
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt. `number` is its place in the official order, on which seeds depend; files are named by `key`.
+
+    `kind` is its group in the benchmark. `frame` is what else the benchmark says of it, such as the objects to find;
+    `source` names the picture of an edit, below a folder of the user's.
+    """
+
+    number: int
+    key: str
+    prompt: str
+    kind: str
+    frame: dict
+    source: str = ""
+    line: str = ""  # GenEval's line of metadata, as it stands in the file
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark: how many items and pictures of each it has, and the digests of its official items."""
+
+    name: str
+    task: str  # of tools/generate.py
+    items: int
+    samples: int  # pictures of an item
+    official: str  # digest of keys, frames and prompts
+    frames: str  # digest of keys and frames
+    read: Callable[[Path], list[Item]]
+
+
+def read_items(benchmark: Benchmark, path: Path) -> list[Item]:
+    """The items of a prompt file in official order. UserError for a file of another form or with doubled keys."""
+    try:
+        items = benchmark.read(path)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = f"is no prompt file of {benchmark.name} ({_reason(error)})"
+        raise UserError(f"{path}: {reason}: give the official file") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give the prompt file of {benchmark.name}") from None
+    if not items:
+        raise UserError(f"{path} holds no prompts: give the prompt file of {benchmark.name}")
+    for item in items:
+        if not item.prompt.strip():
+            raise UserError(f"{path}: item {item.key} has an empty prompt: give the official file")
+        if not item.key or not _safe(item.key) or (item.source and not _safe(item.source)):
+            raise UserError(f"{path}: {item.key or item.source!r} is no name of a file inside a folder: correct it")
+    key, count = Counter(item.key for item in items).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{path}: item {key} is there {count} times: give each key once")
+    return items
+
+
+def geneval_items(path: Path) -> list[Item]:
+    """GenEval's evaluation_metadata.jsonl: a line an item; its number names the folder."""
+    items = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        values = json.loads(line)
+        frame = {key: value for key, value in values.items() if key != "prompt"}
+        items.append(Item(number, f"{number:05d}", values["prompt"], values["tag"], frame, line=line))
+    return items
+
+
+def dpg_items(path: Path) -> list[Item]:
+    """DPG-Bench: the official folder of KEY.txt, or JSON lines {"id": KEY, "prompt": TEXT}; in order of the keys."""
+    if path.is_dir():
+        prompts = {file.stem: file.read_text(encoding="utf-8") for file in path.glob("*.txt")}
+    else:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts = {line["id"]: line["prompt"] for line in lines}
+        if len(prompts) < len(lines):
+            raise ValueError("an id is there twice")
+    return [
+        Item(number, key, prompts[key].strip(), re.match(r"[A-Za-z]*", key)[0] or "plain", {})
+        for number, key in enumerate(sorted(prompts))
+    ]
+
+
+def imgedit_items(path: Path) -> list[Item]:
+    """ImgEdit's basic_edit.json: {key: {"id": picture, "prompt": text, "edit_type": kind}}, in the file's order."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        Item(number, key, value["prompt"], value["edit_type"],
+             {"id": value["id"], "edit_type": value["edit_type"]}, source=value["id"])
+        for number, (key, value) in enumerate(found.items())
+    ]  # fmt: skip
+
+
+BENCHMARKS = {
+    "geneval": Benchmark(
+        "geneval", "draw", 553, 4,
+        "af10a9b8f4f1fc0741fa8e3a1d1f4e16c4f8001566be8dcd5acfe2a3838f041c",
+        "b070252c16f44faf6cc1cac7a21ad6663357690a3d93110d0f2cb80a7dee87f1", geneval_items,
+    ),
+    "dpg": Benchmark(
+        "dpg", "draw", 1065, 4,
+        "e929c304b2f6eb06f3b2cc652ad1dbe3a7f7d6521fd0a0a4bfb24293bb3a8fba",
+        "302444b1cab817feb9a998f58db098f7c1f65adba9e38609551ddb9d57143925", dpg_items,
+    ),
+    "imgedit": Benchmark(
+        "imgedit", "edit", 737, 1,
+        "023b37ce975b659c8244fbfbf80f8e21769945dbd78266cc3176bec4444257f8",
+        "805d5898c6229c78e3d042c32fbd83722f66a4d3cfb0ab7ba124be7dcee993ec", imgedit_items,
+    ),
+}  # fmt: skip
+
+
+def rewritten(items: Sequence[Item], path: Path) -> list[Item]:
+    """The same items with other prompts: a .txt with a prompt a line, in order, or a .json {key: prompt}.
+
+    Raises UserError unless there is one for each item.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({_reason(error)}): give a .txt or .json of prompts") from None
+    if isinstance(found, dict):
+        absent = [item.key for item in items if not str(found.get(item.key, "")).strip()]
+        if absent or len(found) != len(items):
+            raise UserError(f"{path}: has {len(found)} prompts and none for {absent[:3]}: {len(items)} keys are needed")
+        return [replace(item, prompt=str(found[item.key]).strip()) for item in items]
+    lines = [str(line).strip() for line in found]
+    if len(lines) != len(items) or not all(lines):
+        raise UserError(f"{path}: has {sum(map(bool, lines))} prompts, {len(items)} are needed: give one a line")
+    return [replace(item, prompt=line) for item, line in zip(items, lines, strict=True)]
+
+
+def select(items: Sequence[Item], per_kind: int) -> list[Item]:
+    """The first `per_kind` items of each kind, in order, with their official numbers; 0 takes all."""
+    seen: Counter[str] = Counter()
+    chosen = []
+    for item in items:
+        seen[item.kind] += 1
+        if not per_kind or seen[item.kind] <= per_kind:
+            chosen.append(item)
+    return chosen
+
+
+def name_prompts(benchmark: Benchmark, items: Sequence[Item]) -> str:
+    """"official"; "rewritten" where only the prompts differ from the official items; else "other"."""
+    if digest(items) == benchmark.official:
+        return "official"
+    return "rewritten" if digest(items, prompts=False) == benchmark.frames else "other"
+
+
+def digest(items: Sequence[Item], prompts: bool = True) -> str:
+    """SHA-256 over all items in order, whatever the form of the file that they came in."""
+    listed = [[item.key, item.frame, *([item.prompt.strip()] if prompts else [])] for item in items]
+    text = json.dumps(listed, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _safe(name: str) -> bool:
+    return isinstance(name, str) and not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) else f"{error.__class__.__name__}: {error}"

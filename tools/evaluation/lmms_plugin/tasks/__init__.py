@@ -1,0 +1,1 @@
+"""lmms-eval looks here for tasks of a plugin; there are none."""

@@ -1,0 +1,193 @@
+"""Held-out losses by modality, and retrieval among pairs of texts and pictures, of an export or of a checkpoint.
+
+The rows are training's own: the same draws of tasks and wordings from the same seed, so that the loss of a checkpoint
+is the one that its run wrote down, and that of an export differs by rounding only.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from model.errors import UserError
+from tools.evaluation.record import checkpoint_identity, export_identity, machine, make_record, require_all
+
+AT_ONCE = 2**26  # elements of [tokens, vocabulary] that exist at a time: 256 MiB in float32
+
+
+def heldout(args: Namespace) -> dict:
+    """Mean loss of the targets of each modality, in nats a token, on held-out rows -> the result. Raises UserError."""
+    from pretrain.data import heldout_dataset
+    from pretrain.engines import StepFigures
+    from pretrain.engines.common import loss_sums
+    from pretrain.tasks import tokenize_prompts
+    from tools.checkpoint_model import check_shards
+
+    opened, losses, about = open_for_losses(args)
+    data, rows = row_settings(args, opened.folder)
+    folder = Path(data.heldout)
+    check_shards(opened, [folder])
+    encode = getattr(opened, "markup", opened.encode)  # marks of turns are control tokens, as in training
+    dataset = heldout_dataset(data, tokenize_prompts(encode, opened.vocabulary, opened.templates))
+    numbers = list(numbers_of(dataset.plan, rows))
+    sums, done = [0.0] * 4, 0
+    for number in numbers:
+        row = dataset[number]
+        of_row = loss_sums(losses(row), row.labels[row.targets], opened.vocabulary)[1].tolist()
+        sums = [total + value for total, value in zip(sums, of_row, strict=True)]
+        done += 1
+    figures = StepFigures(sums[0], sums[1], int(sums[2]), int(sums[3]))
+    scores = {**figures.means(), "tokens_text": figures.tokens_text, "tokens_image": figures.tokens_image}
+    settings = {
+        "rows": len(numbers),
+        "row_length": data.row_length,
+        "row_multiple": data.row_multiple,
+        "text_to_image": data.text_to_image,
+        "unconditional": data.unconditional,
+        "first_text": data.first_text,
+        "train_on_prompts": data.train_on_prompts,
+        "seed": 0,
+        "wording": "every wording of the model, drawn",
+        **about.pop("settings"),
+    }
+    rows = {**shards(folder), "rows": dataset.plan.fingerprint}  # other rows of the same shards have another loss
+    return make_record("heldout", len(numbers), done, model=about, data=rows, settings=settings, scores=scores)
+
+
+def retrieval(args: Namespace) -> dict:
+    """Which picture belongs to a text, and which text to a picture, among `--pairs` -> the result. Raises UserError."""
+    from pretrain.tasks import tokenize_prompts
+    from tokenization.shards import open_dataset
+    from tools.checkpoint_model import check_shards
+    from tools.study.scores import both_directions
+
+    opened, losses, about = open_for_losses(args)
+    check_shards(opened, [args.data])
+    tokenized = tokenize_prompts(opened.encode, opened.vocabulary, opened.templates)
+    found = both_directions(losses, tokenized, open_dataset(args.data), args.pairs, args.row_length or 1024)
+    count = found["text_to_picture"]["candidates"]
+    pairs = [f"pair {number + 1}" for number in range(args.pairs)]
+    require_all(f"{args.data}, different pairs of a text and a picture", pairs, pairs[:count], "lower --pairs")
+    settings = {
+        "pairs": args.pairs,
+        "row_length": args.row_length or 1024,
+        "chance": 1 / args.pairs,
+        "seed": 0,
+        "wording": [opened.templates.text_to_image[0], opened.templates.image_to_text[0]],
+        **about.pop("settings"),
+    }
+    scores = {f"{way}/{name}": found[way][name] for way in found for name in ("accuracy", "rank")}
+    return make_record(
+        "retrieval", args.pairs, count, model=about, data=shards(args.data), settings=settings, scores=scores
+    )
+
+
+def open_for_losses(args: Namespace) -> tuple[Any, Callable, dict]:
+    """The model -> (its tokenizer and prompts, what makes losses of a row's targets, who it is). Raises UserError."""
+    from tools.generate import choose_device
+
+    if args.checkpoint:
+        from pretrain import runtime
+        from tools.study.scores import target_losses
+
+        runtime.install()
+        from tools.checkpoint_model import open_checkpoint
+
+        opened = open_checkpoint(args.checkpoint)
+        weight = next(opened.model.parameters())
+        about = checkpoint_identity(opened.folder) | {"settings": settings_of(weight)}
+        return opened, target_losses(opened), about
+    from tools.export_folder import check_export, open_export
+
+    check_export(args.model)
+    export = open_export(args.model, choose_device(args.device), args.dtype)
+    about = export_identity(args.model) | {"settings": settings_of(export.model.lm_head.weight)}
+    return export, export_losses(export), about
+
+
+def settings_of(weight) -> dict:
+    """Dtype and machine of a model's weight."""
+    return {"dtype": str(weight.dtype).removeprefix("torch."), **machine(weight.device.type)}
+
+
+def export_losses(export) -> Callable:
+    """A row -> losses [targets] of its target tokens, by the Hugging Face classes, document by document.
+
+    Documents of one length go through the model together. Padding, and documents without a target, do not.
+    """
+    import torch
+
+    model = export.model
+    size = max(1, AT_ONCE // model.lm_head.weight.shape[0])
+
+    def losses_of(ids, labels):
+        with torch.no_grad():
+            hidden = model.model(input_ids=ids.to(model.device), use_cache=False).last_hidden_state.flatten(0, 1)
+            kept = labels.flatten().ge(0)
+            hidden, wanted = hidden[kept.to(model.device)], labels.flatten()[kept].to(model.device)
+            parts = [
+                torch.nn.functional.cross_entropy(model.lm_head(part).float(), label, reduction="none")
+                for part, label in zip(hidden.split(size), wanted.split(size), strict=True)
+            ]
+        return kept, torch.cat(parts).double().cpu()
+
+    def losses(row):
+        ids, labels = row.ids[row.to_document], row.labels[row.to_document]
+        same: dict[int, list[int]] = defaultdict(list)  # length -> first tokens of the documents that have it
+        start = 0
+        for length in row.lengths["document"]:
+            if labels[start : start + length].ge(0).any():
+                same[length].append(start)
+            start += length
+        found = torch.zeros(len(ids), dtype=torch.float64)
+        for length, starts in sorted(same.items()):
+            places = torch.tensor(starts)[:, None] + torch.arange(length)
+            kept, values = losses_of(ids[places], labels[places])
+            found[row.to_document[places.flatten()[kept]]] = values
+        return found[row.targets]
+
+    return losses
+
+
+def row_settings(args: Namespace, folder: Path):
+    """(a data section whose `heldout` is what is measured on, rows to measure or 0 for an epoch's).
+
+    They are those of --config, or of the run that a checkpoint lies in, else the defaults; flags come before both.
+    """
+    from pretrain.config import DataSection, load_config
+
+    path = args.config
+    if path is None and args.checkpoint:
+        paths = [parent / "config.yaml" for parent in folder.parents[:2]]
+        path = next((path for path in paths if path.is_file()), None)
+    if path is not None:
+        config = load_config(path)
+        data, rows = config.data, config.log.heldout_rows
+    else:
+        data, rows = DataSection(tokenizer="", vq="", sources=()), 0
+    if args.data:
+        data = replace(data, heldout=str(args.data))
+    if args.row_length:
+        data = replace(data, row_length=args.row_length)
+    if not data.heldout:
+        raise UserError(f"{path or 'no --config'}: names no held-out shards: give --data FOLDER")
+    return data, rows if args.rows is None else args.rows
+
+
+def numbers_of(plan, rows: int) -> Iterator[int]:
+    """The first `rows` rows, or with 0 those of one epoch."""
+    number = 0
+    while number < rows or (not rows and plan.epoch_of(number) == 0):
+        yield number
+        number += 1
+
+
+def shards(folder: Path) -> dict:
+    """Which code shards were measured on."""
+    from tokenization.shards import read_manifest
+
+    return {"name": folder.name, "digest": read_manifest(folder / "manifest.json")["fingerprint"]}

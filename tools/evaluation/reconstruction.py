@@ -1,0 +1,117 @@
+"""How well an image tokenizer keeps pictures: PSNR and SSIM of what its codes decode to, and how many codes it uses."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from model.errors import UserError
+from tools.evaluation.record import machine, make_record, require_all
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def reconstruction(args: Namespace) -> dict:
+    """Every picture of --data, fitted as for training, against its reconstruction -> the result. Raises UserError.
+
+    Scores are means over pictures of measures of 8-bit RGB pixels, by torchmetrics: PSNR in dB, SSIM with a Gaussian
+    window of 11 pixels and reflected borders. An input that holds a damaged picture has no score.
+    """
+    import torch
+
+    from model.torchvision_compat import ensure_torchvision
+
+    ensure_torchvision()
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+    from tokenization.vq import load_vq
+    from tools.generate import choose_device
+
+    device = choose_device(args.device)
+    vq = load_vq(str(args.vq or args.model / "vq"), device=device)
+    names, problems, psnr, ssim = [], {}, [], []
+    used, digest = torch.zeros(vq.codebook_size, dtype=torch.bool), Digest()
+    for name, picture, problem in pictures_of(str(args.data), vq.image_size, args.limit):
+        names.append(name)
+        if problem:
+            problems[name] = problem
+            continue
+        digest.add(picture)
+        codes = vq.encode([picture])
+        used[torch.from_numpy(codes.astype("int64")).flatten()] = True
+        (kept,) = vq.decode(codes)
+        there, here = (tensor_of(image) for image in (picture, kept))
+        psnr.append(float(peak_signal_noise_ratio(here, there, data_range=255.0)))
+        ssim.append(float(structural_similarity_index_measure(here, there, data_range=255.0)))
+    if not names:
+        raise UserError(f"{args.data}: holds no pictures: give a corpus that tokenization/shard_images.py takes")
+    first = next(iter(problems.values()), "")
+    require_all(str(args.data), names, set(names) - set(problems), f"take them out, or mend them: {first}")
+    scores = {"psnr": mean(psnr), "ssim": mean(ssim), "codes_used": int(used.sum()) / vq.codebook_size}
+    return make_record(
+        "reconstruction",
+        len(names),
+        len(psnr),
+        model={"from": "image tokenizer", "name": vq.name, "fingerprint": vq.fingerprint[:16]},
+        data={"name": args.data.name, "digest": digest.hex()},
+        settings={"image_size": vq.image_size, "limit": args.limit, "dtype": "float32", **machine(device)},
+        scores=scores,
+    )
+
+
+class Digest:
+    """SHA-256 over pictures in order."""
+
+    def __init__(self) -> None:
+        import hashlib
+
+        self.hash = hashlib.sha256()
+
+    def add(self, picture: Image.Image) -> None:
+        """One more, by its pixels."""
+        self.hash.update(f"{picture.size}\n".encode() + picture.tobytes())
+
+    def hex(self) -> str:
+        """Of all so far."""
+        return self.hash.hexdigest()
+
+
+def pictures_of(path: str, size: int, limit: int) -> Iterator[tuple[str, Image.Image | None, str]]:
+    """(name, square picture, "") or (name, None, what is wrong) of an input of shard_images.py; 0 is no limit."""
+    from tokenization import storage
+    from tokenization.preprocess import RejectedImage, open_image, preprocess
+    from tokenization.readers import Reject, open_corpora
+
+    count = 0
+    for corpus in open_corpora([path]):
+        for file in corpus.files:
+            with corpus.open(file) as opened:
+                for _, item in corpus.read(opened, 0):
+                    if isinstance(item, Reject):
+                        yield f"{item.file}:{item.id}", None, item.detail
+                        count += 1
+                    for number, picture in enumerate(() if isinstance(item, Reject) else item.pictures):
+                        name = f"{item.id}" + (f"/{number}" if number else "")
+                        try:
+                            data = storage.read_bytes(picture.data) if isinstance(picture.data, str) else picture.data
+                            yield name, preprocess(open_image(data), size), ""
+                        except RejectedImage as error:
+                            yield name, None, str(error)
+                        count += 1
+                        if limit and count >= limit:
+                            return
+
+
+def tensor_of(picture: Image.Image):
+    """float32 [1, 3, h, w] of an RGB picture, 0 to 255."""
+    import numpy
+    import torch
+
+    return torch.from_numpy(numpy.asarray(picture, dtype=numpy.float32)).permute(2, 0, 1)[None]
+
+
+def mean(values: list[float]) -> float:
+    """Of at least one number."""
+    return sum(values) / len(values)

@@ -1,0 +1,141 @@
+"""What an evaluation leaves: one JSON file that says what was measured, on what, and how, or why it says no number.
+
+The same evaluation of the same model on one machine writes the same bytes, so two files can be compared as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from model.errors import UserError
+from tokenization.files import write_atomically
+
+KIND, VERSION = "uni-x evaluation", 1
+LIBRARIES = ("torch", "transformers", "diffusers", "tokenizers", "numpy", "pillow")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def require_all(what: str, expected: Sequence[str], done: Collection[str], remedy: str) -> None:
+    """Raise UserError, naming what is missing, unless all that is expected is done: a part has no average."""
+    done = set(done)
+    missing = [name for name in expected if name not in done]
+    if missing:
+        named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        count = f"{len(missing)} of {len(expected)}"
+        raise UserError(f"{what}: {count} are missing ({named}): no average of a part: {remedy}")
+
+
+def make_record(
+    task: str,
+    expected: int,
+    done: int,
+    *,
+    model: dict[str, Any],
+    data: dict[str, Any],
+    settings: dict[str, Any],
+    scores: dict[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """A result. `data` says what was measured on, with hashes; `settings` are seeds, dtype, guidance, wording.
+
+    `scores` are numbers by name, and only there when all expected items are done. Raises ValueError otherwise.
+    """
+    if scores is not None and done != expected:
+        raise ValueError(f"{task}: scores of {done} of {expected} items")
+    found = {
+        "kind": KIND,
+        "version": VERSION,
+        "task": task,
+        "items": {"expected": expected, "done": done},
+        "complete": done == expected,
+        "model": model,
+        "data": data,
+        "settings": settings,
+        **more,
+        "versions": versions(),
+    }
+    return found if scores is None else {**found, "scores": scores}
+
+
+def write_record(folder: Path, record: dict[str, Any], name: str = "") -> Path:
+    """Write `folder`/<task>.json, whole or not at all -> its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name or record['task']}.json"
+    write_atomically(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    return path
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A result that `write_record` wrote. Raises UserError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}): give a file that tools/evaluate.py wrote") from None
+    if not is_record(found):
+        raise UserError(f"{path}: is no result of tools/evaluate.py: give a file that it wrote")
+    return found
+
+
+def is_record(content: Any) -> bool:
+    """Whether a file's content is a result of this tool."""
+    return isinstance(content, dict) and content.get("kind") == KIND
+
+
+def conditions(record: dict[str, Any]) -> str:
+    """How a result was made, in a few words for a table."""
+    settings, prompts = record["settings"], record["data"].get("prompts")
+    parts = [f"{prompts} prompts {record['data']['digest'][:8]}"] if prompts else []
+    named = ("guidance", "image_guidance", "temperature", "seed", "dtype", "judge", "harness")
+    parts += [f"{name.replace('_', ' ')} {settings[name]}" for name in named if name in settings]
+    return ", ".join([*parts, f"{record['items']['done']} of {record['items']['expected']} items"])
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Of Python, the libraries that results depend on, and this repository ("+" marks a commit with changes)."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = ""
+    return {**found, "commit": _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")}
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # a copy without history, or a machine without git
+        return ""
+    return done.stdout.strip()
+
+
+def export_identity(folder: Path) -> dict[str, Any]:
+    """Which exported folder was measured."""
+    from tools.generation import fingerprint
+
+    return {"from": "export", "fingerprint": fingerprint(folder)}
+
+
+def checkpoint_identity(folder: Path) -> dict[str, Any]:
+    """Which checkpoint was measured: its manifest has the checksums of all its files."""
+    digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return {"from": "checkpoint", "fingerprint": digest[:16], "step": state.get("step", 0)}
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What rounding depends on: the processor, and on a CPU the number of threads."""
+    import torch
+
+    if device == "cuda":
+        return {"device": torch.cuda.get_device_name()}
+    return {"device": "cpu", "threads": torch.get_num_threads()}

@@ -1,0 +1,30 @@
+"""A Uni-X folder as VLMEvalKit wants it. VLMEvalKit is installed from its repository, whose config.py names models:
+
+    from functools import partial
+    from tools.evaluation.vlmevalkit import UniX
+    supported_VLM["unix"] = partial(UniX, model_path="work/demo/model")
+
+Then `python run.py --data MME POPE MMBench_DEV_EN SEEDBench_IMG --model unix`, with this repository on PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+from vlmeval.vlm.base import BaseModel
+
+from tools.evaluation.answering import ask, open_answerer
+
+MAX_NEW_TOKENS = 64
+
+
+class UniX(BaseModel):
+    """Understanding: answers to messages of texts and pictures, reduced to the option that they name."""
+
+    INTERLEAVE = True
+
+    def __init__(self, model_path: str, dtype: str = "", chat: bool = False, exact: bool = True) -> None:
+        """`exact` reduces an answer to the option that it names (`tools/evaluation/options.py`)."""
+        self.answerer = open_answerer(model_path, dtype=dtype, chat=chat, exact=exact)
+
+    def generate_inner(self, message: list[dict], dataset: str | None = None) -> str:
+        """The answer to [{"type": "image" or "text", "value": path or text}, ...]."""
+        return ask(self.answerer, message, MAX_NEW_TOKENS)
