@@ -13,18 +13,14 @@ from pretrain.loader import RowDataset, Source, check_sources, rows_from
 from pretrain.place import Place
 from pretrain.row_tensors import Row
 from pretrain.rows import RowSize, Stage
-<<<<<<< HEAD
-from pretrain.tasks import TaskShares, tokenize_prompts
-from pretrain.wordings import read_wordings
-=======
 from pretrain.tasks import TaskShares, TokenizedPrompts, tokenize_prompts
->>>>>>> eval
+from pretrain.wordings import read_wordings
 from tokenization.shards import open_dataset
 
 
 def shares_of(data: DataSection) -> TaskShares:
-    """How tasks are drawn for captioned pictures."""
-    return TaskShares(data.text_to_image, data.unconditional, data.train_on_prompts, data.first_text, data.code_noise)
+    """How tasks are drawn."""
+    return TaskShares(**{share.name: getattr(data, share.name) for share in dataclasses.fields(TaskShares)})
 
 
 def heldout_dataset(data: DataSection, tokenized: TokenizedPrompts, routing_only: bool = False) -> RowDataset:
@@ -48,11 +44,7 @@ class Data:
         self.templates = setup.prompt_templates(read_wordings(data.wordings), manifests[0])
         tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates)
         size = RowSize(data.row_length, data.row_multiple)
-<<<<<<< HEAD
-        shares = TaskShares(**{share.name: getattr(data, share.name) for share in dataclasses.fields(TaskShares)})
-=======
         shares = shares_of(data)
->>>>>>> eval
         sources = [Source(Path(source.path), source.weight, source.share) for source in data.sources]
         self.paths = [source.path for source in sources]
         stages = [Stage(stage.tokens, stage.shares) for stage in data.stages]

@@ -82,13 +82,10 @@ def test_a_documented_command_runs(demo, page, command):
         extra = ["--steps", "3", "--warmup-steps", "1", "--batch-size", "8"]
     if words[0] == "tools/measure_conflict.py":
         extra = ["--blocks", "4", "--targets", "4", "--row-length", "256", "--threads", "1"]
-<<<<<<< HEAD
     if words[0] == "tools/serve.py":
         return serve_and_end([sys.executable, *words, "--port", "0"])
-=======
     if words[0] == "tools/evaluate.py" and "--pairs" in words:
         extra = ["--pairs", "3"]
->>>>>>> eval
     run([sys.executable, *words, *extra])
 
 

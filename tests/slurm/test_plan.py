@@ -98,13 +98,9 @@ def test_submit_shows_without_submitting(commands, config):
 
 
 def test_shipped_scripts_are_thin_and_whole():
-<<<<<<< HEAD
     assert {path.name for path in SHIPPED} >= {"pretrain_3b.sbatch", "pretrain_1b5.sbatch", "sft_3b.sbatch",
-                                               "sft_edit_3b.sbatch", "shard_images.sbatch", "convert_to_hf.sbatch"}  # fmt: skip
-=======
-    assert {path.name for path in SHIPPED} >= {"pretrain_3b.sbatch", "pretrain_1b5.sbatch", "shard_images.sbatch",
-                                               "convert_to_hf.sbatch", "evaluate.sbatch"}  # fmt: skip
->>>>>>> eval
+                                               "sft_edit_3b.sbatch", "shard_images.sbatch", "convert_to_hf.sbatch",
+                                               "evaluate.sbatch"}  # fmt: skip
     for path in SHIPPED:
         text = path.read_text(encoding="utf-8")
         doing = [line for line in text.splitlines() if line and not line.startswith("#")]
