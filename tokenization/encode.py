@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokenization.filters import SeenPictures
+from tokenization.filters import DUPLICATE, SeenPictures
 from tokenization.readers import Reject
 from tokenization.sample import CodedDocument, layout_of
 
@@ -149,7 +149,7 @@ class PartCoder:
         if self.duplicate_bits >= 0:
             if (number := self.seen.find(item.hashes)) is not None:
                 detail = f"picture {number + 1} looks like one of an earlier document of this file"
-                return Reject(document.id, document.source, document.file, "duplicate_picture", detail)
+                return Reject(document.id, document.source, document.file, DUPLICATE, detail)
             self.seen.add(item.hashes)
             self.hashes.append(item.hashes)
         self.ids.add(document.id)
