@@ -133,7 +133,7 @@ def masks(bits: int, count: int) -> list[np.uint64]:
     """
 
     def cost(bands: int) -> float:
-        agreeing = max(64 - -(-64 // max(bands, 1)) * bits, 0)
+        agreeing = max(64 - -(-64 // bands) * bits, 0) if bands else 0
         return comb(bands, bits) * (count * SORTING + count**2 / 2 / 2 ** (EVENNESS * agreeing) * COMPARING)
 
     bands = min(range(bits, bits + 9), key=cost)  # as many bands as bits: one mask, of nothing, compares all with all

@@ -88,6 +88,7 @@ def test_hashes_that_nearly_agree_agree_under_a_mask(data, bits: int, count: int
 def test_more_hashes_are_compared_under_longer_masks():
     least = [min(np.bitwise_count(np.array(masks(3, count)))) for count in (10**4, 10**6, 10**8)]
     assert least == sorted(least) and least[0] < least[-1]
+    assert masks(0, 10**6) == [np.uint64(2**64 - 1)]
 
 
 @pytest.fixture
