@@ -260,9 +260,10 @@ def report(output: Path, watch: Stopwatch, startup: float, pictures: int) -> Non
             f"{len(manifest['shards'])} shards, {sum(rejects.values()):,} rejected{f' ({reasons})' if reasons else ''}"
         )
     seconds = watch.elapsed()
-    shares = ", ".join(f"{what} {watch.seconds[what] / seconds:.0%}" for what in ("waiting for input", "writing"))
+    waits = ("waiting for input", "waiting for the encoder", "writing")
+    shares = ", ".join(f"{what} {watch.seconds[what] / seconds:.0%}" for what in waits)
     say(
-        f"encoder busy {watch.seconds['encoding'] / seconds:.0%} of {seconds:.1f} s ({shares}), "
+        f"encoder busy {watch.seconds['encoding'] / seconds:.0%} of {seconds:.1f} s (beside it: {shares}), "
         f"{pictures / seconds:.1f} pictures/s; starting up took {startup:.1f} s before that"
     )
 
