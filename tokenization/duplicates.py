@@ -9,7 +9,7 @@ that nearly agree, bits are dealt into bands, of which some must agree entirely,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from math import comb
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from tokenization.sample import PICTURE
 
 AT_ONCE = 1 << 23
 """Pictures that are sorted at a time, about."""
+LARGE = 256
+"""Pictures whose hashes may be near each other: so many are told apart by colour before they are compared."""
 MIX = 0x9E3779B97F4A7C15
 SORTING, COMPARING = 100, 15
 """Nanoseconds that it takes to sort a hash, and to compare two; only their ratio matters."""
@@ -111,17 +113,44 @@ def look_alikes(hashes: np.ndarray, colours: np.ndarray, bits: int) -> Iterator[
     """All pairs of pictures that look alike, as two arrays of their numbers, some at a time; some pairs more than once."""
     for mask in masks(bits, len(hashes)):
         for order in shared(hashes & mask):
-            whole = hashes[order]
-            key, at, apart = whole & mask, np.arange(len(order)), 0
-            while len(at):
-                apart += 1
-                at = at[: np.searchsorted(at, len(order) - apart)]
-                at = at[key[at] == key[at + apart]]
-                near = at[np.bitwise_count(whole[at] ^ whole[at + apart]) <= bits]
-                one, other = order[near], order[near + apart]
-                close = (np.abs(colours[one].astype(np.int16) - colours[other]) <= COLOUR_STEPS).all(axis=1)
-                if close.any():
-                    yield one[close], other[close]
+            key = hashes[order] & mask
+            group = np.cumsum(np.concatenate([[0], key[1:] != key[:-1]]))[: len(key)]  # numbers of the keys
+            large = np.bincount(group)[group] > LARGE
+            for within, of in ((order[~large], group[~large]), *by_colour(order[large], group[large], colours)):
+                for one, other in neighbours(of):
+                    one, other = within[one], within[other]
+                    near = np.bitwise_count(hashes[one] ^ hashes[other]) <= bits
+                    one, other = one[near], other[near]
+                    close = (np.abs(colours[one].astype(np.int16) - colours[other]) <= COLOUR_STEPS).all(axis=1)
+                    if close.any():
+                        yield one[close], other[close]
+
+
+def by_colour(
+    order: np.ndarray, group: np.ndarray, colours: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pictures of large groups in smaller ones, eight times: those of a group with close colours are together once at least.
+
+    Each time a colour is cut into cells of another grid. Two grids for each of red, green and blue are half a cell apart,
+    and half a cell is more than close colours are.
+    """
+    half = COLOUR_STEPS + 1
+    cells = 256 // (2 * half) + 2
+    for shifts in product((0, half), repeat=3) if len(order) else ():
+        red, green, blue = (colours[order].astype(np.int64) + shifts).T // (2 * half)
+        cell = ((group * cells + red) * cells + green) * cells + blue
+        by_cell = np.argsort(cell)
+        yield order[by_cell], cell[by_cell]
+
+
+def neighbours(group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs of places of one group, of places [n] in order of their groups: those 1 apart, then those 2 apart, ..."""
+    at, apart = np.arange(len(group)), 0
+    while len(at):
+        apart += 1
+        at = at[: np.searchsorted(at, len(group) - apart)]
+        at = at[group[at] == group[at + apart]]
+        yield at, at + apart
 
 
 def masks(bits: int, count: int) -> list[np.uint64]:

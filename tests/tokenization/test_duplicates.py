@@ -50,14 +50,15 @@ def arrays_of(documents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 @settings(max_examples=200, deadline=None)
-@given(DOCUMENTS, st.integers(0, 6) | st.just(64), st.sampled_from([3, 1 << 23]))
-def test_the_same_documents_go_as_one_by_one(drawn_documents, bits: int, at_once: int):
+@given(DOCUMENTS, st.integers(0, 6) | st.just(64), st.sampled_from([3, 1 << 23]), st.sampled_from([1, 256]))
+def test_the_same_documents_go_as_one_by_one(drawn_documents, bits: int, at_once: int, large: int):
     documents = [
         np.array([[whole, *colour] for whole, colour in pictures], np.uint64).reshape(-1, 4)
         for pictures in drawn_documents
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "AT_ONCE", at_once)
+        patch.setattr(duplicates, "LARGE", large)
         assert seen_before(*arrays_of(documents), bits).tolist() == one_by_one(documents, bits)
 
 
@@ -72,6 +73,16 @@ def test_the_same_documents_go_as_one_by_one_among_thousands(bits: int):
     documents = np.split(np.concatenate([whole[:, None], colours], axis=1), np.sort(generator.integers(0, 3000, 2000)))
     found = seen_before(*arrays_of(documents), bits)
     assert found.tolist() == one_by_one(documents, bits) and len(found) > 200
+
+
+def test_pictures_without_a_feature_are_told_apart_by_their_colour():
+    generator = np.random.default_rng(0)
+    pictures = np.zeros((3000, 4), np.uint64)
+    pictures[:, 0] = generator.integers(0, 4, 3000)
+    pictures[:, 1:] = generator.integers(200, 256, (3000, 3))
+    documents = list(pictures[:, None])
+    found = seen_before(*arrays_of(documents), 1)
+    assert found.tolist() == one_by_one(documents, 1) and 500 < len(found) < 2900
 
 
 @settings(max_examples=100, deadline=None)
