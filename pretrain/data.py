@@ -61,9 +61,10 @@ class Data:
     def training_rows(self, consumed: int) -> Iterator[list[Row]]:
         """This rank's rows of each step, after so many rows of all ranks."""
         place = self.place
-        rows = rows_from(self.train, consumed, place.data_rank, place.data_ranks, self.workers)
+        count = self.rows_per_step // place.data_ranks
+        rows = rows_from(self.train, consumed, place.data_rank, place.data_ranks, self.workers, ahead=count)
         while True:
-            yield [next(rows) for _ in range(self.rows_per_step // place.data_ranks)]
+            yield [next(rows) for _ in range(count)]
 
     def heldout_rows(self, count: int) -> list[Row]:
         """This rank's share of the first `count` held-out rows; none without held-out data."""

@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -91,10 +93,11 @@ class RowDataset(torch.utils.data.Dataset):
         return list(parts_of(self.datasets[piece.source][piece.document]))
 
 
-def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: int) -> Iterator[Row]:
+def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: int, ahead: int = 1) -> Iterator[Row]:
     """Rows start + rank, start + rank + ranks, ... without end, in that order whatever the number of workers.
 
-    Raises UserError for a damaged shard, in whichever process it is found.
+    Without workers a thread of this process reads `ahead` rows before they are asked for. Raises UserError for a damaged
+    shard, in whichever process it is found.
     """
     dataset.plan.block_of(start)  # found once, here, and not by every worker
     context = None
@@ -110,7 +113,21 @@ def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: i
         multiprocessing_context=context,
         worker_init_fn=_end_with_parent if workers else None,
     )
-    return map(_row_or_error, _start(loader) if workers else iter(loader))
+    rows = map(_row_or_error, _start(loader) if workers else iter(loader))
+    return rows if workers else _read_ahead(rows, ahead)
+
+
+def _read_ahead(rows: Iterator[Row], count: int) -> Iterator[Row]:
+    """The same rows, read in a thread. Closing the iterator, or losing it, ends the thread."""
+    reader = ThreadPoolExecutor(1, thread_name_prefix="rows")
+    try:
+        coming = deque(reader.submit(next, rows) for _ in range(count))
+        while True:
+            row = coming.popleft().result()
+            coming.append(reader.submit(next, rows))
+            yield row
+    finally:
+        reader.shutdown(cancel_futures=True)
 
 
 def _start(loader: torch.utils.data.DataLoader) -> Iterator:

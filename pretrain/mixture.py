@@ -1,9 +1,10 @@
 """Which documents come when: a walk through every source, taken in blocks that mix the sources as the stage says.
 
 A source is walked through without end. Each pass takes its shards in an order of its own, and each shard's documents in
-an order of their own, so that no document comes again before all others were there, whatever the weights. A block takes
-the next documents of each walk. It is shuffled and packed by itself, so rows in work at a time need a few shards only,
-and finding row n needs the lengths of the blocks before it, not their documents.
+an order of their own, so that no document comes again before all others were there, whatever the weights. Documents that
+are not to be used, since they repeat others, are not part of the walk. A block takes the next documents of each walk. It
+is shuffled and packed by itself, so rows in work at a time need a few shards only, and finding row n needs the lengths of
+the blocks before it, not their documents.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from tokenization.sample import WORDING
 
 BLOCK_DOCUMENTS = 1 << 18
 BLOCK_TOKENS = 1 << 29
-AT_ONCE = 1 << 20  # documents whose lengths are summed at a time
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class Mixture:
     ):
         """count: tokens of the documents of a source, by its number, as shares count them; None: those that are stored."""
         self.sources, self.purpose = sources, purpose
-        self._sizes = [len(source.index) for source in sources]
-        self._stored = [int(source.index.lengths.sum()) for source in sources]
+        self._by_shard = [source.index.kept_by_shard() for source in sources]
+        self._sizes = [int(counts.sum()) for counts in self._by_shard]
+        self._stored = [sum(int(lengths.sum()) for lengths, _ in source.index.kept_entries()) for source in sources]
         if not any(self._sizes):
             raise UserError("the data sources hold no documents: check data.sources")
         self._stages, self._weights = [], [source.weight for source in sources]
@@ -141,10 +142,9 @@ class Mixture:
         return numpy.concatenate(found)
 
     def _of_pass(self, source: int, number: int, low: int, high: int) -> numpy.ndarray:
-        starts = self.sources[source].index.shard_starts
+        index, counts = self.sources[source].index, self._by_shard[source]
         purpose = f"{self.purpose}:{source}:{number}"
         if self._pass.get(source, ("",))[0] != purpose:
-            counts = numpy.diff(starts)
             order = seeded(purpose).permutation(len(counts))
             self._pass[source] = purpose, order, numpy.cumsum(counts[order])
         _, order, ends = self._pass[source]
@@ -152,24 +152,25 @@ class Mixture:
         found = []
         while low < high:
             shard, end = int(order[place]), int(ends[place])
-            count = int(starts[shard + 1] - starts[shard])
-            shuffled = starts[shard] + seeded(f"{purpose}:{shard}").permutation(count)
+            documents = index.kept_of_shard(shard)
+            count = len(documents)
+            shuffled = documents[seeded(f"{purpose}:{shard}").permutation(count)]
             found.append(shuffled[low - (end - count) : min(high, end) - (end - count)])
             low, place = min(high, end), place + 1
         return numpy.concatenate(found)
 
 
 def tokens_of(index: LengthIndex, documents: numpy.ndarray | None = None) -> float:
-    """Stored tokens of these documents, or of all, each used once: of texts with several wordings, their mean."""
+    """Stored tokens of these documents, or of all that are to be used, each used once: of texts with several wordings,
+    their mean."""
     if documents is not None:
         first, counts = index.offsets[documents], index.offsets[documents + 1] - index.offsets[documents]
         within = numpy.arange(counts.sum()) - numpy.repeat(numpy.cumsum(counts) - counts, counts)
         entries = numpy.repeat(first, counts) + within
         return _mean_tokens(index.lengths[entries], index.layout[entries])
     total = 0.0
-    for low in range(0, len(index), AT_ONCE):
-        first, end = (int(index.offsets[at]) for at in (low, min(low + AT_ONCE, len(index))))
-        total += _mean_tokens(index.lengths[first:end], index.layout[first:end])
+    for lengths, layout in index.kept_entries():
+        total += _mean_tokens(lengths, layout)
     return total
 
 

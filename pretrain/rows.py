@@ -168,6 +168,9 @@ class RowPlan:
             documents = numpy.unique(generator.integers(0, size, COUNTED))
         else:
             documents = numpy.tile(numpy.arange(size), -(-COUNTED // size))
+        kept = self.sources[number].index.kept
+        if kept is not None:
+            documents = documents[kept[documents] != 0]
         return self._draw_source(number, documents, generator)
 
     def _count(self, block: int) -> int:

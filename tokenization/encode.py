@@ -1,26 +1,36 @@
-"""The inner loop of shard_images: prepared documents in, coded documents out, with a limit on what may be put aside."""
+"""The inner loop of shard_images: prepared documents in, coded documents out, with a limit on what may be put aside.
+
+The encoder and what writes parts have a thread each, with short queues before them, so that the encoder finds its next
+batch ready when it is done with one, also where a part or a file ends.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokenization.filters import SeenPictures
+from tokenization.filters import DUPLICATE, SeenPictures
 from tokenization.readers import Reject
 from tokenization.sample import CodedDocument, layout_of
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
     from tokenization.pipeline import Chunk, Prepared
     from tokenization.vq_base import VQ
 
+BATCHES_AHEAD = 2
+"""Batches that are ready or in work at a time, as pixels: 100 MB each for 32 pictures of 512 x 512."""
+WRITES_BEHIND = 2
+"""Parts, or what comes between them, that wait to be written or are being written."""
 DOCUMENTS_TO_JUDGE = 100
 """The share of rejects is judged once this many documents are seen, and at the end."""
 
@@ -30,7 +40,7 @@ class TooManyRejects(Exception):
 
 
 class Stopwatch:
-    """Seconds of the main thread, by what it was doing; what is not measured is the rest."""
+    """Seconds of the main thread by what it was doing, and of the encoder's thread by `encoding`, which is beside that."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -76,18 +86,70 @@ class RejectLimit:
             )
 
 
+class Encoder:
+    """The image tokenizer in a thread of its own, which encodes one batch after another."""
+
+    def __init__(self, vq: VQ, watch: Stopwatch):
+        import torch
+
+        self.vq, self.watch = vq, watch
+        self.under_way: deque[Future[np.ndarray]] = deque()
+        # a new thread does not take over the number of threads that its work may be spread over
+        self.pool = ThreadPoolExecutor(1, "encode", torch.set_num_threads, (torch.get_num_threads(),))
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def submit(self, pictures: list[Image.Image]) -> Future[np.ndarray]:
+        """Codes uint16 [b, h, w], when they are ready. Waits while there is enough to do. Raises what encoding raised."""
+        from tokenization.vq_base import pixels_of
+
+        pixels = pixels_of(pictures)
+        with self.watch.measure("waiting for the encoder"):
+            while len(self.under_way) >= BATCHES_AHEAD:
+                self.under_way.popleft().result()
+        self.under_way.append(self.pool.submit(self._encode, pixels))
+        return self.under_way[-1]
+
+    def _encode(self, pixels: torch.Tensor) -> np.ndarray:
+        with self.watch.measure("encoding"):
+            return self.vq.encode_pixels(pixels)
+
+
+@dataclass(frozen=True)
+class CodedPart:
+    """A part's documents and rejects, and the hashes of its pictures, uint64 [n, 4], if duplicates are looked for.
+
+    `batches` says which document each picture of a batch belongs to, and holds the batch's codes when they are ready.
+    """
+
+    documents: list[CodedDocument]
+    rejects: list[Reject]
+    hashes: np.ndarray | None
+    batches: list[tuple[list[CodedDocument], Future[np.ndarray]]]
+
+    def wait(self) -> None:
+        """Until all pictures are encoded, whose codes the documents then have. Raises what encoding raised."""
+        for documents, grids in self.batches:
+            for document, grid in zip(documents, grids.result(), strict=True):
+                document.codes.append(grid)
+
+
 class PartCoder:
     """Turns the prepared chunks of a file into the coded documents of one part after another.
 
     What was there before in the same file is not taken again: the same id, or a picture that looks the same.
     """
 
-    def __init__(self, vq: VQ, batch_size: int, limit: RejectLimit, watch: Stopwatch, duplicate_bits: int = -1):
-        self.vq = vq
+    def __init__(self, encoder: Encoder, batch_size: int, limit: RejectLimit, duplicate_bits: int = -1):
+        self.encoder = encoder
         self.batch_size = batch_size
         self.limit = limit
-        self.watch = watch
         self.duplicate_bits = duplicate_bits
+        self.pictures = 0  # that were given to the encoder
         self.begin_file()
 
     def begin_file(self) -> None:
@@ -106,9 +168,10 @@ class PartCoder:
         self.documents: list[CodedDocument] = []
         self.hashes: list[np.ndarray] = []
         self.batch: list[tuple[CodedDocument, Image.Image]] = []
+        self.batches: list[tuple[list[CodedDocument], Future[np.ndarray]]] = []
 
-    def add(self, chunk: Chunk) -> tuple[list[CodedDocument], list[Reject], np.ndarray | None] | None:
-        """Take a chunk. With the last one of a part: its documents, its rejects and its pictures' hashes.
+    def add(self, chunk: Chunk) -> CodedPart | None:
+        """Take a chunk. With the last one of a part: that part, of which the last pictures may still be encoded.
 
         Raises TooManyRejects. Batches end with the part, so that what is encoded together does not depend on where an
         earlier run stopped.
@@ -134,7 +197,7 @@ class PartCoder:
         hashes = None
         if self.duplicate_bits >= 0:
             hashes = np.concatenate([np.zeros((0, 4), np.uint64), *self.hashes])
-        done = self.documents, self.rejects, hashes
+        done = CodedPart(self.documents, self.rejects, hashes, self.batches)
         self._begin_part()
         return done
 
@@ -149,41 +212,52 @@ class PartCoder:
         if self.duplicate_bits >= 0:
             if (number := self.seen.find(item.hashes)) is not None:
                 detail = f"picture {number + 1} looks like one of an earlier document of this file"
-                return Reject(document.id, document.source, document.file, "duplicate_picture", detail)
+                return Reject(document.id, document.source, document.file, DUPLICATE, detail)
             self.seen.add(item.hashes)
             self.hashes.append(item.hashes)
         self.ids.add(document.id)
         return item
 
     def _encode(self) -> None:
-        """Give every document of the batch the codes of its pictures, and empty the batch."""
-        with self.watch.measure("encoding"):
-            grids = self.vq.encode([picture for _, picture in self.batch])
-        for (document, _), grid in zip(self.batch, grids, strict=True):
-            document.codes.append(grid)
-        self.batch.clear()
+        """Give the batch to the encoder, and begin another."""
+        documents, pictures = (list(column) for column in zip(*self.batch))
+        self.batches.append((documents, self.encoder.submit(pictures)))
+        self.pictures += len(pictures)
+        self.batch = []
 
 
 class Publisher:
-    """Writes parts in a thread of its own while the next one is encoded; one at a time."""
+    """Writes parts, and what comes between them, in order in a thread of its own. After a failure it writes no more."""
 
     def __init__(self) -> None:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self.under_way: Future[Any] | None = None
+        self.under_way: deque[Future[None]] = deque()
+        self.failed = False
 
     def __enter__(self) -> Publisher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(cancel_futures=True)
+        self.pool.shutdown()  # what is there is written, also when the job has to stop
 
     def submit(self, work: Callable[[], Any]) -> None:
-        """Wait for what was submitted before, and begin this. Raises what the former raised."""
-        self.wait()
-        self.under_way = self.pool.submit(work)
+        """Do this after what was submitted before. Waits while that is much. Raises what earlier work raised."""
+        self._wait(WRITES_BEHIND - 1)
+        self.under_way.append(self.pool.submit(self._do, work))
 
     def wait(self) -> None:
         """Until all is written. Raises what writing raised."""
-        before, self.under_way = self.under_way, None
-        if before:
-            before.result()
+        self._wait(0)
+
+    def _wait(self, left: int) -> None:
+        while len(self.under_way) > left:
+            self.under_way.popleft().result()
+
+    def _do(self, work: Callable[[], Any]) -> None:
+        if self.failed:  # a file is not finished without all its parts
+            return
+        try:
+            work()
+        except BaseException:
+            self.failed = True
+            raise

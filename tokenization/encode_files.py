@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tokenization.encode import PartCoder, Publisher, RejectLimit, Stopwatch, TooManyRejects
+from tokenization.encode import CodedPart, Encoder, PartCoder, Publisher, RejectLimit, Stopwatch, TooManyRejects
 from tokenization.manifest import write_rejects
 from tokenization.parts import PARTS, FileRecord, PartRecord, write_file_record, write_part
 from tokenization.pipeline import CHUNK, Chunk, Preparation, prefetched
@@ -38,22 +38,21 @@ def encode_files(
     """
     from tqdm import tqdm
 
-    coder = PartCoder(vq, batch_size, limit, watch, preparation.filters.duplicate_bits)
     ahead = 2 * (threads + batch_size // CHUNK + 1)
     stream = events(output, files, samples_per_part, warn)
-    records: list[PartRecord] = []  # all that are there
-    begun, first, pictures = None, 0, 0  # the file that is being worked on, and where its parts begin in `records`
+    there: list[list[PartRecord]] = []  # of each file, the parts that are there
+    begun = None  # the file that is being worked on
 
     def prepare(event: Event) -> Event:
         return preparation.prepare(event) if isinstance(event, Chunk) else event
 
-    def publish(begun: Begin, part: int, content: tuple[Any, ...]) -> None:
-        work = begun.work
-        records.append(write_part(output, work.number, part, work.corpus.source, begun.fingerprint, *content))
+    def publish(begun: Begin, parts: list[PartRecord], number: int, part: CodedPart) -> None:
+        part.wait()
+        work, content = begun.work, (part.documents, part.rejects, part.hashes)
+        parts.append(write_part(output, work.number, number, work.corpus.source, begun.fingerprint, *content))
 
-    def conclude(begun: Begin, first: int) -> None:
+    def conclude(begun: Begin, parts: list[PartRecord]) -> None:
         name = begun.work.file.name
-        parts = records[first:]
         write_file_record(output, FileRecord(begun.work.number, name, begun.fingerprint, begun.records, parts))
 
     def recall(record: PartRecord) -> None:
@@ -62,9 +61,11 @@ def encode_files(
     try:
         with (
             closing(prefetched(stream, prepare, threads, ahead)) as arriving,
+            Encoder(vq, watch) as encoder,
             Publisher() as publisher,
             tqdm(unit="doc", mininterval=0.5 if sys.stderr.isatty() else 30) as bar,
         ):
+            coder = PartCoder(encoder, batch_size, limit, preparation.filters.duplicate_bits)
             while True:
                 with watch.measure("waiting for input"):
                     event = next(arriving, None)
@@ -74,28 +75,29 @@ def encode_files(
                     done = coder.add(event)
                     bar.update(len(event.items))
                     if done:
-                        pictures += sum(len(document.codes) for document in done[0])
                         with watch.measure("writing"):
-                            publisher.submit(partial(publish, begun, event.part, done))
-                    continue
-                with watch.measure("writing"):
-                    publisher.wait()  # what follows reads or changes the list of records
-                if isinstance(event, Begin):
-                    begun, first = event, len(records)
+                            publisher.submit(partial(publish, begun, there[-1], event.part, done))
+                elif isinstance(event, Begin):
+                    begun = event
+                    there.append([])
                     coder.begin_file()
                 elif isinstance(event, Known):
-                    records.append(event.record)
+                    with watch.measure("writing"):
+                        publisher.submit(partial(there[-1].append, event.record))
                     recall(event.record)
                     coder.known(event.ids, event.hashes)
                 elif isinstance(event, Done):
-                    records += event.record.parts
+                    there.append(event.record.parts)
                     for record in event.record.parts:
                         recall(record)
                 else:
-                    conclude(begun, first)
+                    with watch.measure("writing"):
+                        publisher.submit(partial(conclude, begun, there[-1]))
+            with watch.measure("writing"):
+                publisher.wait()
         limit.judge()
     except TooManyRejects:
-        paths = [output / PARTS / record.name / "rejects.jsonl" for record in sorted(records, key=lambda r: r.name)]
+        paths = [output / PARTS / record.name / "rejects.jsonl" for parts in there for record in parts]
         write_rejects(output, paths, [reject.as_json() for reject in coder.rejects])
         raise
-    return pictures
+    return coder.pictures

@@ -1,7 +1,8 @@
 """What is put aside although it could be used: pictures too small, too long, seen before, texts too short or too long.
 
 Filters change what comes out, so they are part of the job's record. All but the time limit give the same answer on any
-machine. A duplicate is looked for within one file of the input: files are worked on independently of each other.
+machine. A duplicate is looked for within one file of the input here, since files are worked on independently of each
+other; over all files it is looked for when they are there (`duplicates.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DUPLICATE = "duplicate_picture"
 HASH_SIDE = 8
 COLOUR_STEPS = 6
 """How far the mean colours of two pictures that count as one may lie apart, of 255: hashes see brightness alone."""

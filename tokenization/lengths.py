@@ -1,7 +1,8 @@
 """The length index of a dataset: how long every document is, so that planning rows opens no shard.
 
 Four arrays, each a .npy file under lengths/ that is mapped into memory, never loaded: for 100 million captioned
-pictures they have 1.7 GB. Entry by entry they follow the layout of samples (see `sample.py`).
+pictures they have 1.7 GB. Entry by entry they follow the layout of samples (see `sample.py`). A fifth, kept.npy, is there
+if some documents are not to be used (see `duplicates.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tokenization.sample import CodedDocument, entry_lengths
 
 LENGTHS = "lengths"
 ARRAYS = {"offsets": np.int64, "lengths": np.int32, "layout": np.uint8, "kinds": np.uint8}
+KEPT = f"{LENGTHS}/kept.npy"
+AT_ONCE = 1 << 20  # documents that are gone through at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,8 @@ class LengthIndex:
 
     offsets int64 [documents + 1]; lengths int32 [entries], tokens of a text or codes of a picture; layout uint8
     [entries]; kinds uint8 [documents]; shard_starts int64 [shards + 1], the first document of each shard. `folder` is
-    where the arrays lie: with it, a copy for another process is mapped there again instead of being copied.
+    where the arrays lie: with it, a copy for another process is mapped there again instead of being copied. kept uint8
+    [documents], 0 for those that are not to be used; None if all are.
     """
 
     offsets: np.ndarray
@@ -39,20 +43,51 @@ class LengthIndex:
     kinds: np.ndarray
     shard_starts: np.ndarray
     folder: Path | None = None
+    kept: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.kinds)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.folder is not None:
-            return open_lengths, (self.folder, self.shard_starts)
-        return LengthIndex, (self.offsets, self.lengths, self.layout, self.kinds, self.shard_starts)
+            return open_lengths, (self.folder, self.shard_starts, self.kept is not None)
+        return LengthIndex, (self.offsets, self.lengths, self.layout, self.kinds, self.shard_starts, None, self.kept)
+
+    def kept_of_shard(self, shard: int) -> np.ndarray:
+        """Numbers int64 [n] of a shard's documents that are to be used, in order."""
+        first, end = (int(at) for at in self.shard_starts[shard : shard + 2])
+        return np.arange(first, end) if self.kept is None else first + np.flatnonzero(self.kept[first:end])
+
+    def left_out(self) -> np.ndarray:
+        """Numbers int64 [n] of the documents that are not to be used, in order."""
+        return np.zeros(0, np.int64) if self.kept is None else np.flatnonzero(self.kept == 0)
+
+    def kept_by_shard(self) -> np.ndarray:
+        """How many documents of each shard are to be used, int64 [shards]."""
+        if self.kept is None:
+            return np.diff(self.shard_starts)
+        bounds = self.shard_starts.tolist()
+        counts = [np.count_nonzero(self.kept[low:high]) for low, high in zip(bounds, bounds[1:])]
+        return np.array(counts, dtype=np.int64)
+
+    def kept_entries(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Lengths and layout of the entries of the documents that are to be used, those of some whole documents at a time."""
+        for low in range(0, len(self), AT_ONCE):
+            offsets = self.offsets[low : low + AT_ONCE + 1]
+            lengths, layout = (array[int(offsets[0]) : int(offsets[-1])] for array in (self.lengths, self.layout))
+            if self.kept is not None:
+                chosen = np.repeat(self.kept[low : low + AT_ONCE] != 0, np.diff(offsets))
+                lengths, layout = lengths[chosen], layout[chosen]
+            yield lengths, layout
 
 
-def open_lengths(folder: Path, shard_starts: np.ndarray) -> LengthIndex:
-    """The index of a dataset folder. Its files are taken as they are: `open_dataset` has checked them."""
+def open_lengths(folder: Path, shard_starts: np.ndarray, some_left_out: bool = False) -> LengthIndex:
+    """The index of a dataset folder. Its files are taken as they are: `open_dataset` has checked them.
+
+    some_left_out: whether the dataset has a kept.npy.
+    """
     arrays = {}
-    for name in ARRAYS:
+    for name in (*ARRAYS, "kept") if some_left_out else ARRAYS:
         path = folder / LENGTHS / f"{name}.npy"
         try:
             arrays[name] = np.load(path, mmap_mode="r")
@@ -104,6 +139,25 @@ def write_lengths(output: Path, parts: Iterable[Path], documents: int, entries: 
         written.append({"file": f"{LENGTHS}/{path.name}", "bytes": path.stat().st_size, "sha256": digest})
     sync(folder)
     return written
+
+
+def write_kept(output: Path, documents: int, left_out: np.ndarray) -> list[dict[str, Any]]:
+    """kept.npy, if any of so many documents are left out, which have these numbers in order. Returns its entry of the
+    manifest, in a list; without any, there is no such file, even if there was one before."""
+    path = output / KEPT
+    if not len(left_out):
+        path.unlink(missing_ok=True)
+        return []
+    temporary = temporary_name(path)
+    array = _Array(temporary, documents, np.uint8)
+    for low in range(0, documents, AT_ONCE):
+        kept = np.ones(min(AT_ONCE, documents - low), np.uint8)
+        kept[left_out[slice(*np.searchsorted(left_out, (low, low + AT_ONCE)))] - low] = 0
+        array.append(kept)
+    digest = array.close()
+    os.replace(temporary, path)
+    sync(path.parent)
+    return [{"file": KEPT, "bytes": path.stat().st_size, "sha256": digest}]
 
 
 class _Array:

@@ -1,7 +1,9 @@
 """What turns finished files into a dataset: index.json, lengths/, rejects.jsonl and, last, manifest.json.
 
 No shard is read: what is merged are records, and the length indices of the parts. Counts are held against each other,
-and every shard must be there with its size; its hash was checked by the worker that made it or found it.
+and every shard must be there with its size; its hash was checked by the worker that made it or found it. If duplicates
+are looked for, documents that show what one of another file shows are found here; they stay in the shards, and
+lengths/kept.npy says that they are not to be used.
 """
 
 from __future__ import annotations
@@ -14,11 +16,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tokenization.duplicates import repeats
 from tokenization.encode import TooManyRejects
 from tokenization.files import is_temporary, temporary_name, write_atomically
-from tokenization.lengths import LENGTHS, write_lengths
-from tokenization.parts import FILES, PARTS, DamagedPart, FileRecord, PartRecord
-from tokenization.readers.document import KINDS
+from tokenization.filters import DUPLICATE
+from tokenization.lengths import LENGTHS, write_kept, write_lengths
+from tokenization.parts import FILES, PARTS, DamagedPart, FileRecord, PartRecord, contents_of
+from tokenization.readers.document import KINDS, Reject
 
 FORMAT_VERSION = 2
 CREATED_BY = "tokenization/shard_images.py"
@@ -46,6 +52,9 @@ def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -
     try:
         folders = [output / PARTS / part.name for part in parts]
         lengths = write_lengths(output, folders, counts["documents"], counts["pictures"] + counts["texts"])
+        bits = job["filters"].get("duplicate_bits", -1)
+        left_out = repeats(output, parts, bits) if bits >= 0 else np.zeros(0, np.int64)
+        lengths += write_kept(output, counts["documents"], left_out)
     except (ValueError, OSError) as error:
         raise DamagedPart(f"{output}: the length indices of the parts do not fit ({error})") from error
     if sum(shard["samples"] for shard in shards) != counts["documents"]:
@@ -54,6 +63,7 @@ def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -
         {"file": info["basename"], "bytes": info["bytes"], "sha256": info["hashes"]["sha256"]}
         for info in (shard["raw_data"] for shard in shards)
     ]
+    rejects = rejects_of(files) + Counter({DUPLICATE: len(left_out)})
     manifest = {
         "format_version": FORMAT_VERSION,
         "created_by": CREATED_BY,
@@ -62,14 +72,17 @@ def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -
         "vq": job["vq"],
         "filters": job["filters"],
         "counts": counts,
-        "rejects": dict(sorted(rejects_of(files).items())),
+        **({"left_out": len(left_out)} if len(left_out) else {}),
+        "rejects": dict(sorted(rejects.items())),
         "kinds": list(KINDS),
         "sources": documents_by_source(parts),
         "index": {"file": INDEX, "bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()},
         "lengths": lengths,
         "shards": entries,
     }
-    write_rejects(output, (output / PARTS / part.name / REJECTS for part in parts))
+    write_rejects(
+        output, (folder / REJECTS for folder in folders), (reject.as_json() for reject in repeated(output, files, left_out))
+    )
     write_atomically(output / INDEX, index)
     write_atomically(output / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
     return manifest
@@ -84,6 +97,20 @@ def write_rejects(output: Path, files: Iterable[Path], more: Iterable[str] = ())
             joined.write(file.read_bytes())
         joined.writelines(f"{line}\n".encode() for line in more)
     temporary.replace(path)
+
+
+def repeated(output: Path, files: list[FileRecord], left_out: np.ndarray) -> Iterator[Reject]:
+    """A reject for each document with one of these numbers, which are in order."""
+    first = 0
+    for file in files:
+        for part in file.parts:
+            end = first + part.counts["documents"]
+            numbers = left_out[slice(*np.searchsorted(left_out, (first, end)))] - first
+            if len(numbers):
+                ids, _ = contents_of(output, part)
+                detail = "a picture looks like one of an earlier document, of another file"
+                yield from (Reject(ids[number], part.source, file.name, DUPLICATE, detail) for number in numbers)
+            first = end
 
 
 def check_sizes(output: Path, part: PartRecord) -> None:

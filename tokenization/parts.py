@@ -2,7 +2,8 @@
 
 A part is some consecutive records of one file of the input. It is published by renaming its finished folder to
 `parts/000012.0003` (file 12, part 3), so it is there whole or not at all. Beside its MDS shards lie lengths.npz,
-rejects.jsonl and part.json, which says what is in it; its own checksum guards it. When all parts of a file are there,
+rejects.jsonl and part.json, which says what is in it; its own checksum guards it. Where duplicates are looked for,
+lengths.npz holds the hashes of the part's pictures and the ids of its documents too. When all parts of a file are there,
 `files/000012.json` holds what their part.json say, and the input file is not needed any more.
 """
 
@@ -125,7 +126,10 @@ def _prepare_part(
         for document in documents:
             writer.write(to_mds(document))
     arrays = part_arrays(documents)
-    (temporary / "lengths.npz").write_bytes(as_bytes(arrays | ({} if hashes is None else {"hashes": hashes})))
+    if hashes is not None:
+        ids = json.dumps([document.id for document in documents]).encode()
+        arrays |= {"hashes": hashes, "ids": np.frombuffer(ids, np.uint8)}
+    (temporary / "lengths.npz").write_bytes(as_bytes(arrays))
     lines = "".join(reject.as_json() + "\n" for reject in rejects)
     (temporary / "rejects.jsonl").write_text(lines, encoding="utf-8")
     record = PartRecord(
@@ -181,15 +185,17 @@ def check_part(output: Path, record: PartRecord) -> None:
 
 def contents_of(output: Path, record: PartRecord) -> tuple[list[str], np.ndarray]:
     """The ids of a part's documents, and the hashes of its pictures [n, 4]; both decide what a later part may hold."""
+    folder = output / PARTS / record.name
+    with np.load(folder / "lengths.npz") as arrays:
+        hashes = arrays["hashes"] if "hashes" in arrays else np.zeros((0, 4), np.uint64)
+        if "ids" in arrays:
+            return json.loads(arrays["ids"].tobytes()), hashes
     from model.torchvision_compat import ensure_torchvision
 
     ensure_torchvision()
     from streaming.base.format.mds.reader import MDSReader
 
-    folder = output / PARTS / record.name
     readers = [MDSReader.from_json(str(folder), "", dict(shard)) for shard in record.shards]
-    with np.load(folder / "lengths.npz") as arrays:
-        hashes = arrays["hashes"] if "hashes" in arrays else np.zeros((0, 4), np.uint64)
     return [reader[number]["id"] for reader in readers for number in range(reader.size)], hashes
 
 

@@ -90,7 +90,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=-1,
         metavar="BITS",
         help="put a picture aside that differs in at most so many of 64 bits of a perceptual hash from an earlier one "
-        "of its file; 0 to 4 are sensible (default: none is)",
+        "of the input; 0 to 4 are sensible (default: none is)",
     )
     add("--picture-seconds", type=float, default=60, help="time to decode a picture, 0 for any (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -252,16 +252,18 @@ def report(output: Path, watch: Stopwatch, startup: float, pictures: int) -> Non
 
     if (output / MANIFEST).exists():
         manifest = read_manifest(output / MANIFEST)
-        counts, rejects = manifest["counts"], manifest["rejects"]
+        counts, rejects, left_out = manifest["counts"], manifest["rejects"], manifest.get("left_out", 0)
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejects.items())
         say(
-            f"{output}: {counts['documents']:,} documents, {counts['pictures']:,} pictures, {counts['texts']:,} texts, "
+            f"{output}: {counts['documents']:,} documents{f' ({left_out:,} of them repeat another file)' if left_out else ''}"
+            f", {counts['pictures']:,} pictures, {counts['texts']:,} texts, "
             f"{len(manifest['shards'])} shards, {sum(rejects.values()):,} rejected{f' ({reasons})' if reasons else ''}"
         )
     seconds = watch.elapsed()
-    shares = ", ".join(f"{what} {watch.seconds[what] / seconds:.0%}" for what in ("waiting for input", "writing"))
+    waits = ("waiting for input", "waiting for the encoder", "writing")
+    shares = ", ".join(f"{what} {watch.seconds[what] / seconds:.0%}" for what in waits)
     say(
-        f"encoder busy {watch.seconds['encoding'] / seconds:.0%} of {seconds:.1f} s ({shares}), "
+        f"encoder busy {watch.seconds['encoding'] / seconds:.0%} of {seconds:.1f} s (beside it: {shares}), "
         f"{pictures / seconds:.1f} pictures/s; starting up took {startup:.1f} s before that"
     )
 

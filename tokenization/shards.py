@@ -17,7 +17,7 @@ import numpy as np
 
 from model.errors import UserError
 from tokenization.files import sha256_of
-from tokenization.lengths import LengthIndex, open_lengths
+from tokenization.lengths import KEPT, LengthIndex, open_lengths
 from tokenization.manifest import FORMAT_VERSION, INDEX, JOB, MANIFEST, dataset_fingerprint
 from tokenization.sample import from_mds
 
@@ -30,8 +30,8 @@ REMEDY = "run the shard_images.py command that made this dataset again: it makes
 class CodeDataset:
     """The documents of a dataset folder, by number. Made by `open_dataset`; can be pickled and shared between threads.
 
-    `lengths` is the length index, which says how long each document is; it is mapped into memory, and again in every
-    process that gets a copy of this.
+    `lengths` is the length index, which says how long each document is, and which are not to be used although they are
+    there; it is mapped into memory, and again in every process that gets a copy of this.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], index: dict[str, Any], lengths: LengthIndex):
@@ -107,7 +107,8 @@ def open_dataset(folder: str | Path) -> CodeDataset:
         check_size(folder, entry)
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     starts = np.cumsum([0, *(shard["samples"] for shard in index["shards"])])
-    return CodeDataset(folder, manifest, index, open_lengths(folder, starts))
+    some_left_out = any(entry["file"] == KEPT for entry in manifest["lengths"])
+    return CodeDataset(folder, manifest, index, open_lengths(folder, starts, some_left_out))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

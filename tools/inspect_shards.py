@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenization.shards import CodeDataset
     from tokenization.vq_base import VQ
 
+MOST_NUMBERS = 100  # of documents that are left out, in the page
 EPILOG = """\
 examples:
   python tools/inspect_shards.py --shards work/data/shards/train --vq openmoji-64 --output work/inspected
@@ -101,6 +102,12 @@ def samples_page(arguments: argparse.Namespace) -> list[str]:
     rejects = dataset.manifest["rejects"]
     if rejects:
         parts += ["<h2>Rejects</h2>", table(("reason", "documents"), rejects.items())]
+    left_out = dataset.lengths.left_out()
+    if len(left_out):
+        print(f"{len(left_out):,} documents are left out of training: they repeat pictures of other files")
+        shown = ", ".join(map(str, left_out[:MOST_NUMBERS])) + (" ..." if len(left_out) > MOST_NUMBERS else "")
+        parts.append(f"<p>{len(left_out):,} documents are in the shards, but left out of training, since they repeat "
+                     f"pictures of other files: {shown}</p>")  # fmt: skip
     parts.append("<h2>Samples</h2>")
     count = min(12, len(dataset))
     for number in arguments.samples or [place * len(dataset) // count for place in range(count)]:
@@ -108,6 +115,7 @@ def samples_page(arguments: argparse.Namespace) -> list[str]:
             raise UserError(f"--samples {number}: {arguments.shards} has documents 0 to {len(dataset) - 1}")
         sample = dataset[number]
         about = f"{number}: {sample['id']} ({sample['kind']}, {sample['source']}; {_counts(sample)})"
+        about += ", left out of training" if number in left_out else ""
         parts.append(document(about, shown_sample(dataset, number, vq)))
     return parts
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -130,6 +132,26 @@ def test_rows_of_many_blocks_hold_every_document_once(monkeypatch: pytest.Monkey
     assert [again.row(index) for index in (len(rows) + 3, 50, 0)] == [planned.row(len(rows) + 3), rows[50], rows[0]]
     changed = plan([source(400, 1, "a"), source(100, 2, "b", weight=1.5)])
     assert changed.fingerprint != planned.fingerprint
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60).flatmap(lambda count: st.lists(st.booleans(), min_size=count, max_size=count)),
+       st.integers(1, 6), st.integers(3, 20))  # fmt: skip
+def test_documents_that_are_left_out_never_come_and_others_as_often_as_before(kept, shards, block_documents):
+    kept = [True, *kept]
+    index = index_of([[(16, PICTURE), (4 + number, 0), (8, WORDING)] for number in range(len(kept))], shards=shards)
+    index = replace(index, kept=numpy.array(kept, numpy.uint8))
+    index = pickle.loads(pickle.dumps(index))
+    used = numpy.flatnonzero(kept)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixture, "BLOCK_DOCUMENTS", block_documents)
+        mixed = Mixture([SourceLengths("some", 3.0, index)], (), "run")
+        last = next(block for block in range(1000) if mixed.epoch_of(block) == 1)
+        (documents,) = walked(mixed, range(last))
+    for low in range(0, len(documents), len(used)):
+        assert sorted(documents[low : low + len(used)].tolist()) == used.tolist()
+    assert len(documents) == 3 * len(used)
+    assert tokens_of(index) == sum(16 + (4 + number + 8) / 2 for number in used.tolist())
 
 
 def test_mixtures_that_cannot_be():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -86,6 +88,27 @@ def test_one_order_for_ranks_workers_and_resumptions(shards: Path):
     for ranks, workers, count in pieces:
         assert read(shards, consumed, count, ranks, workers) == reference[consumed : consumed + count]
         consumed += count
+
+
+def test_without_workers_a_thread_reads_ahead_and_ends_with_the_rows(shards: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[int, str]] = []
+    original = RowDataset.__getitem__
+
+    def noted(self: RowDataset, index: int) -> Row:
+        asked.append((index, threading.current_thread().name.split("_")[0]))
+        return original(self, index)
+
+    monkeypatch.setattr(RowDataset, "__getitem__", noted)
+    rows = rows_from(dataset(shards), 3, 1, 2, workers=0, ahead=3)
+    assert next(rows).index == 4
+    deadline = time.monotonic() + 30
+    while len(asked) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert asked == [(index, "rows") for index in (4, 6, 8, 10)]
+    assert next(rows).index == 6
+    del rows
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("rows")]
 
 
 def test_every_kind_of_document_is_in_the_rows_as_it_was_in_the_corpus(shards: Path):

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Kill shard_images at random moments, over and over, with other numbers of workers each time: is anything lost?
 
-A corpus of small pictures is made in three layouts (or one is given), and encoded once by one worker, undisturbed. Then
+A corpus of small pictures is made in three layouts (or one is given), and encoded once by one worker, undisturbed. The
+pictures of the layouts are in part the same, and left out of training where they come again (--duplicate-bits). Then
 one to four workers are started and killed (SIGKILL), all or only some of them, again and again. Whenever the dataset is
 finished nevertheless, it is compared with the undisturbed one, byte by byte, and the next round begins with nothing.
 """
@@ -39,6 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--vq", help="image tokenizer (default: a random one for pictures of 16 pixels)")
     add("--tokenizer", help="folder with tokenizer.json (default: one id a byte)")
     add("--samples-per-part", type=int, default=256, help="as for shard_images.py (default: %(default)s)")
+    add("--duplicate-bits", type=int, default=2, help="as for shard_images.py, -1 for none (default: %(default)s)")
     add("--kills", type=int, default=20, help="rounds that end by a kill (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the moments (default: 0)")
     return parser.parse_args()
@@ -61,7 +63,7 @@ def main() -> int:
         if complaint := doubles(reference):
             print(f"FAILED without a kill: {complaint}")
             return 1
-        print(f"undisturbed, one worker: {work:.1f} s", flush=True)
+        print(f"undisturbed, one worker: {work:.1f} s; rejected {rejects_of(reference)}", flush=True)
         rounds, processes, finished, counts = 0, 0, 0, Counter()
         while rounds < arguments.kills or output.exists():
             count = moments.randint(1, 4)
@@ -119,7 +121,8 @@ def start(arguments: argparse.Namespace, output: Path, count: int) -> list[int]:
     from tokenization import shard_images
 
     command = ["--input", *arguments.input, "--output", str(output), "--vq", arguments.vq, "--tokenizer",
-               arguments.tokenizer, "--samples-per-part", str(arguments.samples_per_part)]  # fmt: skip
+               arguments.tokenizer, "--samples-per-part", str(arguments.samples_per_part), "--duplicate-bits",
+               str(arguments.duplicate_bits)]  # fmt: skip
     return [
         child(
             lambda worker=worker: shard_images.main([*command, "--job-index", str(worker), "--job-count", str(count)])
@@ -142,6 +145,14 @@ def difference(reference: Path, output: Path) -> str | None:
         if (reference / path).is_file() and (reference / path).read_bytes() != (output / path).read_bytes():
             return f"{path} differs from the undisturbed run"
     return None
+
+
+def rejects_of(dataset: Path) -> dict[str, int]:
+    """Rejects by reason, and how many documents of the shards are left out of training."""
+    from tokenization.shards import open_dataset
+
+    manifest = open_dataset(dataset).manifest
+    return manifest["rejects"] | {"left out": manifest.get("left_out", 0)}
 
 
 def doubles(dataset: Path) -> str | None:

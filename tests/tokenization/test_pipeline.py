@@ -1,14 +1,21 @@
-"""Prefetching: the order of the input, a bounded lead, and no thread left behind."""
+"""Threads: prefetching, encoding and writing keep the order of the input, a bounded lead, and end when they should."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
 
+from model.errors import UserError
+from tests.tokenization.corpora import picture
+from tokenization.encode import Encoder, Publisher, Stopwatch
 from tokenization.pipeline import prefetched
+from tokenization.preprocess import open_image, preprocess
+from tokenization.vq import load_vq
 
 WORKERS = (0, 1, 3)
 
@@ -75,3 +82,40 @@ def test_closing_early_stops_the_threads(workers: int):
     assert next(results) == "0"
     results.close()
     assert not threads()
+
+
+def test_what_is_written_comes_in_order_and_nothing_after_a_failure():
+    done: list[str] = []
+    with Publisher() as publisher:
+        for name in "abc":
+            publisher.submit(lambda name=name: done.append(name))
+        publisher.wait()
+        assert done == ["a", "b", "c"]
+        hold = threading.Event()
+
+        def fail() -> None:
+            hold.wait(30)
+            raise OSError("the disk is full")
+
+        publisher.submit(fail)
+        publisher.submit(lambda: done.append("the file is finished"))  # as if all its parts were there
+        hold.set()
+        with pytest.raises(OSError, match="the disk is full"):
+            publisher.wait()
+        publisher.submit(lambda: done.append("the next file"))
+    assert done == ["a", "b", "c"]
+
+
+def test_the_encoders_thread_gives_the_codes_of_this_one_and_its_errors(vq_folder: Path):
+    vq, watch = load_vq(vq_folder), Stopwatch()
+    pictures = [preprocess(open_image(picture(seed)), 16) for seed in range(12)]
+    with Encoder(vq, watch) as encoder:
+        assert encoder.pool.submit(torch.get_num_threads).result() == torch.get_num_threads()
+        batches = [encoder.submit(pictures[at : at + 3]) for at in range(0, 12, 3)]
+        assert len(encoder.under_way) <= 2
+        codes = [grid for batch in batches for grid in batch.result()]
+        assert (vq.encode(pictures) == codes).all() and watch.seconds["encoding"] > 0
+        odd = encoder.submit([image.resize((15, 15)) for image in pictures[:2]])
+        with pytest.raises(UserError, match="15 x 15 pixels"):
+            odd.result()
+    assert not {thread.name for thread in threading.enumerate() if thread.name.startswith(("encode", "write"))}

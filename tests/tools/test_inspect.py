@@ -96,6 +96,22 @@ def test_samples_come_back_as_pictures_and_text(
     assert "picture 0" in page and "paint it red" in page and "not_a_picture" in page
 
 
+def test_what_is_left_out_of_training_is_said(
+    commands: CommandServer, tiny_data: TinyData, inputs: list[Path], tmp_path: Path
+):
+    """The editing pictures and those of the conversations are among the captioned ones."""
+    done = commands.run("tokenization/shard_images.py", "--input", *inputs, "--output", tmp_path / "shards", "--vq",
+                        tiny_data.vq, "--tokenizer", tiny_data.tokenizer, "--duplicate-bits", 0, "--max-rejects", 0.2)  # fmt: skip
+    assert done.code == 0, done.err
+    left_out = open_dataset(tmp_path / "shards").lengths.left_out().tolist()
+    done = commands.run("tools/inspect_shards.py", "--shards", tmp_path / "shards", "--vq", tiny_data.vq, "--samples", 0,
+                        left_out[0], "--output", tmp_path / "page")  # fmt: skip
+    assert f"{len(left_out)} documents are left out of training" in done.out
+    page = (tmp_path / "page/index.html").read_text()
+    assert f"repeat pictures of other files: {', '.join(map(str, left_out))}</p>" in page
+    assert page.count(", left out of training<") == 1
+
+
 def test_rows_are_shown_with_what_is_learned(
     commands: CommandServer, tiny_data: TinyData, shards: Path, tmp_path: Path
 ):

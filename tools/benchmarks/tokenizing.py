@@ -3,7 +3,7 @@
 
 The three take turns, several rounds: the encoder alone on random tensors of the same shape; our job on WebDataset tars
 of JPEGs; and a plain loop that decodes, encodes a batch of one and writes a JSON line with the codes as text. Bytes a
-sample are compared too, and how fast rows come out of the shards.
+sample are compared too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import json
 import statistics
 import tempfile
 import time
-from itertools import islice
 from typing import Any
 
 from model.errors import run_command
@@ -51,7 +50,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch-size", type=int, default=32, help="as for shard_images.py (default: %(default)s)")
     add("--workers", type=int, default=2, help="as for shard_images.py (default: %(default)s)")
     add("--device", default="cpu", help="where the image tokenizer runs (default: %(default)s)")
-    add("--rows", type=int, default=200, help="rows to read from the shards, 0 for none (default: %(default)s)")
     return parser.parse_args()
 
 
@@ -86,9 +84,6 @@ def main() -> int:
             print(line + (f", encoder busy {statistics.median(busy):.1%}" if what == "our job" else ""))
         ratio = [alone / ours for alone, ours in zip(seconds["encoder alone"], seconds["our job"], strict=True)]
         print(f"our job by the encoder alone, round by round: {', '.join(f'{value:.3f}' for value in ratio)}")
-        if arguments.rows:
-            for workers in (0, 2, 4):
-                read_rows(output, tokenizer, vq, workers, arguments.rows)
     return 0
 
 
@@ -189,31 +184,6 @@ def one_at_a_time(tars: Path, output: Path, vq) -> float:
                     record = {"id": document.id, "caption": document.texts[0], "vqcode": json.dumps(codes)}
                     lines.write(json.dumps(record) + "\n")
     return time.monotonic() - began
-
-
-def read_rows(shards: Path, tokenizer, vq, workers: int, count: int) -> None:
-    """How fast rows come out of the loader, the start of its workers apart."""
-    from model.prompts import DEFAULT_TEMPLATES
-    from model.vocabulary import Vocabulary
-    from pretrain.loader import RowDataset, Source, rows_from
-    from pretrain.rows import RowSize
-    from pretrain.tasks import TaskShares, tokenize_prompts
-
-    vocabulary = Vocabulary(300, vq.codebook_size, 290, 291, 292)
-    prompts = tokenize_prompts(lambda text: [1] * (1 + len(text) // 5), vocabulary, DEFAULT_TEMPLATES)
-    size = RowSize(10_240, 8)
-    dataset = RowDataset([Source(shards)], prompts, TaskShares(0.5, 0.1, False), size, seed=0)
-    rows = rows_from(dataset, 0, 0, 1, workers)
-    began = time.monotonic()
-    next(rows)
-    first, began = time.monotonic() - began, time.monotonic()
-    for _ in islice(rows, count):
-        pass
-    seconds = time.monotonic() - began
-    print(
-        f"loader, {workers} workers: {count / seconds:.1f} rows/s of {size.tokens:,}, "
-        f"{count * size.tokens / seconds / 1e6:.2f} million tokens/s; first row after {first:.1f} s"
-    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,185 @@
+"""Documents that show a picture again, over all files of a dataset: what workers, who see one file each, cannot know.
+
+Whoever finishes the dataset finds them in the hashes that lie in its parts. The rule is that of `filters.SeenPictures`:
+documents are taken in order, and one with a picture that looks like a picture of a document taken before is left out.
+The result is that of going through them one by one, but whole arrays are compared: equal hashes by sorting; for hashes
+that nearly agree, bits are dealt into bands, of which some must agree entirely, and what agrees there is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, product
+from math import comb
+from pathlib import Path
+
+import numpy as np
+
+from tokenization.filters import COLOUR_STEPS
+from tokenization.parts import PARTS, PartRecord
+from tokenization.sample import PICTURE
+
+AT_ONCE = 1 << 23
+"""Pictures that are sorted at a time, about."""
+LARGE = 256
+"""Pictures whose hashes may be near each other: so many are told apart by colour before they are compared."""
+MIX = 0x9E3779B97F4A7C15
+SORTING, COMPARING = 100, 15
+"""Nanoseconds that it takes to sort a hash, and to compare two; only their ratio matters."""
+EVENNESS = 0.75
+"""Bits of chance in a bit of a picture's hash, about: neighbours in a picture go alike."""
+
+
+def repeats(output: Path, parts: Sequence[PartRecord], bits: int) -> np.ndarray:
+    """Numbers int64 [n] of the documents to leave out, in order, of a dataset of these parts.
+
+    ValueError if the hashes of a part do not fit its documents.
+    """
+    count = sum(part.counts["pictures"] for part in parts)
+    hashes, colours = np.empty(count, np.uint64), np.empty((count, 3), np.uint8)
+    documents = np.empty(count, np.uint32)
+    first = at = 0
+    for part in parts:
+        with np.load(output / PARTS / part.name / "lengths.npz") as found:
+            pictures = np.cumsum(np.concatenate([[0], found["layout"] & PICTURE]))[found["offsets"]]
+            end = at + int(pictures[-1])
+            of_part = found["hashes"] if "hashes" in found else np.zeros((0, 4), np.uint64)
+            if len(of_part) != end - at or end > count:
+                raise ValueError(f"{part.name} has {len(of_part):,} picture hashes for {end - at:,} pictures")
+            hashes[at:end], colours[at:end] = of_part[:, 0], of_part[:, 1:]
+            documents[at:end] = np.repeat(np.arange(first, first + len(pictures) - 1), np.diff(pictures))
+        first, at = first + part.counts["documents"], end
+    return seen_before(hashes[:at], colours[:at], documents[:at], bits)
+
+
+def seen_before(hashes: np.ndarray, colours: np.ndarray, documents: np.ndarray, bits: int) -> np.ndarray:
+    """Of pictures with these hashes uint64 [n] and mean colours uint8 [n, 3], in order, and the documents that they are
+    in, [n]: the documents int64 that show again what one taken before them shows.
+
+    In rounds: of documents that are undecided, those without a look-alike before them are taken, and what looks like
+    them goes. A second round is for what looks like something that went, and so on.
+    """
+    gone = [np.zeros(0, np.int64)]
+    while len(documents):
+        first = earliest_equal(hashes, colours)
+        values = np.flatnonzero(first == np.arange(len(first)))
+        earliest = documents[values]  # document that shows this value, or one like it
+        alike = np.zeros(len(values), bool)
+        for one, other in look_alikes(hashes[values], colours[values], bits):
+            np.minimum.at(earliest, one, documents[values[other]])
+            np.minimum.at(earliest, other, documents[values[one]])
+            alike[one] = alike[other] = True
+        place = np.empty(len(first), first.dtype)  # of each picture's value among the values
+        place[values] = np.arange(len(values))
+        place = place[first]
+        later = _of_whole_documents(documents > earliest[place], documents)
+        if not later.any():
+            break
+        taken = np.zeros(len(values), bool)
+        taken[place[~later]] = True
+        reached = taken.copy()
+        alike = np.flatnonzero(alike)
+        for one, other in look_alikes(hashes[values[alike]], colours[values[alike]], bits):
+            one, other = alike[one], alike[other]
+            reached[one] |= taken[other]
+            reached[other] |= taken[one]
+        goes = later & _of_whole_documents(later & reached[place], documents)
+        gone.append(np.unique(documents[goes]).astype(np.int64))
+        left = later & ~goes
+        hashes, colours, documents = hashes[left], colours[left], documents[left]
+    return np.sort(np.concatenate(gone))
+
+
+def _of_whole_documents(flags: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """Whether any picture of a picture's document is flagged, bool [n]."""
+    starts = np.flatnonzero(np.concatenate([[True], documents[1:] != documents[:-1]]))
+    return np.repeat(np.logical_or.reduceat(flags, starts), np.diff(np.append(starts, len(documents))))
+
+
+def earliest_equal(hashes: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """The first picture with the hash and the colour of each, uint32 [n]."""
+    first = np.arange(len(hashes), dtype=np.uint32)
+    for order in shared(hashes):
+        key = colours[order].astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+        by_value = np.lexsort((order, key, hashes[order]))
+        order, key = order[by_value], key[by_value]
+        new = np.ones(len(order), bool)
+        new[1:] = (key[1:] != key[:-1]) | (hashes[order[1:]] != hashes[order[:-1]])
+        first[order] = order[new][np.cumsum(new) - 1]
+    return first
+
+
+def look_alikes(hashes: np.ndarray, colours: np.ndarray, bits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs of pictures that look alike, as two arrays of their numbers, some at a time; some pairs more than once."""
+    for mask in masks(bits, len(hashes)):
+        for order in shared(hashes & mask):
+            key = hashes[order] & mask
+            group = np.cumsum(np.concatenate([[0], key[1:] != key[:-1]]))[: len(key)]  # numbers of the keys
+            large = np.bincount(group)[group] > LARGE
+            for within, of in ((order[~large], group[~large]), *by_colour(order[large], group[large], colours)):
+                for one, other in neighbours(of):
+                    one, other = within[one], within[other]
+                    near = np.bitwise_count(hashes[one] ^ hashes[other]) <= bits
+                    one, other = one[near], other[near]
+                    close = (np.abs(colours[one].astype(np.int16) - colours[other]) <= COLOUR_STEPS).all(axis=1)
+                    if close.any():
+                        yield one[close], other[close]
+
+
+def by_colour(
+    order: np.ndarray, group: np.ndarray, colours: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pictures of large groups in smaller ones, eight times: those of a group with close colours are together once at least.
+
+    Each time a colour is cut into cells of another grid. Two grids for each of red, green and blue are half a cell apart,
+    and half a cell is more than close colours are.
+    """
+    half = COLOUR_STEPS + 1
+    cells = 256 // (2 * half) + 2
+    for shifts in product((0, half), repeat=3) if len(order) else ():
+        red, green, blue = (colours[order].astype(np.int64) + shifts).T // (2 * half)
+        cell = ((group * cells + red) * cells + green) * cells + blue
+        by_cell = np.argsort(cell)
+        yield order[by_cell], cell[by_cell]
+
+
+def neighbours(group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs of places of one group, of places [n] in order of their groups: those 1 apart, then those 2 apart, ..."""
+    at, apart = np.arange(len(group)), 0
+    while len(at):
+        apart += 1
+        at = at[: np.searchsorted(at, len(group) - apart)]
+        at = at[group[at] == group[at + apart]]
+        yield at, at + apart
+
+
+def masks(bits: int, count: int) -> list[np.uint64]:
+    """Masks of 64 bits: two of `count` hashes that differ in at most `bits` bits agree under one of them at least.
+
+    The bits are dealt into bands, of which so many differences can spoil at most `bits`; each mask is a choice of that
+    many bands that may be spoilt. With more bands masks are longer, so that fewer hashes that are not alike agree by
+    chance, but there are more of them to sort by: the cheapest number is taken.
+    """
+
+    def cost(bands: int) -> float:
+        agreeing = max(64 - -(-64 // bands) * bits, 0) if bands else 0
+        return comb(bands, bits) * (count * SORTING + count**2 / 2 / 2 ** (EVENNESS * agreeing) * COMPARING)
+
+    bands = min(range(bits, bits + 9), key=cost)  # as many bands as bits: one mask, of nothing, compares all with all
+    bands_of = [sum(1 << bit for bit in range(band, 64, bands)) for band in range(bands)]
+    return [np.uint64(sum(chosen)) for chosen in combinations(bands_of, bands - bits)]
+
+
+def shared(keys: np.ndarray) -> Iterator[np.ndarray]:
+    """The numbers of all keys that are there more than once, by key, in stretches of about AT_ONCE keys."""
+    stretches = len(keys) // AT_ONCE + 1
+    stretch = None if stretches == 1 else (keys * np.uint64(MIX) >> np.uint64(32)) % np.uint64(stretches)
+    for number in range(stretches):
+        order = np.arange(len(keys)) if stretch is None else np.flatnonzero(stretch == number)
+        order = order[np.argsort(keys[order])]
+        ordered = keys[order]
+        same = ordered[1:] == ordered[:-1]
+        again = np.zeros(len(order), bool)
+        again[1:] |= same
+        again[:-1] |= same
+        yield order[again]
