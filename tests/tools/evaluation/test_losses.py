@@ -65,12 +65,12 @@ def test_all_rows_of_any_shards_without_a_run(commands, run, tiny_data, tmp_path
     assert few["settings"]["rows"] == 1 and few["scores"]["tokens_image"] < found["scores"]["tokens_image"]
 
 
-def test_retrieval_of_a_checkpoint_and_of_its_export_agree(commands, run, tiny_data, tmp_path):
+def test_retrieval_is_of_a_checkpoint_or_of_its_export(commands, run, tiny_data, tmp_path):
     words = ["--task", "retrieval", "--data", tiny_data.heldout, "--pairs", 6, "--row-length", 256]
     one = measure(commands, tmp_path / "a", *words, "--checkpoint", run)
     two = measure(commands, tmp_path / "b", *words, "--model", run.parent / "model")
-    # within a place or two: to a model of a few steps, pairs are alike to within a rounding error
-    assert one["scores"] == pytest.approx(two["scores"], abs=0.1) and one["settings"]["chance"] == pytest.approx(1 / 6)
+    # A model that has learned next to nothing has near ties, of which rounding may turn one or two of six round.
+    assert one["scores"] == pytest.approx(two["scores"], abs=2 / 6) and one["settings"]["chance"] == 1 / 6
     assert set(one["scores"]) == {f"{way}/{name}" for way in ("text_to_picture", "picture_to_text")
                                   for name in ("accuracy", "rank")}  # fmt: skip
     done = commands.run("tools/evaluate.py", *words, "--pairs", 500, "--checkpoint", run, "--output", tmp_path / "c")
@@ -88,3 +88,23 @@ def test_bad_input_is_one_line(commands, run, tiny_data, tmp_path):
     refused("no manifest.json", arguments=["--task", "heldout", "--model", model, "--data", tmp_path])
     refused("needs --data", arguments=["--task", "retrieval", "--model", model])
     refused("means nothing", "--guidance", arguments=["--task", "retrieval", "--model", model, "--guidance", 2])
+
+
+def test_both_ways_to_open_a_model_give_each_target_the_same_loss(run, tiny_data):
+    """What retrieval ranks by, in rows of several documents, before any near tie is decided."""
+    from argparse import Namespace
+
+    import torch
+
+    from pretrain.data import heldout_dataset
+    from pretrain.tasks import tokenize_prompts
+    from tools.evaluation.losses import open_for_losses, row_settings
+
+    args = {"device": "cpu", "dtype": "", "config": run / "config.yaml", "data": None, "row_length": 256, "rows": 1}
+    found = []
+    for which in ({"checkpoint": run, "model": None}, {"checkpoint": None, "model": run.parent / "model"}):
+        opened, losses, _ = open_for_losses(Namespace(**args, **which))
+        data, _ = row_settings(Namespace(**args, **which), opened.folder)
+        tokenized = tokenize_prompts(getattr(opened, "markup", opened.encode), opened.vocabulary, opened.templates)
+        found.append(losses(heldout_dataset(data, tokenized)[0]))
+    assert len(found[0]) > 100 and torch.allclose(*found, atol=1e-4, rtol=0) and len(found[0].unique()) > 50
