@@ -117,7 +117,7 @@ def test_emu3_gives_the_codes_and_pixels_of_transformers(emu3, tmp_path):
     loaded = load_vq(tmp_path)
     assert len(codes.unique()) > 4, "a model that gives one code to everything would compare nothing"
     assert np.array_equal(loaded.encode_pixels(pixels), codes.numpy())
-    assert torch.allclose(loaded.decode_pixels(codes), decoded, atol=1e-6)
+    assert torch.allclose(loaded.decode_pixels(codes), decoded, atol=1e-5)
     assert (loaded.codebook_size, loaded.downsample, loaded.image_size) == (64, 2, 512)
 
 
@@ -133,7 +133,7 @@ def test_janus_decodes_as_transformers_and_encodes_on_the_unit_sphere(janus, tmp
     loaded = load_vq(tmp_path)
     assert len(codes.unique()) > 4
     assert np.array_equal(loaded.encode_pixels(pixels), codes.view(3, 8, 8).numpy())
-    assert torch.allclose(loaded.decode_pixels(codes.view(3, 8, 8)), decoded, atol=1e-6)
+    assert torch.allclose(loaded.decode_pixels(codes.view(3, 8, 8)), decoded, atol=1e-5)
     assert (loaded.codebook_size, loaded.downsample, loaded.image_size) == (64, 2, 16)
 
 
