@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Copies of the pictures of WebDataset tars, each moved a little: more training data where pictures are few.
+"""Copies of captioned pictures, each moved a little: more training data where pictures are few.
 
 Every code of a moved picture differs, so a model that has seen each picture tens of times has something new to learn.
-What leaves the frame is lost, what comes in is transparent; everything else of a sample is kept. Where a copy moves to
-follows from its name alone, so the same input gives the same bytes.
+The input is any that tokenization/shard_images.py reads as pictures with captions, the output WebDataset tars. What
+leaves the frame is lost, what comes in is white. Where a copy moves to follows from its name alone, so the same input
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import hashlib
 import io
+import json
 import shutil
 import tarfile
-from itertools import groupby
+from collections import Counter
+from typing import TYPE_CHECKING
 
 from model.errors import UserError, run_command
-from tokenization.files import publish_folder, temporary_name
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tokenization.readers import Corpus, CorpusFile
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -30,9 +37,9 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tokenization/shift_pictures.py --input work/data/corpus/train/webdataset "
-        "--output work/data/shifted --copies 4 --by 8",
+        "--output work/data/moved --copies 4 --by 8",
     )
-    parser.add_argument("--input", type=Path, required=True, help="folder of WebDataset tars with PNG pictures")
+    parser.add_argument("--input", required=True, help="pictures with captions, as shard_images.py takes them")
     parser.add_argument("--output", type=Path, required=True, help="folder to make; a finished one is left as it is")
     parser.add_argument("--copies", type=int, default=4, help="copies of each picture (default: 4)")
     parser.add_argument("--by", type=int, default=8, help="pixels that a copy moves at most each way (default: 8)")
@@ -46,40 +53,48 @@ def parse_arguments() -> argparse.Namespace:
 def offset(name: str, by: int) -> tuple[int, int]:
     """(right, down) in pixels from -by to by, not both 0, from the name of the copy."""
     side = 2 * by + 1
-    place = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]) % (side * side - 1)
+    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % (side * side - 1)
     place += place >= side * side // 2  # passes over the middle, which is no move
     return place % side - by, place // side - by
 
 
-def move(png: bytes, right: int, down: int) -> bytes:
-    """A PNG picture moved by so many pixels within its frame."""
+def move(picture: Image.Image, right: int, down: int) -> Image.Image:
+    """A picture moved by so many pixels within its frame, alpha over white as `preprocess` has it."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(png)) as picture:
-        moved = Image.new("RGBA", picture.size)
-        moved.paste(picture.convert("RGBA"), (right, down))
-    data = io.BytesIO()
-    moved.save(data, "PNG")
-    return data.getvalue()
+    width, height = picture.size
+    moved = picture.convert("RGBA").crop((-right, -down, width - right, height - down))  # transparent beyond the edge
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), moved).convert("RGB")
 
 
-def shift_tar(source: Path, target: Path, copies: int, by: int) -> int:
-    """Write the copies of one tar's samples, the members of a copy side by side; the number of pictures written."""
-    pictures = 0
-    with tarfile.open(source) as tar, tarfile.open(target, "w") as moved:
-        files = (member for member in tar if member.isfile())
-        for key, members in groupby(files, key=lambda member: member.name.partition(".")[0]):
-            sample = [(member.name[len(key) :], tar.extractfile(member).read()) for member in members]
+def move_file(corpus: Corpus, file: CorpusFile, target: Path, copies: int, by: int) -> Counter[str]:
+    """Write the copies of one file's pictures as a tar -> how many, as "moved", and how many were rejected, by reason."""
+    from tokenization.preprocess import RejectedImage, open_image
+    from tokenization.readers import Reject
+    from tokenization.storage import read_bytes
+
+    counts: Counter[str] = Counter()
+    with corpus.open(file) as opened, tarfile.open(target, "w") as tar:
+        for number, item in corpus.read(opened, 0):
+            if isinstance(item, Reject):
+                counts[item.reason] += 1
+                continue
+            (source,) = (picture.data for picture in item.pictures)
+            try:
+                picture = open_image(source if isinstance(source, bytes) else read_bytes(source))
+            except RejectedImage as bad:
+                counts[bad.reason] += 1
+                continue
             for copy in range(1, copies + 1):
-                name = f"{key}-moved{copy}"
-                for suffix, data in sample:
-                    is_picture = suffix.lower() == ".png"
-                    part = move(data, *offset(name, by)) if is_picture else data
-                    entry = tarfile.TarInfo(name + suffix)
-                    entry.size = len(part)
-                    moved.addfile(entry, io.BytesIO(part))
-                    pictures += is_picture
-    return pictures
+                png = io.BytesIO()
+                move(picture, *offset(f"{item.id.rpartition('/')[2]}-moved{copy}", by)).save(png, "PNG")
+                record = json.dumps({"id": f"{item.id}-moved{copy}", "captions": item.texts}, ensure_ascii=False)
+                for suffix, data in (("png", png.getvalue()), ("json", record.encode())):
+                    entry = tarfile.TarInfo(f"{number:08d}-{copy}.{suffix}")
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+                counts["moved"] += 1
+    return counts
 
 
 def main() -> int:
@@ -89,21 +104,28 @@ def main() -> int:
     if output.exists():
         print(f"{output} is there already")
         return 0
-    tars = sorted(arguments.input.glob("*.tar"))
-    if not tars:
-        raise UserError(f"{arguments.input}: no .tar in it: give a folder of WebDataset tars")
-    temporary = temporary_name(output)
+    from tokenization.files import publish_folder
+    from tokenization.readers import open_corpus
+    from tokenization.readers.document import CAPTION_PAIR
+
+    corpus = open_corpus(arguments.input)
+    if corpus.kind != CAPTION_PAIR:
+        raise UserError(f"{arguments.input}: holds no pictures with captions (it holds {corpus.kind}): give another --input")
+    temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    pictures = 0
-    for path in tars:
-        try:
-            pictures += shift_tar(path, temporary / path.name, arguments.copies, arguments.by)
-        except (OSError, tarfile.TarError) as error:  # PIL's own errors are OSErrors too
-            shutil.rmtree(temporary)
-            raise UserError(f"{path}: {error}: make the tar again, or leave it out") from error
+    counts: Counter[str] = Counter()
+    try:
+        temporary.mkdir(parents=True)
+        for number, file in enumerate(corpus.files):
+            counts += move_file(corpus, file, temporary / f"{number:05d}.tar", arguments.copies, arguments.by)
+    except OSError as error:
+        raise UserError(f"{error.filename or output}: {error.strerror or error}") from error
+    moved = counts.pop("moved", 0)
+    rejected = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()))
+    if not moved:
+        raise UserError(f"{arguments.input}: none of its pictures can be used ({rejected or 'it is empty'})")
     publish_folder(temporary, output)
-    print(f"{output}: {pictures:,} pictures")
+    print(f"{output}: {moved:,} pictures" + (f"; {counts.total():,} documents rejected ({rejected})" if rejected else ""))
     return 0
 
 

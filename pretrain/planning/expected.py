@@ -10,11 +10,9 @@ from pretrain.config import TrainConfig
 from pretrain.parallel import stage_layers
 from pretrain.planning.activations import RowShape, activation_bytes
 from pretrain.planning.cuts import stages_of
-from pretrain.planning.layouts import rows_under_way
+from pretrain.planning.layouts import GIB, rows_under_way
 from pretrain.planning.memory import StaticBytes, static_bytes
 from pretrain.planning.zero import buffer_bytes, zero_bytes
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import tarfile
+from pathlib import Path
 
 import numpy
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData
-from tests.tokenization.test_demo_corpus import members
+from tokenization.readers import open_corpus
 from tokenization.shift_pictures import move, offset
 
 
-def png(pixels: numpy.ndarray) -> bytes:
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "PNG")
-    return data.getvalue()
+def documents(path: Path) -> dict:
+    """Everything that shard_images would read there, by id."""
+    corpus = open_corpus(path)
+    found = {}
+    for file in corpus.files:
+        with corpus.open(file) as opened:
+            found |= {item.id: item for _, item in corpus.read(opened, 0)}
+    return found
+
+
+def pixels(document) -> numpy.ndarray:
+    (picture,) = document.pictures
+    data = picture.data if isinstance(picture.data, bytes) else Path(picture.data).read_bytes()
+    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    return numpy.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
 
 
 def test_copies_go_everywhere_but_to_the_middle():
@@ -30,42 +44,54 @@ def test_copies_go_everywhere_but_to_the_middle():
 
 @given(right=st.integers(-6, 6), down=st.integers(-6, 6))
 def test_a_moved_picture_is_the_same_elsewhere(right, down):
-    pixels = numpy.random.default_rng(0).integers(0, 256, (5, 6, 4), dtype=numpy.uint8)
-    moved = numpy.asarray(Image.open(io.BytesIO(move(png(pixels), right, down))))
-    expected = numpy.zeros_like(pixels)
+    picture = numpy.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=numpy.uint8)
+    moved = numpy.asarray(move(Image.fromarray(picture), right, down))
+    expected = numpy.full_like(picture, 255)
     for y, x in itertools.product(range(5), range(6)):
         if 0 <= y - down < 5 and 0 <= x - right < 6:
-            expected[y, x] = pixels[y - down, x - right]
+            expected[y, x] = picture[y - down, x - right]
     assert numpy.array_equal(moved, expected)
 
 
-def test_every_sample_has_its_copies(commands: CommandServer, tiny_data: TinyData, tmp_path):
-    command = ["tokenization/shift_pictures.py", "--input", str(tiny_data.corpus / "train/webdataset"), "--copies", "2"]
-    assert commands.run(*command, "--output", str(tmp_path / "a")).code == 0
-    assert commands.run(*command, "--output", str(tmp_path / "b")).code == 0
-    originals = members(tiny_data.corpus / "train")
-    (tmp_path / "side").mkdir()
+@pytest.mark.parametrize("layout", ["webdataset", "folder"])
+def test_every_picture_has_its_copies(commands: CommandServer, tiny_data: TinyData, tmp_path, layout):
+    source = tiny_data.corpus / "train" / layout
+    command = ["tokenization/shift_pictures.py", "--input", source, "--copies", "2", "--by", "3"]
     for name in ("a", "b"):
-        (tmp_path / "side" / "webdataset").unlink(missing_ok=True)
-        (tmp_path / "side" / "webdataset").symlink_to(tmp_path / name)
-        copies = members(tmp_path / "side")
-        assert len(copies) == 2 * len(originals)
-        keys = [name.partition(".")[0] for name in copies]
-        assert [key for key, _ in itertools.groupby(keys)] == list(dict.fromkeys(keys))  # as readers need them
-        for name, data in originals.items():
-            key, _, suffix = name.partition(".")
-            for copy in (1, 2):
-                assert (copies[f"{key}-moved{copy}.{suffix}"] == data) is (suffix == "json")
-    tars = [sorted((tmp_path / name).glob("*.tar")) for name in ("a", "b")]
+        assert commands.run(*command, "--output", tmp_path / name).code == 0
+    originals, copies = documents(source), documents(tmp_path / "a")
+    assert set(copies) == {f"{name}-moved{copy}" for name in originals for copy in (1, 2)}
+    for name, original in originals.items():
+        for copy in (1, 2):
+            found = copies[f"{name}-moved{copy}"]
+            right, down = offset(f"{name.rpartition('/')[2]}-moved{copy}", 3)
+            assert found.texts == original.texts
+            assert numpy.array_equal(pixels(found), numpy.asarray(move(Image.fromarray(pixels(original)), right, down)))
+    tars = [sorted((tmp_path / name).iterdir()) for name in ("a", "b")]
     assert [path.read_bytes() for path in tars[0]] == [path.read_bytes() for path in tars[1]]
-    assert "is there already" in commands.run(*command, "--output", str(tmp_path / "a")).out
+    assert "is there already" in commands.run(*command, "--output", tmp_path / "a").out
 
 
-def test_bad_input_is_named(commands: CommandServer, tmp_path):
-    command = ["tokenization/shift_pictures.py", "--input", str(tmp_path), "--output", str(tmp_path / "out")]
-    assert_refused(commands.run(*command), "no .tar", "folder of WebDataset tars")
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        tar.addfile(tarfile.TarInfo("x.png"), io.BytesIO())
-    assert_refused(commands.run(*command), "a.tar", "make the tar again")
+def test_what_cannot_be_used_is_counted_or_named(commands: CommandServer, tmp_path):
+    (tmp_path / "in").mkdir()
+    output = tmp_path / "out"
+    command = ["tokenization/shift_pictures.py", "--input", tmp_path / "in", "--output", output]
+    assert_refused(commands.run(*command), "in")
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+    with tarfile.open(tmp_path / "in/a.tar", "w") as tar:
+        for name, data in (("./x.y/1.png", png.getvalue()), ("./x.y/1.json", json.dumps({"id": "one", "caption": "sun"}).encode()),
+                           ("2.png", b"no png"), ("2.txt", b"name"), ("3.txt", b"no picture")):  # fmt: skip
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    done = commands.run(*command, "--copies", "1")
+    assert done.code == 0 and "1 pictures; 2 documents rejected (missing_key 1, not_a_picture 1)" in done.out, done
+    assert {name: found.texts for name, found in documents(output).items()} == {"one-moved1": ("sun",)}
+    (tmp_path / "texts.jsonl").write_text('{"text": "no picture"}\n')
+    words = [command[0], "--input", tmp_path / "texts.jsonl", "--output", tmp_path / "other"]
+    assert_refused(commands.run(*words), "texts.jsonl", "no pictures with captions")
+    (tmp_path / "empty.tar").write_bytes(b"")
+    assert_refused(commands.run(command[0], "--input", tmp_path / "empty.tar", "--output", tmp_path / "other"), "empty.tar")
     assert_refused(commands.run(*command, "--by", "0"), "--by 0", "at least 1")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+    assert not (tmp_path / "other").exists()

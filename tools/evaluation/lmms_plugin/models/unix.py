@@ -56,7 +56,7 @@ class UniX(lmms):
 
     def generate_until_multi_round(self, requests: Sequence) -> list[str]:
         """Not for this model: its benchmarks ask once."""
-        raise NotImplementedError("unix answers tasks of one round only: choose tasks of output_type generate_until")
+        raise ValueError("unix answers tasks of one round only: choose tasks of output_type generate_until")
 
     def _pictures(self, to_pictures, number: int, task: str, split: str) -> list:
         found = to_pictures(self.task_dict[task][split][number]) if to_pictures else []
