@@ -218,6 +218,7 @@ def test_what_cannot_be_served_is_refused_at_once(commands, folder, served, tmp_
     port = served.url.rpartition(":")[2]
     done = commands.run("tools/serve.py", "--model", folder, "--port", port)
     assert_refused(done, f"--port {port} cannot be used (Address already in use): give another --port")
+    assert_refused(commands.run("tools/serve.py", "--model", folder, "--port", "99999"), "--port 99999", "up to 65535")
     with pytest.raises(SystemExit):
         serve.main(["--model", str(folder), "--top-p", "2"])
     assert "not above 0 and at most 1" in capsys.readouterr().err

@@ -21,6 +21,9 @@ AT_ONCE = 2**26  # elements of [tokens, vocabulary] that exist at a time: 256 Mi
 
 def heldout(args: Namespace) -> dict:
     """Mean loss of the targets of each modality, in nats a token, on held-out rows -> the result. Raises UserError."""
+    from pretrain import runtime
+
+    runtime.install()  # before what imports megatron-core
     from pretrain.data import heldout_dataset
     from pretrain.engines import StepFigures
     from pretrain.engines.common import loss_sums

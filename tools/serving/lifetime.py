@@ -47,6 +47,8 @@ class DrainingServer(uvicorn.Server):
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket of that address, which does not listen yet. Raises UserError if it cannot be had."""
+    if port > 65535:  # getaddrinfo would take what is left of it after division
+        raise UserError(f"--port {port}: ports go up to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)

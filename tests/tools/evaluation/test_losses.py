@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tests.commands import assert_refused
 from tests.pretrain.tiny_run import STEPS, write_config
 
+ROOT = Path(__file__).resolve().parents[3]
 MEANS = ("loss", "loss_text", "loss_image")
 
 
@@ -88,6 +91,13 @@ def test_bad_input_is_one_line(commands, run, tiny_data, tmp_path):
     refused("no manifest.json", arguments=["--task", "heldout", "--model", model, "--data", tmp_path])
     refused("needs --data", arguments=["--task", "retrieval", "--model", model])
     refused("means nothing", "--guidance", arguments=["--task", "retrieval", "--model", model, "--guidance", 2])
+
+
+def test_a_process_of_its_own_says_nothing_beside_the_error(tmp_path):
+    """megatron-core's warnings at import are not heard in the process that the other tests share."""
+    command = ["tools/evaluate.py", "--task", "heldout", "--model", tmp_path, "--config", tmp_path / "run.yaml", "--output", tmp_path]
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "no config.json" in done.stderr, done.stderr
 
 
 def test_both_ways_to_open_a_model_give_each_target_the_same_loss(run, tiny_data):
