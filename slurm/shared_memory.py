@@ -20,14 +20,25 @@ YOUNG = 60  # seconds; what is younger may belong to a process that is about to 
 
 def remove_leftovers(folder: Path = SHARED_MEMORY, young: float = YOUNG) -> list[str]:
     """Remove this user's segments that no living process has open or mapped -> their names."""
-    removed = []
-    mine = [path for path in folder.iterdir() if OURS.fullmatch(path.name) and path.stat().st_uid == os.getuid()]
+    mine = [path for path in folder.iterdir() if OURS.fullmatch(path.name) and age_of_mine(path) > young]
     used = in_use(folder) if mine else set()
+    removed = []
     for path in mine:
-        if path.name not in used and time.time() - path.stat().st_mtime > young:
-            path.unlink(missing_ok=True)
-            removed.append(path.name)
+        # once more: a name comes back, as each run of mosaicml-streaming takes the lowest that is free
+        if path.name not in used and age_of_mine(path) > young:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+                removed.append(path.name)
     return sorted(removed)
+
+
+def age_of_mine(path: Path) -> float:
+    """Seconds since a file of this user was written; -1 for another's, and for one that its process has just removed."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return -1
+    return time.time() - found.st_mtime if found.st_uid == os.getuid() else -1
 
 
 def in_use(folder: Path) -> set[str]:

@@ -35,7 +35,7 @@ def test_from_the_script_to_a_picture(cluster: Cluster, tiny_data: TinyData, com
     out = config.with_suffix(".out").read_text()
     assert (shown["JobState"], shown["ExitCode"]) == ("COMPLETED", "0:0"), out
     assert "attempt 1: 2 nodes (node1,node2) x 2 ranks" in out and f"{run}: 12 of 12 steps done" in out
-    assert [entry["decision"] for entry in ended(run)] == ["done"]
+    assert [entry["decision"] for entry in ended(run)] == ["done"], out
     assert {path.name for path in (run / "preflight/attempt_0001").iterdir()} == {
         "node_node1.json", "node_node2.json", "link_node1.json", "link_node2.json"}  # fmt: skip
     assert len(list((run / "logs/attempt_0001").glob("rank_000[0-3].log"))) == 4

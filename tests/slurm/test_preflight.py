@@ -5,8 +5,9 @@ from __future__ import annotations
 import mmap
 import os
 from argparse import Namespace
+from pathlib import Path
 
-from slurm import preflight
+from slurm import preflight, shared_memory
 from slurm.shared_memory import remove_leftovers
 
 NODES = ["node1", "node2", "node3"]
@@ -105,3 +106,26 @@ def test_leftovers_go_and_what_is_used_or_another_name_stays(tmp_path):
         mapped.close()
         opened.close()
     assert remove_leftovers(tmp_path) == ["000004_barrier", "000005_locals"]
+
+
+def test_what_another_process_removes_meanwhile_is_no_error(tmp_path, monkeypatch):
+    """Two jobs on a node look at the same folder, and each gives back its own segments at any moment."""
+    paths = [tmp_path / f"{number:06d}_shard_states" for number in range(200)]
+    listed, looked = Path.iterdir, shared_memory.in_use
+
+    def listed_then_gone(folder: Path) -> list[Path]:
+        found = sorted(listed(folder))
+        paths[0].unlink(missing_ok=True)
+        return found
+
+    def looked_then_gone(folder: Path) -> set[str]:
+        found = looked(folder)
+        paths[1].unlink()
+        return found
+
+    for path in paths:
+        path.write_bytes(b"1")
+        os.utime(path, (1, 1))
+    monkeypatch.setattr(shared_memory, "in_use", looked_then_gone)
+    monkeypatch.setattr(Path, "iterdir", lambda path: listed_then_gone(path) if path == tmp_path else listed(path))
+    assert remove_leftovers(tmp_path) == [path.name for path in paths[2:]]
