@@ -87,6 +87,9 @@ class DataSection:
     first_text: float = 0.0  # share of draws that take a document's first text; the others take any, evenly
     code_noise: float = 0.0  # share of drawn pictures of whose input codes some, from none to all, are replaced
     train_on_prompts: bool = False  # whether the words of a picture's prompt are targets
+    drop_instruction: float = 0.0  # share of edits whose instruction is dropped, for guidance of the source picture
+    drop_source: float = 0.0  # share of edits whose source picture is dropped, drawn independently
+    drop_both: float = 0.0  # share of edits that lose both, beside those that lose both by chance
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,8 @@ ABSENT = {  # what somebody who knows megatron-core may ask for
     "expert_parallel": "there are no expert layers to be parallel over: use parallel.tensor and parallel.pipeline",
     "fp8": "FP8 is not part of this project: use bf16",
 }
-SHARES = ("data.text_to_image", "data.unconditional", "data.first_text", "data.code_noise", "optim.dropout")
+SHARES = ("data.text_to_image", "data.unconditional", "data.first_text", "data.code_noise", "data.drop_instruction",
+          "data.drop_source", "data.drop_both", "optim.dropout")  # fmt: skip
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:

@@ -31,9 +31,7 @@ class Data:
         self.templates = setup.prompt_templates(manifests[0])
         tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates)
         size = RowSize(data.row_length, data.row_multiple)
-        shares = TaskShares(
-            data.text_to_image, data.unconditional, data.train_on_prompts, data.first_text, data.code_noise
-        )
+        shares = TaskShares(**{share.name: getattr(data, share.name) for share in dataclasses.fields(TaskShares)})
         sources = [Source(Path(source.path), source.weight, source.share) for source in data.sources]
         stages = [Stage(stage.tokens, stage.shares) for stage in data.stages]
         self.train = RowDataset(sources, tokenized, shares, size, config.run.seed, place.routing_only, stages)

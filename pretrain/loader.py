@@ -20,9 +20,8 @@ from model.vocabulary import Vocabulary
 from pretrain.row_tensors import Row, assemble
 from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, Stage, seeded
 from pretrain.tasks import (
-    IN_ORDER,
+    ORDERED,
     TEXT_TO_IMAGE,
-    TURNS,
     UNCONDITIONAL,
     TaskShares,
     TokenizedPrompts,
@@ -74,8 +73,8 @@ class RowDataset(torch.utils.data.Dataset):
 
     def _document(self, piece: Piece, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
         parts = self.plan.parts(piece) if self.routing_only else self._contents(piece)
-        if piece.task in (IN_ORDER, TURNS):
-            ids, labels = build_ordered(self.tokenized, piece.task == TURNS, piece.text, parts)
+        if piece.task in ORDERED:
+            ids, labels = build_ordered(self.tokenized, piece.task, piece.text, parts)
         else:
             caption = next(part.wordings for part in parts if part.codes is None)[piece.text][1]
             codes = next((part.codes for part in parts if part.codes is not None), caption[:0])

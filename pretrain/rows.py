@@ -18,9 +18,8 @@ from model.errors import UserError
 from pretrain.mixture import Mixture, SourceLengths, Stage, seeded
 from pretrain.packing import argsort_small, pack
 from pretrain.tasks import (
-    IN_ORDER,
+    ORDERED,
     TEXT,
-    TURNS,
     TaskShares,
     TokenizedPrompts,
     build_ordered,
@@ -136,7 +135,7 @@ class RowPlan:
             self.tokenized.templates.text_to_image,
             self.tokenized.templates.image_to_text,
             vars(self.tokenized.vocabulary),
-            vars(self.shares),
+            {name: value for name, value in vars(self.shares).items() if value or not name.startswith("drop_")},
             vars(self.size),
             self.seed,
         ]
@@ -179,7 +178,7 @@ class RowPlan:
         task = draw_tasks(generator, kinds, self.shares)
         drawn, whether_first = generator.random(len(documents)), generator.random(len(documents))
         wording = generator.integers(0, 2**16, len(documents))
-        in_order = (task == IN_ORDER) | (task == TURNS)
+        in_order = numpy.isin(task, ORDERED)
         has_picture = ~in_order & (task != TEXT)
         texts = numpy.where(has_picture, counts - 1, 1)  # a captioned picture is the first entry
         text = (drawn * texts).astype(numpy.int64)
@@ -198,7 +197,7 @@ class RowPlan:
         starts = numpy.cumsum(counts) - counts
         entries = numpy.arange(counts.sum()) + numpy.repeat(first - starts, counts)
         return ordered_lengths(
-            self.tokenized, task == TURNS, text, counts, index.lengths[entries], index.layout[entries]
+            self.tokenized, task, text, counts, index.lengths[entries], index.layout[entries]
         )
 
     def _split(self, pieces: numpy.ndarray) -> numpy.ndarray:
@@ -217,12 +216,12 @@ class RowPlan:
         split.append(stretches)
         for line in pieces[long & (pieces[:, 3] != TEXT)].tolist():
             piece = Piece(*line)
-            if piece.task not in (IN_ORDER, TURNS):
+            if piece.task not in ORDERED:
                 raise UserError(
                     f"document {piece.document} of source {piece.source} has {piece.length} tokens with its picture, a "
                     f"row has {self.size.tokens}: raise data.row_length, since a picture is never cut"
                 )
-            ids, _ = build_ordered(self.tokenized, piece.task == TURNS, piece.text, self.parts(piece))
+            ids, _ = build_ordered(self.tokenized, piece.task, piece.text, self.parts(piece))
             cuts = stretches_of(ids, self.tokenized.vocabulary, capacity)
             split.append(numpy.array([[*line[:5], *cut] for cut in cuts], dtype=numpy.int64))
         return numpy.concatenate(split)

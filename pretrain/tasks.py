@@ -2,8 +2,9 @@
 
 Captioned pictures train in both directions: caption -> picture, and picture -> caption. A share of the former has its
 prompt replaced by the unconditional one, for classifier-free guidance. Plain text, and texts and pictures in order,
-are learned as they stand. Conversations and picture editing have turns, of which the assistant's are learned. All draws
-come from the planner's seed, so a resumed or repeated run asks every document the same question.
+are learned as they stand. Conversations and picture editing have turns, of which the assistant's are learned; an edit may
+lose its instruction, its source picture or both, as guidance asks for it. All draws come from the planner's seed, so a
+resumed or repeated run asks every document the same question.
 """
 
 from __future__ import annotations
@@ -17,20 +18,22 @@ import numpy
 
 from model import prompts
 from model.errors import UserError
-from model.prompts import PromptTemplates
+from model.prompts import BETWEEN_TURNS, TURN_END, TURN_START, PromptTemplates
 from model.vocabulary import IGNORED, Vocabulary
 from tokenization.readers.document import CONVERSATION, EDIT, INTERLEAVED, KINDS, ROLES
 from tokenization.readers.document import TEXT as TEXT_KIND
 from tokenization.sample import PICTURE, ROLE, WORDING, Part
 
-TEXT, TEXT_TO_IMAGE, IMAGE_TO_TEXT, UNCONDITIONAL, IN_ORDER, TURNS = range(6)
-TASK_NAMES = ("text", "text_to_image", "image_to_text", "unconditional", "in_order", "turns")
+TEXT, TEXT_TO_IMAGE, IMAGE_TO_TEXT, UNCONDITIONAL, IN_ORDER, TURNS, NO_INSTRUCTION, NO_SOURCE, NEITHER = range(9)
+TASK_NAMES = ("text", "text_to_image", "image_to_text", "unconditional", "in_order", "turns", "edit_without_instruction",
+              "edit_without_source", "edit_without_either")  # fmt: skip
+ORDERED = (IN_ORDER, TURNS, NO_INSTRUCTION, NO_SOURCE, NEITHER)
+"""Tasks whose documents are put together part by part. The last three are edits that lose what guidance leaves out."""
 
 FIXED_TASKS = {TEXT_KIND: TEXT, INTERLEAVED: IN_ORDER, CONVERSATION: TURNS, EDIT: TURNS}
 """Tasks of the kinds of documents that have no choice."""
 
-TURN_START, TURN_END, BETWEEN_TURNS = "<|im_start|>{role}\n", "<|im_end|>", "\n"
-"""Qwen's format of a turn. A tokenizer without these tokens spells them out in letters."""
+USER, ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class TaskShares:
     train_on_prompts: bool  # whether the text of a picture's prompt is a target too
     first_text: float = 0.0  # share of draws that take a document's first text; the others take any, evenly
     code_noise: float = 0.0  # share of drawn pictures of whose input codes some are replaced by random ones
+    drop_instruction: float = 0.0  # share of edits whose instruction is dropped
+    drop_source: float = 0.0  # share of edits whose source picture is dropped, drawn independently
+    drop_both: float = 0.0  # share of edits that lose both, beside those that lose both by chance
 
 
 @dataclass(frozen=True)
@@ -133,14 +139,15 @@ def build_document(
 
 
 def ordered_lengths(
-    tokenized: TokenizedPrompts, turns: numpy.ndarray, draw: numpy.ndarray, counts: numpy.ndarray,
+    tokenized: TokenizedPrompts, task: numpy.ndarray, draw: numpy.ndarray, counts: numpy.ndarray,
     lengths: numpy.ndarray, layout: numpy.ndarray,
 ) -> numpy.ndarray:  # fmt: skip
     """Tokens [n] that `build_ordered` will make of n documents.
 
-    turns: bool [n], which have turns. draw: int [n], chooses among wordings. counts: entries of each document; lengths
-    and layout: those of all entries, one document after the other.
+    task: int [n], of ORDERED. draw: int [n], chooses among wordings. counts: entries of each document; lengths and
+    layout: those of all entries, one document after the other.
     """
+    turns = task != IN_ORDER
     document = numpy.repeat(numpy.arange(len(counts)), counts)
     group = numpy.cumsum(layout & WORDING == 0) - 1  # the wordings of one text
     size = numpy.bincount(group, minlength=1)
@@ -154,19 +161,30 @@ def ordered_lengths(
     size_of = {text: len(ids) for text, ids in tokenized.pieces.items()}
     around = size_of[TURN_END] + size_of[BETWEEN_TURNS]
     turn = numpy.array([0, *(size_of[TURN_START.format(role=name)] + around for name in ROLES[1:])])
-    tokens = lengths + 2 * picture + numpy.where(begins & turns[document], turn[role], 0)
-    return numpy.bincount(document, tokens, minlength=len(counts)).astype(numpy.int64) + ~turns
+    asked, task_of = role == USER, task[document]
+    dropped = asked & numpy.where(picture, task_of == NO_SOURCE, task_of == NO_INSTRUCTION)
+    tokens = numpy.where(dropped, 0, lengths + 2 * picture) + numpy.where(begins & turns[document], turn[role], 0)
+    found = numpy.bincount(document, tokens, minlength=len(counts)).astype(numpy.int64) + ~turns
+    answers = numpy.flatnonzero((task_of == NEITHER) & picture & (role == ASSISTANT))
+    alone, first = numpy.unique(document[answers], return_index=True)
+    found[alone] = lengths[answers[first]] + size_of[tokenized.templates.unconditional] + 3
+    return found
 
 
 def build_ordered(
-    tokenized: TokenizedPrompts, turns: bool, draw: int, parts: Iterable[Part]
+    tokenized: TokenizedPrompts, task: int, draw: int, parts: Iterable[Part]
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
     """A document of parts in order -> (ids [n], labels [n]) int64, as `build_document` gives them.
 
     Without turns all of it is learned, and the end of the document. With turns, what the assistant says is learned: its
-    texts, its pictures from `<|vision_start|>` on, and the end of its turn; `draw` chooses among wordings.
+    texts, its pictures from `<|vision_start|>` on, and the end of its turn; `draw` chooses among wordings. An edit without
+    its instruction or its source has turns of the user with nothing in their place; without either, its first answer
+    stands after the unconditional prompt. These are the prompts that guidance compares (`model.prompts.edit_ids`).
     """
-    vocabulary = tokenized.vocabulary
+    vocabulary, turns = tokenized.vocabulary, task != IN_ORDER
+    if task == NEITHER:
+        answer = next(part.codes for part in parts if part.codes is not None and part.role == "assistant")
+        return build_document(tokenized, UNCONDITIONAL, 0, answer[:0], answer, train_on_prompts=False)
     stretches: list[tuple[Sequence[int] | numpy.ndarray, bool]] = []  # ids, and whether they are learned
     role = ""
     for part in parts:
@@ -175,6 +193,8 @@ def build_ordered(
             stretches.append((tokenized.pieces[TURN_START.format(role=part.role)], False))
             role = part.role
         learned = not turns or part.role == "assistant"
+        if part.role == "user" and task == (NO_INSTRUCTION if part.codes is None else NO_SOURCE):
+            continue
         if part.codes is not None:
             stretches.append((prompts.picture_ids(part.codes, vocabulary), learned))
         else:
@@ -230,4 +250,11 @@ def draw_tasks(generator: numpy.random.Generator, kinds: numpy.ndarray, shares: 
     to_image = numpy.where(dropped < shares.unconditional, UNCONDITIONAL, TEXT_TO_IMAGE)
     captioned = numpy.where(direction < shares.text_to_image, to_image, IMAGE_TO_TEXT)
     of_kind = numpy.array([FIXED_TASKS.get(kind, -1) for kind in KINDS])[kinds]
-    return numpy.where(of_kind >= 0, of_kind, captioned)
+    tasks = numpy.where(of_kind >= 0, of_kind, captioned)
+    if not (shares.drop_instruction or shares.drop_source or shares.drop_both):
+        return tasks
+    instruction, source, both = generator.random((3, len(kinds)))
+    both = both < shares.drop_both
+    no_instruction, no_source = both | (instruction < shares.drop_instruction), both | (source < shares.drop_source)
+    edits = numpy.array([[TURNS, NO_SOURCE], [NO_INSTRUCTION, NEITHER]])[no_instruction.astype(int), no_source.astype(int)]
+    return numpy.where(kinds == KINDS.index(EDIT), edits, tasks)

@@ -110,6 +110,7 @@ def test_overrides_win_and_are_read_as_yaml(path):
         (["data.text_to_image=1.2"], ["data.text_to_image", "1.2", "share"]),
         (["data.first_text=2"], ["data.first_text", "2.0", "share"]),
         (["data.code_noise=1.5"], ["data.code_noise", "1.5", "share"]),
+        (["data.drop_source=2"], ["data.drop_source", "2.0", "share"]),
         (["data.unconditional=-0.1"], ["data.unconditional", "-0.1", "negative"]),
         (["optim.lr"], ["'optim.lr'", "section.key=value"]),
         (["=3"], ["'=3'", "section.key=value"]),

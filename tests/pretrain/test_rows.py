@@ -33,7 +33,7 @@ from pretrain.tasks import (
 )
 from tokenization.lengths import LengthIndex
 from tokenization.readers.document import KINDS
-from tokenization.sample import PICTURE, ROLE, WORDING, Part
+from tokenization.sample import PICTURE, ROLE, WORDING
 
 VOCABULARY = Vocabulary(image_token_offset=300, codebook_size=64, vision_start_id=290, vision_end_id=291, eos_id=292)
 SHARES = TaskShares(text_to_image=0.6, unconditional=0.2, train_on_prompts=False)
@@ -164,20 +164,20 @@ def test_documents_in_order_have_the_planned_length_and_are_cut_between_pictures
             document.append((length, document[-1][1] | WORDING))
         else:
             document.append((length, (PICTURE if what == PICTURE else 0) + (role * ROLE if turns else 0)))
-    kind = "conversation" if turns else "interleaved"
+    kind, task = ("conversation", TURNS) if turns else ("interleaved", IN_ORDER)
     lengths, layout = (numpy.array(column) for column in zip(*document))
     planned = ordered_lengths(
-        PROMPTS, numpy.array([turns] * 2), numpy.array([draw, draw + 1]), numpy.array([len(document)] * 2),
+        PROMPTS, numpy.array([task] * 2), numpy.array([draw, draw + 1]), numpy.array([len(document)] * 2),
         numpy.tile(lengths, 2), numpy.tile(layout, 2),
     )  # fmt: skip
     source = SourceLengths("a", 1.0, index_of([document], [kind]))
     rows = epoch(plan([source], size=RowSize(56, 4)))
     pieces = sorted((piece for row in rows for piece in row), key=lambda piece: piece.start)
     parts = plan([source]).parts(pieces[0])
-    ids, labels = build_ordered(PROMPTS, turns, draw, parts)
-    assert planned.tolist() == [len(ids), len(build_ordered(PROMPTS, turns, draw + 1, parts)[0])]
-    assert {piece.task for piece in pieces} == {TURNS if turns else IN_ORDER}
-    whole, _ = build_ordered(PROMPTS, turns, pieces[0].text, parts)
+    ids, labels = build_ordered(PROMPTS, task, draw, parts)
+    assert planned.tolist() == [len(ids), len(build_ordered(PROMPTS, task, draw + 1, parts)[0])]
+    assert {piece.task for piece in pieces} == {task}
+    whole, _ = build_ordered(PROMPTS, task, pieces[0].text, parts)
     assert [piece.start for piece in pieces] == [0, *numpy.cumsum([piece.length for piece in pieces])[:-1].tolist()]
     assert sum(piece.length for piece in pieces) == len(whole)
     for piece in pieces[1:]:
@@ -197,25 +197,6 @@ def test_a_picture_that_no_row_can_hold_is_refused():
     assert stretches_of(ids, VOCABULARY, 42) == [(0, 42), (42, 2)]
     with pytest.raises(UserError, match="raise data.row_length"):
         stretches_of(ids, VOCABULARY, 41)
-
-
-def test_only_answers_are_learned_and_each_to_its_end():
-    parts = [
-        Part("user", numpy.arange(3), (1, 3), ()),
-        Part("user", None, None, ((0, numpy.array([10, 11])), (1, numpy.array([12])))),
-        Part("assistant", numpy.arange(2) + 7, (1, 2), ()),
-        Part("user", None, None, ((2, numpy.array([13])),)),
-        Part("assistant", None, None, ((3, numpy.array([14, 15])),)),
-    ]
-    ids, labels = build_ordered(PROMPTS, True, 1, parts)
-    text = [
-        *b"<|im_start|>user\n", 290, 300, 301, 302, 291, 12, *b"<|im_end|>\n",
-        *b"<|im_start|>assistant\n", 290, 307, 308, 291, *b"<|im_end|>\n",
-        *b"<|im_start|>user\n", 13, *b"<|im_end|>\n",
-        *b"<|im_start|>assistant\n", 14, 15, *b"<|im_end|>\n",
-    ]  # fmt: skip
-    assert ids.tolist() == text
-    assert labels[labels != IGNORED].tolist() == [290, 307, 308, 291, *b"<|im_end|>", 14, 15, *b"<|im_end|>"]
 
 
 @settings(max_examples=100, deadline=None)
