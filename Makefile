@@ -1,5 +1,6 @@
 # make demo        the whole path on the demo corpus: corpus, shards, training, export, generation, report
 # make demo-long   the same with more training; can be stopped and started again
+# make demo-edit   teaches the model of make demo to edit pictures: editing corpus, shards, training, export, report
 # make test        all tests
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
 # make study-quick a small run of the comparison of layer kinds, every part of it; after make demo
@@ -13,7 +14,7 @@ STAMP := $(VENV)/installed.stamp
 T5 := .venv-t5
 T5_TESTS := $(wildcard tests/model/test_hf_*.py)
 
-.PHONY: setup test test-transformers5 demo demo-long study-quick study
+.PHONY: setup test test-transformers5 demo demo-long demo-edit study-quick study
 setup: $(STAMP)
 
 $(STAMP): requirements.txt constraints.txt
@@ -41,6 +42,9 @@ demo: setup
 
 demo-long: setup
 	$(RUN) tools/demo.py --preset demo-long
+
+demo-edit: setup
+	$(RUN) tools/demo.py --preset demo-edit
 
 study-quick: setup
 	$(RUN) tools/run_study.py --preset quick
