@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SIDES = ("train", "heldout")
 LEAST_CHANGE = 0.005  # share of the pixels that an edit changes, at least
 SEEN = 16  # of 255: a pixel is changed where a channel differs by more; less is the smoothing of an edge
-ROWS_IN_FILE = 2000
+ROWS_IN_FILE = 8192
 ROWS_IN_GROUP = 64
 WORDINGS = Path(__file__).with_name("edit_wordings.yaml")
 NOTICE = """All pictures in this folder are rendered from OpenMoji {version} (https://openmoji.org).
@@ -112,16 +112,13 @@ def on_white(picture) -> bytes:
 
 def read_split(corpus: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     """Side -> id of a drawing -> its code points. Raises UserError if `corpus` is no finished demo corpus."""
-    from tokenization.demo_corpus import VARIATION_SELECTOR
-
     if not (corpus / "corpus.json").is_file():
         raise UserError(f"{corpus}: no finished demo corpus: make it with tokenization/demo_corpus.py")
     found: dict[str, dict[str, tuple[int, ...]]] = {}
     for side in SIDES:
         with open(corpus / side / "folder" / "captions.jsonl", encoding="utf-8") as lines:
             names = [json.loads(line)["id"] for line in lines]
-        keys = ((name, (int(part, 16) for part in name.split("-"))) for name in names)
-        found[side] = {name: tuple(c for c in key if c != VARIATION_SELECTOR) for name, key in keys}
+        found[side] = {name: code_points(name) for name in names}
     return found
 
 
@@ -160,7 +157,7 @@ def choose(
                 pairs.add(looks)
                 count += 1
             progress.update()
-    return sorted(chosen, key=lambda edit: hashlib.sha256(edit.id.encode()).digest())
+    return chosen
 
 
 def instructions(edit: Edit, wordings: dict) -> list[str]:
@@ -181,7 +178,11 @@ def read_wordings() -> dict:
 
 
 def write_rows(folder: Path, edits: list[Edit], drawings: Drawings, wordings: dict) -> None:
-    """Parquet files of BAGEL's columns, with `id` and `kind` beside them."""
+    """Parquet files of BAGEL's columns, with `id` and `kind` beside them.
+
+    Edits of one thing stand together, so that pictures that they share are encoded once; things come in an order that
+    has nothing to do with what they are, as training takes a file's rows before another's.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -193,6 +194,7 @@ def write_rows(folder: Path, edits: list[Edit], drawings: Drawings, wordings: di
             "instruction_list": pyarrow.list_(pyarrow.list_(pyarrow.string())),
         }
     )
+    edits = sorted(edits, key=lambda edit: (hashlib.sha256(repr(thing_of(edit.source)).encode()).digest(), edit.id))
     folder.mkdir(parents=True)
     for number, start in enumerate(range(0, len(edits), ROWS_IN_FILE)):
         rows = [
@@ -206,6 +208,20 @@ def write_rows(folder: Path, edits: list[Edit], drawings: Drawings, wordings: di
         ]
         table = pyarrow.Table.from_pylist(rows, schema)
         pyarrow.parquet.write_table(table, folder / f"edits-{number:05d}.parquet", row_group_size=ROWS_IN_GROUP)
+
+
+def thing_of(name: str) -> tuple[int, ...]:
+    """What a picture shows, whatever its skin tone, gender and age: the concept that the demo corpus is split by."""
+    from tokenization.demo_corpus import concept_key
+
+    return concept_key(code_points(name.split("+")[0]))
+
+
+def code_points(drawing: str) -> tuple[int, ...]:
+    """`1F44D-1F3FB` -> its code points, without variation selectors."""
+    from tokenization.demo_corpus import VARIATION_SELECTOR
+
+    return tuple(code for part in drawing.split("-") if (code := int(part, 16)) != VARIATION_SELECTOR)
 
 
 def count_kinds(edits: Iterable[Edit]) -> dict[str, int]:

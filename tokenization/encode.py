@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -105,7 +105,9 @@ class PartCoder:
         self.rejects: list[Reject] = []
         self.documents: list[CodedDocument] = []
         self.hashes: list[np.ndarray] = []
-        self.batch: list[tuple[CodedDocument, Image.Image]] = []
+        self.batch: list[tuple[Hashable, Image.Image]] = []
+        self.grids: dict[Hashable, np.ndarray | None] = {}  # of every picture of the part, once it is encoded
+        self.wanted: list[tuple[CodedDocument, Hashable]] = []  # which of them a document has, in order
 
     def add(self, chunk: Chunk) -> tuple[list[CodedDocument], list[Reject], np.ndarray | None] | None:
         """Take a chunk. With the last one of a part: its documents, its rejects and its pictures' hashes.
@@ -123,14 +125,21 @@ class PartCoder:
             layout = layout_of(found.parts)
             coded = CodedDocument(found.id, found.source, found.kind, found.texts, item.text_ids, [], layout)
             self.documents.append(coded)
-            for picture in item.pictures:
-                self.batch.append((coded, picture))
+            for number, picture in enumerate(item.pictures):
+                key = item.keys[number] if item.keys else (found.id, number)
+                self.wanted.append((coded, key))
+                if key in self.grids:
+                    continue
+                self.grids[key] = None
+                self.batch.append((key, picture))
                 if len(self.batch) == self.batch_size:
                     self._encode()
         if not chunk.last:
             return None
         if self.batch:
             self._encode()
+        for coded, key in self.wanted:
+            coded.codes.append(self.grids[key])
         hashes = None
         if self.duplicate_bits >= 0:
             hashes = np.concatenate([np.zeros((0, 4), np.uint64), *self.hashes])
@@ -156,11 +165,10 @@ class PartCoder:
         return item
 
     def _encode(self) -> None:
-        """Give every document of the batch the codes of its pictures, and empty the batch."""
+        """Turn the pictures of the batch into codes, and empty the batch."""
         with self.watch.measure("encoding"):
             grids = self.vq.encode([picture for _, picture in self.batch])
-        for (document, _), grid in zip(self.batch, grids, strict=True):
-            document.codes.append(grid)
+        self.grids.update(zip((key for key, _ in self.batch), grids, strict=True))
         self.batch.clear()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import UserError
-from tokenization.demo_edits import SEEN
+from tokenization.demo_edits import SEEN, thing_of
 
 if TYPE_CHECKING:
     import numpy
@@ -35,7 +35,7 @@ BETTER_THAN = ((COPY, INSIDE), (SOURCE, INSIDE), (NO_SOURCE, INSIDE), (NO_SOURCE
 
 @dataclass(frozen=True)
 class EditRow:
-    """One edit: its pictures as RGB of the image tokenizer's size. `drawing` says which thing it shows."""
+    """One edit: its pictures as RGB of the image tokenizer's size."""
 
     id: str
     kind: str
@@ -44,30 +44,34 @@ class EditRow:
     target: Image.Image
 
     @property
-    def drawing(self) -> tuple[int, ...]:
-        """Code points of the thing, without tone, gender and age: what edits of one thing have in common."""
-        from tokenization.demo_corpus import concept_key
-
-        name = self.id.split(":")[1].split("+")[0]
-        return concept_key(tuple(code for part in name.split("-") if (code := int(part, 16)) != 0xFE0F))
+    def thing(self) -> tuple[int, ...]:
+        """What both pictures show: edits of one thing have much in common."""
+        return thing_of(self.id.split(":")[1])
 
 
 def read_edits(folder: Path, size: int, most: int) -> list[EditRow]:
-    """The first `most` edits of each kind of a folder of tokenization/demo_edits.py, by kind. Raises UserError."""
+    """At most `most` edits of each kind of a folder of tokenization/demo_edits.py, by kind. Raises UserError.
+
+    Which ones, and in which order, is drawn once and for all, by a hash of their ids.
+    """
+    import hashlib
+
     import pyarrow.parquet
 
     from tokenization.preprocess import open_image, preprocess
 
-    found: dict[str, list[EditRow]] = {}
-    for path in sorted(folder.glob("*.parquet")):
-        for row in pyarrow.parquet.read_table(path).to_pylist():
-            kind = found.setdefault(row["kind"], [])
-            if len(kind) < most:
-                source, target = (preprocess(open_image(data), size) for data in row["image_list"])
-                kind.append(EditRow(row["id"], row["kind"], row["instruction_list"][0][0], source, target))
-    if not found:
+    rows = [row for path in sorted(folder.glob("*.parquet")) for row in pyarrow.parquet.read_table(path).to_pylist()]
+    if not rows:
         raise UserError(f"{folder} holds no edits: give --edits a folder that tokenization/demo_edits.py made")
-    return [row for kind in sorted(found) for row in found[kind]]
+    by_kind: dict[str, list[dict]] = {}
+    for row in sorted(rows, key=lambda row: hashlib.sha256(row["id"].encode()).digest()):
+        by_kind.setdefault(row["kind"], []).append(row)
+    found = []
+    for kind in sorted(by_kind):
+        for row in by_kind[kind][:most]:
+            source, target = (preprocess(open_image(data), size) for data in row["image_list"])
+            found.append(EditRow(row["id"], kind, row["instruction_list"][0][0], source, target))
+    return found
 
 
 def pixels(pictures: Sequence[Image.Image]) -> numpy.ndarray:
@@ -110,7 +114,7 @@ def measure(rows: Sequence[EditRow], candidates: Mapping[str, Sequence], seed: i
     mask = changed(sources, targets)
     found = {name: distances(pixels(pictures), targets, mask) for name, pictures in candidates.items()}
     kinds = numpy.array([row.kind for row in rows])
-    groups = [row.drawing for row in rows]
+    groups = [row.thing for row in rows]
     figures = {}
     for kind in ("all", *dict.fromkeys(kinds.tolist())):
         at = numpy.flatnonzero((kinds == kind) | (kind == "all"))

@@ -70,7 +70,7 @@ def others(rows, seed: int) -> list[int]:
     chooser, chosen = numpy.random.default_rng(seed), []
     for number, row in enumerate(rows):
         same = [i for i, other in enumerate(rows) if other.kind == row.kind and i != number] or [number]
-        best = [i for i in same if rows[i].drawing != row.drawing] or same
+        best = [i for i in same if rows[i].thing != row.thing] or same
         chosen.append(best[chooser.integers(len(best))])
     return chosen
 

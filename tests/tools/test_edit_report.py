@@ -82,7 +82,7 @@ def test_figures_of_a_good_and_of_a_bad_result():
 def test_another_target_is_of_the_same_kind_and_of_another_thing():
     rows = [row(1, "skin", "1F44D"), row(2, "skin", "1F44D-1F3FB"), row(3, "skin", "1F44E"), row(4, "hair"),
             row(5, "hair", "1F468")]  # fmt: skip
-    assert rows[0].drawing == rows[1].drawing != rows[2].drawing  # a skin tone is no other thing
+    assert rows[0].thing == rows[1].thing != rows[2].thing  # a skin tone is no other thing
     for seed in range(20):
         chosen = others(rows, seed)
         assert chosen[:2] == [2, 2] and chosen[2] in (0, 1) and chosen[3:] == [4, 3]
