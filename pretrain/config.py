@@ -65,7 +65,7 @@ class SourceSection:
 class StageSection:
     """A stretch of training before the epochs begin, with a mixture of its own."""
 
-    tokens: float  # how long it is, prompts not counted
+    tokens: float  # how long it is, in tokens as trained on: prompts and marks of turns count
     shares: tuple[float, ...]  # what each of data.sources gives of them, in their order
 
 
@@ -78,6 +78,7 @@ class DataSection:
     sources: tuple[SourceSection, ...]
     stages: tuple[StageSection, ...] = ()  # what comes before the epochs: a curriculum
     heldout: str = ""  # folder of code shards that is only measured on
+    wordings: str = ""  # of prompts for captioned pictures: a name in pretrain/wordings or a file ('': pretraining's)
     row_length: int = 1024  # tokens in a row
     row_multiple: int = 8  # both modalities' tokens come in multiples of this (tensor-parallel size, or more)
     rows_per_step: int = 8  # global batch, in rows
@@ -106,6 +107,7 @@ class OptimSection:
     weight_decay: float = 0.1
     clip_grad: float = 1.0  # global norm
     dropout: float = 0.0  # share of the embeddings and of what layers add to them that is zeroed in training
+    freeze: tuple[str, ...] = ()  # weights that do not learn: patterns of training names, as decoder.layers.*.text.*
 
 
 @dataclass(frozen=True)

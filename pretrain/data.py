@@ -14,6 +14,7 @@ from pretrain.place import Place
 from pretrain.row_tensors import Row
 from pretrain.rows import RowSize, Stage
 from pretrain.tasks import TaskShares, tokenize_prompts
+from pretrain.wordings import read_wordings
 from tokenization.shards import open_dataset
 
 
@@ -28,11 +29,12 @@ class Data:
         self.tokenizer = setup.load_tokenizer(data.tokenizer, manifests[0])
         self.model_config = setup.model_config(config.model, self.tokenizer, manifests[0])
         check_sources(manifests, self.model_config.vocabulary)
-        self.templates = setup.prompt_templates(manifests[0])
+        self.templates = setup.prompt_templates(read_wordings(data.wordings), manifests[0])
         tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates)
         size = RowSize(data.row_length, data.row_multiple)
         shares = TaskShares(**{share.name: getattr(data, share.name) for share in dataclasses.fields(TaskShares)})
         sources = [Source(Path(source.path), source.weight, source.share) for source in data.sources]
+        self.paths = [source.path for source in sources]
         stages = [Stage(stage.tokens, stage.shares) for stage in data.stages]
         self.train = RowDataset(sources, tokenized, shares, size, config.run.seed, place.routing_only, stages)
         self.heldout: RowDataset | None = None
@@ -58,6 +60,14 @@ class Data:
         if self.heldout is None:
             return []
         return [self.heldout[index] for index in range(self.place.data_rank, count, self.place.data_ranks)]
+
+    def warnings(self) -> Iterator[str]:
+        """What should be known of the sources before training, a line each."""
+        for number, source in enumerate(self.paths):
+            share = self.train.plan.cut_turns(number)
+            if share:
+                yield (f"{source}: {share:.2%} of its conversations are longer than a row of {self.train.size.tokens} tokens and "
+                       "are cut: raise data.row_length, or shorten them")  # fmt: skip
 
     def checkpoint_files(self) -> dict[str, bytes]:
         """What a checkpoint holds beside tensors, so that it can be converted without anything else of the run."""

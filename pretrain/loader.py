@@ -166,12 +166,16 @@ class _Counter(torch.utils.data.Sampler):
 
 
 def check_sources(manifests: list[dict], vocabulary: Vocabulary) -> None:
-    """All sources must have been made with one text tokenizer and one image tokenizer. Raises UserError."""
+    """All sources must have been made with one text tokenizer, one image tokenizer and one size of pictures. UserError."""
     for key in ("tokenizer", "vq"):
         name = "sha256" if key == "tokenizer" else "fingerprint"
         found = {manifest[key][name] for manifest in manifests}
         if len(found) > 1:
             raise UserError(f"data.sources were made with different {key}s ({sorted(found)}): shard them again with one")
+    sizes = sorted({manifest["vq"]["image_size"] for manifest in manifests})
+    if len(sizes) > 1:
+        raise UserError(f"data.sources have pictures of {' and '.join(map(str, sizes))} pixels a side, and a model draws one "
+                        "grid of codes: shard them again with one --image-size")  # fmt: skip
     codes = manifests[0]["vq"]["codebook_size"]
     if codes != vocabulary.codebook_size:
         raise UserError(f"the model has {vocabulary.codebook_size} picture codes, the shards have {codes}")

@@ -221,6 +221,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
     sampler = together.all_do(lambda: Sampler(config, data, run, together))
     watch = together.all_do(lambda: make_watch(config, data, heldout, together))
     lock = together.all_do(lambda: hold(run) if together.rank == 0 else None)
+    together.first_does(lambda: [together.say(f"warning: {line}") for line in data.warnings()])
     attempt = together.first_does(lambda: claim(run))
     progress = together.all_do(lambda: resume(config, run, engine, data, together))
     if progress.step >= steps:

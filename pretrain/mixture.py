@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy
@@ -55,7 +55,14 @@ def seeded(purpose: str) -> numpy.random.Generator:
 class Mixture:
     """The blocks of a run, by number: first those of the stages, then those of one epoch after the other."""
 
-    def __init__(self, sources: Sequence[SourceLengths], stages: Sequence[Stage], purpose: str):
+    def __init__(
+        self,
+        sources: Sequence[SourceLengths],
+        stages: Sequence[Stage],
+        purpose: str,
+        count: Callable[[int], float] | None = None,
+    ):
+        """count: tokens of the documents of a source, by its number, as shares count them; None: those that are stored."""
         self.sources, self.purpose = sources, purpose
         self._sizes = [len(source.index) for source in sources]
         self._stored = [int(source.index.lengths.sum()) for source in sources]
@@ -63,7 +70,8 @@ class Mixture:
             raise UserError("the data sources hold no documents: check data.sources")
         self._stages, self._weights = [], [source.weight for source in sources]
         if stages or any(source.share for source in sources):
-            tokens = [tokens_of(source.index) for source in sources]
+            count = count or (lambda number: tokens_of(sources[number].index))
+            tokens = [count(number) for number in range(len(sources))]
             self._stages = [self._documents(stage.shares, stage.tokens, tokens) for stage in stages]
             if any(source.share for source in sources):
                 takes = self._documents([source.share for source in sources], sum(tokens), tokens)
@@ -151,12 +159,20 @@ class Mixture:
         return numpy.concatenate(found)
 
 
-def tokens_of(index: LengthIndex) -> float:
-    """Tokens of a source when every document is used once: of texts with several wordings, their mean."""
+def tokens_of(index: LengthIndex, documents: numpy.ndarray | None = None) -> float:
+    """Stored tokens of these documents, or of all, each used once: of texts with several wordings, their mean."""
+    if documents is not None:
+        first, counts = index.offsets[documents], index.offsets[documents + 1] - index.offsets[documents]
+        within = numpy.arange(counts.sum()) - numpy.repeat(numpy.cumsum(counts) - counts, counts)
+        entries = numpy.repeat(first, counts) + within
+        return _mean_tokens(index.lengths[entries], index.layout[entries])
     total = 0.0
     for low in range(0, len(index), AT_ONCE):
         first, end = (int(index.offsets[at]) for at in (low, min(low + AT_ONCE, len(index))))
-        lengths, layout = index.lengths[first:end].astype(numpy.float64), index.layout[first:end]
-        group = numpy.cumsum(layout & WORDING == 0) - 1
-        total += float((numpy.bincount(group, lengths) / numpy.bincount(group)).sum()) if len(group) else 0.0
+        total += _mean_tokens(index.lengths[first:end], index.layout[first:end])
     return total
+
+
+def _mean_tokens(lengths: numpy.ndarray, layout: numpy.ndarray) -> float:
+    group = numpy.cumsum(layout & WORDING == 0) - 1
+    return float((numpy.bincount(group, lengths.astype(numpy.float64)) / numpy.bincount(group)).sum()) if len(group) else 0.0

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import numpy
 
 from model.errors import UserError
-from pretrain.mixture import Mixture, SourceLengths, Stage, seeded
+from pretrain.mixture import Mixture, SourceLengths, Stage, seeded, tokens_of
 from pretrain.packing import argsort_small, pack
 from pretrain.tasks import (
     ORDERED,
     TEXT,
+    TURNS,
     TaskShares,
     TokenizedPrompts,
     build_ordered,
@@ -36,6 +37,7 @@ __all__ = ["Piece", "RowPlan", "RowSize", "SourceLengths", "Stage", "seeded"]
 
 PLAN_VERSION = 2  # another one plans other rows from the same data
 MOST_ROWLESS_BLOCKS = 1000
+COUNTED = 1 << 14  # draws of documents of a source, at least, by which it is known what all of them become
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class RowPlan:
         size.check()
         self.sources, self.tokenized, self.shares, self.size, self.seed = sources, tokenized, shares, size, seed
         self.fingerprint = self._fingerprint(stages)
-        self.mixture = Mixture(sources, stages, self.fingerprint)
+        self.mixture = Mixture(sources, stages, self.fingerprint, self._tokens)
         self._first_row = [0]  # global index of the first row of each block counted so far, and of the one after
         self._blocks: dict[int, tuple[numpy.ndarray, numpy.ndarray]] = {}
 
@@ -138,8 +140,35 @@ class RowPlan:
             {name: value for name, value in vars(self.shares).items() if value or not name.startswith("drop_")},
             vars(self.size),
             self.seed,
+            *["shares of tokens as trained on"] * bool(stages or any(source.share for source in self.sources)),
         ]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def cut_turns(self, number: int) -> float:
+        """Share of a source's conversations and edits that no row can hold: what follows a cut stands without its question."""
+        drawn = self._some(number)
+        turns = drawn[:, 3] >= TURNS
+        return float((drawn[turns, 6] > self.size.capacity).mean()) if turns.any() else 0.0
+
+    def _tokens(self, number: int) -> float:
+        """Tokens of a source as trained on, prompts and marks of turns included: what is stored times how much more some
+        thousands of draws of documents become.
+        """
+        index, drawn = self.sources[number].index, self._some(number)
+        if not len(drawn):
+            return 0.0
+        return tokens_of(index) * float(drawn[:, 6].sum()) / tokens_of(index, drawn[:, 1])
+
+    def _some(self, number: int) -> numpy.ndarray:
+        """The pieces, before any is cut, of the documents of a source: of some where there are many, drawn often where few."""
+        size, generator = len(self.sources[number].index), seeded(f"{self.fingerprint}:some:{number}")
+        if not size:
+            return numpy.zeros((0, 7), numpy.int64)
+        if size > COUNTED:
+            documents = numpy.unique(generator.integers(0, size, COUNTED))
+        else:
+            documents = numpy.tile(numpy.arange(size), -(-COUNTED // size))
+        return self._draw_source(number, documents, generator)
 
     def _count(self, block: int) -> int:
         """How many rows a block has."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from model.config import ModelConfig, layer_kinds
 from model.errors import UserError
-from model.prompts import DEFAULT_TEMPLATES, PromptTemplates
+from model.prompts import PromptTemplates
 from pretrain.config import ModelSection
 
 ROW_MULTIPLE = 64  # embedding rows are rounded up to this, so that tensor parallelism divides them
@@ -76,13 +77,7 @@ def sized_config(section: ModelSection, offset: int, codes: int, special: tuple[
     )
 
 
-def prompt_templates(manifest: dict) -> PromptTemplates:
-    """The project's wordings, for the picture size and the image tokenizer of the shards."""
+def prompt_templates(wordings: PromptTemplates, manifest: dict) -> PromptTemplates:
+    """These wordings, for the picture size and the image tokenizer of the shards."""
     side = manifest["vq"]["image_size"] // manifest["vq"]["downsample"]
-    return PromptTemplates(
-        text_to_image=DEFAULT_TEMPLATES.text_to_image,
-        image_to_text=DEFAULT_TEMPLATES.image_to_text,
-        unconditional=DEFAULT_TEMPLATES.unconditional,
-        grid=(side, side),
-        vq_fingerprint=manifest["vq"]["fingerprint"],
-    )
+    return replace(wordings, grid=(side, side), vq_fingerprint=manifest["vq"]["fingerprint"])

@@ -22,11 +22,11 @@ ROWS_AT_ONCE = 2**22  # elements of a gradient that are made float64 at a time
 def matrices(
     model: torch.nn.Module, wanted: Callable[[str], bool] = lambda name: True
 ) -> dict[str, torch.nn.Parameter]:
-    """(training name, parameter) of the layers' weight matrices whose name is `wanted`."""
+    """(training name, parameter) of the layers' weight matrices that learn and whose name is `wanted`."""
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if name.startswith("decoder.layers.") and parameter.dim() == 2 and wanted(name)
+        if name.startswith("decoder.layers.") and parameter.dim() == 2 and parameter.requires_grad and wanted(name)
     }
 
 

@@ -37,12 +37,14 @@ class ConflictWatch:
         Changes nothing of `model`, a whole UniXModel.
         """
         model.eval()
-        grams = gram_matrices(model, self.config, self.shares, self.sizes, list(matrices(model, self._is_watched)))
-        found = {}
+        found, watched = {}, list(matrices(model, self._is_watched))
+        if not watched:  # all of them are frozen
+            return found
+        grams = gram_matrices(model, self.config, self.shares, self.sizes, watched)
         for name, gram in grams:
             _, _, layer, _, matrix, _ = name.split(".")
             found[f"conflict/{matrix}_{int(layer):02d}"] = estimate(gram.numpy(), replicates=REPLICATES).conflict
-        return {**found, "conflict/mean": sum(found.values()) / len(found)} if found else {}
+        return {**found, "conflict/mean": sum(found.values()) / len(found)}
 
     def _is_watched(self, name: str) -> bool:
         found = WATCHED.fullmatch(name)

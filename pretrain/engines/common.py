@@ -59,6 +59,11 @@ def check_stored(folder: Path, pieces: Sequence[Piece], remedy: str = REMEDY) ->
     stored = stored_tensors(folder)
     wanted = {piece.key: (piece.shape, piece.tensor.dtype) for piece in pieces}
     different = sorted(name for name, described in wanted.items() if stored.get(name) != described)
+    if different and all(name.startswith("optimizer.") and name not in stored for name in different):
+        raise UserError(
+            f"{folder}: has no optimizer state of {len(different)} tensors that learn here ({different[0]} first), since they "
+            "were frozen: set optim.freeze as it was, or start a new run from these weights with run.init_from"
+        )
     if different:
         there, here = (_described(found.get(different[0])) for found in (stored, wanted))
         raise UserError(

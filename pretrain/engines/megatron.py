@@ -22,6 +22,7 @@ from model.layer_specs import transformer_config
 from pretrain.config import OptimSection
 from pretrain.engines import Sound, StepFigures, finite
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
+from pretrain.engines.freezing import freeze, let_gradients_through
 from pretrain.engines.held_state import optimizer_pieces, pieces_to_write, set_adam_steps, weight_pieces
 from pretrain.engines.stages import build_stages, held_weights, whole_weights
 from pretrain.parallel import ParallelLayout, check_layout, megatron_settings
@@ -60,6 +61,8 @@ class MegatronEngine:
         self.stages = [stage.to(self.device) for stage in build_stages(model, config)]
         rank = parallel_state.get_tensor_model_parallel_rank()
         initialise(model, held_weights(self.stages), seed, rank, parallel.tensor)
+        freeze(optim.freeze, model, held_weights(self.stages))
+        let_gradients_through(self.stages)
         buckets = DistributedDataParallelConfig(
             grad_reduce_in_fp32=True, use_distributed_optimizer=parallel.distributed_optimizer
         )

@@ -19,6 +19,7 @@ from model.uni_x import UniXModel
 from pretrain.config import OptimSection, ZeroSection
 from pretrain.engines import Sound, StepFigures, finite, zero3_setup, zero3_state
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
+from pretrain.engines.freezing import freeze, let_gradients_through
 from pretrain.engines.stages import held_weights
 from pretrain.parallel import ParallelLayout, check_layout, megatron_settings
 from pretrain.pieces import Piece, pieces_of
@@ -60,6 +61,8 @@ class Zero3Engine:
         module = module if cut else module.to(self.device)
         self.names = {parameter: name for name, parameter in held_weights([module])}
         self._initialise()
+        freeze(optim.freeze, model, ((name, parameter) for parameter, name in self.names.items()))
+        let_gradients_through([module])
         self._sum_over_tensor_ranks()
         elements = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in self.names)
         if zero.stage == 3:
@@ -106,13 +109,15 @@ class Zero3Engine:
 
         for parameter, name in self.names.items():
             of_heads = name.endswith(("q_layernorm.weight", "k_layernorm.weight"))
-            if of_heads or getattr(parameter, "sequence_parallel", False):
+            if parameter.requires_grad and (of_heads or getattr(parameter, "sequence_parallel", False)):
                 parameter.register_hook(summed)
 
     def _groups(self) -> list[dict]:
-        """As megatron-core has them: biases and norms do not decay."""
+        """As megatron-core has them: biases and norms do not decay, and frozen weights are not there."""
         decays: dict[float, list] = {1.0: [], 0.0: []}
         for parameter, name in self.names.items():
+            if not parameter.requires_grad:
+                continue
             flat = len(getattr(parameter, "ds_shape", parameter.shape)) == 1
             decays[0.0 if flat or name.endswith(".bias") else 1.0].append(parameter)
         return [{"params": members, "wd_mult": factor, "lr_mult": 1.0} for factor, members in decays.items() if members]
@@ -185,8 +190,11 @@ class Zero3Engine:
 
     def pieces(self) -> list[Piece]:
         """What this rank writes of weights and optimizer state: views, which the next update changes."""
-        weights, states = zero3_state.weight_pieces(self.held), zero3_state.optimizer_pieces(self.held, self.adam)
-        return zero3_state.ours([*weights, *states])
+        return zero3_state.ours([*self._weight_pieces(), *zero3_state.optimizer_pieces(self.held, self.adam)])
+
+    def _weight_pieces(self) -> list[Piece]:
+        frozen = zero3_state.frozen_pieces(self.names, cut=self.stage == 3)
+        return [*zero3_state.weight_pieces(self.held), *frozen]
 
     def load(self, folder: Path, steps: int) -> None:
         """Read weights and optimizer state after `steps` updates, whatever layout or engine wrote them.
@@ -194,7 +202,7 @@ class Zero3Engine:
         Raises UserError when the checkpoint is of another model or precision.
         """
         states = zero3_state.optimizer_pieces(self.held, self.adam)
-        check_stored(folder, [*zero3_state.weight_pieces(self.held), *states])
+        check_stored(folder, [*self._weight_pieces(), *states])
         self._read(folder, states)
         for stretch in self.held:
             zero3_state.state_of(stretch, self.adam)["step"].fill_(steps)
@@ -208,7 +216,7 @@ class Zero3Engine:
     def _read(self, folder: Path, states: list[Piece]) -> None:
         if self.stage == 3:
             self.engine.optimizer._partition_all_parameters()  # weights that stay whole are copies of what is read here
-            read_pieces(folder, [*zero3_state.weight_pieces(self.held), *states])
+            read_pieces(folder, [*self._weight_pieces(), *states])
             kept = self.engine.optimizer.persistent_parameters
             if kept:
                 kept[0].all_gather(kept)

@@ -7,6 +7,7 @@ read row by row, or none. Names are those of `held_state`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -63,6 +64,25 @@ def stretches(engine, names: dict[torch.nn.Parameter, str]) -> Iterator[Stretch]
 def weight_pieces(held: list[Stretch]) -> list[Piece]:
     """The weights, in the dtype of training."""
     return [piece for stretch in held for piece in _pieces(stretch, stretch.name, stretch.weight)]
+
+
+def frozen_pieces(names: dict[torch.nn.Parameter, str], cut: bool) -> list[Piece]:
+    """This rank's share of the weights that do not learn, which DeepSpeed's optimizer knows nothing of.
+
+    cut: whether they are cut over the data-parallel ranks (stage 3); if not, each rank has them whole and writes a part.
+    """
+    group, pieces = parallel_state.get_data_parallel_group(), []
+    for parameter, name in names.items():
+        if parameter.requires_grad:
+            continue
+        flat, shape = (parameter.ds_tensor.data, parameter.ds_shape) if cut else (parameter.data.view(-1), parameter.shape)
+        elements = math.prod(shape)
+        size = len(flat) if cut else -(-elements // group.size())
+        start = group.rank() * size
+        part = flat[: elements - start] if cut else flat[start : start + size]
+        if start < elements:
+            pieces += pieces_of(name, name, tuple(shape), part, *tensor_ranks(), start=start)
+    return pieces
 
 
 def optimizer_pieces(held: list[Stretch], optimizer: torch.optim.Optimizer) -> list[Piece]:

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import UserError
-from pretrain import mixture
+from pretrain import mixture, rows
 from pretrain.mixture import Mixture, SourceLengths, Stage, tokens_of
-from tests.pretrain.test_rows import epoch, index_of, plan, source
-from tokenization.sample import PICTURE, WORDING
+from pretrain.rows import RowPlan, RowSize
+from pretrain.tasks import TaskShares
+from tests.pretrain.test_rows import PROMPTS, SHARES, epoch, index_of, plan, source
+from tokenization.sample import PICTURE, ROLE, WORDING
 
 
 def texts(documents: int, length: int, shards: int = 1, weight: float = 1.0, share: float = 0.0) -> SourceLengths:
@@ -62,9 +64,47 @@ def test_shares_are_of_tokens_and_stages_come_first():
     assert [tokens[0] / sum(tokens) for tokens in found] == pytest.approx([0.5, 0, 0.25, 0.25], abs=0.01)
 
 
+def kinds_of_documents(shares: tuple[float, ...]) -> list[SourceLengths]:
+    """Captions, text, conversations and edits, so short that prompts and marks of turns are most of what is trained on."""
+    asked, answer = 2 * ROLE, 3 * ROLE
+    entries = {
+        "caption_pair": [[(16, PICTURE), (3 + n % 5, 0), (9, WORDING)] for n in range(900)],
+        "text": [[(5 + n % 70, 0)] for n in range(2000)],
+        "conversation": [[(4, asked), (2 + n % 9, answer)] * (1 + n % 3) for n in range(1500)],
+        "edit": [[(16, PICTURE + asked), (6, asked), (8, asked + WORDING), (16, PICTURE + answer)] for _ in range(400)],
+    }
+    return [SourceLengths(kind, 1.0, index_of(documents, [kind] * len(documents), shards=4), share)
+            for (kind, documents), share in zip(entries.items(), shares, strict=True)]  # fmt: skip
+
+
+def test_kinds_are_mixed_in_their_shares_of_tokens_over_a_run():
+    """Counted in the rows of two epochs, as trained on; by what is stored, conversations would get half as much again."""
+    shares = (0.4, 0.1, 0.3, 0.2)
+    sources = kinds_of_documents(shares)
+    tasks = TaskShares(0.6, 0.1, False, drop_instruction=0.1, drop_source=0.1, drop_both=0.1)
+    planned = RowPlan(sources, PROMPTS, tasks, RowSize(512, 8), 0)
+    tokens, number = numpy.zeros(len(sources)), 0
+    while planned.epoch_of(number) < 2:
+        for piece in planned.row(number):
+            tokens[piece.source] += piece.length
+        number += 1
+    assert tokens / tokens.sum() == pytest.approx(shares, abs=0.005)
+    everything = [planned._tokens(source) for source in range(len(sources))]
+    assert tokens.sum() == pytest.approx(2 * sum(everything), rel=0.01)
+
+
+def test_tokens_of_a_large_source_are_known_from_some_of_its_documents(monkeypatch: pytest.MonkeyPatch):
+    planned = RowPlan(kinds_of_documents((0.4, 0.1, 0.3, 0.2)), PROMPTS, SHARES, RowSize(512, 8), 0)
+    whole = [planned._tokens(source) for source in range(4)]
+    monkeypatch.setattr(rows, "COUNTED", 300)
+    assert [planned._tokens(source) for source in range(4)] == pytest.approx(whole, rel=0.04)
+
+
 def test_the_tokens_of_wordings_are_their_mean():
     document = [(16, PICTURE), (4, 0), (8, WORDING)]
-    assert tokens_of(index_of([document, [(5, 0)], document])) == 2 * (16 + 6) + 5
+    index = index_of([document, [(5, 0)], document])
+    assert tokens_of(index) == 2 * (16 + 6) + 5
+    assert tokens_of(index, numpy.array([1, 2])) == 5 + 16 + 6
 
 
 def test_a_block_touches_few_shards(monkeypatch: pytest.MonkeyPatch):

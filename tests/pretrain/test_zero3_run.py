@@ -58,6 +58,23 @@ def test_the_same_world_goes_on_to_the_last_bit(world, tiny_data, tmp_path, refe
     assert checkpoint.read_state(ours) == checkpoint.read_state(theirs)
 
 
+@pytest.mark.parametrize("zero", [CUT, {"keep_whole": 200}, {"stage": 2}], ids=str)
+def test_frozen_weights_stay_and_the_run_goes_on_to_the_last_bit(world, tiny_data, tmp_path, zero):
+    """They have no place in DeepSpeed's optimizer, and one in every checkpoint."""
+    whole, run, options = tmp_path / "whole", tmp_path / "run", {"optim": {"freeze": ["decoder.layers.*.text.*", "embed*"]}}
+    run_of(world, tiny_data, whole, 2, zero=zero, **options)
+    stopped_after_the_save(whole, run)
+    assert "at step 4, row 16" in run_of(world, tiny_data, run, 2, zero=zero, **options)
+    assert read_metrics(run) == read_metrics(whole)
+    ours, theirs = (checkpoint.folder_of(folder, STEPS) for folder in (run, whole))
+    assert_same_tensors(ours, theirs)
+    names = [name for name in stored_tensors(ours) if not name.startswith("optimizer.")]
+    early, late = (dict(read_whole(checkpoint.folder_of(whole, step), names)) for step in (4, STEPS))
+    frozen = {name for name in names if ".text." in name or name.startswith("embed")}
+    assert {name for name in names if torch.equal(early[name], late[name])} == frozen
+    assert not any(f"optimizer.exp_avg.{name}" in stored_tensors(ours) for name in frozen)
+
+
 CONTINUATIONS = {  # ranks, engine, layout, zero section
     "4 ranks": (4, "zero3", {}, CUT),
     "1 rank": (1, "zero3", {}, CUT),

@@ -6,7 +6,10 @@ import re
 import shlex
 from pathlib import Path
 
-from slurm import attempt
+from model.errors import UserError
+from pretrain.config import TrainConfig, load_config
+from pretrain.place import check_world
+from slurm import attempt, submit
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
@@ -31,6 +34,27 @@ def test_its_commands_name_files_that_exist():
         for word in shlex.split(command):
             if re.match(r"(slurm|tools|pretrain)/", word) or word.endswith(".yaml"):
                 assert (ROOT / word.split("=")[-1]).is_file(), command
+
+
+def test_the_table_of_nodes_is_what_batches_divide_over():
+    table = PAGE[PAGE.index("| script | replaced |") : PAGE.index("The batches of the configurations")]
+    rows = [[cell.strip() for cell in row.split("|")[1:4]] for row in table.splitlines()[2:] if row]
+    assert len(rows) >= 5
+    for scripts, replaced, nodes in rows:
+        for script in re.findall(r"`(\S+)`", scripts):
+            _, config, own = submit.options_of(ROOT / "slurm" / script)
+            loaded = load_config(ROOT / config, [*own, *shlex.split(replaced.strip("`"))])
+            divides = [str(count) for count in range(8, 0, -1) if divides_over(loaded, 8 * count)]
+            assert ", ".join(divides) == nodes, script
+
+
+def divides_over(config: TrainConfig, processes: int) -> bool:
+    """Whether a run can go over so many processes."""
+    try:
+        check_world(config, processes)
+    except UserError:
+        return False
+    return True
 
 
 def test_the_table_of_exit_codes_is_what_the_script_does():

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pretrain.config import load_config
+from pretrain.place import check_world
 from slurm import submit
 from tests.commands import CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import TinyData, config_values, write_config
@@ -97,15 +98,17 @@ def test_submit_shows_without_submitting(commands, config):
 
 
 def test_shipped_scripts_are_thin_and_whole():
-    assert {path.name for path in SHIPPED} >= {"pretrain_3b.sbatch", "pretrain_1b5.sbatch", "shard_images.sbatch",
-                                               "convert_to_hf.sbatch"}  # fmt: skip
+    assert {path.name for path in SHIPPED} >= {"pretrain_3b.sbatch", "pretrain_1b5.sbatch", "sft_3b.sbatch",
+                                               "sft_edit_3b.sbatch", "shard_images.sbatch", "convert_to_hf.sbatch"}  # fmt: skip
     for path in SHIPPED:
         text = path.read_text(encoding="utf-8")
         doing = [line for line in text.splitlines() if line and not line.startswith("#")]
         assert len(doing) == 2 and "slurm/job.sh" in doing[0], path
         if doing[1].startswith("train "):
             options, config, replaced = submit.options_of(path)
-            assert load_config(ROOT / config, replaced).run.engine == "zero3"
+            loaded = load_config(ROOT / config, replaced)
+            assert loaded.run.engine == "zero3" and Path(config).stem == path.stem
+            check_world(loaded, int(options["nodes"]) * int(options["gpus-per-node"]))  # the batch divides over them
             assert {"nodes", "gpus-per-node", "signal", "time"} <= set(options) and (ROOT / config).is_file()
         else:
             assert (ROOT / doing[1].split()[1]).is_file()

@@ -120,6 +120,7 @@ def test_what_turns_must_have(tmp_path: Path):
         "unknown_role": {"conversations": [{"from": "cat", "value": "a"}]},
         "empty_text": {"conversations": [*turns, {"from": "human", "value": " "}]},
         "no_answer": {"conversations": turns[:1]},
+        "no_question": {"conversations": [{"from": "system", "value": "s"}, *turns[::-1]]},
         "picture_count": {"image": ["a", "b"], "conversations": [{"from": "human", "value": "<image>"}, turns[1]]},
         "unsafe_path": {"image": "../a", "conversations": turns},
         "invalid_utf8": b'{"conversations": [{"from": "human", "value": "\\ud800"}]}',
@@ -130,6 +131,8 @@ def test_what_turns_must_have(tmp_path: Path):
                           "instruction_list": [[["x"]], [["x"]], [[""]]]})  # fmt: skip
     corpus = open_corpus(kinds.parquet(tmp_path / "bad.parquet", rows))
     assert reasons(corpus) == ["picture_count", "missing_key", "empty_text"]
+    rows = pyarrow.table({"images": [[picture(0), None]], "texts": [[None]]})
+    assert reasons(open_corpus(kinds.parquet(tmp_path / "unequal.parquet", rows))) == ["picture_count"]
 
 
 @pytest.mark.parametrize("end", ["", "]]", ", {", ', {"text": ', "x"])

@@ -27,10 +27,16 @@ Data = Path | str | bytes
 
 
 def conversation_parts(turns: Any, pictures: Sequence[Data], key: str) -> tuple[Text | Picture, ...]:
-    """The parts of a conversation. Raises BadRecord `wrong_type`, `unknown_role`, `empty_text` or `picture_count`."""
+    """The parts of a conversation.
+
+    Raises BadRecord `wrong_type`, `unknown_role`, `empty_text`, `picture_count`, `no_question` or `no_answer`.
+    """
     if not isinstance(turns, list) or not turns:
         raise BadRecord("wrong_type", f"{key}: expected a list of turns, found {json_type(turns)}")
     said = [_turn(turn, f"{key}[{number}]") for number, turn in enumerate(turns)]
+    roles = [role for role, _ in said]
+    if "assistant" in roles and "user" not in roles[: roles.index("assistant")]:
+        raise BadRecord("no_question", f"{key}[{roles.index('assistant')}]: the assistant speaks before the user")
     places = sum(text.count(PLACE) for _, text in said)
     if not places and pictures:
         first = next((number for number, (role, _) in enumerate(said) if role == "user"), 0)
