@@ -41,7 +41,7 @@ class Data:
         if data.heldout:
             heldout = [Source(Path(data.heldout))]
             check_sources([*manifests, open_dataset(heldout[0].path).manifest], self.model_config.vocabulary)
-            clean = dataclasses.replace(shares, code_noise=0.0)
+            clean = dataclasses.replace(shares, code_noise=0.0, shared_noise=0.0)
             self.heldout = RowDataset(heldout, tokenized, clean, size, 0, place.routing_only)
 
     def encode(self, text: str) -> list[int]:

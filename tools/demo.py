@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Run the whole path on the demo corpus: corpus, shards, training, export, and a report page.
 
-The preset demo-edit goes on from the model of the preset demo, and teaches it to edit pictures. Each stage is the command that a user would type, printed before it runs. A stage that is finished is not repeated, and
-training goes on from its newest checkpoint, so an interrupted demo is continued by the same command.
+The preset demo-edit goes on from the model of the preset demo, and teaches it to edit pictures. Each stage is the command
+that a user would type, printed before it runs. A stage that is finished is not repeated, and training goes on from its
+newest checkpoint, so an interrupted demo is continued by the same command.
 """
 
 from __future__ import annotations

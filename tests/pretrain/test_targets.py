@@ -277,5 +277,5 @@ def test_what_edits_lose_is_part_of_the_plan_only_where_it_is_asked_for():
 
     plain = TaskShares(0.5, 0.2, False)
     found = {fingerprint(dataclasses.replace(plain, **{name: share}))
-             for name in ("drop_instruction", "drop_source", "drop_both") for share in (0.0, 0.1)}  # fmt: skip
-    assert len(found) == 4 and fingerprint(plain) in found
+             for name in ("drop_instruction", "drop_source", "drop_both", "shared_noise") for share in (0.0, 0.1)}  # fmt: skip
+    assert len(found) == 5 and fingerprint(plain) in found
