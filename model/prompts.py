@@ -129,9 +129,7 @@ def turn_ids(
     `markup` encodes Qwen's marks of turns as the control tokens that they are; `encode` never makes a control token. A
     tokenizer without these tokens spells them out in letters, in training too.
     """
-    content = [token for codes in pictures for token in picture_ids(codes, vocabulary)] + _encode(text, encode)
-    opening, answer = (_encode(TURN_START.format(role=role), markup) for role in ("user", "assistant"))
-    return [*opening, *content, *_encode(TURN_END, markup), *_encode(BETWEEN_TURNS, markup), *answer]
+    return _turn([*_all_picture_ids(pictures, vocabulary), *_encode(text, encode)], markup)
 
 
 def edit_ids(
@@ -139,11 +137,12 @@ def edit_ids(
 ) -> tuple[list[int], list[int]]:
     """Ids of a prompt whose continuation is an edited picture, and of the same prompt without the instruction.
 
-    `sources` are the codes of the source pictures, row-major. They and the instruction are a user's turn, as in
-    training, and the answer opens with `<|vision_start|>`. Guidance for the source picture needs the second list.
+    `sources` are the codes of the source pictures, row-major. The instruction and then they are a user's turn, as in
+    training, and the answer opens with `<|vision_start|>`: a code of the source is equally far from that of the target
+    whatever the instruction. Guidance for the source picture needs the second list.
     """
-    sources = [list(codes) for codes in sources]
-    whole, without = (turn_ids(sources, text, encode, markup, vocabulary) for text in (instruction, ""))
+    pictures = _all_picture_ids(sources, vocabulary)
+    whole, without = (_turn([*_encode(text, encode), *pictures], markup) for text in (instruction, ""))
     return [*whole, vocabulary.vision_start_id], [*without, vocabulary.vision_start_id]
 
 
@@ -156,6 +155,15 @@ def picture_ids(codes: Iterable[int], vocabulary: Vocabulary) -> list[int]:
     """A picture as it stands in a document: `<|vision_start|>`, one id a code, `<|vision_end|>`."""
     offset = vocabulary.image_token_offset
     return [vocabulary.vision_start_id, *(offset + int(code) for code in codes), vocabulary.vision_end_id]
+
+
+def _all_picture_ids(pictures: Iterable[Iterable[int]], vocabulary: Vocabulary) -> list[int]:
+    return [token for codes in pictures for token in picture_ids(codes, vocabulary)]
+
+
+def _turn(content: Sequence[int], markup: Encode) -> list[int]:
+    opening, answer = (_encode(TURN_START.format(role=role), markup) for role in ("user", "assistant"))
+    return [*opening, *content, *_encode(TURN_END, markup), *_encode(BETWEEN_TURNS, markup), *answer]
 
 
 def _encode(text: str, encode: Encode) -> list[int]:

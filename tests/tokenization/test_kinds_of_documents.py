@@ -33,8 +33,8 @@ def spelt(document: Document, pictures: list[bytes]) -> list[str]:
 
 PICTURES = [picture(number) for number in range(5)]
 EDITS = [
-    ["user:0", "user:make it red/paint it red", "assistant:1", "user:now blue", "assistant:2"],
-    ["user:3", "user:smaller", "assistant:4"],
+    ["user:make it red/paint it red", "user:0", "assistant:1", "user:now blue", "assistant:2"],
+    ["user:smaller", "user:3", "assistant:4"],
 ]
 IN_ORDER = [[":Once", ":0", ":then", ":1"], [":2", ":3"]]
 QUESTIONS = [
