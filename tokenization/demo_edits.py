@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SIDES = ("train", "heldout")
 LEAST_CHANGE = 0.005  # share of the pixels that an edit changes, at least
+LEAST_SHOWN = 0.02  # share of the pixels of a picture that are not white, at least: the face of a clock needs its outlines
 SEEN = 16  # of 255: a pixel is changed where a channel differs by more; less is the smoothing of an edge
 ROWS_IN_FILE = 8192
 ROWS_IN_GROUP = 64
@@ -92,14 +93,24 @@ class Drawings:
 
     def change(self, edit: Edit) -> float:
         """Share of the pixels that an edit changes visibly."""
+        return visible_change(self.pixels(edit.source), self.pixels(edit.target))
+
+    def shown(self, name: str) -> float:
+        """Share of the pixels that are visibly not white."""
+        return visible_change(self.pixels(name), 255)
+
+    def pixels(self, name: str):
+        """Channels of the pixels on white, int16 [pixels, 3]."""
         import numpy
         from PIL import Image
 
-        before, after = (
-            numpy.frombuffer(on_white(Image.open(io.BytesIO(self.picture(name)[0]))), numpy.uint8).reshape(-1, 3)
-            for name in (edit.source, edit.target)
-        )
-        return float((numpy.abs(before.astype(int) - after).max(axis=1) > SEEN).mean())
+        flat = on_white(Image.open(io.BytesIO(self.picture(name)[0])))
+        return numpy.frombuffer(flat, numpy.uint8).reshape(-1, 3).astype(numpy.int16)
+
+
+def visible_change(before, after) -> float:
+    """Share of the pixels of which a channel differs by more than SEEN."""
+    return float((abs(before - after).max(axis=1) > SEEN).mean())
 
 
 def on_white(picture) -> bytes:
@@ -144,7 +155,7 @@ def candidates(keys: dict[str, tuple[int, ...]], drawings: Drawings) -> dict[str
 def choose(
     by_kind: dict[str, list[Edit]], limit: int, drawings: Drawings, elsewhere: set[str], progress
 ) -> list[Edit]:
-    """At most `limit` edits of each kind that change enough, with no picture of `elsewhere`, a set of hashes."""
+    """At most `limit` edits of each kind that change and show enough, with no picture of `elsewhere`, a set of hashes."""
     chosen = []
     for edits in by_kind.values():
         count, pairs = 0, set()
@@ -152,7 +163,9 @@ def choose(
             if count == limit:
                 break
             looks = (drawings.hash(edit.source), drawings.hash(edit.target))
-            if looks not in pairs and not elsewhere & set(looks) and drawings.change(edit) >= LEAST_CHANGE:
+            new = looks not in pairs and not elsewhere & set(looks)
+            sound = new and min(map(drawings.shown, (edit.source, edit.target))) >= LEAST_SHOWN
+            if sound and drawings.change(edit) >= LEAST_CHANGE:
                 chosen.append(edit)
                 pairs.add(looks)
                 count += 1

@@ -14,6 +14,8 @@ from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData
 from tokenization.demo_edits import (
     LEAST_CHANGE,
+    LEAST_SHOWN,
+    SEEN,
     Drawings,
     candidates,
     choose,
@@ -131,7 +133,8 @@ def test_rows_have_two_pictures_that_differ_and_a_question_in_each_language(edit
                 numpy.frombuffer(on_white(Image.open(io.BytesIO(data))), numpy.uint8).reshape(32, 32, 3).astype(int)
                 for data in row["image_list"]
             )
-            assert (abs(before - after).max(axis=2) > 0).mean() >= LEAST_CHANGE
+            assert (abs(before - after).max(axis=2) > SEEN).mean() >= LEAST_CHANGE
+            assert min((picture.min(axis=2) < 255 - SEEN).mean() for picture in (before, after)) >= LEAST_SHOWN
             assert len(row["instruction_list"]) == 1 and len(row["instruction_list"][0]) == 4
     assert "CC BY-SA 4.0" in (edits / "NOTICE.txt").read_text()
 
@@ -161,6 +164,17 @@ def test_a_picture_that_is_on_the_other_side_by_chance_is_not_used():
     barred = choose(by_kind, 100, drawings, {looks}, progress)
     assert 0 < len(barred) < len(free)
     assert not any(looks in (drawings.hash(edit.source), drawings.hash(edit.target)) for edit in barred)
+
+
+def test_a_picture_that_shows_nothing_is_no_target():
+    """The face of a clock without its outlines is white; a red heart without them is a heart."""
+    from tqdm import tqdm
+
+    by_kind = candidates(keys_of_ids("1F552", "2764"), drawings := Drawings(32))
+    assert {edit.target for edit in by_kind["outline"]} == {"1F552+fill", "2764+fill"}
+    chosen = choose(by_kind, 100, drawings, set(), tqdm(disable=True))
+    assert [edit.target for edit in chosen if edit.kind == "outline"] == ["2764+fill"]
+    assert drawings.shown("2764+fill") > 0.2
 
 
 def keys_of_ids(*names: str) -> dict[str, tuple[int, ...]]:
