@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools import report_page
-from tools.edit_figures import CANDIDATES, INSIDE, NO_SOURCE, OUTSIDE, RESULT, EditRow, distance_table, verdicts
+from tools.edit_figures import CANDIDATES, CEILING, INSIDE, NO_SOURCE, OUTSIDE, RESULT, EditRow, distance_table, verdicts
 from tools.text_table import table
 
 SHOWN = 12  # edits of each kind on the page
@@ -20,7 +20,7 @@ def write(output: Path, figures: dict, metrics: list[dict], rows: Sequence[EditR
     output.mkdir(parents=True, exist_ok=True)
     (output / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     report_page.curves(metrics, output / "curves.png")
-    sheet(rows, candidates[RESULT], output / "edits.png")
+    sheet(rows, candidates, output / "edits.png")
     parts = [
         "<h1>Demo: one model that edits pictures by an instruction</h1>",
         f"<p>{html.escape(intro(figures))}</p>",
@@ -35,18 +35,17 @@ def write(output: Path, figures: dict, metrics: list[dict], rows: Sequence[EditR
     parts += [
         "<h2>Losses</h2>",
         f'<img class="wide" alt="losses by step" src="{report_page.embed_file(output / "curves.png")}">',
-        '<p class="note">Below, left to right: the source picture, the result, the target, and what the model makes of '
-        "the instruction alone. The edits of a kind are its first, not chosen by hand.</p>",
+        '<p class="note">Below, left to right: the source picture, the result, the target as its codes decode, the target '
+        "itself, and what the model makes of the instruction alone. The edits of a kind are its first, not chosen by "
+        "hand.</p>",
     ]
     for kind in dict.fromkeys(row.kind for row in rows):
         at = [number for number, row in enumerate(rows) if row.kind == kind][:SHOWN]
         cells = [
-            report_page.cell(
-                [rows[i].source, candidates[RESULT][i], rows[i].target, candidates[NO_SOURCE][i]], rows[i].instruction
-            )
+            report_page.cell([*strip_of(rows[i], i, candidates), candidates[NO_SOURCE][i]], rows[i].instruction)
             for i in at
         ]
-        parts += [f"<h2>{html.escape(kind.capitalize())}</h2>", report_page.grid(cells, 330)]
+        parts += [f"<h2>{html.escape(kind.capitalize())}</h2>", report_page.grid(cells, 405)]
     parts.append('<p class="note">Pictures: OpenMoji, CC BY-SA 4.0, and changes of them.</p>')
     page = report_page.page("Editing report", parts)
     (output / "report.html").write_text(page, encoding="utf-8")
@@ -85,8 +84,13 @@ def as_html(rows: Sequence[Sequence[str]]) -> str:
     return "<table>" + "".join(lines) + "</table>"
 
 
-def sheet(rows: Sequence[EditRow], results: Sequence, path: Path) -> None:
-    """Source, result and target of the first edits of each kind side by side, as one PNG."""
+def strip_of(row: EditRow, number: int, candidates: Mapping) -> list:
+    """The pictures of an edit: source, result, target as its codes decode, target."""
+    return [row.source, candidates[RESULT][number], candidates[CEILING][number], row.target]
+
+
+def sheet(rows: Sequence[EditRow], candidates: Mapping, path: Path) -> None:
+    """The pictures of the first edits of each kind side by side, as one PNG."""
     from PIL import Image
 
     from tokenization.contact_sheet import contact_sheet
@@ -94,11 +98,11 @@ def sheet(rows: Sequence[EditRow], results: Sequence, path: Path) -> None:
     strips, labels = [], []
     for kind in dict.fromkeys(row.kind for row in rows):
         for number in [i for i, row in enumerate(rows) if row.kind == kind][:ON_SHEET]:
-            pictures = [rows[number].source, results[number], rows[number].target]
+            pictures = strip_of(rows[number], number, candidates)
             width, height = pictures[0].size
-            strip = Image.new("RGB", (3 * width + 4, height), "#cccccc")
+            strip = Image.new("RGB", (4 * width + 6, height), "#cccccc")
             for place, picture in enumerate(pictures):
                 strip.paste(picture, (place * (width + 2), 0))
             strips.append(strip)
             labels.append(rows[number].instruction)
-    contact_sheet(strips, labels, ON_SHEET, 3 * 96 + 6).save(path)
+    contact_sheet(strips, labels, ON_SHEET, 4 * 64 + 6).save(path)

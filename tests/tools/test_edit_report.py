@@ -101,10 +101,10 @@ def test_the_page_shows_what_it_is_given(tmp_path):
     page = (tmp_path / "report" / "report.html").read_text()
     assert "edit &lt;1&gt;" in page and "<1>" not in page and "Line art" in page
     assert "10.0 (10.0-10.0)" in page and "2 edits of 2 kinds" in page and "25% of the codes" in page
-    assert page.count("data:image/png;base64,") == 1 + 2 * 4
+    assert page.count("data:image/png;base64,") == 1 + 2 * 5
     assert json.loads((tmp_path / "report" / "figures.json").read_text())["kinds"]["all"]["edits"] == 2
     with Image.open(tmp_path / "report" / "edits.png") as sheet:
-        assert sheet.width > 2 * 288  # two strips of source, result and target
+        assert sheet.width > 2 * 256  # two strips of four pictures
 
 
 def test_a_folder_without_edits_is_refused(tmp_path):
