@@ -1,5 +1,6 @@
 # make demo        the whole path on the demo corpus: corpus, shards, training, export, generation, report
 # make demo-long   the same with more training; can be stopped and started again
+# make demo-edit   teaches the model of make demo to edit pictures: editing corpus, shards, training, export, report
 # make test        all tests
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
 # make test-eval  lm-eval-harness and lmms-eval on exported folders, in an environment of its own, which make setup-eval makes
@@ -15,7 +16,7 @@ T5 := .venv-t5
 T5_TESTS := $(wildcard tests/model/test_hf_*.py)
 EVAL := .venv-eval
 
-.PHONY: setup setup-eval test test-eval test-transformers5 demo demo-long study-quick study
+.PHONY: setup setup-eval test test-eval test-transformers5 demo demo-long demo-edit study-quick study
 setup: $(STAMP)
 
 $(STAMP): requirements.txt constraints.txt
@@ -55,6 +56,9 @@ demo: setup
 
 demo-long: setup
 	$(RUN) tools/demo.py --preset demo-long
+
+demo-edit: setup
+	$(RUN) tools/demo.py --preset demo-edit
 
 study-quick: setup
 	$(RUN) tools/run_study.py --preset quick

@@ -150,11 +150,12 @@ def edit_ids(
 ) -> tuple[list[int], list[int]]:
     """Ids of a prompt whose continuation is an edited picture, and of the same prompt without the instruction.
 
-    `sources` are the codes of the source pictures, row-major. They and the instruction are a user's turn, as in
-    training, and the answer opens with `<|vision_start|>`. Guidance for the source picture needs the second list.
+    `sources` are the codes of the source pictures, row-major. The instruction and then they are a user's turn, as in
+    training, and the answer opens with `<|vision_start|>`: a code of the source is equally far from that of the target
+    whatever the instruction. Guidance for the source picture needs the second list.
     """
-    sources = [list(codes) for codes in sources]
-    whole, without = (turn_ids(sources, text, encode, markup, vocabulary) for text in (instruction, ""))
+    pictures = [list(codes) for codes in sources]
+    whole, without = (conversation_ids([("user", [text, *pictures])], encode, markup, vocabulary) for text in (instruction, ""))
     return [*whole, vocabulary.vision_start_id], [*without, vocabulary.vision_start_id]
 
 

@@ -91,6 +91,7 @@ class DataSection:
     drop_instruction: float = 0.0  # share of edits whose instruction is dropped, for guidance of the source picture
     drop_source: float = 0.0  # share of edits whose source picture is dropped, drawn independently
     drop_both: float = 0.0  # share of edits that lose both, beside those that lose both by chance
+    shared_noise: float = 0.0  # share of edits of whose codes some are replaced by random ones, the same in all pictures
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ ABSENT = {  # what somebody who knows megatron-core may ask for
     "fp8": "FP8 is not part of this project: use bf16",
 }
 SHARES = ("data.text_to_image", "data.unconditional", "data.first_text", "data.code_noise", "data.drop_instruction",
-          "data.drop_source", "data.drop_both", "optim.dropout")  # fmt: skip
+          "data.drop_source", "data.drop_both", "data.shared_noise", "optim.dropout")  # fmt: skip
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:

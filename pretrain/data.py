@@ -25,7 +25,7 @@ def shares_of(data: DataSection) -> TaskShares:
 
 def heldout_dataset(data: DataSection, tokenized: TokenizedPrompts, routing_only: bool = False) -> RowDataset:
     """The rows of `data.heldout`, to measure on: drawn as in training, from a seed of its own, with no code replaced."""
-    clean = dataclasses.replace(shares_of(data), code_noise=0.0)
+    clean = dataclasses.replace(shares_of(data), code_noise=0.0, shared_noise=0.0)
     size = RowSize(data.row_length, data.row_multiple)
     return RowDataset([Source(Path(data.heldout))], tokenized, clean, size, 0, routing_only)
 

@@ -22,15 +22,19 @@ from model.vocabulary import Vocabulary
 from pretrain.row_tensors import Row, assemble
 from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, Stage, seeded
 from pretrain.tasks import (
+    NO_INSTRUCTION,
     ORDERED,
     TEXT_TO_IMAGE,
+    TURNS,
     UNCONDITIONAL,
     TaskShares,
     TokenizedPrompts,
     build_document,
     build_ordered,
     replace_codes,
+    replace_shared_codes,
 )
+from tokenization.readers.document import EDIT, KINDS
 from tokenization.sample import Part, parts_of
 
 
@@ -75,6 +79,8 @@ class RowDataset(torch.utils.data.Dataset):
 
     def _document(self, piece: Piece, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
         parts = self.plan.parts(piece) if self.routing_only else self._contents(piece)
+        if self.shares.shared_noise and piece.task in (TURNS, NO_INSTRUCTION) and self._is_edit(piece):
+            parts = replace_shared_codes(parts, self.tokenized.vocabulary.codebook_size, self.shares.shared_noise, noise)
         if piece.task in ORDERED:
             ids, labels = build_ordered(self.tokenized, piece.task, piece.text, parts)
         else:
@@ -87,6 +93,9 @@ class RowDataset(torch.utils.data.Dataset):
             ids = replace_codes(ids, self.tokenized.vocabulary, self.shares.code_noise, noise)
         end = piece.start + piece.length
         return ids[piece.start : end], labels[piece.start : end]
+
+    def _is_edit(self, piece: Piece) -> bool:
+        return self.plan.sources[piece.source].index.kinds[piece.document] == KINDS.index(EDIT)
 
     def _contents(self, piece: Piece) -> list[Part]:
         """The parts of a piece's document, from the shards."""

@@ -36,6 +36,7 @@ from tokenization.sample import PICTURE, ROLE, WORDING, Part
 __all__ = ["Piece", "RowPlan", "RowSize", "SourceLengths", "Stage", "seeded"]
 
 PLAN_VERSION = 3  # another one plans other rows from the same data
+NEWER = ("drop_", "shared_")  # beginnings of shares that are not part of the plan's identity while they are zero
 MOST_ROWLESS_BLOCKS = 1000
 COUNTED = 1 << 14  # draws of documents of a source, at least, by which it is known what all of them become
 
@@ -137,7 +138,7 @@ class RowPlan:
             self.tokenized.templates.text_to_image,
             self.tokenized.templates.image_to_text,
             vars(self.tokenized.vocabulary),
-            {name: value for name, value in vars(self.shares).items() if value or not name.startswith("drop_")},
+            {name: value for name, value in vars(self.shares).items() if value or not name.startswith(NEWER)},
             vars(self.size),
             self.seed,
             *["shares of tokens as trained on"] * bool(stages or any(source.share for source in self.sources)),

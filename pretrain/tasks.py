@@ -9,6 +9,7 @@ resumed or repeated run asks every document the same question.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class TaskShares:
     drop_instruction: float = 0.0  # share of edits whose instruction is dropped
     drop_source: float = 0.0  # share of edits whose source picture is dropped, drawn independently
     drop_both: float = 0.0  # share of edits that lose both, beside those that lose both by chance
+    shared_noise: float = 0.0  # share of edits of whose codes some are replaced by random ones, the same in all pictures
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,26 @@ def replace_codes(
     replaced = vocabulary.is_code(ids) & (generator.random(len(ids)) < math.sqrt(generator.random()))
     random_codes = vocabulary.image_token_offset + generator.integers(0, vocabulary.codebook_size, len(ids))
     return numpy.where(replaced, random_codes, ids)
+
+
+def replace_shared_codes(
+    parts: Sequence[Part], codebook_size: int, share: float, generator: numpy.random.Generator
+) -> list[Part]:
+    """The parts of an edit; in `share` of the cases, some codes are random ones, the same at a place of every picture.
+
+    How many of them is drawn too, evenly from none to all. The model has to learn them as they are: what it cannot know
+    by heart it must copy from its source, as most of a picture in most edits. Pictures of several sizes stay as they are.
+    """
+    sizes = {len(part.codes) for part in parts if part.codes is not None}
+    if generator.random() >= share or len(sizes) != 1:
+        return list(parts)
+    count = sizes.pop()
+    replaced = generator.random(count) < generator.random()
+    random_codes = generator.integers(0, codebook_size, count)
+    return [
+        part if part.codes is None else dataclasses.replace(part, codes=numpy.where(replaced, random_codes, part.codes))
+        for part in parts
+    ]
 
 
 def draw_tasks(generator: numpy.random.Generator, kinds: numpy.ndarray, shares: TaskShares) -> numpy.ndarray:

@@ -52,6 +52,9 @@ def demo(tmp_path_factory) -> Path:
     command = ["tools/demo.py", "--folder", str(folder), "--pictures", "60", "--prompts", "4", "--set", *SMALL]
     said = run([sys.executable, *command])
     assert f"{folder}/demo/report/report.html is ready" in said
+    command = ["tools/demo.py", "--preset", "demo-edit", "--folder", str(folder), "--edits", "3", "--set", *SMALL]
+    said = run([sys.executable, *command])
+    assert f"{folder}/demo-edit/report/report.html is ready" in said
     return folder
 
 
@@ -71,6 +74,16 @@ def test_the_longer_demo_trains_on_moved_copies_too(demo):
     manifests = [demo / "data/shards" / name / "manifest.json" for name in ("train", "moved")]
     pictures = [json.loads(manifest.read_text())["counts"]["pictures"] for manifest in manifests]
     assert pictures[1] == 4 * pictures[0] > 0
+
+
+def test_the_editing_demo_ends_with_a_report(demo):
+    page = (demo / "demo-edit" / "report" / "report.html").read_text(encoding="utf-8")
+    figures = json.loads((demo / "demo-edit" / "report" / "figures.json").read_text())
+    assert figures["side"] == "heldout" and figures["kinds"]["all"]["edits"] > 3
+    assert set(figures["kinds"]) > {"line art", "recolour"}
+    for words in ("Inside the changed region", "copied codes", "instruction only", "turn this into line art"):
+        assert words in page
+    assert (demo / "demo-edit" / "report" / "edits.png").is_file()
 
 
 @pytest.mark.parametrize(("page", "command"), [(p, c) for p, c in ALL if c.startswith("python ")])

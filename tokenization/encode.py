@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,19 +123,23 @@ class Encoder:
 class CodedPart:
     """A part's documents and rejects, and the hashes of its pictures, uint64 [n, 4], if duplicates are looked for.
 
-    `batches` says which document each picture of a batch belongs to, and holds the batch's codes when they are ready.
+    `batches` says which pictures a batch has, and holds its codes when they are ready; `wanted`, which of them belong to
+    each document, in order: a picture that several documents share is encoded once.
     """
 
     documents: list[CodedDocument]
     rejects: list[Reject]
     hashes: np.ndarray | None
-    batches: list[tuple[list[CodedDocument], Future[np.ndarray]]]
+    batches: list[tuple[list[Hashable], Future[np.ndarray]]]
+    wanted: list[tuple[CodedDocument, Hashable]]
 
     def wait(self) -> None:
         """Until all pictures are encoded, whose codes the documents then have. Raises what encoding raised."""
-        for documents, grids in self.batches:
-            for document, grid in zip(documents, grids.result(), strict=True):
-                document.codes.append(grid)
+        grids = {}
+        for keys, codes in self.batches:
+            grids.update(zip(keys, codes.result(), strict=True))
+        for document, key in self.wanted:
+            document.codes.append(grids[key])
 
 
 class PartCoder:
@@ -167,8 +171,10 @@ class PartCoder:
         self.rejects: list[Reject] = []
         self.documents: list[CodedDocument] = []
         self.hashes: list[np.ndarray] = []
-        self.batch: list[tuple[CodedDocument, Image.Image]] = []
-        self.batches: list[tuple[list[CodedDocument], Future[np.ndarray]]] = []
+        self.batch: list[tuple[Hashable, Image.Image]] = []
+        self.batches: list[tuple[list[Hashable], Future[np.ndarray]]] = []
+        self.asked: set[Hashable] = set()  # pictures of the part that are in a batch
+        self.wanted: list[tuple[CodedDocument, Hashable]] = []  # which of them a document has, in order
 
     def add(self, chunk: Chunk) -> CodedPart | None:
         """Take a chunk. With the last one of a part: that part, of which the last pictures may still be encoded.
@@ -186,8 +192,13 @@ class PartCoder:
             layout = layout_of(found.parts)
             coded = CodedDocument(found.id, found.source, found.kind, found.texts, item.text_ids, [], layout)
             self.documents.append(coded)
-            for picture in item.pictures:
-                self.batch.append((coded, picture))
+            for number, picture in enumerate(item.pictures):
+                key = item.keys[number] if item.keys else (found.id, number)
+                self.wanted.append((coded, key))
+                if key in self.asked:
+                    continue
+                self.asked.add(key)
+                self.batch.append((key, picture))
                 if len(self.batch) == self.batch_size:
                     self._encode()
         if not chunk.last:
@@ -197,7 +208,7 @@ class PartCoder:
         hashes = None
         if self.duplicate_bits >= 0:
             hashes = np.concatenate([np.zeros((0, 4), np.uint64), *self.hashes])
-        done = CodedPart(self.documents, self.rejects, hashes, self.batches)
+        done = CodedPart(self.documents, self.rejects, hashes, self.batches, self.wanted)
         self._begin_part()
         return done
 
@@ -220,8 +231,8 @@ class PartCoder:
 
     def _encode(self) -> None:
         """Give the batch to the encoder, and begin another."""
-        documents, pictures = (list(column) for column in zip(*self.batch))
-        self.batches.append((documents, self.encoder.submit(pictures)))
+        keys, pictures = (list(column) for column in zip(*self.batch))
+        self.batches.append((keys, self.encoder.submit(pictures)))
         self.pictures += len(pictures)
         self.batch = []
 

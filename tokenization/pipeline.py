@@ -6,6 +6,7 @@ to get to the encoder, and nothing is left behind when the process is killed.
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -35,13 +36,15 @@ R = TypeVar("R")
 class Prepared:
     """A document ready for the encoder: text_ids uint32 [tokens] for each text, RGB pictures of the encoder's size.
 
-    `hashes` uint64 [pictures, 4] as `filters.picture_hash` makes them; [0, 4] if duplicates are not looked for.
+    `hashes` uint64 [pictures, 4] as `filters.picture_hash` makes them; [0, 4] if duplicates are not looked for. `keys`
+    are equal for equal pictures, in documents of several: edits share theirs, and each need be encoded only once.
     """
 
     document: Document
     text_ids: list[np.ndarray]
     pictures: list[Image.Image]
     hashes: np.ndarray
+    keys: list[bytes]
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ class Preparation:
         texts = [text for item, _, _ in decoded if isinstance(item, Document) for text in item.texts]
         ids = iter(self.tokenizer.encode(texts))
         items = [
-            Prepared(item, [next(ids) for _ in item.texts], pictures, hashes) if isinstance(item, Document) else item
+            Prepared(item, [next(ids) for _ in item.texts], pictures, hashes, keys_of(pictures))
+            if isinstance(item, Document)
+            else item
             for item, pictures, hashes in decoded
         ]
         return Chunk(chunk.part, items, chunk.last)
@@ -104,6 +109,13 @@ class Preparation:
         image = open_image(data, self.filters.max_pixels)
         self.filters.check_size(*image.size)
         return preprocess(image, self.image_size)
+
+
+def keys_of(pictures: list[Image.Image]) -> list[bytes]:
+    """A digest of the pixels of each picture; none for a picture that is alone in its document."""
+    if len(pictures) < 2:
+        return []
+    return [hashlib.blake2b(picture.tobytes(), digest_size=16).digest() for picture in pictures]
 
 
 def chunks_of(items: ItemStream, first: int, size: int, stop: int, chunk_size: int = CHUNK) -> Iterator[Chunk]:

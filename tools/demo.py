@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Run the whole path on the demo corpus: corpus, shards, training, export, and a report page.
 
-Each stage is the command that a user would type, printed before it runs. A stage that is finished is not repeated, and
-training goes on from its newest checkpoint, so an interrupted demo is continued by the same command.
+The preset demo-edit goes on from the model of the preset demo, and teaches it to edit pictures. Each stage is the command
+that a user would type, printed before it runs. A stage that is finished is not repeated, and training goes on from its
+newest checkpoint, so an interrupted demo is continued by the same command.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ import time
 
 from model.errors import UserError, run_command
 
-PRESETS = {"demo": "pretrain/configs/demo.yaml", "demo-long": "pretrain/configs/demo_long.yaml"}
+PRESETS = {
+    "demo": "pretrain/configs/demo.yaml",
+    "demo-long": "pretrain/configs/demo_long.yaml",
+    "demo-edit": "pretrain/configs/demo_edit.yaml",
+}
+EDITS = "demo-edit"
 VQ = "openmoji-64"
 MOVED_COPIES = 4
 """Of each picture, in the longer training: it sees a picture tens of times, and a copy in another place has other codes."""
@@ -38,6 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, default="demo", help="how much to train (default: demo)")
     parser.add_argument("--folder", type=Path, default=Path("work"), help="where everything is put (default: work)")
     parser.add_argument("--pictures", type=int, default=0, help="pictures in the corpus (0: all), for a quick look")
+    parser.add_argument("--edits", type=int, default=0, help="edits of a kind (0: all), for a quick look at demo-edit")
     parser.add_argument("--prompts", type=int, default=300, help="seen names to draw for the report (default: 300)")
     parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value", help="training settings to change")
     return parser.parse_args()
@@ -77,6 +84,33 @@ def stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
     ]  # fmt: skip
 
 
+def edit_stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
+    """The same of the preset demo-edit, which needs the corpus, the tokenizer and the run of the preset demo."""
+    data, out, start = arguments.folder / "data", arguments.folder / EDITS, arguments.folder / "demo" / "run"
+    if not list(start.glob("checkpoints/step_*")):
+        raise UserError(f"{start} has no checkpoint to go on from: run make demo first (tools/demo.py --preset demo)")
+    shard = ["tokenization/shard_images.py", "--vq", VQ, "--tokenizer", f"{data}/tokenizer"]
+    paths = [
+        f"run.folder={out}/run",
+        f"run.init_from={start}",
+        f"data.tokenizer={data}/tokenizer",
+        f"data.vq={VQ}",
+        f"data.sources=[{{path: {data}/edit-shards/train, weight: 1.0}}]",
+        f"data.heldout={data}/edit-shards/heldout",
+    ]
+    corpus = ["tokenization/demo_edits.py", "--corpus", f"{data}/corpus", "--output", f"{data}/edits"]
+    few = ["--train", str(arguments.edits), "--heldout", str(arguments.edits)] if arguments.edits else []
+    return [
+        ("edits", [*corpus, *few]),
+        ("shards", [*shard, "--input", f"{data}/edits/train", "--output", f"{data}/edit-shards/train"]),
+        ("held-out shards", [*shard, "--input", f"{data}/edits/heldout", "--output", f"{data}/edit-shards/heldout"]),
+        ("training", ["pretrain/train.py", "--config", PRESETS[EDITS], *paths, *arguments.set]),
+        ("export", ["tools/convert_to_hf.py", "--checkpoint", f"{out}/run", "--output", f"{out}/model"]),
+        ("report", ["tools/edit_report.py", "--model", f"{out}/model", "--run", f"{out}/run", "--edits", f"{data}/edits",
+                    "--output", f"{out}/report"]),
+    ]  # fmt: skip
+
+
 def is_done(name: str, data: Path) -> bool:
     """Stages that would do their work again, though it is there. The others see for themselves."""
     return name == "tokenizer" and (data / "tokenizer" / "tokenizer.json").exists()
@@ -85,11 +119,12 @@ def is_done(name: str, data: Path) -> bool:
 def main() -> int:
     """Run the stages in order; stop at the first that fails, with its exit code."""
     arguments = parse_arguments()
+    planned = edit_stages(arguments) if arguments.preset == EDITS else stages(arguments)
     out = arguments.folder / arguments.preset
     out.mkdir(parents=True, exist_ok=True)
     timings = out / "timings.json"
     seconds = json.loads(timings.read_text()) if timings.exists() else {}
-    for name, command in stages(arguments):
+    for name, command in planned:
         if is_done(name, arguments.folder / "data"):
             continue
         print(f"\n== {name}\n$ python {shlex.join(command)}", flush=True)

@@ -13,7 +13,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; mar
 h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; }
 table { border-collapse: collapse; } td, th { padding: .3em .9em; border-bottom: 1px solid #ddd; text-align: left; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(165px, 1fr)); gap: 12px; }
+.grid { display: grid; gap: 12px; }
 .cell { border: 1px solid #ddd; border-radius: 6px; padding: 6px; font-size: 12px; line-height: 1.3; }
 .pair { display: flex; gap: 4px; margin-bottom: 4px; }
 .pair img { width: 74px; height: 74px; image-rendering: pixelated; border: 1px solid #eee; }
@@ -33,33 +33,37 @@ def write(output: Path, figures: dict, metrics: list[dict], pictures: dict, run:
         "<h2>Figures</h2>",
         figures_table(figures),
         "<h2>Losses</h2>",
-        f'<img class="wide" alt="losses by step" src="{_embed_file(output / "curves.png")}">',
+        f'<img class="wide" alt="losses by step" src="{embed_file(output / "curves.png")}">',
         "<h2>Names that were trained on</h2>",
         '<p class="note">Left the real picture, as its codes decode; right what the model drew for the name. Below, the '
         "training picture that the drawn one is nearest to.</p>",
-        _grid([_cell([real, drawn], name, f"nearest: {near}") for name, real, drawn, near in pictures["seen"]]),
+        grid([cell([real, drawn], name, f"nearest: {near}") for name, real, drawn, near in pictures["seen"]]),
         "<h2>Names that were held out</h2>",
         '<p class="note">Nothing of this kind was drawn in training; left the real picture, right the drawn one.</p>',
-        _grid([_cell([real, drawn], name) for name, real, drawn in pictures["unseen"]]),
+        grid([cell([real, drawn], name) for name, real, drawn in pictures["unseen"]]),
         "<h2>Pictures put into words</h2>",
         '<p class="note">In bold what the model says; below the English name of the picture.</p>',
     ]
     for side, entries in pictures["captions"].items():
         parts.append(f"<h3>{html.escape(side.capitalize())} pictures</h3>")
-        parts.append(_grid([_cell([real], f"real: {name}", said, bold=True) for name, real, said in entries]))
+        parts.append(grid([cell([real], f"real: {name}", said, bold=True) for name, real, said in entries]))
     parts += [
         "<h2>What the codes keep</h2>",
         '<p class="note">Held-out pictures: left as they are, right after encoding to codes and back.</p>',
-        _grid([_cell([real, decoded], name) for name, real, decoded in pictures["reconstructions"]]),
+        grid([cell([real, decoded], name) for name, real, decoded in pictures["reconstructions"]]),
     ]
     for sheet in sorted((run / "samples").glob("*.png"))[-1:]:
         parts += [f"<h2>Last samples drawn in training ({sheet.stem})</h2>",
-                  f'<img class="wide" alt="samples" src="{_embed_file(sheet)}">']  # fmt: skip
+                  f'<img class="wide" alt="samples" src="{embed_file(sheet)}">']  # fmt: skip
     parts.append('<p class="note">Pictures: OpenMoji, CC BY-SA 4.0. Names: Unicode CLDR.</p>')
+    (output / "report.html").write_text(page("Demo report", parts), encoding="utf-8")
+
+
+def page(title: str, parts: list[str]) -> str:
+    """Pieces of HTML as a page that needs nothing else."""
     body = "\n".join(parts)
-    page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Demo report</title>' \
+    return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>' \
            f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"  # fmt: skip
-    (output / "report.html").write_text(page, encoding="utf-8")
 
 
 def rows_of(figures: dict) -> list[tuple[str, str]]:
@@ -142,11 +146,14 @@ def _intro(figures: dict) -> str:
     )
 
 
-def _grid(cells: list[str]) -> str:
-    return '<div class="grid">' + "".join(cells) + "</div>"
+def grid(cells: list[str], width: int = 165) -> str:
+    """Cells side by side, each at least `width` pixels wide."""
+    columns = f"grid-template-columns: repeat(auto-fill, minmax({width}px, 1fr))"
+    return f'<div class="grid" style="{columns}">' + "".join(cells) + "</div>"
 
 
-def _cell(pictures: list, label: str, second: str = "", bold: bool = False) -> str:
+def cell(pictures: list, label: str, second: str = "", bold: bool = False) -> str:
+    """Pictures in a row over a label, and a second line below or, in bold, above it."""
     images = "".join(f'<img alt="{html.escape(label)}" src="{_embed(picture)}">' for picture in pictures)
     lines = [html.escape(label)]
     if second:
@@ -160,5 +167,6 @@ def _embed(picture) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _embed_file(path: Path) -> str:
+def embed_file(path: Path) -> str:
+    """A PNG file as the address of an image."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -105,14 +105,14 @@ class UniXProcessor(ProcessorMixin):
     def edit(self, images: Sequence, instructions: Sequence[str]) -> BatchFeature:
         """Prompts for edits, for `generate_images`: for each instruction a source picture, or a list of them.
 
-        Sources, then the instruction, are a user's turn, and the answer opens with a picture.
+        The instruction, then the sources, are a user's turn, and the answer opens with a picture.
         """
         if len(images) != len(instructions):
             raise ValueError(f"{len(images)} pictures for {len(instructions)} instructions: give one, or a list, each")
         sources = [self.ids_of(_listed(own)) for own in images]
         answer = [*self._markup("<|im_start|>assistant\n"), self.start]
         pairs = zip(sources, instructions, strict=True)
-        found = self.batch([[*self._turn("user", [*own, *self.encode(text)]), *answer] for own, text in pairs])
+        found = self.batch([[*self._turn("user", [*self.encode(text), *own]), *answer] for own, text in pairs])
         image_only = self.batch([[*self._turn("user", own), *answer] for own in sources])
         found["image_only_ids"], found["image_only_mask"] = image_only["input_ids"], image_only["attention_mask"]
         return self._for_pictures(found)

@@ -123,18 +123,18 @@ def test_texts_and_pictures_in_order():
     assert ordered(IN_ORDER, shown("", "12"), shown("", "34")) == "<[12><34>$]"
 
 
-EDIT = [shown("user", "123"), said("user", "make it red", "paint it red"), shown("assistant", "456")]
+EDIT = [said("user", "make it red", "paint it red"), shown("user", "123"), shown("assistant", "456")]
 TWICE = [*EDIT, said("user", "now blue"), shown("assistant", "789")]
 
 
 def test_an_edit():
-    assert ordered(TURNS, *EDIT) == f"{QUESTION}<123>make it red{STOP}\n{ANSWER}[<456>{STOP}]\n"
-    assert ordered(TURNS, *EDIT, draw=7) == f"{QUESTION}<123>paint it red{STOP}\n{ANSWER}[<456>{STOP}]\n"
+    assert ordered(TURNS, *EDIT) == f"{QUESTION}make it red<123>{STOP}\n{ANSWER}[<456>{STOP}]\n"
+    assert ordered(TURNS, *EDIT, draw=7) == f"{QUESTION}paint it red<123>{STOP}\n{ANSWER}[<456>{STOP}]\n"
     assert ordered(TURNS, *TWICE) == (
-        f"{QUESTION}<123>make it red{STOP}\n{ANSWER}[<456>{STOP}]\n{QUESTION}now blue{STOP}\n{ANSWER}[<789>{STOP}]\n"
+        f"{QUESTION}make it red<123>{STOP}\n{ANSWER}[<456>{STOP}]\n{QUESTION}now blue{STOP}\n{ANSWER}[<789>{STOP}]\n"
     )
-    both = [shown("user", "1"), shown("user", "2"), said("user", "mix"), shown("assistant", "3")]
-    assert ordered(TURNS, *both) == f"{QUESTION}<1><2>mix{STOP}\n{ANSWER}[<3>{STOP}]\n"
+    both = [said("user", "mix"), shown("user", "1"), shown("user", "2"), shown("assistant", "3")]
+    assert ordered(TURNS, *both) == f"{QUESTION}mix<1><2>{STOP}\n{ANSWER}[<3>{STOP}]\n"
 
 
 def test_an_edit_that_lost_something():
@@ -187,7 +187,7 @@ def test_nothing_is_learned_across_documents():
 def test_training_and_generation_ask_for_an_edit_in_the_same_ids(instruction, codes):
     """The prompts that guidance compares: the whole, without the instruction, and neither."""
     source = Part("user", numpy.array(codes), (1, len(codes)), ())
-    parts = [source, said("user", instruction), shown("assistant", "456")]
+    parts = [said("user", instruction), source, shown("assistant", "456")]
     whole, image_only = prompts.edit_ids([codes], instruction, encode, markup, VOCABULARY)
     neither = prompts.unconditional_ids(encode, VOCABULARY, TEMPLATES)
     without_source, _ = prompts.edit_ids([], instruction, encode, markup, VOCABULARY)
@@ -277,5 +277,5 @@ def test_what_edits_lose_is_part_of_the_plan_only_where_it_is_asked_for():
 
     plain = TaskShares(0.5, 0.2, False)
     found = {fingerprint(dataclasses.replace(plain, **{name: share}))
-             for name in ("drop_instruction", "drop_source", "drop_both") for share in (0.0, 0.1)}  # fmt: skip
-    assert len(found) == 4 and fingerprint(plain) in found
+             for name in ("drop_instruction", "drop_source", "drop_both", "shared_noise") for share in (0.0, 0.1)}  # fmt: skip
+    assert len(found) == 5 and fingerprint(plain) in found

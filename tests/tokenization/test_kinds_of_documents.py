@@ -33,8 +33,8 @@ def spelt(document: Document, pictures: list[bytes]) -> list[str]:
 
 PICTURES = [picture(number) for number in range(5)]
 EDITS = [
-    ["user:0", "user:make it red/paint it red", "assistant:1", "user:now blue", "assistant:2"],
-    ["user:3", "user:smaller", "assistant:4"],
+    ["user:make it red/paint it red", "user:0", "assistant:1", "user:now blue", "assistant:2"],
+    ["user:smaller", "user:3", "assistant:4"],
 ]
 IN_ORDER = [[":Once", ":0", ":then", ":1"], [":2", ":3"]]
 QUESTIONS = [
@@ -210,3 +210,27 @@ def test_a_damaged_arrow_file_is_a_reject_and_no_crash(tmp_path: Path):
     found = items(open_corpus(folder))
     assert isinstance(found[0], Reject) and found[0].reason == "damaged_file"
     assert isinstance(found[1], Document) and found[1].texts == ("Hi", "Hello")
+
+
+def test_a_picture_that_edits_share_is_encoded_once(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every row has the codes of its own pictures in order, as if each had been encoded for itself."""
+    from tokenization.vq_base import VQ
+
+    drawn = [[0, 1], [0, 2], [2, 0], [0, 1, 0], [3, 4]]
+    rows = pyarrow.table(
+        {
+            "image_list": [[picture(seed) for seed in seeds] for seeds in drawn],
+            "instruction_list": [["edit"] * (len(seeds) - 1) for seeds in drawn],
+        }
+    )
+    encoded = []
+    encode = VQ.encode
+    monkeypatch.setattr(VQ, "encode", lambda vq, pictures: encoded.append(len(pictures)) or encode(vq, pictures))
+    code, said = command(kinds.parquet(tmp_path / "edits.parquet", rows), tmp_path / "shards", batch_size=2)
+    assert code == 0, said
+    assert sum(encoded) == 5 and max(encoded) == 2
+    codes = [document["codes"].reshape(-1, 64) for document in open_dataset(tmp_path / "shards")]
+    of_seed = {seed: grid for grids, seeds in zip(codes, drawn) for grid, seed in zip(grids, seeds)}
+    assert [len(grids) for grids in codes] == [len(seeds) for seeds in drawn]
+    assert all((of_seed[seed] == grid).all() for grids, seeds in zip(codes, drawn) for grid, seed in zip(grids, seeds))
+    assert len({grid.tobytes() for grid in of_seed.values()}) == 5

@@ -3,7 +3,8 @@
 A conversation is `[{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A cat."}]`;
 OpenAI's names, `role` and `content`, are read too. Each `<image>` takes the next picture; pictures that no turn places
 stand first. An editing row has n + 1 pictures and n instructions, each a text or a list of alternative texts:
-instruction k asks for picture k + 1, given everything before.
+instruction k asks for picture k + 1, given everything before. The first instruction stands before the source picture: its
+codes are then read in the light of what is asked, and the target stands equally far behind them whatever its length.
 """
 
 from __future__ import annotations
@@ -79,14 +80,15 @@ def edit_parts(pictures: Sequence[Data], instructions: Any, key: str) -> tuple[T
         raise BadRecord(
             "picture_count", f"{len(pictures)} pictures and {len(instructions)} instructions; one more is due"
         )
-    parts: list[Text | Picture] = [Picture(pictures[0], "user")]
+    parts: list[Text | Picture] = []
     for number, (wordings, picture) in enumerate(zip(instructions, pictures[1:], strict=True)):
         texts = wordings if isinstance(wordings, list) else [wordings]
         name = f"{key}[{number}]"
         texts = [_text(text, name).strip() for text in texts]
         if not texts or "" in texts:
             raise BadRecord("empty_text", f"{name}: an instruction is empty")
-        parts += [Text(tuple(texts), "user"), Picture(picture, "assistant")]
+        parts += [Text(tuple(texts), "user"), *([] if number else [Picture(pictures[0], "user")])]
+        parts.append(Picture(picture, "assistant"))
     return tuple(parts)
 
 

@@ -1,0 +1,146 @@
+#!/usr/bin/env python
+"""Measure a model that edits pictures, on edits of things that it was not trained on, and write the report page.
+
+The model is asked for each edit in its usual English wording. Its result is compared with the target, pixel by pixel, in
+the region that the edit changes and outside it, beside what a copy of the source, an answer without the source, and the
+target itself after encoding and decoding would have. Intervals (95 %) are bootstraps over things.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+
+from model.errors import UserError, run_command
+
+BATCH = 32
+AVERAGED = 200  # training targets of a kind that its mean is of
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/edit_report.py --model work/demo-edit/model --run work/demo-edit/run "
+        "--edits work/data/edits --output work/demo-edit/report",
+    )
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="export of tools/convert_to_hf.py")
+    add("--run", type=Path, required=True, help="run folder, for the curves")
+    add("--edits", type=Path, required=True, help="folder of tokenization/demo_edits.py")
+    add("--output", type=Path, required=True, help="folder for report.html and its figures")
+    add("--side", choices=("heldout", "train"), default="heldout", help="edits to ask for (default: heldout)")
+    add("--per-kind", type=int, default=60, help="edits of a kind, at most (default: 60)")
+    add("--guidance", type=float, default=1.5, help="classifier-free guidance of the instruction (default: 1.5)")
+    add("--image-guidance", type=float, default=1.0, help="the same of the source picture (default: 1)")
+    add("--temperature", type=float, default=0.1, help="of the codes (default: 0.1)")
+    add("--seed", type=int, default=0, help="of sampling, of the other target, and of the intervals (default: 0)")
+    arguments = parser.parse_args()
+    if arguments.per_kind < 1:
+        parser.error(f"--per-kind must be at least 1, got {arguments.per_kind}")
+    return arguments
+
+
+def edit_all(export, rows, codes, sampling) -> list:
+    """The model's picture for each edit; `codes` are those of the source pictures, or None to ask without them."""
+    from tqdm import tqdm
+
+    from tools.generation import Request, draw_batch, prompt_ids, sample_seed
+
+    sources = [[of_row.flatten()] for of_row in codes] if codes is not None else [[]] * len(rows)
+    prompts = [prompt_ids(export, "edit", Request(row.instruction), given) for row, given in zip(rows, sources)]
+    seeds = [sample_seed(sampling.seed, number, 0) for number in range(len(rows))]
+    pictures = []
+    for start in tqdm(range(0, len(rows), BATCH), desc="editing", unit="batch", disable=None):
+        batch = slice(start, start + BATCH)
+        whole, without = zip(*prompts[batch])
+        pictures += draw_batch(export, whole, seeds[batch], sampling, without if codes is not None else None)
+    return pictures
+
+
+def others(rows, seed: int) -> list[int]:
+    """For each edit another one of its kind, of another thing where there is one."""
+    import numpy
+
+    chooser, chosen = numpy.random.default_rng(seed), []
+    for number, row in enumerate(rows):
+        same = [i for i, other in enumerate(rows) if other.kind == row.kind and i != number] or [number]
+        best = [i for i in same if rows[i].thing != row.thing] or same
+        chosen.append(best[chooser.integers(len(best))])
+    return chosen
+
+
+def mean_targets(folder: Path, size: int) -> dict:
+    """Kind -> the mean of training targets, a PIL picture."""
+    import numpy
+    from PIL import Image
+
+    from tools.edit_figures import pixels, read_edits
+
+    by_kind: dict[str, list] = {}
+    for row in read_edits(folder, size, AVERAGED):
+        by_kind.setdefault(row.kind, []).append(row.target)
+    return {kind: Image.fromarray(pixels(targets).mean(axis=0).round().astype(numpy.uint8))
+            for kind, targets in by_kind.items()}  # fmt: skip
+
+
+def encode_all(export, pictures):
+    """Codes uint16 [n, h, w] of PIL pictures."""
+    import numpy
+
+    batches = [export.vq.encode(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
+    return numpy.concatenate([numpy.asarray(batch) for batch in batches])
+
+
+def main() -> int:
+    """Edit, measure, write."""
+    arguments = parse_arguments()
+    from tools.demo_report import losses, read_metrics
+
+    metrics = read_metrics(arguments.run)
+    if not (arguments.edits / "edits.json").is_file():
+        raise UserError(f"{arguments.edits}: no finished editing corpus: make it with tokenization/demo_edits.py")
+    from tools import edit_figures, edit_page
+    from tools.export_folder import open_export
+    from tools.generation import Sampling
+
+    export = open_export(arguments.model)
+    size = export.vq.image_size
+    rows = edit_figures.read_edits(arguments.edits / arguments.side, size, arguments.per_kind)
+    means = mean_targets(arguments.edits / "train", size)
+    rows = [row for row in rows if row.kind in means]
+    source_codes, target_codes = (encode_all(export, [getattr(row, side) for row in rows])
+                                  for side in ("source", "target"))  # fmt: skip
+    sampling = Sampling(arguments.guidance, arguments.temperature, 0, 1.0, arguments.seed, arguments.image_guidance)
+    candidates = {
+        edit_figures.RESULT: edit_all(export, rows, source_codes, sampling),
+        edit_figures.COPY: export.vq.decode(source_codes),
+        edit_figures.SOURCE: [row.source for row in rows],
+        edit_figures.NO_SOURCE: edit_all(export, rows, None, sampling),
+        edit_figures.OTHER: export.vq.decode(target_codes[others(rows, arguments.seed)]),
+        edit_figures.MEAN: [means[row.kind] for row in rows],
+        edit_figures.CEILING: export.vq.decode(target_codes),
+    }
+    figures = {
+        "side": arguments.side,
+        "guidance": arguments.guidance,
+        "image_guidance": arguments.image_guidance,
+        "temperature": arguments.temperature,
+        "seed": arguments.seed,
+        "codes_that_an_edit_changes": float((source_codes != target_codes).mean()),
+        "losses": losses(arguments.run),
+        "kinds": edit_figures.measure(rows, candidates, arguments.seed),
+    }
+    edit_page.write(arguments.output, figures, metrics, rows, candidates)
+    edit_page.print_figures(figures)
+    print(f"{arguments.output}/report.html is written")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
