@@ -15,12 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 import json
+from collections import Counter
 from dataclasses import dataclass
 
 from model.errors import UserError, run_command
 
-CAPTIONED = 24  # pictures of each side that are captioned for the report
 SHOWN = 24  # pictures of each side that the page shows
+CAPTION_TOKENS = 24  # of the longest caption
 BATCH = 32
 
 
@@ -36,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="run folder, for curves and samples")
     parser.add_argument("--data", type=Path, required=True, help="folder with shards/train, shards/heldout and corpus")
     parser.add_argument("--output", type=Path, required=True, help="folder for report.html and its figures")
-    parser.add_argument("--prompts", type=int, default=300, help="training names to draw (default: 300)")
+    parser.add_argument("--prompts", type=int, default=300, help="training names to draw, and pictures to caption (default: 300)")
     parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance (default: 3)")
     parser.add_argument("--temperature", type=float, default=0.5, help="of the codes (default: 0.5)")
     parser.add_argument("--seed", type=int, default=0, help="choice of names, and sampling (default: 0)")
@@ -50,6 +51,7 @@ class Gallery:
     names: list[list[str]]  # English names of each distinct picture
     codes: object  # uint16 [n, h, w]
     ids: list[list[str]]  # ids of the documents that share the picture
+    texts: list[list[str]]  # their names in all languages
 
     def chance(self, name: str) -> float:
         """Share of the pictures that carry `name`."""
@@ -64,12 +66,14 @@ def load_gallery(folder: Path, grid: tuple[int, int]) -> Gallery:
 
     names: dict[bytes, list[str]] = {}
     ids: dict[bytes, list[str]] = {}
+    texts: dict[bytes, list[str]] = {}
     for document in open_dataset(folder):
         key = document["codes"].tobytes()
         names.setdefault(key, []).append(document["texts"][0])
         ids.setdefault(key, []).append(document["id"])
+        texts.setdefault(key, []).extend(document["texts"])
     codes = numpy.stack([numpy.frombuffer(key, dtype=numpy.uint16).reshape(grid) for key in names])
-    return Gallery(list(names.values()), codes, list(ids.values()))
+    return Gallery(list(names.values()), codes, list(ids.values()), list(texts.values()))
 
 
 def draw(export, names: list[str], sampling) -> list:
@@ -121,24 +125,31 @@ def measure_recall(gallery: Gallery, names: list[str], order) -> dict:
     }
 
 
-def caption(export, codes) -> str:
-    """The likeliest caption of one picture's codes [h, w]."""
-    import torch
+def caption(export, codes) -> list[str]:
+    """The likeliest caption of each of some pictures' codes [n, h, w], in batches."""
+    from tqdm import tqdm
 
     from model.prompts import image_to_text_ids
+    from tools.generation import continue_texts
 
-    prompt = image_to_text_ids(codes.flatten(), export.encode, export.vocabulary, export.templates)
-    ids = torch.tensor([prompt], device=export.model.device)
-    said = export.model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=24,
-        do_sample=False,
-        eos_token_id=export.vocabulary.eos_id,
-        pad_token_id=export.vocabulary.eos_id,
-        logits_processor=export.model.text_only(),
-    )
-    return export.decode(said[0, len(prompt) :].tolist()).strip()
+    prompts = [image_to_text_ids(one.flatten(), export.encode, export.vocabulary, export.templates) for one in codes]
+    said = []
+    for start in tqdm(range(0, len(prompts), BATCH), desc="captioning", unit="batch", disable=None):
+        said += continue_texts(export, prompts[start : start + BATCH], CAPTION_TOKENS)
+    return [export.decode(ids).strip() for ids in said]
+
+
+def measure_captions(gallery: Gallery, picked: list[int], said: list[str]) -> dict:
+    """How many captions are a name of their picture, in any language, next to the best that one caption for all could be."""
+    right = sum(text in gallery.texts[i] for i, text in zip(picked, said, strict=True))
+    carried = Counter(name for names in gallery.texts for name in set(names))
+    return {
+        "pictures": len(picked),
+        "right": right,
+        "rate": right / len(picked),
+        "different": len(set(said)),
+        "best_of_one_for_all": max(carried.values()) / len(gallery.texts),
+    }
 
 
 def losses(run: Path) -> dict:
@@ -201,11 +212,14 @@ def main() -> int:
     drawn, drawn_unseen = draw(export, seen, sampling), draw(export, unseen, sampling)
     order = nearest(pixels(drawn), pixels(real_train))
     how = {"guidance": arguments.guidance, "temperature": arguments.temperature, "seed": arguments.seed}
-    figures = {"drawn_names": {**measure_recall(train, seen, order), **how}, "losses": losses(arguments.run)}
+    figures = {"drawn_names": {**measure_recall(train, seen, order), **how}, "losses": losses(arguments.run),
+               "captions": {}}  # fmt: skip
     captions = {}
     for side, gallery in (("seen", train), ("held-out", heldout)):
-        picked = chooser.permutation(len(gallery.names))[:CAPTIONED].tolist()
-        captions[side] = [(i, caption(export, gallery.codes[i])) for i in picked]
+        picked = chooser.permutation(len(gallery.names))[: arguments.prompts].tolist()
+        said = caption(export, gallery.codes[picked])
+        figures["captions"][side] = measure_captions(gallery, picked, said)
+        captions[side] = list(zip(picked, said))[:SHOWN]
     real, decoded, names, psnr = reconstruction(export, arguments.data, heldout, 64)
     figures["reconstruction_psnr"] = {"pictures": len(real), "psnr": round(psnr, 2)}
     own = [next(i for i, names in enumerate(train.names) if name in names) for name in seen]

@@ -78,6 +78,10 @@ def rows_of(figures: dict) -> list[tuple[str, str]]:
         ("of these with that name among the five nearest", f"{drawn['one_of_five_nearest_has_the_name']}"),
         ("place of the right picture by distance, median", f"{drawn['median_place_of_the_right_picture']:g}"),
     ]
+    for side, found in figures["captions"].items():
+        rows.append((f"{side} pictures whose caption is one of their names",
+                     f"{found['right']} of {found['pictures']} ({found['rate']:.1%}), {found['different']} different captions; "
+                     f"one caption for all: at best {found['best_of_one_for_all']:.2%}"))  # fmt: skip
     for name, values in figures["losses"].items():
         label = name.replace("heldout/", "held-out ").replace("train/", "training ").replace("loss_", "")
         rows.append((f"{label} loss, step {values['first_step']} -> step {values['last_step']}",

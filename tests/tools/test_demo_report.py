@@ -10,9 +10,14 @@ from PIL import Image
 
 from model.errors import UserError
 from tools import report_page
-from tools.demo_report import Gallery, losses, measure_recall, nearest, pixels
+from tools.demo_report import Gallery, losses, measure_captions, measure_recall, nearest, pixels
 
-GALLERY = Gallery(names=[["sun"], ["moon", "crescent"], ["star"], ["cat"]], codes=None, ids=[["a"], ["b"], ["c"], ["d"]])
+GALLERY = Gallery(
+    names=[["sun"], ["moon", "crescent"], ["star"], ["cat"]],
+    codes=None,
+    ids=[["a"], ["b"], ["c"], ["d"]],
+    texts=[["sun", "Sonne"], ["moon", "Mond", "crescent", "Mond"], ["star", "Stern"], ["cat", "Katze"]],
+)
 
 
 def test_nearest_orders_by_distance():
@@ -31,8 +36,16 @@ def test_recall_counts_hits_and_chance():
 
 
 def test_a_name_on_two_pictures_has_twice_the_chance():
-    gallery = Gallery(names=[["flag"], ["flag"], ["sun"], ["cat"]], codes=None, ids=[["a"], ["b"], ["c"], ["d"]])
+    gallery = Gallery(names=[["flag"], ["flag"], ["sun"], ["cat"]], codes=None, ids=[["a"], ["b"], ["c"], ["d"]], texts=[])
     assert measure_recall(gallery, ["flag"], [[1, 0, 2, 3]])["chance"] == 0.5
+
+
+def test_captions_count_in_any_language_beside_one_caption_for_all():
+    found = measure_captions(GALLERY, [1, 3, 0], ["Mond", "cat", "moon"])
+    assert (found["right"], found["pictures"], found["different"]) == (2, 3, 3)
+    assert found["best_of_one_for_all"] == 0.25  # a name that is twice on one picture counts once
+    same = measure_captions(GALLERY, [0, 1], ["sun", "sun"])
+    assert (same["right"], same["different"], same["rate"]) == (1, 1, 0.5)
 
 
 def test_losses_are_the_first_and_the_last(tmp_path):
@@ -55,6 +68,7 @@ def test_the_page_shows_what_it_is_given(tmp_path):
             **{"guidance": 3.0, "temperature": 0.5, "seed": 0},
         },
         "losses": {"heldout/loss_image": {"first_step": 0, "first": 8.0, "last": 4.0, "last_step": 9}},
+        "captions": {"seen": measure_captions(GALLERY, [3], ["a dog"])},
         "reconstruction_psnr": {"pictures": 1, "psnr": 21.5},
     }
     pictures = {
@@ -67,6 +81,7 @@ def test_the_page_shows_what_it_is_given(tmp_path):
     page = (tmp_path / "report" / "report.html").read_text()
     assert "&lt;sun&gt;" in page and "<sun>" not in page
     assert "a dog" in page and "nearest: moon" in page and "21.50 dB" in page and "8.000 -&gt; 4.000" in page
+    assert "0 of 1 (0.0%), 1 different captions; one caption for all: at best 25.00%" in page
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "report.html", "figures.json", "curves.png", "seen.png"
     }  # fmt: skip
