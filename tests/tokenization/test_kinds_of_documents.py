@@ -224,8 +224,8 @@ def test_a_picture_that_edits_share_is_encoded_once(command: Command, tmp_path: 
         }
     )
     encoded = []
-    encode = VQ.encode
-    monkeypatch.setattr(VQ, "encode", lambda vq, pictures: encoded.append(len(pictures)) or encode(vq, pictures))
+    encode = VQ.encode_pixels
+    monkeypatch.setattr(VQ, "encode_pixels", lambda vq, pixels: encoded.append(len(pixels)) or encode(vq, pixels))
     code, said = command(kinds.parquet(tmp_path / "edits.parquet", rows), tmp_path / "shards", batch_size=2)
     assert code == 0, said
     assert sum(encoded) == 5 and max(encoded) == 2
