@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Run VLMEvalKit's own runner on an exported Uni-X folder. Its environment is that of `make setup-eval`.
 
-Options that are not listed here go on to VLMEvalKit (--limit, --reuse, --mode ...). Data that it does not know by name are
-read from $LMUData/NAME.tsv, as it documents: columns index, question, A, B, C, D, answer and image.
+What stands after -- goes on to VLMEvalKit, as in -- --limit 50. Data that it does not know by name are read from
+$LMUData/NAME.tsv, as it documents: columns index, question, A, B, C, D, answer and image.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from model.errors import RunFailed, UserError, run_command
 MODEL = "unix"  # what VLMEvalKit calls it, and names its files by
 
 
-def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    """Read the command line -> (what is ours, what is VLMEvalKit's)."""
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
         epilog="example, with .venv-eval/bin/python:\n  python tools/run_vlmevalkit.py --model work/demo/model "
         "--data MME POPE --output work/vlmevalkit",
     )
@@ -37,7 +36,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dtype", default="", help="of the model (default: float32 on a CPU, bfloat16 on a GPU)")
     parser.add_argument("--chat", action="store_true", help="ask in a user's turn of a conversation")
     parser.add_argument("--raw", action="store_true", help="answers as they are, not reduced to the option they name")
-    return parser.parse_known_args()
+    parser.add_argument("theirs", nargs="*", metavar="OPTION", help="of VLMEvalKit, after --")
+    return parser.parse_args()
 
 
 def failures(status: Path, names: list[str]) -> dict[str, str]:
@@ -56,7 +56,7 @@ def failures(status: Path, names: list[str]) -> dict[str, str]:
 
 def main() -> int:
     """Register the model, hand over, and look whether every data set has its scores."""
-    arguments, theirs = parse_arguments()
+    arguments = parse_arguments()
     if not (arguments.model / "config.json").is_file():
         raise UserError(f"{arguments.model}: no config.json in it: give --model a folder that tools/convert_to_hf.py wrote")
     from model.torchvision_compat import ensure_torchvision
@@ -72,7 +72,7 @@ def main() -> int:
 
     supported_VLM[MODEL] = partial(UniX, str(arguments.model), arguments.dtype, arguments.chat, not arguments.raw)
     sys.argv = ["vlmeval", "--model", MODEL, "--data", *arguments.data, "--work-dir", str(arguments.output),
-                "--judge", arguments.judge, *theirs]  # fmt: skip
+                "--judge", arguments.judge, *arguments.theirs]  # fmt: skip
     run.main()
     bad = failures(arguments.output / MODEL / "status.json", arguments.data)
     if bad:

@@ -97,12 +97,12 @@ def test_the_runner_gets_the_answers_of_the_model_reduced_to_options(export, que
 
 def test_an_article_is_an_answer_to_the_runner_and_none_to_us(export, questions, tmp_path):
     """The runner scores answers that are there: it takes "A dog" for option A, which is why answers are reduced before."""
-    _, folder = run(export, questions, tmp_path / "said", "--mode", "infer")
+    _, folder = run(export, questions, tmp_path / "said", "--", "--mode", "infer")
     share = sum(one["answer"] == "A" for one in questions) / len(questions)
     assert 0 < share < 1
     for said, expected in (("A dog", share), (reduced("What?\nA. cat\nB. dog\nC. sun\nD. moon", "A dog on grass"), 0.0)):
         write_answers(folder, said)
-        done, _ = run(export, questions, tmp_path / "said", "--mode", "eval")
+        done, _ = run(export, questions, tmp_path / "said", "--", "--mode", "eval")
         assert done.returncode == 0, done.stderr[-2000:]
         assert score(folder) == expected
 
