@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tools.serving.text_stream import TextStream
@@ -23,6 +23,16 @@ def run(data: bytes, stop: list[str]) -> tuple[list[str], str]:
     return [*pieces, stream.finish()], stream.text
 
 
+def until_the_first_that_is_whole(text: str, stop: list[str]) -> str:
+    """Of stop texts that overlap the one that is complete first ends a stream, which cannot know what follows."""
+    for end in range(1, len(text) + 1):
+        places = [text[:end].find(one) for one in stop if one in text[:end]]
+        if places:
+            return text[: min(places)]
+    return text
+
+
+@example("DED", ["E", "DED"])
 @given(
     st.text(alphabet="ab E\nNDé红🍎", max_size=30),
     st.lists(st.text(alphabet="abEND", min_size=1, max_size=3), max_size=3),
@@ -30,8 +40,7 @@ def run(data: bytes, stop: list[str]) -> tuple[list[str], str]:
 def test_the_pieces_are_the_text_up_to_the_first_stop(text, stop):
     pieces, whole = run(text.encode(), stop)
     assert "".join(pieces) == whole
-    ends = [place for place in map(text.find, stop) if place >= 0]
-    assert whole == text[: min(ends, default=None)].strip()
+    assert whole == until_the_first_that_is_whole(text, stop).strip()
     assert not any("\ufffd" in piece for piece in pieces)
 
 
