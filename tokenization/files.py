@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 from pathlib import Path
+
+from model.errors import UserError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -17,6 +20,21 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync(path.parent)
+
+
+def begin_folder(output: Path, summary: str) -> Path | None:
+    """An empty place in which to make `output`, for `publish_folder`; None, told in a line, if it is finished.
+
+    A finished folder holds the file `summary`. Raises UserError if something else has the name.
+    """
+    if (output / summary).is_file():
+        print(f"{output} is complete: {(output / summary).read_text(encoding='utf-8').strip()}")
+        return None
+    if output.exists():
+        raise UserError(f"{output} exists and holds no {summary}, so it is not finished: remove it, or choose another --output")
+    temporary = output.with_name(output.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    return temporary
 
 
 def publish_folder(temporary: Path, path: Path) -> None:
