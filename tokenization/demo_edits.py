@@ -129,9 +129,13 @@ def read_split(corpus: Path) -> dict[str, dict[str, tuple[int, ...]]]:
         raise UserError(f"{corpus}: no finished demo corpus: make it with tokenization/demo_corpus.py")
     found: dict[str, dict[str, tuple[int, ...]]] = {}
     for side in SIDES:
-        with open(corpus / side / "folder" / "captions.jsonl", encoding="utf-8") as lines:
-            names = [json.loads(line)["id"] for line in lines]
-        found[side] = {name: code_points(name) for name in names}
+        path = corpus / side / "folder" / "captions.jsonl"
+        try:
+            names = [json.loads(line)["id"] for line in path.read_text(encoding="utf-8").splitlines()]
+            found[side] = {name: code_points(name) for name in names}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            message = f"{path}: damaged ({type(error).__name__}: {error}): remove {corpus}, and make it again"
+            raise UserError(message) from None
     return found
 
 
@@ -253,6 +257,9 @@ def main() -> int:
         kept = {drawings.hash(name) for edit in heldout for name in (edit.source, edit.target)}
         kept |= {drawings.hash(name) for name in split["heldout"]}
         train = choose(candidates(split["train"], drawings), arguments.train, drawings, kept, progress)
+    for side, edits in (("train", train), ("heldout", heldout)):
+        if not edits:
+            raise UserError(f"{arguments.corpus}: no edit is possible among its {len(split[side])} {side} pictures: make it larger")
     for side, edits in (("train", train), ("heldout", heldout)):
         write_rows(temporary / side, edits, drawings, wordings)
         summary[side] = {"edits": len(edits), "kinds": count_kinds(edits)}

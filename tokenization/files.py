@@ -22,6 +22,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def output_folder(path: Path) -> None:
+    """Make the folder that results go to, before the work that makes them. Raises UserError where that is impossible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made a folder ({error.strerror}): choose another --output") from None
+
+
 def begin_folder(output: Path, summary: str) -> Path | None:
     """An empty place in which to make `output`, for `publish_folder`; None, told in a line, if it is finished.
 

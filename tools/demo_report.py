@@ -19,6 +19,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from model.errors import UserError, run_command
+from tokenization.files import output_folder
 
 SHOWN = 24  # pictures of each side that the page shows
 CAPTION_TOKENS = 24  # of the longest caption
@@ -191,6 +192,7 @@ def main() -> int:
     """Draw, measure, write."""
     arguments = parse_arguments()
     read_metrics(arguments.run)
+    output_folder(arguments.output)
     from tools.export_folder import open_export
     from tools.generation import Sampling
 

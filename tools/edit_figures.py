@@ -56,11 +56,17 @@ def read_edits(folder: Path, size: int, most: int) -> list[EditRow]:
     """
     import hashlib
 
+    import pyarrow
     import pyarrow.parquet
 
     from tokenization.preprocess import open_image, preprocess
 
-    rows = [row for path in sorted(folder.glob("*.parquet")) for row in pyarrow.parquet.read_table(path).to_pylist()]
+    rows = []
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            rows += pyarrow.parquet.read_table(path).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{path}: is no sound parquet file ({error}): make {folder} again with demo_edits.py") from None
     if not rows:
         raise UserError(f"{folder} holds no edits: give --edits a folder that tokenization/demo_edits.py made")
     by_kind: dict[str, list[dict]] = {}

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
 from model.errors import UserError, run_command
+from tokenization.files import output_folder
 
 BATCH = 32
 AVERAGED = 200  # training targets of a kind that its mean is of
@@ -105,6 +106,7 @@ def main() -> int:
     metrics = read_metrics(arguments.run)
     if not (arguments.edits / "edits.json").is_file():
         raise UserError(f"{arguments.edits}: no finished editing corpus: make it with tokenization/demo_edits.py")
+    output_folder(arguments.output)
     from tools import edit_figures, edit_page
     from tools.export_folder import open_export
     from tools.generation import Sampling

@@ -17,6 +17,7 @@ import json
 from functools import partial
 
 from model.errors import RunFailed, UserError, run_command
+from tokenization.files import output_folder
 
 MODEL = "unix"  # what VLMEvalKit calls it, and names its files by
 
@@ -33,7 +34,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME", help="data sets, by VLMEvalKit's names")
     parser.add_argument("--output", type=Path, required=True, help="folder for answers and scores (its --work-dir)")
     parser.add_argument("--judge", default="exact_matching", help="its judge (default: %(default)s, without a network)")
-    parser.add_argument("--dtype", default="", help="of the model (default: float32 on a CPU, bfloat16 on a GPU)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="",
+                        help="of the weights (default: float32 on a CPU, bfloat16 on a GPU)")  # fmt: skip
     parser.add_argument("--chat", action="store_true", help="ask in a user's turn of a conversation")
     parser.add_argument("--raw", action="store_true", help="answers as they are, not reduced to the option they name")
     parser.add_argument("theirs", nargs="*", metavar="OPTION", help="of VLMEvalKit, after --")
@@ -59,6 +61,7 @@ def main() -> int:
     arguments = parse_arguments()
     if not (arguments.model / "config.json").is_file():
         raise UserError(f"{arguments.model}: no config.json in it: give --model a folder that tools/convert_to_hf.py wrote")
+    output_folder(arguments.output)
     from model.torchvision_compat import ensure_torchvision
 
     ensure_torchvision()

@@ -214,3 +214,13 @@ def test_a_corpus_that_is_none_is_refused(commands, tmp_path):
     done = commands.run(SCRIPT, "--corpus", tmp_path, "--output", tmp_path / "edits")
     assert_refused(done, str(tmp_path), "demo_corpus.py")
     assert not (tmp_path / "edits").exists()
+
+
+@pytest.mark.parametrize("content, said", [('{"a": 1}\n', "captions.jsonl"), ("\0" * 99, "captions.jsonl"), ("", "no edit")])
+def test_a_damaged_corpus_is_refused_and_nothing_is_made(commands, tmp_path, content, said):
+    for side in ("train", "heldout"):
+        (tmp_path / side / "folder").mkdir(parents=True)
+        (tmp_path / side / "folder" / "captions.jsonl").write_text(content)
+    (tmp_path / "corpus.json").write_text("{}")
+    assert_refused(commands.run(SCRIPT, "--corpus", tmp_path, "--output", tmp_path / "edits"), str(tmp_path), said)
+    assert not (tmp_path / "edits").exists()

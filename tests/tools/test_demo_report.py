@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from model.errors import UserError
+from tests.commands import CommandServer, assert_refused
 from tools import report_page
 from tools.demo_report import Gallery, losses, measure_captions, measure_recall, nearest, pixels
 
@@ -85,3 +86,12 @@ def test_the_page_shows_what_it_is_given(tmp_path):
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "report.html", "figures.json", "curves.png", "seen.png"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("script, data", [("tools/demo_report.py", "--data"), ("tools/edit_report.py", "--edits")])
+def test_an_output_that_cannot_be_a_folder_is_refused_before_the_work(commands: CommandServer, tmp_path, script, data):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    (tmp_path / "edits.json").write_text("{}")
+    (tmp_path / "file").write_text("x")
+    done = commands.run(script, "--model", tmp_path, "--run", tmp_path, data, tmp_path, "--output", tmp_path / "file")
+    assert_refused(done, str(tmp_path / "file"), "--output")

@@ -110,6 +110,10 @@ def test_the_page_shows_what_it_is_given(tmp_path):
 def test_a_folder_without_edits_is_refused(tmp_path):
     with pytest.raises(UserError, match="demo_edits.py"):
         edit_figures.read_edits(tmp_path, 8, 1)
+    for content in (b"", bytes(99)):
+        (tmp_path / "a.parquet").write_bytes(content)
+        with pytest.raises(UserError, match="a.parquet"):
+            edit_figures.read_edits(tmp_path, 8, 1)
 
 
 def test_the_preset_needs_the_model_of_the_demo(commands: CommandServer, tmp_path):

@@ -110,5 +110,8 @@ def test_an_article_is_an_answer_to_the_runner_and_none_to_us(export, questions,
 def test_what_cannot_be_done_is_one_line(export, questions, tmp_path):
     done, _ = run(export, questions, tmp_path / "none", data=("no_such_data",))
     assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith("no scores of no_such_data (invalid_dataset)")
+    (tmp_path / "file").write_text("x")
+    done, _ = run(export, questions, tmp_path / "file")
+    assert done.returncode == 2 and "--output" in done.stderr.splitlines()[-1], done.stderr
     done, _ = run(tmp_path, questions, tmp_path / "none")
     assert done.returncode == 2 and done.stderr.splitlines() == [done.stderr.strip()] and "no config.json" in done.stderr
