@@ -6,7 +6,10 @@ the command is started again, 130 interrupted.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -21,6 +24,10 @@ class RunFailed(Exception):
 
 class TryAgain(Exception):
     """A run that lost what is not its own, as the other processes. The message is one line; started again, it may go on."""
+
+
+class ToldByAnother(SystemExit):
+    """The end of a process whose error another process of its run tells, so that it is told once. Holds the exit code."""
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
@@ -40,6 +47,10 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except TryAgain as error:
         print(f"error: {error}", file=sys.stderr)
         code = 75
+    except ToldByAnother as told:
+        code = told.code
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            wait_to_be_ended(20.0)
     except KeyboardInterrupt:
         print("interrupted: what is published under its final name is whole", file=sys.stderr)
         code = 130
@@ -47,3 +58,16 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         sys.stderr.close()
         code = 0
     sys.exit(code)
+
+
+def wait_to_be_ended(seconds: float) -> None:
+    """Return at SIGTERM, or after this long.
+
+    torchrun ends all processes of a run as soon as one has left. The first to leave must be the one that tells what is
+    wrong, or it is ended before it could.
+    """
+    ended = []
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    end = time.monotonic() + seconds
+    while not ended and time.monotonic() < end:
+        time.sleep(0.1)

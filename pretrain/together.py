@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from model.errors import UserError
+from model.errors import ToldByAnother, UserError
 
 Result = TypeVar("Result")
 
@@ -56,7 +56,7 @@ class Together:
 
     def all_do(self, action: Callable[[], Result]) -> Result:
         """Do it on every process. When it fails anywhere, all raise: the first that failed its own error, the others
-        SystemExit with the exit code of that error, so that it is told once.
+        ToldByAnother with the exit code of that error.
         """
         result, error = None, None
         try:
@@ -68,7 +68,7 @@ class Together:
         if failed and failed[0] == self.rank:
             raise error
         if failed:
-            raise SystemExit(codes[failed[0]])
+            raise ToldByAnother(codes[failed[0]])
         return result
 
     def first_does(self, action: Callable[[], Result]) -> Result:

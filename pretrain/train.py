@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import os
 
-from model.errors import TryAgain, UserError, run_command
+from model.errors import ToldByAnother, TryAgain, UserError, run_command
 from pretrain.config import load_config
 from pretrain.place import check_world
 
@@ -43,7 +43,7 @@ def main() -> int:
         check_world(config, runtime.launched_processes())
     except UserError:
         if os.environ.get("RANK", "0") != "0":
-            return 2  # every process finds the same: one tells
+            raise ToldByAnother(2) from None  # every process finds the same: rank 0 tells
         raise
     runtime.install()
     from pretrain.loop import train
