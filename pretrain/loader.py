@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy
 import torch
 
-from model.errors import UserError
+from model.errors import TryAgain, UserError
 from model.vocabulary import Vocabulary
 from pretrain.row_tensors import Row, assemble
 from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, Stage, seeded
@@ -36,15 +36,17 @@ from pretrain.tasks import (
 )
 from tokenization.readers.document import EDIT, KINDS
 from tokenization.sample import Part, parts_of
+from tokenization.shard_cache import Cache
 
 
 @dataclass(frozen=True)
 class Source:
-    """One dataset folder of code shards and how often an epoch uses it."""
+    """One dataset of code shards, in a folder or at a URL, and how often an epoch uses it."""
 
-    path: Path
+    path: str | Path
     weight: float = 1.0
     share: float = 0.0  # of an epoch's tokens; if any source has one, weights do not count
+    cache: Cache | None = None  # what a URL is read through
 
 
 class RowDataset(torch.utils.data.Dataset):
@@ -63,7 +65,7 @@ class RowDataset(torch.utils.data.Dataset):
         """routing_only: rows have their lengths, positions and permutation, and ids that mean nothing; no shard is read."""
         from tokenization.shards import open_dataset
 
-        self.datasets = [open_dataset(source.path) for source in sources]
+        self.datasets = [open_dataset(source.path, source.cache) for source in sources]
         lengths = [
             SourceLengths(dataset.fingerprint, source.weight, dataset.lengths, source.share)
             for dataset, source in zip(self.datasets, sources)
@@ -106,7 +108,7 @@ def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: i
     """Rows start + rank, start + rank + ranks, ... without end, in that order whatever the number of workers.
 
     Without workers a thread of this process reads `ahead` rows before they are asked for. Raises UserError for a damaged
-    shard, in whichever process it is found.
+    shard, TryAgain for one that cannot be fetched, in whichever process it is found.
     """
     dataset.plan.block_of(start)  # found once, here, and not by every worker
     context = None
@@ -165,20 +167,20 @@ def _end_with_parent(_worker: int) -> None:
 
 
 class _ErrorsAsItems(torch.utils.data.Dataset):
-    """Hands a UserError over as an item: raised in a worker, it would come out with the worker's traceback in it."""
+    """Hands an error for the user over as an item: raised in a worker, it would come out with the worker's traceback in it."""
 
     def __init__(self, rows: RowDataset):
         self.rows = rows
 
-    def __getitem__(self, index: int) -> Row | UserError:
+    def __getitem__(self, index: int) -> Row | UserError | TryAgain:
         try:
             return self.rows[index]
-        except UserError as error:
-            return UserError(str(error))
+        except (UserError, TryAgain) as error:
+            return type(error)(str(error))
 
 
-def _row_or_error(item: Row | UserError) -> Row:
-    if isinstance(item, UserError):
+def _row_or_error(item: Row | UserError | TryAgain) -> Row:
+    if isinstance(item, (UserError, TryAgain)):
         raise item
     return item
 
