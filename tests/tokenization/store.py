@@ -17,6 +17,7 @@ class Request(BaseHTTPRequestHandler):
     """One request; `store` is where it came to, `name` the path in its folder, `number` counts those for the name from 1."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and content are two packets, and each waits for no other
     store: Store
 
     def do_GET(self) -> None:
