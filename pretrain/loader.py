@@ -19,6 +19,7 @@ import torch
 
 from model.errors import TryAgain, UserError
 from model.vocabulary import Vocabulary
+from pretrain.fetch_ahead import FetchAhead
 from pretrain.row_tensors import Row, assemble
 from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, Stage, seeded
 from pretrain.tasks import (
@@ -72,9 +73,12 @@ class RowDataset(torch.utils.data.Dataset):
         ]
         self.plan = RowPlan(lengths, tokenized, shares, size, seed, stages)
         self.tokenized, self.shares, self.size, self.routing_only = tokenized, shares, size, routing_only
+        self.ahead = FetchAhead(self.datasets, self.plan)
 
     def __getitem__(self, index: int) -> Row:
         """Row `index` of training."""
+        if not self.routing_only:
+            self.ahead.note(index)
         noise = seeded(f"{self.plan.fingerprint}:noise:{index}")
         documents = [self._document(piece, noise) for piece in self.plan.row(index)]
         return assemble(index, documents, self.tokenized.vocabulary, self.size)

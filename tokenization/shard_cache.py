@@ -86,6 +86,15 @@ class ShardCache:
         self._sound.add(number)
         return result
 
+    def fetch_ahead(self, number: int) -> None:
+        """Have shard `number` before it is needed, unless it is there or somebody is fetching it. Raises UserError or TryAgain."""
+        path = self.folder / self.shard_name(number)
+        if path.exists():
+            return
+        with _locked_if_free(self._lock_of(self.folder, number)) as free:
+            if free and not path.exists():
+                self._fetch(path, self.shards[number], True)
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_sound": set()}
 
@@ -139,8 +148,10 @@ class ShardCache:
         for _, bytes_of, path, lock in sorted(found):
             if used + size <= self.limit:
                 break
-            if _remove_unless_locked(path, lock):
-                used -= bytes_of
+            with _locked_if_free(lock) as free:
+                if free:
+                    path.unlink(missing_ok=True)
+                    used -= bytes_of
 
     @staticmethod
     def _lock_of(folder: Path, number: int) -> Path:
@@ -165,15 +176,17 @@ def _locked(path: Path, shared: bool = False) -> Iterator[None]:
         yield
 
 
-def _remove_unless_locked(path: Path, lock: Path) -> bool:
-    """Remove a file unless its lock is held -> whether it is gone."""
-    with open(lock, "ab") as file:
+@contextmanager
+def _locked_if_free(path: Path) -> Iterator[bool]:
+    """Hold a lock, or find at once that somebody holds it -> whether it is held here."""
+    with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return False
-        path.unlink(missing_ok=True)
-    return True
+            free = False
+        else:
+            free = True
+        yield free
 
 
 @contextmanager
