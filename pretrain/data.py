@@ -9,13 +9,14 @@ from pathlib import Path
 
 from pretrain import setup
 from pretrain.config import DataSection, TrainConfig
+from pretrain.fetch_ahead import bytes_needed
 from pretrain.loader import RowDataset, Source, check_sources, rows_from
 from pretrain.place import Place
 from pretrain.row_tensors import Row
 from pretrain.rows import RowSize, Stage
 from pretrain.tasks import TaskShares, TokenizedPrompts, tokenize_prompts
 from pretrain.wordings import read_wordings
-from tokenization.shard_cache import Cache
+from tokenization.shard_cache import GIB, Cache
 from tokenization.shards import open_dataset
 
 
@@ -46,6 +47,7 @@ class Data:
         cache = cache_of(data)
         manifests = [open_dataset(source.path, cache).manifest for source in data.sources]
         self.place, self.rows_per_step, self.workers = place, data.rows_per_step, data.workers
+        self.cache_limit = data.cache_limit
         self.tokenizer_json = Path(data.tokenizer) / "tokenizer.json"
         self.tokenizer = setup.load_tokenizer(data.tokenizer, manifests[0])
         self.model_config = setup.model_config(config.model, self.tokenizer, manifests[0])
@@ -89,6 +91,14 @@ class Data:
             if share:
                 yield (f"{source}: {share:.2%} of its conversations are longer than a row of {self.train.size.tokens} tokens and "
                        "are cut: raise data.row_length, or shorten them")  # fmt: skip
+        if not self.cache_limit:
+            return
+        datasets, plan = self.train.datasets, self.train.plan
+        needed, best = (bytes_needed(datasets, plan, *blocks) / GIB for blocks in ((0,), (0, 1)))
+        if self.cache_limit < best:
+            what = "are fetched again and again" if self.cache_limit < needed else "are not fetched before they are needed"
+            yield (f"data.cache_limit {self.cache_limit:g}: rows that are read together need {needed:.3g} GiB of shards, and "
+                   f"{best:.3g} with those that come next: shards {what}; raise it")  # fmt: skip
 
     def checkpoint_files(self) -> dict[str, bytes]:
         """What a checkpoint holds beside tensors, so that it can be converted without anything else of the run."""

@@ -8,7 +8,7 @@ before. The processes of a node share them out by their locks.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy
 
@@ -19,38 +19,46 @@ from tokenization.shards import CodeDataset
 
 
 class FetchAhead:
-    """Of one process; it is pickled without its thread."""
+    """What a process that reads rows in their order tells of each. It is pickled without its thread."""
 
     def __init__(self, datasets: Sequence[CodeDataset], plan: RowPlan):
         self.datasets, self.plan = datasets, plan
-        self._begun = -1  # the last block that was fetched ahead
+        self._begun = -1  # the last block that was looked at
         self._thread: threading.Thread | None = None
 
     def note(self, index: int) -> None:
         """Row `index` is about to be read. Never waits, and leaves errors to whoever reads the shards."""
-        caches = [dataset.cache for dataset in self.datasets]
-        if not any(caches):
+        limits = [dataset.cache.limit for dataset in self.datasets if dataset.cache]
+        if not limits:
             return
         block, share = self.plan.place_of(index)
         if share < 0.5 or block + 1 <= self._begun or (self._thread and self._thread.is_alive()):
             return
         self._begun = block + 1
-        here, coming = (list(self._shards(number)) for number in (block, block + 1))
-        needed = sum(cache.shards[shard]["bytes"] for cache, shard in {*here, *coming})
-        if any(cache.limit and cache.limit < needed for cache in caches if cache):
+        if any(limit and limit < bytes_needed(self.datasets, self.plan, block, block + 1) for limit in limits):
             return  # what would come would drive out what is in use
-        self._thread = threading.Thread(target=fetch, args=(coming,), name="fetch-ahead", daemon=True)
+        shards = remote_shards(self.datasets, self.plan, block + 1)
+        self._thread = threading.Thread(target=fetch, args=(shards,), name="fetch-ahead", daemon=True)
         self._thread.start()
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_thread": None}
 
-    def _shards(self, block: int) -> Iterator[tuple[ShardCache, int]]:
-        """What a block needs of datasets at URLs."""
-        for dataset, documents in zip(self.datasets, self.plan.mixture.documents(block), strict=True):
-            if dataset.cache:
-                found = numpy.searchsorted(dataset.lengths.shard_starts, documents, side="right") - 1
-                yield from ((dataset.cache, shard) for shard in numpy.unique(found).tolist())
+
+def remote_shards(datasets: Sequence[CodeDataset], plan: RowPlan, block: int) -> list[tuple[ShardCache, int]]:
+    """The shards of datasets at URLs that rows of a block are dealt over."""
+    found = []
+    for dataset, documents in zip(datasets, plan.mixture.documents(block), strict=True):
+        if dataset.cache:
+            shards = numpy.searchsorted(dataset.lengths.shard_starts, documents, side="right") - 1
+            found += [(dataset.cache, shard) for shard in numpy.unique(shards).tolist()]
+    return found
+
+
+def bytes_needed(datasets: Sequence[CodeDataset], plan: RowPlan, *blocks: int) -> int:
+    """Bytes of the shards of datasets at URLs that rows of these blocks are dealt over."""
+    shards = {found for block in blocks for found in remote_shards(datasets, plan, block)}
+    return sum(cache.shards[shard]["bytes"] for cache, shard in shards)
 
 
 def fetch(shards: Sequence[tuple[ShardCache, int]]) -> None:

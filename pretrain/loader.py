@@ -73,12 +73,9 @@ class RowDataset(torch.utils.data.Dataset):
         ]
         self.plan = RowPlan(lengths, tokenized, shares, size, seed, stages)
         self.tokenized, self.shares, self.size, self.routing_only = tokenized, shares, size, routing_only
-        self.ahead = FetchAhead(self.datasets, self.plan)
 
     def __getitem__(self, index: int) -> Row:
         """Row `index` of training."""
-        if not self.routing_only:
-            self.ahead.note(index)
         noise = seeded(f"{self.plan.fingerprint}:noise:{index}")
         documents = [self._document(piece, noise) for piece in self.plan.row(index)]
         return assemble(index, documents, self.tokenized.vocabulary, self.size)
@@ -120,7 +117,7 @@ def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: i
         context = multiprocessing.get_context("forkserver")  # fork does not mix with a threaded parent
         context.set_forkserver_preload(["__main__", "pretrain.loader_imports"])
     loader = torch.utils.data.DataLoader(
-        _ErrorsAsItems(dataset),
+        _Stream(dataset),
         sampler=_Counter(start + rank, ranks),
         batch_size=None,
         num_workers=workers,
@@ -170,13 +167,18 @@ def _end_with_parent(_worker: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-class _ErrorsAsItems(torch.utils.data.Dataset):
-    """Hands an error for the user over as an item: raised in a worker, it would come out with the worker's traceback in it."""
+class _Stream(torch.utils.data.Dataset):
+    """Rows that are read in their order, what they need of a store fetched ahead.
+
+    It hands an error for the user over as an item: raised in a worker, it would come out with the worker's traceback in it.
+    """
 
     def __init__(self, rows: RowDataset):
         self.rows = rows
+        self.ahead = FetchAhead(() if rows.routing_only else rows.datasets, rows.plan)
 
     def __getitem__(self, index: int) -> Row | UserError | TryAgain:
+        self.ahead.note(index)
         try:
             return self.rows[index]
         except (UserError, TryAgain) as error:

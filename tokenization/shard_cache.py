@@ -12,6 +12,7 @@ is killed leaves a temporary file, which the next one to fetch that file removes
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import re
 import time
@@ -46,7 +47,7 @@ class ShardCache:
     """The files of one dataset in a cache. Can be pickled, and shared between threads and processes."""
 
     def __init__(self, url: str, manifest: dict[str, Any], cache: Cache):
-        self.url, self.root, self.limit = url, cache.folder, int(cache.limit * GIB)
+        self.url, self.root, self.limit = url, cache.folder, math.ceil(cache.limit * GIB)
         self.folder = cache.folder / manifest["fingerprint"]
         self.shards: list[dict[str, Any]] = manifest["shards"]
         self._sound: set[int] = set()  # shards whose hash this process has seen

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy
@@ -13,7 +14,7 @@ import pytest
 
 from model.errors import UserError
 from pretrain import mixture
-from pretrain.loader import RowDataset, Source
+from pretrain.loader import RowDataset, Source, rows_from
 from pretrain.rows import RowPlan, RowSize, SourceLengths
 from tests.pretrain.test_rows import PROMPTS, SHARES, plan, source
 from tests.tokenization.store import Request, Store, serving
@@ -79,27 +80,32 @@ def opened(store: Store, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> tuple
 
 def test_the_next_block_is_fetched_in_the_second_half_of_this_one(store, tmp_path, monkeypatch):
     rows, first = opened(store, Cache(tmp_path / "cache"), monkeypatch)
-    for index in first[: len(first) // 2]:
-        rows[index]
+    stream = rows_from(rows, 0, 0, 1, workers=0)  # it reads one row ahead
+    for _ in range(len(first) // 2 - 1):
+        next(stream)
     assert 0 < len(store.shards_asked()) <= BLOCK // SHARD
-    for index in first[len(first) // 2 :]:
-        rows[index]
+    for _ in range(len(first) // 2):
+        next(stream)
     end = time.monotonic() + 30
     while len(store.shards_asked()) < 2 * BLOCK // SHARD and time.monotonic() < end:
         time.sleep(0.01)
     assert store.shards_asked() == [1] * (2 * BLOCK // SHARD)  # and no row of the next block was read
     asked = dict(store.asked)
-    for index in range(first.stop, first.stop + len(first) // 3):
-        rows[index]
+    for _ in range(len(first) // 3):
+        next(stream)
     assert store.asked == asked
+    again = RowDataset([Source(f"{store.url}/data", cache=Cache(tmp_path / "other"))], PROMPTS, SHARES, RowSize(24, 4), seed=0)
+    store.asked.clear()
+    again[first[-1]]
+    time.sleep(0.3)
+    assert len(store.shards_asked()) <= 2  # a single row fetches what it needs, and no more
 
 
 def test_it_does_not_drive_out_what_is_in_use(store, tmp_path, monkeypatch):
     """With room for less than two blocks every shard comes when it is needed."""
     size = sum(path.stat().st_size for path in store.folder.glob("data/parts/*/*.mds"))
     rows, first = opened(store, Cache(tmp_path / "cache", size * 3 / 8 / GIB), monkeypatch)
-    for index in first:
-        rows[index]
+    list(islice(rows_from(rows, 0, 0, 1, workers=0), len(first) - 1))
     time.sleep(0.3)
     assert store.shards_asked() == [1] * (BLOCK // SHARD)
 
@@ -118,11 +124,12 @@ def test_what_cannot_be_fetched_ahead_is_told_when_it_is_needed(store, tmp_path,
         return True
 
     store.fault = missing
-    for index in first:
-        rows[index]
+    stream = rows_from(rows, 0, 0, 1, workers=0)
+    for _ in first[:-1]:
+        next(stream)
     end = time.monotonic() + 30
     while not gone and time.monotonic() < end:
         time.sleep(0.01)
     assert len(gone) == 1  # one is enough to leave it
     with pytest.raises(UserError, match="is not there"):
-        rows[first.stop]
+        list(islice(stream, 2))

@@ -50,7 +50,7 @@ def test_killed_and_started_again_from_a_store_that_is_busy(commands, tiny_data,
     assert commands.start("pretrain/train.py", *run.arguments, hook=moment).wait().code == -signal.SIGKILL
     assert sorted(store.shards_asked()) == [3, 3]
     done = commands.start("pretrain/train.py", *run.arguments, hook=SHORT_PAUSES).wait()
-    assert done.code == 0 and "at step 2, row 4" in done.out, done.err
+    assert done.code == 0 and "at step 2, row 4" in done.out and "data.cache_limit" not in done.out, done.err
     assert sorted(store.shards_asked()) == [3, 3]  # the cache is still there
     assert_same(run, uninterrupted(commands, tiny_data, "fp32"))
 
@@ -113,5 +113,7 @@ def test_a_resumed_run_may_read_the_same_dataset_from_elsewhere(commands, tiny_d
     run = Run(commands, tiny_data, tmp_path / "run")
     assert run.start("after_an_update", 5).wait().code == -signal.SIGKILL
     run.arguments += overrides(store, tmp_path / "cache", f"data.cache_limit={1e-6}")
-    assert "at step 4, row 8" in run.finish().out
+    done = run.finish()
+    assert "at step 4, row 8" in done.out
+    assert "warning: data.cache_limit 1e-06: rows that are read together need" in done.out and "again and again" in done.out
     assert_same(run, uninterrupted(commands, tiny_data, "fp32"))
