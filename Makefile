@@ -3,7 +3,7 @@
 # make demo-edit   teaches the model of make demo to edit pictures: editing corpus, shards, training, export, report
 # make test        all tests
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
-# make test-eval  lm-eval-harness and lmms-eval on exported folders, in an environment of its own, which make setup-eval makes
+# make test-eval  lm-eval-harness, lmms-eval and VLMEvalKit on exported folders, in an environment that make setup-eval makes
 # make study-quick a small run of the comparison of layer kinds, every part of it; after make demo
 # make study       the comparison; can be stopped and started again; after make demo
 # make setup       the virtual environment that the others use; made once
@@ -40,15 +40,15 @@ $(T5)/installed.stamp: requirements-transformers5.txt
 	touch $(T5)/installed.stamp
 
 test-eval: setup setup-eval
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/tools/evaluation/lm_eval_tests.py tests/tools/evaluation/lmms_eval_tests.py
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/tools/evaluation/*_tests.py
 
 setup-eval: $(EVAL)/installed.stamp
 
-$(EVAL)/installed.stamp: requirements-eval.txt
+$(EVAL)/installed.stamp: requirements-eval.txt requirements-eval-bare.txt
 	test -x $(EVAL)/bin/python || $(PYTHON) -m venv $(EVAL)
 	$(EVAL)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(EVAL)/bin/pip install --quiet --disable-pip-version-check -r requirements-eval.txt
-	$(EVAL)/bin/pip install --quiet --disable-pip-version-check --no-deps lmms-eval==0.7.3
+	$(EVAL)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-eval-bare.txt
 	touch $(EVAL)/installed.stamp
 
 demo: setup

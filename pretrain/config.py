@@ -109,6 +109,7 @@ class OptimSection:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip_grad: float = 1.0  # global norm
+    image_loss_weight: float = 1.0  # of picture codes in the gradient; text targets have 1
     dropout: float = 0.0  # share of the embeddings and of what layers add to them that is zeroed in training
     freeze: tuple[str, ...] = ()  # weights that do not learn: patterns of training names, as decoder.layers.*.text.*
 

@@ -54,8 +54,10 @@ spread() {
   local cpus=$((${SLURM_CPUS_ON_NODE:-$each} / each))
   export UNIX_LOCAL_RANKS=$each OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cpus > 0 ? cpus : 1))}
   export MASTER_ADDR=${NODES[0]} MASTER_PORT=$((20000 + (SLURM_JOB_ID * 101 + ${ATTEMPT:-0} * 7 + each) % 10000))
+  # --overlap: where a node dies after the ranks of the others have left, Slurm keeps the dead step on the books of the living
+  # nodes, and the next step that wants their processors would wait for ever. There is one of these at a time anyway.
   [ -z "$UNIX_INTERFACE" ] || export NCCL_SOCKET_IFNAME=$UNIX_INTERFACE GLOO_SOCKET_IFNAME=$UNIX_INTERFACE
-  attend srun --nodes="${#NODES[@]}" --nodelist="$(joined "${NODES[@]}")" --ntasks=$((${#NODES[@]} * each)) \
+  attend srun --overlap --nodes="${#NODES[@]}" --nodelist="$(joined "${NODES[@]}")" --ntasks=$((${#NODES[@]} * each)) \
     --ntasks-per-node="$each" --cpus-per-task=$((cpus > 0 ? cpus : 1)) --mem=0 \
     --kill-on-bad-exit=0 --wait="$UNIX_WAIT" "${CONTAINER[@]}" "${options[@]}" \
     "${INSIDE[@]}" "$UNIX_ROOT/slurm/rank.sh" "$@"

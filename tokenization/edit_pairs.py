@@ -145,16 +145,6 @@ def changed_svg(svg: str, change: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def placed_svg(svg: str, x: float, y: float, side: float) -> str:
-    """A drawing of 72 x 72 in a square of `side`, whose corner is at (x, y) of the drawing's own coordinates."""
-    import xml.etree.ElementTree as ElementTree
-
-    ElementTree.register_namespace("", SVG[1:-1])
-    root = ElementTree.fromstring(svg)
-    root.set("viewBox", f"{x:.3f} {y:.3f} {side:.3f} {side:.3f}")
-    return ElementTree.tostring(root, encoding="unicode")
-
-
 COLOUR = r"#(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})\b"
 
 

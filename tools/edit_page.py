@@ -81,7 +81,7 @@ def as_html(rows: Sequence[Sequence[str]]) -> str:
     for first, *rest in rows[1:]:
         cells = "".join(f'<td class="number">{html.escape(cell)}</td>' for cell in rest)
         lines.append(f"<tr><td>{html.escape(first)}</td>{cells}</tr>")
-    return "<table>" + "".join(lines) + "</table>"
+    return '<div class="scroll"><table>' + "".join(lines) + "</table></div>"
 
 
 def strip_of(row: EditRow, number: int, candidates: Mapping) -> list:

@@ -36,13 +36,19 @@ def routing_of(
     )
 
 
-def loss_sums(losses: Tensor, labels: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """Losses [T] and labels [T] of target tokens -> (their sum, [text loss, image loss, text tokens, image tokens])."""
+def loss_sums(
+    losses: Tensor, labels: Tensor, vocabulary: Vocabulary, image_weight: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Losses [T] and labels [T] of target tokens -> (the sum to learn from, [text loss, image loss, text tokens, image
+    tokens], none of which is weighted).
+    """
     image = vocabulary.is_code(labels)
     by_image = torch.where(image, losses, 0.0).sum()
     total = losses.sum()
     tokens, tokens_image = torch.ones_like(labels).sum(), image.sum()
     sums = torch.stack([total - by_image, by_image, tokens - tokens_image, tokens_image]).detach().clone()
+    if image_weight != 1:
+        total = torch.where(image, image_weight * losses, losses).sum()
     return total, sums
 
 

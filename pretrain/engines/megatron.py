@@ -148,11 +148,11 @@ class MegatronEngine:
         dropping = self.optim.dropout and module.training
         routing = routing_of(row, config, self.dtype, self.seed, bool(dropping), self.sequence_parallel)
         output = module(row.ids, row.labels, row.targets, routing)
-        vocabulary = config.vocabulary
+        vocabulary, image_weight = config.vocabulary, self.optim.image_loss_weight
 
         def loss_function(output: tuple[Tensor, Tensor]):
             losses, labels = output
-            total, sums = loss_sums(losses, labels, vocabulary)
+            total, sums = loss_sums(losses, labels, vocabulary, image_weight)
             return total, torch.ones_like(labels).sum().to(torch.int), {"sums": sums}
 
         return output, loss_function

@@ -162,7 +162,7 @@ class Zero3Engine:
         dropping = bool(self.optim.dropout) and self.engine.module.training
         routing = routing_of(row, self.model_config, self.dtype, self.seed, dropping, self.sequence_parallel)
         losses, labels = self.engine(row.ids, row.labels, row.targets, routing)
-        return loss_sums(losses, labels, self.model_config.vocabulary)
+        return loss_sums(losses, labels, self.model_config.vocabulary, self.optim.image_loss_weight)
 
     def _figures(self, sums: Tensor) -> StepFigures:
         torch.distributed.all_reduce(sums, group=self.group)

@@ -93,6 +93,23 @@ def test_the_gradient_is_that_of_the_mean_over_all_target_tokens(changes):
         torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4, msg=lambda text: f"{name}: {text}")
 
 
+def test_the_loss_of_picture_codes_counts_by_its_weight_in_the_gradient_alone():
+    config = training_config()
+    rows = rows_of(config)
+    engine = engine_of(config, dataclasses.replace(UNCLIPPED, image_loss_weight=0.25))
+    model = plain_model(engine)
+    figures = [engine_of(config).train_step(rows, lr=0.0).means(), engine.train_step(rows, lr=0.0).means()]
+    assert figures[0] == figures[1] and figures[0].keys() >= {"loss", "loss_text", "loss_image"}
+    outputs = [model(row.ids, row.labels, row.targets, routing_of(row, config)) for row in rows]
+    losses, labels = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+    code = config.vocabulary.is_code(labels)
+    assert 0 < code.sum() < len(labels)
+    ((losses[~code].sum() + losses[code].sum() / 4) / len(labels)).backward()
+    found = gradients(engine)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-4, msg=lambda text: f"{name}: {text}")
+
+
 def plain_adamw(model: UniXModel) -> torch.optim.AdamW:
     """torch's own, with the matrices in its first group."""
     parameters = list(model.parameters())

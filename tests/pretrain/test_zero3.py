@@ -53,6 +53,14 @@ def test_zero_trains_as_one_process(world: World, alone: dict, case: str, flavou
     assert any(step[4] > parallel_jobs.OPTIM.clip_grad for step in alone[flavour][0])
 
 
+def test_zero_weighs_the_loss_of_pictures_as_one_process_does(world: World, alone: dict):
+    options = {"changes": FLAVOURS["untied qwen3"], "parallel": ParallelLayout(), "steps": 2,
+               "optim": dataclasses.replace(parallel_jobs.OPTIM, image_loss_weight=0.1)}  # fmt: skip
+    expected = world.run(parallel_jobs.train, 1, **options)[0]
+    assert_same_training(world.run(zero3_jobs.train, 2, zero=ZeroSection(**CUT), **options), expected, 2)
+    assert expected[0] != alone["untied qwen3"][0][:2]
+
+
 @pytest.mark.parametrize("ranks, zero", [(2, CUT), (4, CUT), (2, {"stage": 1}), (2, {"stage": 2})], ids=str)
 def test_zero_trains_as_one_process_in_bf16(world: World, ranks: int, zero: dict):
     """float32 master weights: losses and gradient norms within 1e-3 of the other engine's."""

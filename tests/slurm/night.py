@@ -285,10 +285,16 @@ def compare(night: Night, reference: Path) -> dict:
     }
 
 
-def spend(cluster: Cluster, data: TinyData, folder: Path, faults: list[str], steps: int, engine: str) -> dict:
-    """Both runs, all faults -> the report. The cluster must have come up after `folder` got its small disk, if it needs one."""
+def spend(
+    cluster: Cluster, data: TinyData, folder: Path, faults: list[str], steps: int, engine: str, hang: float = 20
+) -> dict:
+    """Both runs, all faults -> the report. The cluster must have come up after `folder` got its small disk, if it needs one.
+
+    hang: seconds without a step after which ranks leave. The cluster takes 30 to notice a dead node, so the ranks of the others
+    leave before.
+    """
     calm, environment = folder / "undisturbed", {}
-    words = [f"run.engine={engine}", *(["resilience.hang_seconds=20"] if "hung rank" in faults else [])]
+    words = [f"run.engine={engine}", f"resilience.hang_seconds={hang}"]
     if NAN in faults:
         environment = {"UNIX_VENV": str(poisoned_environment(folder / "venv"))}
         faults = [name for name in faults if name != NAN]

@@ -153,7 +153,7 @@ def test_a_night_in_two_minutes(cluster: Cluster, tiny_data: TinyData, tmp_path)
     """Part of tests/slurm/night.py: its faults that take least time, one that changes the number of ranks among them."""
     try:
         report = night.spend(cluster, tiny_data, tmp_path, ["pre-emption", "flipped byte in the newest checkpoint",
-                                                            "power-cut node"], STEPS, "megatron")  # fmt: skip
+                                                            "power-cut node"], STEPS, "megatron", hang=12)  # fmt: skip
     finally:
         cluster.minislurm("join-node", 2)
     assert report["attempts"] == 4 and report["steps"] == STEPS

@@ -8,27 +8,21 @@ from pathlib import Path
 
 import numpy
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData
 from tokenization.demo_edits import (
-    DRAWN,
     LEAST_CHANGE,
     LEAST_SHOWN,
-    MARGIN,
     SEEN,
     Drawings,
     candidates,
     choose,
     instructions,
     on_white,
-    place_of,
     read_split,
     read_wordings,
-    visible_change,
 )
 from tokenization.edit_pairs import FAMILIES, KINDS, Edit, attributes_of, changed_svg, drawn_edits, layer_edits, layers_of
 
@@ -181,29 +175,6 @@ def test_a_picture_that_shows_nothing_is_no_target():
     chosen = choose(by_kind, 100, drawings, set(), tqdm(disable=True))
     assert [edit.target for edit in chosen if edit.kind == "outline"] == ["2764+fill"]
     assert drawings.shown("2764+fill") > 0.2
-
-
-@given(st.text())
-def test_a_moved_drawing_is_in_its_square_but_for_margins(identity):
-    x, y, side = place_of(identity)
-    assert DRAWN <= side <= 1.3 * DRAWN and place_of(identity) == (x, y, side)
-    for corner in (x, y):  # of a drawing from 0 to 72 at most 4 is cut off on each side
-        assert corner <= MARGIN and corner + side >= DRAWN - MARGIN
-
-
-def test_both_pictures_of_a_training_edit_are_moved_alike():
-    """What an edit leaves as it is stays where it is, and two edits of one drawing show it in two places."""
-    drawings = Drawings(32)
-    edits = [Edit("recolour", "2764", f"2764+red>{colour}", ("red", colour)) for colour in ("blue", "green")]
-    shown = []
-    for edit in edits:
-        pictures = [on_white(Image.open(io.BytesIO(data))) for data in drawings.moved(edit)]
-        pixels = [numpy.frombuffer(flat, numpy.uint8).reshape(-1, 3).astype(int) for flat in pictures]
-        around = [(flat == 255).all(axis=1) for flat in pixels]
-        assert (around[0] == around[1]).all() and 0.1 < around[0].mean() < 0.9
-        assert visible_change(*pixels) > 0.1
-        shown += pictures
-    assert len({*shown, on_white(Image.open(io.BytesIO(drawings.picture("2764")[0])))}) == 5
 
 
 def keys_of_ids(*names: str) -> dict[str, tuple[int, ...]]:

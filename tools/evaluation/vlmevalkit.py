@@ -1,11 +1,4 @@
-"""A Uni-X folder as VLMEvalKit wants it. VLMEvalKit is installed from its repository, whose config.py names models:
-
-    from functools import partial
-    from tools.evaluation.vlmevalkit import UniX
-    supported_VLM["unix"] = partial(UniX, model_path="work/demo/model")
-
-Then `python run.py --data MME POPE MMBench_DEV_EN SEEDBench_IMG --model unix`, with this repository on PYTHONPATH.
-"""
+"""A Uni-X folder as VLMEvalKit wants its models. tools/run_vlmevalkit.py registers it and starts VLMEvalKit's runner."""
 
 from __future__ import annotations
 
@@ -23,6 +16,7 @@ class UniX(BaseModel):
 
     def __init__(self, model_path: str, dtype: str = "", chat: bool = False, exact: bool = True) -> None:
         """`exact` reduces an answer to the option that it names (`tools/evaluation/options.py`)."""
+        super().__init__()
         self.answerer = open_answerer(model_path, dtype=dtype, chat=chat, exact=exact)
 
     def generate_inner(self, message: list[dict], dataset: str | None = None) -> str:
