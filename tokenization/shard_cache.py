@@ -1,4 +1,4 @@
-"""The files of a dataset at a URL, on a local disk: fetched when they are first needed, once for all processes of a node.
+"""The files of a dataset at a URL, on a local disk: fetched when first needed, once for all processes of a node.
 
     CACHE/lock                              held while room is made
     CACHE/FINGERPRINT/index.json, lengths/  fetched when the dataset is opened, never removed
@@ -88,7 +88,7 @@ class ShardCache:
         return result
 
     def fetch_ahead(self, number: int) -> None:
-        """Have shard `number` before it is needed, unless it is there or somebody is fetching it. Raises UserError or TryAgain."""
+        """Have shard `number` before it is needed, unless it is there or being fetched. Raises UserError or TryAgain."""
         path = self.folder / self.shard_name(number)
         if path.exists():
             return
@@ -196,5 +196,5 @@ def _cache_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be used as a cache ({error.strerror}): give a folder of yours on "
-                        "a disk of this node (data.cache)") from None  # fmt: skip
+        raise UserError(f"{error.filename or folder}: cannot be used as a cache ({error.strerror}): give a folder of yours "
+                        "on a disk of this node (data.cache)") from None  # fmt: skip

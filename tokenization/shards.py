@@ -142,7 +142,9 @@ def open_dataset(folder: str | Path, cache: Cache | None = None) -> CodeDataset:
 
 def _open_url(url: str, cache: Cache | None) -> CodeDataset:
     if cache is None:
-        raise UserError(f"{url}: a URL is read through a cache: name a folder for it on a disk of this node (data.cache, --cache)")
+        raise UserError(
+            f"{url}: a URL is read through a cache: name a folder for it on a disk of this node (data.cache, --cache)"
+        )
     manifest = read_manifest(f"{url}/{MANIFEST}")
     of_dataset = ShardCache(url, manifest, cache)
     for entry in (manifest["index"], *manifest["lengths"]):

@@ -1,4 +1,4 @@
-"""What a stream of rows asks of a store: each shard about once an epoch, few of them at a time, and before they are needed."""
+"""What a stream of rows asks of a store: each shard about once an epoch, few at a time, and before they are needed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_next_block_is_fetched_in_the_second_half_of_this_one(store, tmp_pat
     for _ in range(len(first) // 3):
         next(stream)
     assert store.asked == asked
-    again = RowDataset([Source(f"{store.url}/data", cache=Cache(tmp_path / "other"))], PROMPTS, SHARES, RowSize(24, 4), seed=0)
+    again, _ = opened(store, Cache(tmp_path / "other"), monkeypatch)
     store.asked.clear()
     again[first[-1]]
     time.sleep(0.3)

@@ -32,7 +32,8 @@ def store(tiny_data, tmp_path) -> Iterator[Store]:
 
 
 def overrides(store: Store, cache: Path, *more: str) -> list[str]:
-    return [f"data.sources=[{{path: '{store.url}/train'}}]", f"data.heldout={store.url}/heldout", f"data.cache={cache}", *more]
+    sources = f"data.sources=[{{path: '{store.url}/train'}}]"
+    return [sources, f"data.heldout={store.url}/heldout", f"data.cache={cache}", *more]
 
 
 def assert_store_lost(done: Finished, url: str) -> None:

@@ -1,4 +1,4 @@
-"""A dataset at a URL: the same documents, each shard fetched once by all processes, and never more on disk than allowed."""
+"""A dataset at a URL: the same documents, a shard fetched once by all processes, never more on disk than allowed."""
 
 from __future__ import annotations
 

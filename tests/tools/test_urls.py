@@ -1,4 +1,4 @@
-"""Commands that look at datasets: what they find at a URL is what they find in the folder, or they say that they take none."""
+"""Commands that look at datasets: they find at a URL what they find in the folder, or say that they take none."""
 
 from __future__ import annotations
 

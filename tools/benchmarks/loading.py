@@ -76,7 +76,9 @@ def main() -> int:
 
     read, trained = defaultdict(list), defaultdict(list)
     sources = load_config(arguments.config, arguments.set).data.sources
-    store = serving([source.path for source in sources], arguments.latency, arguments.rate) if arguments.http else nullcontext()
+    store = nullcontext()
+    if arguments.http:
+        store = serving([source.path for source in sources], arguments.latency, arguments.rate)
     with store as urls, tempfile.TemporaryDirectory() as folder:
         for number, workers in product(range(arguments.rounds), arguments.workers):
             for place in ("folder", "empty cache", "full cache") if urls else ("folder",):
