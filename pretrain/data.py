@@ -96,7 +96,8 @@ class Data:
         datasets, plan = self.train.datasets, self.train.plan
         needed, best = (bytes_needed(datasets, plan, *blocks) / GIB for blocks in ((0,), (0, 1)))
         if self.cache_limit < best:
-            what = "are fetched again and again" if self.cache_limit < needed else "are not fetched before they are needed"
+            often = self.cache_limit < 1.25 * needed  # blocks differ by the shards at their ends
+            what = "may be fetched again and again" if often else "are not fetched before they are needed"
             yield (f"data.cache_limit {self.cache_limit:g}: rows that are read together need {needed:.3g} GiB of shards, and "
                    f"{best:.3g} with those that come next: shards {what}; raise it")  # fmt: skip
 

@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice, product
 from typing import TYPE_CHECKING
@@ -33,13 +33,6 @@ if TYPE_CHECKING:
     from pretrain.config import SourceSection
 
 LOG_EVERY = 20  # steps between two figures; the first of a training is left out, since its first steps are slow
-WITH_BLOCKS = """\
-import runpy, sys
-sys.path.insert(0, {root!r})
-from pretrain import mixture
-mixture.BLOCK_DOCUMENTS = {documents}
-sys.argv[0] = "train.py"
-runpy.run_path("{root}/pretrain/train.py", run_name="__main__")"""  # train.py, with smaller blocks
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -59,11 +52,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--http", action="store_true", help="from an HTTP server too")
     add("--latency", type=float, default=0.05, help="seconds before it answers (default: %(default)s)")
     add("--rate", type=float, default=50, help="MB/s of an answer (default: %(default)s)")
+    add("--pace", type=float, default=0, metavar="SECONDS",
+        help="in place of training, take a row and sleep so long, again and again")
     add("--block-documents", type=int, default=0, metavar="N",
-        help="plan in blocks of N documents, as large data has many of (only --workers 0; default: the planner's)")
+        help="plan in blocks of N documents, as large data has many of (only --pace, --workers 0; default: the planner's)")
     arguments = parser.parse_args()
-    if arguments.block_documents and any(arguments.workers):
-        parser.error("--block-documents is known to this process only: give --workers 0")
+    if arguments.block_documents and (any(arguments.workers) or not arguments.pace):
+        parser.error("--block-documents is known to this process only: give --pace and --workers 0")
     if arguments.steps < 2 * LOG_EVERY:
         parser.error(f"--steps {arguments.steps} gives no figure: at least {2 * LOG_EVERY}")
     return arguments
@@ -82,7 +77,7 @@ def main() -> int:
     with store as urls, tempfile.TemporaryDirectory() as folder:
         for number, workers in product(range(arguments.rounds), arguments.workers):
             for place in ("folder", "empty cache", "full cache") if urls else ("folder",):
-                for kind, found, measure in (("read", read, read_rows), ("train", trained, train)):
+                for kind, found, measure in (("read", read, read_rows), ("train", trained, take if arguments.pace else train)):
                     overrides = list(arguments.set)
                     if place != "folder":  # the cache that was empty is full afterwards
                         overrides += from_store(sources, urls, Path(folder, f"{kind}-{number}-{workers}"))
@@ -111,6 +106,17 @@ def told(values, style: str = ".2f") -> str:
 
 def read_rows(arguments: argparse.Namespace, overrides: list[str], workers: int) -> tuple[float, int, float]:
     """Rows per second once the first is there, their length in tokens, and the seconds until the first."""
+    rows, row_length = open_rows(arguments, overrides, workers)
+    began = time.monotonic()
+    next(rows)
+    first, began = time.monotonic() - began, time.monotonic()
+    for _ in islice(rows, arguments.rows):
+        pass
+    return arguments.rows / (time.monotonic() - began), row_length, first
+
+
+def open_rows(arguments: argparse.Namespace, overrides: list[str], workers: int) -> tuple[Iterator, int]:
+    """Rows of the configuration's run from the first on, and their length."""
     from pretrain import mixture
     from pretrain.config import load_config
     from pretrain.data import Data
@@ -119,24 +125,31 @@ def read_rows(arguments: argparse.Namespace, overrides: list[str], workers: int)
 
     mixture.BLOCK_DOCUMENTS = arguments.block_documents or mixture.BLOCK_DOCUMENTS
     config = load_config(arguments.config, overrides)
-    data = Data(config, Place())
-    began = time.monotonic()
-    rows = rows_from(data.train, 0, 0, 1, workers)
-    next(rows)
-    first, began = time.monotonic() - began, time.monotonic()
-    for _ in islice(rows, arguments.rows):
-        pass
-    return arguments.rows / (time.monotonic() - began), config.data.row_length, first
+    return rows_from(Data(config, Place()).train, 0, 0, 1, workers), config.data.row_length
+
+
+def take(arguments: argparse.Namespace, overrides: list[str], workers: int) -> tuple[float, float, float]:
+    """What `train` returns, of a consumer that takes no processor: median and mean over stretches of LOG_EVERY rows."""
+    rows, row_length = open_rows(arguments, overrides, workers)
+    shares, seconds = [], []
+    for _ in range(arguments.steps // LOG_EVERY):
+        waited, began = 0.0, time.monotonic()
+        for _ in range(LOG_EVERY):
+            asked = time.monotonic()
+            next(rows)
+            waited += time.monotonic() - asked
+            time.sleep(arguments.pace)
+        seconds.append(time.monotonic() - began)
+        shares.append(100 * waited / seconds[-1])
+    rate = statistics.median(LOG_EVERY * row_length / took for took in seconds[1:])
+    return statistics.median(shares[1:]), statistics.mean(shares[1:]), rate
 
 
 def train(arguments: argparse.Namespace, overrides: list[str], workers: int) -> tuple[float, float, float]:
     """Percent of its time that a training waits for rows, median and mean of its log, and the median of tokens per second."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
-        script = [str(ROOT / "pretrain/train.py")]
-        if arguments.block_documents:
-            script = ["-c", WITH_BLOCKS.format(documents=arguments.block_documents, root=str(ROOT))]
-        command = [sys.executable, *script, "--config", str(arguments.config), *overrides,
+        command = [sys.executable, str(ROOT / "pretrain/train.py"), "--config", str(arguments.config), *overrides,
                    f"run.folder={run}", f"run.steps={arguments.steps}", f"data.workers={workers}", f"log.every={LOG_EVERY}",
                    "log.tensorboard=false", "log.samples_every=0", "log.heldout_every=0"]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
