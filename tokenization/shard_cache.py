@@ -50,7 +50,7 @@ class ShardCache:
         self.url, self.root, self.limit = url, cache.folder, math.ceil(cache.limit * GIB)
         self.folder = cache.folder / manifest["fingerprint"]
         self.shards: list[dict[str, Any]] = manifest["shards"]
-        self._sound: set[int] = set()  # shards whose hash this process has seen
+        self._sound: dict[int, str] = {}  # paths of shards whose hash this process has seen
         with _cache_errors(cache.folder):
             for name in ("shards", "lengths", "locks"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -70,21 +70,14 @@ class ShardCache:
         The shard may be removed for another one at any moment but when it is used first after it was fetched. Raises
         UserError or TryAgain when it cannot be had.
         """
-        path = self.folder / self.shard_name(number)
-
-        def used() -> Result:
-            now = time.time_ns()  # the kernel's own time stands still for milliseconds
-            os.utime(path, ns=(now, now))
-            return action()
-
         if number in self._sound:
             try:
-                return used()
+                return _used(self._sound[number], action)
             except FileNotFoundError:
                 pass  # it was removed, before or just now
-        lock = self._lock_of(self.folder, number)
-        result = self._first_use(path, self.shards[number], lock, True, used)
-        self._sound.add(number)
+        path, lock = self.folder / self.shard_name(number), self._lock_of(self.folder, number)
+        result = self._first_use(path, self.shards[number], lock, True, lambda: _used(str(path), action))
+        self._sound[number] = str(path)
         return result
 
     def fetch_ahead(self, number: int) -> None:
@@ -97,7 +90,7 @@ class ShardCache:
                 self._fetch(path, self.shards[number], True)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_sound": set()}
+        return self.__dict__ | {"_sound": {}}
 
     def _first_use(
         self, path: Path, entry: dict[str, Any], lock: Path, is_shard: bool, action: Callable[[], Result]
@@ -157,6 +150,13 @@ class ShardCache:
     @staticmethod
     def _lock_of(folder: Path, number: int) -> Path:
         return folder / "locks" / f"{number:06d}"
+
+
+def _used(path: str, action: Callable[[], Result]) -> Result:
+    """What `action` returns, and the time, to the nanosecond, at which the file was used last."""
+    now = time.time_ns()  # the kernel's own stands still for milliseconds
+    os.utime(path, ns=(now, now))
+    return action()
 
 
 def _is_sound(path: Path, entry: dict[str, Any]) -> bool:
