@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import numpy as np
 import openai
 
+from tokenization.preprocess import preprocess
 from tools.export_folder import Export
 from tools.generation import Request, Sampling, draw_batch, prompt_ids, sample_seed, write_batch
 from tools.serving.worker import png
@@ -47,7 +48,7 @@ def make_pool(export: Export, distinct: int) -> list[Task]:
         picture = draw_batch(export, [ids], seeds, sampling)[0]
         source = png(picture)
         pool.append(Task("draw", words, number, source, np.asarray(picture)))
-        codes = [export.vq.encode([picture.resize((export.vq.image_size,) * 2)])[0].flatten()]
+        codes = [export.vq.encode([preprocess(picture, export.vq.image_size)])[0].flatten()]
         ids, image_only = prompt_ids(export, "edit", Request(words), codes)
         edited = draw_batch(export, [ids], seeds, sampling, [image_only])[0]
         pool.append(Task("edit", words, number, source, np.asarray(edited)))
