@@ -54,9 +54,9 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class SourceSection:
-    """One folder of code shards."""
+    """One dataset of code shards."""
 
-    path: str
+    path: str  # its folder, or its URL
     weight: float = 1.0  # times that each document is used in an epoch
     share: float = 0.0  # of an epoch's tokens; if any source has one, weights do not count
 
@@ -77,7 +77,9 @@ class DataSection:
     vq: str  # image tokenizer, to draw samples: a name or a folder; must be the one that made the shards
     sources: tuple[SourceSection, ...]
     stages: tuple[StageSection, ...] = ()  # what comes before the epochs: a curriculum
-    heldout: str = ""  # folder of code shards that is only measured on
+    heldout: str = ""  # folder or URL of code shards that are only measured on
+    cache: str = ""  # folder on a disk of each node, through which datasets at URLs are read
+    cache_limit: float = 0.0  # GiB of shards that stay in it (0: all)
     wordings: str = ""  # of prompts for captioned pictures: a name in pretrain/wordings or a file ('': pretraining's)
     row_length: int = 1024  # tokens in a row
     row_multiple: int = 8  # both modalities' tokens come in multiples of this (tensor-parallel size, or more)

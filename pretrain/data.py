@@ -9,12 +9,14 @@ from pathlib import Path
 
 from pretrain import setup
 from pretrain.config import DataSection, TrainConfig
+from pretrain.fetch_ahead import bytes_needed
 from pretrain.loader import RowDataset, Source, check_sources, rows_from
 from pretrain.place import Place
 from pretrain.row_tensors import Row
 from pretrain.rows import RowSize, Stage
 from pretrain.tasks import TaskShares, TokenizedPrompts, tokenize_prompts
 from pretrain.wordings import read_wordings
+from tokenization.shard_cache import GIB, Cache
 from tokenization.shards import open_dataset
 
 
@@ -23,20 +25,29 @@ def shares_of(data: DataSection) -> TaskShares:
     return TaskShares(**{share.name: getattr(data, share.name) for share in dataclasses.fields(TaskShares)})
 
 
+def cache_of(data: DataSection) -> Cache | None:
+    """What datasets at URLs are read through, if it is set."""
+    return Cache(Path(data.cache).absolute(), data.cache_limit) if data.cache else None
+
+
 def heldout_dataset(data: DataSection, tokenized: TokenizedPrompts, routing_only: bool = False) -> RowDataset:
     """The rows of `data.heldout`, to measure on: drawn as in training, from a seed of its own, with no code replaced."""
     clean = dataclasses.replace(shares_of(data), code_noise=0.0, shared_noise=0.0)
     size = RowSize(data.row_length, data.row_multiple)
-    return RowDataset([Source(Path(data.heldout))], tokenized, clean, size, 0, routing_only)
+    source = Source(data.heldout, cache=cache_of(data))
+    return RowDataset([source], tokenized, clean, size, 0, routing_only)
 
 
 class Data:
-    """The data of a run as one process sees it. Raises UserError when sources, tokenizers and model do not fit."""
+    """The data of a run as one process sees it. Raises UserError when sources, tokenizers and model do not fit,
+    TryAgain when a source is at a URL that does not answer."""
 
     def __init__(self, config: TrainConfig, place: Place):
         data = config.data
-        manifests = [open_dataset(Path(source.path)).manifest for source in data.sources]
+        cache = cache_of(data)
+        manifests = [open_dataset(source.path, cache).manifest for source in data.sources]
         self.place, self.rows_per_step, self.workers = place, data.rows_per_step, data.workers
+        self.cache_limit = data.cache_limit
         self.tokenizer_json = Path(data.tokenizer) / "tokenizer.json"
         self.tokenizer = setup.load_tokenizer(data.tokenizer, manifests[0])
         self.model_config = setup.model_config(config.model, self.tokenizer, manifests[0])
@@ -45,13 +56,14 @@ class Data:
         tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates)
         size = RowSize(data.row_length, data.row_multiple)
         shares = shares_of(data)
-        sources = [Source(Path(source.path), source.weight, source.share) for source in data.sources]
+        sources = [Source(source.path, source.weight, source.share, cache) for source in data.sources]
         self.paths = [source.path for source in sources]
         stages = [Stage(stage.tokens, stage.shares) for stage in data.stages]
         self.train = RowDataset(sources, tokenized, shares, size, config.run.seed, place.routing_only, stages)
         self.heldout: RowDataset | None = None
         if data.heldout:
-            check_sources([*manifests, open_dataset(Path(data.heldout)).manifest], self.model_config.vocabulary)
+            heldout = open_dataset(data.heldout, cache).manifest
+            check_sources([*manifests, heldout], self.model_config.vocabulary)
             self.heldout = heldout_dataset(data, tokenized, place.routing_only)
 
     def encode(self, text: str) -> list[int]:
@@ -79,6 +91,15 @@ class Data:
             if share:
                 yield (f"{source}: {share:.2%} of its conversations are longer than a row of {self.train.size.tokens} tokens and "
                        "are cut: raise data.row_length, or shorten them")  # fmt: skip
+        if not self.cache_limit:
+            return
+        datasets, plan = self.train.datasets, self.train.plan
+        needed, best = (bytes_needed(datasets, plan, *blocks) / GIB for blocks in ((0,), (0, 1)))
+        if self.cache_limit < best:
+            often = self.cache_limit < 1.25 * needed  # blocks differ by the shards at their ends
+            what = "may be fetched again and again" if often else "are not fetched before they are needed"
+            yield (f"data.cache_limit {self.cache_limit:g}: rows that are read together need {needed:.3g} GiB of shards, and "
+                   f"{best:.3g} with those that come next: shards {what}; raise it")  # fmt: skip
 
     def checkpoint_files(self) -> dict[str, bytes]:
         """What a checkpoint holds beside tensors, so that it can be converted without anything else of the run."""

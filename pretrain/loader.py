@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy
 import torch
 
-from model.errors import UserError
+from model.errors import TryAgain, UserError
 from model.vocabulary import Vocabulary
+from pretrain.fetch_ahead import FetchAhead
 from pretrain.row_tensors import Row, assemble
 from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, Stage, seeded
 from pretrain.tasks import (
@@ -36,15 +37,17 @@ from pretrain.tasks import (
 )
 from tokenization.readers.document import EDIT, KINDS
 from tokenization.sample import Part, parts_of
+from tokenization.shard_cache import Cache
 
 
 @dataclass(frozen=True)
 class Source:
-    """One dataset folder of code shards and how often an epoch uses it."""
+    """One dataset of code shards, in a folder or at a URL, and how often an epoch uses it."""
 
-    path: Path
+    path: str | Path
     weight: float = 1.0
     share: float = 0.0  # of an epoch's tokens; if any source has one, weights do not count
+    cache: Cache | None = None  # what a URL is read through
 
 
 class RowDataset(torch.utils.data.Dataset):
@@ -63,7 +66,7 @@ class RowDataset(torch.utils.data.Dataset):
         """routing_only: rows have their lengths, positions and permutation, and ids that mean nothing; no shard is read."""
         from tokenization.shards import open_dataset
 
-        self.datasets = [open_dataset(source.path) for source in sources]
+        self.datasets = [open_dataset(source.path, source.cache) for source in sources]
         lengths = [
             SourceLengths(dataset.fingerprint, source.weight, dataset.lengths, source.share)
             for dataset, source in zip(self.datasets, sources)
@@ -106,7 +109,7 @@ def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: i
     """Rows start + rank, start + rank + ranks, ... without end, in that order whatever the number of workers.
 
     Without workers a thread of this process reads `ahead` rows before they are asked for. Raises UserError for a damaged
-    shard, in whichever process it is found.
+    shard, TryAgain for one that cannot be fetched, in whichever process it is found.
     """
     dataset.plan.block_of(start)  # found once, here, and not by every worker
     context = None
@@ -114,7 +117,7 @@ def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: i
         context = multiprocessing.get_context("forkserver")  # fork does not mix with a threaded parent
         context.set_forkserver_preload(["__main__", "pretrain.loader_imports"])
     loader = torch.utils.data.DataLoader(
-        _ErrorsAsItems(dataset),
+        _Stream(dataset),
         sampler=_Counter(start + rank, ranks),
         batch_size=None,
         num_workers=workers,
@@ -164,21 +167,26 @@ def _end_with_parent(_worker: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-class _ErrorsAsItems(torch.utils.data.Dataset):
-    """Hands a UserError over as an item: raised in a worker, it would come out with the worker's traceback in it."""
+class _Stream(torch.utils.data.Dataset):
+    """Rows that are read in their order, what they need of a store fetched ahead.
+
+    It hands an error for the user over as an item: raised in a worker, it would come out with the worker's traceback in it.
+    """
 
     def __init__(self, rows: RowDataset):
         self.rows = rows
+        self.ahead = FetchAhead(() if rows.routing_only else rows.datasets, rows.plan)
 
-    def __getitem__(self, index: int) -> Row | UserError:
+    def __getitem__(self, index: int) -> Row | UserError | TryAgain:
+        self.ahead.note(index)
         try:
             return self.rows[index]
-        except UserError as error:
-            return UserError(str(error))
+        except (UserError, TryAgain) as error:
+            return type(error)(str(error))
 
 
-def _row_or_error(item: Row | UserError) -> Row:
-    if isinstance(item, UserError):
+def _row_or_error(item: Row | UserError | TryAgain) -> Row:
+    if isinstance(item, (UserError, TryAgain)):
         raise item
     return item
 

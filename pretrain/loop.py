@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from model.errors import UserError
+from model.errors import TryAgain, UserError
 from pretrain import rank_log, runtime
 from pretrain.attempt import Attempt, TakenOver, claim
 from pretrain.config import TrainConfig
@@ -129,7 +129,7 @@ def loop(work: Work, progress: Progress) -> bool:
             if together.rank == 0:
                 work.attempt.check()
             batch = next(loader) if work.sharing.reads and not stop.asked else None
-        except (UserError, TakenOver, RuntimeError, OSError, EOFError) as raised:
+        except (UserError, TryAgain, TakenOver, RuntimeError, OSError, EOFError) as raised:
             error = None if stop.asked else raised  # the signal went to the whole job, loader workers included
         read = time.perf_counter()
         found = together.largest(FAILED if error else STOPPING if stop.asked else GOING)

@@ -117,6 +117,12 @@ class RowPlan:
             self._first_row.append(self._first_row[-1] + rows)
         return bisect_right(self._first_row, index) - 1
 
+    def place_of(self, index: int) -> tuple[int, float]:
+        """The block that row `index` belongs to, and how far into it the row is, from 0 to 1."""
+        block = self.block_of(index)
+        first, end = self._first_row[block : block + 2]
+        return block, (index - first) / (end - first)
+
     def epoch_of(self, index: int) -> int:
         """The stage or, after all stages, the epoch that row `index` belongs to, counted from 0."""
         return self.mixture.epoch_of(self.block_of(index))

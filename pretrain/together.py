@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from model.errors import ToldByAnother, UserError
+from model.errors import ToldByAnother, TryAgain, UserError
 
 Result = TypeVar("Result")
 
@@ -87,7 +87,7 @@ def all_processes(timeout: float = 1800.0) -> Together:
 
 def exit_code(error: Exception) -> int:
     """The exit code that a command ends with for this error."""
-    return 2 if isinstance(error, UserError) else 1
+    return 2 if isinstance(error, UserError) else 75 if isinstance(error, TryAgain) else 1
 
 
 def lost_processes(error: RuntimeError) -> bool:

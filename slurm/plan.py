@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import os
 
-from model.errors import UserError, run_command
+from model.errors import TryAgain, UserError, run_command
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -130,7 +130,13 @@ def main() -> int:
     begun = (Path(config.run.folder) / "attempt.json").exists()
     fit = arguments.for_script and begun
     nodes, data_ranks = fitting_nodes(config, arguments.nodes, arguments.ranks_per_node, fit)
-    start = "" if arguments.no_data else check_start(config)
+    start = ""
+    try:
+        start = "" if arguments.no_data else check_start(config)
+    except TryAgain:
+        if not fit:
+            raise
+        # a run that has begun has had its data: its ranks ask the store again, as often as attempts may fail
     if nodes < arguments.nodes:
         print(f"warning: {arguments.nodes - nodes} of {arguments.nodes} nodes stay idle: data.rows_per_step "
               f"{config.data.rows_per_step} does not divide over them", file=sys.stderr)  # fmt: skip

@@ -27,8 +27,10 @@ import time
 from collections import Counter
 from importlib import metadata
 
-from model.errors import run_command
+from model.errors import TryAgain, UserError, run_command
 from slurm.shared_memory import remove_leftovers
+from tokenization.remote import fetch_bytes
+from tokenization.storage import is_remote
 
 GIB = 2**30
 MEGABYTES = {"gpu": 256, "cpu": 4}  # of an all-reduce, and of an exchange between two nodes
@@ -77,7 +79,7 @@ def look(config) -> dict:
         "disk_gib": round(shutil.disk_usage(run).free / GIB, 1),
         "shared_memory_gib": round(shutil.disk_usage("/dev/shm").free / GIB, 1),
         "code": fingerprint(sorted(path for name in ("model", "pretrain", "tokenization") for path in (ROOT / name).rglob("*.py"))),
-        "data": fingerprint([Path(source.path) / "manifest.json" for source in config.data.sources]),
+        "data": fingerprint([f"{source.path.rstrip('/')}/manifest.json" for source in config.data.sources]),
         "software": f"Python {sys.version.split()[0]}, torch {metadata.version('torch')}",
         "removed": remove_leftovers(),
     }
@@ -92,14 +94,18 @@ def count_gpus() -> int:
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
 
 
-def fingerprint(paths: list[Path]) -> str:
-    """Of the contents of files, as this node sees them; a file that cannot be read is told by name."""
+def fingerprint(paths: list[Path | str]) -> str:
+    """Of the contents of files, at URLs or not, as this node sees them; one that cannot be read is told by name."""
     digest = hashlib.sha256()
     for path in paths:
         try:
-            digest.update(path.read_bytes())
+            digest.update(fetch_bytes(path) if is_remote(str(path)) else Path(path).read_bytes())
         except OSError as error:
             return f"{path} cannot be read ({error.strerror})"
+        except TryAgain:  # the same words on every node that it does not answer
+            return f"{path} does not answer"
+        except UserError as error:
+            return str(error)
     return digest.hexdigest()[:16]
 
 

@@ -1,13 +1,15 @@
-"""Reading code shards: `open_dataset(folder)` gives documents by number, and never a damaged one.
+"""Reading code shards: `open_dataset(folder_or_url)` gives documents by number, and never a damaged one.
 
 A dataset folder is written by `shard_images.py`: MDS shards under parts/, index.json (so that mosaicml-streaming reads
 it too), lengths/, rejects.jsonl and manifest.json. Here samples are read by MDS's own reader, without the shared
-memory and background threads of StreamingDataset, which end an epoch early and silently when a shard is damaged.
+memory and background threads of StreamingDataset, which end an epoch early and silently when a shard is damaged. A dataset
+at a URL is read through a cache on a local disk (`shard_cache.py`), shard by shard as documents are asked for.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -17,26 +19,39 @@ import numpy as np
 
 from model.errors import UserError
 from tokenization.files import sha256_of
-from tokenization.lengths import KEPT, LengthIndex, open_lengths
+from tokenization.lengths import ARRAYS, KEPT, LENGTHS, LengthIndex, open_lengths
 from tokenization.manifest import FORMAT_VERSION, INDEX, JOB, MANIFEST, dataset_fingerprint
+from tokenization.remote import fetch_bytes
 from tokenization.sample import from_mds
+from tokenization.shard_cache import Cache, ShardCache
+from tokenization.storage import is_remote
 
 if TYPE_CHECKING:
     from tokenization.vq_base import VQ
 
+MANGLED = re.compile(r"[a-z][a-z0-9+.-]+:/[^/].*")  # what Path makes of a URL
 REMEDY = "run the shard_images.py command that made this dataset again: it makes what is damaged anew"
 
 
 class CodeDataset:
-    """The documents of a dataset folder, by number. Made by `open_dataset`; can be pickled and shared between threads.
+    """The documents of a dataset, by number. Made by `open_dataset`; can be pickled and shared between threads.
 
     `lengths` is the length index, which says how long each document is, and which are not to be used although they are
-    there; it is mapped into memory, and again in every process that gets a copy of this.
+    there; it is mapped into memory, and again in every process that gets a copy of this. `cache` fetches shards into `folder`
+    when they are needed; None if they lie there.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], index: dict[str, Any], lengths: LengthIndex):
+    def __init__(
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        index: dict[str, Any],
+        lengths: LengthIndex,
+        cache: ShardCache | None = None,
+    ):
         self.folder = folder
         self.manifest = manifest
+        self.cache = cache
         self.lengths = lengths
         self.fingerprint: str = manifest["fingerprint"]
         self._shards: list[dict[str, Any]] = index["shards"]
@@ -54,15 +69,18 @@ class CodeDataset:
         they follow each other; each may be empty. `sample.parts_of` gives them part by part.
 
         IndexError for a number out of range. UserError if the shard changed since it was written; every shard is
-        hashed at its first use in a process.
+        hashed at its first use in a process. TryAgain if it is at a URL that does not answer.
         """
         number = number + len(self) if number < 0 else number
         if not 0 <= number < len(self):
             raise IndexError(f"document {number} of a dataset of {len(self)}")
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        within = number - int(self._starts[shard])
+        if self.cache:
+            return from_mds(self.cache.read(shard, lambda: self._readers[shard][within]))
         if shard not in self._verified:
             self._verify(shard)
-        return from_mds(self._readers[shard][number - int(self._starts[shard])])
+        return from_mds(self._readers[shard][within])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[number] for number in range(len(self)))
@@ -76,8 +94,10 @@ class CodeDataset:
             self._verify(shard)
 
     def _verify(self, shard: int) -> None:
-        entry = self.manifest["shards"][shard]
-        check_file(self.folder, entry)
+        if self.cache:
+            self.cache.read(shard, lambda: None)
+            return
+        check_file(self.folder, self.manifest["shards"][shard])
         self._verified.add(shard)
 
     @cached_property
@@ -87,16 +107,28 @@ class CodeDataset:
         ensure_torchvision()
         from streaming.base.format.mds.reader import MDSReader
 
-        return [MDSReader.from_json(str(self.folder), "", shard) for shard in self._shards]
+        readers = [MDSReader.from_json(str(self.folder), "", shard) for shard in self._shards]
+        try:
+            for reader in readers:
+                reader.validate(allow_unsafe_types=False)  # no column that would run what is in it
+        except ValueError as error:
+            raise UserError(f"{self.folder / INDEX}: cannot be trusted ({error})") from None
+        return readers
 
 
-def open_dataset(folder: str | Path) -> CodeDataset:
-    """Open a finished dataset folder: its own files are checked in full, its shards for presence and size.
+def open_dataset(folder: str | Path, cache: Cache | None = None) -> CodeDataset:
+    """Open a finished dataset, in a folder or, through a cache, at a URL that fsspec reads.
 
-    Raises UserError naming the file if something is missing or damaged, or if the dataset was never finished.
+    Its own files are checked in full, its shards for presence and size; those at a URL are fetched, and checked in full,
+    when one of their documents is first read. Raises UserError naming the file if something is missing or damaged, or if
+    the dataset was never finished; TryAgain if a URL does not answer.
     """
+    if is_remote(str(folder)):
+        return _open_url(str(folder).rstrip("/"), cache)
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
+        if MANGLED.fullmatch(str(folder)) and not folder.exists():
+            raise UserError(f"{folder}: only a folder is read here, no URL: copy the dataset to this machine")
         if (folder / JOB).is_file():
             raise UserError(f"{folder}: this dataset is not finished; run the same shard_images.py command again")
         raise UserError(f"{folder}: no {MANIFEST} in it; it is not a dataset made by shard_images.py")
@@ -105,16 +137,38 @@ def open_dataset(folder: str | Path) -> CodeDataset:
         check_file(folder, entry)
     for entry in manifest["shards"]:
         check_size(folder, entry)
+    return _opened(folder, manifest)
+
+
+def _open_url(url: str, cache: Cache | None) -> CodeDataset:
+    if cache is None:
+        raise UserError(
+            f"{url}: a URL is read through a cache: name a folder for it on a disk of this node (data.cache, --cache)"
+        )
+    manifest = read_manifest(f"{url}/{MANIFEST}")
+    of_dataset = ShardCache(url, manifest, cache)
+    for entry in (manifest["index"], *manifest["lengths"]):
+        if entry["file"] not in {INDEX, KEPT, *(f"{LENGTHS}/{name}.npy" for name in ARRAYS)}:
+            raise UserError(f"{url}/{MANIFEST}: damaged (names {entry['file']!r}); {REMEDY}")
+        of_dataset.keep(entry)
+    return _opened(of_dataset.folder, manifest, of_dataset)
+
+
+def _opened(folder: Path, manifest: dict[str, Any], cache: ShardCache | None = None) -> CodeDataset:
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    if cache:
+        for number, shard in enumerate(index["shards"]):
+            shard["raw_data"]["basename"] = cache.shard_name(number)
     starts = np.cumsum([0, *(shard["samples"] for shard in index["shards"])])
     some_left_out = any(entry["file"] == KEPT for entry in manifest["lengths"])
-    return CodeDataset(folder, manifest, index, open_lengths(folder, starts, some_left_out))
+    return CodeDataset(folder, manifest, index, open_lengths(folder, starts, some_left_out), cache)
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a dataset; UserError if it is damaged or of another version."""
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest of a dataset, a file or a URL; UserError if it is damaged or of another version."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        content = fetch_bytes(str(path)) if is_remote(str(path)) else Path(path).read_bytes()
+        manifest = json.loads(content)
         version = manifest["format_version"]
         if version != FORMAT_VERSION:
             raise UserError(

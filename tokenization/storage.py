@@ -103,12 +103,12 @@ def local_copies(paths: tuple[str, ...]) -> Iterator[tuple[Path, ...]]:
         yield tuple(copies)
 
 
-def filesystem_of(url: str) -> tuple[Any, str]:
+def filesystem_of(url: str, **options: Any) -> tuple[Any, str]:
     """fsspec's file system of a URL, and the path in it. UserError for a protocol that is not installed."""
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(url)
+        return fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         message = str(error).splitlines()[0]
         raise UserError(f"{url}: cannot be opened: {message}; install what fsspec needs for it") from error

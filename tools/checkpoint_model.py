@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.config import ModelConfig
 from model.errors import UserError
 from model.prompts import PromptTemplates
+
+if TYPE_CHECKING:
+    from tokenization.shard_cache import Cache
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,13 @@ def open_checkpoint(path: Path, threads: int = 0) -> Opened:
     )
 
 
-def check_shards(opened: Opened, folders: list[Path]) -> None:
-    """The shards must have been made with the checkpoint's tokenizers. Raises UserError."""
+def check_shards(opened: Opened, folders: Sequence[Path | str], cache: Cache | None = None) -> None:
+    """The shards, in folders or at URLs, must have been made with the checkpoint's tokenizers. Raises UserError."""
     from tokenization.shards import open_dataset
 
     digest = hashlib.sha256((opened.folder / "tokenizer.json").read_bytes()).hexdigest()
     for folder in folders:
-        manifest = open_dataset(folder).manifest
+        manifest = open_dataset(folder, cache).manifest
         if manifest["tokenizer"]["sha256"] != digest:
             raise UserError(
                 f"{folder}: was made with another text tokenizer than {opened.folder}: shard the data with its own"

@@ -37,7 +37,8 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG
     )
     add = parser.add_argument
-    add("--shards", type=Path, help="dataset folder made by shard_images.py")
+    add("--shards", help="dataset made by shard_images.py: its folder, or its URL")
+    add("--cache", type=Path, help="folder for what is fetched from a URL (with --config: the configuration's)")
     add("--vq", help="image tokenizer that made it: a shipped name or a folder (with --config: the configuration's)")
     add("--samples", type=int, nargs="*", help="numbers of documents (default: 12, spread over the dataset)")
     add("--config", type=Path, help="configuration of a training run, whose rows are shown")
@@ -79,12 +80,13 @@ def main() -> int:
 
 def samples_page(arguments: argparse.Namespace) -> list[str]:
     """Statistics and samples of a dataset."""
+    from tokenization.shard_cache import Cache
     from tokenization.shards import check_vq, open_dataset
     from tokenization.vq import load_vq
     from tools.codebook_use import codebook_statistics, token_statistics
     from tools.data_page import document, table
 
-    dataset = open_dataset(arguments.shards)
+    dataset = open_dataset(arguments.shards, Cache(arguments.cache.absolute()) if arguments.cache else None)
     vq = load_vq(arguments.vq)
     check_vq(dataset.manifest, vq)
     if arguments.verify:

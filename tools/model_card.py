@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.errors import UserError
+from model.errors import TryAgain, UserError
+from tokenization.remote import fetch_bytes
+from tokenization.storage import is_remote
 from tools.evaluation.record import conditions, is_record
 
 QWEN_VOCABULARY = 151_643  # base tokens of Qwen2.5 and Qwen3; a model with fewer text ids has another tokenizer
@@ -89,12 +91,22 @@ def training(run: Path | None, state: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for source in config["data"]["sources"]:
-        path = Path(source["path"]) / "manifest.json"
-        counts = json.loads(path.read_text(encoding="utf-8"))["counts"] if path.is_file() else {}
+        counts = counts_of(source["path"])
         found = (counts.get(name, "not known") for name in ("documents", "text_tokens", "pictures", "image_tokens"))
         shown = " | ".join(f"{value:,}" if isinstance(value, int) else value for value in found)
         lines.append(f"| {Path(source['path']).name} | {source.get('weight', 1.0)} | {shown} |")
     return "\n".join(lines)
+
+
+def counts_of(dataset: str) -> dict[str, int]:
+    """The counts of a dataset, in a folder or at a URL; none if it is not there any more."""
+    if is_remote(dataset):
+        try:
+            return json.loads(fetch_bytes(f"{dataset.rstrip('/')}/manifest.json"))["counts"]
+        except (UserError, TryAgain):
+            return {}
+    path = Path(dataset) / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8"))["counts"] if path.is_file() else {}
 
 
 def evaluation(run: Path | None, state: dict[str, Any], results: Sequence[Path]) -> str:

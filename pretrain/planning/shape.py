@@ -8,6 +8,8 @@ from pathlib import Path
 from model.errors import UserError
 from pretrain.config import TrainConfig
 from pretrain.planning.activations import RowShape
+from tokenization.remote import fetch_bytes
+from tokenization.storage import is_remote
 
 TEXT_ROWS, CODES = 151_936, 8_192  # Qwen2.5's embedding, Chameleon's codebook
 DOCUMENT = (64, 1_025)  # a caption with its prompt; a picture of 32 x 32 codes and its first token
@@ -15,11 +17,10 @@ DOCUMENT = (64, 1_025)  # a caption with its prompt; a picture of 32 x 32 codes 
 
 def sizes_of_data(config: TrainConfig, text_rows: int, codes: int) -> tuple[int, int]:
     """(id of code 0, picture codes): as given, as the configuration says, as the shards say, or the paper's."""
-    found = {}
-    manifest = Path(config.data.sources[0].path) / "manifest.json"
-    if manifest.is_file():
+    manifest = f"{config.data.sources[0].path.rstrip('/')}/manifest.json"
+    if is_remote(manifest) or Path(manifest).is_file():
         try:
-            found = json.loads(manifest.read_text(encoding="utf-8"))
+            found = json.loads(fetch_bytes(manifest) if is_remote(manifest) else Path(manifest).read_bytes())
             there = found["tokenizer"]["vocab_size"], found["vq"]["codebook_size"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{manifest}: cannot be read ({error.__class__.__name__}): make the shards again") from None

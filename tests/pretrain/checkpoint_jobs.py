@@ -15,6 +15,7 @@ import torch
 
 from pretrain.pieces import Piece
 from pretrain.sharded_files import write_format, write_pieces
+from tests.tokenization.store import short_pauses
 
 
 def example() -> dict[str, torch.Tensor]:
@@ -82,6 +83,12 @@ def train_run(config: Path, overrides: list[str]) -> tuple[int, str, list[int]]:
     finally:
         loader.RowDataset._contents = original
     return code, printed.getvalue(), read
+
+
+def train_run_with_own_overrides(config: Path, overrides: list[list[str]]) -> tuple[int, str, list[int]]:
+    """The same, but each rank has overrides of its own, and waits next to nothing before it asks a store again."""
+    short_pauses()
+    return train_run(config, overrides[torch.distributed.get_rank()])
 
 
 def train_run_with_small_files(config: Path, overrides: list[str], rank: int, saves: tuple[int, ...], limit: int):

@@ -14,6 +14,7 @@ from pathlib import Path
 from pretrain import checkpoint, loader, saver
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.metrics import Metrics
+from tests.tokenization.store import short_pauses
 
 
 def die() -> None:
@@ -153,6 +154,12 @@ def wait_for_ever() -> None:
     """Its name is looked for in the stacks."""
     while True:
         time.sleep(1)
+
+
+def from_a_store(moment: str, count: int) -> None:
+    """Another of these moments, in a process that waits next to nothing before it asks a store again."""
+    short_pauses()
+    globals()[moment](count)
 
 
 def as_attempt(number: str) -> None:

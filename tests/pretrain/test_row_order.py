@@ -22,6 +22,8 @@ from tests.pretrain.tiny_run import save_tiny_vq
 from tests.tokenization import kinds
 from tests.tokenization.conftest import tokenizer_folder  # noqa: F401
 from tests.tokenization.corpora import folder_corpus, jsonl
+from tests.tokenization.store import serving
+from tokenization.shard_cache import GIB, Cache
 
 VOCABULARY = Vocabulary(image_token_offset=400, codebook_size=64, vision_start_id=290, vision_end_id=291, eos_id=292)
 TOKENIZER = tokenize_prompts(lambda text: list(text.encode()), VOCABULARY, DEFAULT_TEMPLATES)
@@ -52,8 +54,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory, commands: CommandServer, to
     return root
 
 
-def dataset(shards: Path, **options) -> RowDataset:
-    sources = [Source(shards / "pretrain"), Source(shards / "turns", weight=1.5)]
+def dataset(shards: Path | str, cache: Cache | None = None, **options) -> RowDataset:
+    sources = [Source(f"{shards}/pretrain", cache=cache), Source(f"{shards}/turns", weight=1.5, cache=cache)]
     return RowDataset(sources, TOKENIZER, SHARES, RowSize(240, 4), seed=5, **options)
 
 
@@ -88,6 +90,22 @@ def test_one_order_for_ranks_workers_and_resumptions(shards: Path):
     for ranks, workers, count in pieces:
         assert read(shards, consumed, count, ranks, workers) == reference[consumed : consumed + count]
         consumed += count
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("limit", [0, 1], ids=["whole in the cache", "one shard in the cache"])
+def test_rows_from_a_url_are_those_of_the_folder(shards: Path, tmp_path: Path, workers: int, limit: int):
+    """Every shard is fetched once, or again and again where only one has room."""
+    with serving(shards) as store:
+        cache = Cache(tmp_path / "cache", limit / GIB)
+        rows = rows_from(dataset(store.url, cache), 5, 0, 1, workers)
+        found = [digest(row) for row in islice(rows, 96)]
+        del rows
+        asked = store.shards_asked()
+    reference = dataset(shards)
+    assert found == [digest(reference[index]) for index in range(5, 101)]
+    assert len(asked) == sum(len(opened.manifest["shards"]) for opened in reference.datasets) > 6
+    assert max(asked) == 1 if limit == 0 else max(asked) > 2
 
 
 def test_without_workers_a_thread_reads_ahead_and_ends_with_the_rows(shards: Path, monkeypatch: pytest.MonkeyPatch):

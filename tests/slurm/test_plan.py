@@ -13,6 +13,7 @@ from pretrain.place import check_world
 from slurm import submit
 from tests.commands import CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import TinyData, config_values, write_config
+from tests.tokenization.store import serving, unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(ROOT.glob("slurm/*.sbatch"))
@@ -48,6 +49,19 @@ def test_a_batch_that_does_not_divide_is_refused_but_a_run_that_has_begun_goes_o
     done = plan(commands, config, "--for-script", nodes=3)
     assert done.out.startswith("2 ") and "1 of 3 nodes stay idle" in done.err
     assert_refused(plan(commands, config, "--for-script", each=3, nodes=2), "data.rows_per_step 8")
+
+
+def test_a_store_that_is_away_refuses_a_run_that_has_not_begun_and_no_other(commands, config, tiny_data, tmp_path):
+    """After a requeue the ranks ask it again: a job must not end over what may be back in a minute."""
+    with serving(tiny_data.train.parent) as store:
+        store.fault = unavailable
+        words = ["--for-script", f"data.sources=[{{path: '{store.url}/train'}}]", f"data.cache={tmp_path / 'cache'}"]
+        asked = ["slurm/plan.py", "--config", config, "--nodes", 2, "--ranks-per-node", 2, *words]
+        done = commands.run(*asked, hook=("tests.tokenization.store", "short_pauses"))
+        assert done.code == 75 and "does not answer" in done.err and done.err.count("\n") == 1, done.err
+        (config.with_suffix("") / "attempt.json").write_text("{}")
+        done = commands.run(*asked, hook=("tests.tokenization.store", "short_pauses"))
+        assert (done.code, done.out) == (0, f"2 {config.with_suffix('')}\n"), done.err
 
 
 def test_wrong_set_ups_are_one_line_each(commands, config, tiny_data, tmp_path):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from slurm import preflight, shared_memory
 from slurm.shared_memory import remove_leftovers
+from tests.tokenization.store import serving, unavailable
+from tokenization import remote
 
 NODES = ["node1", "node2", "node3"]
 LIMITS = Namespace(device="gpu", ranks_per_node=8, min_disk=20.0, min_bandwidth=10.0, max_clock=5.0)
@@ -129,3 +131,13 @@ def test_what_another_process_removes_meanwhile_is_no_error(tmp_path, monkeypatc
     monkeypatch.setattr(shared_memory, "in_use", looked_then_gone)
     monkeypatch.setattr(Path, "iterdir", lambda path: listed_then_gone(path) if path == tmp_path else listed(path))
     assert remove_leftovers(tmp_path) == [path.name for path in paths[2:]]
+
+
+def test_data_at_a_url_is_compared_too(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(remote, "PAUSES", (0.01,))
+    (tmp_path / "manifest.json").write_text("{}")
+    with serving(tmp_path) as store:
+        assert preflight.fingerprint([f"{store.url}/manifest.json"]) == preflight.fingerprint([tmp_path / "manifest.json"])
+        assert preflight.fingerprint([f"{store.url}/other.json"]).startswith(f"{store.url}/other.json: is not there")
+        store.fault = unavailable
+        assert preflight.fingerprint([f"{store.url}/manifest.json"]) == f"{store.url}/manifest.json does not answer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -204,6 +205,17 @@ def test_a_flipped_byte_in_an_index_is_an_error_at_opening(dataset: Path, name: 
     flip(dataset / name, -1)
     with pytest.raises(UserError, match=f"{name}: its content changed"):
         open_dataset(dataset)
+
+
+def test_columns_that_would_run_code_are_not_read(dataset: Path):
+    index, manifest = (json.loads((dataset / name).read_text()) for name in ("index.json", "manifest.json"))
+    index["shards"][1]["column_encodings"][0] = "pkl"
+    content = json.dumps(index).encode()
+    manifest["index"] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (dataset / "index.json").write_bytes(content)
+    (dataset / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="index.json: cannot be trusted .*pkl"):
+        open_dataset(dataset)[0]
 
 
 def test_a_shard_that_is_gone_or_cut_is_an_error_at_opening(dataset: Path):

@@ -18,6 +18,7 @@ from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData, config_values
 from tests.tokenization import kinds
 from tests.tokenization.corpora import folder_corpus, jsonl
+from tests.tokenization.store import serving
 from tokenization.readers import open_corpus
 from tokenization.shards import open_dataset
 from tokenization.vq import load_vq
@@ -94,6 +95,22 @@ def test_samples_come_back_as_pictures_and_text(
     for (_, pixels), codes in zip(shown, expected):
         assert numpy.array_equal(pixels, numpy.asarray(vq.decode(codes)[0]))
     assert "picture 0" in page and "paint it red" in page and "not_a_picture" in page
+
+
+def test_a_url_shows_what_the_folder_shows(
+    commands: CommandServer, tiny_data: TinyData, shards: Path, tmp_path: Path
+):
+    words = ["--vq", tiny_data.vq, "--samples", 0, 31, "--verify", "--output"]
+    with serving(shards) as store:
+        done = commands.run("tools/inspect_shards.py", "--shards", store.url, *words, tmp_path / "none")
+        assert_refused(done, store.url, "--cache")
+        done = commands.run("tools/inspect_shards.py", "--shards", store.url, "--cache", tmp_path / "cache", *words,
+                            tmp_path / "url")  # fmt: skip
+    assert done.code == 0, done.err
+    assert commands.run("tools/inspect_shards.py", "--shards", shards, *words, tmp_path / "folder").code == 0
+    pages = [(tmp_path / name / "index.html").read_text().replace(str(where), "") for name, where in
+             (("url", store.url), ("folder", shards))]  # fmt: skip
+    assert pages[0] == pages[1]
 
 
 def test_what_is_left_out_of_training_is_said(

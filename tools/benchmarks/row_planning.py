@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""How fast rows are planned, how full they are, and what that takes in memory, on lengths of the paper's shape.
+"""How fast rows are planned, how full they are, what that takes in memory, and which shards they touch, on lengths of the
+paper's shape.
 
 The paper pretrains on 72B text and 65B picture tokens. Here captioned pictures have 1,024 codes and captions of
 log-normal length, texts are log-normal too, and both come in the ratio of the paper. The index is written as
@@ -23,7 +24,9 @@ from model.errors import run_command
 
 TEXT_SHARE = 72 / 137
 CAPTION_MEDIAN, CAPTION_SPREAD = 60, 0.7
-SHARD_DOCUMENTS = 25_000
+SHARD_DOCUMENTS = {"pictures": 8_192, "texts": 6_500}  # of a part of shard_images.py; as many as 64 MiB hold
+BYTES = {"pictures": 2_700, "texts": 10_000}  # of a document in shards
+WINDOW, GIB = 1000, 1 << 30  # rows
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -80,6 +83,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak memory {peak / 1e6:.2f} GB, {before / 1e6:.2f} GB before planning (the index is mapped, and counted)")
+    touched(plan, rows)
     index = min(arguments.resume_at, rows - 1)
     plan, started, cpu = plan_of(arguments, folder), time.monotonic(), time.process_time()
     row = plan.row(index)
@@ -151,9 +155,56 @@ def write_indices(arguments: argparse.Namespace, folder: Path) -> dict[str, int]
             arrays["kinds"][low:high] = kind
         numpy.save(
             folder / name / "starts.npy",
-            numpy.minimum(numpy.arange(0, count + SHARD_DOCUMENTS, SHARD_DOCUMENTS), count),
+            numpy.minimum(numpy.arange(0, count + SHARD_DOCUMENTS[name], SHARD_DOCUMENTS[name]), count),
         )
     return counts
+
+
+def touched(plan, rows: int) -> None:
+    """Print what a reader of all rows of an epoch, in order, needs of a store, by the room in its cache."""
+    import numpy
+
+    starts = [source.index.shard_starts for source in plan.sources]
+    first = numpy.cumsum([0, *(len(of_source) - 1 for of_source in starts)])
+    sizes = numpy.concatenate([numpy.diff(of_source) * of for of_source, of in zip(starts, BYTES.values(), strict=True)])
+    shards, at, block = [], 0, 0  # those of each row
+    while at < rows:
+        table, begins = plan._planned(block)
+        found = numpy.empty(len(table), numpy.int64)
+        for number, of_source in enumerate(starts):
+            chosen = table[:, 0] == number
+            found[chosen] = first[number] + numpy.searchsorted(of_source, table[chosen, 1], side="right") - 1
+        shards += [numpy.unique(part) for part in numpy.split(found, begins[1:-1])]
+        at, block = at + len(begins) - 1, block + 1
+    windows = [numpy.unique(numpy.concatenate(shards[low : low + WINDOW])) for low in range(0, rows, WINDOW)]
+    counts, room = [len(window) for window in windows], [sizes[window].sum() / GIB for window in windows]
+    different = len(numpy.unique(numpy.concatenate(shards)))
+    print(
+        f"a row touches {numpy.mean([len(of_row) for of_row in shards]):.1f} shards; {WINDOW:,} rows on end touch "
+        f"{numpy.median(counts):.0f} ({min(counts)} to {max(counts)}), which is {numpy.median(room):.2f} GiB "
+        f"({min(room):.2f} to {max(room):.2f}); the epoch touches {different:,}, {sizes.sum() / GIB:.1f} GiB"
+    )
+    for part in (0.8, 1.0, 1.25, 1.5, 2.0):
+        limit = part * float(numpy.median(room))
+        times = fetched(shards, sizes.tolist(), limit * GIB) / different
+        print(f"with room for {limit:.2f} GiB, {part} times what {WINDOW:,} rows touch, a shard is fetched {times:.2f} times")
+
+
+def fetched(shards: list, sizes: list[int], room: float) -> int:
+    """Fetches into a cache for so many bytes, where those shards go first that were not used for longest."""
+    cache: dict[int, None] = {}  # the next to go first
+    count, used = 0, 0
+    for of_row in shards:
+        for shard in of_row.tolist():
+            if shard in cache:
+                del cache[shard]
+            else:
+                count, used = count + 1, used + sizes[shard]
+            cache[shard] = None
+            while used > room and len(cache) > 1:
+                used -= sizes[oldest := next(iter(cache))]
+                del cache[oldest]
+    return count
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def heldout(args: Namespace) -> dict:
     from pretrain import runtime
 
     runtime.install()  # before what imports megatron-core
-    from pretrain.data import heldout_dataset
+    from pretrain.data import cache_of, heldout_dataset
     from pretrain.engines import StepFigures
     from pretrain.engines.common import loss_sums
     from pretrain.tasks import tokenize_prompts
@@ -32,8 +32,7 @@ def heldout(args: Namespace) -> dict:
 
     opened, losses, about = open_for_losses(args)
     data, rows = row_settings(args, opened.folder)
-    folder = Path(data.heldout)
-    check_shards(opened, [folder])
+    check_shards(opened, [data.heldout], cache_of(data))
     encode = getattr(opened, "markup", opened.encode)  # marks of turns are control tokens, as in training
     dataset = heldout_dataset(data, tokenize_prompts(encode, opened.vocabulary, opened.templates))
     numbers = list(numbers_of(dataset.plan, rows))
@@ -57,7 +56,7 @@ def heldout(args: Namespace) -> dict:
         "wording": "every wording of the model, drawn",
         **about.pop("settings"),
     }
-    rows = {**shards(folder), "rows": dataset.plan.fingerprint}  # other rows of the same shards have another loss
+    rows = {**shards(data.heldout), "rows": dataset.plan.fingerprint}  # other rows of the same shards have another loss
     return make_record("heldout", len(numbers), done, model=about, data=rows, settings=settings, scores=scores)
 
 
@@ -189,8 +188,9 @@ def numbers_of(plan, rows: int) -> Iterator[int]:
         number += 1
 
 
-def shards(folder: Path) -> dict:
+def shards(folder: Path | str) -> dict:
     """Which code shards were measured on."""
     from tokenization.shards import read_manifest
 
-    return {"name": folder.name, "digest": read_manifest(folder / "manifest.json")["fingerprint"]}
+    manifest = read_manifest(f"{str(folder).rstrip('/')}/manifest.json")
+    return {"name": Path(folder).name, "digest": manifest["fingerprint"]}

@@ -1,0 +1,120 @@
+"""Whole files from a URL, with patience: what a store does not give at once is asked for again, and then there is one line.
+
+`TryAgain` says that the store did not answer, so a job that is started again may go on; `UserError` that it answered, and
+has no such file, another content under its name, or does not let us read it.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from model.errors import TryAgain, UserError
+from tokenization.files import sha256_of
+from tokenization.storage import filesystem_of
+
+PAUSES = (1.0, 3.0, 9.0, 27.0)  # seconds between tries, give or take half: a hundred readers do not come back all at once
+SILENCE = 60.0  # seconds without a byte after which an HTTP request counts as failed
+DIFFERENT = 2  # times that other content is taken for an accident on the way
+NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+BUSY = (408, 425, 429)  # HTTP codes of the 400s that pass
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+Result = TypeVar("Result")
+
+
+class _Different(Exception):
+    """What came is not what the manifest says; the message says how."""
+
+
+def fetch_bytes(url: str) -> bytes:
+    """The content of a small file. Raises UserError or TryAgain."""
+
+    def read() -> bytes:
+        filesystem, inner = _filesystem(url)
+        return filesystem.cat_file(inner)
+
+    return _patiently(url, read)
+
+
+def fetch_file(url: str, target: Path, entry: dict[str, Any]) -> None:
+    """Write what is at the URL to `target`, which has the `bytes` and `sha256` of its entry in the manifest afterwards.
+
+    Raises UserError or TryAgain; what is at `target` is then of no use.
+    """
+
+    def read() -> None:
+        filesystem, inner = _filesystem(url)
+        filesystem.get_file(inner, str(target))
+        size = target.stat().st_size
+        if size != entry["bytes"]:
+            raise _Different(f"{size:,} bytes instead of {entry['bytes']:,}")
+        if sha256_of(target) != entry["sha256"]:
+            raise _Different("SHA-256 differs")
+
+    try:
+        _patiently(url, read)
+    except OSError as error:
+        raise UserError(f"{target.parent}: the cache is full ({error.strerror}): give it room, or a lower limit "
+                        "(data.cache_limit)") from None  # fmt: skip
+
+
+def _patiently(url: str, action: Callable[[], Result]) -> Result:
+    different, began = 0, time.monotonic()
+    for pause in (*PAUSES, None):
+        try:
+            return action()
+        except _Different as error:
+            different += 1
+            if different == DIFFERENT or pause is None:
+                raise UserError(f"{url}: is not what the manifest says ({error}): restore it, or make the dataset again in "
+                                "another place with shard_images.py") from None  # fmt: skip
+        except NOT_THERE:
+            raise UserError(f"{url}: is not there: give the URL of a finished dataset of shard_images.py") from None
+        except UserError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            if _refused(error):
+                raise UserError(f"{url}: cannot be read ({said}): check the URL and the credentials") from None
+            if not _of_the_store(error):
+                raise
+            if pause is None:
+                raise TryAgain(f"{url}: the store does not answer (tried {len(PAUSES) + 1} times in "
+                               f"{time.monotonic() - began:.0f} s; {said}): start the run again") from None  # fmt: skip
+        time.sleep(pause * random.SystemRandom().uniform(0.5, 1.5))  # not the random numbers of the training
+    raise AssertionError("the last try returns or raises")
+
+
+def _refused(error: Exception) -> bool:
+    """Whether the store said no, and would say so again."""
+    status = 0
+    for place, name in ((error, "status"), (error, "code"), (getattr(error, "response", None), "status_code")):
+        if not status and hasattr(place, name):
+            status = getattr(place, name)
+    status = status if isinstance(status, int) else 0
+    return isinstance(error, PermissionError) or (400 <= status < 500 and status not in BUSY)
+
+
+def _of_the_store(error: Exception) -> bool:
+    """Whether it may be the store's error: of Python's own classes those of input and output, and any of a library's,
+    since each of those behind fsspec has its own. The others are faults of ours."""
+    return isinstance(error, (OSError, EOFError)) or type(error).__module__ != "builtins"
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    """fsspec's file system, and the path in it. Over HTTP a transfer may take any time, but must not stand still."""
+    if not url.startswith(("http://", "https://")):
+        return filesystem_of(url)
+    import aiohttp
+    from fsspec.config import conf
+
+    own = conf.get(url.partition(":")[0], {}).get("client_kwargs", {})
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+    return filesystem_of(url, client_kwargs={"timeout": timeout, **own})
