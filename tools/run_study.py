@@ -16,7 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 import json
+import math
+import os
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from model.errors import RunFailed, UserError, run_command
@@ -35,9 +39,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("work/data"), help="what make demo made (default: work/data)")
     parser.add_argument("--folder", type=Path, help="of this study (default: work/study-PRESET)")
     parser.add_argument("--packages", type=Path, help="folder with the Debian packages of the texts (default: fetched)")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="cells at a time, each on one thread (default: one for "
+                        "each core)")  # fmt: skip
     parser.add_argument("--only", type=int, default=0, metavar="N", help="stop after N more cells, with what there is")
     parser.add_argument("--report", action="store_true", help="write the report of what is there; train nothing")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.jobs < 0 or arguments.only < 0:
+        parser.error("--jobs and --only count cells: 0 (all), 1, 2, ...")
+    return arguments
 
 
 def prepare(data: Path, packages: Path | None) -> None:
@@ -73,25 +82,30 @@ def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) 
     from tools.study.cells import DONE, best_rates, do_cell, write_json
     from tools.study.plan import main_cells, suggested_cells, tuning_cells
 
-    results, new = [], 0
+    results, left = [], arguments.only or math.inf
 
-    def do(cells) -> list[dict]:
-        nonlocal new
-        found = []
-        for cell in cells:
-            was_done = (folder / cell.name / DONE).is_file()
-            if not was_done and arguments.only and new >= arguments.only:
-                continue
-            begin = time.time()
-            found.append(do_cell(folder, preset, cell, paths))
-            if not was_done:
-                new += 1
-                state = (
-                    f"failed: {found[-1]['failed']}"
-                    if "failed" in found[-1]
-                    else f"held-out {found[-1]['heldout']:.3f}"
-                )
-                print(f"{cell.name}: {state} ({time.time() - begin:.0f} s)", flush=True)
+    def one(cell, was_done: bool) -> dict:
+        begin = time.time()
+        result = do_cell(folder, preset, cell, paths)
+        if not was_done:
+            state = f"failed: {result['failed']}" if "failed" in result else f"held-out {result['heldout']:.3f}"
+            print(f"{cell.name}: {state} ({time.time() - begin:.0f} s)", flush=True)
+        return result
+
+    def do(cells: Iterable) -> list[dict]:
+        nonlocal left
+        with ThreadPoolExecutor(arguments.jobs or os.cpu_count()) as pool:
+            begun = []
+            for cell in cells:
+                was_done = (folder / cell.name / DONE).is_file()
+                if was_done or left > 0:
+                    begun.append(pool.submit(one, cell, was_done))
+                    left -= not was_done
+            try:
+                found = [future.result() for future in begun]
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)
+                raise
         results.extend(found)
         return found
 

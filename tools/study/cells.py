@@ -22,6 +22,7 @@ import yaml
 from tools.study.plan import Cell, Preset, settings
 
 ROOT = Path(__file__).resolve().parents[2]
+LIBC = ctypes.CDLL(None)  # opened here: between fork and exec of a process with threads as little as possible may happen
 DONE, FAILED = "result.json", "failed.json"
 SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 LAST_LINES = 12  # of the log, in failed.json
@@ -36,8 +37,12 @@ class StepFailed(Exception):
 
 
 def run_command_here(command: list[str], log: Path) -> int:
-    """A command of this repository, its output appended to `log`. It ends with this process, however that ends."""
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    """A command of this repository, its output appended to `log`. It ends with this process, however that ends.
+
+    It computes on one thread: sums over several threads have other last bits, and models as small as these gain more by
+    training beside each other.
+    """
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     with open(log, "a", encoding="utf-8") as file:
         print(f"$ python {shlex.join(command)}", file=file, flush=True)
         return subprocess.run(
@@ -51,7 +56,7 @@ def run_command_here(command: list[str], log: Path) -> int:
 
 def _end_with_parent() -> None:
     """Without this a killed study leaves a training that holds its run folder, and the next start would find it taken."""
-    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    LIBC.prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def do_cell(folder: Path, preset: Preset, cell: Cell, paths: dict, run: Run = run_command_here) -> dict:

@@ -5,7 +5,9 @@ The plan compares like with like.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -20,6 +22,8 @@ import yaml
 from model.config import ModelConfig, layer_kinds
 from pretrain.config import load_config
 from tests.commands import ROOT
+from tools import run_study
+from tools.study import cells
 from tools.study.cells import best_rates, do_cell
 from tools.study.plan import (
     ARMS,
@@ -144,6 +148,26 @@ def test_an_arm_that_was_tuned_less_than_the_others_is_not_compared(tmp_path):
     assert {result["cell"]["arm"] for result in results} == set(ARMS) - {"mot"}
     found = {result["name"]: result for result in collect(tmp_path, PRESET)}
     assert "failed" in found["tune-mot-lr0.2"] and found["mot-seed0"]["missing"]
+
+
+def test_cells_run_beside_each_other_each_once_and_no_more_than_asked_for(tmp_path, monkeypatch):
+    commands = Commands()
+    monkeypatch.setattr(cells, "do_cell", functools.partial(do_cell, run=commands))
+    arguments = argparse.Namespace(jobs=3, only=5)
+    assert len(run_study.run_cells(arguments, tmp_path, PRESET, PATHS)) == 5 == len(list(tmp_path.glob("*/result.json")))
+    arguments.only = 0
+    results = run_study.run_cells(arguments, tmp_path, PRESET, PATHS)
+    assert [Cell(**{**r["cell"], "model": ()}).name for r in results] == [
+        cell.name for cell in [*tuning_cells(PRESET), *main_cells(PRESET, dict.fromkeys(ARMS, 0.1))]]  # fmt: skip
+    assert len(commands.calls) == len(set(commands.calls)) == 2 * len(ARMS) + 2 * 2 * len(ARMS)
+
+
+def test_an_interrupt_ends_the_study_and_begins_no_further_cell(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(cells, "do_cell", functools.partial(do_cell, run=lambda command, log: begun.append(log) or 130))
+    with pytest.raises(KeyboardInterrupt):
+        run_study.run_cells(argparse.Namespace(jobs=1, only=0), tmp_path, PRESET, PATHS)
+    assert len(begun) < 2 * len(ARMS) and not list(tmp_path.glob("*/result.json"))
 
 
 def test_an_interrupted_cell_is_neither_done_nor_failed(tmp_path):
