@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tools.study.cells import DONE, FAILED
 from tools.study.plan import ARMS, SUGGESTED, WORDS, Preset, same_arm, tuning_cells
+from tools.study.plots import conflict_plot, curves
 
 STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # two-sided quantile of Student's t for n values
 PAPER_AVERAGES = {"shared": 38.0, "mot": 34.6, "unix_both": 41.6}
@@ -104,7 +105,9 @@ def write(output: Path, folder: Path, preset: Preset, results: list[dict], entro
         *held_and_varied(preset, results),
         "## Results",
         "",
-        *results_table(arms, results),
+        *arms_table(arms, results),
+        *tuning_table(preset, results),
+        *results_table(arms),
         *differences(arms),
         "![Held-out losses by step](curves.png)",
         "",
@@ -155,22 +158,53 @@ def held_and_varied(preset: Preset, results: list[dict]) -> list[str]:
     ]
 
 
-def results_table(arms: dict, results: list[dict]) -> list[str]:
-    """A line for each arm: sizes, speed, and each measure with its interval."""
-    heads = ["arm", "seeds", "parameters", "activated", "lr", "tokens/s", *(head for head, _ in MEASURES.values())]
+def arms_table(arms: dict, results: list[dict]) -> list[str]:
+    """A line for each arm: its sizes and its speed."""
+    heads = ["arm", "seeds", "parameters", "activated", "learning rate", "tokens/s"]
     rates = {r["cell"]["arm"]: r["cell"]["learning_rate"] for r in results if "measures" in r}
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for arm, by_seed in arms.items():
         first = next(iter(by_seed.values()))
         cells = [WORDS[arm], f"{len(by_seed)}", f"{first['parameters_total']:,}", f"{first['parameters_activated']:,}",
                  f"{rates[arm]:g}", f"{statistics.median(v['tokens_per_second'] for v in by_seed.values()):,.0f}"]  # fmt: skip
-        for name, (_, digits) in MEASURES.items():
-            cells.append(number(*mean_and_width([values[name] for values in by_seed.values()]), digits))
         lines.append("| " + " | ".join(cells) + " |")
     speed = (
         "Tokens a second are medians over a run, of whatever else the machine did then; Uni-X arms do less attention."
     )
     return [*lines, "", speed, ""]
+
+
+def tuning_table(preset: Preset, results: list[dict]) -> list[str]:
+    """Held-out loss of each arm at each learning rate, and which arms were best at an end of the range."""
+    tried: dict[str, dict[float, float]] = {}
+    for result in results:
+        if result["cell"].get("tuning") and "heldout" in result:
+            tried.setdefault(result["cell"]["arm"], {})[result["cell"]["learning_rate"]] = result["heldout"]
+    rates = sorted(preset.learning_rates)
+    lines = ["| tuning: held-out loss at | " + " | ".join(f"{rate:g}" for rate in rates) + " |", "|---" * (len(rates) + 1) + "|"]
+    at_end = []
+    for arm, found in tried.items():
+        best = min(found, key=found.get)
+        at_end += [WORDS[arm]] if best in (rates[0], rates[-1]) else []
+        shown = [("**{:.3f}**" if rate == best else "{:.3f}").format(found[rate]) if rate in found else "-" for rate in rates]
+        lines.append(f"| {WORDS[arm]} | " + " | ".join(shown) + " |")
+    words = "Every arm is best between the ends of the range."
+    if at_end:
+        words = f"Best at an end of the range, so that a rate beyond it might be better still: {', '.join(at_end)}."
+    return [*lines, "", f"Of {preset.tuning_steps} steps with a seed that is used nowhere else. {words}", ""] if tried else []
+
+
+def results_table(arms: dict) -> list[str]:
+    """A line for each arm: each measure with its interval."""
+    heads = ["arm", *(head for head, _ in MEASURES.values())]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for arm, by_seed in arms.items():
+        cells = [
+            number(*mean_and_width([values[name] for values in by_seed.values()]), digits)
+            for name, (_, digits) in MEASURES.items()
+        ]
+        lines.append("| " + " | ".join([WORDS[arm], *cells]) + " |")
+    return [*lines, ""]
 
 
 def differences(arms: dict) -> list[str]:
@@ -304,42 +338,3 @@ def write_csv(path: Path, results: list[dict]) -> None:
             values |= values_of(result) if "measures" in result else {}
             for name, value in values.items():
                 writer.writerow((*head, name, value))
-
-
-def curves(results: list[dict], path: Path) -> None:
-    """Held-out losses by step on the mixed rows: the mean over seeds of each arm, and the seeds faintly."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.6), dpi=110)
-    for number_, arm in enumerate(WORDS):
-        runs = [result["curve"] for result in results if "measures" in result and result["cell"]["arm"] == arm]
-        for axis, column, modality in ((axes[0], 1, "text"), (axes[1], 2, "image")):
-            for run in runs:
-                axis.plot([p[0] for p in run], [p[column] for p in run], color=f"C{number_}", alpha=0.3, linewidth=0.8)
-            if runs:
-                mean = [statistics.mean(run[i][column] for run in runs) for i in range(min(map(len, runs)))]
-                axis.plot(
-                    [p[0] for p in runs[0]][: len(mean)], mean, color=f"C{number_}", linewidth=1.4, label=WORDS[arm]
-                )
-            axis.set(title=f"held-out {modality} loss", xlabel="step", ylabel="nats a token")
-            axis.grid(alpha=0.3)
-    if axes[0].has_data():
-        axes[0].legend(frameon=False, fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
-
-
-def conflict_plot(folder: Path, preset: Preset, arms: dict, path: Path) -> None:
-    """Profiles of all arms that have shared weights, first seed."""
-    from tools.conflict_profile import plot, read
-
-    profiles = {}
-    for arm in arms:
-        place = folder / f"{arm}-seed{preset.seeds[0]}" / "conflict"
-        if place.is_dir():
-            profiles[WORDS[arm]] = read(place)[0]
-    plot(profiles, path)

@@ -220,6 +220,7 @@ def test_the_report_tells_differences_from_noise_and_every_number_from_its_run(t
     assert "**-0.495 ± 0.064**" in line  # 0.5 less the mean of 0 and 0.01, and twelve times its error
     other = [text for text in report.splitlines() if text.startswith("| Uni-X 3:0") and text.endswith("| - |")][0]
     assert "**" not in other
+    assert "| shared transformer | **2.100** | 2.200 |" in report and "Best at an end of the range" in report
     assert "tune-shared-lr0.1" in rows and str(tmp_path / "mot-seed0/run") in rows["mot-seed0"]
     lines = (tmp_path / "report/results.csv").read_text().splitlines()
     assert lines[0] == "cell,arm,seed,learning_rate,run,measure,value"
