@@ -44,11 +44,14 @@ test-eval: setup setup-eval
 
 setup-eval: $(EVAL)/installed.stamp
 
+# PyPI's torchvision wants a CUDA build of torch, and transformers imports it wherever it is: so it lies where only
+# tools/run_vlmevalkit.py looks for it
 $(EVAL)/installed.stamp: requirements-eval.txt requirements-eval-bare.txt
 	test -x $(EVAL)/bin/python || $(PYTHON) -m venv $(EVAL)
 	$(EVAL)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(EVAL)/bin/pip install --quiet --disable-pip-version-check -r requirements-eval.txt
 	$(EVAL)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-eval-bare.txt
+	$(EVAL)/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(EVAL)/vlmevalkit torchvision==0.28.0
 	touch $(EVAL)/installed.stamp
 
 demo: setup

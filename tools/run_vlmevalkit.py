@@ -64,6 +64,7 @@ def main() -> int:
     output_folder(arguments.output)
     from model.torchvision_compat import ensure_torchvision
 
+    sys.path.append(str(Path(sys.prefix, "vlmevalkit")))  # make setup-eval puts torchvision there, where lm-eval meets it not
     ensure_torchvision()
     try:
         from vlmeval import run

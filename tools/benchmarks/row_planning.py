@@ -27,6 +27,7 @@ CAPTION_MEDIAN, CAPTION_SPREAD = 60, 0.7
 SHARD_DOCUMENTS = {"pictures": 8_192, "texts": 6_500}  # of a part of shard_images.py; as many as 64 MiB hold
 BYTES = {"pictures": 2_700, "texts": 10_000}  # of a document in shards
 WINDOW, GIB = 1000, 1 << 30  # rows
+MOST_ROWS = 400_000  # whose shards are looked at: later rows are like them
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -161,9 +162,10 @@ def write_indices(arguments: argparse.Namespace, folder: Path) -> dict[str, int]
 
 
 def touched(plan, rows: int) -> None:
-    """Print what a reader of all rows of an epoch, in order, needs of a store, by the room in its cache."""
+    """Print what a reader of rows 0 to `rows` (MOST_ROWS at most), in order, needs of a store, by the room in its cache."""
     import numpy
 
+    rows = min(rows, MOST_ROWS)
     starts = [source.index.shard_starts for source in plan.sources]
     first = numpy.cumsum([0, *(len(of_source) - 1 for of_source in starts)])
     sizes = numpy.concatenate([numpy.diff(of_source) * of for of_source, of in zip(starts, BYTES.values(), strict=True)])
@@ -178,11 +180,12 @@ def touched(plan, rows: int) -> None:
         at, block = at + len(begins) - 1, block + 1
     windows = [numpy.unique(numpy.concatenate(shards[low : low + WINDOW])) for low in range(0, rows, WINDOW)]
     counts, room = [len(window) for window in windows], [sizes[window].sum() / GIB for window in windows]
-    different = len(numpy.unique(numpy.concatenate(shards)))
+    seen = numpy.unique(numpy.concatenate(shards))
+    different = len(seen)
     print(
         f"a row touches {numpy.mean([len(of_row) for of_row in shards]):.1f} shards; {WINDOW:,} rows on end touch "
         f"{numpy.median(counts):.0f} ({min(counts)} to {max(counts)}), which is {numpy.median(room):.2f} GiB "
-        f"({min(room):.2f} to {max(room):.2f}); the epoch touches {different:,}, {sizes.sum() / GIB:.1f} GiB"
+        f"({min(room):.2f} to {max(room):.2f}); {at:,} rows touch {different:,}, {sizes[seen].sum() / GIB:.1f} GiB"
     )
     for part in (0.8, 1.0, 1.25, 1.5, 2.0):
         limit = part * float(numpy.median(room))
