@@ -108,8 +108,9 @@ class RowDataset(torch.utils.data.Dataset):
 def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: int, ahead: int = 1) -> Iterator[Row]:
     """Rows start + rank, start + rank + ranks, ... without end, in that order whatever the number of workers.
 
-    Without workers a thread of this process reads `ahead` rows before they are asked for. Raises UserError for a damaged
-    shard, TryAgain for one that cannot be fetched, in whichever process it is found.
+    A thread of this process reads `ahead` rows before they are asked for: without workers from the shards, with them from
+    what they pass on, which takes milliseconds too. Raises UserError for a damaged shard, TryAgain for one that cannot be
+    fetched, in whichever process it is found.
     """
     dataset.plan.block_of(start)  # found once, here, and not by every worker
     context = None
@@ -126,7 +127,7 @@ def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: i
         worker_init_fn=_end_with_parent if workers else None,
     )
     rows = map(_row_or_error, _start(loader) if workers else iter(loader))
-    return rows if workers else _read_ahead(rows, ahead)
+    return _read_ahead(rows, ahead)
 
 
 def _read_ahead(rows: Iterator[Row], count: int) -> Iterator[Row]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from pretrain import checkpoint, loader, saver
@@ -117,14 +120,32 @@ def deaf_to(process: Path, number: int) -> bool:
 
 
 def signal_while_rows_are_awaited(count: int, number: int) -> None:
-    """A signal comes to all processes of the job while the loop asks for a row, and the loader's workers are gone."""
+    """A signal comes to all processes of the job after a step, while the loop waits for a row, and the workers are gone."""
+    stepped = threading.Event()
 
-    def row(original, item):
+    def step(original, *arguments):
+        figures = original(*arguments)
+        stepped.set()
+        return figures
+
+    def row(original, item):  # in the thread that reads ahead
+        stepped.wait()
+        while not {"wait", "_read_ahead"} <= set(functions_of(threading.main_thread())):
+            time.sleep(0.01)
         os.killpg(0, number)
         time.sleep(1)
         return original(item)
 
+    _at_call(MegatronEngine, "train_step", 1, step)
     _at_call(loader, "_row_or_error", count, row)
+
+
+def functions_of(thread: threading.Thread) -> Iterator[str]:
+    """Names of the functions that a thread is in."""
+    frame = sys._current_frames()[thread.ident]
+    while frame:
+        yield frame.f_code.co_name
+        frame = frame.f_back
 
 
 def signal_in_a_step(count: int, number: int, times: int, whole_job: bool) -> None:

@@ -112,7 +112,7 @@ def test_a_signal_saves_after_the_step(commands, tiny_data, tmp_path, number, wo
 
 
 def test_a_signal_that_ends_the_workers_first_saves_what_there_is(commands, tiny_data, tmp_path):
-    """It comes with the first of the 12 rows of step 2; two workers have at most 8 more under way."""
+    """It comes when the loop waits for the first of the 12 rows of step 2; two workers have at most 8 more under way."""
     overrides = ("data.rows_per_step=12", "run.steps=3")
     reference = Run(commands, tiny_data, tmp_path / "reference", *overrides)
     reference.finish()
