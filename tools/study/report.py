@@ -5,30 +5,27 @@ from __future__ import annotations
 import csv
 import json
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 from tools.study.cells import DONE, FAILED
+from tools.study.compare import (
+    MEASURES,
+    answers,
+    differences,
+    finished,
+    mean_and_width,
+    number,
+    of_the_paper,
+    values_of,
+)
 from tools.study.plan import ARMS, SUGGESTED, WORDS, Preset, same_arm, tuning_cells
 from tools.study.plots import conflict_plot, curves
 
-STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # two-sided quantile of Student's t for n values
-PAPER_AVERAGES = {"shared": 38.0, "mot": 34.6, "unix_both": 41.6}
 PAPER_ENTROPY = {  # bits, arXiv 2509.24365 and its released script: plug-in, Qwen tokenizer, VQ ids of 10^6 pictures
     "en": (10.83, 6.96, 4.11, 1.84, 0.77),
     "de": (10.68, 6.37, 3.95, 2.15, 1.06),
     "zh": (11.49, 7.94, 3.92, 1.37, 0.51),
     "pictures": (11.06, 10.29, 7.39, 4.97),
-}
-MEASURES = {  # name -> (heading, digits); differences are of these
-    "text": ("text loss", 3),
-    "names": ("name loss", 3),
-    "pictures": ("picture loss", 3),
-    "retrieval": ("text to picture, held out", 3),
-    "naming": ("picture to text, held out", 3),
-    "retrieval_seen": ("text to picture, trained on", 3),
-    "naming_seen": ("picture to text, trained on", 3),
-    "conflict": ("conflict of shared weights", 3),
 }
 
 
@@ -48,50 +45,6 @@ def collect(folder: Path, preset: Preset) -> list[dict]:
     return found
 
 
-def values_of(result: dict) -> dict[str, float]:
-    """The measures of a finished comparison cell by name."""
-    measures = result["measures"]
-    losses = {name: part["loss"] for name, part in measures["losses"].items()}
-    text = [value for name, value in losses.items() if name.startswith("text_")]
-    pairs = measures["pairs"]
-    return {
-        "text": statistics.mean(text),
-        **losses,
-        "retrieval": pairs["heldout"]["text_to_picture"]["accuracy"],
-        "naming": pairs["heldout"]["picture_to_text"]["accuracy"],
-        "retrieval_seen": pairs["train"]["text_to_picture"]["accuracy"],
-        "naming_seen": pairs["train"]["picture_to_text"]["accuracy"],
-        "conflict": measures["conflict"],
-        "parameters_total": measures["parameters"]["total"],
-        "parameters_activated": measures["parameters"]["activated"],
-        "tokens_per_second": result["tokens_per_second"],
-    }
-
-
-def mean_and_width(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half of its 95 % interval (Student's t); nan where one value says nothing of the spread."""
-    if len(values) < 2:
-        return (values[0] if values else float("nan")), float("nan")
-    width = STUDENT_95.get(len(values), 1.96) * statistics.stdev(values) / len(values) ** 0.5
-    return statistics.mean(values), width
-
-
-def finished(results: list[dict]) -> dict[str, dict[int, dict[str, float]]]:
-    """arm -> seed -> measures, of comparison cells that are done."""
-    found: dict[str, dict[int, dict[str, float]]] = {}
-    for result in results:
-        if "measures" in result:
-            found.setdefault(result["cell"]["arm"], {})[result["cell"]["seed"]] = values_of(result)
-    return found
-
-
-def number(mean: float, width: float, digits: int) -> str:
-    """As a cell of a table: mean, and the interval where it is known."""
-    if mean != mean:
-        return "-"
-    return f"{mean:.{digits}f}" + ("" if width != width else f" ± {width:.{digits}f}")
-
-
 def write(output: Path, folder: Path, preset: Preset, results: list[dict], entropy_problem: str | None) -> None:
     """report.md, results.csv, curves.png, conflict.png and entropy.png in `output`."""
     output.mkdir(parents=True, exist_ok=True)
@@ -102,13 +55,16 @@ def write(output: Path, folder: Path, preset: Preset, results: list[dict], entro
     words = [
         f"# Which layers to separate: a controlled comparison ({preset.name})",
         "",
+        *answers(arms),
         *held_and_varied(preset, results),
         "## Results",
         "",
         *arms_table(arms, results),
         *tuning_table(preset, results),
         *results_table(arms),
-        *differences(arms),
+        *differences(arms, "shared"),
+        *differences(arms, "unix_both"),
+        *of_the_paper(arms),
         "![Held-out losses by step](curves.png)",
         "",
         "## Conflict",
@@ -207,45 +163,6 @@ def results_table(arms: dict) -> list[str]:
     return [*lines, ""]
 
 
-def differences(arms: dict) -> list[str]:
-    """Each arm less the shared transformer, seed by seed; and the paper's averages, which are of other things."""
-    if "shared" not in arms:
-        return ["The shared transformer has no finished cell, so there is nothing to compare with.", ""]
-    heads = [
-        "less shared, paired by seed",
-        *(head for head, _ in MEASURES.values() if "conflict" not in head),
-        "paper, average",
-    ]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for arm, by_seed in arms.items():
-        cells = [WORDS[arm]]
-        for name, (_, digits) in MEASURES.items():
-            if name == "conflict":
-                continue
-            pairs = [
-                values[name] - arms["shared"][seed][name] for seed, values in by_seed.items() if seed in arms["shared"]
-            ]
-            mean, width = mean_and_width(pairs)
-            clear = arm != "shared" and abs(mean) > width
-            cells.append(
-                "0"
-                if arm == "shared"
-                else ("**" if clear else "") + number(mean, width, digits) + ("**" if clear else "")
-            )
-        lines.append("| " + " | ".join([*cells, f"{PAPER_AVERAGES.get(arm, '-')}"]) + " |")
-    return [
-        *lines,
-        "",
-        "Bold: the interval does not hold 0. All else is within the noise of the seeds. With so many comparisons "
-        "about one in twenty "
-        "is bold by chance. The paper's column (mean of MMLU, GenEval and MMBench, Qwen2.5-1.5B, 28B tokens) is no "
-        "measure of ours "
-        "and has one seed; its Mixture-of-Transformers never used its vision output projection and shared the norms, "
-        "ours does not.",
-        "",
-    ]
-
-
 def proposal_words(folder: Path) -> list[str]:
     """What tools/suggest_separation.py made of the shared model's profile."""
     from tools.suggest_separation import words
@@ -305,10 +222,12 @@ def limits(preset: Preset) -> list[str]:
 
 
 def cells_table(results: list[dict]) -> list[str]:
-    """Where each number comes from; failures in their own words."""
+    """Where each number comes from; failures in their own words. Cells that tuned stand in results.csv if they are done."""
     lines = ["| cell | seed | learning rate | run folder | state |", "|---|---|---|---|---|"]
     for result in results:
         cell = result["cell"]
+        if cell.get("tuning") and "heldout" in result:
+            continue
         state = (
             f"**failed**: {result['failed']}" if "failed" in result else "not run" if result.get("missing") else "done"
         )
@@ -318,7 +237,8 @@ def cells_table(results: list[dict]) -> list[str]:
     return [
         *lines,
         "",
-        "The configuration of each cell is config.yaml in its folder; the same command makes the same run again.",
+        "The configuration of each cell is config.yaml in its folder; the same command makes the same run again. Cells that tuned "
+        "are in results.csv.",
         "",
     ]
 

@@ -25,11 +25,13 @@ from tests.commands import ROOT
 from tools import run_study
 from tools.study import cells
 from tools.study.cells import best_rates, do_cell
+from tools.study.compare import mean_and_width
 from tools.study.plan import (
     ARMS,
     LAYERS,
     PRESETS,
     SUGGESTED,
+    WORDS,
     Cell,
     main_cells,
     same_arm,
@@ -37,7 +39,7 @@ from tools.study.plan import (
     suggested_cells,
     tuning_cells,
 )
-from tools.study.report import collect, mean_and_width, write
+from tools.study.report import collect, write
 
 PRESET = dataclasses.replace(PRESETS["quick"], seeds=(0, 1), learning_rates=(0.1, 0.2), steps=10, tuning_steps=5)
 PATHS = {
@@ -216,12 +218,16 @@ def test_the_report_tells_differences_from_noise_and_every_number_from_its_run(t
     write(tmp_path / "report", tmp_path, PRESET, collect(tmp_path, PRESET), None)
     report = (tmp_path / "report/report.md").read_text()
     rows = {line.split("|")[1].strip(): line for line in report.splitlines() if line.startswith("| ")}
-    line = [text for text in report.splitlines() if text.startswith("| Uni-X 2:1") and "41.6" in text][0]
-    assert "**-0.495 ± 0.064**" in line  # 0.5 less the mean of 0 and 0.01, and twelve times its error
-    other = [text for text in report.splitlines() if text.startswith("| Uni-X 3:0") and text.endswith("| - |")][0]
-    assert "**" not in other
+    tables = report.split("| less ")
+    assert tables[1].startswith("shared transformer") and tables[2].startswith("Uni-X 2:1")
+    lines = {line.split("|")[1].strip(): line for line in tables[1].splitlines() if line.startswith("| ")}
+    assert "**-0.495 ± 0.064**" in lines[WORDS["unix_both"]]  # 0.5 less the mean of 0 and 0.01, and twelve times its error
+    assert "**" not in lines[WORDS["unix_shallow"]] and WORDS["shared"] not in lines
+    assert tables[2].count("**0.495 ± 0.064**") >= 2 and "averages are shared transformer 38.0, " in report
+    assert f"- text loss, against the shared transformer: lower: {WORDS['unix_both']}; not told apart: " in report
     assert "| shared transformer | **2.100** | 2.200 |" in report and "Best at an end of the range" in report
-    assert "tune-shared-lr0.1" in rows and str(tmp_path / "mot-seed0/run") in rows["mot-seed0"]
+    assert "tune-shared-lr0.1" not in rows and "tune-shared-lr0.1,shared," in (tmp_path / "report/results.csv").read_text()
+    assert str(tmp_path / "mot-seed0/run") in rows["mot-seed0"]
     lines = (tmp_path / "report/results.csv").read_text().splitlines()
     assert lines[0] == "cell,arm,seed,learning_rate,run,measure,value"
     assert f"unix_both-seed1,unix_both,1,0.1,{tmp_path}/unix_both-seed1/run,names,2.5" in lines
