@@ -20,7 +20,8 @@ def why_not() -> str:
     """Why no cluster can be made here; "" if it can."""
     if os.getuid() != 0:
         return "slurm/minislurm needs root"
-    missing = [tool for tool in ("slurmctld", "slurmd", "munged", "ip") if not shutil.which(tool)]
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"  # as slurm/minislurm looks
+    missing = [tool for tool in ("slurmctld", "slurmd", "munged", "ip") if not shutil.which(tool, path=path)]
     return f"{', '.join(missing)} not installed: apt-get install slurm-wlm munge iproute2" if missing else ""
 
 
