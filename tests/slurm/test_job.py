@@ -158,5 +158,5 @@ def test_a_night_in_two_minutes(cluster: Cluster, tiny_data: TinyData, tmp_path)
         cluster.minislurm("join-node", 2)
     assert report["attempts"] == 4 and report["steps"] == STEPS
     assert [told["ranks_after"] for told in report["faults"]] == [4, 4, 2]
-    assert report["faults"][1]["recomputed"] > 5  # from the checkpoint before the damaged one
+    assert report["faults"][1]["recomputed"] >= 5  # those between two checkpoints, since the newer one is damaged, and more
     assert report["equal_to_the_last_bit"] >= report["ranks_changed_after_step"] > 20
