@@ -33,10 +33,10 @@ test: setup
 test-transformers5: $(T5)/installed.stamp
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(T5)/bin/python -m pytest -q --noconftest $(T5_TESTS)
 
-$(T5)/installed.stamp: requirements-transformers5.txt
+$(T5)/installed.stamp: requirements-transformers5.txt constraints-transformers5.txt
 	test -x $(T5)/bin/python || $(PYTHON) -m venv $(T5)
 	$(T5)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(T5)/bin/pip install --quiet --disable-pip-version-check -r requirements-transformers5.txt
+	$(T5)/bin/pip install --quiet --disable-pip-version-check -r requirements-transformers5.txt -c constraints-transformers5.txt
 	touch $(T5)/installed.stamp
 
 test-eval: setup setup-eval
@@ -46,10 +46,10 @@ setup-eval: $(EVAL)/installed.stamp
 
 # PyPI's torchvision wants a CUDA build of torch, and transformers imports it wherever it is: so it lies where only
 # tools/run_vlmevalkit.py looks for it
-$(EVAL)/installed.stamp: requirements-eval.txt requirements-eval-bare.txt
+$(EVAL)/installed.stamp: requirements-eval.txt requirements-eval-bare.txt constraints-eval.txt
 	test -x $(EVAL)/bin/python || $(PYTHON) -m venv $(EVAL)
 	$(EVAL)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(EVAL)/bin/pip install --quiet --disable-pip-version-check -r requirements-eval.txt
+	$(EVAL)/bin/pip install --quiet --disable-pip-version-check -r requirements-eval.txt -c constraints-eval.txt
 	$(EVAL)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-eval-bare.txt
 	$(EVAL)/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(EVAL)/vlmevalkit torchvision==0.28.0
 	touch $(EVAL)/installed.stamp
