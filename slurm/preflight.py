@@ -29,8 +29,7 @@ from importlib import metadata
 
 from model.errors import TryAgain, UserError, run_command
 from slurm.shared_memory import remove_leftovers
-from tokenization.remote import fetch_bytes
-from tokenization.storage import is_remote
+from tokenization.remote import inside, read_small
 
 GIB = 2**30
 MEGABYTES = {"gpu": 256, "cpu": 4}  # of an all-reduce, and of an exchange between two nodes
@@ -79,7 +78,7 @@ def look(config) -> dict:
         "disk_gib": round(shutil.disk_usage(run).free / GIB, 1),
         "shared_memory_gib": round(shutil.disk_usage("/dev/shm").free / GIB, 1),
         "code": fingerprint(sorted(path for name in ("model", "pretrain", "tokenization") for path in (ROOT / name).rglob("*.py"))),
-        "data": fingerprint([f"{source.path.rstrip('/')}/manifest.json" for source in config.data.sources]),
+        "data": fingerprint([inside(source.path, "manifest.json") for source in config.data.sources]),
         "software": f"Python {sys.version.split()[0]}, torch {metadata.version('torch')}",
         "removed": remove_leftovers(),
     }
@@ -99,7 +98,7 @@ def fingerprint(paths: list[Path | str]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         try:
-            digest.update(fetch_bytes(path) if is_remote(str(path)) else Path(path).read_bytes())
+            digest.update(read_small(path))
         except OSError as error:
             return f"{path} cannot be read ({error.strerror})"
         except TryAgain:  # the same words on every node that it does not answer

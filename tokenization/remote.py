@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from model.errors import TryAgain, UserError
 from tokenization.files import sha256_of
-from tokenization.storage import filesystem_of
+from tokenization.storage import filesystem_of, is_remote
 
 PAUSES = (1.0, 3.0, 9.0, 27.0)  # seconds between tries, give or take half: a hundred readers do not come back all at once
 SILENCE = 60.0  # seconds without a byte after which an HTTP request counts as failed
@@ -39,6 +39,16 @@ def fetch_bytes(url: str) -> bytes:
         return filesystem.cat_file(inner)
 
     return _patiently(url, read)
+
+
+def read_small(path: str | Path) -> bytes:
+    """The content of a small file, on a disk or at a URL. Raises OSError for the one, UserError or TryAgain for the other."""
+    return fetch_bytes(str(path)) if is_remote(str(path)) else Path(path).read_bytes()
+
+
+def inside(folder: str | Path, name: str) -> str:
+    """The path of a file of a folder, which may be at a URL."""
+    return f"{str(folder).rstrip('/')}/{name}"
 
 
 def fetch_file(url: str, target: Path, entry: dict[str, Any]) -> None:

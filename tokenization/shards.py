@@ -21,7 +21,7 @@ from model.errors import UserError
 from tokenization.files import sha256_of
 from tokenization.lengths import ARRAYS, KEPT, LENGTHS, LengthIndex, open_lengths
 from tokenization.manifest import FORMAT_VERSION, INDEX, JOB, MANIFEST, dataset_fingerprint
-from tokenization.remote import fetch_bytes
+from tokenization.remote import inside, read_small
 from tokenization.sample import from_mds
 from tokenization.shard_cache import Cache, ShardCache
 from tokenization.storage import is_remote
@@ -145,7 +145,7 @@ def _open_url(url: str, cache: Cache | None) -> CodeDataset:
         raise UserError(
             f"{url}: a URL is read through a cache: name a folder for it on a disk of this node (data.cache, --cache)"
         )
-    manifest = read_manifest(f"{url}/{MANIFEST}")
+    manifest = read_manifest(inside(url, MANIFEST))
     of_dataset = ShardCache(url, manifest, cache)
     for entry in (manifest["index"], *manifest["lengths"]):
         if entry["file"] not in {INDEX, KEPT, *(f"{LENGTHS}/{name}.npy" for name in ARRAYS)}:
@@ -167,7 +167,7 @@ def _opened(folder: Path, manifest: dict[str, Any], cache: ShardCache | None = N
 def read_manifest(path: str | Path) -> dict[str, Any]:
     """The manifest of a dataset, a file or a URL; UserError if it is damaged or of another version."""
     try:
-        content = fetch_bytes(str(path)) if is_remote(str(path)) else Path(path).read_bytes()
+        content = read_small(path)
         manifest = json.loads(content)
         version = manifest["format_version"]
         if version != FORMAT_VERSION:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import TryAgain, UserError
-from tokenization.remote import fetch_bytes
-from tokenization.storage import is_remote
+from tokenization.remote import inside, read_small
 from tools.evaluation.record import conditions, is_record
 
 QWEN_VOCABULARY = 151_643  # base tokens of Qwen2.5 and Qwen3; a model with fewer text ids has another tokenizer
@@ -100,13 +99,10 @@ def training(run: Path | None, state: dict[str, Any]) -> str:
 
 def counts_of(dataset: str) -> dict[str, int]:
     """The counts of a dataset, in a folder or at a URL; none if it is not there any more."""
-    if is_remote(dataset):
-        try:
-            return json.loads(fetch_bytes(f"{dataset.rstrip('/')}/manifest.json"))["counts"]
-        except (UserError, TryAgain):
-            return {}
-    path = Path(dataset) / "manifest.json"
-    return json.loads(path.read_text(encoding="utf-8"))["counts"] if path.is_file() else {}
+    try:
+        return json.loads(read_small(inside(dataset, "manifest.json")))["counts"]
+    except (OSError, UserError, TryAgain):
+        return {}
 
 
 def evaluation(run: Path | None, state: dict[str, Any], results: Sequence[Path]) -> str:

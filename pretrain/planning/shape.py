@@ -8,7 +8,7 @@ from pathlib import Path
 from model.errors import UserError
 from pretrain.config import TrainConfig
 from pretrain.planning.activations import RowShape
-from tokenization.remote import fetch_bytes
+from tokenization.remote import inside, read_small
 from tokenization.storage import is_remote
 
 TEXT_ROWS, CODES = 151_936, 8_192  # Qwen2.5's embedding, Chameleon's codebook
@@ -17,10 +17,10 @@ DOCUMENT = (64, 1_025)  # a caption with its prompt; a picture of 32 x 32 codes 
 
 def sizes_of_data(config: TrainConfig, text_rows: int, codes: int) -> tuple[int, int]:
     """(id of code 0, picture codes): as given, as the configuration says, as the shards say, or the paper's."""
-    manifest = f"{config.data.sources[0].path.rstrip('/')}/manifest.json"
+    manifest = inside(config.data.sources[0].path, "manifest.json")
     if is_remote(manifest) or Path(manifest).is_file():
         try:
-            found = json.loads(fetch_bytes(manifest) if is_remote(manifest) else Path(manifest).read_bytes())
+            found = json.loads(read_small(manifest))
             there = found["tokenizer"]["vocab_size"], found["vq"]["codebook_size"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{manifest}: cannot be read ({error.__class__.__name__}): make the shards again") from None

@@ -190,7 +190,8 @@ def numbers_of(plan, rows: int) -> Iterator[int]:
 
 def shards(folder: Path | str) -> dict:
     """Which code shards were measured on."""
+    from tokenization.remote import inside
     from tokenization.shards import read_manifest
 
-    manifest = read_manifest(f"{str(folder).rstrip('/')}/manifest.json")
+    manifest = read_manifest(inside(folder, "manifest.json"))
     return {"name": Path(folder).name, "digest": manifest["fingerprint"]}
