@@ -67,14 +67,19 @@ def prepare(data: Path, packages: Path | None) -> None:
 
 def check_same_study(folder: Path, plan: dict) -> None:
     """Raises UserError when the folder holds cells of another plan or of other data."""
+    from tools.study.cells import write_json
+
     path = folder / "study.json"
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            there = dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            raise UserError(f"{path}: cannot be read: choose another --folder, or remove {folder}") from None
         if there != plan:
-            different = next(key for key in plan if there.get(key) != plan[key])
+            different = next((key for key in plan if there.get(key) != plan[key]), "plan")
             raise UserError(f"{folder} holds a study with another {different}: choose another --folder, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    write_json(path, plan)
 
 
 def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) -> list[dict]:

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from model.config import ModelConfig, layer_kinds
+from model.errors import UserError
 from pretrain.config import load_config
 from tests.commands import ROOT
 from tools import run_study
@@ -162,6 +163,15 @@ def test_cells_run_beside_each_other_each_once_and_no_more_than_asked_for(tmp_pa
     assert [Cell(**{**r["cell"], "model": ()}).name for r in results] == [
         cell.name for cell in [*tuning_cells(PRESET), *main_cells(PRESET, dict.fromkeys(ARMS, 0.1))]]  # fmt: skip
     assert len(commands.calls) == len(set(commands.calls)) == 2 * len(ARMS) + 2 * 2 * len(ARMS)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "null", '{"arms": 1}'], ids=["empty", "list", "null", "another"])
+def test_a_folder_of_another_study_or_of_a_damaged_one_is_refused(tmp_path, content):
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(UserError, match=f"{tmp_path}.* --folder, or remove"):
+        run_study.check_same_study(tmp_path, {"arms": 2})
+    run_study.check_same_study(tmp_path / "new", {"arms": 2})
+    run_study.check_same_study(tmp_path / "new", {"arms": 2})
 
 
 def test_an_interrupt_ends_the_study_and_begins_no_further_cell(tmp_path, monkeypatch):
