@@ -6,6 +6,7 @@ the command is started again, 130 interrupted.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import sys
@@ -51,6 +52,11 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         code = told.code
         if "TORCHELASTIC_RUN_ID" in os.environ:
             wait_to_be_ended(20.0)
+    except ModuleNotFoundError as error:
+        if importlib.util.find_spec("torch"):
+            raise  # it is the environment, and something in it is broken
+        print(f"error: {sys.executable} has no {error.name}: run make setup, then source .venv/bin/activate", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("interrupted: what is published under its final name is whole", file=sys.stderr)
         code = 130
