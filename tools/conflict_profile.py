@@ -127,14 +127,14 @@ def summary(lines: list[Line], config: ModelConfig, settings: dict) -> str:
     return "\n".join(words)
 
 
-def plot(profiles: dict[str, list[Line]], path: Path) -> None:
+def plot(profiles: dict[str, list[Line]], path: Path, colours: dict[str, str] | None = None) -> None:
     """Conflict by layer, attention and feed-forward apart, with intervals; a colour for each named profile."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.6), dpi=110, sharey=True)
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.2), dpi=110, sharey=True)
     for axis, part in zip(axes, ("attention", "ffn")):
         for number, (name, lines) in enumerate(profiles.items()):
             shown = shared_lines(lines, part)
@@ -144,14 +144,21 @@ def plot(profiles: dict[str, list[Line]], path: Path) -> None:
             bars = [[line.conflict - line.low for line in shown], [line.high - line.conflict for line in shown]]
             shift = 0.08 * (number - (len(profiles) - 1) / 2)
             axis.errorbar([line.layer + shift for line in shown], middle, yerr=bars, fmt="o-", capsize=2, markersize=4,
-                          linewidth=1.2, label=name or None)  # fmt: skip
+                          linewidth=1.2, label=name or None, color=(colours or {}).get(name))  # fmt: skip
         axis.axhline(0, color="#999", linewidth=0.8)
         axis.set(title=f"{part}, weights met by both modalities", xlabel="layer")
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_ylabel("conflict, 95 % interval")
-    if len(profiles) > 1:
-        axes[0].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+    several = len(profiles) > 1
+    if several:
+        legend_below(figure, axes[0])
+    figure.tight_layout(rect=(0, 0.13 if several else 0, 1, 1))
     figure.savefig(path)
     pyplot.close(figure)
+
+
+def legend_below(figure, axis) -> None:
+    """The lines of `axis`, named under the panels, where they hide nothing: leave the lowest 13 % free."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8)

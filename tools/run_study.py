@@ -85,7 +85,7 @@ def check_same_study(folder: Path, plan: dict) -> None:
 def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) -> list[dict]:
     """All cells in their order: tuning, comparison, proposal -> results and failures."""
     from tools.study.cells import DONE, best_rates, do_cell, write_json
-    from tools.study.plan import main_cells, suggested_cells, tuning_cells
+    from tools.study.plan import control_cells, main_cells, suggested_cells, tuning_cells
 
     results, left = [], arguments.only or math.inf
 
@@ -116,14 +116,15 @@ def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) 
 
     rates = best_rates(do(tuning_cells(preset)), preset)
     done = do(main_cells(preset, rates))
-    profile = folder / f"shared-seed{preset.seeds[0]}" / "conflict"
+    profile, further = folder / f"shared-seed{preset.seeds[0]}" / "conflict", control_cells(preset, rates)
     if any(result["cell"]["arm"] == "shared" and "failed" not in result for result in done) and profile.is_dir():
         from tools.study.plan import LAYERS, SEPARATED_LAYERS
         from tools.suggest_separation import conflicts_of, propose
 
         proposal = propose(conflicts_of(profile, "layer"), SEPARATED_LAYERS / LAYERS)
         write_json(folder / "proposal.json", proposal)
-        do(suggested_cells(preset, proposal, rates))
+        further += suggested_cells(preset, proposal, rates)
+    do(further)
     return results
 
 
@@ -133,7 +134,7 @@ def measure_entropies(folder: Path, data: Path) -> str | None:
     from tools.study.data import LANGUAGES
 
     output = folder / "entropy"
-    if (output / "entropy.csv").is_file():
+    if (output / "summary.md").is_file():
         return None
     texts = [f"{language}={data}/texts/shards/{language}/train" for language in LANGUAGES]
     command = [
@@ -147,6 +148,20 @@ def measure_entropies(folder: Path, data: Path) -> str | None:
     ]
     code = run_command_here(command, folder / "entropy.log")
     return f"exit code {code}, see {folder}/entropy.log" if code else None
+
+
+def measure_speed(folder: Path, preset, heldout: str) -> str | None:
+    """Steps of all arms side by side, once a study, when all have a run -> None, or why it could not be done."""
+    from tools.study.cells import DONE, SPEED, run_command_here
+    from tools.study.plan import ARMS, SPEED_ROUNDS
+
+    cells = [folder / f"{arm}-seed{preset.seeds[0]}" for arm in ARMS]
+    if (folder / SPEED).is_file() or not all((cell / DONE).is_file() for cell in cells):
+        return None
+    command = ["tools/study_speed.py", "--runs", *(str(cell / "run") for cell in cells), "--data", heldout, "--row-length",
+               str(preset.row_length), "--rounds", str(SPEED_ROUNDS), "--output", str(folder / SPEED)]  # fmt: skip
+    code = run_command_here(command, folder / "speed.log")
+    return f"exit code {code}, see {folder}/speed.log" if code else None
 
 
 def main() -> int:
@@ -168,14 +183,18 @@ def main() -> int:
         paths = {"tokenizer": f"{data}/tokenizer", "pictures": f"{data}/shards", "texts": f"{data}/texts/shards",
                  "heldout": f"{data}/texts/heldout-mixed", "sources": plan["sources"]}  # fmt: skip
         run_cells(arguments, folder, preset, paths)
-    problem = measure_entropies(folder, data)
+    problems = {
+        "entropy": measure_entropies(folder, data),
+        "speed": measure_speed(folder, preset, f"{data}/texts/heldout-mixed"),
+    }
+    problems = {name: problem for name, problem in problems.items() if problem}
     results = collect(folder, preset)
-    write(folder / "report", folder, preset, results, problem)
+    write(folder / "report", folder, preset, results, problems)
     failed = [result["cell"]["arm"] for result in results if "failed" in result]
     missing = sum(result.get("missing", False) for result in results)
     print(f"{folder}/report/report.md is written: {len(results) - len(failed) - missing} cells done, {len(failed)} failed, "
-          f"{missing} not run" + (f"; entropy: {problem}" if problem else ""))  # fmt: skip
-    return 1 if failed or problem else 0
+          f"{missing} not run" + "".join(f"; {name}: {problem}" for name, problem in problems.items()))  # fmt: skip
+    return 1 if failed or problems else 0
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def write(folder: Path, found: list[Entropy]) -> None:
         writer = csv.DictWriter(file, [field.name for field in fields(Entropy)])
         writer.writeheader()
         writer.writerows(asdict(one) for one in found)
-    (folder / "summary.md").write_text(summary(found), encoding="utf-8")
     plot(found, folder / "entropy.png")
+    (folder / "summary.md").write_text(summary(found), encoding="utf-8")  # last: what has it is whole
 
 
 def whole(found: list[Entropy]) -> Iterator[tuple[str, list[Entropy]]]:
@@ -138,7 +138,7 @@ def plot(found: list[Entropy], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     streams = list(whole(found))
     figure, axes = pyplot.subplots(
@@ -159,9 +159,13 @@ def plot(found: list[Entropy], path: Path) -> None:
             )
             axis.plot(tokens, [one.plug_in for one in line], ":", color=f"C{number}", linewidth=1.1)
         axis.set(title=name, xlabel="tokens", xscale="log")
+        axis.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 3.0)))
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("bits a token (dotted: plug-in)")
-    axes[0][-1].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+    handles, labels = axes[0][-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))  # leaves the lowest part to the legend, which would hide lines
     figure.savefig(path)
     pyplot.close(figure)

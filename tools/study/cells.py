@@ -24,6 +24,7 @@ from tools.study.plan import Cell, Preset, settings
 ROOT = Path(__file__).resolve().parents[2]
 LIBC = ctypes.CDLL(None)  # opened here: between fork and exec of a process with threads as little as possible may happen
 DONE, FAILED = "result.json", "failed.json"
+SPEED = "speed.json"  # of the study's folder: seconds of steps, arms side by side
 SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 LAST_LINES = 12  # of the log, in failed.json
 Run = Callable[[list[str], Path], int]  # (command, log file to append to) -> exit code

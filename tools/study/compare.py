@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tools.study.plan import WORDS
 
 STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # two-sided quantile of Student's t for n values
-PAPER_AVERAGES = {"shared": 38.0, "mot": 34.6, "unix_both": 41.6}
-MEASURES = {  # name -> (heading, digits); differences are of these
-    "text": ("text loss", 3),
-    "names": ("name loss", 3),
-    "pictures": ("picture loss", 3),
-    "retrieval": ("text to picture, held out", 3),
-    "naming": ("picture to text, held out", 3),
-    "retrieval_seen": ("text to picture, trained on", 3),
-    "naming_seen": ("picture to text, trained on", 3),
-    "conflict": ("conflict of shared weights", 3),
+NORMAL_95 = 1.96
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column. `better`: -1 when lower is better, 1 when higher is. Shares are of right answers among few questions."""
+
+    words: str
+    better: int
+    is_share: bool = False
+
+
+MEASURES = {
+    "text": Measure("text loss", -1),
+    "names": Measure("name loss", -1),
+    "pictures": Measure("picture loss", -1),
+    "retrieval": Measure("picture of a held-out name", 1, is_share=True),
+    "naming": Measure("name of a held-out picture", 1, is_share=True),
+    "retrieval_seen": Measure("picture of a trained name", 1, is_share=True),
+    "naming_seen": Measure("name of a trained picture", 1, is_share=True),
 }
+Arms = dict[str, dict[int, dict[str, float]]]  # arm -> seed -> values
 
 
 def values_of(result: dict) -> dict[str, float]:
-    """The measures of a finished comparison cell by name."""
+    """The measures of a finished comparison cell by name. `questions`: how many each share of right answers is of."""
     measures = result["measures"]
     losses = {name: part["loss"] for name, part in measures["losses"].items()}
     text = [value for name, value in losses.items() if name.startswith("text_")]
@@ -34,6 +47,7 @@ def values_of(result: dict) -> dict[str, float]:
         "naming": pairs["heldout"]["picture_to_text"]["accuracy"],
         "retrieval_seen": pairs["train"]["text_to_picture"]["accuracy"],
         "naming_seen": pairs["train"]["picture_to_text"]["accuracy"],
+        "questions": min(part["candidates"] for side in pairs.values() for part in side.values()),
         "conflict": measures["conflict"],
         "parameters_total": measures["parameters"]["total"],
         "parameters_activated": measures["parameters"]["activated"],
@@ -44,76 +58,98 @@ def values_of(result: dict) -> dict[str, float]:
 def mean_and_width(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and half of its 95 % interval (Student's t); nan where one value says nothing of the spread."""
     if len(values) < 2:
-        return (values[0] if values else float("nan")), float("nan")
-    width = STUDENT_95.get(len(values), 1.96) * statistics.stdev(values) / len(values) ** 0.5
+        return (values[0] if values else math.nan), math.nan
+    width = STUDENT_95.get(len(values), NORMAL_95) * statistics.stdev(values) / len(values) ** 0.5
     return statistics.mean(values), width
 
 
-def finished(results: list[dict]) -> dict[str, dict[int, dict[str, float]]]:
+def width_of_questions(share: float, questions: float) -> float:
+    """Half of a 95 % interval of a share of right answers, for the chance of which questions were asked.
+
+    Agresti and Coull (1998): not 0 when all or no answers are right. All seeds and arms answer the same questions, so that
+    more seeds do not make it narrower.
+    """
+    asked = questions + NORMAL_95**2
+    middle = (share * questions + NORMAL_95**2 / 2) / asked
+    return NORMAL_95 * math.sqrt(middle * (1 - middle) / asked)
+
+
+def summary(by_seed: dict[int, dict[str, float]], name: str) -> tuple[float, float]:
+    """Mean over seeds of one measure of one arm, and half of its interval."""
+    mean, width = mean_and_width([values[name] for values in by_seed.values()])
+    if MEASURES[name].is_share and by_seed:
+        width = math.hypot(width, width_of_questions(mean, _questions(by_seed)))
+    return mean, width
+
+
+def paired(arms: Arms, arm: str, base: str, name: str) -> tuple[float, float]:
+    """Mean and half interval of a measure of `arm` less that of `base`, over the seeds that both have.
+
+    The chance of the questions counts as if the arms were asked different ones, which makes the interval wider.
+    """
+    both = [seed for seed in arms[arm] if seed in arms[base]]
+    mean, width = mean_and_width([arms[arm][seed][name] - arms[base][seed][name] for seed in both])
+    if MEASURES[name].is_share and both:
+        for one in (arm, base):
+            share = statistics.mean(arms[one][seed][name] for seed in both)
+            width = math.hypot(width, width_of_questions(share, _questions(arms[one])))
+    return mean, width
+
+
+def _questions(by_seed: dict[int, dict[str, float]]) -> float:
+    return min(values["questions"] for values in by_seed.values())
+
+
+def side_of(mean: float, width: float, better: int) -> str:
+    """Of a difference: "better", "worse", or "not told apart" when its interval holds 0 or is not known."""
+    if not abs(mean) > width:
+        return "not told apart"
+    return "better" if mean * better > 0 else "worse"
+
+
+def finished(results: list[dict]) -> Arms:
     """arm -> seed -> measures, of comparison cells that are done."""
-    found: dict[str, dict[int, dict[str, float]]] = {}
+    found: Arms = {}
     for result in results:
         if "measures" in result:
             found.setdefault(result["cell"]["arm"], {})[result["cell"]["seed"]] = values_of(result)
     return found
 
 
-def number(mean: float, width: float, digits: int) -> str:
+def number(mean: float, width: float, digits: int = 3) -> str:
     """As a cell of a table: mean, and the interval where it is known."""
     if mean != mean:
         return "-"
     return f"{mean:.{digits}f}" + ("" if width != width else f" ± {width:.{digits}f}")
 
 
-def paired(arms: dict, arm: str, base: str, name: str) -> tuple[float, float]:
-    """Mean and half interval of a measure of `arm` less that of `base`, over the seeds that both have."""
-    pairs = [values[name] - arms[base][seed][name] for seed, values in arms[arm].items() if seed in arms[base]]
-    return mean_and_width(pairs)
+def results_table(arms: Arms) -> list[str]:
+    """A line for each arm: each measure with its interval."""
+    lines = [
+        "| arm | " + " | ".join(measure.words for measure in MEASURES.values()) + " |",
+        "|---" * (len(MEASURES) + 1) + "|",
+    ]
+    for arm, by_seed in arms.items():
+        lines.append("| " + " | ".join([WORDS[arm], *(number(*summary(by_seed, name)) for name in MEASURES)]) + " |")
+    return [*lines, ""]
 
 
-def answers(arms: dict) -> list[str]:
-    """The answer in words: which arms differ from the shared transformer by more than the noise, measure by measure."""
-    lines = []
-    for name, (head, _) in MEASURES.items():
-        if name == "conflict" or "shared" not in arms:
-            continue
-        sides: dict[str, list[str]] = {"lower": [], "higher": [], "not told apart": []}
-        for arm in arms:
-            if arm != "shared":
-                mean, width = paired(arms, arm, "shared", name)
-                side = "not told apart" if not abs(mean) > width else "lower" if mean < 0 else "higher"
-                sides[side].append(WORDS[arm])
-        told = [f"{side}: {', '.join(those)}" for side, those in sides.items() if those]
-        lines += [f"- {head}, against the shared transformer: {'; '.join(told)}."] if told else []
-    return ["## What was found", "", *lines, ""] if lines else []
-
-
-def differences(arms: dict, base: str) -> list[str]:
-    """Each arm less another, seed by seed."""
+def differences(arms: Arms, base: str) -> list[str]:
+    """Each arm less another, seed by seed; bold where the interval does not hold 0."""
     if base not in arms:
         return [f"The {WORDS[base]} has no finished cell, so there is nothing to compare with.", ""]
-    names = [name for name in MEASURES if name != "conflict"]
-    heads = [f"less {WORDS[base]}, paired by seed", *(MEASURES[name][0] for name in names)]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    heads = [f"less {WORDS[base]}", *(measure.words for measure in MEASURES.values())]
+    lines, bold = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"], 0
     for arm in arms:
         if arm == base:
             continue
         cells = []
-        for name in names:
+        for name in MEASURES:
             mean, width = paired(arms, arm, base, name)
             mark = "**" if abs(mean) > width else ""
-            cells.append(mark + number(mean, width, MEASURES[name][1]) + mark)
+            bold += bool(mark)
+            cells.append(mark + number(mean, width) + mark)
         lines.append("| " + " | ".join([WORDS[arm], *cells]) + " |")
-    return [*lines, ""]
-
-
-def of_the_paper(arms: dict) -> list[str]:
-    """The paper's averages, which are of other things, and how to read what is bold."""
-    averages = ", ".join(f"{WORDS[arm]} {value}" for arm, value in PAPER_AVERAGES.items() if arm in arms)
-    return [
-        "Bold: the interval does not hold 0. All else is within the noise of the seeds. With so many comparisons about one in "
-        f"twenty is bold by chance. The paper's averages are {averages or 'of arms that are not here'} (MMLU, GenEval and MMBench, "
-        "Qwen2.5-1.5B, 28B tokens): no measure of ours, and of one seed; its Mixture-of-Transformers never used its vision output "
-        "projection and shared the norms, ours does not.",
-        "",
-    ]
+    made = (len(arms) - 1) * len(MEASURES)
+    return [*lines, "", f"Bold: the interval does not hold 0, in {bold} of {made} comparisons; were all arms equal, about "
+            f"{0.05 * made:.0f} would be bold by chance.", ""]  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 TEXT_SHARE = 72 / (72 + 65)  # of training tokens: the paper's 72B of text and 65B of pictures (arXiv 2509.24365)
 SUGGESTED = "suggested"
+CONTROL = "shared_rate"
 # arm -> settings of the model section. Of six layers: 2 + 1 is nearest to the paper's 9 + 5 of 28; the other two Uni-X arms
 # have as many separated layers, hence as many parameters.
 ARMS = {
@@ -24,7 +25,8 @@ WORDS = {
     "mot": "Mixture-of-Transformers",
     "unix_shallow": "Uni-X 3:0",
     "unix_deep": "Uni-X 0:3",
-    "unix_both": "Uni-X 2:1 (the paper's proportion)",
+    "unix_both": "Uni-X 2:1",
+    CONTROL: "shared transformer at the rate of Uni-X",
     SUGGESTED: "Uni-X as suggested by conflict",
 }
 
@@ -52,6 +54,7 @@ PRESETS = {
     "full": Preset("full", 128, 384, 2048, 1000, 200, (5e-4, 1e-3, 2e-3, 4e-3), (0, 1, 2), 48, 32, 16, 256),
 }
 TUNING_SEED = 1000
+SPEED_ROUNDS = 9  # steps of each arm that are timed
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,17 @@ def main_cells(preset: Preset, rates: dict[str, float]) -> Iterator[Cell]:
         for arm, model in ARMS.items():
             if arm in rates:
                 yield Cell(arm, tuple(model.items()), rates[arm], seed, preset.steps)
+
+
+def control_cells(preset: Preset, rates: dict[str, float]) -> list[Cell]:
+    """The shared transformer at the learning rate of `unix_both`, where that is another than its own.
+
+    Short runs chose the rates, so that a difference between arms at different rates might be one of the rates.
+    """
+    rate = rates.get("unix_both")
+    if "shared" not in rates or rate in (None, rates["shared"]):
+        return []
+    return [Cell(CONTROL, tuple(ARMS["shared"].items()), rate, seed, preset.steps) for seed in preset.seeds]
 
 
 def suggested_cells(preset: Preset, proposal: dict, rates: dict[str, float]) -> list[Cell]:

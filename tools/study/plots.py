@@ -5,43 +5,45 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
+from tools.conflict_profile import legend_below, plot, read
 from tools.study.plan import WORDS, Preset
 
 
 def curves(results: list[dict], path: Path) -> None:
-    """Held-out losses by step on the mixed rows: the mean over seeds of each arm, and the seeds faintly."""
+    """Held-out losses by step on the mixed rows: the mean over seeds of each arm, and the seeds faintly.
+
+    The first measurement, of a model that knows nothing, is left out: beside it the arms would all be one line.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.6), dpi=110)
-    for number_, arm in enumerate(WORDS):
-        runs = [result["curve"] for result in results if "measures" in result and result["cell"]["arm"] == arm]
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.2), dpi=110)
+    for number, arm in enumerate(WORDS):
+        runs = [result["curve"][1:] for result in results if "measures" in result and result["cell"]["arm"] == arm]
         for axis, column, modality in ((axes[0], 1, "text"), (axes[1], 2, "image")):
             for run in runs:
-                axis.plot([p[0] for p in run], [p[column] for p in run], color=f"C{number_}", alpha=0.3, linewidth=0.8)
+                axis.plot([p[0] for p in run], [p[column] for p in run], color=f"C{number}", alpha=0.3, linewidth=0.8)
             if runs:
                 mean = [statistics.mean(run[i][column] for run in runs) for i in range(min(map(len, runs)))]
                 axis.plot(
-                    [p[0] for p in runs[0]][: len(mean)], mean, color=f"C{number_}", linewidth=1.4, label=WORDS[arm]
+                    [p[0] for p in runs[0]][: len(mean)], mean, color=f"C{number}", linewidth=1.4, label=WORDS[arm]
                 )
             axis.set(title=f"held-out {modality} loss", xlabel="step", ylabel="nats a token")
             axis.grid(alpha=0.3)
     if axes[0].has_data():
-        axes[0].legend(frameon=False, fontsize=7)
-    figure.tight_layout()
+        legend_below(figure, axes[0])
+    figure.tight_layout(rect=(0, 0.13, 1, 1))
     figure.savefig(path)
     pyplot.close(figure)
 
 
 def conflict_plot(folder: Path, preset: Preset, arms: dict, path: Path) -> None:
     """Profiles of all arms that have shared weights, first seed."""
-    from tools.conflict_profile import plot, read
-
     profiles = {}
     for arm in arms:
         place = folder / f"{arm}-seed{preset.seeds[0]}" / "conflict"
         if place.is_dir():
             profiles[WORDS[arm]] = read(place)[0]
-    plot(profiles, path)
+    plot(profiles, path, {words: f"C{number}" for number, words in enumerate(WORDS.values())})

@@ -1,24 +1,26 @@
-"""The report of a study as Markdown with plots, and every number in results.csv with the run that it came from."""
+"""The report of a study: at most three pages with plots, and details.md and CSVs with every number and where it is from."""
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 from pathlib import Path
 
-from tools.study.cells import DONE, FAILED
-from tools.study.compare import (
-    MEASURES,
-    answers,
-    differences,
-    finished,
-    mean_and_width,
-    number,
-    of_the_paper,
-    values_of,
+from tools.study.cells import DONE, FAILED, SPEED, best_rates
+from tools.study.claims import answers, whole_entropies
+from tools.study.compare import Arms, differences, finished, results_table
+from tools.study.details import write_details
+from tools.study.plan import (
+    ARMS,
+    TEXT_SHARE,
+    WORDS,
+    Preset,
+    control_cells,
+    main_cells,
+    same_arm,
+    suggested_cells,
+    tuning_cells,
 )
-from tools.study.plan import ARMS, SUGGESTED, WORDS, Preset, same_arm, tuning_cells
 from tools.study.plots import conflict_plot, curves
 
 PAPER_ENTROPY = {  # bits, arXiv 2509.24365 and its released script: plug-in, Qwen tokenizer, VQ ids of 10^6 pictures
@@ -31,136 +33,160 @@ PAPER_ENTROPY = {  # bits, arXiv 2509.24365 and its released script: plug-in, Qw
 
 def collect(folder: Path, preset: Preset) -> list[dict]:
     """Every cell that the study is meant to have: its result, its failure, or {"missing": True}."""
-    wanted = [(cell.name, cell.arm, cell.seed, True) for cell in tuning_cells(preset)]
-    arms = [*ARMS, *([SUGGESTED] if any(folder.glob(f"{SUGGESTED}-seed*")) else [])]
-    wanted += [(f"{arm}-seed{seed}", arm, seed, False) for seed in preset.seeds for arm in arms]
-    found = []
-    for name, arm, seed, tuning in wanted:
-        for file in (DONE, FAILED):
-            if (folder / name / file).is_file():
-                found.append({"name": name, **json.loads((folder / name / file).read_text(encoding="utf-8"))})
-                break
-        else:
-            found.append({"name": name, "missing": True, "cell": {"arm": arm, "seed": seed, "tuning": tuning}})
-    return found
+    found = [state_of(folder, cell.name, cell.to_dict()) for cell in tuning_cells(preset)]
+    rates = best_rates([result for result in found if "heldout" in result], preset)
+    planned = {cell.name: cell.to_dict() for cell in [*main_cells(preset, rates), *control_cells(preset, rates)]}
+    for seed in preset.seeds:  # an arm whose tuning is not done is meant to have cells, too
+        for arm in ARMS:
+            values = planned.pop(f"{arm}-seed{seed}", {"arm": arm, "seed": seed})
+            found.append(state_of(folder, f"{arm}-seed{seed}", values))
+    proposal = folder / "proposal.json"
+    if proposal.is_file():
+        suggested = suggested_cells(preset, json.loads(proposal.read_text(encoding="utf-8")), rates)
+        planned |= {cell.name: cell.to_dict() for cell in suggested}
+    return found + [state_of(folder, name, values) for name, values in planned.items()]
 
 
-def write(output: Path, folder: Path, preset: Preset, results: list[dict], entropy_problem: str | None) -> None:
-    """report.md, results.csv, curves.png, conflict.png and entropy.png in `output`."""
+def state_of(folder: Path, name: str, cell: dict) -> dict:
+    """What the cell's folder says of it."""
+    for file in (DONE, FAILED):
+        if (folder / name / file).is_file():
+            return {"name": name, **json.loads((folder / name / file).read_text(encoding="utf-8"))}
+    return {"name": name, "missing": True, "cell": cell}
+
+
+def write(output: Path, folder: Path, preset: Preset, results: list[dict], problems: dict[str, str]) -> None:
+    """report.md, details.md, CSVs and plots in `output`. problems: measurement ("entropy", "speed") -> why it failed."""
     output.mkdir(parents=True, exist_ok=True)
     arms = finished(results)
-    write_csv(output / "results.csv", results)
     curves(results, output / "curves.png")
     conflict_plot(folder, preset, arms, output / "conflict.png")
+    write_details(output, folder, preset, results, arms)
     words = [
         f"# Which layers to separate: a controlled comparison ({preset.name})",
         "",
-        *answers(arms),
-        *held_and_varied(preset, results),
+        *what_it_is(preset, results),
+        *answers(arms, folder),
+        "## How",
+        "",
+        *held_and_varied(preset, results, folder),
         "## Results",
         "",
-        *arms_table(arms, results),
-        *tuning_table(preset, results),
+        "Losses are nats a token, lower is better; the others are shares of right answers among "
+        f"{preset.pairs} candidates (chance {1 / preset.pairs:.3f}), higher is better. ± is half of a 95 % interval over seeds "
+        "(Student's t); in shares the chance of which questions were asked is added.",
+        "",
         *results_table(arms),
+        "Differences, paired by seed:",
+        "",
         *differences(arms, "shared"),
-        *differences(arms, "unix_both"),
-        *of_the_paper(arms),
+        *arms_table(arms, results, folder, problems),
         "![Held-out losses by step](curves.png)",
         "",
         "## Conflict",
         "",
         "Gradient conflict of weights that both modalities meet, after training, first seed; 95 % intervals over "
-        "blocks.",
+        "blocks. Mixture-of-Transformers has no such weights in its layers.",
         "",
         "![Conflict by layer](conflict.png)",
         "",
         *proposal_words(folder),
         "## Entropy",
         "",
-        *entropy_words(folder, output, entropy_problem),
-        "## What this can and cannot say",
+        *entropy_words(folder, problems.get("entropy")),
+        "## What this cannot say",
         "",
         *limits(preset),
-        "## Cells",
-        "",
-        *cells_table(results),
     ]
     (output / "report.md").write_text("\n".join(words), encoding="utf-8")
 
 
-def held_and_varied(preset: Preset, results: list[dict]) -> list[str]:
-    """What was the same for all arms, and what was not."""
+def what_it_is(preset: Preset, results: list[dict]) -> list[str]:
+    """The first words, and what is missing."""
     undone = [result["name"] for result in results if "failed" in result or result.get("missing")]
-    commits = sorted({result["commit"][:12] for result in results if "commit" in result})
     state = [f"**Not complete: {', '.join(undone)} failed or did not run.**", ""] if undone else []
     return [
-        *state,
-        f"Varied: the kinds of the layers, and {len(preset.seeds)} seeds (first weights, order of the data). Held: "
-        f"{preset.steps * preset.row_length:,} training tokens ({preset.steps} rows of {preset.row_length}), the "
-        f"same rows for equal "
-        f"seeds, width {preset.hidden_size}, six layers, activated parameters, optimizer, schedule. Tuning: each arm "
-        f"over "
-        f"{len(preset.learning_rates)} learning rates ({', '.join(f'{rate:g}' for rate in preset.learning_rates)}), "
-        f"{preset.tuning_steps} steps each, the lowest held-out loss taken. Data: OpenMoji pictures with names, and "
-        f"the Debian "
-        "Reference in English, German and Chinese, in the paper's shares of text and pictures; eight of ten draws of "
-        "a picture are "
-        f"text to picture. Code: {', '.join(commits) or 'unknown'}.",
+        "Uni-X (arXiv 2509.24365) gives text and pictures layers of their own at both ends of a transformer. Is that better than "
+        "sharing all layers, or than other ways to separate, and where should the separated layers be? This is the paper's "
+        f"comparison at a size that two processor cores can repeat: six layers of width {preset.hidden_size}, "
+        f"{preset.steps * preset.row_length / 1e6:.1f} million training tokens, {len(preset.seeds)} seeds. "
+        "Uni-X a:b separates the first a and the last b layers; 2:1 is nearest to the paper's 9:5 of 28.",
         "",
-        "± is half of a 95 % interval over seeds (Student's t). Losses are nats a token, lower is better; the others "
-        "are shares of "
-        f"right answers among {preset.pairs} candidates (chance {1 / preset.pairs:.3f}), higher is better.",
+        *state,
+    ]
+
+
+def held_and_varied(preset: Preset, results: list[dict], folder: Path) -> list[str]:
+    """What was the same for all arms, and what was not."""
+    commits = sorted({result["commit"][:12] for result in results if "commit" in result})
+    return [
+        f"Varied: the kinds of the layers, and {len(preset.seeds)} seeds (first weights, order of the data). Held: "
+        f"{preset.steps * preset.row_length:,} training tokens ({preset.steps} rows of {preset.row_length}), the same rows for "
+        "equal seeds, width, number of layers, activated parameters, optimizer, schedule. Tuning: each arm over "
+        f"{len(preset.learning_rates)} learning rates ({', '.join(f'{rate:g}' for rate in preset.learning_rates)}), "
+        f"{preset.tuning_steps} steps each with a seed that is used nowhere else, the lowest held-out loss taken"
+        f"{tuning_at_equal_rates(preset, results)}. Data: OpenMoji pictures with names, and the Debian Reference in English, "
+        "German and Chinese, in the paper's shares of text and pictures; eight of ten draws of a picture are text to picture"
+        f"{passes(preset, folder)}. Code: {', '.join(commits) or 'unknown'}. "
+        "Tuning, all cells with their run folders, and differences from Uni-X 2:1 are "
+        "in [details.md](details.md); every number is in results.csv, curves.csv and conflict.csv.",
         "",
     ]
 
 
-def arms_table(arms: dict, results: list[dict]) -> list[str]:
-    """A line for each arm: its sizes and its speed."""
-    heads = ["arm", "seeds", "parameters", "activated", "learning rate", "tokens/s"]
+def passes(preset: Preset, folder: Path) -> str:
+    """How often a training sees its data, as a part of a sentence; empty before the entropies, which counted the data."""
+    tokens = {"text": 0, "image": 0}
+    for row in whole_entropies(folder):
+        tokens[row["modality"]] += int(row["windows"]) if row["n"] == "1" else 0
+    if not all(tokens.values()):
+        return ""
+    seen = preset.steps * preset.row_length
+    text, pictures = seen * TEXT_SHARE / tokens["text"], seen * (1 - TEXT_SHARE) / tokens["image"]
+    return f"; a training sees each text {text:.1f} times and each picture {pictures:.1f} times"
+
+
+def tuning_at_equal_rates(preset: Preset, results: list[dict]) -> str:
+    """In how many of the tuned rates Uni-X ended below the shared transformer, as a part of a sentence."""
+    found = {(r["cell"]["arm"], r["cell"]["learning_rate"]): r["heldout"] for r in results
+             if r["cell"].get("tuning") and "heldout" in r}  # fmt: skip
+    both = [rate for rate in preset.learning_rates if ("shared", rate) in found and ("unix_both", rate) in found]
+    if not both:
+        return ""
+    lower = sum(found["unix_both", rate] < found["shared", rate] for rate in both)
+    return f" (Uni-X 2:1 was below the shared transformer at {lower} of {len(both)} rates)"
+
+
+def arms_table(arms: Arms, results: list[dict], folder: Path, problems: dict[str, str]) -> list[str]:
+    """A line for each arm: its sizes, its rate, and what a step costs."""
+    heads = ["arm", "seeds", "parameters", "activated", "learning rate", "tokens/s", "step time, shared = 1"]
     rates = {r["cell"]["arm"]: r["cell"]["learning_rate"] for r in results if "measures" in r}
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    speeds = step_costs(folder)
     for arm, by_seed in arms.items():
         first = next(iter(by_seed.values()))
         cells = [WORDS[arm], f"{len(by_seed)}", f"{first['parameters_total']:,}", f"{first['parameters_activated']:,}",
-                 f"{rates[arm]:g}", f"{statistics.median(v['tokens_per_second'] for v in by_seed.values()):,.0f}"]  # fmt: skip
+                 f"{rates[arm]:g}", *speeds.get(arm, ("-", "-"))]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
-    speed = (
-        "Tokens a second are medians over a run, of whatever else the machine did then; Uni-X arms do less attention."
-    )
-    return [*lines, "", speed, ""]
+    words = "Steps of all arms in turn on the same rows, one thread, processor time: the median, and the quartiles of the ratio."
+    if "speed" in problems:
+        words = f"**Speed was not measured: {problems['speed']}.**"
+    return [*lines, "", words, ""]
 
 
-def tuning_table(preset: Preset, results: list[dict]) -> list[str]:
-    """Held-out loss of each arm at each learning rate, and which arms were best at an end of the range."""
-    tried: dict[str, dict[float, float]] = {}
-    for result in results:
-        if result["cell"].get("tuning") and "heldout" in result:
-            tried.setdefault(result["cell"]["arm"], {})[result["cell"]["learning_rate"]] = result["heldout"]
-    rates = sorted(preset.learning_rates)
-    lines = ["| tuning: held-out loss at | " + " | ".join(f"{rate:g}" for rate in rates) + " |", "|---" * (len(rates) + 1) + "|"]
-    at_end = []
-    for arm, found in tried.items():
-        best = min(found, key=found.get)
-        at_end += [WORDS[arm]] if best in (rates[0], rates[-1]) else []
-        shown = [("**{:.3f}**" if rate == best else "{:.3f}").format(found[rate]) if rate in found else "-" for rate in rates]
-        lines.append(f"| {WORDS[arm]} | " + " | ".join(shown) + " |")
-    words = "Every arm is best between the ends of the range."
-    if at_end:
-        words = f"Best at an end of the range, so that a rate beyond it might be better still: {', '.join(at_end)}."
-    return [*lines, "", f"Of {preset.tuning_steps} steps with a seed that is used nowhere else. {words}", ""] if tried else []
-
-
-def results_table(arms: dict) -> list[str]:
-    """A line for each arm: each measure with its interval."""
-    heads = ["arm", *(head for head, _ in MEASURES.values())]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for arm, by_seed in arms.items():
-        cells = [
-            number(*mean_and_width([values[name] for values in by_seed.values()]), digits)
-            for name, (_, digits) in MEASURES.items()
-        ]
-        lines.append("| " + " | ".join([WORDS[arm], *cells]) + " |")
-    return [*lines, ""]
+def step_costs(folder: Path) -> dict[str, tuple[str, str]]:
+    """arm -> tokens a second, and time of a step over that of the shared transformer, as cells of a table."""
+    if not (folder / SPEED).is_file():
+        return {}
+    found = json.loads((folder / SPEED).read_text(encoding="utf-8"))
+    seconds = {Path(run).parent.name.rpartition("-")[0]: times for run, times in found["seconds"].items()}
+    costs = {}
+    for arm, times in seconds.items():
+        ratios = [one / base for one, base in zip(times, seconds["shared"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        spread = "1" if arm == "shared" else f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        costs[arm] = (f"{found['row_length'] / statistics.median(times):,.0f}", spread)
+    return costs
 
 
 def proposal_words(folder: Path) -> list[str]:
@@ -181,80 +207,36 @@ def proposal_words(folder: Path) -> list[str]:
     ]
 
 
-def entropy_words(folder: Path, output: Path, problem: str | None) -> list[str]:
-    """Our entropies and the paper's, and where ours can be trusted."""
+def entropy_words(folder: Path, problem: str | None) -> list[str]:
+    """Our entropies and the paper's."""
     source = folder / "entropy"
     if problem or not (source / "summary.md").is_file():
         return [f"**Not measured: {problem or 'the command did not run'}.**", ""]
-    (output / "entropy.png").write_bytes((source / "entropy.png").read_bytes())
-    text = (source / "summary.md").read_text(encoding="utf-8").split("\n", 2)[2]
-    lines = ["| paper, plug-in | n=1 | n=2 | n=3 | n=4 | n=5 |", "|---|---|---|---|---|---|"]
+    summary = (source / "summary.md").read_text(encoding="utf-8").split("\n", 2)[2]
+    text, _, _ = summary.partition("What can be trusted:")  # the rest is in details.md
+    orders = text.rstrip().splitlines()[-1].count("|") - 3  # columns after the stream's name and its tokens
+    lines = []
     for name, values in PAPER_ENTROPY.items():
-        lines.append(
-            f"| {name} | " + " | ".join(f"{value:.2f}" for value in values) + (" | -" if len(values) < 5 else "") + " |"
-        )
+        cells = [f"{value:.2f}" for value in values[:orders]] + ["-"] * (orders - len(values))
+        lines.append(f"| paper, {name} | - | {' | '.join(cells)} |")
     return [
-        text, *lines, "",
-        "The paper's are of other corpora and tokenizers. With fewer pictures its own file has 0.28 bits at n = 4 in "
-        "place of 4.97: "
-        "the curves show the same fall of the plug-in estimate with the sample, in text as in pictures.", "",
-        "![Entropy by sample size](entropy.png)", "",
+        text.rstrip(), *lines, "",
+        "The paper's are plug-in estimates of other corpora and tokenizers. With fewer pictures its own file has 0.28 "
+        "bits at n = 4 in place of 4.97: the curves in details.md show the same fall of the plug-in estimate with the sample.", "",
     ]  # fmt: skip
 
 
 def limits(preset: Preset) -> list[str]:
     """In plain words."""
     return [
-        "- A model of six layers on clip art and one manual is not a 1.5B model on 28B tokens: an order of the arms "
-        "here does not "
-        "carry over, in either direction.",
-        f"- {len(preset.seeds)} seeds give wide intervals: small differences cannot be seen, and no difference is "
-        f"not equality.",
-        "- Total parameters differ between arms, as in the paper; activated ones do not. The three Uni-X arms have "
-        "equally many.",
-        "- Conflict is measured where both modalities meet the same weights: Uni-X arms have fewer such layers, so "
-        "their mean is of "
-        "other layers than that of the shared transformer.",
-        "- Held-out names are of concepts that were not trained on; those are hard for a model that knows nothing "
-        "else.",
+        "- A model of six layers on clip art and one manual is not a 1.5B model on 28B tokens: an order of the arms here does not "
+        "carry over, in either direction. The paper's claims about benchmarks cannot be looked at with these data.",
+        f"- {len(preset.seeds)} seeds give wide intervals: small differences cannot be seen, and not told apart is not equal. The "
+        "intervals are over seeds: another manual or other pictures may order the arms otherwise.",
+        f"- Learning rates were chosen by runs of {preset.tuning_steps} steps, not {preset.steps}; the control says how much of a "
+        "difference from the shared transformer may be due to that.",
+        "- Activated parameters are equal, total ones are not, as in the paper. The Uni-X arms have equally many.",
+        "- Names of held-out pictures are of concepts that were not trained on: a model that knows nothing else can hardly find "
+        "them, so that what stands there for held-out pairs is near chance for every arm.",
         "",
     ]
-
-
-def cells_table(results: list[dict]) -> list[str]:
-    """Where each number comes from; failures in their own words. Cells that tuned stand in results.csv if they are done."""
-    lines = ["| cell | seed | learning rate | run folder | state |", "|---|---|---|---|---|"]
-    for result in results:
-        cell = result["cell"]
-        if cell.get("tuning") and "heldout" in result:
-            continue
-        state = (
-            f"**failed**: {result['failed']}" if "failed" in result else "not run" if result.get("missing") else "done"
-        )
-        changed = " (with uncommitted changes)" if result.get("changed_files") else ""
-        rate = f"{cell['learning_rate']:g}" if "learning_rate" in cell else "-"
-        lines.append(f"| {result['name']} | {cell['seed']} | {rate} | {result.get('run', '-')} | {state}{changed} |")
-    return [
-        *lines,
-        "",
-        "The configuration of each cell is config.yaml in its folder; the same command makes the same run again. Cells that tuned "
-        "are in results.csv.",
-        "",
-    ]
-
-
-def write_csv(path: Path, results: list[dict]) -> None:
-    """cell, arm, seed, learning_rate, run, measure, value: one line a number."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("cell", "arm", "seed", "learning_rate", "run", "measure", "value"))
-        for result in results:
-            cell = result["cell"]
-            head = (result["name"], cell["arm"], cell["seed"], cell.get("learning_rate", ""), result.get("run", ""))
-            if "failed" in result or result.get("missing"):
-                writer.writerow((*head, "state", "failed" if "failed" in result else "not run"))
-                continue
-            values = {"heldout": result["heldout"], "seconds": result.get("seconds", "")}
-            values |= values_of(result) if "measures" in result else {}
-            for name, value in values.items():
-                writer.writerow((*head, name, value))

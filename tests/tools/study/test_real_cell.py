@@ -14,9 +14,10 @@ import pytest
 from model.errors import UserError
 from tests.commands import assert_refused
 from tools.study.cells import do_cell
+from tools.study.compare import values_of
 from tools.study.data import LANGUAGES, fingerprints
 from tools.study.plan import PRESETS, Cell
-from tools.study.report import collect, values_of, write
+from tools.study.report import collect, write
 
 PRESET = dataclasses.replace(PRESETS["quick"], hidden_size=32, intermediate_size=48, row_length=256, seeds=(0,), steps=6, pairs=4,
                              rows=2, blocks=4, targets=8, learning_rates=())  # fmt: skip
@@ -67,9 +68,28 @@ def test_a_cell_measures_what_it_says_and_repeats_to_the_last_bit(commands, path
     assert measures["parameters"]["total"] > measures["parameters"]["activated"] > 0
     assert [step for step, _, _ in first["curve"]] == [0, 1, 2, 3, 4, 5, 6]
     assert (tmp_path / "a" / CELL.name / "conflict/conflict.csv").is_file()
-    write(tmp_path / "report", tmp_path / "a", PRESET, collect(tmp_path / "a", PRESET), None)
+    write(tmp_path / "report", tmp_path / "a", PRESET, collect(tmp_path / "a", PRESET), {})
     assert "Uni-X 2:1" in (tmp_path / "report/report.md").read_text()
     assert values_of(json.loads((tmp_path / "a" / CELL.name / "result.json").read_text()))["tokens_per_second"] > 0
+    runs = [tmp_path / name / CELL.name / "run" for name in ("a", "b")]
+    timing = (
+        "tools/study_speed.py",
+        "--data",
+        paths["heldout"],
+        "--row-length",
+        64,
+        "--output",
+        tmp_path / "speed.json",
+        "--runs",
+    )
+    done = commands.run(*timing, *runs, "--rounds", 2)
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "speed.json").read_text())
+    assert found["row_length"] == 64 and [len(times) for times in found["seconds"].values()] == [2, 2]
+    assert list(found["seconds"]) == [str(run) for run in runs] and min(map(min, found["seconds"].values())) > 0
+    assert_refused(
+        commands.run(*timing, runs[0], "--rounds", 9999), paths["heldout"], "10001 are needed: lower --rounds"
+    )
 
 
 def test_without_the_demo_the_study_says_what_to_run(commands, tmp_path):

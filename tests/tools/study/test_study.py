@@ -29,11 +29,13 @@ from tools.study.cells import best_rates, do_cell
 from tools.study.compare import mean_and_width
 from tools.study.plan import (
     ARMS,
+    CONTROL,
     LAYERS,
     PRESETS,
     SUGGESTED,
     WORDS,
     Cell,
+    control_cells,
     main_cells,
     same_arm,
     settings,
@@ -132,13 +134,11 @@ def test_a_failed_cell_is_shown_with_its_reason_and_tried_again(tmp_path):
     failed = [result for result in results if "failed" in result]
     assert [f"{r['cell']['arm']} {r['cell']['seed']}" for r in failed] == ["mot 1"]
     assert "exit code 1: python tools/study_measure.py" in failed[0]["failed"] and failed[0]["log"][-1] == "the reason"
-    write(tmp_path / "report", tmp_path, PRESET, collect(tmp_path, PRESET), "it did not run")
+    write(tmp_path / "report", tmp_path, PRESET, collect(tmp_path, PRESET), {"entropy": "no", "speed": "none"})
     report = (tmp_path / "report/report.md").read_text()
-    assert (
-        "Not complete: mot-seed1" in report
-        and "**failed**: exit code 1" in report
-        and "Not measured: it did not run" in report
-    )
+    for words in ("Not complete: mot-seed1 failed", "Not measured: no.", "Speed was not measured: none."):
+        assert words in report
+    assert "**failed**: exit code 1" in (tmp_path / "report/details.md").read_text()
     assert "mot-seed1,mot,1,0.1,,state,failed" in (tmp_path / "report/results.csv").read_text()
     commands = Commands()
     assert not any("failed" in result for result in run_all(tmp_path, commands))
@@ -225,23 +225,40 @@ def test_a_training_that_stopped_early_is_no_result(tmp_path):
 
 def test_the_report_tells_differences_from_noise_and_every_number_from_its_run(tmp_path):
     run_all(tmp_path, Commands())
-    write(tmp_path / "report", tmp_path, PRESET, collect(tmp_path, PRESET), None)
-    report = (tmp_path / "report/report.md").read_text()
-    rows = {line.split("|")[1].strip(): line for line in report.splitlines() if line.startswith("| ")}
-    tables = report.split("| less ")
-    assert tables[1].startswith("shared transformer") and tables[2].startswith("Uni-X 2:1")
-    lines = {line.split("|")[1].strip(): line for line in tables[1].splitlines() if line.startswith("| ")}
-    assert "**-0.495 ± 0.064**" in lines[WORDS["unix_both"]]  # 0.5 less the mean of 0 and 0.01, and twelve times its error
+    write(tmp_path / "report", tmp_path, PRESET, collect(tmp_path, PRESET), {})
+    report, details = ((tmp_path / "report" / name).read_text() for name in ("report.md", "details.md"))
+    table = report.split("| less shared transformer |")[1].split("\n\n")[0]
+    lines = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| ")}
+    assert lines[WORDS["unix_both"]].count("**-0.495 ± 0.064**") == 3  # 0.5 less the mean of 0 and 0.01, twelve times its error
     assert "**" not in lines[WORDS["unix_shallow"]] and WORDS["shared"] not in lines
-    assert tables[2].count("**0.495 ± 0.064**") >= 2 and "averages are shared transformer 38.0, " in report
-    assert f"- text loss, against the shared transformer: lower: {WORDS['unix_both']}; not told apart: " in report
-    assert "| shared transformer | **2.100** | 2.200 |" in report and "Best at an end of the range" in report
-    assert "tune-shared-lr0.1" not in rows and "tune-shared-lr0.1,shared," in (tmp_path / "report/results.csv").read_text()
-    assert str(tmp_path / "mot-seed0/run") in rows["mot-seed0"]
-    lines = (tmp_path / "report/results.csv").read_text().splitlines()
-    assert lines[0] == "cell,arm,seed,learning_rate,run,measure,value"
-    assert f"unix_both-seed1,unix_both,1,0.1,{tmp_path}/unix_both-seed1/run,names,2.5" in lines
+    assert "in 3 of 35 comparisons; were all arms equal, about 2 would be" in report
+    assert details.split("## Differences from Uni-X 2:1")[1].count("**0.495 ± 0.064**") == 15
+    assert "| shared transformer | **2.100** | 2.200 |" in details and "Best at an end of the range" in details
+    cells = {line.split("|")[1].strip(): line for line in details.split("## Cells")[1].splitlines() if line.startswith("| ")}
+    assert "tune-shared-lr0.1" not in cells and str(tmp_path / "mot-seed0/run") in cells["mot-seed0"]
+    results, curves = ((tmp_path / "report" / name).read_text().splitlines() for name in ("results.csv", "curves.csv"))
+    assert results[0] == "cell,arm,seed,learning_rate,run,measure,value"
+    assert f"unix_both-seed1,unix_both,1,0.1,{tmp_path}/unix_both-seed1/run,names,2.5" in results
+    assert any(line.startswith("tune-shared-lr0.1,shared,") for line in results)
+    assert f"unix_both-seed1,unix_both,1,0.1,{tmp_path}/unix_both-seed1/run,10,1.1,3.0" in curves
     assert (tmp_path / "report/curves.png").stat().st_size > 5000
+
+
+def test_the_shared_transformer_is_trained_at_the_rate_of_uni_x_too_when_that_is_another(tmp_path):
+    rates = {**dict.fromkeys(ARMS, 0.1), "unix_both": 0.2}
+    assert not control_cells(PRESET, dict.fromkeys(ARMS, 0.1)) and not control_cells(PRESET, {"unix_both": 0.1})
+    cells = control_cells(PRESET, rates)
+    assert [(cell.name, cell.model, cell.learning_rate) for cell in cells] == [
+        (f"{CONTROL}-seed{seed}", (("kind", "shared"),), 0.2) for seed in PRESET.seeds]  # fmt: skip
+    for cell in tuning_cells(PRESET):
+        do_cell(tmp_path, PRESET, cell, PATHS, Commands())
+    path = tmp_path / "tune-unix_both-lr0.2/result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "heldout": 0.5}))
+    shown = {result["name"]: result for result in collect(tmp_path, PRESET)}
+    assert all(shown[cell.name]["missing"] for cell in cells)
+    do_cell(tmp_path, PRESET, cells[0], PATHS, Commands())
+    shown = {result["name"]: result for result in collect(tmp_path, PRESET)}
+    assert "measures" in shown[cells[0].name] and shown[cells[1].name]["missing"]
 
 
 def test_intervals_are_students():
