@@ -57,6 +57,8 @@ def values_of(result: dict) -> dict[str, float]:
 
 def mean_and_width(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and half of its 95 % interval (Student's t); nan where one value says nothing of the spread."""
+    if any(math.isnan(value) for value in values):  # statistics.stdev cannot take one
+        return math.nan, math.nan
     if len(values) < 2:
         return (values[0] if values else math.nan), math.nan
     width = STUDENT_95.get(len(values), NORMAL_95) * statistics.stdev(values) / len(values) ** 0.5

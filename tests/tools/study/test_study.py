@@ -264,6 +264,7 @@ def test_the_shared_transformer_is_trained_at_the_rate_of_uni_x_too_when_that_is
 def test_intervals_are_students():
     assert mean_and_width([1.0, 2.0, 3.0]) == (2.0, pytest.approx(4.303 / 3**0.5))
     assert mean_and_width([2.0])[1] != mean_and_width([2.0])[1]  # nan
+    assert all(value != value for value in mean_and_width([float("nan"), 1.0]))  # a measure that one run does not have
 
 
 def test_a_proposal_is_trained_unless_it_is_an_arm_or_nothing():
