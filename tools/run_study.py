@@ -83,9 +83,9 @@ def check_same_study(folder: Path, plan: dict) -> None:
 
 
 def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) -> list[dict]:
-    """All cells in their order: tuning, comparison, proposal -> results and failures."""
-    from tools.study.cells import DONE, best_rates, do_cell, write_json
-    from tools.study.plan import control_cells, main_cells, suggested_cells, tuning_cells
+    """All cells in their order: tuning, finalists, comparison, proposal -> results and failures."""
+    from tools.study.cells import DONE, best_rates, chosen_rates, do_cell, write_json
+    from tools.study.plan import finalist_cells, main_cells, suggested_cells, tuning_cells
 
     results, left = [], arguments.only or math.inf
 
@@ -114,17 +114,19 @@ def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) 
         results.extend(found)
         return found
 
-    rates = best_rates(do(tuning_cells(preset)), preset)
-    done = do(main_cells(preset, rates))
-    profile, further = folder / f"shared-seed{preset.seeds[0]}" / "conflict", control_cells(preset, rates)
-    if any(result["cell"]["arm"] == "shared" and "failed" not in result for result in done) and profile.is_dir():
+    best = best_rates(do(tuning_cells(preset)), len(preset.learning_rates), preset.finalists)
+    finals = do(finalist_cells(preset, best))
+    rates = chosen_rates(finals, preset)
+    do(cell for cell in main_cells(preset, rates) if cell.seed != preset.seeds[0])
+    shared = [cell for cell in main_cells(preset, rates) if cell.arm == "shared"]
+    profile = folder / shared[0].name / "conflict" if shared else folder
+    if shared and profile.is_dir():
         from tools.study.plan import LAYERS, SEPARATED_LAYERS
         from tools.suggest_separation import conflicts_of, propose
 
         proposal = propose(conflicts_of(profile, "layer"), SEPARATED_LAYERS / LAYERS)
         write_json(folder / "proposal.json", proposal)
-        further += suggested_cells(preset, proposal, rates)
-    do(further)
+        do(suggested_cells(preset, proposal, rates))
     return results
 
 
@@ -150,15 +152,15 @@ def measure_entropies(folder: Path, data: Path) -> str | None:
     return f"exit code {code}, see {folder}/entropy.log" if code else None
 
 
-def measure_speed(folder: Path, preset, heldout: str) -> str | None:
+def measure_speed(folder: Path, preset, results: list[dict], heldout: str) -> str | None:
     """Steps of all arms side by side, once a study, when all have a run -> None, or why it could not be done."""
-    from tools.study.cells import DONE, SPEED, run_command_here
+    from tools.study.cells import SPEED, run_command_here
     from tools.study.plan import ARMS, SPEED_ROUNDS
 
-    cells = [folder / f"{arm}-seed{preset.seeds[0]}" for arm in ARMS]
-    if (folder / SPEED).is_file() or not all((cell / DONE).is_file() for cell in cells):
+    runs = {result["cell"]["arm"]: result["run"] for result in results if "measures" in result}
+    if (folder / SPEED).is_file() or not set(runs) >= set(ARMS):
         return None
-    command = ["tools/study_speed.py", "--runs", *(str(cell / "run") for cell in cells), "--data", heldout, "--row-length",
+    command = ["tools/study_speed.py", "--runs", *(runs[arm] for arm in ARMS), "--data", heldout, "--row-length",
                str(preset.row_length), "--rounds", str(SPEED_ROUNDS), "--output", str(folder / SPEED)]  # fmt: skip
     code = run_command_here(command, folder / "speed.log")
     return f"exit code {code}, see {folder}/speed.log" if code else None
@@ -183,12 +185,12 @@ def main() -> int:
         paths = {"tokenizer": f"{data}/tokenizer", "pictures": f"{data}/shards", "texts": f"{data}/texts/shards",
                  "heldout": f"{data}/texts/heldout-mixed", "sources": plan["sources"]}  # fmt: skip
         run_cells(arguments, folder, preset, paths)
+    results = collect(folder, preset)
     problems = {
         "entropy": measure_entropies(folder, data),
-        "speed": measure_speed(folder, preset, f"{data}/texts/heldout-mixed"),
+        "speed": measure_speed(folder, preset, results, f"{data}/texts/heldout-mixed"),
     }
     problems = {name: problem for name, problem in problems.items() if problem}
-    results = collect(folder, preset)
     write(folder / "report", folder, preset, results, problems)
     failed = [result["cell"]["arm"] for result in results if "failed" in result]
     missing = sum(result.get("missing", False) for result in results)

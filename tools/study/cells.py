@@ -120,17 +120,22 @@ def results_of(place: Path, cell: Cell) -> dict:
     return found
 
 
-def best_rates(results: Sequence[dict], preset: Preset) -> dict[str, float]:
-    """Arm -> the learning rate whose tuning run ended with the lowest held-out loss.
+def best_rates(results: Sequence[dict], tried: int, keep: int) -> dict[str, list[float]]:
+    """Arm -> the `keep` learning rates whose runs ended with the lowest held-out losses, the best one first.
 
-    An arm is left out until all its rates were tried: fewer would be less tuning than the others had.
+    An arm is left out until `tried` rates of it have a result: fewer would be less tuning than the others had.
     """
-    tried: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     for result in results:
-        if "failed" not in result:
+        if "heldout" in result:
             cell = result["cell"]
-            tried.setdefault(cell["arm"], []).append((result["heldout"], cell["learning_rate"]))
-    return {arm: min(found)[1] for arm, found in tried.items() if len(found) == len(preset.learning_rates)}
+            found.setdefault(cell["arm"], []).append((result["heldout"], cell["learning_rate"]))
+    return {arm: [rate for _, rate in sorted(runs)[:keep]] for arm, runs in found.items() if len(runs) == tried}
+
+
+def chosen_rates(finals: Sequence[dict], preset: Preset) -> dict[str, float]:
+    """Arm -> the best of its finalists at full length; arms that lack one of them are left out."""
+    return {arm: rates[0] for arm, rates in best_rates(finals, preset.finalists, keep=1).items()}
 
 
 def write_json(path: Path, values) -> None:

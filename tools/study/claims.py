@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 
 from tools.study.compare import MEASURES, Arms, mean_and_width, number, paired, side_of
-from tools.study.plan import ARMS, CONTROL, LAYERS, SUGGESTED, WORDS, same_arm
+from tools.study.plan import ARMS, LAYERS, SUGGESTED, WORDS, same_arm
 
 ENDS = (0, 1, LAYERS - 1)  # the layers that unix_both separates
 AVERAGES = "averages of MMLU, GenEval and MMBench, Qwen2.5-1.5B after 28B tokens, one seed"
@@ -45,7 +45,7 @@ def verdict(sides, as_paper: str, other_way: str) -> str:
     return f"**{words}{', where it can be told' if len(found) > 1 else ''}.**"
 
 
-def answers(arms: Arms, folder: Path) -> list[str]:
+def answers(arms: Arms, folder: Path, results: list[dict]) -> list[str]:
     """A numbered line for each claim that the finished cells let one look at."""
     lines = []
     for arm, base, way, paper in OF_ARMS:
@@ -55,12 +55,8 @@ def answers(arms: Arms, folder: Path) -> list[str]:
             found = [side for side, those in sides.items() if those]
             lines.append(f"{_capital(WORDS[arm])} against {WORDS[base]} (paper: {paper}). {_capital(words)}. "
                          + verdict(found, agrees, differs))  # fmt: skip
-    if CONTROL in arms and "unix_both" in arms:
-        _, words = told(arms, "unix_both", CONTROL)
-        lines.append(f"{WORDS['unix_both']} against the shared transformer at the same learning rate (a control, for the arms' "
-                     f"own rates differ). {_capital(words)}.")  # fmt: skip
     lines += of_proposal(arms, folder)
-    lines += of_conflict(arms, folder) + of_entropy(folder)
+    lines += of_conflict(folder, results) + of_entropy(folder)
     if not lines:
         return []
     numbered = [f"{count}. {line}" for count, line in enumerate(lines, 1)]
@@ -98,21 +94,22 @@ def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def layer_conflicts(folder: Path, arm: str, seeds) -> dict[int, dict[int, float]]:
-    """Seed -> layer -> conflict of the weights that both modalities meet, of cells that have a profile."""
+def layer_conflicts(folder: Path, results: list[dict], arm: str) -> dict[int, dict[int, float]]:
+    """Seed -> layer -> conflict of the weights that both modalities meet, of compared cells that have a profile."""
     from tools.conflict_profile import read, shared_lines
 
     found = {}
-    for seed in seeds:
-        place = folder / f"{arm}-seed{seed}" / "conflict"
-        if place.is_dir():
-            found[seed] = {line.layer: line.conflict for line in shared_lines(read(place)[0], "layer")}
+    for result in results:
+        place = folder / result["name"] / "conflict"
+        if result["compared"] and result["cell"]["arm"] == arm and "measures" in result and place.is_dir():
+            lines = shared_lines(read(place)[0], "layer")
+            found[result["cell"]["seed"]] = {line.layer: line.conflict for line in lines}
     return found
 
 
-def of_conflict(arms: Arms, folder: Path) -> list[str]:
+def of_conflict(folder: Path, results: list[dict]) -> list[str]:
     """Where the shared transformer's conflict is, and whether separation lowers it in the layers that stay shared."""
-    shared = layer_conflicts(folder, "shared", arms.get("shared", ()))
+    shared = layer_conflicts(folder, results, "shared")
     if not shared:
         return []
     middle = [layer for layer in range(LAYERS) if layer not in ENDS]
@@ -124,7 +121,7 @@ def of_conflict(arms: Arms, folder: Path) -> list[str]:
              f"at both ends): {number(mean, width)}. {verdict([side], 'better', 'worse')}"]  # fmt: skip
     parts, sides = [], []
     for arm in UNI_X:
-        own = layer_conflicts(folder, arm, arms.get(arm, ()))
+        own = layer_conflicts(folder, results, arm)
         less = [
             statistics.mean(own[seed][layer] - shared[seed][layer] for layer in own[seed])
             for seed in own

@@ -110,10 +110,10 @@ def side_of(mean: float, width: float, better: int) -> str:
 
 
 def finished(results: list[dict]) -> Arms:
-    """arm -> seed -> measures, of comparison cells that are done."""
+    """arm -> seed -> measures, of cells that are done and are compared."""
     found: Arms = {}
     for result in results:
-        if "measures" in result:
+        if "measures" in result and result["compared"]:
             found.setdefault(result["cell"]["arm"], {})[result["cell"]["seed"]] = values_of(result)
     return found
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tools.study.compare import Arms, differences, values_of
-from tools.study.plan import WORDS, Preset
+from tools.study.plan import ARMS, WORDS, Preset
 
-CELL_COLUMNS = ("cell", "arm", "seed", "learning_rate", "run")
+CELL_COLUMNS = ("cell", "role", "arm", "seed", "learning_rate", "run")
 
 
 def write_details(output: Path, folder: Path, preset: Preset, results: list[dict], arms: Arms) -> None:
@@ -41,32 +41,43 @@ def write_details(output: Path, folder: Path, preset: Preset, results: list[dict
 
 
 def tuning_table(preset: Preset, results: list[dict]) -> list[str]:
-    """Held-out loss of each arm at each learning rate, and which arms were best at an end of the range."""
-    tried: dict[str, dict[float, float]] = {}
-    for result in results:
-        if result["cell"].get("tuning") and "heldout" in result:
-            tried.setdefault(result["cell"]["arm"], {})[result["cell"]["learning_rate"]] = result["heldout"]
+    """Held-out loss of each arm at each learning rate, short runs and finalists, and which arms were best at an end."""
     rates = sorted(preset.learning_rates)
-    lines = [
-        "| tuning: held-out loss at | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
-        "|---" * (len(rates) + 1) + "|",
-    ]
-    at_end = []
-    for arm, found in tried.items():
-        best = min(found, key=found.get)
-        at_end += [WORDS[arm]] if best in (rates[0], rates[-1]) else []
-        shown = [
-            ("**{:.3f}**" if rate == best else "{:.3f}").format(found[rate]) if rate in found else "-" for rate in rates
-        ]
-        lines.append(f"| {WORDS[arm]} | " + " | ".join(shown) + " |")
+    short = _losses(result for result in results if result["cell"].get("tuning"))
+    lines = _rates_table(f"{preset.tuning_steps} steps, held-out loss at", short, rates)
+    if not lines:
+        return []
+    first = preset.seeds[0]
+    full = _losses(
+        r for r in results if not r["cell"].get("tuning") and r["cell"]["seed"] == first and r["cell"]["arm"] in ARMS
+    )
+    ends = {rates[0], rates[-1]}
+    at_end = [WORDS[arm] for arm, found in (full or short).items() if min(found, key=found.get) in ends]
     words = "Every arm is best between the ends of the range."
     if at_end:
         words = f"Best at an end of the range, so that a rate beyond it might be better still: {', '.join(at_end)}."
-    return (
-        [*lines, "", f"Of {preset.tuning_steps} steps with a seed that is used nowhere else. {words}", ""]
-        if tried
-        else []
-    )
+    return [*lines, "", f"With a seed that is used nowhere else. The best {preset.finalists} went on to full length:", "",
+            *_rates_table(f"{preset.steps} steps, first seed, held-out loss at", full, rates), "", words, ""]  # fmt: skip
+
+
+def _losses(results: Iterable[dict]) -> dict[str, dict[float, float]]:
+    found: dict[str, dict[float, float]] = {}
+    for result in results:
+        if "heldout" in result:
+            found.setdefault(result["cell"]["arm"], {})[result["cell"]["learning_rate"]] = result["heldout"]
+    return found
+
+
+def _rates_table(head: str, tried: dict[str, dict[float, float]], rates: list[float]) -> list[str]:
+    if not tried:
+        return []
+    lines = [f"| {head} | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---" * (len(rates) + 1) + "|"]
+    for arm, found in tried.items():
+        best = min(found, key=found.get)
+        shown = [f"{found[rate]:.3f}" if rate in found else "-" for rate in rates]
+        shown = [f"**{cell}**" if rate == best else cell for rate, cell in zip(rates, shown)]
+        lines.append(f"| {WORDS[arm]} | {' | '.join(shown)} |")
+    return lines
 
 
 def cells_table(results: list[dict]) -> list[str]:
@@ -77,7 +88,11 @@ def cells_table(results: list[dict]) -> list[str]:
         if cell.get("tuning") and "heldout" in result:
             continue
         state = (
-            f"**failed**: {result['failed']}" if "failed" in result else "not run" if result.get("missing") else "done"
+            f"**failed**: {result['failed']}"
+            if "failed" in result
+            else "not run"
+            if result.get("missing")
+            else f"done, {role_of(result)}"
         )
         changed = " (with uncommitted changes)" if result.get("changed_files") else ""
         rate = f"{cell['learning_rate']:g}" if "learning_rate" in cell else "-"
@@ -85,8 +100,8 @@ def cells_table(results: list[dict]) -> list[str]:
     return [
         *lines,
         "",
-        "The configuration of each cell is config.yaml in its folder; the same command makes the same run again. Cells that tuned "
-        "are in results.csv.",
+        "The configuration of each cell is config.yaml in its folder; the same command makes the same run again. Short runs are in "
+        "results.csv. A finalist lost to another learning rate of its arm.",
         "",
     ]
 
@@ -109,10 +124,16 @@ def write_csv(path: Path, heads: Sequence[str], lines: Iterable[Sequence]) -> No
         writer.writerows(lines)
 
 
+def role_of(result: dict) -> str:
+    """What a cell is for: the comparison, or a short or a full-length run that a learning rate was chosen by."""
+    return "compared" if result["compared"] else "short" if result["cell"].get("tuning") else "finalist"
+
+
 def head_of(result: dict) -> tuple:
     """Where a number is from: the values of CELL_COLUMNS."""
     cell = result["cell"]
-    return result["name"], cell["arm"], cell["seed"], cell.get("learning_rate", ""), result.get("run", "")
+    where = cell["arm"], cell["seed"], cell.get("learning_rate", ""), result.get("run", "")
+    return result["name"], role_of(result), *where
 
 
 def result_lines(results: list[dict]) -> Iterable[tuple]:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 
 TEXT_SHARE = 72 / (72 + 65)  # of training tokens: the paper's 72B of text and 65B of pictures (arXiv 2509.24365)
 SUGGESTED = "suggested"
-CONTROL = "shared_rate"
 # arm -> settings of the model section. Of six layers: 2 + 1 is nearest to the paper's 9 + 5 of 28; the other two Uni-X arms
 # have as many separated layers, hence as many parameters.
 ARMS = {
@@ -26,7 +25,6 @@ WORDS = {
     "unix_shallow": "Uni-X 3:0",
     "unix_deep": "Uni-X 0:3",
     "unix_both": "Uni-X 2:1",
-    CONTROL: "shared transformer at the rate of Uni-X",
     SUGGESTED: "Uni-X as suggested by conflict",
 }
 
@@ -42,6 +40,7 @@ class Preset:
     steps: int
     tuning_steps: int
     learning_rates: tuple[float, ...]  # each arm is tuned over the same ones, with a seed that is used nowhere else
+    finalists: int  # the best so many rates of the short runs are tried at full length, with the first seed
     seeds: tuple[int, ...]
     pairs: int
     rows: int
@@ -50,8 +49,8 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset("quick", 96, 256, 1024, 150, 40, (1e-3, 3e-3), (0, 1), 24, 8, 8, 64),
-    "full": Preset("full", 128, 384, 2048, 1000, 200, (5e-4, 1e-3, 2e-3, 4e-3), (0, 1, 2), 48, 32, 16, 256),
+    "quick": Preset("quick", 96, 256, 1024, 100, 40, (1e-3, 3e-3), 2, (0, 1), 24, 8, 8, 64),
+    "full": Preset("full", 128, 384, 2048, 1000, 200, (5e-4, 1e-3, 2e-3, 4e-3), 2, (0, 1, 2), 48, 32, 16, 256),
 }
 TUNING_SEED = 1000
 SPEED_ROUNDS = 9  # steps of each arm that are timed
@@ -73,7 +72,7 @@ class Cell:
         """Of its folder."""
         if self.tuning:
             return f"tune-{self.arm}-lr{self.learning_rate:g}"
-        return f"{self.arm}-seed{self.seed}"
+        return f"{self.arm}-lr{self.learning_rate:g}-seed{self.seed}"
 
     def to_dict(self) -> dict:
         """As JSON holds it."""
@@ -87,23 +86,22 @@ def tuning_cells(preset: Preset) -> Iterator[Cell]:
             yield Cell(arm, tuple(model.items()), rate, TUNING_SEED, preset.tuning_steps, tuning=True)
 
 
+def finalist_cells(preset: Preset, rates: dict[str, list[float]]) -> Iterator[Cell]:
+    """Every arm at the best rates of its short runs, at full length, with the first seed.
+
+    Short runs alone mislead: what is best after 200 steps need not be after 1,000, and arms differ in how far it is off.
+    """
+    for arm, model in ARMS.items():
+        for rate in rates.get(arm, ()):
+            yield Cell(arm, tuple(model.items()), rate, preset.seeds[0], preset.steps)
+
+
 def main_cells(preset: Preset, rates: dict[str, float]) -> Iterator[Cell]:
     """The runs that are compared, seed by seed, so that a study that is cut short has whole comparisons."""
     for seed in preset.seeds:
         for arm, model in ARMS.items():
             if arm in rates:
                 yield Cell(arm, tuple(model.items()), rates[arm], seed, preset.steps)
-
-
-def control_cells(preset: Preset, rates: dict[str, float]) -> list[Cell]:
-    """The shared transformer at the learning rate of `unix_both`, where that is another than its own.
-
-    Short runs chose the rates, so that a difference between arms at different rates might be one of the rates.
-    """
-    rate = rates.get("unix_both")
-    if "shared" not in rates or rate in (None, rates["shared"]):
-        return []
-    return [Cell(CONTROL, tuple(ARMS["shared"].items()), rate, seed, preset.steps) for seed in preset.seeds]
 
 
 def suggested_cells(preset: Preset, proposal: dict, rates: dict[str, float]) -> list[Cell]:

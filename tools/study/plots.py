@@ -21,7 +21,11 @@ def curves(results: list[dict], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.2), dpi=110)
     for number, arm in enumerate(WORDS):
-        runs = [result["curve"][1:] for result in results if "measures" in result and result["cell"]["arm"] == arm]
+        runs = [
+            result["curve"][1:]
+            for result in results
+            if "measures" in result and result["compared"] and result["cell"]["arm"] == arm
+        ]
         for axis, column, modality in ((axes[0], 1, "text"), (axes[1], 2, "image")):
             for run in runs:
                 axis.plot([p[0] for p in run], [p[column] for p in run], color=f"C{number}", alpha=0.3, linewidth=0.8)
@@ -39,11 +43,11 @@ def curves(results: list[dict], path: Path) -> None:
     pyplot.close(figure)
 
 
-def conflict_plot(folder: Path, preset: Preset, arms: dict, path: Path) -> None:
+def conflict_plot(folder: Path, preset: Preset, results: list[dict], path: Path) -> None:
     """Profiles of all arms that have shared weights, first seed."""
     profiles = {}
-    for arm in arms:
-        place = folder / f"{arm}-seed{preset.seeds[0]}" / "conflict"
-        if place.is_dir():
-            profiles[WORDS[arm]] = read(place)[0]
+    for result in results:
+        place = folder / result["name"] / "conflict"
+        if result["compared"] and result["cell"]["seed"] == preset.seeds[0] and place.is_dir():
+            profiles[WORDS[result["cell"]["arm"]]] = read(place)[0]
     plot(profiles, path, {words: f"C{number}" for number, words in enumerate(WORDS.values())})

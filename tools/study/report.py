@@ -6,7 +6,7 @@ import json
 import statistics
 from pathlib import Path
 
-from tools.study.cells import DONE, FAILED, SPEED, best_rates
+from tools.study.cells import DONE, FAILED, SPEED, best_rates, chosen_rates
 from tools.study.claims import answers, whole_entropies
 from tools.study.compare import Arms, differences, finished, results_table
 from tools.study.details import write_details
@@ -15,7 +15,7 @@ from tools.study.plan import (
     TEXT_SHARE,
     WORDS,
     Preset,
-    control_cells,
+    finalist_cells,
     main_cells,
     same_arm,
     suggested_cells,
@@ -32,19 +32,25 @@ PAPER_ENTROPY = {  # bits, arXiv 2509.24365 and its released script: plug-in, Qw
 
 
 def collect(folder: Path, preset: Preset) -> list[dict]:
-    """Every cell that the study is meant to have: its result, its failure, or {"missing": True}."""
-    found = [state_of(folder, cell.name, cell.to_dict()) for cell in tuning_cells(preset)]
-    rates = best_rates([result for result in found if "heldout" in result], preset)
-    planned = {cell.name: cell.to_dict() for cell in [*main_cells(preset, rates), *control_cells(preset, rates)]}
-    for seed in preset.seeds:  # an arm whose tuning is not done is meant to have cells, too
-        for arm in ARMS:
-            values = planned.pop(f"{arm}-seed{seed}", {"arm": arm, "seed": seed})
-            found.append(state_of(folder, f"{arm}-seed{seed}", values))
+    """Every cell that the study is meant to have: its result, its failure, or {"missing": True}.
+
+    `compared`: whether it is a cell of the comparison, and not one that a learning rate was chosen by alone.
+    """
+    short = [state_of(folder, cell.name, cell.to_dict()) for cell in tuning_cells(preset)]
+    best = best_rates(short, len(preset.learning_rates), preset.finalists)
+    finals = [state_of(folder, cell.name, cell.to_dict()) for cell in finalist_cells(preset, best)]
+    rates = chosen_rates(finals, preset)
+    found = {result["name"]: {**result, "compared": False} for result in [*short, *finals]}
+    wanted = {cell.name: cell.to_dict() for cell in main_cells(preset, rates)}
+    for seed in preset.seeds:  # an arm whose rate is not chosen yet is meant to have cells, too
+        wanted |= {f"{arm}-seed{seed}": {"arm": arm, "seed": seed} for arm in ARMS if arm not in rates}
     proposal = folder / "proposal.json"
     if proposal.is_file():
         suggested = suggested_cells(preset, json.loads(proposal.read_text(encoding="utf-8")), rates)
-        planned |= {cell.name: cell.to_dict() for cell in suggested}
-    return found + [state_of(folder, name, values) for name, values in planned.items()]
+        wanted |= {cell.name: cell.to_dict() for cell in suggested}
+    for name, cell in wanted.items():
+        found[name] = {**state_of(folder, name, cell), "compared": True}
+    return list(found.values())
 
 
 def state_of(folder: Path, name: str, cell: dict) -> dict:
@@ -60,13 +66,13 @@ def write(output: Path, folder: Path, preset: Preset, results: list[dict], probl
     output.mkdir(parents=True, exist_ok=True)
     arms = finished(results)
     curves(results, output / "curves.png")
-    conflict_plot(folder, preset, arms, output / "conflict.png")
+    conflict_plot(folder, preset, results, output / "conflict.png")
     write_details(output, folder, preset, results, arms)
     words = [
         f"# Which layers to separate: a controlled comparison ({preset.name})",
         "",
         *what_it_is(preset, results),
-        *answers(arms, folder),
+        *answers(arms, folder, results),
         "## How",
         "",
         *held_and_varied(preset, results, folder),
@@ -122,10 +128,10 @@ def held_and_varied(preset: Preset, results: list[dict], folder: Path) -> list[s
     return [
         f"Varied: the kinds of the layers, and {len(preset.seeds)} seeds (first weights, order of the data). Held: "
         f"{preset.steps * preset.row_length:,} training tokens ({preset.steps} rows of {preset.row_length}), the same rows for "
-        "equal seeds, width, number of layers, activated parameters, optimizer, schedule. Tuning: each arm over "
-        f"{len(preset.learning_rates)} learning rates ({', '.join(f'{rate:g}' for rate in preset.learning_rates)}), "
-        f"{preset.tuning_steps} steps each with a seed that is used nowhere else, the lowest held-out loss taken"
-        f"{tuning_at_equal_rates(preset, results)}. Data: OpenMoji pictures with names, and the Debian Reference in English, "
+        "equal seeds, width, number of layers, activated parameters, optimizer, schedule. Tuning, the same for each arm: "
+        f"{len(preset.learning_rates)} learning rates ({', '.join(f'{rate:g}' for rate in preset.learning_rates)}) for "
+        f"{preset.tuning_steps} steps with a seed that is used nowhere else, then the best {preset.finalists} at full length with "
+        "the first seed; the lowest held-out loss decides. Data: OpenMoji pictures with names, and the Debian Reference in English, "
         "German and Chinese, in the paper's shares of text and pictures; eight of ten draws of a picture are text to picture"
         f"{passes(preset, folder)}. Code: {', '.join(commits) or 'unknown'}. "
         "Tuning, all cells with their run folders, and differences from Uni-X 2:1 are "
@@ -146,21 +152,10 @@ def passes(preset: Preset, folder: Path) -> str:
     return f"; a training sees each text {text:.1f} times and each picture {pictures:.1f} times"
 
 
-def tuning_at_equal_rates(preset: Preset, results: list[dict]) -> str:
-    """In how many of the tuned rates Uni-X ended below the shared transformer, as a part of a sentence."""
-    found = {(r["cell"]["arm"], r["cell"]["learning_rate"]): r["heldout"] for r in results
-             if r["cell"].get("tuning") and "heldout" in r}  # fmt: skip
-    both = [rate for rate in preset.learning_rates if ("shared", rate) in found and ("unix_both", rate) in found]
-    if not both:
-        return ""
-    lower = sum(found["unix_both", rate] < found["shared", rate] for rate in both)
-    return f" (Uni-X 2:1 was below the shared transformer at {lower} of {len(both)} rates)"
-
-
 def arms_table(arms: Arms, results: list[dict], folder: Path, problems: dict[str, str]) -> list[str]:
     """A line for each arm: its sizes, its rate, and what a step costs."""
     heads = ["arm", "seeds", "parameters", "activated", "learning rate", "tokens/s", "step time, shared = 1"]
-    rates = {r["cell"]["arm"]: r["cell"]["learning_rate"] for r in results if "measures" in r}
+    rates = {r["cell"]["arm"]: r["cell"]["learning_rate"] for r in results if "measures" in r and r["compared"]}
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     speeds = step_costs(folder)
     for arm, by_seed in arms.items():
@@ -179,7 +174,7 @@ def step_costs(folder: Path) -> dict[str, tuple[str, str]]:
     if not (folder / SPEED).is_file():
         return {}
     found = json.loads((folder / SPEED).read_text(encoding="utf-8"))
-    seconds = {Path(run).parent.name.rpartition("-")[0]: times for run, times in found["seconds"].items()}
+    seconds = {Path(run).parent.name.partition("-")[0]: times for run, times in found["seconds"].items()}
     costs = {}
     for arm, times in seconds.items():
         ratios = [one / base for one, base in zip(times, seconds["shared"], strict=True)]
@@ -233,10 +228,10 @@ def limits(preset: Preset) -> list[str]:
         "carry over, in either direction. The paper's claims about benchmarks cannot be looked at with these data.",
         f"- {len(preset.seeds)} seeds give wide intervals: small differences cannot be seen, and not told apart is not equal. The "
         "intervals are over seeds: another manual or other pictures may order the arms otherwise.",
-        f"- Learning rates were chosen by runs of {preset.tuning_steps} steps, not {preset.steps}; the control says how much of a "
-        "difference from the shared transformer may be due to that.",
+        "- The first seed chose the learning rates, and is one of those that are compared.",
         "- Activated parameters are equal, total ones are not, as in the paper. The Uni-X arms have equally many.",
         "- Names of held-out pictures are of concepts that were not trained on: a model that knows nothing else can hardly find "
-        "them, so that what stands there for held-out pairs is near chance for every arm.",
+        "them, so that what stands there for held-out pairs is near chance for every arm. Pairs that were trained on say what was "
+        "learned by heart.",
         "",
     ]

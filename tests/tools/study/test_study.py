@@ -25,17 +25,16 @@ from pretrain.config import load_config
 from tests.commands import ROOT
 from tools import run_study
 from tools.study import cells
-from tools.study.cells import best_rates, do_cell
-from tools.study.compare import mean_and_width
+from tools.study.cells import best_rates, chosen_rates, do_cell
+from tools.study.compare import finished, mean_and_width
 from tools.study.plan import (
     ARMS,
-    CONTROL,
     LAYERS,
     PRESETS,
     SUGGESTED,
     WORDS,
     Cell,
-    control_cells,
+    finalist_cells,
     main_cells,
     same_arm,
     settings,
@@ -44,7 +43,8 @@ from tools.study.plan import (
 )
 from tools.study.report import collect, write
 
-PRESET = dataclasses.replace(PRESETS["quick"], seeds=(0, 1), learning_rates=(0.1, 0.2), steps=10, tuning_steps=5)
+PRESET = dataclasses.replace(PRESETS["quick"], seeds=(0, 1), learning_rates=(0.1, 0.2, 0.3), steps=10, tuning_steps=5)
+CELLS = len(ARMS) * (3 + 2 + 1)  # short runs, finalists with the first seed, and the second seed
 PATHS = {
     "tokenizer": "t",
     "pictures": "p",
@@ -86,8 +86,8 @@ def test_cells_differ_in_their_layers_seed_and_rate_alone_and_their_files_load(p
 class Commands:
     """Stands for the project's commands: writes what they leave behind, and fails where it is told to."""
 
-    def __init__(self, fail: str = ""):
-        self.fail, self.calls = fail, []
+    def __init__(self, fail: str = "", better: dict[str, float] | None = None):
+        self.fail, self.better, self.calls = fail, better or {}, []
 
     def __call__(self, command: list[str], log: Path) -> int:
         place = log.parent
@@ -98,6 +98,7 @@ class Commands:
             return 1
         steps = yaml.safe_load((place / "config.yaml").read_text())["run"]["steps"]
         rate = yaml.safe_load((place / "config.yaml").read_text())["optim"]["lr"]
+        rate += self.better.get(place.name, 0.0)
         if "train" in command[0]:
             (place / "run").mkdir(exist_ok=True)
             losses = {"heldout/loss": 2.0 + rate, "heldout/loss_text": 1.0 + rate, "heldout/loss_image": 3.0}
@@ -116,41 +117,63 @@ class Commands:
 
 
 def run_all(folder: Path, commands: Commands) -> list[dict]:
-    rates = best_rates([do_cell(folder, PRESET, cell, PATHS, commands) for cell in tuning_cells(PRESET)], PRESET)
-    return [do_cell(folder, PRESET, cell, PATHS, commands) for cell in main_cells(PRESET, rates)]
+    """All cells -> those that are compared."""
+    short = [do_cell(folder, PRESET, cell, PATHS, commands) for cell in tuning_cells(PRESET)]
+    best = best_rates(short, len(PRESET.learning_rates), PRESET.finalists)
+    finals = [do_cell(folder, PRESET, cell, PATHS, commands) for cell in finalist_cells(PRESET, best)]
+    return [do_cell(folder, PRESET, cell, PATHS, commands) for cell in main_cells(PRESET, chosen_rates(finals, PRESET))]
 
 
 def test_what_is_done_is_not_done_again_and_the_best_rate_is_taken(tmp_path):
     commands = Commands()
     results = run_all(tmp_path, commands)
     assert len(results) == 2 * len(ARMS) and {r["cell"]["learning_rate"] for r in results} == {0.1}
-    assert len(commands.calls) == 2 * len(ARMS) + 2 * 2 * len(ARMS)
+    assert len(commands.calls) == CELLS + 3 * len(ARMS)  # all but short runs are measured
     again = Commands(fail="train")
     assert [r["heldout"] for r in run_all(tmp_path, again)] == [r["heldout"] for r in results] and not again.calls
 
 
 def test_a_failed_cell_is_shown_with_its_reason_and_tried_again(tmp_path):
-    results = run_all(tmp_path, Commands(fail="mot-seed1 tools/study_measure.py"))
+    results = run_all(tmp_path, Commands(fail="mot-lr0.1-seed1 tools/study_measure.py"))
     failed = [result for result in results if "failed" in result]
     assert [f"{r['cell']['arm']} {r['cell']['seed']}" for r in failed] == ["mot 1"]
     assert "exit code 1: python tools/study_measure.py" in failed[0]["failed"] and failed[0]["log"][-1] == "the reason"
     write(tmp_path / "report", tmp_path, PRESET, collect(tmp_path, PRESET), {"entropy": "no", "speed": "none"})
     report = (tmp_path / "report/report.md").read_text()
-    for words in ("Not complete: mot-seed1 failed", "Not measured: no.", "Speed was not measured: none."):
+    for words in ("Not complete: mot-lr0.1-seed1 failed", "Not measured: no.", "Speed was not measured: none."):
         assert words in report
     assert "**failed**: exit code 1" in (tmp_path / "report/details.md").read_text()
-    assert "mot-seed1,mot,1,0.1,,state,failed" in (tmp_path / "report/results.csv").read_text()
+    assert "mot-lr0.1-seed1,compared,mot,1,0.1,,state,failed" in (tmp_path / "report/results.csv").read_text()
     commands = Commands()
     assert not any("failed" in result for result in run_all(tmp_path, commands))
-    assert commands.calls == [("mot-seed1", "pretrain/train.py"), ("mot-seed1", "tools/study_measure.py")]
-    assert not (tmp_path / "mot-seed1/failed.json").exists()
+    assert commands.calls == [("mot-lr0.1-seed1", "pretrain/train.py"), ("mot-lr0.1-seed1", "tools/study_measure.py")]
+    assert not (tmp_path / "mot-lr0.1-seed1/failed.json").exists()
 
 
 def test_an_arm_that_was_tuned_less_than_the_others_is_not_compared(tmp_path):
-    results = run_all(tmp_path, Commands(fail="tune-mot-lr0.2"))
-    assert {result["cell"]["arm"] for result in results} == set(ARMS) - {"mot"}
-    found = {result["name"]: result for result in collect(tmp_path, PRESET)}
-    assert "failed" in found["tune-mot-lr0.2"] and found["mot-seed0"]["missing"]
+    for place, (fail, cell) in enumerate((("tune-mot-lr0.2", "tune-mot-lr0.2"), ("mot-lr0.2-seed0", "mot-lr0.2-seed0"))):
+        folder = tmp_path / str(place)
+        results = run_all(folder, Commands(fail=fail))
+        assert {result["cell"]["arm"] for result in results} == set(ARMS) - {"mot"}
+        found = {result["name"]: result for result in collect(folder, PRESET)}
+        assert "failed" in found[cell] and found["mot-seed0"]["missing"] and found["mot-seed0"]["compared"]
+
+
+def test_the_rate_is_the_best_at_full_length_and_the_other_finalist_is_not_compared(tmp_path):
+    assert best_rates([{"heldout": 2.0, "cell": {"arm": "a", "learning_rate": 1}}], 2, 1) == {}
+    commands = Commands(better={"shared-lr0.2-seed0": -1.0})
+    results = run_all(tmp_path, commands)
+    assert {r["cell"]["learning_rate"] for r in results if r["cell"]["arm"] == "shared"} == {0.2}
+    assert {r["cell"]["learning_rate"] for r in results if r["cell"]["arm"] != "shared"} == {0.1}
+    shown = {result["name"]: result for result in collect(tmp_path, PRESET)}
+    assert not shown["shared-lr0.1-seed0"]["compared"] and shown["shared-lr0.2-seed0"]["compared"]
+    assert "shared-lr0.1-seed1" not in shown and not any(result.get("missing") for result in shown.values())
+    assert finished([*shown.values()])["shared"].keys() == {0, 1} and len(shown) == CELLS
+    write(tmp_path / "report", tmp_path, PRESET, [*shown.values()], {})
+    details = (tmp_path / "report/details.md").read_text()
+    assert "| shared transformer | 2.100 | **1.200** | - |" in details and "| shared transformer | **2.100** | 2.200 | 2.300 |" in details
+    assert "| 0 | 0.1 | " + f"{tmp_path}/shared-lr0.1-seed0/run | done, finalist |" in details
+    assert "Best at an end of the range, so that a rate beyond it might be better still: hard MoE, " in details
 
 
 def test_cells_run_beside_each_other_each_once_and_no_more_than_asked_for(tmp_path, monkeypatch):
@@ -160,9 +183,10 @@ def test_cells_run_beside_each_other_each_once_and_no_more_than_asked_for(tmp_pa
     assert len(run_study.run_cells(arguments, tmp_path, PRESET, PATHS)) == 5 == len(list(tmp_path.glob("*/result.json")))
     arguments.only = 0
     results = run_study.run_cells(arguments, tmp_path, PRESET, PATHS)
+    finals, main = finalist_cells(PRESET, dict.fromkeys(ARMS, [0.1, 0.2])), main_cells(PRESET, dict.fromkeys(ARMS, 0.1))
     assert [Cell(**{**r["cell"], "model": ()}).name for r in results] == [
-        cell.name for cell in [*tuning_cells(PRESET), *main_cells(PRESET, dict.fromkeys(ARMS, 0.1))]]  # fmt: skip
-    assert len(commands.calls) == len(set(commands.calls)) == 2 * len(ARMS) + 2 * 2 * len(ARMS)
+        cell.name for cell in [*tuning_cells(PRESET), *finals, *(one for one in main if one.seed)]]  # fmt: skip
+    assert len(commands.calls) == len(set(commands.calls)) == CELLS + 3 * len(ARMS)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "null", '{"arms": 1}'], ids=["empty", "list", "null", "another"])
@@ -233,32 +257,15 @@ def test_the_report_tells_differences_from_noise_and_every_number_from_its_run(t
     assert "**" not in lines[WORDS["unix_shallow"]] and WORDS["shared"] not in lines
     assert "in 3 of 35 comparisons; were all arms equal, about 2 would be" in report
     assert details.split("## Differences from Uni-X 2:1")[1].count("**0.495 ± 0.064**") == 15
-    assert "| shared transformer | **2.100** | 2.200 |" in details and "Best at an end of the range" in details
     cells = {line.split("|")[1].strip(): line for line in details.split("## Cells")[1].splitlines() if line.startswith("| ")}
-    assert "tune-shared-lr0.1" not in cells and str(tmp_path / "mot-seed0/run") in cells["mot-seed0"]
+    assert "tune-shared-lr0.1" not in cells and str(tmp_path / "mot-lr0.1-seed0/run") in cells["mot-lr0.1-seed0"]
     results, curves = ((tmp_path / "report" / name).read_text().splitlines() for name in ("results.csv", "curves.csv"))
-    assert results[0] == "cell,arm,seed,learning_rate,run,measure,value"
-    assert f"unix_both-seed1,unix_both,1,0.1,{tmp_path}/unix_both-seed1/run,names,2.5" in results
-    assert any(line.startswith("tune-shared-lr0.1,shared,") for line in results)
-    assert f"unix_both-seed1,unix_both,1,0.1,{tmp_path}/unix_both-seed1/run,10,1.1,3.0" in curves
+    assert results[0] == "cell,role,arm,seed,learning_rate,run,measure,value"
+    where = f"unix_both-lr0.1-seed1,compared,unix_both,1,0.1,{tmp_path}/unix_both-lr0.1-seed1/run"
+    assert f"{where},names,2.5" in results and f"{where},10,1.1,3.0" in curves
+    assert any(line.startswith("tune-shared-lr0.1,short,shared,") for line in results)
+    assert any(line.startswith("shared-lr0.2-seed0,finalist,shared,") for line in results)
     assert (tmp_path / "report/curves.png").stat().st_size > 5000
-
-
-def test_the_shared_transformer_is_trained_at_the_rate_of_uni_x_too_when_that_is_another(tmp_path):
-    rates = {**dict.fromkeys(ARMS, 0.1), "unix_both": 0.2}
-    assert not control_cells(PRESET, dict.fromkeys(ARMS, 0.1)) and not control_cells(PRESET, {"unix_both": 0.1})
-    cells = control_cells(PRESET, rates)
-    assert [(cell.name, cell.model, cell.learning_rate) for cell in cells] == [
-        (f"{CONTROL}-seed{seed}", (("kind", "shared"),), 0.2) for seed in PRESET.seeds]  # fmt: skip
-    for cell in tuning_cells(PRESET):
-        do_cell(tmp_path, PRESET, cell, PATHS, Commands())
-    path = tmp_path / "tune-unix_both-lr0.2/result.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "heldout": 0.5}))
-    shown = {result["name"]: result for result in collect(tmp_path, PRESET)}
-    assert all(shown[cell.name]["missing"] for cell in cells)
-    do_cell(tmp_path, PRESET, cells[0], PATHS, Commands())
-    shown = {result["name"]: result for result in collect(tmp_path, PRESET)}
-    assert "measures" in shown[cells[0].name] and shown[cells[1].name]["missing"]
 
 
 def test_intervals_are_students():
@@ -271,8 +278,8 @@ def test_a_proposal_is_trained_unless_it_is_an_arm_or_nothing():
     rates = {"unix_both": 0.3}
     cells = suggested_cells(PRESET, {"shallow": 1, "deep": 1}, rates)
     assert [(cell.name, cell.learning_rate) for cell in cells] == [
-        (f"{SUGGESTED}-seed0", 0.3),
-        (f"{SUGGESTED}-seed1", 0.3),
+        (f"{SUGGESTED}-lr0.3-seed0", 0.3),
+        (f"{SUGGESTED}-lr0.3-seed1", 0.3),
     ]
     for proposal in ({"shallow": 3, "deep": 0}, {"shallow": 0, "deep": 0}):
         assert not suggested_cells(PRESET, proposal, rates)
