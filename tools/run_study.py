@@ -83,28 +83,32 @@ def check_same_study(folder: Path, plan: dict) -> None:
 
 
 def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) -> list[dict]:
-    """All cells in their order: tuning, finalists, comparison, proposal -> results and failures."""
-    from tools.study.cells import DONE, best_rates, chosen_rates, do_cell, write_json
-    from tools.study.plan import finalist_cells, main_cells, suggested_cells, tuning_cells
+    """All cells in their order: tuning, comparison, proposal -> results and failures."""
+    from tools.study.cells import DONE, best_rates, do_cell, write_json
+    from tools.study.plan import main_cells, suggested_cells, tuning_cells
 
     results, left = [], arguments.only or math.inf
 
-    def one(cell, was_done: bool) -> dict:
+    def is_done(cell, measured: bool) -> bool:
+        path = folder / cell.name / DONE
+        return path.is_file() and (not measured or "measures" in json.loads(path.read_bytes()))
+
+    def one(cell, measured: bool, was_done: bool) -> dict:
         begin = time.time()
-        result = do_cell(folder, preset, cell, paths)
+        result = do_cell(folder, preset, cell, paths, measured)
         if not was_done:
             state = f"failed: {result['failed']}" if "failed" in result else f"held-out {result['heldout']:.3f}"
             print(f"{cell.name}: {state} ({time.time() - begin:.0f} s)", flush=True)
         return result
 
-    def do(cells: Iterable) -> list[dict]:
+    def do(cells: Iterable, measured: bool = True) -> list[dict]:
         nonlocal left
         with ThreadPoolExecutor(arguments.jobs or os.cpu_count()) as pool:
             begun = []
             for cell in cells:
-                was_done = (folder / cell.name / DONE).is_file()
+                was_done = is_done(cell, measured)
                 if was_done or left > 0:
-                    begun.append(pool.submit(one, cell, was_done))
+                    begun.append(pool.submit(one, cell, measured, was_done))
                     left -= not was_done
             try:
                 found = [future.result() for future in begun]
@@ -114,10 +118,8 @@ def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) 
         results.extend(found)
         return found
 
-    best = best_rates(do(tuning_cells(preset)), len(preset.learning_rates), preset.finalists)
-    finals = do(finalist_cells(preset, best))
-    rates = chosen_rates(finals, preset)
-    do(cell for cell in main_cells(preset, rates) if cell.seed != preset.seeds[0])
+    rates = best_rates(do(tuning_cells(preset), measured=False), preset)
+    do(main_cells(preset, rates))
     shared = [cell for cell in main_cells(preset, rates) if cell.arm == "shared"]
     profile = folder / shared[0].name / "conflict" if shared else folder
     if shared and profile.is_dir():

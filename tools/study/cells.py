@@ -22,7 +22,9 @@ import yaml
 from tools.study.plan import Cell, Preset, settings
 
 ROOT = Path(__file__).resolve().parents[2]
-LIBC = ctypes.CDLL(None)  # opened here: between fork and exec of a process with threads as little as possible may happen
+LIBC = ctypes.CDLL(
+    None
+)  # opened here: between fork and exec of a process with threads as little as possible may happen
 DONE, FAILED = "result.json", "failed.json"
 SPEED = "speed.json"  # of the study's folder: seconds of steps, arms side by side
 SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
@@ -60,22 +62,28 @@ def _end_with_parent() -> None:
     LIBC.prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
-def do_cell(folder: Path, preset: Preset, cell: Cell, paths: dict, run: Run = run_command_here) -> dict:
-    """Train and measure one cell in `folder`/<name>, unless that is done -> its result, or its failure ("failed" in it).
+def do_cell(
+    folder: Path, preset: Preset, cell: Cell, paths: dict, measured: bool = True, run: Run = run_command_here
+) -> dict:
+    """Train and measure one cell in `folder`/<name>, as far as that is not done -> its result, or its failure ("failed" in it).
 
-    A training that was cut off goes on from its newest checkpoint. A cell that failed is tried again by the next call.
-    Raises KeyboardInterrupt when the command was interrupted.
+    Not `measured`: training is enough. A training that was cut off goes on from its newest checkpoint. A cell that failed is
+    tried again by the next call. Raises KeyboardInterrupt when the command was interrupted.
     """
-    place = folder / cell.name
-    if (place / DONE).is_file():
-        return json.loads((place / DONE).read_text(encoding="utf-8"))
-    place.mkdir(parents=True, exist_ok=True)
-    (place / FAILED).unlink(missing_ok=True)
+    place, commands, before = folder / cell.name, [], 0.0
     config = place / "config.yaml"
-    values = settings(preset, cell, {**paths, "run": str(place / "run")})
-    config.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    commands = [["pretrain/train.py", "--config", str(config)]]
-    if not cell.tuning:
+    if (place / DONE).is_file():
+        result = json.loads((place / DONE).read_text(encoding="utf-8"))
+        if "measures" in result or not measured:
+            return result
+        before = result["seconds"]
+    else:
+        place.mkdir(parents=True, exist_ok=True)
+        values = settings(preset, cell, {**paths, "run": str(place / "run")})
+        config.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        commands.append(["pretrain/train.py", "--config", str(config)])
+    (place / FAILED).unlink(missing_ok=True)
+    if measured:
         commands.append(["tools/study_measure.py", "--checkpoint", str(place / "run"), "--pictures", paths["pictures"],
                          "--texts", paths["texts"], "--output", str(place), "--pairs", str(preset.pairs), "--rows",
                          str(preset.rows), "--row-length", str(preset.row_length), "--blocks", str(preset.blocks),
@@ -88,17 +96,18 @@ def do_cell(folder: Path, preset: Preset, cell: Cell, paths: dict, run: Run = ru
                 raise KeyboardInterrupt
             if code:
                 raise StepFailed(command, code)
-        result = {"cell": cell.to_dict(), **results_of(place, cell)}
+        result = {"cell": cell.to_dict(), **results_of(place, cell, measured)}
     except (StepFailed, OSError, ValueError, KeyError) as error:
         log = (place / "log.txt").read_text(encoding="utf-8").splitlines() if (place / "log.txt").exists() else []
         failure = {"cell": cell.to_dict(), "failed": f"{error}", "log": log[-LAST_LINES:]}
         write_json(place / FAILED, failure)
         return failure
-    write_json(place / DONE, {**result, "seconds": round(time.time() - begin, 1)})
+    result["seconds"] = round(before + time.time() - begin, 1)
+    write_json(place / DONE, result)
     return result
 
 
-def results_of(place: Path, cell: Cell) -> dict:
+def results_of(place: Path, cell: Cell, measured: bool) -> dict:
     """What a finished training and its measuring say. KeyError or OSError when something is not there."""
     lines = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     heldout = [line for line in lines if "heldout/loss" in line]
@@ -115,27 +124,22 @@ def results_of(place: Path, cell: Cell) -> dict:
     }
     if heldout[-1]["step"] != cell.steps:
         raise KeyError(f"the last held-out measurement is of step {heldout[-1]['step']}, not {cell.steps}")
-    if not cell.tuning:
+    if measured:
         found["measures"] = json.loads((place / "measures.json").read_text(encoding="utf-8"))
     return found
 
 
-def best_rates(results: Sequence[dict], tried: int, keep: int) -> dict[str, list[float]]:
-    """Arm -> the `keep` learning rates whose runs ended with the lowest held-out losses, the best one first.
+def best_rates(results: Sequence[dict], preset: Preset) -> dict[str, float]:
+    """Arm -> the learning rate whose run ended with the lowest held-out loss.
 
-    An arm is left out until `tried` rates of it have a result: fewer would be less tuning than the others had.
+    An arm is left out until all its rates were tried: fewer would be less tuning than the others had.
     """
-    found: dict[str, list[tuple[float, float]]] = {}
+    tried: dict[str, list[tuple[float, float]]] = {}
     for result in results:
         if "heldout" in result:
             cell = result["cell"]
-            found.setdefault(cell["arm"], []).append((result["heldout"], cell["learning_rate"]))
-    return {arm: [rate for _, rate in sorted(runs)[:keep]] for arm, runs in found.items() if len(runs) == tried}
-
-
-def chosen_rates(finals: Sequence[dict], preset: Preset) -> dict[str, float]:
-    """Arm -> the best of its finalists at full length; arms that lack one of them are left out."""
-    return {arm: rates[0] for arm, rates in best_rates(finals, preset.finalists, keep=1).items()}
+            tried.setdefault(cell["arm"], []).append((result["heldout"], cell["learning_rate"]))
+    return {arm: min(found)[1] for arm, found in tried.items() if len(found) == len(preset.learning_rates)}
 
 
 def write_json(path: Path, values) -> None:

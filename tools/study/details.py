@@ -41,52 +41,33 @@ def write_details(output: Path, folder: Path, preset: Preset, results: list[dict
 
 
 def tuning_table(preset: Preset, results: list[dict]) -> list[str]:
-    """Held-out loss of each arm at each learning rate, short runs and finalists, and which arms were best at an end."""
-    rates = sorted(preset.learning_rates)
-    short = _losses(result for result in results if result["cell"].get("tuning"))
-    lines = _rates_table(f"{preset.tuning_steps} steps, held-out loss at", short, rates)
-    if not lines:
-        return []
-    first = preset.seeds[0]
-    full = _losses(
-        r for r in results if not r["cell"].get("tuning") and r["cell"]["seed"] == first and r["cell"]["arm"] in ARMS
-    )
-    ends = {rates[0], rates[-1]}
-    at_end = [WORDS[arm] for arm, found in (full or short).items() if min(found, key=found.get) in ends]
-    words = "Every arm is best between the ends of the range."
-    if at_end:
-        words = f"Best at an end of the range, so that a rate beyond it might be better still: {', '.join(at_end)}."
-    return [*lines, "", f"With a seed that is used nowhere else. The best {preset.finalists} went on to full length:", "",
-            *_rates_table(f"{preset.steps} steps, first seed, held-out loss at", full, rates), "", words, ""]  # fmt: skip
-
-
-def _losses(results: Iterable[dict]) -> dict[str, dict[float, float]]:
-    found: dict[str, dict[float, float]] = {}
+    """Held-out loss of each arm at each learning rate, and which arms were best at an end of the range."""
+    tried: dict[str, dict[float, float]] = {}
     for result in results:
-        if "heldout" in result:
-            found.setdefault(result["cell"]["arm"], {})[result["cell"]["learning_rate"]] = result["heldout"]
-    return found
-
-
-def _rates_table(head: str, tried: dict[str, dict[float, float]], rates: list[float]) -> list[str]:
+        cell = result["cell"]
+        if "heldout" in result and cell["seed"] == preset.seeds[0] and cell["arm"] in ARMS:
+            tried.setdefault(cell["arm"], {})[cell["learning_rate"]] = result["heldout"]
     if not tried:
         return []
-    lines = [f"| {head} | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---" * (len(rates) + 1) + "|"]
+    rates, at_end = sorted(preset.learning_rates), []
+    lines = [f"| held-out loss at | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---" * (len(rates) + 1) + "|"]
     for arm, found in tried.items():
         best = min(found, key=found.get)
+        at_end += [WORDS[arm]] if best in (rates[0], rates[-1]) else []
         shown = [f"{found[rate]:.3f}" if rate in found else "-" for rate in rates]
         shown = [f"**{cell}**" if rate == best else cell for rate, cell in zip(rates, shown)]
         lines.append(f"| {WORDS[arm]} | {' | '.join(shown)} |")
-    return lines
+    words = "Every arm is best between the ends of the range."
+    if at_end:
+        words = f"Best at an end of the range, so that a rate beyond it might be better still: {', '.join(at_end)}."
+    return [*lines, "", f"Of {preset.steps} steps with the first seed. {words}", ""]
 
 
 def cells_table(results: list[dict]) -> list[str]:
-    """Where each number comes from; failures in their own words. Cells that tuned stand in results.csv if they are done."""
+    """Where each number comes from; failures in their own words."""
     lines = ["| cell | seed | learning rate | run folder | state |", "|---|---|---|---|---|"]
     for result in results:
         cell = result["cell"]
-        if cell.get("tuning") and "heldout" in result:
-            continue
         state = (
             f"**failed**: {result['failed']}"
             if "failed" in result
@@ -100,8 +81,8 @@ def cells_table(results: list[dict]) -> list[str]:
     return [
         *lines,
         "",
-        "The configuration of each cell is config.yaml in its folder; the same command makes the same run again. Short runs are in "
-        "results.csv. A finalist lost to another learning rate of its arm.",
+        "The configuration of each cell is config.yaml in its folder; the same command makes the same run again. Tried: the arm was "
+        "better at another learning rate.",
         "",
     ]
 
@@ -125,8 +106,8 @@ def write_csv(path: Path, heads: Sequence[str], lines: Iterable[Sequence]) -> No
 
 
 def role_of(result: dict) -> str:
-    """What a cell is for: the comparison, or a short or a full-length run that a learning rate was chosen by."""
-    return "compared" if result["compared"] else "short" if result["cell"].get("tuning") else "finalist"
+    """What a cell is for: the comparison, or a learning rate that was tried and not chosen."""
+    return "compared" if result["compared"] else "tried"
 
 
 def head_of(result: dict) -> tuple:

@@ -38,9 +38,7 @@ class Preset:
     intermediate_size: int
     row_length: int
     steps: int
-    tuning_steps: int
-    learning_rates: tuple[float, ...]  # each arm is tuned over the same ones, with a seed that is used nowhere else
-    finalists: int  # the best so many rates of the short runs are tried at full length, with the first seed
+    learning_rates: tuple[float, ...]  # each arm is tuned over the same ones, with the first seed
     seeds: tuple[int, ...]
     pairs: int
     rows: int
@@ -49,10 +47,9 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset("quick", 96, 256, 1024, 100, 40, (1e-3, 3e-3), 2, (0, 1), 24, 8, 8, 64),
-    "full": Preset("full", 128, 384, 2048, 1000, 200, (5e-4, 1e-3, 2e-3, 4e-3), 2, (0, 1, 2), 48, 32, 16, 256),
+    "quick": Preset("quick", 96, 256, 1024, 100, (1e-3, 3e-3), (0, 1), 24, 8, 8, 64),
+    "full": Preset("full", 128, 384, 2048, 850, (1e-3, 2e-3, 4e-3), (0, 1, 2), 48, 32, 16, 256),
 }
-TUNING_SEED = 1000
 SPEED_ROUNDS = 9  # steps of each arm that are timed
 
 
@@ -65,13 +62,10 @@ class Cell:
     learning_rate: float
     seed: int
     steps: int
-    tuning: bool = False
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        if self.tuning:
-            return f"tune-{self.arm}-lr{self.learning_rate:g}"
         return f"{self.arm}-lr{self.learning_rate:g}-seed{self.seed}"
 
     def to_dict(self) -> dict:
@@ -80,24 +74,20 @@ class Cell:
 
 
 def tuning_cells(preset: Preset) -> Iterator[Cell]:
-    """Short runs of every arm at every learning rate."""
-    for arm, model in ARMS.items():
-        for rate in preset.learning_rates:
-            yield Cell(arm, tuple(model.items()), rate, TUNING_SEED, preset.tuning_steps, tuning=True)
+    """Every arm at every learning rate, with the first seed.
 
-
-def finalist_cells(preset: Preset, rates: dict[str, list[float]]) -> Iterator[Cell]:
-    """Every arm at the best rates of its short runs, at full length, with the first seed.
-
-    Short runs alone mislead: what is best after 200 steps need not be after 1,000, and arms differ in how far it is off.
+    At full length: what is best in short runs need not be best in long ones, and arms differ in how far it is off.
     """
     for arm, model in ARMS.items():
-        for rate in rates.get(arm, ()):
+        for rate in preset.learning_rates:
             yield Cell(arm, tuple(model.items()), rate, preset.seeds[0], preset.steps)
 
 
 def main_cells(preset: Preset, rates: dict[str, float]) -> Iterator[Cell]:
-    """The runs that are compared, seed by seed, so that a study that is cut short has whole comparisons."""
+    """The runs that are compared, seed by seed, so that a study that is cut short has whole comparisons.
+
+    Those with the first seed are of `tuning_cells`.
+    """
     for seed in preset.seeds:
         for arm, model in ARMS.items():
             if arm in rates:

@@ -6,7 +6,7 @@ import json
 import statistics
 from pathlib import Path
 
-from tools.study.cells import DONE, FAILED, SPEED, best_rates, chosen_rates
+from tools.study.cells import DONE, FAILED, SPEED, best_rates
 from tools.study.claims import answers, whole_entropies
 from tools.study.compare import Arms, differences, finished, results_table
 from tools.study.details import write_details
@@ -15,7 +15,6 @@ from tools.study.plan import (
     TEXT_SHARE,
     WORDS,
     Preset,
-    finalist_cells,
     main_cells,
     same_arm,
     suggested_cells,
@@ -36,11 +35,9 @@ def collect(folder: Path, preset: Preset) -> list[dict]:
 
     `compared`: whether it is a cell of the comparison, and not one that a learning rate was chosen by alone.
     """
-    short = [state_of(folder, cell.name, cell.to_dict()) for cell in tuning_cells(preset)]
-    best = best_rates(short, len(preset.learning_rates), preset.finalists)
-    finals = [state_of(folder, cell.name, cell.to_dict()) for cell in finalist_cells(preset, best)]
-    rates = chosen_rates(finals, preset)
-    found = {result["name"]: {**result, "compared": False} for result in [*short, *finals]}
+    tuned = [state_of(folder, cell.name, cell.to_dict(), measured=False) for cell in tuning_cells(preset)]
+    rates = best_rates(tuned, preset)
+    found = {result["name"]: {**result, "compared": False} for result in tuned}
     wanted = {cell.name: cell.to_dict() for cell in main_cells(preset, rates)}
     for seed in preset.seeds:  # an arm whose rate is not chosen yet is meant to have cells, too
         wanted |= {f"{arm}-seed{seed}": {"arm": arm, "seed": seed} for arm in ARMS if arm not in rates}
@@ -49,15 +46,18 @@ def collect(folder: Path, preset: Preset) -> list[dict]:
         suggested = suggested_cells(preset, json.loads(proposal.read_text(encoding="utf-8")), rates)
         wanted |= {cell.name: cell.to_dict() for cell in suggested}
     for name, cell in wanted.items():
-        found[name] = {**state_of(folder, name, cell), "compared": True}
+        found[name] = {**state_of(folder, name, cell, measured=True), "compared": True}
     return list(found.values())
 
 
-def state_of(folder: Path, name: str, cell: dict) -> dict:
-    """What the cell's folder says of it."""
+def state_of(folder: Path, name: str, cell: dict, measured: bool) -> dict:
+    """What the cell's folder says of it; a cell to be measured that is only trained yet is missing."""
     for file in (DONE, FAILED):
-        if (folder / name / file).is_file():
-            return {"name": name, **json.loads((folder / name / file).read_text(encoding="utf-8"))}
+        path = folder / name / file
+        if path.is_file():
+            result = json.loads(path.read_text(encoding="utf-8"))
+            if file == FAILED or not measured or "measures" in result:
+                return {"name": name, **result}
     return {"name": name, "missing": True, "cell": cell}
 
 
@@ -129,8 +129,7 @@ def held_and_varied(preset: Preset, results: list[dict], folder: Path) -> list[s
         f"Varied: the kinds of the layers, and {len(preset.seeds)} seeds (first weights, order of the data). Held: "
         f"{preset.steps * preset.row_length:,} training tokens ({preset.steps} rows of {preset.row_length}), the same rows for "
         "equal seeds, width, number of layers, activated parameters, optimizer, schedule. Tuning, the same for each arm: "
-        f"{len(preset.learning_rates)} learning rates ({', '.join(f'{rate:g}' for rate in preset.learning_rates)}) for "
-        f"{preset.tuning_steps} steps with a seed that is used nowhere else, then the best {preset.finalists} at full length with "
+        f"{len(preset.learning_rates)} learning rates ({', '.join(f'{rate:g}' for rate in preset.learning_rates)}) at full length with "
         "the first seed; the lowest held-out loss decides. Data: OpenMoji pictures with names, and the Debian Reference in English, "
         "German and Chinese, in the paper's shares of text and pictures; eight of ten draws of a picture are text to picture"
         f"{passes(preset, folder)}. Code: {', '.join(commits) or 'unknown'}. "

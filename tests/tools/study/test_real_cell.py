@@ -20,7 +20,7 @@ from tools.study.plan import PRESETS, Cell
 from tools.study.report import collect, write
 
 PRESET = dataclasses.replace(PRESETS["quick"], hidden_size=32, intermediate_size=48, row_length=256, seeds=(0,), steps=6, pairs=4,
-                             rows=2, blocks=4, targets=8, learning_rates=())  # fmt: skip
+                             rows=2, blocks=4, targets=8, learning_rates=(1e-3,))  # fmt: skip
 EVERY_TEXT = [f"{language}/{side}" for language in LANGUAGES for side in ("train", "heldout")]
 CELL = Cell("unix_both", (("kind", "separated"), ("shallow", 2), ("deep", 1)), 1e-3, 0, steps=6)
 
@@ -53,10 +53,10 @@ def test_a_cell_measures_what_it_says_and_repeats_to_the_last_bit(commands, path
         log.write_text(done.out + done.err)
         return done.code
 
-    first, second = (do_cell(tmp_path / name, PRESET, CELL, paths, run) for name in ("a", "b"))
+    first, second = (do_cell(tmp_path / name, PRESET, CELL, paths, run=run) for name in ("a", "b"))
     assert "failed" not in first, first
     for result in (first, second):
-        for key in ("run", "tokens_per_second"):
+        for key in ("run", "tokens_per_second", "seconds"):
             del result[key]
         del result["measures"]["checkpoint"]
     assert first == second

@@ -25,7 +25,7 @@ from pretrain.config import load_config
 from tests.commands import ROOT
 from tools import run_study
 from tools.study import cells
-from tools.study.cells import best_rates, chosen_rates, do_cell
+from tools.study.cells import best_rates, do_cell
 from tools.study.compare import finished, mean_and_width
 from tools.study.plan import (
     ARMS,
@@ -34,7 +34,6 @@ from tools.study.plan import (
     SUGGESTED,
     WORDS,
     Cell,
-    finalist_cells,
     main_cells,
     same_arm,
     settings,
@@ -43,8 +42,9 @@ from tools.study.plan import (
 )
 from tools.study.report import collect, write
 
-PRESET = dataclasses.replace(PRESETS["quick"], seeds=(0, 1), learning_rates=(0.1, 0.2, 0.3), steps=10, tuning_steps=5)
-CELLS = len(ARMS) * (3 + 2 + 1)  # short runs, finalists with the first seed, and the second seed
+PRESET = dataclasses.replace(PRESETS["quick"], seeds=(0, 1), learning_rates=(0.1, 0.2, 0.3), steps=10)
+CELLS = len(ARMS) * (3 + 1)  # three rates with the first seed, the best of them with the second one
+CALLS = CELLS + 2 * len(ARMS)  # what is compared is measured, too
 PATHS = {
     "tokenizer": "t",
     "pictures": "p",
@@ -68,19 +68,20 @@ def test_the_uni_x_arms_have_equally_many_separated_layers_and_the_others_what_t
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_cells_differ_in_their_layers_seed_and_rate_alone_and_their_files_load(preset, tmp_path):
-    cells = [*tuning_cells(preset), *main_cells(preset, dict.fromkeys(ARMS, 0.5))]
-    assert len(cells) == len(ARMS) * (len(preset.learning_rates) + len(preset.seeds))
-    assert len({cell.name for cell in cells}) == len(cells)
-    loaded = []
-    for cell in cells:
-        (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings(preset, cell, {**PATHS, "run": cell.name})))
-        loaded.append(load_config(tmp_path / "c.yaml"))
-    main = loaded[-len(ARMS) * len(preset.seeds) :]
+    main = list(main_cells(preset, dict.fromkeys(ARMS, preset.learning_rates[1])))
+    cells = {cell.name: cell for cell in [*tuning_cells(preset), *main]}
+    assert len(cells) == len(ARMS) * (len(preset.learning_rates) + len(preset.seeds) - 1)
+    loaded = {}
+    for name, cell in cells.items():
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings(preset, cell, {**PATHS, "run": name})))
+        loaded[name] = load_config(tmp_path / "c.yaml")
+    compared = [loaded[cell.name] for cell in main]
+    assert len(compared) == len(ARMS) * len(preset.seeds) and {one.run.seed for one in compared} == set(preset.seeds)
     same = [dataclasses.replace(one, run=dataclasses.replace(one.run, folder="", seed=0),
                                 model=dataclasses.replace(one.model, kind="shared", shallow=0, deep=0, every=0))
-            for one in main]  # fmt: skip
+            for one in compared]  # fmt: skip
     assert all(one == same[0] for one in same)
-    assert {one.run.seed for one in main} == set(preset.seeds) and {one.run.seed for one in loaded} > set(preset.seeds)
+    assert {one.run.seed for one in loaded.values() if one.optim.lr != preset.learning_rates[1]} == {preset.seeds[0]}
 
 
 class Commands:
@@ -118,17 +119,15 @@ class Commands:
 
 def run_all(folder: Path, commands: Commands) -> list[dict]:
     """All cells -> those that are compared."""
-    short = [do_cell(folder, PRESET, cell, PATHS, commands) for cell in tuning_cells(PRESET)]
-    best = best_rates(short, len(PRESET.learning_rates), PRESET.finalists)
-    finals = [do_cell(folder, PRESET, cell, PATHS, commands) for cell in finalist_cells(PRESET, best)]
-    return [do_cell(folder, PRESET, cell, PATHS, commands) for cell in main_cells(PRESET, chosen_rates(finals, PRESET))]
+    tuned = [do_cell(folder, PRESET, cell, PATHS, measured=False, run=commands) for cell in tuning_cells(PRESET)]
+    return [do_cell(folder, PRESET, cell, PATHS, run=commands) for cell in main_cells(PRESET, best_rates(tuned, PRESET))]
 
 
 def test_what_is_done_is_not_done_again_and_the_best_rate_is_taken(tmp_path):
     commands = Commands()
     results = run_all(tmp_path, commands)
     assert len(results) == 2 * len(ARMS) and {r["cell"]["learning_rate"] for r in results} == {0.1}
-    assert len(commands.calls) == CELLS + 3 * len(ARMS)  # all but short runs are measured
+    assert len(commands.calls) == len(set(commands.calls)) == CALLS
     again = Commands(fail="train")
     assert [r["heldout"] for r in run_all(tmp_path, again)] == [r["heldout"] for r in results] and not again.calls
 
@@ -151,29 +150,38 @@ def test_a_failed_cell_is_shown_with_its_reason_and_tried_again(tmp_path):
 
 
 def test_an_arm_that_was_tuned_less_than_the_others_is_not_compared(tmp_path):
-    for place, (fail, cell) in enumerate((("tune-mot-lr0.2", "tune-mot-lr0.2"), ("mot-lr0.2-seed0", "mot-lr0.2-seed0"))):
-        folder = tmp_path / str(place)
-        results = run_all(folder, Commands(fail=fail))
-        assert {result["cell"]["arm"] for result in results} == set(ARMS) - {"mot"}
-        found = {result["name"]: result for result in collect(folder, PRESET)}
-        assert "failed" in found[cell] and found["mot-seed0"]["missing"] and found["mot-seed0"]["compared"]
+    results = run_all(tmp_path, Commands(fail="mot-lr0.2-seed0"))
+    assert {result["cell"]["arm"] for result in results} == set(ARMS) - {"mot"}
+    found = {result["name"]: result for result in collect(tmp_path, PRESET)}
+    assert "failed" in found["mot-lr0.2-seed0"] and found["mot-seed0"]["missing"] and found["mot-seed0"]["compared"]
 
 
-def test_the_rate_is_the_best_at_full_length_and_the_other_finalist_is_not_compared(tmp_path):
-    assert best_rates([{"heldout": 2.0, "cell": {"arm": "a", "learning_rate": 1}}], 2, 1) == {}
-    commands = Commands(better={"shared-lr0.2-seed0": -1.0})
-    results = run_all(tmp_path, commands)
-    assert {r["cell"]["learning_rate"] for r in results if r["cell"]["arm"] == "shared"} == {0.2}
-    assert {r["cell"]["learning_rate"] for r in results if r["cell"]["arm"] != "shared"} == {0.1}
+def test_the_best_rate_is_compared_and_the_others_are_only_trained(tmp_path):
+    run_all(tmp_path, Commands(better={"shared-lr0.2-seed0": -1.0}))
     shown = {result["name"]: result for result in collect(tmp_path, PRESET)}
-    assert not shown["shared-lr0.1-seed0"]["compared"] and shown["shared-lr0.2-seed0"]["compared"]
-    assert "shared-lr0.1-seed1" not in shown and not any(result.get("missing") for result in shown.values())
-    assert finished([*shown.values()])["shared"].keys() == {0, 1} and len(shown) == CELLS
+    assert len(shown) == CELLS and not any(result.get("missing") for result in shown.values())
+    compared = {name for name, result in shown.items() if result["compared"]}
+    assert {name for name in compared if name.startswith("shared-")} == {"shared-lr0.2-seed0", "shared-lr0.2-seed1"}
+    assert compared == {name for name, result in shown.items() if "measures" in result} and len(compared) == 2 * len(ARMS)
+    assert finished([*shown.values()])["shared"].keys() == {0, 1}
     write(tmp_path / "report", tmp_path, PRESET, [*shown.values()], {})
     details = (tmp_path / "report/details.md").read_text()
-    assert "| shared transformer | 2.100 | **1.200** | - |" in details and "| shared transformer | **2.100** | 2.200 | 2.300 |" in details
-    assert "| 0 | 0.1 | " + f"{tmp_path}/shared-lr0.1-seed0/run | done, finalist |" in details
+    assert "| shared transformer | 2.100 | **1.200** | 2.300 |" in details
+    assert f"| 0 | 0.1 | {tmp_path}/shared-lr0.1-seed0/run | done, tried |" in details
     assert "Best at an end of the range, so that a rate beyond it might be better still: hard MoE, " in details
+
+
+def test_a_measurement_that_failed_is_tried_again_without_training_and_until_then_the_cell_is_failed(tmp_path):
+    name = "shared-lr0.1-seed0"
+    run_all(tmp_path, Commands(fail=f"{name} tools/study_measure.py"))
+    shown = {result["name"]: result for result in collect(tmp_path, PRESET)}
+    assert "study_measure" in shown[name]["failed"] and "shared-lr0.1-seed1" in shown
+    (tmp_path / name / "failed.json").unlink()  # as if the study had been stopped before it
+    shown = {result["name"]: result for result in collect(tmp_path, PRESET)}
+    assert shown[name]["missing"] and shown[name]["compared"]
+    commands = Commands()
+    run_all(tmp_path, commands)
+    assert commands.calls == [(name, "tools/study_measure.py")]
 
 
 def test_cells_run_beside_each_other_each_once_and_no_more_than_asked_for(tmp_path, monkeypatch):
@@ -183,10 +191,9 @@ def test_cells_run_beside_each_other_each_once_and_no_more_than_asked_for(tmp_pa
     assert len(run_study.run_cells(arguments, tmp_path, PRESET, PATHS)) == 5 == len(list(tmp_path.glob("*/result.json")))
     arguments.only = 0
     results = run_study.run_cells(arguments, tmp_path, PRESET, PATHS)
-    finals, main = finalist_cells(PRESET, dict.fromkeys(ARMS, [0.1, 0.2])), main_cells(PRESET, dict.fromkeys(ARMS, 0.1))
-    assert [Cell(**{**r["cell"], "model": ()}).name for r in results] == [
-        cell.name for cell in [*tuning_cells(PRESET), *finals, *(one for one in main if one.seed)]]  # fmt: skip
-    assert len(commands.calls) == len(set(commands.calls)) == CELLS + 3 * len(ARMS)
+    main = list(main_cells(PRESET, dict.fromkeys(ARMS, 0.1)))
+    assert [Cell(**{**r["cell"], "model": ()}).name for r in results] == [cell.name for cell in [*tuning_cells(PRESET), *main]]
+    assert len(commands.calls) == len(set(commands.calls)) == CALLS
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "null", '{"arms": 1}'], ids=["empty", "list", "null", "another"])
@@ -209,7 +216,7 @@ def test_an_interrupt_ends_the_study_and_begins_no_further_cell(tmp_path, monkey
 def test_an_interrupted_cell_is_neither_done_nor_failed(tmp_path):
     cell = next(tuning_cells(PRESET))
     with pytest.raises(KeyboardInterrupt):
-        do_cell(tmp_path, PRESET, cell, PATHS, lambda command, log: 130)
+        do_cell(tmp_path, PRESET, cell, PATHS, run=lambda command, log: 130)
     assert not any((tmp_path / cell.name / name).exists() for name in ("result.json", "failed.json"))
 
 
@@ -233,7 +240,7 @@ def test_a_command_ends_with_the_study_that_is_killed(tmp_path):
 def test_a_training_that_stopped_early_is_no_result(tmp_path):
     cell = Cell("shared", (("kind", "shared"),), 0.1, 0, steps=10)
     commands = Commands()
-    do_cell(tmp_path, PRESET, cell, PATHS, commands)
+    do_cell(tmp_path, PRESET, cell, PATHS, run=commands)
     result = tmp_path / cell.name / "result.json"
     result.unlink()
 
@@ -243,7 +250,7 @@ def test_a_training_that_stopped_early_is_no_result(tmp_path):
         metrics.write_text(metrics.read_text().replace('"step": 10', '"step": 7'))
         return code
 
-    assert "step 7, not 10" in do_cell(tmp_path, PRESET, cell, PATHS, stops_early)["failed"]
+    assert "step 7, not 10" in do_cell(tmp_path, PRESET, cell, PATHS, run=stops_early)["failed"]
     assert not result.exists()
 
 
@@ -258,13 +265,12 @@ def test_the_report_tells_differences_from_noise_and_every_number_from_its_run(t
     assert "in 3 of 35 comparisons; were all arms equal, about 2 would be" in report
     assert details.split("## Differences from Uni-X 2:1")[1].count("**0.495 ± 0.064**") == 15
     cells = {line.split("|")[1].strip(): line for line in details.split("## Cells")[1].splitlines() if line.startswith("| ")}
-    assert "tune-shared-lr0.1" not in cells and str(tmp_path / "mot-lr0.1-seed0/run") in cells["mot-lr0.1-seed0"]
+    assert cells.keys() >= {"shared-lr0.2-seed0", "shared-lr0.1-seed1"} and str(tmp_path / "mot-lr0.1-seed0/run") in cells["mot-lr0.1-seed0"]
     results, curves = ((tmp_path / "report" / name).read_text().splitlines() for name in ("results.csv", "curves.csv"))
     assert results[0] == "cell,role,arm,seed,learning_rate,run,measure,value"
     where = f"unix_both-lr0.1-seed1,compared,unix_both,1,0.1,{tmp_path}/unix_both-lr0.1-seed1/run"
     assert f"{where},names,2.5" in results and f"{where},10,1.1,3.0" in curves
-    assert any(line.startswith("tune-shared-lr0.1,short,shared,") for line in results)
-    assert any(line.startswith("shared-lr0.2-seed0,finalist,shared,") for line in results)
+    assert any(line.startswith("shared-lr0.2-seed0,tried,shared,0,0.2,") for line in results)
     assert (tmp_path / "report/curves.png").stat().st_size > 5000
 
 
