@@ -148,7 +148,7 @@ def passes(preset: Preset, folder: Path) -> str:
         return ""
     seen = preset.steps * preset.row_length
     text, pictures = seen * TEXT_SHARE / tokens["text"], seen * (1 - TEXT_SHARE) / tokens["image"]
-    return f"; a training sees each text {text:.1f} times and each picture {pictures:.1f} times"
+    return f"; a training sees each text {text:.2g} times and each picture {pictures:.2g} times"
 
 
 def arms_table(arms: Arms, results: list[dict], folder: Path, problems: dict[str, str]) -> list[str]:
