@@ -84,14 +84,14 @@ def check_same_study(folder: Path, plan: dict) -> None:
 
 def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) -> list[dict]:
     """All cells in their order: tuning, comparison, proposal -> results and failures."""
-    from tools.study.cells import DONE, best_rates, do_cell, write_json
+    from tools.study.cells import DONE, best_rates, do_cell, read_json, write_json
     from tools.study.plan import main_cells, suggested_cells, tuning_cells
 
     results, left = [], arguments.only or math.inf
 
     def is_done(cell, measured: bool) -> bool:
         path = folder / cell.name / DONE
-        return path.is_file() and (not measured or "measures" in json.loads(path.read_bytes()))
+        return path.is_file() and (not measured or "measures" in read_json(path))
 
     def one(cell, measured: bool, was_done: bool) -> dict:
         begin = time.time()
@@ -103,10 +103,10 @@ def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) 
 
     def do(cells: Iterable, measured: bool = True) -> list[dict]:
         nonlocal left
+        states = [(cell, is_done(cell, measured)) for cell in cells]  # a damaged file is told before any begins
         with ThreadPoolExecutor(arguments.jobs or os.cpu_count()) as pool:
             begun = []
-            for cell in cells:
-                was_done = is_done(cell, measured)
+            for cell, was_done in states:
                 if was_done or left > 0:
                     begun.append(pool.submit(one, cell, measured, was_done))
                     left -= not was_done

@@ -50,9 +50,12 @@ def main() -> int:
     from pretrain import checkpoint, runtime
     from pretrain.config import OptimSection
     from pretrain.engines.megatron import MegatronEngine
+    from tokenization.files import output_folder
     from tools.benchmarks.paired import LR, timed_step
     from tools.checkpoint_model import open_checkpoint, planned_rows
+    from tools.study.cells import write_json
 
+    output_folder(arguments.output.parent)
     runtime.install()
     torch.set_num_threads(1)
     opened = open_checkpoint(arguments.runs[0])
@@ -75,7 +78,7 @@ def main() -> int:
                 seconds[run].append(step.whole.cpu)
         order = order[1:] + order[:1]
     found = {"row_length": arguments.row_length, "seconds": seconds}
-    arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(arguments.output, found)
     print(json.dumps(found))
     return 0
 

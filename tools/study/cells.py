@@ -19,6 +19,7 @@ from pathlib import Path
 
 import yaml
 
+from model.errors import UserError
 from tools.study.plan import Cell, Preset, settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +74,7 @@ def do_cell(
     place, commands, before = folder / cell.name, [], 0.0
     config = place / "config.yaml"
     if (place / DONE).is_file():
-        result = json.loads((place / DONE).read_text(encoding="utf-8"))
+        result = read_json(place / DONE)
         if "measures" in result or not measured:
             return result
         before = result["seconds"]
@@ -140,6 +141,14 @@ def best_rates(results: Sequence[dict], preset: Preset) -> dict[str, float]:
             cell = result["cell"]
             tried.setdefault(cell["arm"], []).append((result["heldout"], cell["learning_rate"]))
     return {arm: min(found)[1] for arm, found in tried.items() if len(found) == len(preset.learning_rates)}
+
+
+def read_json(path: Path) -> dict:
+    """What the study wrote there. Raises UserError when it is damaged: a result is never guessed."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}): remove it, the study makes it anew") from None
 
 
 def write_json(path: Path, values) -> None:

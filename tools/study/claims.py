@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 import statistics
 from pathlib import Path
 
+from tools.study.cells import read_json
 from tools.study.compare import MEASURES, Arms, mean_and_width, number, paired, side_of
 from tools.study.plan import ARMS, LAYERS, SUGGESTED, WORDS, same_arm
 
@@ -73,7 +73,7 @@ def answers(arms: Arms, folder: Path, results: list[dict]) -> list[str]:
 def of_proposal(arms: Arms, folder: Path) -> list[str]:
     """Whether what the conflict of the shared transformer proposes holds its own against the paper's proportion."""
     path = folder / "proposal.json"
-    proposed = (same_arm(json.loads(path.read_text(encoding="utf-8"))) or SUGGESTED) if path.is_file() else ""
+    proposed = (same_arm(read_json(path)) or SUGGESTED) if path.is_file() else ""
     if proposed not in arms or "unix_both" not in arms or proposed == "unix_both":
         return []
     sides, words = told(arms, proposed, "unix_both")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 
-from tools.study.cells import DONE, FAILED, SPEED, best_rates
+from tools.study.cells import DONE, FAILED, SPEED, best_rates, read_json
 from tools.study.claims import answers, whole_entropies
 from tools.study.compare import Arms, differences, finished, results_table
 from tools.study.details import write_details
@@ -43,7 +42,7 @@ def collect(folder: Path, preset: Preset) -> list[dict]:
         wanted |= {f"{arm}-seed{seed}": {"arm": arm, "seed": seed} for arm in ARMS if arm not in rates}
     proposal = folder / "proposal.json"
     if proposal.is_file():
-        suggested = suggested_cells(preset, json.loads(proposal.read_text(encoding="utf-8")), rates)
+        suggested = suggested_cells(preset, read_json(proposal), rates)
         wanted |= {cell.name: cell.to_dict() for cell in suggested}
     for name, cell in wanted.items():
         found[name] = {**state_of(folder, name, cell, measured=True), "compared": True}
@@ -55,7 +54,7 @@ def state_of(folder: Path, name: str, cell: dict, measured: bool) -> dict:
     for file in (DONE, FAILED):
         path = folder / name / file
         if path.is_file():
-            result = json.loads(path.read_text(encoding="utf-8"))
+            result = read_json(path)
             if file == FAILED or not measured or "measures" in result:
                 return {"name": name, **result}
     return {"name": name, "missing": True, "cell": cell}
@@ -172,7 +171,7 @@ def step_costs(folder: Path) -> dict[str, tuple[str, str]]:
     """arm -> tokens a second, and time of a step over that of the shared transformer, as cells of a table."""
     if not (folder / SPEED).is_file():
         return {}
-    found = json.loads((folder / SPEED).read_text(encoding="utf-8"))
+    found = read_json(folder / SPEED)
     seconds = {Path(run).parent.name.partition("-")[0]: times for run, times in found["seconds"].items()}
     costs = {}
     for arm, times in seconds.items():
@@ -190,7 +189,7 @@ def proposal_words(folder: Path) -> list[str]:
     path = folder / "proposal.json"
     if not path.is_file():
         return ["There is no proposal: the shared transformer of the first seed has no profile.", ""]
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     same = same_arm(found)
     trained = f" It is the arm {WORDS[same]}, so it was not trained again." if same else ""
     return [

@@ -79,17 +79,20 @@ def test_a_cell_measures_what_it_says_and_repeats_to_the_last_bit(commands, path
         "--row-length",
         64,
         "--output",
-        tmp_path / "speed.json",
+        tmp_path / "new" / "speed.json",
         "--runs",
     )
     done = commands.run(*timing, *runs, "--rounds", 2)
     assert done.code == 0, done.err
-    found = json.loads((tmp_path / "speed.json").read_text())
+    found = json.loads((tmp_path / "new/speed.json").read_text())
     assert found["row_length"] == 64 and [len(times) for times in found["seconds"].values()] == [2, 2]
     assert list(found["seconds"]) == [str(run) for run in runs] and min(map(min, found["seconds"].values())) > 0
     assert_refused(
         commands.run(*timing, runs[0], "--rounds", 9999), paths["heldout"], "10001 are needed: lower --rounds"
     )
+    (tmp_path / "file").touch()
+    done = commands.run(*timing, runs[0], "--rounds", 9999, "--output", tmp_path / "file" / "speed.json")
+    assert_refused(done, f"{tmp_path}/file: cannot be made a folder")
 
 
 def test_without_the_demo_the_study_says_what_to_run(commands, tmp_path):

@@ -205,6 +205,21 @@ def test_a_folder_of_another_study_or_of_a_damaged_one_is_refused(tmp_path, cont
     run_study.check_same_study(tmp_path / "new", {"arms": 2})
 
 
+@pytest.mark.parametrize(
+    "name", ["shared-lr0.1-seed0/result.json", "mot-lr0.3-seed0/failed.json", "proposal.json", "speed.json"]
+)
+def test_a_damaged_file_is_named_with_what_to_do_and_not_counted_as_a_result(tmp_path, monkeypatch, name):
+    commands = Commands(fail="mot-lr0.3-seed0 pretrain/train.py")
+    run_all(tmp_path, commands)
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=f"{tmp_path / name}: .*remove it"):
+        write(tmp_path / "report", tmp_path, PRESET, collect(tmp_path, PRESET), {})
+    if name.endswith("result.json"):
+        monkeypatch.setattr(cells, "do_cell", functools.partial(do_cell, run=commands))
+        with pytest.raises(UserError, match=f"{tmp_path / name}: .*remove it"):
+            run_study.run_cells(argparse.Namespace(jobs=1, only=0), tmp_path, PRESET, PATHS)
+
+
 def test_an_interrupt_ends_the_study_and_begins_no_further_cell(tmp_path, monkeypatch):
     begun = []
     monkeypatch.setattr(cells, "do_cell", functools.partial(do_cell, run=lambda command, log: begun.append(log) or 130))
