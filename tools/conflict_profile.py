@@ -134,7 +134,7 @@ def plot(profiles: dict[str, list[Line]], path: Path, colours: dict[str, str] | 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.2), dpi=110, sharey=True)
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 2.8), dpi=110, sharey=True)
     for axis, part in zip(axes, ("attention", "ffn")):
         for number, (name, lines) in enumerate(profiles.items()):
             shown = shared_lines(lines, part)
@@ -153,12 +153,12 @@ def plot(profiles: dict[str, list[Line]], path: Path, colours: dict[str, str] | 
     several = len(profiles) > 1
     if several:
         legend_below(figure, axes[0])
-    figure.tight_layout(rect=(0, 0.13 if several else 0, 1, 1))
+    figure.tight_layout(rect=(0, 0.08 if several else 0, 1, 1))
     figure.savefig(path)
     pyplot.close(figure)
 
 
 def legend_below(figure, axis) -> None:
-    """The lines of `axis`, named under the panels, where they hide nothing: leave the lowest 13 % free."""
+    """The lines of `axis`, named under the panels, where they hide nothing: leave the lowest 8 % free."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="lower center", ncols=min(6, len(labels)), frameon=False, fontsize=8)

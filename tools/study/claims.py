@@ -24,14 +24,18 @@ UNI_X = [arm for arm, model in ARMS.items() if model["kind"] == "separated"]
 
 def told(arms: Arms, arm: str, base: str) -> tuple[dict[str, list[str]], str]:
     """Measures by side ("better", "worse", "not told apart"), and the same as a sentence."""
-    sides: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
+    equal = "not told apart"
+    sides: dict[str, list[str]] = {"better": [], "worse": [], equal: []}
     for name, measure in MEASURES.items():
         mean, width = paired(arms, arm, base, name)
         side = side_of(mean, width, measure.better)
-        sides[side].append(measure.words if side == "not told apart" else f"{measure.words} ({number(mean, width)})")
-    if len(sides["not told apart"]) == len(MEASURES):
-        return sides, "not told apart in any measure"
-    return sides, "; ".join(f"{side}: {', '.join(those)}" for side, those in sides.items() if those)
+        sides[side].append(f"{measure.words} ({measure.number(mean, width)})")
+    if len(sides[equal]) == len(MEASURES):
+        return sides, f"{equal} in any measure"
+    words = [f"{side}: {', '.join(those)}" for side, those in sides.items() if those and side != equal]
+    if sides[equal]:  # their figures are in the tables
+        words.append(f"{equal}: the other {len(sides[equal])} of {len(MEASURES)} measures")
+    return sides, "; ".join(words)
 
 
 def verdict(sides, as_paper: str, other_way: str) -> str:
@@ -63,7 +67,7 @@ def answers(arms: Arms, folder: Path, results: list[dict]) -> list[str]:
     return [
         "## What was found",
         "",
-        f"The paper's figures of arms are {AVERAGES}: no measure of ours.",
+        f"The paper's figures of arms are {AVERAGES}: no measure of ours, which Results explains.",
         "",
         *numbered,
         "",

@@ -21,15 +21,19 @@ class Measure:
     better: int
     is_share: bool = False
 
+    def number(self, mean: float, width: float) -> str:
+        """With its interval; a share of some dozens of answers has no third digit."""
+        return number(mean, width, 2 if self.is_share else 3)
+
 
 MEASURES = {
     "text": Measure("text loss", -1),
     "names": Measure("name loss", -1),
     "pictures": Measure("picture loss", -1),
-    "retrieval": Measure("picture of a held-out name", 1, is_share=True),
-    "naming": Measure("name of a held-out picture", 1, is_share=True),
-    "retrieval_seen": Measure("picture of a trained name", 1, is_share=True),
-    "naming_seen": Measure("name of a trained picture", 1, is_share=True),
+    "retrieval": Measure("find new", 1, is_share=True),
+    "naming": Measure("name new", 1, is_share=True),
+    "retrieval_seen": Measure("find trained", 1, is_share=True),
+    "naming_seen": Measure("name trained", 1, is_share=True),
 }
 Arms = dict[str, dict[int, dict[str, float]]]  # arm -> seed -> values
 
@@ -122,6 +126,7 @@ def number(mean: float, width: float, digits: int = 3) -> str:
     """As a cell of a table: mean, and the interval where it is known."""
     if mean != mean:
         return "-"
+    mean = round(mean, digits) + 0.0  # -0.0 would be printed with its sign
     return f"{mean:.{digits}f}" + ("" if width != width else f" ± {width:.{digits}f}")
 
 
@@ -132,7 +137,8 @@ def results_table(arms: Arms) -> list[str]:
         "|---" * (len(MEASURES) + 1) + "|",
     ]
     for arm, by_seed in arms.items():
-        lines.append("| " + " | ".join([WORDS[arm], *(number(*summary(by_seed, name)) for name in MEASURES)]) + " |")
+        cells = [measure.number(*summary(by_seed, name)) for name, measure in MEASURES.items()]
+        lines.append("| " + " | ".join([WORDS[arm], *cells]) + " |")
     return [*lines, ""]
 
 
@@ -146,11 +152,11 @@ def differences(arms: Arms, base: str) -> list[str]:
         if arm == base:
             continue
         cells = []
-        for name in MEASURES:
+        for name, measure in MEASURES.items():
             mean, width = paired(arms, arm, base, name)
             mark = "**" if abs(mean) > width else ""
             bold += bool(mark)
-            cells.append(mark + number(mean, width) + mark)
+            cells.append(mark + measure.number(mean, width) + mark)
         lines.append("| " + " | ".join([WORDS[arm], *cells]) + " |")
     made = (len(arms) - 1) * len(MEASURES)
     return [*lines, "", f"Bold: the interval does not hold 0, in {bold} of {made} comparisons; were all arms equal, about "

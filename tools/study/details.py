@@ -22,7 +22,7 @@ def write_details(output: Path, folder: Path, preset: Preset, results: list[dict
         for name in ("entropy.csv", "entropy.png"):
             shutil.copyfile(folder / "entropy" / name, output / name)
     words = [
-        f"# Details of the controlled comparison ({preset.name})",
+        f"# Details of the {preset.name} study",
         "",
         "What it is and what was found is in [report.md](report.md).",
         "",

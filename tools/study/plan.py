@@ -20,7 +20,7 @@ ARMS = {
 LAYERS, SEPARATED_LAYERS = 6, 3
 WORDS = {
     "shared": "shared transformer",
-    "moe_hard": "hard MoE, every 2nd layer",
+    "moe_hard": "hard MoE",
     "mot": "Mixture-of-Transformers",
     "unix_shallow": "Uni-X 3:0",
     "unix_deep": "Uni-X 0:3",

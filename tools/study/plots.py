@@ -19,7 +19,7 @@ def curves(results: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.2), dpi=110)
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 2.8), dpi=110)
     for number, arm in enumerate(WORDS):
         runs = [
             result["curve"][1:]
@@ -38,7 +38,7 @@ def curves(results: list[dict], path: Path) -> None:
             axis.grid(alpha=0.3)
     if axes[0].has_data():
         legend_below(figure, axes[0])
-    figure.tight_layout(rect=(0, 0.13, 1, 1))
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(path)
     pyplot.close(figure)
 

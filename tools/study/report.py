@@ -68,7 +68,7 @@ def write(output: Path, folder: Path, preset: Preset, results: list[dict], probl
     conflict_plot(folder, preset, results, output / "conflict.png")
     write_details(output, folder, preset, results, arms)
     words = [
-        f"# Which layers to separate: a controlled comparison ({preset.name})",
+        f"# Which layers to separate: the {preset.name} study",
         "",
         *what_it_is(preset, results),
         *answers(arms, folder, results),
@@ -77,9 +77,10 @@ def write(output: Path, folder: Path, preset: Preset, results: list[dict], probl
         *held_and_varied(preset, results, folder),
         "## Results",
         "",
-        "Losses are nats a token, lower is better; the others are shares of right answers among "
-        f"{preset.pairs} candidates (chance {1 / preset.pairs:.3f}), higher is better. ± is half of a 95 % interval over seeds "
-        "(Student's t); in shares the chance of which questions were asked is added.",
+        "Losses are nats a token, held out, lower is better. The others are shares of right answers, higher is better: to find "
+        f"the picture of a name, and to name a picture, among {preset.pairs} candidates (chance {1 / preset.pairs:.2f}), new (held "
+        "out) or trained. ± is half of a 95 % interval over seeds (Student's t); in shares the chance of which questions were "
+        "asked is added.",
         "",
         *results_table(arms),
         "Differences, paired by seed:",
@@ -101,7 +102,7 @@ def write(output: Path, folder: Path, preset: Preset, results: list[dict], probl
         *entropy_words(folder, problems.get("entropy")),
         "## What this cannot say",
         "",
-        *limits(preset),
+        *limits(preset, results),
     ]
     (output / "report.md").write_text("\n".join(words), encoding="utf-8")
 
@@ -115,7 +116,8 @@ def what_it_is(preset: Preset, results: list[dict]) -> list[str]:
         "sharing all layers, or than other ways to separate, and where should the separated layers be? This is the paper's "
         f"comparison at a size that two processor cores can repeat: six layers of width {preset.hidden_size}, "
         f"{preset.steps * preset.row_length / 1e6:.1f} million training tokens, {len(preset.seeds)} seeds. "
-        "Uni-X a:b separates the first a and the last b layers; 2:1 is nearest to the paper's 9:5 of 28.",
+        "Uni-X a:b separates the first a and the last b layers; 2:1 is nearest to the paper's 9:5 of 28. "
+        "Hard MoE has FFNs of their own in every second layer.",
         "",
         *state,
     ]
@@ -219,17 +221,35 @@ def entropy_words(folder: Path, problem: str | None) -> list[str]:
     ]  # fmt: skip
 
 
-def limits(preset: Preset) -> list[str]:
+def overfitting(results: list[dict]) -> list[str]:
+    """A line where held-out picture loss rose again before the end: the last one is then not the arm's best."""
+    rises: dict[str, list[float]] = {}
+    for result in results:
+        if result["compared"] and "measures" in result:
+            losses = [image for _, _, image in result["curve"]]
+            rises.setdefault(result["cell"]["arm"], []).append(losses[-1] - min(losses))
+    means = {arm: statistics.mean(values) for arm, values in rises.items()}
+    if not any(means.values()):
+        return []
+    most = max(means, key=means.__getitem__)
+    return [
+        f"- Held-out picture loss rose again before the end (by {min(means.values()):.2f} to {means[most]:.2f} nats, most in "
+        f"{WORDS[most]}), and what is compared is the end: arms differ there also in how soon they know the training pictures "
+        "by heart. More pictures could order them otherwise."
+    ]
+
+
+def limits(preset: Preset, results: list[dict]) -> list[str]:
     """In plain words."""
     return [
-        "- A model of six layers on clip art and one manual is not a 1.5B model on 28B tokens: an order of the arms here does not "
-        "carry over, in either direction. The paper's claims about benchmarks cannot be looked at with these data.",
+        "- Six layers on clip art and one manual are not 1.5B parameters on 28B tokens: an order of the arms here does not carry "
+        "over, in either direction, and says nothing of the paper's benchmarks.",
         f"- {len(preset.seeds)} seeds give wide intervals: small differences cannot be seen, and not told apart is not equal. The "
         "intervals are over seeds: another manual or other pictures may order the arms otherwise.",
+        *overfitting(results),
         "- The first seed chose the learning rates, and is one of those that are compared.",
         "- Activated parameters are equal, total ones are not, as in the paper. The Uni-X arms have equally many.",
-        "- Names of held-out pictures are of concepts that were not trained on: a model that knows nothing else can hardly find "
-        "them, so that what stands there for held-out pairs is near chance for every arm. Pairs that were trained on say what was "
-        "learned by heart.",
+        "- New pictures are of concepts that were not trained on: a model that knows nothing else can hardly find or name them, so "
+        "that every arm is near chance there. Trained pictures say what was learned by heart.",
         "",
     ]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tools.study.claims import OF_ARMS, answers, of_conflict, of_entropy, of_proposal, verdict
-from tools.study.compare import MEASURES, paired, summary, width_of_questions
+from tools.study.compare import MEASURES, number, paired, summary, width_of_questions
 from tools.study.plan import ARMS, LAYERS, PRESETS, WORDS
-from tools.study.report import passes, step_costs
+from tools.study.report import overfitting, passes, step_costs
 
 SEEDS = (0, 1, 2)
 
@@ -41,7 +41,7 @@ def test_an_arm_is_better_or_worse_only_beyond_the_noise_of_the_seeds(tmp_path):
     lines = "\n".join(answers(arms, tmp_path, [])).splitlines()
     by_pair = dict(zip(((one, base) for one, base, _, _ in OF_ARMS), [line for line in lines if line[:1].isdigit()]))
     better = by_pair["unix_both", "shared"]
-    assert "Better: text loss (-0.499 ± " in better and "not told apart: name loss, picture loss, " in better
+    assert "Better: text loss (-0.499 ± " in better and "; not told apart: the other 6 of 7 measures. " in better
     assert better.endswith("**As in the paper, where it can be told.**")
     assert (
         by_pair["mot", "shared"].endswith("**As in the paper, where it can be told.**")
@@ -137,6 +137,22 @@ def test_how_often_data_are_seen_is_of_all_that_was_counted(tmp_path):
     assert passes(preset, tmp_path) == ""
     entropies(tmp_path, {1: (9.0, 1.0), 2: (5.0, 0.7)}, {1: (6.0, 1.0), 2: (3.0, 0.9)})
     assert passes(preset, tmp_path) == "; a training sees each text 1.4 times and each picture 1.3 times"
+
+
+def test_a_picture_loss_that_rose_again_is_told_with_the_arm_in_which_it_rose_most():
+    def cell(arm: str, *image_losses: float) -> dict:
+        curve = [(10 * step, 2.0, loss) for step, loss in enumerate(image_losses)]
+        return {"cell": {"arm": arm}, "compared": True, "measures": {}, "curve": curve}
+
+    falling, rising = cell("shared", 9.0, 5.0, 4.0), [cell("mot", 9.0, 4.0, 4.1), cell("mot", 9.0, 4.0, 4.3)]
+    tried, failed = {**cell("mot", 1.0, 9.0), "compared": False}, {"cell": {"arm": "mot"}, "failed": "x", "compared": True}
+    assert overfitting([falling]) == overfitting([failed]) == []
+    (line,) = overfitting([falling, *rising, tried, failed])
+    assert "(by 0.00 to 0.20 nats, most in Mixture-of-Transformers)" in line
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_sign():
+    assert number(-0.0004, 0.1) == "0.000 ± 0.100" and number(-0.0006, 0.1) == "-0.001 ± 0.100"
 
 
 def test_verdicts():
