@@ -117,7 +117,7 @@ def what_it_is(preset: Preset, results: list[dict]) -> list[str]:
         f"comparison at a size that two processor cores can repeat: six layers of width {preset.hidden_size}, "
         f"{preset.steps * preset.row_length / 1e6:.1f} million training tokens, {len(preset.seeds)} seeds. "
         "Uni-X a:b separates the first a and the last b layers; 2:1 is nearest to the paper's 9:5 of 28. "
-        "Hard MoE has FFNs of their own in every second layer.",
+        "Hard MoE has FFNs by modality in every second layer.",
         "",
         *state,
     ]
@@ -242,8 +242,8 @@ def overfitting(results: list[dict]) -> list[str]:
 def limits(preset: Preset, results: list[dict]) -> list[str]:
     """In plain words."""
     return [
-        "- Six layers on clip art and one manual are not 1.5B parameters on 28B tokens: an order of the arms here does not carry "
-        "over, in either direction, and says nothing of the paper's benchmarks.",
+        "- Six layers from random weights, on clip art and one manual, are not a trained language model of 1.5B parameters, whose "
+        "text layers are to be kept, on 28B tokens: an order of the arms here does not carry over, in either direction.",
         f"- {len(preset.seeds)} seeds give wide intervals: small differences cannot be seen, and not told apart is not equal. The "
         "intervals are over seeds: another manual or other pictures may order the arms otherwise.",
         *overfitting(results),
