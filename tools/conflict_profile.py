@@ -13,6 +13,7 @@ from pathlib import Path
 
 from model.config import MOE_HARD, SHARED, ModelConfig
 from model.errors import UserError
+from tools.figure_layout import fit_with_legend
 
 PARTS = {"q_proj": "attention", "k_proj": "attention", "v_proj": "attention", "o_proj": "attention",
          "gate_proj": "ffn", "up_proj": "ffn", "down_proj": "ffn"}  # fmt: skip
@@ -150,15 +151,6 @@ def plot(profiles: dict[str, list[Line]], path: Path, colours: dict[str, str] | 
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_ylabel("conflict, 95 % interval")
-    several = len(profiles) > 1
-    if several:
-        legend_below(figure, axes[0])
-    figure.tight_layout(rect=(0, 0.08 if several else 0, 1, 1))
+    fit_with_legend(figure, axes[0])
     figure.savefig(path)
     pyplot.close(figure)
-
-
-def legend_below(figure, axis) -> None:
-    """The lines of `axis`, named under the panels, where they hide nothing: leave the lowest 8 % free."""
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=min(6, len(labels)), frameon=False, fontsize=8)

@@ -11,6 +11,7 @@ import numpy
 
 from tools.entropy.counting import Order, Sequences, count, passes_needed
 from tools.entropy.estimators import chao_shen, coverage
+from tools.figure_layout import fit_with_legend
 
 TOLERANCE = 0.1  # bits that an estimate may still move when the sample is doubled
 COVERED = 0.9  # probability of the n-grams that were seen
@@ -164,8 +165,6 @@ def plot(found: list[Entropy], path: Path) -> None:
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("bits a token (dotted: plug-in)")
-    handles, labels = axes[0][-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))  # leaves the lowest part to the legend, which would hide lines
+    fit_with_legend(figure, axes[0][-1])
     figure.savefig(path)
     pyplot.close(figure)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from tools.conflict_profile import legend_below, plot, read
+from tools.conflict_profile import plot, read
+from tools.figure_layout import fit_with_legend
 from tools.study.plan import WORDS, Preset
 
 
@@ -36,9 +37,7 @@ def curves(results: list[dict], path: Path) -> None:
                 )
             axis.set(title=f"held-out {modality} loss", xlabel="step", ylabel="nats a token")
             axis.grid(alpha=0.3)
-    if axes[0].has_data():
-        legend_below(figure, axes[0])
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    fit_with_legend(figure, axes[0])
     figure.savefig(path)
     pyplot.close(figure)
 
