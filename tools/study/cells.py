@@ -20,6 +20,7 @@ from pathlib import Path
 import yaml
 
 from model.errors import UserError
+from tokenization.files import write_atomically
 from tools.study.plan import Cell, Preset, settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,6 +154,4 @@ def read_json(path: Path) -> dict:
 
 def write_json(path: Path, values) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, (json.dumps(values, indent=1) + "\n").encode())
