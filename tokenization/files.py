@@ -30,6 +30,13 @@ def output_folder(path: Path) -> None:
         raise UserError(f"{path}: cannot be made a folder ({error.strerror}): choose another --output") from None
 
 
+def output_file(path: Path) -> None:
+    """Make the folder of a file that results go to, before the work. Raises UserError where the file cannot be made."""
+    output_folder(path.parent)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder: choose a file as --output")
+
+
 def begin_folder(output: Path, summary: str) -> Path | None:
     """An empty place in which to make `output`, for `publish_folder`; None, told in a line, if it is finished.
 

@@ -84,7 +84,7 @@ def check_same_study(folder: Path, plan: dict) -> None:
 
 def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) -> list[dict]:
     """All cells in their order: tuning, comparison, proposal -> results and failures."""
-    from tools.study.cells import DONE, best_rates, do_cell, read_json, write_json
+    from tools.study.cells import DONE, PROPOSAL, best_rates, do_cell, read_json, write_json
     from tools.study.plan import main_cells, suggested_cells, tuning_cells
 
     results, left = [], arguments.only or math.inf
@@ -127,7 +127,7 @@ def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) 
         from tools.suggest_separation import conflicts_of, propose
 
         proposal = propose(conflicts_of(profile, "layer"), SEPARATED_LAYERS / LAYERS)
-        write_json(folder / "proposal.json", proposal)
+        write_json(folder / PROPOSAL, proposal)
         do(suggested_cells(preset, proposal, rates))
     return results
 

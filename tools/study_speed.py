@@ -50,12 +50,12 @@ def main() -> int:
     from pretrain import checkpoint, runtime
     from pretrain.config import OptimSection
     from pretrain.engines.megatron import MegatronEngine
-    from tokenization.files import output_folder
+    from tokenization.files import output_file
     from tools.benchmarks.paired import LR, timed_step
     from tools.checkpoint_model import open_checkpoint, planned_rows
     from tools.study.cells import write_json
 
-    output_folder(arguments.output.parent)
+    output_file(arguments.output)
     runtime.install()
     torch.set_num_threads(1)
     opened = open_checkpoint(arguments.runs[0])

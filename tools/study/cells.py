@@ -29,6 +29,13 @@ LIBC = ctypes.CDLL(
 )  # opened here: between fork and exec of a process with threads as little as possible may happen
 DONE, FAILED = "result.json", "failed.json"
 SPEED = "speed.json"  # of the study's folder: seconds of steps, arms side by side
+PROPOSAL = "proposal.json"  # of the study's folder: which layers the conflict of the shared transformer proposes
+HOLDS = {
+    DONE: ("cell", "heldout", "curve", "seconds", "run", "commit"),
+    FAILED: ("cell", "failed"),
+    SPEED: ("row_length", "seconds"),
+    PROPOSAL: ("shallow", "deep", "conflict", "budget_layers", "added_share", "conflict_covered", "chosen_in"),
+}
 SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 LAST_LINES = 12  # of the log, in failed.json
 Run = Callable[[list[str], Path], int]  # (command, log file to append to) -> exit code
@@ -145,11 +152,16 @@ def best_rates(results: Sequence[dict], preset: Preset) -> dict[str, float]:
 
 
 def read_json(path: Path) -> dict:
-    """What the study wrote there. Raises UserError when it is damaged: a result is never guessed."""
+    """One of the files of `HOLDS`. Raises UserError when it is damaged: a result is never guessed."""
     try:
-        return dict(json.loads(path.read_bytes()))
+        found = json.loads(path.read_bytes())
+        missing = [key for key in HOLDS[path.name] if key not in found]
+        reason = f"it has no {missing[0]}" if missing else ""
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}): remove it, the study makes it anew") from None
+        reason = f"{error}"
+    if reason:
+        raise UserError(f"{path}: cannot be read ({reason}): remove it, the study makes it anew")
+    return found
 
 
 def write_json(path: Path, values) -> None:

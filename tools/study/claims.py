@@ -6,7 +6,7 @@ import csv
 import statistics
 from pathlib import Path
 
-from tools.study.cells import read_json
+from tools.study.cells import PROPOSAL, read_json
 from tools.study.compare import MEASURES, Arms, mean_and_width, number, paired, side_of
 from tools.study.plan import ARMS, LAYERS, SUGGESTED, WORDS, same_arm
 
@@ -76,7 +76,7 @@ def answers(arms: Arms, folder: Path, results: list[dict]) -> list[str]:
 
 def of_proposal(arms: Arms, folder: Path) -> list[str]:
     """Whether what the conflict of the shared transformer proposes holds its own against the paper's proportion."""
-    path = folder / "proposal.json"
+    path = folder / PROPOSAL
     proposed = (same_arm(read_json(path)) or SUGGESTED) if path.is_file() else ""
     if proposed not in arms or "unix_both" not in arms or proposed == "unix_both":
         return []

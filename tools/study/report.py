@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from tools.study.cells import DONE, FAILED, SPEED, best_rates, read_json
+from tools.study.cells import DONE, FAILED, PROPOSAL, SPEED, best_rates, read_json
 from tools.study.claims import answers, whole_entropies
 from tools.study.compare import Arms, differences, finished, results_table
 from tools.study.details import write_details
@@ -40,7 +40,7 @@ def collect(folder: Path, preset: Preset) -> list[dict]:
     wanted = {cell.name: cell.to_dict() for cell in main_cells(preset, rates)}
     for seed in preset.seeds:  # an arm whose rate is not chosen yet is meant to have cells, too
         wanted |= {f"{arm}-seed{seed}": {"arm": arm, "seed": seed} for arm in ARMS if arm not in rates}
-    proposal = folder / "proposal.json"
+    proposal = folder / PROPOSAL
     if proposal.is_file():
         suggested = suggested_cells(preset, read_json(proposal), rates)
         wanted |= {cell.name: cell.to_dict() for cell in suggested}
@@ -188,7 +188,7 @@ def proposal_words(folder: Path) -> list[str]:
     """What tools/suggest_separation.py made of the shared model's profile."""
     from tools.suggest_separation import words
 
-    path = folder / "proposal.json"
+    path = folder / PROPOSAL
     if not path.is_file():
         return ["There is no proposal: the shared transformer of the first seed has no profile.", ""]
     found = read_json(path)

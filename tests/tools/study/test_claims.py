@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.study.cells import HOLDS, PROPOSAL
 from tools.study.claims import OF_ARMS, answers, of_conflict, of_entropy, of_proposal, verdict
 from tools.study.compare import MEASURES, number, paired, summary, width_of_questions
 from tools.study.plan import ARMS, LAYERS, PRESETS, WORDS
@@ -57,11 +58,11 @@ def test_an_arm_is_better_or_worse_only_beyond_the_noise_of_the_seeds(tmp_path):
 def test_a_proposal_is_held_against_the_papers_proportion(tmp_path):
     arms = {name: noisy(2.0) for name in ARMS}
     assert of_proposal(arms, tmp_path) == []
-    (tmp_path / "proposal.json").write_text(json.dumps({"shallow": 0, "deep": 3}))
+    (tmp_path / "proposal.json").write_text(json.dumps({**dict.fromkeys(HOLDS[PROPOSAL]), "shallow": 0, "deep": 3}))
     assert "does not lose" in of_proposal(arms, tmp_path)[0] and WORDS["unix_deep"] in of_proposal(arms, tmp_path)[0]
     arms["unix_deep"] = arm((0.0, 0.01, -0.01), 2.5)
     assert of_proposal(arms, tmp_path)[0].endswith("**The proposal loses.**")
-    (tmp_path / "proposal.json").write_text(json.dumps({"shallow": 2, "deep": 1}))
+    (tmp_path / "proposal.json").write_text(json.dumps({**dict.fromkeys(HOLDS[PROPOSAL]), "shallow": 2, "deep": 1}))
     assert of_proposal(arms, tmp_path) == []  # it is the paper's
 
 

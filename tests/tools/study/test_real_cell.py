@@ -93,6 +93,8 @@ def test_a_cell_measures_what_it_says_and_repeats_to_the_last_bit(commands, path
     (tmp_path / "file").touch()
     done = commands.run(*timing, runs[0], "--rounds", 9999, "--output", tmp_path / "file" / "speed.json")
     assert_refused(done, f"{tmp_path}/file: cannot be made a folder")
+    done = commands.run(*timing, runs[0], "--rounds", 2, "--output", tmp_path)
+    assert_refused(done, f"{tmp_path}: is a folder", "--output")
 
 
 def test_without_the_demo_the_study_says_what_to_run(commands, tmp_path):

@@ -205,13 +205,14 @@ def test_a_folder_of_another_study_or_of_a_damaged_one_is_refused(tmp_path, cont
     run_study.check_same_study(tmp_path / "new", {"arms": 2})
 
 
+@pytest.mark.parametrize("content", ["", "{}", '[["a", 1]]', "7"])
 @pytest.mark.parametrize(
     "name", ["shared-lr0.1-seed0/result.json", "mot-lr0.3-seed0/failed.json", "proposal.json", "speed.json"]
 )
-def test_a_damaged_file_is_named_with_what_to_do_and_not_counted_as_a_result(tmp_path, monkeypatch, name):
+def test_a_damaged_file_is_named_with_what_to_do_and_not_counted_as_a_result(tmp_path, monkeypatch, name, content):
     commands = Commands(fail="mot-lr0.3-seed0 pretrain/train.py")
     run_all(tmp_path, commands)
-    (tmp_path / name).write_text("")
+    (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=f"{tmp_path / name}: .*remove it"):
         write(tmp_path / "report", tmp_path, PRESET, collect(tmp_path, PRESET), {})
     if name.endswith("result.json"):
