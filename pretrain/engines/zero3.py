@@ -27,6 +27,14 @@ from pretrain.row_tensors import Row
 from pretrain.sharded_files import read_pieces
 
 
+def check_dtype(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Weights, or a rank's parts of them, are in the precision of training. Raises RuntimeError with the name of one that is not."""
+    for name, parameter in module.named_parameters():
+        found = getattr(parameter, "ds_tensor", parameter).dtype
+        if found != dtype:
+            raise RuntimeError(f"DeepSpeed made {name} in {found}, where {dtype} was asked for: set zero.init=false")
+
+
 class Zero3Engine:
     """The model and its optimizer on this rank. `runtime.start_distributed` must have made the groups of `parallel`."""
 
@@ -58,6 +66,7 @@ class Zero3Engine:
         cut = zero.stage == 3 and zero.init
         with self._cut_as_made(zero) if cut else contextlib.nullcontext():
             module = UniXModel(model, config)
+        check_dtype(module, self.dtype)
         module = module if cut else module.to(self.device)
         self.names = {parameter: name for name, parameter in held_weights([module])}
         self._initialise()
@@ -79,8 +88,9 @@ class Zero3Engine:
         import deepspeed
 
         values = zero3_setup.settings(zero, self.optim, self.dtype == torch.bfloat16, 1)
-        return deepspeed.zero.Init(data_parallel_group=self.group, config_dict_or_path=values, dtype=self.dtype,
-                                   mpu=zero3_setup.Ranks)  # fmt: skip
+        # No `dtype` here: DeepSpeed 0.19.8 makes float32 bfloat16 where the processor or GPU reports no fp16. Without
+        # it, the configuration decides.
+        return deepspeed.zero.Init(data_parallel_group=self.group, config_dict_or_path=values, mpu=zero3_setup.Ranks)
 
     def _initialise(self) -> None:
         """First weights by name, as `model.initialise` draws them, one in memory at a time; a rank keeps its own part."""

@@ -84,6 +84,14 @@ def test_cut_as_made_is_the_same_model(world: World):
     assert all(torch.equal(tensor, built[2][name]) for name, tensor in made[2].items())
 
 
+@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_precision_is_the_one_of_the_run_on_any_processor(world: World, precision: str, dtype: torch.dtype):
+    """DeepSpeed 0.19.8 made float32 bfloat16 where fp16 is not there: on every AMD processor, and on older Intel ones."""
+    for fp16 in (True, False):
+        found = world.run(zero3_jobs.precision_of_weights, 1, zero=ZeroSection(**CUT), precision=precision, fp16=fp16)
+        assert found == [{dtype}]
+
+
 def test_no_rank_holds_the_model(world: World):
     """Cut over 4 ranks: a quarter each, rounded up by weight."""
     found = world.run(zero3_jobs.elements_on_a_rank, 4, zero=ZeroSection(**CUT))

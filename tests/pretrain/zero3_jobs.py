@@ -61,6 +61,19 @@ def elements_on_a_rank(zero: ZeroSection) -> tuple[int, int]:
     return sum(parameter.ds_numel for parameter in engine.names), sum(len(stretch.weight) for stretch in engine.held)
 
 
+def precision_of_weights(zero: ZeroSection, precision: str, fp16: bool) -> set[torch.dtype]:
+    """Of the parts that this rank holds, on a device of which DeepSpeed believes that it has fp16, or has none."""
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    accelerator.is_fp16_supported = lambda: fp16
+    try:
+        engine = make_engine({}, ParallelLayout(), zero, precision=precision)
+    finally:
+        del accelerator.is_fp16_supported
+    return {parameter.ds_tensor.dtype for parameter in engine.names}
+
+
 def load_and_save(config: Path, start: Path, output: Path) -> int:
     """A checkpoint into the megatron engine on 2 tensor- x 2 data-parallel ranks with the distributed optimizer, and out
     again -> ranks of this job."""
