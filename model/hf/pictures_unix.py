@@ -58,9 +58,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def pixels_of(images: list[Image.Image]) -> np.ndarray:
-    """Pixels float32 [b, 3, H, W] in -1..1 of pictures of one size."""
+    """Pixels float32 [b, 3, H, W] in -1..1 of pictures of one size, contiguous in this order.
+
+    Their order in memory matters: torch 2.13's GroupNorm sums channels-last input so that rounding is a hundred times
+    larger on a CPU, and depends on the number of threads.
+    """
     array = np.stack([np.asarray(image.convert("RGB")) for image in images])
-    return array.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return array.transpose(0, 3, 1, 2).astype(np.float32, order="C") / np.float32(127.5) - np.float32(1)
 
 
 def images_of(pixels: np.ndarray) -> list[Image.Image]:
