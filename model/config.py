@@ -9,6 +9,8 @@ from model.vocabulary import Vocabulary
 
 SHARED, SEPARATED, MOT, MOE_HARD = "shared", "separated", "mot", "moe_hard"
 LAYER_KINDS = (SHARED, SEPARATED, MOT, MOE_HARD)
+MODEL_TYPES = ("uni_x", "unix_ar")
+"""`model_type` in the config.json of exports: today's, and that of exports until November 2026."""
 
 
 @dataclass(frozen=True)

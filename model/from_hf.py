@@ -47,7 +47,7 @@ def starting_weights(source: Source, config: ModelConfig, new: NewWeights) -> It
 
 def _parts(source: Source, config: ModelConfig, name: str, parts: list[str]) -> list[str]:
     """Names in the folder that a weight is made of: its own, or where it has no vision branch, those of the text branch."""
-    if ".vision." in name and not source.is_unix:
+    if ".vision." in name and not source.is_uni_x:
         return [part.replace("model.vision_layers.", "model.layers.") for part in parts]
     return parts
 
@@ -87,7 +87,7 @@ def _make(source: Source, config: ModelConfig, new: NewWeights, name: str, parts
         if tuple(tensor.shape) != shape:
             raise UserError(f"{source.folder}: {part} is {list(tensor.shape)}, its config.json makes it {list(shape)}")
     made = stack(config, name, tensors) if len(tensors) > 1 else tensors[0]
-    if ".vision." in name and not source.is_unix and new.vision == "random":
+    if ".vision." in name and not source.is_uni_x and new.vision == "random":
         made = torch.empty(made.shape)
         initialise(config, [(name, made)], new.seed)
     return made
@@ -113,7 +113,7 @@ def grown(old: Tensor, config: ModelConfig, new: NewWeights, name: str, source: 
 
     A Uni-X folder has its code rows; only rows that round the number up are new there.
     """
-    first = len(old) if source.is_unix else min(config.image_token_offset, len(old))
+    first = len(old) if source.is_uni_x else min(config.image_token_offset, len(old))
     if tuple(old.shape) != (source.values["vocab_size"], config.hidden_size):
         wanted = [source.values["vocab_size"], config.hidden_size]
         raise UserError(f"{source.folder}: {name} is {list(old.shape)}, its config.json makes it {wanted}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.config import ModelConfig, layer_kinds
+from model.config import MODEL_TYPES, ModelConfig, layer_kinds
 from model.errors import UserError
 from model.weight_names_released import from_released
 
@@ -53,9 +53,9 @@ class Source:
         return "num_vision_encode_layers" in self.values
 
     @property
-    def is_unix(self) -> bool:
+    def is_uni_x(self) -> bool:
         """Whether it has vision weights and picture codes already."""
-        return self.published or self.values.get("model_type") == "unix_ar"
+        return self.published or self.values.get("model_type") in MODEL_TYPES
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, as stored."""
@@ -83,8 +83,8 @@ class Source:
 def open_source(folder: Path) -> Source:
     """Read config.json and the list of tensors. Raises UserError for a folder that is none of the four kinds."""
     values = read_json(folder / "config.json")
-    if values.get("model_type") not in ("qwen2", "qwen3", "unix_ar"):
-        raise UserError(f"{folder}/config.json: model_type is {values.get('model_type')!r}: qwen2, qwen3 or unix_ar is needed")
+    if values.get("model_type") not in ("qwen2", "qwen3", *MODEL_TYPES):
+        raise UserError(f"{folder}/config.json: model_type is {values.get('model_type')!r}: qwen2, qwen3 or uni_x is needed")
     for key, plain in PLAIN.items():
         if key in values and values[key] not in plain:
             raise UserError(f"{folder}/config.json: {key} is {values[key]!r}: this model has no such thing, take another one")
@@ -132,7 +132,7 @@ def _stored_files(folder: Path) -> dict[str, Path]:
 def special_ids(source: Source, tokenizer: Path | None) -> tuple[int, int, int]:
     """Ids of `SPECIAL`, from tokenizer.json of the model's folder or of `tokenizer`. Raises UserError."""
     path = (tokenizer or source.folder) / "tokenizer.json"
-    if not path.is_file() and source.values.get("model_type") == "unix_ar":
+    if not path.is_file() and source.values.get("model_type") in MODEL_TYPES:
         return tuple(source.values[key] for key in ("vision_start_token_id", "vision_end_token_id", "eos_token_id"))
     if not path.is_file() and source.published:  # as it is published: Qwen's two picture tokens are neighbours
         start, eos = source.values["vision_start_id"], source.values.get("eos_token_id")
@@ -164,11 +164,11 @@ def model_config(
     for language models; a Uni-X folder has its own. Raises UserError when both are said.
     """
     values = source.values
-    if source.is_unix and kinds:
+    if source.is_uni_x and kinds:
         raise UserError(f"{source.folder}: has layer kinds of its own: leave --separate and --every out")
     heads, qwen3 = values["num_attention_heads"], values["model_type"] == "qwen3"
     layers = values["num_hidden_layers"]
-    if values["model_type"] == "unix_ar":
+    if values["model_type"] in MODEL_TYPES:
         config = ModelConfig.from_dict(values)
         rows = -(-config.vocab_size // row_multiple) * row_multiple
         return ModelConfig.from_dict({**config.to_dict(), "vocab_size": rows})

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from model.config import ModelConfig
-from model.hf.configuration_unix import UniXConfig
-from model.hf.modeling_unix import UniXForCausalLM
+from model.hf.configuration_uni_x import UniXConfig
+from model.hf.modeling_uni_x import UniXForCausalLM
 from model.prompts import PromptTemplates, text_to_image_ids, unconditional_ids
 from model.weight_names import to_hugging_face
 

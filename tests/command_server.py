@@ -34,7 +34,7 @@ def main() -> None:
     import diffusers.models.autoencoders.vq_model  # noqa: F401
     from streaming.base.format.mds.reader import MDSReader  # noqa: F401
 
-    import model.hf.modeling_unix  # noqa: F401
+    import model.hf.modeling_uni_x  # noqa: F401
     import pretrain.engines.megatron  # noqa: F401
     import pretrain.loader  # noqa: F401
 

@@ -2,7 +2,7 @@
 
 `open_image` refuses what is not a sound picture, `preprocess` does the geometry and the colours. Nothing else in this
 project decodes or resizes pictures, but for the geometry that exports share
-(`model/hf/pictures_unix.py`).
+(`model/hf/pictures_uni_x.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from model.errors import UserError
-from model.hf.pictures_unix import fit_square
+from model.hf.pictures_uni_x import fit_square
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded, in pixels: 192 MB as RGB. A bomb of 20,000 x 20,000 is refused by its header."""

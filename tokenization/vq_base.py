@@ -186,13 +186,13 @@ def pixels_of(images: list[Image.Image]) -> torch.Tensor:
     """Pixels float32 [b, 3, H, W] in -1..1 of pictures of one size."""
     import torch
 
-    from model.hf import pictures_unix
+    from model.hf import pictures_uni_x
 
-    return torch.from_numpy(pictures_unix.pixels_of(images))
+    return torch.from_numpy(pictures_uni_x.pixels_of(images))
 
 
 def images_of(pixels: torch.Tensor) -> list[Image.Image]:
     """RGB pictures of pixels float [b, 3, H, W]; what lies outside -1..1 is clamped."""
-    from model.hf import pictures_unix
+    from model.hf import pictures_uni_x
 
-    return pictures_unix.images_of(pixels.cpu().numpy())
+    return pictures_uni_x.images_of(pixels.cpu().numpy())

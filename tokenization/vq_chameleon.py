@@ -55,12 +55,12 @@ class ChameleonVQ(VQ):
         )
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        from model.hf.vq_unix import encode_vqgan
+        from model.hf.vq_uni_x import encode_vqgan
 
         return encode_vqgan(self.model, pixels)
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
-        from model.hf.vq_unix import decode_vqgan
+        from model.hf.vq_uni_x import decode_vqgan
 
         return decode_vqgan(self.model, codes)
 

@@ -42,12 +42,12 @@ class Emu3VQ(VQ):
         )
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        from model.hf.vq_unix import encode_emu3
+        from model.hf.vq_uni_x import encode_emu3
 
         return encode_emu3(self.model, pixels)
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
-        from model.hf.vq_unix import decode_emu3
+        from model.hf.vq_uni_x import decode_emu3
 
         return decode_emu3(self.model, codes)
 
@@ -81,12 +81,12 @@ class JanusVQ(VQ):
         self._check_grid(self.image_size // downsample, self.image_size // downsample)
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        from model.hf.vq_unix import encode_janus
+        from model.hf.vq_uni_x import encode_janus
 
         return encode_janus(self.model, pixels)
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
-        from model.hf.vq_unix import decode_janus
+        from model.hf.vq_uni_x import decode_janus
 
         return decode_janus(self.model, codes)
 

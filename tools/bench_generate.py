@@ -56,8 +56,8 @@ def build_model(name: str):
     """A UniXForCausalLM of the named sizes, float32, on the CPU."""
     import torch
 
-    from model.hf.configuration_unix import UniXConfig
-    from model.hf.modeling_unix import UniXForCausalLM
+    from model.hf.configuration_uni_x import UniXConfig
+    from model.hf.modeling_uni_x import UniXForCausalLM
 
     hidden, feed_forward, layers, heads, kv_heads, head_dim, ends, text_ids, codes, _ = MODELS[name]
     torch.manual_seed(0)
@@ -108,7 +108,7 @@ def prompts_of(model, batch: int):
     """Prompts [batch, s] of different lengths, padded on the left, their mask, and the unconditional prompt."""
     import torch
 
-    from model.hf.generation_unix import left_pad
+    from model.hf.generation_uni_x import left_pad
 
     start = model.config.vision_start_token_id
     rows = [[*range(1, 1 + PROMPT_TOKENS - row % 4), start] for row in range(batch)]
@@ -133,9 +133,9 @@ def recompute_seconds(model, codes, every: int) -> float:
     """
     import torch
 
-    from model.hf.generation_unix import _joined
-    from model.hf.guidance_unix import combine, weights_of
-    from model.hf.sampling_unix import exponential
+    from model.hf.generation_uni_x import _joined
+    from model.hf.guidance_uni_x import combine, weights_of
+    from model.hf.sampling_uni_x import exponential
 
     batch, count = codes.shape
     ids, mask, unconditional = prompts_of(model, batch)
@@ -167,7 +167,7 @@ def measure_round(model, num_codes: int, every: int) -> dict[str, float]:
 
     import torch
 
-    from model.hf import modeling_unix
+    from model.hf import modeling_uni_x
 
     def timed(batch: int, guidance: float):
         begin = time.process_time()
@@ -177,7 +177,7 @@ def measure_round(model, num_codes: int, every: int) -> dict[str, float]:
     codes, batch = timed(BATCH, GUIDANCE)
     alone, single = timed(1, GUIDANCE)
     _, unguided = timed(BATCH, 1.0)
-    with mock.patch.object(modeling_unix, "Routing", both_branches(modeling_unix.Routing)):
+    with mock.patch.object(modeling_uni_x, "Routing", both_branches(modeling_uni_x.Routing)):
         dense, both = timed(BATCH, GUIDANCE)
     assert torch.equal(alone[0], codes[0]) and torch.equal(dense, codes), "ways drew other codes"
     recompute = recompute_seconds(model, codes, every) / BATCH

@@ -18,11 +18,13 @@ import json
 import shutil
 from collections.abc import Sequence
 
+from model.config import MODEL_TYPES
 from model.errors import UserError, run_command
 from model.prompts import TURN_END
 
-MARKS = ("config.json", "modeling_unix.py", "unix_prompts.json")  # files by which an earlier export is known
-# ChatML as Qwen's base models have it; processing_unix.py makes the same ids, with pictures in them.
+MARKS = ("config.json", "unix_prompts.json")  # files by which an earlier export is known, beside its code
+CODE_MARKS = ("modeling_uni_x.py", "modeling_unix.py")
+# ChatML as Qwen's base models have it; processing_uni_x.py makes the same ids, with pictures in them.
 CHAT_TEMPLATE = """\
 {%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}
 {%- if message['content'] is string %}{{ message['content'] }}
@@ -105,23 +107,29 @@ def write_weights(checkpoint: Path, folder: Path, config) -> str:
 
 def check_output(output: Path) -> None:
     """Raises UserError unless `output` is new, empty, or an export, which may be replaced."""
-    if output.is_dir() and (not any(output.iterdir()) or all((output / name).is_file() for name in MARKS)):
+    if output.is_dir() and (not any(output.iterdir()) or is_export(output)):
         return
     if output.exists():
         raise UserError(f"{output} exists and is no export: remove it, or choose another --output")
 
 
+def is_export(folder: Path) -> bool:
+    """Whether this command wrote `folder`, today or under the names of an earlier release."""
+    code = any((folder / name).is_file() for name in CODE_MARKS)
+    return code and all((folder / name).is_file() for name in MARKS)
+
+
 def write_configuration(folder: Path, config, dtype: str) -> None:
     """config.json with the auto map, generation_config.json, and the code that they name."""
-    for path in sorted(CODE.glob("*_unix.py")):
+    for path in sorted(CODE.glob("*_uni_x.py")):
         shutil.copy(path, folder / path.name)
     values = {
         "architectures": ["UniXForCausalLM"],
         "auto_map": {
-            "AutoConfig": "configuration_unix.UniXConfig",
-            "AutoModelForCausalLM": "modeling_unix.UniXForCausalLM",
+            "AutoConfig": "configuration_uni_x.UniXConfig",
+            "AutoModelForCausalLM": "modeling_uni_x.UniXForCausalLM",
         },
-        "model_type": "unix_ar",
+        "model_type": MODEL_TYPES[0],
         "dtype": dtype,
         **config.to_dict(),
     }
@@ -152,7 +160,7 @@ def write_processor(folder: Path, config, image_size: int) -> None:
     names = ("image_token_offset", "codebook_size", "vision_start_token_id", "vision_end_token_id", "eos_token_id")
     values = {
         "processor_class": "UniXProcessor",
-        "auto_map": {"AutoProcessor": "processing_unix.UniXProcessor"},
+        "auto_map": {"AutoProcessor": "processing_uni_x.UniXProcessor"},
         **{name: getattr(config, name) for name in names},
         "image_size": image_size,
     }

@@ -9,11 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from model.config import MODEL_TYPES
 from model.errors import UserError
 from model.prompts import Encode, PromptTemplates
 from model.vocabulary import Vocabulary
 
-MODEL_TYPE = "unix_ar"
 PROMPTS_FILE, VQ_FOLDER = "unix_prompts.json", "vq"
 
 
@@ -42,8 +42,8 @@ def check_export(folder: Path) -> None:
     except ValueError as error:
         raise UserError(f"{folder / 'config.json'} is not JSON ({error}): export the model again") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != MODEL_TYPE:
-        raise UserError(f"{folder / 'config.json'} is of model_type {kind!r}, not {MODEL_TYPE!r}: not a Uni-X model")
+    if kind not in MODEL_TYPES:
+        raise UserError(f"{folder / 'config.json'} is of model_type {kind!r}, not {MODEL_TYPES[0]!r}: not a Uni-X model")
     for name in (PROMPTS_FILE, VQ_FOLDER, "tokenizer.json"):
         if not (folder / name).exists():
             raise UserError(f"{folder} has no {name}: export the model again with tools/convert_to_hf.py")
@@ -99,7 +99,7 @@ def load_model(folder: Path, device: str, dtype: str = ""):
     import torch
     from safetensors import SafetensorError
 
-    from model.hf.modeling_unix import UniXForCausalLM
+    from model.hf.modeling_uni_x import UniXForCausalLM
 
     kind = getattr(torch, dtype or ("float32" if device == "cpu" else "bfloat16"))
     try:

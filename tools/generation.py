@@ -150,7 +150,7 @@ def draw_codes(
     without their instructions; with them the source picture has a scale of guidance of its own. `on_codes` is called
     with the codes so far after each one, [b, n].
     """
-    from model.hf.generation_unix import left_pad
+    from model.hf.generation_uni_x import left_pad
 
     rows, columns = export.templates.grid
     device, pad = export.model.device, export.vocabulary.eos_id
@@ -182,7 +182,7 @@ def write_batch(
     export: Export, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
 ) -> list[str]:
     """One text a prompt: the likeliest, or where `text_temperature` is above 0 one that its seed draws."""
-    from model.hf.sampling_unix import SeededSamplingLogitsProcessor
+    from model.hf.sampling_uni_x import SeededSamplingLogitsProcessor
 
     processors = []
     if sampling.text_temperature:
@@ -213,7 +213,7 @@ def continue_texts(
     import torch
     from transformers import StoppingCriteriaList
 
-    from model.hf.generation_unix import left_pad
+    from model.hf.generation_uni_x import left_pad
 
     eos = export.vocabulary.eos_id
     ids, mask = left_pad(prompts, eos)
@@ -299,7 +299,7 @@ def partial_pictures(export: Export, codes) -> list[Image.Image]:
 
 def schedule(scale: Scale):
     """A scale of the command line as the model takes it."""
-    from model.hf.guidance_unix import linear
+    from model.hf.guidance_uni_x import linear
 
     return linear(*scale) if isinstance(scale, tuple) else scale
 

@@ -11,8 +11,8 @@ from safetensors import safe_open
 
 from model.config import layer_kinds
 from model.errors import UserError
-from model.hf.configuration_unix import UniXConfig
-from model.hf.modeling_unix import UniXForCausalLM
+from model.hf.configuration_uni_x import UniXConfig
+from model.hf.modeling_uni_x import UniXForCausalLM
 from model.weight_names_released import from_released
 
 REFERENCE = Path(__file__).parents[1] / "data" / "golden" / "reference_a.safetensors"

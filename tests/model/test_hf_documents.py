@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.hf.sampling_unix import SeededSamplingLogitsProcessor
+from model.hf.sampling_uni_x import SeededSamplingLogitsProcessor
 from tests.model.tiny_hf import CODES, END, EOS, START, TEXT_IDS, document, tiny_model
 
 UNCONDITIONAL = torch.tensor([7, 7, START])

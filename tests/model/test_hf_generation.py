@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, StaticCache
 
-from model.hf.cache_unix import reserved_cache
+from model.hf.cache_uni_x import reserved_cache
 from tests.model.tiny_hf import CODES, KINDS, QWEN3, START, TEXT_IDS, document, left_pad, tiny_model
 
 TOLERANCE = 1e-5

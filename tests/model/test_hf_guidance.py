@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.hf.cache_unix import reserved_cache
-from model.hf.guidance_unix import combine, linear, scales_of, weights_of
+from model.hf.cache_uni_x import reserved_cache
+from model.hf.guidance_uni_x import combine, linear, scales_of, weights_of
 from tests.model.tiny_hf import QWEN3, START, TEXT_IDS, document, left_pad, text, tiny_model
 
 UNCONDITIONAL = torch.tensor([7, 7, START])

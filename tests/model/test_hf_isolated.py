@@ -64,8 +64,8 @@ def test_an_export_works_without_the_repository(tmp_path):
     folder = tmp_path / "export"
     model.save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["auto_map"] == {
-        "AutoConfig": "configuration_unix.UniXConfig",
-        "AutoModelForCausalLM": "modeling_unix.UniXForCausalLM",
+        "AutoConfig": "configuration_uni_x.UniXConfig",
+        "AutoModelForCausalLM": "modeling_uni_x.UniXForCausalLM",
     }
     prompt, caption_prompt = [*document([6]), START], document([0, 6, 3])
 
@@ -93,8 +93,8 @@ def test_an_export_works_without_the_repository(tmp_path):
 
 TRAVELS = {"", "__future__", "collections", "typing", "torch", "transformers"}
 PICTURES = {
-    "pictures_unix.py": {"numpy", "PIL"},
-    "processing_unix.py": {"json", "shutil", "pathlib", "PIL"},
+    "pictures_uni_x.py": {"numpy", "PIL"},
+    "processing_uni_x.py": {"json", "shutil", "pathlib", "PIL"},
 }
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from model.hf.modeling_unix import UniXForCausalLM
-from model.hf.routing_unix import attention_masks
+from model.hf.modeling_uni_x import UniXForCausalLM
+from model.hf.routing_uni_x import attention_masks
 from tests.model.tiny_hf import (
     CODES,
     END,

@@ -167,7 +167,7 @@ def test_a_saved_folder_is_equal(folder, processor, pictures, tmp_path):
     with torch.no_grad():
         assert torch.equal(again(**ids).logits, model(**ids).logits)
     names = {path.name for path in (tmp_path / "saved").iterdir()}
-    assert {"processing_unix.py", "modeling_unix.py", "chat_template.jinja", "unix_prompts.json", "vq"} <= names
+    assert {"processing_uni_x.py", "modeling_uni_x.py", "chat_template.jinja", "unix_prompts.json", "vq"} <= names
 
 
 def test_what_does_not_fit_is_refused(processor, pictures):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from model.hf.configuration_unix import UniXConfig
-from model.hf.modeling_unix import UniXForCausalLM
+from model.hf.configuration_uni_x import UniXConfig
+from model.hf.modeling_uni_x import UniXForCausalLM
 
 TEXT_IDS, CODES = 90, 32  # text ids 0..89, codes 90..121
 START, END, EOS = 80, 81, 82

@@ -94,7 +94,7 @@ def brake_the_model(brake: str) -> None:
     from model.torchvision_compat import ensure_torchvision
 
     ensure_torchvision()
-    from model.hf.modeling_unix import UniXModel
+    from model.hf.modeling_uni_x import UniXModel
 
     forward, path = UniXModel.forward, Path(brake)
 

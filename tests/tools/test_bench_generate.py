@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from model.hf.routing_unix import Routing
+from model.hf.routing_uni_x import Routing
 from tests.model.tiny_hf import START, document, tiny_model
 from tools import bench_generate
 
@@ -39,7 +39,7 @@ def test_both_branches_compute_twice_and_give_the_same(monkeypatch):
         model.model.layers[int(index)].mlp.register_forward_pre_hook(count("text"))
     model(ids)
     assert tokens["text"] + tokens["vision"] == 2 * ids.numel()  # two separated layers
-    monkeypatch.setattr("model.hf.modeling_unix.Routing", bench_generate.both_branches(Routing))
+    monkeypatch.setattr("model.hf.modeling_uni_x.Routing", bench_generate.both_branches(Routing))
     tokens |= {"text": 0, "vision": 0}
     found = model(ids).logits
     assert tokens == {"text": 2 * ids.numel(), "vision": 2 * ids.numel()}

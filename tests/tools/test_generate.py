@@ -187,7 +187,7 @@ def damage(folder: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("config.json", "model_type 'qwen2', not 'unix_ar'"),
+        ("config.json", "model_type 'qwen2', not 'uni_x'"),
         ("unix_prompts.json", "has no unix_prompts.json"),
         ("vq", "has no vq"),
         ("tokenizer.json", "has no tokenizer.json"),

@@ -108,7 +108,7 @@ def test_documents_name_their_parts(export, tmp_path, monkeypatch):
     words = list(opened.encode("so"))
     drawn = [vocabulary.vision_start_id, *(vocabulary.image_token_offset + code for code in range(16))]
     drawn += [vocabulary.vision_end_id, *words, vocabulary.eos_id]
-    model = "model.hf.generation_unix.PictureGenerationMixin.generate_documents"
+    model = "model.hf.generation_uni_x.PictureGenerationMixin.generate_documents"
     monkeypatch.setattr(model, lambda self, prompts, *args, **options: [[*words, *drawn] for _ in prompts])
     (line,) = run(export, tmp_path / "out", "--task", "interleaved", "--prompt", "a story", "--max-new-tokens", 5)
     assert line["parts"] == [{"text": "so"}, {"file": "0000-00-01.png"}, {"text": "so"}]

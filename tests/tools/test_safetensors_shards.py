@@ -43,7 +43,7 @@ def test_what_is_written_is_read(tmp_path_factory, sizes, limit):
 
 
 def test_transformers_reads_several_files(tmp_path):
-    from model.hf.modeling_unix import UniXForCausalLM
+    from model.hf.modeling_uni_x import UniXForCausalLM
     from tests.model.tiny_hf import tiny_model
 
     model = tiny_model(seed=3)

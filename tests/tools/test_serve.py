@@ -94,7 +94,7 @@ def test_a_chat_with_a_picture(served, export):
 
 
 def test_a_conversation_is_what_the_processor_makes_of_it(served, export, folder):
-    from model.hf.processing_unix import UniXProcessor
+    from model.hf.processing_uni_x import UniXProcessor
 
     data = picture_file(3)
     messages = [{"role": "system", "content": "Be brief."}, user(data, "What?")]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessor, StoppingCriteria
 
-from model.hf.sampling_unix import SeededSamplingLogitsProcessor
+from model.hf.sampling_uni_x import SeededSamplingLogitsProcessor
 from tools.export_folder import Export
 from tools.generation import continue_texts, draw_codes, generators, partial_pictures, stop_ids
 from tools.serving.api_error import ApiError

@@ -15,8 +15,8 @@ from transformers.modeling_utils import no_init_weights
 
 from model import loss
 from model.config import ModelConfig
-from model.hf.configuration_unix import UniXConfig
-from model.hf.modeling_unix import UniXForCausalLM
+from model.hf.configuration_uni_x import UniXConfig
+from model.hf.modeling_uni_x import UniXForCausalLM
 from model.weight_shapes import active_parameters, parameters, stage_shapes
 from pretrain.config import load_config
 from pretrain.parallel import ParallelLayout, stage_layers

@@ -76,7 +76,7 @@ def test_answers_are_reduced_where_a_question_has_options(question, said, expect
 
 
 def test_text_logits_are_those_of_the_text_rows_alone(export):
-    from model.hf.modeling_unix import UniXForCausalLM
+    from model.hf.modeling_uni_x import UniXForCausalLM
 
     ids = torch.arange(12)[None]
     both, text = (UniXForCausalLM.from_pretrained(export, text_logits_only=only)(ids).logits for only in (False, True))

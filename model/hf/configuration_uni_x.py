@@ -1,0 +1,129 @@
+"""Configuration of a Uni-X model. Travels inside exported checkpoints: imports transformers only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from transformers import PretrainedConfig
+
+
+class LayerKind(NamedTuple):
+    """What sets one kind of layer apart from another."""
+
+    vision_weights: str  # what vision tokens have of their own: "none", "mlp", or "all", norms included
+    within_modality: bool  # a token attends to tokens of its own modality only
+
+
+LAYER_KINDS = {
+    "shared": LayerKind(vision_weights="none", within_modality=False),
+    "separated": LayerKind(vision_weights="all", within_modality=True),
+    "mot": LayerKind(vision_weights="all", within_modality=False),
+    "moe_hard": LayerKind(vision_weights="mlp", within_modality=False),
+}
+
+
+FORMER_MODEL_TYPE = "unix_ar"
+
+
+class UniXConfig(PretrainedConfig):
+    """A decoder of Qwen2.5's (`attention_bias`) or Qwen3's (`qk_norm`) make, with a kind for each layer.
+
+    `layer_kinds` names one of `LAYER_KINDS` for each layer, first to last. Ids below `image_token_offset` are text;
+    code c of the picture codebook has id `image_token_offset + c`. The defaults are the sizes of Uni-X 3B: 12
+    separated, 18 shared and 6 separated layers on Qwen2.5-3B (Uni-X, arXiv 2509.24365). `text_logits_only` takes picture
+    codes out of the logits: benchmarks of text then see the distribution over text that the base model has.
+
+    Raises ValueError for an unknown kind of layer or for sizes that do not fit together.
+    """
+
+    model_type = "uni_x"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    def __init__(
+        self,
+        hidden_size: int = 2048,
+        intermediate_size: int = 11008,
+        num_hidden_layers: int = 36,
+        num_attention_heads: int = 16,
+        num_key_value_heads: int = 2,
+        head_dim: int = 128,
+        vocab_size: int = 151_936 + 8_192,
+        image_token_offset: int = 151_936,
+        codebook_size: int = 8_192,
+        vision_start_token_id: int = 151_652,
+        vision_end_token_id: int = 151_653,
+        eos_token_id: int = 151_643,
+        layer_kinds: Sequence[str] = ("separated",) * 12 + ("shared",) * 18 + ("separated",) * 6,
+        attention_bias: bool = True,
+        qk_norm: bool = False,
+        rope_theta: float = 1_000_000.0,
+        rms_norm_eps: float = 1e-6,
+        tie_word_embeddings: bool = True,
+        initializer_range: float = 0.02,
+        max_position_embeddings: int = 32_768,
+        use_cache: bool = True,
+        text_logits_only: bool = False,
+        **kwargs,
+    ) -> None:
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.head_dim = head_dim
+        self.vocab_size = vocab_size
+        self.image_token_offset = image_token_offset
+        self.codebook_size = codebook_size
+        self.vision_start_token_id = vision_start_token_id
+        self.vision_end_token_id = vision_end_token_id
+        self.layer_kinds = list(layer_kinds)
+        self.attention_bias = attention_bias
+        self.qk_norm = qk_norm
+        self.rope_theta = rope_theta
+        self.rms_norm_eps = rms_norm_eps
+        self.initializer_range = initializer_range
+        self.max_position_embeddings = max_position_embeddings
+        self.use_cache = use_cache
+        self.text_logits_only = text_logits_only
+        self._check()
+        kwargs.pop("model_type", None)  # a folder's own, which may be an earlier name of this one
+        super().__init__(eos_token_id=eos_token_id, tie_word_embeddings=tie_word_embeddings, **kwargs)
+
+    @classmethod
+    def get_config_dict(cls, *args, **kwargs) -> tuple[dict, dict]:
+        """As transformers has it; what exports were called until November 2026 counts as this type."""
+        values, rest = super().get_config_dict(*args, **kwargs)
+        if values.get("model_type") == FORMER_MODEL_TYPE:
+            values["model_type"] = cls.model_type
+        return values, rest
+
+    def _check(self) -> None:
+        unknown = sorted(set(self.layer_kinds) - set(LAYER_KINDS))
+        if unknown:
+            raise ValueError(f"layer_kinds has {unknown}: the kinds that this code knows are {list(LAYER_KINDS)}")
+        if len(self.layer_kinds) != self.num_hidden_layers:
+            raise ValueError(
+                f"layer_kinds names {len(self.layer_kinds)} layers, num_hidden_layers is {self.num_hidden_layers}: "
+                "give one kind for each layer"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}: change one of them"
+            )
+        if self.vocab_size < self.image_token_offset + self.codebook_size:
+            raise ValueError(
+                f"vocab_size {self.vocab_size} is below image_token_offset + codebook_size = "
+                f"{self.image_token_offset + self.codebook_size}: every code needs an embedding row"
+            )
+
+    def is_visual(self, ids):
+        """[...] ids -> boolean mask of the same shape: which tokens the vision branch handles.
+
+        `<|vision_start|>` is visual, because its position predicts the first code; `<|vision_end|>` is text.
+        """
+        return (ids >= self.image_token_offset) | (ids == self.vision_start_token_id)
+
+
+UniXConfig.register_for_auto_class()

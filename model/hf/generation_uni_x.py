@@ -1,0 +1,243 @@
+"""Generation of pictures, of text without picture ids, and of both together. Imports torch and transformers only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from .cache_uni_x import reserved_cache
+from .guidance_uni_x import Scale, combine, scales_of, weights_of
+from .sampling_uni_x import (
+    Chance,
+    SeededSamplingLogitsProcessor,
+    TextOnlyLogitsProcessor,
+    check_sampling,
+    sample,
+    warpers,
+)
+
+
+class PictureGenerationMixin:
+    """What a Uni-X causal LM can do beyond transformers' `generate`."""
+
+    def text_only(self, picture_rows: Sequence[bool] | None = None) -> LogitsProcessorList:
+        """For `model.generate(ids, logits_processor=model.text_only())`: text, never picture ids.
+
+        Rows of the batch that are True in `picture_rows` may say `<|vision_start|>`, at which the caller stops.
+        """
+        return LogitsProcessorList([TextOnlyLogitsProcessor(self.config, picture_rows)])
+
+    @torch.no_grad()
+    def generate_images(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        unconditional_ids: Tensor | None = None,
+        *,
+        num_codes: int,
+        guidance_scale: Scale = 4.0,
+        image_guidance_scale: Scale | None = None,
+        image_only_ids: Tensor | None = None,
+        image_only_mask: Tensor | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        generator: Chance = None,
+        on_codes: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """Sample the codes of one picture a prompt.
+
+        A prompt may hold pictures in any place, as the sources of an edit do. Scales of guidance are numbers, lists of
+        one number a code, or functions of (code, codes in all); `guidance_uni_x.py` has the formula.
+
+        Args:
+            input_ids: [b, s] prompts that end with `<|vision_start|>`, padded on the left.
+            attention_mask: [b, s], 0 for padding; all tokens count if not given.
+            unconditional_ids: [u] or [1, u], the prompt for "any picture", which also ends with `<|vision_start|>`.
+            num_codes: codes of a picture, rows times columns.
+            guidance_scale: of the text. Where it is 1.0 throughout, and `image_guidance_scale` too, nothing else than
+                the prompts themselves is computed.
+            image_guidance_scale: of the source pictures; None gives them the scale of the text.
+            image_only_ids, image_only_mask: [b, v], the prompts without their text, needed where both scales differ.
+            temperature: divides the logits; 0 takes the likeliest code.
+            top_k, top_p: keep the k likeliest codes, and of these the likeliest that make up the probability p;
+                0 and 1.0 keep all.
+            generator: the source of chance; a list gives each prompt its own, so that its picture does not depend on
+                the other prompts of the batch (beyond the rounding of a different batch shape).
+            on_codes: called with the codes so far, [b, n], after each code n = 1, 2, ... num_codes.
+
+        Returns:
+            Codes [b, num_codes] int64 in 0..codebook_size - 1, row-major.
+
+        Raises:
+            ValueError: a prompt that does not end with `<|vision_start|>`, or an argument out of its range.
+        """
+        if num_codes < 1:
+            raise ValueError(f"num_codes {num_codes}: need num_codes >= 1")
+        check_sampling(temperature, top_k, top_p)
+        if isinstance(generator, Sequence) and len(generator) != len(input_ids):
+            raise ValueError(f"{len(generator)} generators for {len(input_ids)} prompts: give one, or one each")
+        text_scales = scales_of(guidance_scale, num_codes)
+        image_scales = None if image_guidance_scale is None else scales_of(image_guidance_scale, num_codes)
+        weights = weights_of(text_scales, image_scales)
+        used = [True, *(any(step[part] for step in weights) for part in (1, 2))]
+        prompts = [(input_ids, attention_mask)]
+        if used[1]:
+            if image_only_ids is None:
+                raise ValueError("guidance_scale and image_guidance_scale differ: pass image_only_ids too")
+            prompts.append((image_only_ids, image_only_mask))
+        if used[2]:
+            if unconditional_ids is None:
+                raise ValueError(f"guidance_scale {guidance_scale}: pass unconditional_ids too, or guidance_scale=1.0")
+            prompts.append((unconditional_ids.view(1, -1).expand(len(input_ids), -1), None))
+        self._check_prompts(prompts, unconditional_ids if used[2] else None)
+        ids, mask = _joined([(ids.to(input_ids.device), mask) for ids, mask in prompts])
+        padded, warp = not bool(mask.all()), warpers(temperature, top_k, top_p)
+        cache = reserved_cache(len(self.config.layer_kinds), ids.shape[1] + num_codes)
+        offset, size = self.config.image_token_offset, self.config.codebook_size
+        code_rows = self.lm_head.weight[offset : offset + size]  # a code is all that may follow: skip the text rows
+        codes = input_ids.new_empty(len(input_ids), num_codes)
+        for step in range(num_codes):
+            # Without padding no mask is given, so that the fast path of shared layers is open.
+            hidden = self.model(
+                input_ids=ids, attention_mask=mask if padded else None, cache=cache, use_cache=True
+            ).last_hidden_state[:, -1]
+            logits = torch.nn.functional.linear(hidden, code_rows).float().chunk(len(prompts))
+            logits = combine(logits, [weight for weight, kept in zip(weights[step], used, strict=True) if kept])
+            codes[:, step] = logits.argmax(-1) if temperature == 0 else sample(warp(None, logits), generator)
+            if on_codes is not None:
+                on_codes(codes[:, : step + 1])
+            ids = (codes[:, step] + offset).repeat(len(prompts))[:, None]
+            mask = torch.cat((mask, mask.new_ones(len(ids), 1)), dim=1)
+        return codes
+
+    @torch.no_grad()
+    def generate_documents(
+        self,
+        prompts: Sequence[Sequence[int]],
+        unconditional_ids: Tensor | None = None,
+        *,
+        num_codes: int,
+        max_new_tokens: int = 256,
+        max_images: int = 4,
+        guidance_scale: Scale = 4.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        text_temperature: float = 0.0,
+        text_top_k: int = 0,
+        text_top_p: float = 1.0,
+        generators: Sequence[torch.Generator] | None = None,
+        stop_ids: Sequence[int] = (),
+    ) -> list[list[int]]:
+        """Continue documents in text and pictures, in whatever order the model chooses.
+
+        Where the model says `<|vision_start|>`, a picture of exactly `num_codes` codes follows, then `<|vision_end|>`,
+        then text again. A document ends at the end-of-text token, or where its limits are reached.
+
+        Args:
+            prompts: ids of each document so far; one that ends with `<|vision_start|>` goes on with a picture.
+            unconditional_ids: [u] or [1, u], as for `generate_images`.
+            num_codes: codes of a picture.
+            max_new_tokens: most text tokens that are added to a document.
+            max_images: most pictures that are added to a document.
+            guidance_scale, temperature, top_k, top_p: of pictures, as for `generate_images`.
+            text_temperature, text_top_k, text_top_p: of text; temperature 0 takes the likeliest token.
+            stop_ids: tokens that end a document as the end-of-text token does, as the end of a turn.
+            generators: one each; what is drawn for a document depends on its own only. None: seeds 0, 1, 2 and so on.
+
+        Returns:
+            The new ids of each document.
+        """
+        config = self.config
+        start, end, eos = config.vision_start_token_id, config.vision_end_token_id, config.eos_token_id
+        stops = [eos, start, *stop_ids]
+        if generators is None:
+            generators = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
+        if len(generators) != len(prompts) or not all(len(prompt) for prompt in prompts):
+            raise ValueError(f"{len(generators)} generators for {len(prompts)} prompts: give one each, no prompt empty")
+        check_sampling(text_temperature, text_top_k, text_top_p)
+        rows = [[int(token) for token in prompt] for prompt in prompts]
+        text_left, images_left = [max_new_tokens] * len(rows), [max_images] * len(rows)
+        going = list(range(len(rows)))
+        while going:
+            drawing = [row for row in going if rows[row][-1] == start and images_left[row]]
+            if drawing:
+                ids, mask = left_pad([rows[row] for row in drawing], eos)
+                codes = self.generate_images(
+                    ids.to(self.device),
+                    mask.to(self.device),
+                    unconditional_ids,
+                    num_codes=num_codes,
+                    guidance_scale=guidance_scale,
+                    temperature=temperature,
+                    top_k=top_k,
+                    top_p=top_p,
+                    generator=[generators[row] for row in drawing],
+                )
+                for row, drawn in zip(drawing, codes, strict=True):
+                    rows[row] += [*(drawn + config.image_token_offset).tolist(), end]
+                    images_left[row] -= 1
+            going = [row for row in going if text_left[row] and rows[row][-1] != start]
+            if not going:
+                break
+            sampling = SeededSamplingLogitsProcessor(
+                [generators[row] for row in going],
+                stops,
+                temperature=text_temperature,
+                top_k=text_top_k,
+                top_p=text_top_p,
+            )
+            ids, mask = left_pad([rows[row] for row in going], eos)
+            found = self.generate(
+                ids.to(self.device),
+                attention_mask=mask.to(self.device),
+                max_new_tokens=max(text_left[row] for row in going),
+                do_sample=False,
+                eos_token_id=stops,
+                pad_token_id=eos,
+                logits_processor=[*self.text_only([images_left[row] > 0 for row in going]), sampling],
+            )
+            for row, new in zip(going, found[:, ids.shape[1] :].tolist(), strict=True):
+                stop = next((place + 1 for place, token in enumerate(new) if token in stops), len(new))
+                new = new[: min(stop, text_left[row])]
+                rows[row] += new
+                text_left[row] -= len(new)
+            going = [row for row in going if rows[row][-1] == start]
+        return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
+
+    def _check_prompts(self, prompts: Sequence[tuple[Tensor, Tensor | None]], unconditional: Tensor | None) -> None:
+        start, batch = self.config.vision_start_token_id, len(prompts[0][0])
+        remedy = f"append <|vision_start|> (id {start}) to every prompt and pad on the left"
+        if unconditional is not None:
+            one_prompt = unconditional.numel() == unconditional.shape[-1]
+            if not one_prompt or unconditional.flatten()[-1] != start:
+                raise ValueError(f"unconditional_ids {unconditional.tolist()} must be one prompt: {remedy}")
+        for ids, mask in prompts:
+            if ids.ndim != 2 or len(ids) != batch or not ids.shape[1] or bool((ids[:, -1] != start).any()):
+                raise ValueError(f"input_ids {list(ids.shape)} must be [{batch}, s] and end with id {start}: {remedy}")
+            if mask is not None and not bool(mask[:, -1].all()):
+                raise ValueError(f"attention_mask is 0 at the end of a prompt: {remedy}")
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Rows of ids of any lengths -> ids and attention mask, each [b, longest], padded on the left."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def _joined(prompts: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
+    """Batches of prompts [b, s_i] and their masks -> one batch of all and its mask, [sum of b, longest s_i]."""
+    width = max(ids.shape[1] for ids, _ in prompts)
+
+    def pad(x: Tensor, value: int) -> Tensor:
+        return torch.nn.functional.pad(x, (width - x.shape[1], 0), value=value)
+
+    ids = torch.cat([pad(ids, int(ids[0, -1])) for ids, _ in prompts])
+    masks = [torch.ones_like(ids) if mask is None else mask.to(ids.device).long() for ids, mask in prompts]
+    return ids, torch.cat([pad(mask, 0) for mask in masks])

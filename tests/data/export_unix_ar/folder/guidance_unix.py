@@ -1,0 +1,46 @@
+"""Classifier-free guidance with a scale for the text and one for the source picture. Imports torch only.
+
+Guidance (Ho and Salimans, arXiv 2207.12598) moves the logits away from those of a prompt that says nothing. A picture
+that is edited has two conditions, and InstructPix2Pix (Brooks et al., arXiv 2211.09800, equation 3) gives each a scale:
+
+    logits = u + image_scale * (i - u) + text_scale * (c - i)
+
+where c is the whole prompt, i the source picture without the instruction, and u neither. With one scale for both this
+is u + scale * (c - u), which Uni-X uses for text to picture (arXiv 2509.24365); i then plays no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+Scale = float | Sequence[float] | Callable[[int, int], float]
+"""A number, one number a code, or a function of (code, codes in all)."""
+
+
+def scales_of(scale: Scale, num_codes: int) -> list[float]:
+    """One number a code. Raises ValueError for a list of another length."""
+    if callable(scale):
+        return [float(scale(code, num_codes)) for code in range(num_codes)]
+    if isinstance(scale, Sequence):
+        if len(scale) != num_codes:
+            raise ValueError(f"{len(scale)} guidance scales for {num_codes} codes: give one number, or one a code")
+        return [float(number) for number in scale]
+    return [float(scale)] * num_codes
+
+
+def linear(first: float, last: float) -> Callable[[int, int], float]:
+    """A scale that goes from `first` at the first code of a picture to `last` at its last one, in equal steps."""
+    return lambda code, num_codes: first + (last - first) * code / max(1, num_codes - 1)
+
+
+def weights_of(text: Sequence[float], image: Sequence[float] | None) -> list[tuple[float, float, float]]:
+    """Weights of c, i and u in the logits of each code; they add up to 1. `image` None: the same scale as `text`."""
+    return [(t, v - t, 1.0 - v) for t, v in zip(text, text if image is None else image, strict=True)]
+
+
+def combine(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The weighted sum of logits. Weight 1 alone gives the logits themselves, to the last bit."""
+    used = [part if weight == 1 else part * weight for part, weight in zip(parts, weights, strict=True) if weight]
+    return sum(used[1:], used[0]) if used else parts[0] * 0.0

@@ -1,0 +1,111 @@
+"""How the next token is drawn: limits, warping, and each row's own chance. Imports torch and transformers only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+Chance = torch.Generator | Sequence[torch.Generator] | None
+
+
+class TextOnlyLogitsProcessor(LogitsProcessor):
+    """Forbids picture codes and both vision markers, so that `generate` continues in text."""
+
+    def __init__(self, config, picture_rows: Sequence[bool] | None = None) -> None:
+        """`config` is a UniXConfig; rows that are True in `picture_rows` may open a picture, but nothing more of it."""
+        self.image_token_offset = config.image_token_offset
+        self.start, self.end = config.vision_start_token_id, config.vision_end_token_id
+        self.picture_rows = picture_rows
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [b, vocab] -> the same with -inf at ids that may not follow."""
+        scores = scores.clone()
+        scores[:, self.image_token_offset :] = -torch.inf
+        scores[:, self.end] = -torch.inf
+        closed = [not may for may in self.picture_rows or [False] * len(scores)]
+        scores[torch.tensor(closed, device=scores.device), self.start] = -torch.inf
+        return scores
+
+
+class SeededSamplingLogitsProcessor(LogitsProcessor):
+    """Sampling for `generate(do_sample=False)`: the largest score that it leaves is the token that was drawn.
+
+    Put it last. Each row draws from its own generator, and no longer once it has ended, so that what is drawn for a
+    row, and the state of its generator after it, do not depend on the other rows.
+    """
+
+    def __init__(
+        self,
+        generators: Sequence[torch.Generator],
+        stop_ids: Sequence[int],
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> None:
+        self.generators = list(generators)
+        self.stop_ids = set(stop_ids)
+        self.warp = warpers(temperature, top_k, top_p)
+        self.greedy = temperature == 0
+        self.ended: list[bool] | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [b, vocab] -> scores whose largest one is at the token drawn."""
+        if self.ended is None:  # the last token is still the prompt's
+            if len(self.generators) != len(input_ids):
+                raise ValueError(f"{len(self.generators)} generators for {len(input_ids)} prompts: give one each")
+            self.ended = [False] * len(input_ids)
+        else:
+            last = input_ids[:, -1].tolist()
+            self.ended = [was or token in self.stop_ids for was, token in zip(self.ended, last, strict=True)]
+        if self.greedy:
+            return scores
+        drawn = self.warp(None, scores.float()).log_softmax(-1)
+        for row, generator in enumerate(self.generators):
+            if not self.ended[row]:
+                drawn[row] -= exponential(scores.shape[-1:], generator).log().to(drawn.device)
+        return drawn
+
+
+def warpers(temperature: float, top_k: int, top_p: float) -> LogitsProcessorList:
+    """Temperature (0 is left to the caller), then the `top_k` likeliest, then the mass `top_p`; 0 and 1.0 keep all."""
+    found = LogitsProcessorList()
+    if temperature not in (0, 1):
+        found.append(TemperatureLogitsWarper(float(temperature)))
+    if top_k:
+        found.append(TopKLogitsWarper(top_k))
+    if top_p < 1:
+        found.append(TopPLogitsWarper(top_p))
+    return found
+
+
+def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
+    """Raises ValueError for a setting out of its range."""
+    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"temperature {temperature}, top_k {top_k}, top_p {top_p}: "
+            "need temperature >= 0, top_k >= 0 and 0 < top_p <= 1"
+        )
+
+
+def exponential(shape: Sequence[int], generator: torch.Generator | None, device: torch.device | None = None) -> Tensor:
+    """Exponential variates, drawn on the generator's own device, so that a seed means the same on any other."""
+    device = device if generator is None else generator.device
+    return torch.empty(*shape, device=device).exponential_(generator=generator)
+
+
+def sample(logits: Tensor, chance: Chance) -> Tensor:
+    """Logits [b, codes] -> one index a row [b], drawn by its probability.
+
+    The index of the smallest exponential variate divided by its probability has just that distribution. The variates
+    are drawn for all codes, whatever top-k and top-p leave of them.
+    """
+    if isinstance(chance, Sequence):
+        drawn = torch.stack([exponential(logits.shape[1:], generator) for generator in chance])
+    else:
+        drawn = exponential(logits.shape, chance, logits.device)
+    return (logits.softmax(-1) / drawn.to(logits.device)).argmax(-1)

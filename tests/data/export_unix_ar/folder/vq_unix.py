@@ -1,0 +1,78 @@
+"""How each family of image tokenizers turns pixels into codes and back. Imports torch, and what the family is made of.
+
+Pixels are float32 [b, 3, H, W] in -1..1, codes int64 [b, rows, columns]; `model` is the library's own class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Family(NamedTuple):
+    """The two directions of one kind of image tokenizer."""
+
+    encode: Callable[[nn.Module, Tensor], Tensor]
+    decode: Callable[[nn.Module, Tensor], Tensor]
+
+
+def encode_vqgan(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Codes of diffusers' VQModel, Chameleon's VQGAN."""
+    latents = model.encode(pixels).latents
+    _, _, (_, _, codes) = model.quantize(latents)
+    return codes.view(latents.shape[0], *latents.shape[2:])
+
+
+def decode_vqgan(model: nn.Module, codes: Tensor) -> Tensor:
+    """Pixels of diffusers' VQModel."""
+    latents = model.quantize.embedding(codes).permute(0, 3, 1, 2).contiguous()
+    # VQModel.decode would quantise again or look codes up, as its config says; what follows is the rest of it
+    spatial = latents if model.config.norm_type == "spatial" else None
+    return model.decoder(model.post_quant_conv(latents), spatial)
+
+
+def encode_emu3(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Codes of Emu3VQVAE, which takes a picture for a short clip."""
+    return torch.stack(model.encode(pixels, [tuple(pixels.shape[2:])] * pixels.shape[0]))
+
+
+def decode_emu3(model: nn.Module, codes: Tensor) -> Tensor:
+    """Pixels of Emu3VQVAE."""
+    return model.decode(codes)
+
+
+def encode_janus(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Codes of JanusVQVAE as DeepSeek's release has them: the nearest on the unit sphere, unlike transformers 4.57."""
+    latents = model.quant_conv(model.encoder(pixels)).permute(0, 2, 3, 1)
+    directions = nn.functional.normalize(model.quantize.embedding.weight, dim=-1)
+    # the nearest on the unit sphere has the largest cosine, whatever the length of the latent
+    return (latents @ directions.T).argmax(-1)
+
+
+def decode_janus(model: nn.Module, codes: Tensor) -> Tensor:
+    """Pixels of JanusVQVAE."""
+    return model.decode(codes.flatten(1))
+
+
+FAMILIES = {
+    "VQModel": Family(encode_vqgan, decode_vqgan),
+    "emu3_vqgan": Family(encode_emu3, decode_emu3),
+    "janus_vqgan": Family(encode_janus, decode_janus),
+}
+"""By the `_class_name` or `model_type` in the tokenizer's config.json."""
+
+
+def open_picture_tokenizer(folder: str, kind: str) -> nn.Module:
+    """The image tokenizer in `folder`, float32, in evaluation mode. Raises ValueError for an unknown kind."""
+    if kind == "VQModel":
+        from diffusers import VQModel as tokenizer_class
+    elif kind == "emu3_vqgan":
+        from transformers import Emu3VQVAE as tokenizer_class
+    elif kind == "janus_vqgan":
+        from transformers import JanusVQVAE as tokenizer_class
+    else:
+        raise ValueError(f"{folder}/config.json describes {kind!r}: image tokenizers are {list(FAMILIES)}")
+    return tokenizer_class.from_pretrained(folder).float().eval().requires_grad_(False)
