@@ -38,7 +38,7 @@ beyond the rounding of another batch shape. Exit codes: 0 done, 1 failed, 2 wron
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="generate.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--model", required=True, type=Path, metavar="DIR", help="folder that tools/convert_to_hf.py wrote")

@@ -34,7 +34,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 def build_parser() -> argparse.ArgumentParser:
     limits = Limits()
     parser = argparse.ArgumentParser(
-        prog="serve.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--model", required=True, type=Path, metavar="DIR", help="folder that tools/convert_to_hf.py wrote")
