@@ -16,26 +16,13 @@ from torch import Tensor
 
 from model.config import MODEL_TYPES, ModelConfig, layer_kinds
 from model.errors import UserError
+from model.families import FAMILIES, setting
+from model.hf_keys import check_keys
+from model.rope import rope_of
 from model.weight_names_released import from_released
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|endoftext|>")
-# keys of a config.json that change what the model computes -> values that ours computes too
-PLAIN = {
-    "hidden_act": ("silu",),
-    "rope_scaling": (None, {"rope_type": "default"}, {"type": "default"}),
-    "use_sliding_window": (False,),
-    "mlp_bias": (False,),
-    "add_sep_for_vis": (0,),  # the published Uni-X code's, from here on
-    "add_share_ffn": (0,),
-    "all_modal_visible": (0,),
-    "attn_v_q_heads": (0,),
-    "ffn_share_size": (0,),
-    "ffn_vision_size": (0,),
-    "skip_connection_loc": (-1,),
-    "use_share_attn": (1,),
-    "use_share_ffn": (1,),
-}
 
 
 @dataclass(frozen=True)
@@ -83,13 +70,7 @@ class Source:
 def open_source(folder: Path) -> Source:
     """Read config.json and the list of tensors. Raises UserError for a folder that is none of the four kinds."""
     values = read_json(folder / "config.json")
-    if values.get("model_type") not in ("qwen2", "qwen3", *MODEL_TYPES):
-        raise UserError(f"{folder}/config.json: model_type is {values.get('model_type')!r}: qwen2, qwen3 or uni_x is needed")
-    for key, plain in PLAIN.items():
-        if key in values and values[key] not in plain:
-            raise UserError(f"{folder}/config.json: {key} is {values[key]!r}: this model has no such thing, take another one")
-    if any(kind != "full_attention" for kind in values.get("layer_types") or ()):
-        raise UserError(f"{folder}/config.json: layer_types has {sorted(set(values['layer_types']))}: only full_attention fits")
+    check_keys(values, folder / "config.json")
     stored = _stored_files(folder)
     layers, last = values.get("num_hidden_layers", 0), values.get("num_vision_decode_layers", 0)
     names = {from_released(name, layers, last): name for name in stored}
@@ -166,14 +147,11 @@ def model_config(
     values = source.values
     if source.is_uni_x and kinds:
         raise UserError(f"{source.folder}: has layer kinds of its own: leave --separate and --every out")
-    heads, qwen3 = values["num_attention_heads"], values["model_type"] == "qwen3"
     layers = values["num_hidden_layers"]
     if values["model_type"] in MODEL_TYPES:
         config = ModelConfig.from_dict(values)
         rows = -(-config.vocab_size // row_multiple) * row_multiple
         return ModelConfig.from_dict({**config.to_dict(), "vocab_size": rows})
-    if qwen3 and values.get("attention_bias"):
-        raise UserError(f"{source.folder}/config.json: attention_bias is true in a Qwen3 model: ours has none there")
     if source.published:
         offset, codebook_size = values["real_text_vocab_size"], values["vision_vocab_size"]
         kinds = layer_kinds(layers, values["num_vision_encode_layers"], values["num_vision_decode_layers"])
@@ -183,13 +161,17 @@ def model_config(
         if offset <= max(special):
             raise UserError(f"--image-token-offset {offset} is not above the special tokens, as {max(special)}: raise it")
     start, end, eos = special
+    name = f"{source.folder}/config.json"
+    family = FAMILIES[values["model_type"]]
+    heads = values["num_attention_heads"]
+    theta, scaling = rope_of(values, setting(values, "rope_theta"), name)
     return ModelConfig(
         hidden_size=values["hidden_size"],
         intermediate_size=values["intermediate_size"],
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=values.get("num_key_value_heads", heads),
-        head_dim=values.get("head_dim") or values["hidden_size"] // heads,
+        num_key_value_heads=setting(values, "num_key_value_heads") or heads,
+        head_dim=setting(values, "head_dim") or values["hidden_size"] // heads,
         vocab_size=-(-(offset + codebook_size) // row_multiple) * row_multiple,
         image_token_offset=offset,
         codebook_size=codebook_size,
@@ -197,11 +179,11 @@ def model_config(
         vision_end_token_id=end,
         eos_token_id=eos,
         layer_kinds=kinds,
-        attention_bias=not qwen3,
-        qk_norm=qwen3,
-        rope_theta=float(values.get("rope_theta", 10_000.0)),
-        rms_norm_eps=values.get("rms_norm_eps", 1e-6),
-        tie_word_embeddings=values.get("tie_word_embeddings", False),
-        initializer_range=values.get("initializer_range", 0.02),
-        max_position_embeddings=values.get("max_position_embeddings", 32_768),
+        attention_bias=family.attention_bias,
+        qk_norm=family.qk_norm,
+        rope_theta=theta,
+        rms_norm_eps=setting(values, "rms_norm_eps"),
+        tie_word_embeddings=setting(values, "tie_word_embeddings"),
+        initializer_range=setting(values, "initializer_range"),
+        max_position_embeddings=setting(values, "max_position_embeddings"),
     )

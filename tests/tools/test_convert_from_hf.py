@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_refused_by_name(commands, bases, tmp_path):
     refused("BF16", "F32", "--dtype", weights={**weights, key: weights[key].bfloat16()})
     refused("rope_scaling", "yarn", values={**values, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}})
     refused("use_sliding_window", values={**values, "use_sliding_window": True})
-    refused("model_type is 'llama'", values={**values, "model_type": "llama"})
+    refused("model_type is 'gpt2'", values={**values, "model_type": "gpt2"})
     refused("hidden_act", "gelu", values={**values, "hidden_act": "gelu"})
     refused("config.json", "cannot be read", values="{")
     refused("<|vision_start|>", "special token", tokenizer=tokenizer.replace("<|vision_start|>", "<|vision|>"))

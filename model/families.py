@@ -1,0 +1,71 @@
+"""Families of language models that a run can start from, as a table: a new one is an entry here.
+
+`model_type` is what transformers calls the family in config.json. What the family's layers have is said by two switches of
+`ModelConfig`; what else its configuration can ask for, ours must not be asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family."""
+
+    flavour: str  # what `model.flavour` of a run's configuration calls it
+    attention_bias: bool  # bias on q, k and v
+    qk_norm: bool  # norms on queries and keys, a head
+    defaults: Mapping[str, Any]  # what a config.json that lacks the key means, as transformers' class has it
+    plain: Mapping[str, tuple] = field(default_factory=dict)  # keys of this family alone -> values that ours computes
+
+
+FAMILIES = {
+    "qwen2": Family(
+        flavour="qwen2.5",
+        attention_bias=True,
+        qk_norm=False,
+        defaults={"num_key_value_heads": 32, "max_position_embeddings": 32_768, "head_dim": None},
+        plain={"use_mrope": (False,), "attention_bias": (True, False)},  # its class has the bias, whatever is said
+    ),
+    "qwen3": Family(
+        flavour="qwen3",
+        attention_bias=False,
+        qk_norm=True,
+        defaults={"num_key_value_heads": 32, "max_position_embeddings": 32_768, "head_dim": 128},
+    ),
+}
+
+COMMON_DEFAULTS = {
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "tie_word_embeddings": False,
+}
+"""Of every family."""
+
+OTHERS = {
+    "qwen2_moe": "a mixture of experts",
+    "qwen3_moe": "a mixture of experts",
+    "mixtral": "a mixture of experts",
+    "qwen3_next": "linear attention and a mixture of experts",
+    "mistral": "attention in a sliding window",
+    "qwen2_vl": "vision encoder of its own",
+    "qwen2_5_vl": "vision encoder of its own",
+    "qwen3_vl": "vision encoder of its own",
+}
+"""What people try, and why it does not fit."""
+
+
+def setting(values: Mapping[str, Any], key: str) -> Any:
+    """A key of a config.json of one of the families, or what its absence means there.
+
+    null is as good as absent, but for numbers of heads and their size: there it says "as the attention heads have it".
+    """
+    defaults = {**COMMON_DEFAULTS, **FAMILIES[values["model_type"]].defaults}
+    if values.get(key) is None and not (key in values and key in ("num_key_value_heads", "head_dim")):
+        return defaults.get(key)
+    return values[key]
