@@ -26,8 +26,11 @@ $(STAMP): requirements.txt constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	touch $(STAMP)
 
+# One worker more than there are cores (tests/spread.py): the tests of Slurm mostly wait. The last line is pytest's summary.
+SPREAD := -n auto --dist loadgroup --no-loadscope-reorder
+
 test: setup
-	$(RUN) -m pytest -q tests
+	$(RUN) -m pytest -q $(SPREAD) --durations=20 tests
 
 # --noconftest: the suite's conftest needs megatron-core
 test-transformers5: $(T5)/installed.stamp

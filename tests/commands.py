@@ -62,7 +62,7 @@ class Running:
                 found.append(pid)
         return found
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 600) -> None:
         """Until `condition()`; it is an error that the command ends before, or that it takes too long."""
         end = time.monotonic() + seconds
         while not condition():

@@ -1,4 +1,4 @@
-"""Settings of the whole suite: one torch thread a process, and the CPU stand-ins that the libraries need."""
+"""Settings of the whole suite: one torch thread a process, the CPU stand-ins that the libraries need, and its spreading."""
 
 from __future__ import annotations
 
@@ -8,15 +8,34 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch
+import pytest
 
-from model.torchvision_compat import ensure_torchvision
-from pretrain import runtime
+from tests import spread
 from tests.commands import commands  # noqa: F401  (fixtures for all tests)
 from tests.parallel_world import world  # noqa: F401
 from tests.pretrain.tiny_run import tiny_data  # noqa: F401
 from tests.slurm.cluster import cluster  # noqa: F401
 
-torch.set_num_threads(1)
-ensure_torchvision()
-runtime.install()  # before anything imports megatron
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module is imported, in every process that runs tests."""
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        return  # this process hands tests to workers, and needs nothing of torch
+    import torch
+
+    from model.torchvision_compat import ensure_torchvision
+    from pretrain import runtime
+
+    torch.set_num_threads(1)
+    ensure_torchvision()
+    runtime.install()  # before anything imports megatron
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`."""
+    return spread.workers()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares costly fixtures goes to one worker; the longest groups first."""
+    spread.spread(items)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import pytest
 
 RANKS = 4
+GRACE = 60  # seconds that the others have after one has failed
 
 
 def serve(rank: int, pipe: Connection, port: int) -> None:
@@ -62,19 +64,33 @@ class World:
         self.jobs += 1
         for pipe in self.pipes[:ranks]:
             pipe.send((job.__module__, job.__name__, ranks, self.jobs, arguments))
-        answers = []
-        for rank, pipe in enumerate(self.pipes[:ranks]):
-            if not pipe.poll(seconds):
-                self.close()
-                raise AssertionError(f"{job.__name__}: rank {rank} of {ranks} gave no answer in {seconds} s")
-            try:
-                answers.append(pipe.recv())
-            except EOFError:
-                self.close()
-                raise AssertionError(f"{job.__name__}: rank {rank} of {ranks} has ended") from None
-        failed = [f"rank {rank}:\n{answer}" for rank, (good, answer) in enumerate(answers) if not good]
+        answers = self._answers(ranks, seconds)
+        failed = [f"rank {rank}:\n{answer}" for rank, (good, answer) in sorted(answers.items()) if not good]
+        if len(answers) < ranks or not all(process.is_alive() for process in self.processes):
+            self.close()
+        if len(answers) < ranks:
+            silent = ", ".join(str(rank) for rank in range(ranks) if rank not in answers)
+            failed.append(f"rank {silent} of {ranks} gave no answer in {seconds} s, or after another had failed or ended")
         assert not failed, f"{job.__name__}\n" + "\n".join(failed)
-        return [answer for _, answer in answers]
+        return [answers[rank][1] for rank in range(ranks)]
+
+    def _answers(self, ranks: int, seconds: float) -> dict[int, tuple[bool, Any]]:
+        """What each rank answers, by rank; without those that are silent for `seconds`, or GRACE seconds after a failure."""
+        answers: dict[int, tuple[bool, Any]] = {}
+        end = time.monotonic() + seconds
+        while len(answers) < ranks:
+            waiting = {pipe: rank for rank, pipe in enumerate(self.pipes[:ranks]) if rank not in answers}
+            ready = wait(list(waiting), timeout=max(0.0, end - time.monotonic()))
+            if not ready:
+                break
+            for pipe in ready:
+                try:
+                    answers[waiting[pipe]] = pipe.recv()
+                except EOFError:
+                    answers[waiting[pipe]] = (False, f"rank {waiting[pipe]} of {ranks} has ended")
+                if not answers[waiting[pipe]][0]:
+                    end = min(end, time.monotonic() + GRACE)
+        return answers
 
     def _start(self) -> None:
         import torch

@@ -19,6 +19,7 @@ from tests.model.tiny_hf import document
 from tests.model.tiny_training import row_of, training_config
 
 TOKENS, MULTIPLE, STEPS, ROWS = 64, 4, 8, 4
+TRAINED = 4  # steps that a test compares: each has a row of every kind
 TEXT = [5, 9, 33, 2, 47, 3, 60, 71, 8, 8, 12] * 3
 OPTIM = OptimSection(lr=1e-3, weight_decay=0.1, clip_grad=1.0, eps=1e-5)  # eps: Adam turns noise into steps where a
 # gradient is near zero, in any layout
@@ -69,13 +70,13 @@ def rows_here(rows: list[Row]) -> list[Row]:
 
 
 def train(
-    changes: dict, parallel: ParallelLayout, optim: OptimSection = OPTIM, steps: int = STEPS, precision: str = "fp32"
+    changes: dict, parallel: ParallelLayout, optim: OptimSection = OPTIM, steps: int = TRAINED, precision: str = "fp32"
 ) -> tuple:
     """(figures of each step, figures of a measurement at the end, final whole weights)."""
     return train_with(make_engine(changes, parallel, optim, precision), optim, steps)
 
 
-def train_with(engine, optim: OptimSection = OPTIM, steps: int = STEPS) -> tuple:
+def train_with(engine, optim: OptimSection = OPTIM, steps: int = TRAINED) -> tuple:
     """The same for any engine."""
     rows = mixed_rows(engine.model_config)
     figures = []

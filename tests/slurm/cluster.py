@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+GONE = tuple(state for state in OVER if state != "NODE_FAIL")  # after that one it may be queued again
 
 
 def why_not() -> str:
@@ -73,10 +74,10 @@ class Cluster:
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, job: str, condition: Callable[[dict[str, str]], bool], seconds: float = 600) -> dict[str, str]:
-        """Until `condition` holds of what Slurm shows of a job; AssertionError when that takes too long."""
+        """Until `condition` holds of what Slurm shows of a job. AssertionError when the job is over before, or after `seconds`."""
         end = time.monotonic() + seconds
         while not condition(shown := self.show(job)):
-            assert time.monotonic() < end, shown
+            assert shown["JobState"] not in GONE and time.monotonic() < end, f"{shown}\n{written_by(shown)}"
             time.sleep(0.3)
         return shown
 
@@ -110,6 +111,12 @@ class Cluster:
             if "RANK" in environment and any(word.endswith(b"pretrain/train.py") for word in words) and words[0] != b"bash":
                 found[int(environment["RANK"])] = pid
         return found
+
+
+def written_by(shown: dict[str, str]) -> str:
+    """The end of what a job wrote."""
+    path = Path(shown.get("StdOut", "/dev/null"))
+    return path.read_text(errors="replace")[-3000:] if path.is_file() else ""
 
 
 @pytest.fixture(scope="session")
