@@ -159,7 +159,7 @@ def test_recomputing_leaves_out_the_same_with_sequence_parallelism(world: World)
 
 
 def test_a_job_that_fails_or_hangs_is_seen():
-    made = World()
+    made = World(2)
     try:
         with pytest.raises(AssertionError, match="the last rank has failed"):
             made.run(parallel_jobs.fail_on_the_last_rank, 2)
