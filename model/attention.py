@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+
 import torch
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
@@ -42,19 +45,43 @@ def padded_attention(query: Tensor, key: Tensor, value: Tensor, layout: Segments
         if group.length <= WRITTEN_OUT_UP_TO:
             out = short_attention(q, k, v)
         else:
-            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            out = fused_attention(q, k, v, expand=q.is_cuda)
         outputs.append(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]).index_select(0, group.keep))
     if not outputs:
         return query
     return torch.cat(outputs).index_select(0, layout.ungroup)
 
 
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, expand: bool) -> Tensor:
+    """torch's fused causal attention, shapes as in `short_attention`.
+
+    expand: give every query head keys and values of its own; on GPUs the kernel for float32 knows no shared ones, and
+    torch would make all scores instead.
+    """
+    if expand:
+        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=not expand)
+
+
+@functools.cache
+def _grouped_heads_switch() -> dict[str, bool]:
+    """torch 2.13 wants to be told that query heads share keys; 2.11 does not know the word, and has the same kernel."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+
+
 def varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: Segments) -> Tensor:
-    """The same by torch's own varlen kernel (CUDA, half precision); nothing is padded."""
+    """The same by torch's own varlen kernel (see `model.routing.has_varlen_kernel`); nothing is padded."""
     from torch.nn.attention.varlen import varlen_attn
 
     longest, ends = layout.max_seqlen_q, layout.cu_seqlens_q
-    return varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0), enable_gqa=True)
+    return varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0), **_grouped_heads_switch())
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, layout: Segments) -> Tensor:
+    """By the kernel that `layout` was made for: query [tokens, heads, d] and its keys and values -> [tokens, heads, d]."""
+    return (padded_attention if layout.cu_seqlens_q is None else varlen_attention)(query, key, value, layout)
 
 
 class DocumentAttention(MegatronModule):
@@ -81,5 +108,4 @@ class DocumentAttention(MegatronModule):
         layout = packed_seq_params
         query = apply_rotary(query, layout.cos, layout.sin)
         key = apply_rotary(key, layout.cos, layout.sin)
-        attend = varlen_attention if query.is_cuda else padded_attention
         return attend(query, key, value, layout)

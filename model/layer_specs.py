@@ -144,9 +144,10 @@ class HardMoeLayer(TransformerLayer):
     """
 
     def __init__(self, config, submodules: TransformerLayerSubmodules, *args, arrives_in: str = DOCUMENT, **kwargs):
+        feed_forward_spec = submodules.mlp  # megatron-core 0.19 puts something else in its place when it builds the layer
         super().__init__(config, submodules, *args, **kwargs)
         self.arrives_in = arrives_in
-        self.vision = torch.nn.ModuleDict({"mlp": build_module(submodules.mlp, config=config, tp_group=self.tp_group)})
+        self.vision = torch.nn.ModuleDict({"mlp": build_module(feed_forward_spec, config=config, tp_group=self.tp_group)})
 
     def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting = None, **_):
         """[S, 1, h] in the order of the layer before -> [S, 1, h] in separated order, and no context."""
@@ -204,15 +205,15 @@ def layer_spec(config: ModelConfig, index: int) -> ModuleSpec:
     """The spec of layer `index` (from 0). It knows the order that it gets, because the kinds before it are known."""
     kind = config.layer_kinds[index]
     arrives_in = ORDER_LEFT[config.layer_kinds[index - 1]] if index else ORDER_WANTED[kind]
-    branch = branch_submodules(config)
     if kind in (SHARED, MOE_HARD):
         module = SharedLayer if kind == SHARED else HardMoeLayer
-        return ModuleSpec(module=module, params={"arrives_in": arrives_in}, submodules=branch)
-    plain = ModuleSpec(module=TransformerLayer, submodules=branch)
+        return ModuleSpec(module=module, params={"arrives_in": arrives_in}, submodules=branch_submodules(config))
+    # A layer changes the submodules that it is built from, so each branch has its own.
+    text, vision = (ModuleSpec(module=TransformerLayer, submodules=branch_submodules(config)) for _ in range(2))
     return ModuleSpec(
         module=SeparatedLayer if kind == SEPARATED else MotLayer,
         params={"arrives_in": arrives_in},
-        submodules=SeparatedLayerSubmodules(text=plain, vision=plain),
+        submodules=SeparatedLayerSubmodules(text=text, vision=vision),
     )
 
 

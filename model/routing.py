@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+import numpy
 import torch
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -26,7 +27,7 @@ DOCUMENT, SEPARATED_ORDER = "document", "separated"
 
 @dataclass
 class PaddedGroup:
-    """Documents of similar length, computed as one padded batch where no varlen kernel exists (the CPU)."""
+    """Documents of similar length, computed as one padded batch where no varlen kernel serves (CPUs, float32)."""
 
     gather: Tensor  # int64 [documents * length]: token of each slot; slots past a document's end repeat its last token
     keep: Tensor  # int64 [tokens of the group]: slots that hold a real token, document after document
@@ -44,7 +45,7 @@ class Segments(PackedSeqParams):
 
     cos: Tensor | None = None  # [tokens, 1, head_dim], from the positions in document order
     sin: Tensor | None = None  # [tokens, 1, head_dim]
-    groups: list[PaddedGroup] = field(default_factory=list)  # CPU only
+    groups: list[PaddedGroup] = field(default_factory=list)  # where there is no varlen kernel
     ungroup: Tensor | None = None  # int64 [tokens]: from the groups' tokens, one group after another, to slice order
 
 
@@ -101,11 +102,24 @@ def rotary_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.d
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def padded_groups(lengths: list[int]) -> tuple[list[PaddedGroup], Tensor]:
-    """Document lengths in slice order -> groups whose longest is at most 1.5 times (+ 8) the shortest, and `ungroup`."""
-    starts = [0]
-    for length in lengths:
-        starts.append(starts[-1] + length)
+VARLEN_WIDEST = 256  # of a head, in torch's FlashAttention; widths are multiples of 8
+VARLEN_SINCE = (8, 0)  # compute capability: Ampere
+
+
+def has_varlen_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether torch's varlen kernel takes such heads: half precision, on a GPU since Ampere, narrow enough."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    if head_dim % 8 or head_dim > VARLEN_WIDEST:
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= VARLEN_SINCE
+
+
+def padded_groups(lengths: list[int], device=None) -> tuple[list[PaddedGroup], Tensor]:
+    """Document lengths in slice order -> groups whose longest is at most 1.5 times (+ 8) the shortest, and `ungroup`;
+    tensors are on `device`."""
+    sizes = numpy.array(lengths, dtype=numpy.int64)
+    starts = numpy.cumsum(sizes) - sizes
     by_length = sorted((i for i in range(len(lengths)) if lengths[i]), key=lambda i: lengths[i])
     chunks: list[list[int]] = []
     for i in by_length:
@@ -113,22 +127,18 @@ def padded_groups(lengths: list[int]) -> tuple[list[PaddedGroup], Tensor]:
             chunks[-1].append(i)
         else:
             chunks.append([i])
-    groups, order = [], []
+    groups, placed = [], [numpy.empty(0, dtype=numpy.int64)]
     for members in chunks:
         longest = lengths[members[-1]]
-        start = torch.tensor([starts[i] for i in members])[:, None]
-        size = torch.tensor([lengths[i] for i in members])[:, None]
-        slot = torch.arange(longest)[None, :]
-        gather = start + torch.minimum(slot, size - 1)  # [documents, longest]
-        keep = (slot < size).flatten().nonzero().flatten()
-        groups.append(PaddedGroup(gather.flatten(), keep, len(members), longest))
-        order.append(gather.flatten()[keep])
-    if not order:
-        return groups, torch.empty(0, dtype=torch.int64)
-    placed = torch.cat(order)
-    ungroup = torch.empty_like(placed)
-    ungroup[placed] = torch.arange(len(placed))
-    return groups, ungroup
+        size, slot = sizes[members][:, None], numpy.arange(longest)[None, :]
+        gather = (starts[members][:, None] + numpy.minimum(slot, size - 1)).ravel()  # [documents * longest]
+        keep = numpy.flatnonzero(slot < size)
+        groups.append(PaddedGroup(*(torch.from_numpy(x).to(device) for x in (gather, keep)), len(members), longest))
+        placed.append(gather[keep])
+    order = numpy.concatenate(placed)
+    ungroup = numpy.empty_like(order)
+    ungroup[order] = numpy.arange(len(order))
+    return groups, torch.from_numpy(ungroup).to(device)
 
 
 def segments(lengths: list[int], positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Segments:
@@ -136,12 +146,12 @@ def segments(lengths: list[int], positions: Tensor, head_dim: int, theta: float,
     device = positions.device
     cos, sin = rotary_tables(positions, head_dim, theta, dtype)
     made = Segments(qkv_format="thd", cos=cos, sin=sin)
-    if device.type == "cuda":
+    if has_varlen_kernel(device, dtype, head_dim):
         ends = torch.tensor([0] + [n for n in lengths if n], dtype=torch.int32).cumsum(0, dtype=torch.int32)
         made.cu_seqlens_q = made.cu_seqlens_kv = ends.to(device, non_blocking=True)
         made.max_seqlen_q = made.max_seqlen_kv = max(lengths, default=0)
     else:
-        made.groups, made.ungroup = padded_groups(lengths)
+        made.groups, made.ungroup = padded_groups(lengths, device)
     return made
 
 

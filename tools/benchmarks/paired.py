@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.attention import padded_attention, varlen_attention
+from model.attention import attend
 from model.config import SEPARATED, ModelConfig
 from model.routing import Segments, route
 from pretrain.engines.megatron import MegatronEngine
@@ -105,7 +105,6 @@ def _seconds(function: Callable[[], None], device, repeats: int = 5, long: float
 
 def attention_seconds(config: ModelConfig, layout: Segments, tokens: int, dtype, device) -> float:
     """Forward and backward of one layer's attention over a slice, by itself."""
-    attend = varlen_attention if torch.device(device).type == "cuda" else padded_attention
     query, key, value = (
         torch.randn(tokens, heads, config.head_dim, dtype=dtype, device=device, requires_grad=True)
         for heads in (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
