@@ -19,9 +19,9 @@ from model.errors import UserError
 from model.families import FAMILIES, setting
 from model.hf_keys import check_keys
 from model.rope import rope_of
+from model.stored_tensors import INDEX, SINGLE, stored_tensors_of
 from model.weight_names_released import from_released
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|endoftext|>")
 
 
@@ -89,25 +89,12 @@ def read_json(path: Path) -> dict:
 
 
 def _stored_files(folder: Path) -> dict[str, Path]:
-    """Stored name -> file of every tensor."""
-    from safetensors import SafetensorError, safe_open
-
-    if (folder / INDEX).is_file():
-        places = read_json(folder / INDEX).get("weight_map", {})
-        files = {name: folder / Path(place).name for name, place in places.items()}
-        for path in sorted(set(files.values())):
-            if not path.is_file():
-                raise UserError(f"{path} is missing, {folder / INDEX} names it: download it again")
-        return files
-    path = folder / SINGLE
-    if not path.is_file():
+    """Stored name -> file of every tensor. Raises UserError where there is none."""
+    files = stored_tensors_of(folder)
+    if not files:
         other = ", which is a pickle: save it as safetensors" if list(folder.glob("pytorch_model*.bin")) else ""
         raise UserError(f"{folder}: has no {SINGLE} and no {INDEX}{other or ': is the download complete?'}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict.fromkeys(file.keys(), path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}): download it again") from None
+    return files
 
 
 def special_ids(source: Source, tokenizer: Path | None) -> tuple[int, int, int]:

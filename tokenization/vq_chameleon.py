@@ -8,13 +8,14 @@ which diffusers holds as linear layers. Pixels are in -1..1, as in the original.
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError
 from tokenization.vq_base import VQ
-from tokenization.vq_files import in_one_line, load_exactly, read_json, read_safetensors
+from tokenization.vq_files import check_settings, in_one_line, load_exactly, read_json, read_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,9 @@ RENAMES = (
     ("norm_out.", "conv_norm_out."),
 )
 """Parts of taming-transformers' names and what diffusers calls them, apart from the levels (`renames`)."""
+
+OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""diffusers' own names for attention in folders saved before 0.17; 0.35.2 and 0.42.1 read them, too."""
 
 TRAINING_ONLY = ("loss.",)
 """Prefixes of tensors that a released checkpoint may hold beside the model: the discriminator and LPIPS."""
@@ -76,8 +80,15 @@ def load_diffusers(folder: Path, *, name: str, image_size: int | None, device: s
         raise UserError(f"{folder}: there is no {DIFFUSERS_WEIGHTS}; write the folder with VQModel.save_pretrained")
     config = {key: value for key, value in read_json(folder / "config.json").items() if not key.startswith("_")}
     model = build_model(config, folder / "config.json")
-    load_exactly(model, read_safetensors(weights), weights)
+    state = {_newest_name(key): tensor for key, tensor in read_safetensors(weights).items()}
+    load_exactly(model, state, weights)
     return ChameleonVQ(model, name=name, image_size=image_size, device=device)
+
+
+def _newest_name(key: str) -> str:
+    """What diffusers calls a tensor of a VQModel now."""
+    old = next((old for old in OLD_ATTENTION if ".attentions." in key and old in key), None)
+    return key.replace(old, OLD_ATTENTION[old]) if old else key
 
 
 def load_chameleon(folder: Path, *, name: str, image_size: int | None, device: str) -> ChameleonVQ:
@@ -123,6 +134,7 @@ def build_model(config: dict[str, Any], source: Path) -> torch.nn.Module:
     ensure_torchvision()
     from diffusers import VQModel
 
+    check_settings(config, inspect.signature(VQModel.__init__).parameters.keys(), source)
     try:
         return VQModel.from_config(config)
     except (TypeError, ValueError, IndexError, KeyError) as error:

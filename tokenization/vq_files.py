@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError
+from model.hf_keys import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +26,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def check_settings(config: dict[str, Any], known: Collection[str], source: Path) -> None:
+    """UserError for a setting that the library's class does not have, and so would ignore, unless it says nothing.
+
+    Keys with an underscore are the library's notes.
+    """
+    for key, value in config.items():
+        if not (key in known or key in WITHOUT_EFFECT or key.startswith("_") or value is None):
+            raise UserError(f"{source}: {key} ({repr(value)[:60]}) is not known, and may change the codes: "
+                            "remove it if it does not")  # fmt: skip
 
 
 def read_safetensors(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, torch.Tensor]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError
+from model.stored_tensors import stored_tensors_of
 from tokenization.vq_base import VQ
-from tokenization.vq_files import in_one_line, load_exactly, read_json, read_safetensors
+from tokenization.vq_files import check_settings, in_one_line, load_exactly, read_json, read_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +116,7 @@ def family_of(config: dict[str, Any]) -> str | None:
 def load_transformers(folder: Path, *, name: str, image_size: int | None, device: str) -> VQ:
     """Emu3VQVAE or JanusVQVAE from config.json and safetensors, of the tokenizer alone or of a whole released model.
 
-    Of a whole model only the tokenizer's tensors are read. UserError when there are no safetensors or they do not fit.
+    Of a whole model only the tokenizer's settings and tensors are read. UserError for a setting that the class would ignore, when there are no safetensors or they do not fit.
     """
     from model.torchvision_compat import ensure_torchvision
 
@@ -126,16 +127,18 @@ def load_transformers(folder: Path, *, name: str, image_size: int | None, device
     family = family_of(config)
     model_class, config_class = {"emu3": (Emu3VQVAE, Emu3VQVAEConfig), "janus": (JanusVQVAE, JanusVQVAEConfig)}[family]
     whole = config["model_type"] == family
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
+    stored = stored_tensors_of(folder)
+    if not stored:
         raise UserError(
             f"{folder}: there are no safetensors in it; write the folder with {model_class.__name__}.save_pretrained"
         )
     state: dict[str, torch.Tensor] = {}
-    for file in files:
+    for file in sorted(set(stored.values())):
         state |= read_safetensors(file, WHOLE_MODEL_PREFIXES if whole else ("",))
+    settings = config.get("vq_config", {}) if whole else config
+    check_settings(settings, config_class().to_dict().keys(), folder / "config.json")
     try:
-        model = model_class(config_class.from_dict(config.get("vq_config", {}) if whole else config))
+        model = model_class(config_class.from_dict(settings))
     except (TypeError, ValueError, IndexError) as error:
         raise UserError(
             f"{folder / 'config.json'}: {model_class.__name__} cannot be built from it ({in_one_line(error)})"

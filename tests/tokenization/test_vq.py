@@ -88,6 +88,21 @@ def test_diffusers_itself_opens_the_saved_folder(golden, golden_folder, referenc
     assert torch.allclose(golden.decode_pixels(codes), reconstruction, atol=1e-4)
 
 
+def test_attention_under_the_names_of_old_diffusers_is_read_as_diffusers_reads_it(golden_folder, tmp_path):
+    from diffusers import VQModel
+
+    from tokenization.vq_chameleon import DIFFUSERS_WEIGHTS, OLD_ATTENTION
+
+    old = shutil.copytree(golden_folder, tmp_path / "old")
+    tensors = load_file(old / DIFFUSERS_WEIGHTS)
+    for before, now in OLD_ATTENTION.items():
+        tensors = {key.replace(now, before): value for key, value in tensors.items()}
+    assert sum(".query." in key for key in tensors) == 4
+    save_file(tensors, old / DIFFUSERS_WEIGHTS)
+    theirs, ours = VQModel.from_pretrained(old).state_dict(), load_vq(old).model.state_dict()
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[key], ours[key]) for key in ours)
+
+
 def test_discriminator_tensors_of_a_checkpoint_are_left_out(golden, tmp_path):
     state = torch.load(GOLDEN / "vqgan.ckpt", weights_only=True)["state_dict"]
     shutil.copy(GOLDEN / "vqgan.yaml", tmp_path)
@@ -161,7 +176,31 @@ def test_the_tokenizer_is_found_inside_a_whole_model(family, prefix, request, tm
     first, *rest = tensors
     save_file({first: tensors[first], "lm_head.weight": torch.zeros(2, 2)}, whole / "model-00001-of-00002.safetensors")
     save_file({key: tensors[key] for key in rest}, whole / "model-00002-of-00002.safetensors")
+    places = dict.fromkeys((first, "lm_head.weight"), "model-00001-of-00002.safetensors")
+    places |= dict.fromkeys(rest, "model-00002-of-00002.safetensors")
+    (whole / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    save_file({key: value + 1 for key, value in tensors.items()}, whole / "old.safetensors")  # which nothing names
     assert load_vq(whole).fingerprint == load_vq(alone).fingerprint
+
+
+@pytest.mark.parametrize("family", ["emu3", "janus"])
+def test_a_folder_that_transformers_5_saved_is_the_same_tokenizer(family, request, tmp_path):
+    """5.24.0 writes fewer keys than 4.57.6, and none that this does not have; tensors have the same names."""
+    keys = {
+        "emu3": "attention_dropout attn_resolutions base_channels channel_multiplier codebook_size double_latent embed_dim "
+        "hidden_size in_channels latent_channels model_type num_attention_heads num_res_blocks out_channels "
+        "temporal_downsample_factor",
+        "janus": "base_channels channel_multiplier double_latent dropout embed_dim hidden_act image_token_embed_dim in_channels "
+        "initializer_range latent_channels model_type num_embeddings num_hidden_layers num_patches num_res_blocks out_channels "
+        "projection_dim",
+    }[family].split()
+    model = request.getfixturevalue(family)
+    for folder in ("old", "new"):
+        model.save_pretrained(tmp_path / folder)
+    values = json.loads((tmp_path / "new/config.json").read_text())
+    values = {key: values[key] for key in keys} | {"dtype": "float32", "transformers_version": "5.24.0"}
+    (tmp_path / "new/config.json").write_text(json.dumps(values))
+    assert load_vq(tmp_path / "new").fingerprint == load_vq(tmp_path / "old").fingerprint
 
 
 @pytest.mark.parametrize("family", ["emu3", "janus"])

@@ -114,6 +114,13 @@ def test_broken_settings_name_their_file(golden_folder, tmp_path):
         load_vq(edited(golden_folder, tmp_path / "blocks", down_block_types=["NoSuchBlock"] * 3))
 
 
+def test_settings_that_the_library_would_ignore_are_refused(golden_folder, janus_folder, tmp_path):
+    with pytest.raises(UserError, match=r"config.json: use_new_norm \(True\) is not known"):
+        load_vq(edited(golden_folder, tmp_path / "diffusers", use_new_norm=True))
+    with pytest.raises(UserError, match=r"config.json: rotary \(2\) is not known"):
+        load_vq(edited(janus_folder, tmp_path / "transformers", rotary=2))
+
+
 def test_missing_and_damaged_weights_name_their_file(golden_folder, janus_folder, tmp_path):
     folder = shutil.copytree(golden_folder, tmp_path / "folder")
     path = folder / "diffusion_pytorch_model.safetensors"

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from model.config import ModelConfig
+from model.errors import UserError
 from model.families import FAMILIES
 from pretrain.samples import hugging_face_model
 from pretrain.sharded_files import read_whole, stored_tensors
@@ -61,3 +62,16 @@ def test_the_text_path_is_the_base(kind, tied, saved_by, tmp_path):
     assert (config.rope_theta, config.max_position_embeddings, config.tie_word_embeddings) == (1e6, 256, tied)
     difference = (model(IDS).logits[..., : TINY["vocab_size"]] - base(IDS).logits).abs().max()
     assert difference <= 1e-5
+
+
+def test_a_stale_index_beside_sound_weights_is_refused(tmp_path):
+    """transformers takes model.safetensors; an index's files were trained on here."""
+    base = write_base(tmp_path / "base", "qwen2")
+    write_base(tmp_path / "other", "qwen2", initializer_range=0.5).save_pretrained(tmp_path / "cut", max_shard_size="20KB")
+    for path in (tmp_path / "cut").glob("model*"):
+        path.rename(tmp_path / "base" / path.name)
+    with pytest.raises(UserError, match="remove the stale one"):
+        converted(tmp_path / "base", tmp_path / "start")
+    (tmp_path / "base" / "model.safetensors.index.json").unlink()
+    _, model = converted(tmp_path / "base", tmp_path / "start")
+    assert torch.equal(model.state_dict()["model.norm.weight"], base.state_dict()["model.norm.weight"])
