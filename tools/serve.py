@@ -8,9 +8,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
+import os
 from dataclasses import replace
 
-from model.errors import run_command
+from model.errors import UserError, run_command
 from tools.generate import at_least, choose_device, share
 from tools.generation import Sampling
 from tools.serving.limits import Limits
@@ -21,14 +22,17 @@ examples:
   python tools/serve.py --model work/demo/model --port 8080 --batch-size 16 --max-requests 64 --timeout 300
 
 It says "ready: http://127.0.0.1:8000" once it answers. There is the page, and under /v1 the OpenAI API:
-chat/completions, images/generations, images/edits, models; /health is for monitors. docs/serving.md has examples.
+chat/completions, responses, completions, images/generations, images/edits, models; /api describes it, /health and
+/metrics are for monitors. docs/serving.md has examples, and a set-up behind a proxy.
 
-There is no authentication: it binds to this machine only, and refuses pages of other sites and names not its own.
+Without --api-key it refuses pages of other sites (but --allow-origin) and names not its own (but --allow-host).
 SIGTERM and SIGINT end it: requests that it has taken are finished, new ones get 503, and the exit code is 0.
 Exit codes: 0 done, 1 failed, 2 wrong usage or input.
 """
 
-LOCAL = ("localhost", "127.0.0.1", "::1")
+LOCAL = ("localhost",)  # and every address
+SKILLS = ("draw", "edit", "caption", "chat")
+KEY_VARIABLE = "UNI_X_API_KEY"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,11 +42,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", required=True, type=Path, metavar="DIR", help="folder that tools/convert_to_hf.py wrote")
-    add("--name", help="what requests call the model (default: the name of its folder)")
+    add("--name", action="append", metavar="NAME",
+        help="what requests call the model; repeatable, and answers say the first (default: the name of its folder, "
+        "after its parent's where that is 'model')")
     add("--host", default="127.0.0.1", help="address to bind to (default 127.0.0.1: this machine only)")
     add("--port", type=at_least(0, int), default=8000, help="default 8000; 0 for any that is free")
     add("--allow-host", action="append", default=[], metavar="NAME",
         help="a name that this server may be called by, beside --host and localhost; repeatable; * for any")
+    add("--allow-origin", action="append", default=[], metavar="ORIGIN",
+        help="a site whose pages may ask, as https://chat.example.org; repeatable; * for any")
+    add("--api-key", action="append", default=[], metavar="KEY",
+        help=f"asked of every request under /v1 and to /metrics; repeatable; or set {KEY_VARIABLE}")
+    add("--api-key-file", type=Path, metavar="FILE", help="the same from a file, a key a line")
+    add("--skills", nargs="+", choices=SKILLS, metavar="SKILL",
+        help="what the model learned, which the page offers and /v1/models tells: draw, edit, caption, chat "
+        "(default: all; draw and caption with --chat-format plain)")
     add("--chat-format", choices=("turns", "plain"), default="turns",
         help="turns: as models that learned conversations expect (default); plain: a caption, or a text that goes on")
     add("--guidance", type=at_least(0, float), default=4.0, metavar="SCALE",
@@ -82,23 +96,53 @@ def main(arguments: list[str] | None = None) -> int:
     from tools.serving.lifetime import bind, serve
 
     bound = bind(args.host, args.port)  # before the minutes that it takes to load a large model
+    keys = keys_of(args)
     export = open_export(args.model, choose_device(args.device))
     from tools.serving.app import build_app
+    from tools.serving.gate import Callers
     from tools.serving.jobs import JobQueue
+    from tools.serving.metrics import Metrics
     from tools.serving.service import Service
     from tools.serving.worker import Worker
 
     # A cache of all prompts would grow with every request.
     export = replace(export, encode=getattr(export.encode, "__wrapped__", export.encode))
-    queue = JobQueue()
+    queue, metrics = JobQueue(), Metrics()
     limits = limits_of(args)
-    worker = Worker(export, queue, limits.batch_size)
+    worker = Worker(export, queue, limits.batch_size, metrics)
     worker.start()
-    name = args.name or args.model.resolve().name
-    service = Service(export, name, queue, limits, sampling_of(args), args.chat_format == "turns")
-    hosts = None if "*" in args.allow_host else {*LOCAL, args.host, *args.allow_host}
-    serve(build_app(service, worker, hosts), queue, bound, limits.grace_seconds)
+    turns = args.chat_format == "turns"
+    skills = args.skills or (SKILLS if turns else ("draw", "caption"))
+    service = Service(export, names_of(args), queue, limits, sampling_of(args), turns, skills)
+    hosts = None if "*" in args.allow_host else {name.lower() for name in (*LOCAL, args.host, *args.allow_host)}
+    callers = Callers(hosts, [origin.rstrip("/").lower() for origin in args.allow_origin], keys)
+    app, gate = build_app(service, worker, callers, metrics)
+    serve(app, gate, queue, bound, limits.grace_seconds)
     return 0
+
+
+def names_of(args: argparse.Namespace) -> list[str]:
+    """What the model is called: many folders are called `model`, which says nothing."""
+    folder = args.model.resolve()
+    own = f"{folder.parent.name}-{folder.name}".lstrip("-") if folder.name == "model" else folder.name
+    return args.name or [own]
+
+
+def keys_of(args: argparse.Namespace) -> list[str]:
+    """Keys of the command line, of a file and of the environment. Raises UserError."""
+    keys = [*args.api_key, *filter(None, [os.environ.get(KEY_VARIABLE)])]
+    if args.api_key_file:
+        try:
+            lines = args.api_key_file.read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--api-key-file {args.api_key_file} cannot be read ({error}): give a text file") from None
+        if not lines:
+            raise UserError(f"--api-key-file {args.api_key_file} is empty: write a key on a line")
+        keys += lines
+    for key in keys:
+        if not key.isascii() or not key.strip() or any(letter.isspace() for letter in key):
+            raise UserError("--api-key: a key is empty, has spaces or is not ASCII: no client can send it")
+    return keys
 
 
 def limits_of(args: argparse.Namespace) -> Limits:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from model.prompts import turn_ids
-from tests.tools.serving_process import Served, data_uri, picture_file, pixels_of, serving
+from tests.tools.serving_process import data_uri, picture_file, pixels_of, serving
 from tests.tools.tiny_export import CHATML, write_export
 from tokenization.preprocess import open_image, preprocess
 from tools import serve
@@ -207,8 +207,20 @@ def test_a_plain_model_captions_and_goes_on(commands, folder, export, tmp_path):
             assert found == said(export, ids, 3, 10)
         found = create(**asked, messages=[user("Once upon")]).choices[0].message.content
         assert found == said(export, export.encode("Once upon"), 3, 10)
-        with pytest.raises(openai.BadRequestError, match="--chat-format plain, which takes one message"):
-            create(**asked, messages=[user("a"), {"role": "assistant", "content": "b"}, user("c")])
+        # a conversation is one text, each message a line, so that what was said before counts
+        turns = [
+            {"role": "system", "content": "Be brief."},
+            user("a"),
+            {"role": "assistant", "content": "b"},
+            user("c"),
+        ]
+        found = create(**asked, messages=turns).choices[0].message.content
+        assert found == said(export, export.encode("Be brief.\na\nb\nc"), 3, 10)
+        found = create(**asked, messages=[user("a"), user(data)]).choices[0].message.content
+        ids, _ = prompt_ids(export, "caption", Request(""), [codes_of(export, data)])
+        assert found == said(export, [*export.encode("a\n"), *ids], 3, 10)
+        own = server.client.models.list().data[0].uni_x
+        assert own["chat_format"] == "plain" and own["skills"] == ["draw", "caption"]
 
 
 def test_what_cannot_be_served_is_refused_at_once(commands, folder, served, tmp_path, capsys):

@@ -83,8 +83,8 @@ CHAT_REFUSALS = {
     "too many tokens": (chat("x", max_tokens=301), "limit is 300"),
     "hot": (chat("x", temperature=1e9), "temperature"),
     "unknown field": (chat("x", temprature=1), "did you mean 'temperature'?"),
-    "tools": (chat("x", tools=[]), "leave it out"),
-    "two answers": (chat("x", n=2), "n:"),
+    "tools": (chat("x", tools=[{"type": "function"}]), "calls no tools"),
+    "many answers": (chat("x", n=3), "limit is 2"),
     "empty text": (chat("   "), "a text or a picture"),
     "long text": (chat("x" * 2001), "limit is 2,000"),
     "more than the model has": (chat("x" * 600), "more than the model's 512"),
@@ -93,8 +93,8 @@ CHAT_REFUSALS = {
     "five stops": (chat("x", stop=list("abcde")), "stop"),
     "role": (b'{"model": "tiny", "messages": [{"role": "tool", "content": "x"}]}', "role"),
     "last word": (b'{"model": "tiny", "messages": [{"role": "assistant", "content": "x"}]}', "must be the user's"),
-    "many messages": (chat("x", messages=[{"role": "user", "content": "x"}] * 65), "limit is 64"),
-    "five pictures": (chat([{"type": "image_url", "image_url": {"url": data_uri(picture_file())}}] * 5), "limit is 4"),
+    "many messages": (chat("x", messages=[{"role": "user", "content": "x"}] * 1025), "limit is 1024"),
+    "many pictures": (chat([{"type": "image_url", "image_url": {"url": data_uri(picture_file())}}] * 17), "limit is 16"),
 }  # fmt: skip
 
 
@@ -139,9 +139,13 @@ def test_odd_but_sound_pictures_are_taken(served):
 
 def test_pictures_that_are_not_made_are_refused(served):
     refused = [
-        ({"size": "1024x1024"}, "draws 8x8 only"),
+        ({"size": "large"}, "give WIDTHxHEIGHT"),
+        ({"size": "0x8"}, "give WIDTHxHEIGHT"),
+        ({"size": "101x100"}, "limit of 10,000 pixels"),
         ({"n": 3}, "limit is 2"),
-        ({"response_format": "url"}, "b64_json"),
+        ({"response_format": "file"}, "'b64_json' or 'url'"),
+        ({"output_compression": 50}, "PNG loses nothing"),
+        ({"background": "transparent"}, "no transparent parts"),
         ({"extra_body": {"guidance": -1}}, "guidance"),
         ({"extra_body": {"image_guidance": 2}}, "not a field"),
         ({"model": "other"}, "no model 'other'"),
@@ -163,14 +167,21 @@ def form(*parts: tuple[str, bytes]) -> tuple[bytes, str]:
 FILE = '"image"; filename="a.png"'
 FORM_REFUSALS = {
     "no picture": ([('"prompt"', b"x")], "no picture to edit"),
-    "picture as text": ([('"prompt"', b"x"), ('"image"', b"x")], "no picture to edit"),
-    "mask": ([('"prompt"', b"x"), (FILE, b"x"), ('"mask"; filename="m.png"', b"x")], "only 'image'"),
-    "no prompt": ([(FILE, picture_file())], "prompt: Field required"),
+    "picture as text": ([('"prompt"', b"x"), ('"image"', b"x")], "it is no file"),
+    "mask": ([('"prompt"', b"x"), (FILE, b"x"), ('"mask"; filename="m.png"', b"x")], "an edit has no mask"),
+    "other file": (
+        [('"prompt"', b"x"), (FILE, b"x"), ('"photo"; filename="m.png"', b"x")],
+        "only 'image' takes a file",
+    ),
+    "no prompt": ([(FILE, picture_file())], "prompt: it is missing"),
     "twice": ([('"prompt"', b"x"), ('"prompt"', b"y"), (FILE, picture_file())], "given twice"),
-    "number": ([('"prompt"', b"x"), ('"n"', b"many"), (FILE, picture_file())], "n: Input should be a valid integer"),
+    "number": (
+        [('"prompt"', b"x"), ('"n"', b"many"), (FILE, picture_file())],
+        'n is "many": it must be a whole number',
+    ),
     "long field": ([('"prompt"', b"x" * 10_000), (FILE, picture_file())], "exceeded maximum size"),
-    "many fields": ([(f'"f{number}"', b"x") for number in range(40)], "Too many fields"),
-    "many files": ([('"prompt"', b"x")] + [(FILE, b"x")] * 6, "Too many files"),
+    "many fields": ([(f'"f{number}"', b"x") for number in range(60)], "Too many fields"),
+    "many files": ([('"prompt"', b"x")] + [(FILE, b"x")] * 18, "Too many files"),
     "bad file": ([('"prompt"', b"x"), (FILE, b"<svg/>")], "image: not a picture"),
 }
 
@@ -209,12 +220,91 @@ def test_unknown_addresses_and_methods(served):
     assert served.get("/page/../../../tools/serve.py")[0] == served.get("/page/%2e%2e/app.py")[0] == 404
 
 
+def raw(served, *lines: str, body: bytes = b"") -> bytes:
+    """The beginning of the answer to a request of these very lines."""
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        found = b""
+        while more := connection.recv(65536):
+            found += more
+            head, _, rest = found.partition(b"\r\n\r\n")
+            length = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+            if length and len(rest) >= int(length[0].split(b":")[1]):
+                break
+    return found
+
+
 def test_pages_of_others_are_not_answered(served):
     name = served.url.removeprefix("http://")
     for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}, {"Origin": "null"}):
         status, found, _ = served.post("/v1/images/generations", b'{"prompt": "x"}', "text/plain", **headers)
         assert status == 403 and found["error"]["type"] == "permission_error"
     assert served.post("/v1/images/generations", b'{"prompt": "x"}', Origin=f"http://{name}")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/health", "/none", "/page/page.js"])
+@pytest.mark.parametrize("host", ["[", "[::1", "]", "a b", "a@b", "http://x", "x:y", "[]]:1", "\\", "x/y", "\xff["])
+def test_a_malformed_host_is_refused(served, path, host):
+    assert raw(served, f"GET {path} HTTP/1.1", f"Host: {host}").startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("origin", ["[", "http://[", "http://[::1", "//", "http://a b", "x" * 9999, "http://\xff]"])
+def test_a_malformed_origin_is_refused(served, origin):
+    host = served.url.removeprefix("http://")
+    found = raw(served, "GET /v1/models HTTP/1.1", f"Host: {host}", f"Origin: {origin}")
+    assert found.startswith(b"HTTP/1.1 403") and b"wrong_origin" in found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Content-Length: \xb2",
+        "Content-Length: -1",
+        "Content-Length: " + "9" * 19,
+        "Content-Length: " + "9" * 5000,
+        "Content-Type: multipart/form-data; boundary=\xff",
+        "Content-Type: multipart/form-data; boundary=x; charset=none",
+        "Content-Type: multipart/form-data; boundary=" + "x" * 300,
+        "Content-Type: ;;;==",
+        "Authorization: \xff\xff",
+        "Transfer-Encoding: gzip",
+        "Expect: 200-ok",
+    ],
+)
+def test_malformed_headers_are_refused(served, line):
+    host = served.url.removeprefix("http://")
+    lines = [line] if line.startswith(("Content-Length", "Transfer")) else ["Content-Length: 9", line]
+    found = raw(served, "POST /v1/images/edits HTTP/1.1", f"Host: {host}", *lines, body=b"--x\r\nabc\n")
+    assert found.split()[1][:1] == b"4", found
+
+
+@pytest.mark.parametrize(
+    "path", ["/%00", "/page/%00", "/page/%ff", "/v1/models/%00", "/%ff", "/pictures/%00.png", "/v1/models?x=%ff&["]
+)
+def test_odd_addresses_are_answered(served, path):
+    host = served.url.removeprefix("http://")
+    assert raw(served, f"GET {path} HTTP/1.1", f"Host: {host}").split()[1] in (b"200", b"404")
+
+
+def test_a_probe_finds_the_health_by_any_name_and_address(served):
+    for host in ("10.1.2.3:8000", "[fd00::1]:8000", "server.cluster.local", "x", ""):
+        assert raw(served, "GET /health HTTP/1.1", f"Host: {host}").startswith(b"HTTP/1.1 200")
+    assert raw(served, "GET /health HTTP/1.0").startswith(b"HTTP/1.1 200")
+    assert raw(served, "GET /v1/models HTTP/1.1", "Host: 10.1.2.3:8000").startswith(b"HTTP/1.1 200")
+    assert raw(served, "GET /v1/models HTTP/1.1", "Host: server.cluster.local").startswith(b"HTTP/1.1 403")
+
+
+def test_clients_that_leave_in_the_middle_of_a_body_leave_no_trace(served):
+    host, port = served.url.removeprefix("http://").split(":")
+    form, before = "Content-Type: multipart/form-data; boundary=x", served.process.err.read_text()
+    for path, kind in [("chat/completions", "X: y"), ("images/generations", "X: y"), ("images/edits", form)] * 8:
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            head = f"POST /v1/{path} HTTP/1.1\r\nHost: {host}:{port}\r\n{kind}\r\nContent-Length: 999\r\n\r\n--x\r\n"
+            connection.sendall(head.encode())
+            served.wait_until(lambda: served.requests() == 1)
+        served.wait_until(lambda: served.requests() == 0)
+    assert served.process.err.read_text() == before
 
 
 def test_large_bodies_are_refused_unread(served):
@@ -275,8 +365,8 @@ def test_answers_that_take_too_long_end(commands, tmp_path):
     export = write_export(tmp_path / "tiny", added=CHATML, max_position_embeddings=512)
     with serving(commands, export, tmp_path / "served", "--timeout", 0.5) as server:
         server.brake.touch()
-        status, found, _ = server.post("/v1/images/generations", b'{"prompt": "x"}')
-        assert status == 504 and "not done after 0.5 s" in found["error"]["message"]
+        status, found, headers = server.post("/v1/images/generations", b'{"prompt": "x"}')
+        assert status == 504 and "not done after 0.5 s" in found["error"]["message"] and headers["Retry-After"] == "1"
         stream = server.client.images.generate(prompt="x", stream=True)
         with pytest.raises(openai.APIError, match="not done after 0.5 s"):
             next(iter(stream))

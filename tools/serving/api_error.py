@@ -7,6 +7,7 @@ import json
 from starlette.responses import Response
 
 TYPES = {
+    401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     408: "timeout_error",
@@ -38,7 +39,9 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         """The HTTP response. A body that was refused may not have been read to its end, so the connection closes."""
-        headers = {"Connection": "close"} if self.status in (408, 413, 429, 503) else {}
+        headers = {"Connection": "close"} if self.status in (401, 403, 408, 413, 429, 503) else {}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
         return json_response(self.body(), self.status, headers)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from tools.serving.api_error import ApiError, json_response
 from tools.serving.chat import chat_endpoint
-from tools.serving.gate import Gate
-from tools.serving.images import edits_endpoint, generations_endpoint
+from tools.serving.completions import completions_endpoint
+from tools.serving.gate import Callers, Gate
+from tools.serving.images import edits_endpoint, generations_endpoint, pictures_endpoint
+from tools.serving.metrics import Metrics
+from tools.serving.openapi import description
+from tools.serving.responses import kept_endpoint, responses_endpoint
 from tools.serving.service import ClientGone, Service
 from tools.serving.worker import Worker
 
@@ -37,8 +43,8 @@ class PageFiles(StaticFiles):
         return response
 
 
-def build_app(service: Service, worker: Worker, hosts: Collection[str] | None) -> Gate:
-    """The ASGI application. `hosts` are the names that it may be called by, None for any."""
+def build_app(service: Service, worker: Worker, callers: Callers, metrics: Metrics) -> tuple[ASGIApp, Gate]:
+    """The ASGI application, and the gate in it that counts who is inside."""
 
     async def page(request: Request) -> Response:
         return FileResponse(PAGE / "index.html", headers=HEADERS)
@@ -55,13 +61,29 @@ def build_app(service: Service, worker: Worker, hosts: Collection[str] | None) -
         service.check_model(request.path_params["name"])
         return json_response(described(service))
 
+    async def described_api(request: Request) -> Response:
+        return json_response(description(service.name, bool(callers.keys)))
+
+    async def api_page(request: Request) -> Response:
+        return FileResponse(PAGE / "api.html", headers=HEADERS)
+
+    async def measured(request: Request) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
     app = Starlette(
         routes=[
             Route("/", page),
             Route("/health", health),
+            Route("/metrics", measured),
+            Route("/openapi.json", described_api),
+            Route("/api", api_page),
+            Route("/pictures/{name}", pictures_endpoint(service)),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", one_model),
             Route("/v1/chat/completions", chat_endpoint(service), methods=["POST"]),
+            Route("/v1/completions", completions_endpoint(service), methods=["POST"]),
+            Route("/v1/responses", responses_endpoint(service), methods=["POST"]),
+            Route("/v1/responses/{name}", kept_endpoint(service), methods=["GET", "DELETE"]),
             Route("/v1/images/generations", generations_endpoint(service), methods=["POST"]),
             Route("/v1/images/edits", edits_endpoint(service), methods=["POST"]),
             Mount("/page", PageFiles(directory=PAGE)),
@@ -70,21 +92,36 @@ def build_app(service: Service, worker: Worker, hosts: Collection[str] | None) -
             ApiError: on_api_error,
             HTTPException: on_http_error,
             ClientGone: on_client_gone,
+            ClientDisconnect: on_client_gone,
             Exception: on_fault,
         },
     )
-    gate = Gate(app, service.limits, hosts, lambda: worker.last_seconds)
-    return gate
+    gate = Gate(app, service.limits, callers, lambda: worker.last_seconds, metrics)
+    metrics.watch("uni_x_requests_inside", "Requests that are read, wait or are worked on", lambda: gate.inside)
+    metrics.watch("uni_x_queue_length", "Requests that wait for the model", lambda: len(service.queue.waiting))
+    if not callers.origins:
+        return gate, gate
+    shared = CORSMiddleware(
+        gate,
+        allow_origins=list(callers.origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After"],
+    )
+    return shared, gate
 
 
 def described(service: Service) -> dict:
     """The model in the words of the OpenAI API, and under `uni_x` what the page needs to know."""
     defaults, limits = service.defaults, service.limits
     own = {
-        "size": service.size,
+        "size": "{}x{}".format(*service.shapes[0]),
         "chat_format": "turns" if service.turns else "plain",
+        "skills": list(service.skills),
+        "context": service.context,
         "max_images": limits.samples,
         "max_tokens": limits.max_tokens,
+        "max_pictures": limits.pictures,
         "guidance": defaults.guidance,
         "image_guidance": defaults.image_guidance,
         "temperature": defaults.temperature,

@@ -3,15 +3,75 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
+import ipaddress
 import math
-from collections.abc import Callable, Collection
-from urllib.parse import urlsplit
+import re
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tools.serving.api_error import ApiError
 from tools.serving.limits import Limits
+from tools.serving.metrics import Metrics
+
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\]*)(:\d{0,5})?")
+
+
+@dataclass(frozen=True)
+class Callers:
+    """Who is answered. `hosts` are the names that the server may be called by, None for any; addresses always may.
+
+    `origins` are pages of other sites that may ask too, `*` for any. Where there are `keys`, one of them is asked for
+    in their place: a page that has none gets nothing by calling the server by another name.
+    """
+
+    hosts: Collection[str] | None
+    origins: Collection[str] = ()
+    keys: Sequence[str] = ()
+
+    def check(self, path: str, headers: Headers) -> None:
+        """Raises ApiError 400, 401 or 403."""
+        host = headers.get("host", "")  # HTTP/1.0 may leave it out; a browser never does
+        found = HOST.fullmatch(host)
+        if not found:
+            raise ApiError(400, f"the Host header {host[:100]!r} is not a name and a port", code="malformed_host")
+        if path == "/health":  # for probes, which come by whatever name or address
+            return
+        if self.keys:
+            if path.startswith("/v1/") or path in ("/v1", "/metrics"):
+                self.check_key(headers.get("authorization", ""))
+            return
+        name = found[1].lower().rstrip(".")
+        if host and self.hosts is not None and name not in self.hosts and not is_address(name):
+            raise ApiError(403, f"not a name of this server: {name[:100]!r}: see --allow-host", code="wrong_host")
+        origin = headers.get("origin")
+        if origin is None or "*" in self.origins or origin.lower() in self.origins:
+            return
+        if origin.lower().partition("://")[2] != host.lower() or not host:
+            message = f"requests of pages of {origin[:100]!r} are not answered: see --allow-origin"
+            raise ApiError(403, message, code="wrong_origin")
+
+    def check_key(self, authorization: str) -> None:
+        """Raises ApiError 401 unless the header holds one of the keys; how long that takes tells nothing of them."""
+        scheme, _, given = authorization.partition(" ")
+        given = given.strip().encode() if scheme.lower() == "bearer" else b""
+        right = [hmac.compare_digest(given, key.encode()) for key in self.keys]
+        if not any(right):
+            what = "is not one of this server's" if given else "is missing: send Authorization: Bearer KEY"
+            raise ApiError(401, f"the API key {what}", code="invalid_api_key")
+
+
+def is_address(name: str) -> bool:
+    """Whether a host is an address: no page of another site can make a browser send one that is not its own."""
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 class Gate:
@@ -21,17 +81,31 @@ class Gate:
     """
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, hosts: Collection[str] | None, last_seconds: Callable[[], float]
+        self, app: ASGIApp, limits: Limits, callers: Callers, last_seconds: Callable[[], float], metrics: Metrics
     ) -> None:
-        """`hosts` are the names that this server may be called by; None for any."""
-        self.app, self.limits, self.hosts, self.last_seconds = app, limits, hosts, last_seconds
+        self.app, self.limits, self.callers = app, limits, callers
+        self.last_seconds, self.metrics = last_seconds, metrics
         self.inside, self.draining = 0, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, status = time.monotonic(), 0
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.answer(scope, receive, send_and_note)
+        finally:
+            self.metrics.request(scope["path"], status, time.monotonic() - began)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         posted = scope["method"] == "POST"
         try:
-            self.check_caller(headers)
+            self.callers.check(scope["path"], headers)
             if posted:
                 self.check_room(headers)
         except ApiError as error:
@@ -44,16 +118,6 @@ class Gate:
         finally:
             self.inside -= 1
 
-    def check_caller(self, headers: Headers) -> None:
-        """Raises ApiError 403 for pages of other sites, which a browser lets call any address of its own machine."""
-        host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname or ""
-        if self.hosts is not None and name not in self.hosts:
-            raise ApiError(403, f"not a name of this server: {name[:100]!r}: see --allow-host", code="wrong_host")
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            raise ApiError(403, f"requests of pages of {origin[:100]} are not answered", code="wrong_origin")
-
     def check_room(self, headers: Headers) -> None:
         """Raises ApiError 503, 429 or 413."""
         if self.draining:
@@ -62,7 +126,8 @@ class Gate:
             wait = max(1, math.ceil(self.last_seconds()))
             raise ApiError(429, f"{self.inside} requests wait already: try again", code="queue_full", retry_after=wait)
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self.limits.body_bytes:
+        digits = length if length.isascii() and length.isdecimal() else ""
+        if len(digits) > 18 or (digits and int(digits) > self.limits.body_bytes):
             raise self.too_large()
 
     def too_large(self) -> ApiError:

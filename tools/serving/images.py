@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
+from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,11 +18,14 @@ from tools.generation import Request as Prompt
 from tools.generation import Sampling, prompt_ids, sample_seed
 from tools.serving.api_error import ApiError, json_response
 from tools.serving.jobs import Job, Usage
-from tools.serving.schemas import EditRequest, PictureRequest, parse_form, parse_json
+from tools.serving.pictures import asked_size, file_of, fitted, nearest
+from tools.serving.schemas.fields import parse_form, parse_json
+from tools.serving.schemas.pictures import EditRequest, PictureRequest
 from tools.serving.service import Service, draw_seed, event_stream
 
 NAMES = {"draw": "image_generation", "edit": "image_edit"}  # of the events of a stream
 OURS = ("guidance", "image_guidance", "temperature", "top_k", "top_p")
+SOURCE = re.compile(r"image(\[\d*\])?")  # clients spell a list of files in all these ways
 
 
 def generations_endpoint(service: Service) -> Callable:
@@ -37,22 +42,35 @@ def edits_endpoint(service: Service) -> Callable:
     """The endpoint of one service."""
 
     async def edits(request: Request) -> Response:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in ("multipart/form-data", "application/x-www-form-urlencoded"):
+            raise ApiError(400, "the body is no form: send multipart/form-data with a file named 'image'")
         limits = service.limits
         parts = 4 * limits.prompt_characters + 1024  # bytes of a field that is no file
-        async with request.form(max_files=limits.pictures + 1, max_fields=32, max_part_size=parts) as form:
+        async with request.form(max_files=limits.pictures + 1, max_fields=48, max_part_size=parts) as form:
             files, fields = [], {}
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
-                    if name not in ("image", "image[]"):
+                    data = await value.read()
+                    if not value.filename and not data:  # a browser's field of files in which none is chosen
+                        continue
+                    if name in ("mask", "markup"):
+                        fields[name] = f"a file of {len(data)} bytes"
+                    elif not SOURCE.fullmatch(name):
                         raise ApiError(400, f"{name[:100]!r}: only 'image' takes a file", name[:100], "unknown_field")
-                    files.append(await value.read())
+                    else:
+                        files.append(data)
                 elif name in fields:
                     raise ApiError(400, f"{name[:100]!r} is given twice", name[:100], "invalid_value")
-                else:
+                elif SOURCE.fullmatch(name) and value:
+                    message = f"{name}: it is no file: give the part a filename, as clients do for files"
+                    raise ApiError(400, message, "image", "missing_image")
+                elif value and not SOURCE.fullmatch(name):
                     fields[name] = value
+        asked = parse_form(EditRequest, fields)
         if not files:
             raise ApiError(400, "image: there is no picture to edit: send one as a file", "image", "missing_image")
-        return await answer(service, request, "edit", parse_form(EditRequest, fields), files)
+        return await answer(service, request, "edit", asked, files)
 
     return edits
 
@@ -63,6 +81,8 @@ async def answer(
     """Check what is asked, let the model make it -> the response."""
     service.check_model(asked.model)
     check_picture(service, asked)
+    wanted = asked_size(asked.size, service.limits.pixels)
+    size = fitted(nearest(service.shapes, wanted), wanted)
     sources = await service.squares(files, "image")
     sampling = sampling_of(service.defaults, asked)
     seed, prompt = draw_seed(asked.seed), Prompt(asked.prompt.strip())
@@ -75,27 +95,49 @@ async def answer(
         partial=(asked.partial_images or 0) if asked.stream else 0,
     )
     service.room(job, "prompt")
-    common = {"size": service.size, "output_format": "png", "background": "opaque"}
+    kind = asked.output_format or "png"
+    common = {
+        "size": f"{size[0]}x{size[1]}",
+        "output_format": kind,
+        "background": "opaque",
+        "quality": "auto",
+        "seed": seed,
+    }
+
+    async def encoded(picture: Image.Image) -> bytes:
+        quality = 100 if asked.output_compression is None else asked.output_compression
+        return await asyncio.to_thread(file_of, picture, size, kind, quality)
+
     if asked.stream:
-        return event_stream(picture_events(service, request, job, {**common, "quality": "auto", "seed": seed}))
-    data, usage = [{}] * len(job.seeds), None
+        return event_stream(picture_events(service, request, job, encoded, common))
+    pictures, usage = {}, None
     async for event in service.events(request, job):
         if event.kind == "picture":
-            data[event.row] = {"b64_json": base64_of(event.value)}
+            pictures[event.row] = event.value
         elif event.kind == "end":
             usage = event.value
-    return json_response({"created": int(time.time()), "data": data, **common, "seed": seed, "usage": usage_of(usage)})
+    data = []
+    for _, picture in sorted(pictures.items()):
+        file = await encoded(picture)
+        if asked.response_format == "url":
+            name = service.files.put((file, f"image/{kind}"))
+            data.append({"url": f"{request.base_url}pictures/{name}.{kind}"})
+        else:
+            data.append({"b64_json": base64_of(file)})
+    return json_response({"created": int(time.time()), "data": data, **common, "usage": usage_of(usage)})
 
 
 def check_picture(service: Service, asked: PictureRequest) -> None:
-    """Raises ApiError 400 for pictures that this model or this server does not make."""
-    if asked.size not in (None, "auto", service.size):
-        message = f"size is {asked.size[:40]!r}, and this model draws {service.size} only: leave it out"
-        raise ApiError(400, message, "size", "invalid_value")
-    if asked.n is not None and asked.n > service.limits.samples:
-        raise ApiError(400, f"n is {asked.n}, the limit is {service.limits.samples}", "n", "invalid_value")
+    """Raises ApiError 400 for pictures that this server does not make."""
+    service.check_count(asked.n)
     if not asked.prompt.strip():
         raise ApiError(400, "prompt: give some text", "prompt", "invalid_value")
+    if asked.stream and asked.response_format == "url":
+        message = "response_format is 'url', and a stream holds its pictures: leave one of the two out"
+        raise ApiError(400, message, "response_format", "invalid_value")
+    if asked.output_compression not in (None, 100) and (asked.output_format or "png") == "png":
+        message = "output_compression is for output_format 'jpeg' and 'webp': PNG loses nothing"
+        raise ApiError(400, message, "output_compression", "invalid_value")
     service.check_words([asked.prompt], "prompt")
 
 
@@ -105,24 +147,39 @@ def sampling_of(defaults: Sampling, asked: PictureRequest) -> Sampling:
     return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
 
-async def picture_events(service: Service, request: Request, job: Job, common: dict) -> AsyncIterator[str]:
+async def picture_events(
+    service: Service, request: Request, job: Job, encoded: Callable, common: dict
+) -> AsyncIterator[dict]:
     """The events of a stream, as the OpenAI API frames them; `index` tells the pictures of one request apart."""
 
-    def message(kind: str, picture: bytes, **more: object) -> str:
-        kind = f"{NAMES[job.task]}.{kind}"
-        values = {"type": kind, "b64_json": base64_of(picture), "created_at": int(time.time()), **common, **more}
-        return f"event: {kind}\ndata: {json.dumps(values)}\n\n"
+    def message(kind: str, picture: bytes, **more: object) -> dict:
+        values = {"type": f"{NAMES[job.task]}.{kind}", "b64_json": base64_of(picture), "created_at": int(time.time())}
+        return {**values, **common, **more}
 
     done = {}
     async for event in service.events(request, job):
         if event.kind == "partial":
-            yield message("partial_image", event.value, partial_image_index=event.index, index=event.row)
+            picture = await encoded(event.value)
+            yield message("partial_image", picture, partial_image_index=event.index, index=event.row)
         elif event.kind == "picture":
             done[event.row] = event.value
         elif event.kind == "end":
             for row, picture in sorted(done.items()):
-                yield message("completed", picture, index=row, usage=usage_of(event.value))
-    yield "data: [DONE]\n\n"
+                yield message("completed", await encoded(picture), index=row, usage=usage_of(event.value))
+
+
+def pictures_endpoint(service: Service) -> Callable:
+    """GET /pictures/NAME: the files that answers gave as addresses."""
+
+    async def picture(request: Request) -> Response:
+        found = service.files.get(request.path_params["name"].partition(".")[0])
+        if found is None:
+            minutes = f"{service.files.seconds / 60:g}"
+            raise ApiError(404, f"there is no such picture, or no longer: they are kept for {minutes} minutes")
+        headers = {"Cache-Control": "private, max-age=300", "X-Content-Type-Options": "nosniff"}
+        return Response(found[0], headers=headers, media_type=found[1])
+
+    return picture
 
 
 def base64_of(data: bytes) -> str:

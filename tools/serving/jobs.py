@@ -19,8 +19,10 @@ from tools.serving.api_error import ApiError
 class Event(NamedTuple):
     """What the model's thread tells of a job. `kind`, then what `value` is:
 
-    `text`: more of the answer; `partial`: the PNG so far of picture `row`, the `index`-th of it; `picture`: the PNG of
-    picture `row`; `end`: a Usage, after which nothing follows; `error`: an ApiError, likewise; `gone`: the client left.
+    `text`: more of text `row`; `stopped`: why that text ended, `stop` or `length`;
+    `judged`: the Judged tokens of text `row`; `partial`: picture `row` so far, the
+    `index`-th time; `picture`: the whole picture `row`; `end`: a Usage, after which nothing follows; `error`: an
+    ApiError, likewise; `gone`: the client left.
     """
 
     kind: str
@@ -31,12 +33,11 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of a job, of its prompt and made; `reason` is why a text ended, `stop` or `length`."""
+    """Tokens of a job: of its prompt, and made of all its results."""
 
     prompt: int
     picture: int  # those of the prompt that are codes of pictures
     made: int
-    reason: str = "stop"
 
 
 @dataclass(eq=False)
@@ -54,6 +55,9 @@ class Job:
     sampling: Sampling
     stop: Sequence[str] = ()  # texts that end a text
     stream: bool = False  # a text is sent as it grows
+    raw: bool = False  # a text is sent with the white space around it
+    logprobs: int | None = None  # how likely each token of a text is, and so many of the likeliest
+    echo: bool = False  # of the prompt's tokens too
     partial: int = 0  # half-drawn pictures that are sent of each picture
     cancelled: bool = False
     events: asyncio.Queue = field(default_factory=asyncio.Queue)

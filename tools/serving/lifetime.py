@@ -6,6 +6,7 @@ import socket
 import time
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from model.errors import UserError
 from tools.serving.api_error import ApiError
@@ -60,7 +61,7 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def serve(app: Gate, queue: JobQueue, bound: socket.socket, grace: float) -> None:
+def serve(app: ASGIApp, gate: Gate, queue: JobQueue, bound: socket.socket, grace: float) -> None:
     """Answer requests on `bound` until a signal comes and what was begun is finished."""
     host, port = bound.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -74,4 +75,4 @@ def serve(app: Gate, queue: JobQueue, bound: socket.socket, grace: float) -> Non
         http="h11",
         ws="none",
     )
-    DrainingServer(config, app, queue, grace, address).run(sockets=[bound])
+    DrainingServer(config, gate, queue, grace, address).run(sockets=[bound])

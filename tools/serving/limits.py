@@ -13,9 +13,10 @@ class Limits:
     requests: int = 32  # that are read, wait or are worked on; one more gets 429
     samples: int = 4  # most pictures of a request
     body_bytes: int = 20 << 20  # of a request
-    pixels: int = 16_000_000  # of a picture
-    pictures: int = 4  # in a request
-    messages: int = 64  # of a conversation
+    pixels: int = 16_000_000  # of a picture, of a client's or made for one
+    pictures: int = 16  # in a request
+    prompts: int = 64  # of a request for completions
+    messages: int = 1024  # of a conversation
     prompt_characters: int = 16_000  # all texts of a request together
     max_tokens: int = 512  # of a text answer
     seconds: float = 120.0  # from the end of a request's body to the end of its answer

@@ -20,10 +20,10 @@ import openai
 from tokenization.preprocess import preprocess
 from tools.export_folder import Export
 from tools.generation import Request, Sampling, draw_batch, prompt_ids, sample_seed, write_batch
-from tools.serving.worker import png
+from tools.serving.pictures import file_of
 
 WORDS = ("red heart", "pizza", "sun behind a cloud", "green apple", "house", "smiling face", "cat", "blue square")
-MALFORMED = (b"{", b'{"prompt": 1}', b'{"prompt": "x", "size": "1x1"}', b'{"prompt": "x", "n": 1000}')
+MALFORMED = (b"{", b'{"prompt": 1}', b'{"prompt": "x", "size": "small"}', b'{"prompt": "x", "n": 1000}')
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def make_pool(export: Export, distinct: int) -> list[Task]:
         words, seeds = f"{WORDS[number % len(WORDS)]} {number}", [sample_seed(number, 0, 0)]
         ids, _ = prompt_ids(export, "draw", Request(words), [])
         picture = draw_batch(export, [ids], seeds, sampling)[0]
-        source = png(picture)
+        source = file_of(picture, picture.size)
         pool.append(Task("draw", words, number, source, np.asarray(picture)))
         codes = [export.vq.encode([preprocess(picture, export.vq.image_size)])[0].flatten()]
         ids, image_only = prompt_ids(export, "edit", Request(words), codes)

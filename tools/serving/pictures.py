@@ -1,10 +1,13 @@
-"""Pictures of clients: from a data URI or an upload to the square that the image tokenizer sees."""
+"""Pictures of clients, from a data URI or an upload to what the image tokenizer sees; and those of answers."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import io
+import math
 import re
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -12,18 +15,21 @@ from tokenization.preprocess import RejectedImage, open_image, preprocess
 from tools.serving.api_error import ApiError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # what browsers send; each decoder more is more that strangers can try
-DATA_URI = re.compile(r"data:image/(png|jpeg|jpg|webp|gif);base64,")
+DATA_URI = re.compile(r"data:image/(png|apng|jpe?g|pjpeg|webp|gif)(;[\w.+-]+=[^;,\s]*)*;base64,", re.IGNORECASE)
+SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
+
+Size = tuple[int, int]  # width and height in pixels
 
 
 def bytes_of_data_uri(uri: str, param: str) -> bytes:
     """The file in a data URI. Raises ApiError 400; nothing is ever fetched from an address."""
-    head = DATA_URI.match(uri[:64])
+    head = DATA_URI.match(uri[:256])
     if not head:
-        known = uri.startswith("data:")
+        known = uri[:5].lower() == "data:"
         what = "is not base64 of a PNG, JPEG, WebP or GIF" if known else "is an address, and nothing is fetched"
         raise ApiError(400, f"{param} {what}: send data:image/png;base64,...", param, "invalid_image_url")
     try:
-        return base64.b64decode(uri[head.end() :], validate=True)
+        return base64.b64decode("".join(uri[head.end() :].split()), validate=True)
     except (binascii.Error, ValueError):
         raise ApiError(400, f"{param} is not valid base64", param, "invalid_base64") from None
 
@@ -34,3 +40,41 @@ def square_of(data: bytes, size: int, max_pixels: int, param: str) -> Image.Imag
         return preprocess(open_image(data, max_pixels, FORMATS), size)
     except RejectedImage as error:
         raise ApiError(400, f"{param}: {error}", param, error.reason) from None
+
+
+def asked_size(text: str | None, max_pixels: int) -> Size | None:
+    """WIDTHxHEIGHT as numbers; None for `auto`, the size that the model draws. Raises ApiError 400."""
+    if text in (None, "auto"):
+        return None
+    found = SIZE.fullmatch(text)
+    if not found:
+        raise ApiError(400, f"size is {text[:40]!r}: give WIDTHxHEIGHT in pixels, or auto", "size", "invalid_value")
+    width, height = int(found[1]), int(found[2])
+    if width * height > max_pixels:
+        raise ApiError(400, f"size is {text}, more than the limit of {max_pixels:,} pixels", "size", "invalid_value")
+    return width, height
+
+
+def nearest(shapes: Sequence[Size], wanted: Size | None) -> Size:
+    """That of `shapes` whose ratio of sides is nearest to what is wanted; the first where nothing is."""
+    if wanted is None:
+        return shapes[0]
+    return min(shapes, key=lambda shape: abs(math.log(shape[0] * wanted[1] / (shape[1] * wanted[0]))))
+
+
+def fitted(drawn: Size, wanted: Size | None) -> Size:
+    """The largest size within `wanted` with the ratio of what is drawn: nothing is cut off or pulled out of shape."""
+    if wanted is None:
+        return drawn
+    scale = min(wanted[0] / drawn[0], wanted[1] / drawn[1])
+    return max(1, round(drawn[0] * scale)), max(1, round(drawn[1] * scale))
+
+
+def file_of(picture: Image.Image, size: Size, kind: str = "png", quality: int = 100) -> bytes:
+    """The file of a picture, resized where it has another size. `quality` counts for JPEG and WebP."""
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    options = {} if kind == "png" else {"quality": quality}
+    picture.save(file, format=kind.upper(), **options)
+    return file.getvalue()

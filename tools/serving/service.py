@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
+from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from tools.export_folder import Export
 from tools.generation import Sampling, source_codes
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue
 from tools.serving.limits import Limits
-from tools.serving.pictures import square_of
+from tools.serving.pictures import Size, square_of
+from tools.serving.shelf import Shelf
 
 
 class ClientGone(Exception):
@@ -26,27 +29,47 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True)
 class Service:
-    """One model that is served under `name`. `defaults` are the settings of pictures that a request leaves out."""
+    """One model that is served under `names`. `defaults` are the settings of pictures that a request leaves out."""
 
     export: Export
-    name: str
+    names: Sequence[str]
     queue: JobQueue
     limits: Limits
     defaults: Sampling
-    turns: bool  # conversations are turns, as in training on conversations; else a bare caption prompt or text
+    turns: bool  # conversations are turns, as in training on conversations; else captions, and texts that go on
+    skills: Sequence[str] = ("draw", "edit", "caption", "chat")  # what the model learned, for clients that ask
+    files: Shelf = field(default_factory=lambda: Shelf(3600.0, 128 << 20, lambda file: len(file[0])))
+    answers: Shelf = field(default_factory=lambda: Shelf(3600.0, 64 << 20, lambda answer: answer.size))
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
-    def size(self) -> str:
-        """WIDTHxHEIGHT of the pictures that the model draws."""
+    def name(self) -> str:
+        """What answers call the model."""
+        return self.names[0]
+
+    @property
+    def shapes(self) -> list[Size]:
+        """Width and height in pixels of the pictures that the model draws, the usual one first."""
         rows, columns = self.export.templates.grid
         side = self.export.vq.downsample
-        return f"{columns * side}x{rows * side}"
+        return [(columns * side, rows * side)]
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model has for a prompt and its answer."""
+        return self.export.model.config.max_position_embeddings
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError 404 for another model than this one."""
-        if name not in (None, self.name):
+        if name is not None and name not in self.names:
             raise ApiError(404, f"there is no model {name[:100]!r}, only {self.name!r}", "model", "model_not_found")
+
+    def check_count(self, n: int | None) -> None:
+        """Raises ApiError 400 for more results than one request may ask for."""
+        if n is not None and n > self.limits.samples:
+            raise ApiError(
+                400, f"n is {n}, the limit is {self.limits.samples}: ask again for more", "n", "invalid_value"
+            )
 
     def check_words(self, texts: Sequence[str], param: str) -> None:
         """Raises ApiError 400 for texts that are too long to be looked at, before any is turned into ids."""
@@ -57,7 +80,7 @@ class Service:
     def room(self, job: Job, param: str) -> int:
         """Tokens that the model has left after a job's prompt. Raises ApiError 400 if there are none."""
         blank = [[0] * source_codes(self.export)] * len(job.pictures)
-        tokens, limit = len(job.prompt(blank)[0]), self.export.model.config.max_position_embeddings
+        tokens, limit = len(job.prompt(blank)[0]), self.context
         least = 1 if job.task == "text" else self.export.templates.grid[0] * self.export.templates.grid[1]
         if tokens + least > limit:
             message = f"{param}: {tokens} tokens and an answer of {least} are more than the model's {limit}: shorten it"
@@ -85,7 +108,9 @@ class Service:
                     async with asyncio.timeout_at(ends):
                         event = await job.events.get()
                 except TimeoutError:
-                    raise ApiError(504, f"not done after {self.limits.seconds:g} s", code="timeout") from None
+                    wait = max(1, math.ceil(self.limits.seconds / 4))
+                    message = f"not done after {self.limits.seconds:g} s"
+                    raise ApiError(504, message, code="timeout", retry_after=wait) from None
                 if event.kind == "error":
                     raise event.value
                 if event.kind == "gone":
@@ -109,17 +134,22 @@ def draw_seed(seed: int | None) -> int:
     return secrets.randbits(48) if seed is None else seed
 
 
-def event_stream(messages: AsyncIterator[str]) -> Response:
-    """A response of server-sent events; an error becomes the last one."""
+def event_stream(messages: AsyncIterator[dict], done: bool = True) -> Response:
+    """A response of server-sent events; an error becomes the last one. A message with a `type` is named by it.
 
-    async def lines() -> AsyncIterator[str]:
+    `done` ends it with the mark of the older parts of the OpenAI API. A comment every 15 s keeps proxies waiting.
+    """
+
+    async def events() -> AsyncIterator[ServerSentEvent]:
         try:
             async for message in messages:
-                yield message
+                yield ServerSentEvent(json.dumps(message), event=message.get("type"), sep="\n")
+            if done:
+                yield ServerSentEvent("[DONE]", sep="\n")
         except ApiError as error:
-            yield f"data: {json.dumps(error.body())}\n\n"
+            yield ServerSentEvent(json.dumps(error.body()), sep="\n")
         except ClientGone:
             pass
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines(), headers=headers, media_type="text/event-stream")
+    return EventSourceResponse(events(), headers=headers, sep="\n")

@@ -10,11 +10,11 @@ HALF_CHARACTER = "\ufffd"  # what byte-level tokenizers decode the first bytes o
 class TextStream:
     """Token ids in, pieces of text out. All pieces together are `text`, however the ids were cut.
 
-    White space around the text is left out, and so is the first stop text with all that follows it.
+    White space around the text is left out, unless it is to be `raw`, and so is the first stop text with what follows.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = ()) -> None:
-        self.decode, self.stop = decode, tuple(stop)
+    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = (), raw: bool = False) -> None:
+        self.decode, self.stop, self.raw = decode, tuple(stop), raw
         self.ids: list[int] = []
         self.sent = ""
 
@@ -28,7 +28,7 @@ class TextStream:
         whole = self.decode(self.ids).rstrip(HALF_CHARACTER)
         end = self._end(whole)
         whole = whole[: len(whole) - self._held(whole) if end is None else end]
-        return self._send(whole.strip())
+        return self._send(whole if self.raw else whole.strip())
 
     def finish(self) -> str:
         """What is left to send when nothing follows."""
@@ -38,7 +38,8 @@ class TextStream:
     def text(self) -> str:
         """The text so far, as if it ended here."""
         whole = self.decode(self.ids)
-        return whole[: self._end(whole)].strip()
+        whole = whole[: self._end(whole)]
+        return whole if self.raw else whole.strip()
 
     def _end(self, whole: str) -> int | None:
         found = [place for place in map(whole.find, self.stop) if place >= 0]

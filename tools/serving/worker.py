@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from PIL import Image
 from transformers import LogitsProcessor, StoppingCriteria
 
 from model.hf.sampling_uni_x import SeededSamplingLogitsProcessor
@@ -17,6 +15,8 @@ from tools.export_folder import Export
 from tools.generation import continue_texts, draw_codes, generators, partial_pictures, stop_ids
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue, Usage
+from tools.serving.likelihood import judge
+from tools.serving.metrics import Metrics
 from tools.serving.text_stream import TextStream
 
 
@@ -27,16 +27,17 @@ class Abandoned(Exception):
 class Worker(threading.Thread):
     """Makes what the queue holds until it is closed. `last_seconds` is what the last batch took."""
 
-    def __init__(self, export: Export, queue: JobQueue, batch_size: int) -> None:
+    def __init__(self, export: Export, queue: JobQueue, batch_size: int, metrics: Metrics) -> None:
         super().__init__(name="model", daemon=True)
-        self.export, self.queue, self.batch_size = export, queue, batch_size
+        self.export, self.queue, self.batch_size, self.metrics = export, queue, batch_size, metrics
         self.last_seconds = 0.0
 
     def run(self) -> None:
         while jobs := self.queue.take(self.batch_size):
-            began = time.monotonic()
+            began, results = time.monotonic(), sum(len(job.seeds) for job in jobs)
             try:
-                (write if jobs[0].task == "text" else draw)(self.export, jobs)
+                made = (write if jobs[0].task == "text" else draw)(self.export, jobs)
+                self.metrics.batch(jobs[0].task, results, made, time.monotonic() - began)
             except Abandoned:
                 pass
             except Exception:
@@ -46,8 +47,8 @@ class Worker(threading.Thread):
             self.last_seconds = time.monotonic() - began
 
 
-def draw(export: Export, jobs: Sequence[Job]) -> None:
-    """Draw the pictures of jobs of one kind. Raises Abandoned when all of them are cancelled."""
+def draw(export: Export, jobs: Sequence[Job]) -> int:
+    """Draw the pictures of jobs of one kind -> how many codes were drawn. Raises Abandoned when all are cancelled."""
     rows = [(job, number) for job in jobs for number in range(len(job.seeds))]
     grid = export.templates.grid
     codes_in_all = grid[0] * grid[1]
@@ -60,40 +61,57 @@ def draw(export: Export, jobs: Sequence[Job]) -> None:
         for row, (job, number) in enumerate(rows):
             if codes.shape[1] in moments[job] and not job.cancelled:
                 picture = partial_pictures(export, codes[row : row + 1])[0]
-                job.emit(Event("partial", png(picture), number, moments[job].index(codes.shape[1])))
+                job.emit(Event("partial", picture, number, moments[job].index(codes.shape[1])))
 
     image_only = [prompts[job][1] for job, _ in rows] if jobs[0].task == "edit" else None
     seeds = [job.seeds[number] for job, number in rows]
     codes = draw_codes(export, [prompts[job][0] for job, _ in rows], seeds, jobs[0].sampling, image_only, on_codes)
     for (job, number), drawn in zip(rows, codes, strict=True):
         # One at a time, so that the pixels of a picture do not depend on its neighbours.
-        job.emit(Event("picture", png(export.vq.decode(drawn.view(1, *grid))[0]), number))
+        job.emit(Event("picture", export.vq.decode(drawn.view(1, *grid))[0], number))
     for job in jobs:
         made = codes_in_all * len(job.seeds)
         job.emit(Event("end", usage(export, prompts[job][0], made)))
+    return codes_in_all * len(rows)
 
 
-def write(export: Export, jobs: Sequence[Job]) -> None:
-    """Write the texts of jobs, each with settings of its own."""
-    prompts = [job.prompt(codes_of(export, job))[0] for job in jobs]
-    sampling = RowSampling(export, jobs)
-    longest = max(job.sampling.max_new_tokens for job in jobs)
-    continue_texts(export, prompts, longest, [sampling], [Follower(export, jobs, prompts)])
+def write(export: Export, jobs: Sequence[Job]) -> int:
+    """Write the texts of jobs, each with settings of its own -> how many tokens were written."""
+    prompts = {job: job.prompt(codes_of(export, job))[0] for job in jobs}
+    going = [job for job in jobs if job.sampling.max_new_tokens]
+    rows = [(job, number) for job in going for number in range(len(job.seeds))]
+    follower = Follower(export, rows, prompts)
+    if going:
+        longest = max(job.sampling.max_new_tokens for job in going)
+        continue_texts(export, [prompts[job] for job, _ in rows], longest, [RowSampling(export, rows)], [follower])
+    for job in jobs:
+        if job.cancelled or (job.logprobs is None and job in going):
+            continue
+        texts = [follower.texts[place].ids for place, (other, _) in enumerate(rows) if other is job]
+        for number, ids in enumerate(texts or [[]] * len(job.seeds)):
+            if not texts:
+                job.emit(Event("stopped", "length", number))
+            if job.logprobs is not None:
+                first = 0 if job.echo else len(prompts[job])
+                judged = judge(export.model, [*prompts[job], *ids], first, job.logprobs)
+                job.emit(Event("judged", judged, number))
+        job.emit(Event("end", usage(export, prompts[job], sum(map(len, texts)))))
+    return sum(len(text.ids) for text in follower.texts)
 
 
 class RowSampling(LogitsProcessor):
-    """The sampling of each row, with its own seed, temperature and top-p."""
+    """The sampling of each row, with its own seed, temperature, top-k and top-p."""
 
-    def __init__(self, export: Export, jobs: Sequence[Job]) -> None:
+    def __init__(self, export: Export, rows: Sequence[tuple[Job, int]]) -> None:
         self.rows = [
             SeededSamplingLogitsProcessor(
-                generators(job.seeds),
+                generators([job.seeds[number]]),
                 stop_ids(export),
                 temperature=job.sampling.text_temperature,
                 top_k=job.sampling.top_k,
                 top_p=job.sampling.top_p,
             )
-            for job in jobs
+            for job, number in rows
         ]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -105,10 +123,10 @@ class RowSampling(LogitsProcessor):
 class Follower(StoppingCriteria):
     """Sends each row's text as it grows, and ends it where its own limits say so."""
 
-    def __init__(self, export: Export, jobs: Sequence[Job], prompts: Sequence[Sequence[int]]) -> None:
-        self.export, self.jobs, self.prompts = export, jobs, prompts
-        self.texts = [TextStream(export.decode, job.stop) for job in jobs]
-        self.ended = [False] * len(jobs)
+    def __init__(self, export: Export, rows: Sequence[tuple[Job, int]], prompts: Mapping[Job, Sequence[int]]) -> None:
+        self.export, self.rows, self.prompts = export, rows, prompts
+        self.texts = [TextStream(export.decode, job.stop, job.raw) for job, _ in rows]
+        self.ended = [False] * len(rows)
         self.stops = set(stop_ids(export))
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **options) -> torch.Tensor:
@@ -120,18 +138,22 @@ class Follower(StoppingCriteria):
 
     def follow(self, row: int, token: int) -> bool:
         """Take in a row's next token -> whether it is its last."""
-        job, text = self.jobs[row], self.texts[row]
+        (job, number), text = self.rows[row], self.texts[row]
         if job.cancelled:
             return True
         stopped = text.push(token) or token in self.stops
         if not stopped and len(text.ids) < job.sampling.max_new_tokens:
             if job.stream and (piece := text.take()):
-                job.emit(Event("text", piece))
+                job.emit(Event("text", piece, number))
             return False
         if piece := text.finish():
-            job.emit(Event("text", piece))
-        reason = "stop" if stopped else "length"
-        job.emit(Event("end", usage(self.export, self.prompts[row], len(text.ids), reason)))
+            job.emit(Event("text", piece, number))
+        job.emit(Event("stopped", "stop" if stopped else "length", number))
+        self.ended[row] = True
+        own = [place for place, (other, _) in enumerate(self.rows) if other is job]
+        if job.logprobs is None and all(self.ended[place] for place in own):
+            made = sum(len(self.texts[place].ids) for place in own)
+            job.emit(Event("end", usage(self.export, self.prompts[job], made)))
         return True
 
 
@@ -145,13 +167,5 @@ def partial_moments(partial: int, codes: int) -> list[int]:
     return sorted({codes * (number + 1) // (partial + 1) for number in range(partial)} - {0, codes})
 
 
-def usage(export: Export, prompt: Sequence[int], made: int, reason: str = "stop") -> Usage:
-    pictures = sum(map(export.vocabulary.is_code, prompt))
-    return Usage(len(prompt), pictures, made, reason)
-
-
-def png(picture: Image.Image) -> bytes:
-    """The file of a picture."""
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return file.getvalue()
+def usage(export: Export, prompt: Sequence[int], made: int) -> Usage:
+    return Usage(len(prompt), sum(map(export.vocabulary.is_code, prompt)), made)

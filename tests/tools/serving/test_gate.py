@@ -8,14 +8,15 @@ import pytest
 from starlette.datastructures import Headers
 
 from tools.serving.api_error import ApiError
-from tools.serving.gate import Gate
+from tools.serving.gate import Callers, Gate
 from tools.serving.limits import Limits
+from tools.serving.metrics import Metrics
 
 NAMES = ("localhost", "::1")
 
 
-def gate(hosts=NAMES, **limits) -> Gate:
-    return Gate(None, Limits(**limits), hosts, lambda: 0.0)
+def gate(**limits) -> Gate:
+    return Gate(None, Limits(**limits), Callers(NAMES), lambda: 0.0, Metrics())
 
 
 async def read(receive) -> int:
@@ -58,21 +59,61 @@ def test_a_body_is_read_within_its_time_and_size():
     ("headers", "answered"),
     [
         ({"host": "localhost:8000"}, True),
+        ({"host": "LocalHost:8000"}, True),
         ({"host": "[::1]:8000", "origin": "http://[::1]:8000"}, True),
+        ({"host": "10.0.0.7:8000"}, True),
         ({"host": "localhost:8000", "origin": "http://localhost:8000"}, True),
+        ({"host": "localhost:8000", "origin": "https://chat.example.org"}, True),
+        ({"host": "localhost:8000", "origin": "http://chat.example.org"}, False),
         ({"host": "localhost:8000", "origin": "http://localhost:9000"}, False),
+        ({"host": "10.0.0.7:8000", "origin": "http://10.0.0.8:8000"}, False),
         ({"host": "localhost:8000", "origin": "null"}, False),
+        ({"host": "localhost:8000", "origin": "localhost:8000"}, False),
         ({"host": "evil.example"}, False),
         ({"host": "localhost.evil.example"}, False),
-        ({}, False),
+        ({"host": "10.0.0.7.evil.example"}, False),
+        ({}, True),
+        ({"origin": "http://"}, False),
     ],
 )
 def test_only_callers_that_use_its_own_name_are_answered(headers, answered):
+    callers = Callers(NAMES, ["https://chat.example.org"])
     if answered:
-        gate().check_caller(Headers(headers))
+        callers.check("/v1/models", Headers(headers))
     else:
         with pytest.raises(ApiError) as problem:
-            gate().check_caller(Headers(headers))
+            callers.check("/v1/models", Headers(headers))
         assert problem.value.status == 403
+    callers.check("/health", Headers(headers))
     if "origin" not in headers:
-        gate(hosts=None).check_caller(Headers(headers))
+        Callers(None).check("/v1/models", Headers(headers))
+    Callers(None, ["*"]).check("/v1/models", Headers(headers))
+
+
+@pytest.mark.parametrize(
+    ("authorization", "answered"),
+    [
+        ("Bearer one", True),
+        ("bearer  two", True),
+        ("Bearer one two", False),
+        ("Bearer", False),
+        ("Bearer ", False),
+        ("Basic one", False),
+        ("one", False),
+        ("Bearer on", False),
+        ("Bearer \xff", False),
+        ("", False),
+    ],
+)
+def test_a_key_opens_the_door_and_nothing_else_does(authorization, answered):
+    callers = Callers(NAMES, keys=["one", "two"])
+    headers = Headers({"host": "evil.example", "origin": "http://evil.example", "authorization": authorization})
+    for path in ("/v1/models", "/v1/chat/completions", "/metrics"):
+        if answered:
+            callers.check(path, headers)
+            continue
+        with pytest.raises(ApiError) as problem:
+            callers.check(path, headers)
+        assert problem.value.status == 401 and problem.value.code == "invalid_api_key"
+    for path in ("/", "/page/page.js", "/health", "/openapi.json"):
+        callers.check(path, headers)

@@ -21,8 +21,9 @@ def test_right_and_wrong_answers_are_told_apart(commands, folder, tmp_path):
     pool = make_pool(open_export(folder), 1)
     with serving(commands, folder, tmp_path, "--chat-format", "plain") as server:
         load = Load(server.url, pool, 3)
-        load.run(1.0)
-        assert load.wrong == [] and sum(map(len, load.measured.values())) > 0
+        while not load.wrong and not any(load.measured.values()):  # a machine may be too busy for one answer a second
+            load.run(1.0)
+        assert load.wrong == []
         load.pool = [replace(task, expected="another's") for task in pool]
         for number in range(3):
             load.once(number)

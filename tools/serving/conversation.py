@@ -1,0 +1,95 @@
+"""Conversations as ids: turns where the model learned them, one text where it learned only captions and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from model.prompts import conversation_ids, image_to_text_ids, picture_ids
+from tools.serving.api_error import ApiError
+from tools.serving.pictures import bytes_of_data_uri
+from tools.serving.schemas.chat import Message
+from tools.serving.service import Service
+
+Turn = tuple[str, list[str | None]]  # role and parts: texts, and None where a picture stands
+
+
+def turns_of(messages: Sequence[Message]) -> tuple[list[Turn], list[bytes]]:
+    """The turns of a chat and the files of its pictures, in order. Raises ApiError 400."""
+    turns, files = [], []
+    for number, message in enumerate(messages):
+        content = message.content
+        if content is None:  # an assistant that refused, or said nothing
+            content = message.refusal or ""
+        parts: list[str | None] = []
+        for place, part in enumerate([content] if isinstance(content, str) else content):
+            if isinstance(part, str):
+                parts.append(part)
+            elif part.type == "image_url":
+                files.append(bytes_of_data_uri(part.image_url.url, f"messages.{number}.content.{place}.image_url"))
+                parts.append(None)
+            else:
+                parts.append(part.text if part.type == "text" else part.refusal)
+        turns.append(("system" if message.role == "developer" else message.role, parts))
+    return turns, files
+
+
+def check_turns(service: Service, turns: Sequence[Turn], param: str) -> None:
+    """Raises ApiError 400 for conversations that are too long to be looked at, or that nobody is to answer."""
+    limit = service.limits.messages
+    if len(turns) > limit:
+        raise ApiError(400, f"{param}: {len(turns)} messages, the limit is {limit}", param, "invalid_value")
+    role, parts = turns[-1]
+    if role == "assistant":
+        message = f"{param}: the last one must be the user's: the beginning of an answer cannot be given"
+        raise ApiError(400, message, param, "invalid_value")
+    if not any(part is None or part.strip() for part in parts):
+        raise ApiError(400, f"{param}: the last one must have a text or a picture", param, "invalid_value")
+    service.check_words([part for _, parts in turns for part in parts if part], param)
+
+
+def prompt_of(service: Service, turns: Sequence[Turn]) -> Callable:
+    """What makes the ids of a conversation, once the codes of its pictures are known."""
+    return turns_prompt(service, turns) if service.turns else plain_prompt(service, turns)
+
+
+def turns_prompt(service: Service, turns: Sequence[Turn]) -> Callable:
+    """The conversation as training on conversations has it. A picture alone gets a question: what is to be seen."""
+    export = service.export
+    question = export.templates.image_to_text[0]
+
+    def ids(codes: Sequence) -> tuple[list[int], None]:
+        left = iter(codes)
+        filled = [(role, [next(left) if part is None else part for part in parts]) for role, parts in turns]
+        if not any(isinstance(part, str) and part.strip() for part in filled[-1][1]):
+            filled[-1] = (filled[-1][0], [*filled[-1][1], question])
+        return conversation_ids(filled, export.encode, export.markup, export.vocabulary), None
+
+    return ids
+
+
+def plain_prompt(service: Service, turns: Sequence[Turn]) -> Callable:
+    """One document for a model that learned no turns: each message a line, its pictures before its words.
+
+    A message with one picture is what training on captions has: the picture and, without words, the wording that asks
+    for its caption.
+    """
+    export = service.export
+    vocabulary, encode = export.vocabulary, export.encode
+
+    def ids(codes: Sequence) -> tuple[list[int], None]:
+        left, found = iter(codes), []
+        for number, (_, parts) in enumerate(turns):
+            last = number == len(turns) - 1
+            pictures = [next(left) for part in parts if part is None]
+            text = "".join(part for part in parts if part).strip()
+            if last and len(pictures) == 1:
+                found += image_to_text_ids(pictures[0], encode, vocabulary, export.templates, text or 0)
+                continue
+            for codes_of_one in pictures:
+                found += picture_ids(codes_of_one, vocabulary)
+            if last and not text:
+                text = export.templates.image_to_text[0]
+            found += map(int, encode(text if last else f"{text}\n"))
+        return found, None
+
+    return ids
