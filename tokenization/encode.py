@@ -6,7 +6,6 @@ batch ready when it is done with one, also where a part or a file ends.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 BATCHES_AHEAD = 2
 """Batches that are ready or in work at a time, as pixels: 100 MB each for 32 pictures of 512 x 512."""
-SMALL_PICTURE = 128
-"""Pixels on a side up to which decoding a picture takes a good part of the time that encoding it does."""
 WRITES_BEHIND = 2
 """Parts, or what comes between them, that wait to be written or are being written."""
 DOCUMENTS_TO_JUDGE = 100
@@ -89,19 +86,6 @@ class RejectLimit:
             )
 
 
-def encoder_threads(image_size: int) -> int:
-    """Threads that encode a batch on a CPU: half of the cores where pictures are small, else all of them.
-
-    Decoding keeps cores busy too where encoding takes milliseconds. With as many threads as cores, those of the encoder wait
-    for each other while a decoder has the core of one of them: 86 pictures a second instead of 136 on two cores. It does not
-    follow --workers, because rounding, and with it a code, may depend on it. OMP_NUM_THREADS goes before.
-    """
-    import torch
-
-    threads = torch.get_num_threads()
-    return threads if image_size > SMALL_PICTURE or "OMP_NUM_THREADS" in os.environ else max(1, threads // 2)
-
-
 class Encoder:
     """The image tokenizer in a thread of its own, which encodes one batch after another."""
 
@@ -111,7 +95,7 @@ class Encoder:
         self.vq, self.watch = vq, watch
         self.under_way: deque[Future[np.ndarray]] = deque()
         # a new thread does not take over the number of threads that its work may be spread over
-        self.pool = ThreadPoolExecutor(1, "encode", torch.set_num_threads, (encoder_threads(vq.image_size),))
+        self.pool = ThreadPoolExecutor(1, "encode", torch.set_num_threads, (torch.get_num_threads(),))
 
     def __enter__(self) -> Encoder:
         return self

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenization.encode import CodedPart, Encoder, PartCoder, Publisher, RejectLimit, Stopwatch, TooManyRejects
+from tokenization.encoder_record import encoder_record, made_otherwise
 from tokenization.manifest import write_rejects
 from tokenization.parts import PARTS, FileRecord, PartRecord, write_file_record, write_part
 from tokenization.pipeline import CHUNK, Chunk, Preparation, prefetched
@@ -39,7 +40,9 @@ def encode_files(
     from tqdm import tqdm
 
     ahead = 2 * (threads + batch_size // CHUNK + 1)
-    stream = events(output, files, samples_per_part, warn)
+    before: dict[str, PartRecord] = {}  # of parts that were there and are made again
+    encoder_now = encoder_record(vq.device, batch_size)
+    stream = events(output, files, samples_per_part, warn, before)
     there: list[list[PartRecord]] = []  # of each file, the parts that are there
     begun = None  # the file that is being worked on
 
@@ -48,8 +51,11 @@ def encode_files(
 
     def publish(begun: Begin, parts: list[PartRecord], number: int, part: CodedPart) -> None:
         part.wait()
-        work, content = begun.work, (part.documents, part.rejects, part.hashes)
-        parts.append(write_part(output, work.number, number, work.corpus.source, begun.fingerprint, *content))
+        work, content = begun.work, (part.documents, part.rejects, part.hashes, encoder_now)
+        record = write_part(output, work.number, number, work.corpus.source, begun.fingerprint, *content)
+        parts.append(record)
+        if change := made_otherwise(before.get(record.name), record):
+            warn(change)
 
     def conclude(begun: Begin, parts: list[PartRecord]) -> None:
         name = begun.work.file.name

@@ -2,7 +2,8 @@
 
 Every worker makes it for itself and gets the same, so a rerun continues the same job or refuses. Which worker does
 which file follows from it (`work.py`). Workers, batch size and device are not part of it: on a CPU the codes do not
-depend on them, and on a GPU only a latent on the very border between two codes does.
+depend on them, and on a GPU only a latent on the very border between two codes does. What encodes is recorded by the worker
+that begins, and compared by the others (`encoder_record.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
+from tokenization.encoder_record import encoder_record
 from tokenization.files import is_temporary, write_atomically
 from tokenization.filters import Filters
 from tokenization.manifest import JOB
@@ -35,6 +37,7 @@ def describe_job(
     image_size: int,
     samples_per_part: int,
     filters: Filters | None = None,
+    batch_size: int = 32,
 ) -> dict[str, Any]:
     """The content of job.json."""
     return {
@@ -48,6 +51,7 @@ def describe_job(
             "downsample": vq.downsample,
             "image_size": image_size,
         },
+        "encoder": encoder_record(vq.device, batch_size),
         "tokenizer": {
             "name": tokenizer.name,
             "sha256": tokenizer.sha256,

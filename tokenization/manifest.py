@@ -20,6 +20,7 @@ import numpy as np
 
 from tokenization.duplicates import repeats
 from tokenization.encode import TooManyRejects
+from tokenization.encoder_record import distinct
 from tokenization.files import is_temporary, temporary_name, write_atomically
 from tokenization.filters import DUPLICATE
 from tokenization.lengths import LENGTHS, write_kept, write_lengths
@@ -34,8 +35,8 @@ JOB, MANIFEST, INDEX, REJECTS = "job.json", "manifest.json", "index.json", "reje
 def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -> dict[str, Any]:
     """Write the dataset's own files from the records of all input files, in order. Returns the manifest.
 
-    Nothing in them depends on the time, the machine or the number of attempts and workers, so the same job gives the
-    same bytes. DamagedPart if a shard is missing or has another size, or if counts do not add up; TooManyRejects if
+    Nothing in them depends on the time or the number of attempts and workers, so the same job gives the same bytes on
+    machines of one kind; `encoders` in the manifest says which kinds there were. DamagedPart if a shard is missing or has another size, or if counts do not add up; TooManyRejects if
     there are no documents at all.
     """
     parts = [part for file in files for part in file.parts]
@@ -70,6 +71,7 @@ def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -
         "fingerprint": dataset_fingerprint(entries, lengths),
         "tokenizer": job["tokenizer"],
         "vq": job["vq"],
+        "encoders": distinct([part.encoder for part in parts]),
         "filters": job["filters"],
         "counts": counts,
         **({"left_out": len(left_out)} if len(left_out) else {}),

@@ -37,7 +37,7 @@ class PartRecord:
     """What part.json holds. `shards` are the entries of the part's MDS index, `files` hashes of what else is in it.
 
     `fingerprint` is that of the whole input file, `counts` has documents, pictures, texts, text_tokens, image_tokens
-    and entries, `rejects` counts by reason.
+    and entries, `rejects` counts by reason. `encoder` is what encoded it (`encoder_record.py`), {} in older datasets.
     """
 
     file: int
@@ -48,6 +48,7 @@ class PartRecord:
     rejects: dict[str, int]
     shards: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    encoder: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -90,15 +91,17 @@ def write_part(
     documents: list[CodedDocument],
     rejects: list[Reject],
     hashes: np.ndarray | None = None,
+    encoder: dict[str, Any] | None = None,
 ) -> PartRecord:
     """Write the shards and part.json of a part, and publish it; one that is there already is left as it is.
 
-    hashes: uint64 [pictures, 4], the picture hashes of its documents, if duplicates are looked for.
+    hashes: uint64 [pictures, 4], the picture hashes of its documents, if duplicates are looked for. encoder: what
+    encoded them, as `encoder_record.py` has it.
     """
     folder = part_folder(output, file, part)
     temporary = temporary_name(folder)
     try:
-        record = _prepare_part(temporary, file, part, source, fingerprint, documents, rejects, hashes)
+        record = _prepare_part(temporary, file, part, source, fingerprint, documents, rejects, hashes, encoder)
         publish_folder(temporary, folder)
     except OSError:
         # another worker made the same part meanwhile, from the same records; if all is merged by now, it also cleared
@@ -119,6 +122,7 @@ def _prepare_part(
     documents: list[CodedDocument],
     rejects: list[Reject],
     hashes: np.ndarray | None,
+    encoder: dict[str, Any] | None,
 ) -> PartRecord:
     """Write all files of a part into a folder that nobody else knows."""
     shutil.rmtree(temporary, ignore_errors=True)
@@ -141,6 +145,7 @@ def _prepare_part(
         rejects=dict(sorted(Counter(reject.reason for reject in rejects).items())),
         shards=json.loads((temporary / "index.json").read_text(encoding="utf-8"))["shards"],
         files={name: sha256_of(temporary / name) for name in ("lengths.npz", "rejects.jsonl")},
+        encoder=encoder or {},
     )
     (temporary / "part.json").write_bytes(sealed(asdict(record)))
     return record
@@ -160,13 +165,18 @@ def counts_of(documents: list[CodedDocument]) -> dict[str, int]:
 
 def read_part(output: Path, file: int, part: int) -> PartRecord:
     """The record of a published part, everything in it checked. DamagedPart says what does not fit."""
-    path = part_folder(output, file, part) / "part.json"
-    try:
-        record = PartRecord(**unsealed(path))
-    except TypeError as error:
-        raise DamagedPart(f"{path}: {error}") from error
+    record = read_part_record(output, file, part)
     check_part(output, record)
     return record
+
+
+def read_part_record(output: Path, file: int, part: int) -> PartRecord:
+    """The record of a published part, whose other files are not looked at. DamagedPart if it is not as it was written."""
+    path = part_folder(output, file, part) / "part.json"
+    try:
+        return PartRecord(**unsealed(path))
+    except TypeError as error:
+        raise DamagedPart(f"{path}: {error}") from error
 
 
 def check_part(output: Path, record: PartRecord) -> None:

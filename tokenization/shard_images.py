@@ -115,6 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module=r"PIL\b")  # what Pillow warns of is refused, or does not matter
 
     from tokenization.encode import Stopwatch
+    from tokenization.encoder_record import described, rounds_alike
     from tokenization.filters import Filters
     from tokenization.job import describe_job, locked, start_or_continue
     from tokenization.preprocess import MAX_PIXELS
@@ -139,13 +140,19 @@ def main(arguments: list[str] | None = None) -> int:
         options.duplicate_bits,
     )  # fmt: skip
     files = listed(corpora)
-    job = describe_job(corpora, vq, tokenizer, image_size, options.samples_per_part, filters)
+    job = describe_job(corpora, vq, tokenizer, image_size, options.samples_per_part, filters, options.batch_size)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{options.output}: cannot be made a folder: {error.strerror}") from error
     with locked(options.output, alone=workers == 1):
+        mine = job["encoder"]
         job = start_or_continue(options.output, job)
+        if not rounds_alike(first := job.get("encoder", {}), mine):
+            say(
+                f"note: {described(first)} began this dataset, and this worker has {described(mine)}; they round "
+                "otherwise, which can change single codes, so parts made again may differ"
+            )
         if is_finished(options.output, worker):
             return 0
         try:

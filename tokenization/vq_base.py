@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +33,9 @@ class VQ(ABC):
 
     Codes are computed in float32 always, TensorFloat32 off. Even so, kernels round differently for other batch sizes,
     thread counts and devices, and a latent within a rounding error of the border between two codes may go either way.
-    On a CPU a batch is therefore encoded picture by picture, which costs no time: the codes of a picture never depend
-    on its neighbours. Nor do, for the same reason, the pixels of codes that are decoded. On a GPU batches go whole.
+    On a CPU each picture of a batch is therefore encoded alone by one thread, several at a time (`one_thread.py`): its
+    codes depend neither on its neighbours nor on the number of threads. Nor do, for the same reason, the pixels of codes
+    that are decoded. On a GPU batches go whole.
 
     The model that a subclass is given is taken over: cast, frozen and moved. Pass a copy of one that is in training.
     """
@@ -86,11 +87,8 @@ class VQ(ABC):
                 f"VQ model {self.name!r}; preprocess it first"
             )
         self._check_grid(height // self.downsample, width // self.downsample)
-        pixels = pixels.to(self._device(), torch.float32)
-        parts = pixels.split(1) if pixels.device.type == "cpu" else [pixels]
-        with torch.no_grad(), full_float32():
-            codes = torch.cat([self._encode(part) for part in parts])
-        return codes.cpu().numpy().astype(np.uint16)
+        pixels = pixels.to(self.device, torch.float32, memory_format=torch.contiguous_format)
+        return torch.cat(self._each(self._encode, pixels)).cpu().numpy().astype(np.uint16)
 
     def decode(self, codes: np.ndarray | torch.Tensor) -> list[Image.Image]:
         """RGB pictures of codes [b, h, w]. UserError on another shape, or a code outside the codebook."""
@@ -103,10 +101,7 @@ class VQ(ABC):
         """
         import torch
 
-        codes = self._checked_codes(codes)
-        parts = codes.split(1) if codes.device.type == "cpu" else [codes]
-        with torch.no_grad(), full_float32():
-            return torch.cat([self._decode(part) for part in parts])
+        return torch.cat(self._each(self._decode, self._checked_codes(codes)))
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `load_vq` reads: config.json, safetensors weights and preprocess.json."""
@@ -130,7 +125,18 @@ class VQ(ABC):
     def _check_grid(self, rows: int, columns: int) -> None:
         """Raise UserError if the model cannot take a grid of this many codes; most take any."""
 
-    def _device(self) -> torch.device:
+    def _each(self, work: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> list[torch.Tensor]:
+        """`work` of a batch [b, ...]: picture by picture on a CPU, whole on a GPU; in full float32, without gradients."""
+        import torch
+
+        from tokenization.one_thread import one_thread_each
+
+        with torch.no_grad(), full_float32():
+            return one_thread_each(work, batch.split(1)) if batch.device.type == "cpu" else [work(batch)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
         return next(self.model.parameters()).device
 
     def _checked_codes(self, codes: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -142,7 +148,7 @@ class VQ(ABC):
             codes = torch.from_numpy(codes.astype(np.int64))
         if not isinstance(codes, torch.Tensor) or codes.is_floating_point() or codes.ndim != 3 or not codes.numel():
             raise UserError(f"codes must be integers of shape [pictures, rows, columns], got {dtype} {shape}")
-        codes = codes.to(self._device(), torch.int64)
+        codes = codes.to(self.device, torch.int64)
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.codebook_size:
             raise UserError(

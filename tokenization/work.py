@@ -25,7 +25,7 @@ from tokenization.parts import (
     file_record_path,
     part_folder,
     read_file_record,
-    read_part,
+    read_part_record,
 )
 from tokenization.pipeline import Chunk, chunks_of
 from tokenization.readers import Corpus, CorpusFile, DamagedFile, OpenFile, damaged
@@ -113,23 +113,25 @@ def local_rank() -> int:
     return int(value) if value.isdigit() else 0
 
 
-def events(output: Path, files: list[WorkFile], size: int, warn: Callable[[str], None]) -> Iterator[Event]:
+def events(
+    output: Path, files: list[WorkFile], size: int, warn: Callable[[str], None], before: dict[str, PartRecord]
+) -> Iterator[Event]:
     """What is there and what is to do, file by file: parts of at most `size` records, in order.
 
-    Everything that was published is hashed again; what is damaged is named to `warn` and made anew. UserError if a file
-    changed since an earlier run made parts of it.
+    Everything that was published is hashed again; what is damaged is named to `warn` and made anew, and its record goes
+    into `before` under its part's name. UserError if a file changed since an earlier run made parts of it.
     """
     for work in files:
-        done = finished(output, work, warn)
+        done = finished(output, work, warn, before)
         if done:
             yield Done(done)
             continue
         with work.corpus.open(work.file) as opened:
-            yield from _file_events(output, work, opened, size, warn)
+            yield from _file_events(output, work, opened, size, warn, before)
 
 
 def _file_events(
-    output: Path, work: WorkFile, opened: OpenFile, size: int, warn: Callable[[str], None]
+    output: Path, work: WorkFile, opened: OpenFile, size: int, warn: Callable[[str], None], before: dict[str, PartRecord]
 ) -> Iterator[Event]:
     damage = None
     try:
@@ -139,7 +141,7 @@ def _file_events(
     yield Begin(work, records, fingerprint)
     count, part = -(-records // size), 0
     while part < count:
-        known = published(output, work, part, fingerprint, warn)
+        known = published(output, work, part, fingerprint, warn, before)
         if known:
             yield Known(known, *contents_of(output, known))
             part += 1
@@ -153,28 +155,39 @@ def _file_events(
     yield End()
 
 
-def finished(output: Path, work: WorkFile, warn: Callable[[str], None]) -> FileRecord | None:
+def finished(
+    output: Path, work: WorkFile, warn: Callable[[str], None], before: dict[str, PartRecord]
+) -> FileRecord | None:
     """The record of a file whose parts are all there and sound; a record that cannot be trusted is removed."""
+    record = None
     try:
         record = read_file_record(output, work.number)
         for part in record.parts if record else []:
             check_part(output, part)
     except DamagedPart as damage:
         warn(f"{damage}; its file is looked at again")
+        before |= {part.name: part for part in record.parts} if record else {}
         file_record_path(output, work.number).unlink()
         return None
     return record
 
 
 def published(
-    output: Path, work: WorkFile, part: int, fingerprint: str, warn: Callable[[str], None]
+    output: Path,
+    work: WorkFile,
+    part: int,
+    fingerprint: str,
+    warn: Callable[[str], None],
+    before: dict[str, PartRecord],
 ) -> PartRecord | None:
     """The record of a sound part of a file, or None; a damaged one is removed."""
     folder = part_folder(output, work.number, part)
     if not folder.exists():
         return None
     try:
-        record = read_part(output, work.number, part)
+        record = read_part_record(output, work.number, part)
+        before.setdefault(record.name, record)
+        check_part(output, record)
     except DamagedPart as damage:
         warn(f"{damage}; this part is made again")
         shutil.rmtree(folder)

@@ -12,7 +12,7 @@ import torch
 
 from model.errors import UserError
 from tests.tokenization.corpora import picture
-from tokenization.encode import Encoder, Publisher, Stopwatch, encoder_threads
+from tokenization.encode import Encoder, Publisher, Stopwatch
 from tokenization.pipeline import prefetched
 from tokenization.preprocess import open_image, preprocess
 from tokenization.vq import load_vq
@@ -106,20 +106,11 @@ def test_what_is_written_comes_in_order_and_nothing_after_a_failure():
     assert done == ["a", "b", "c"]
 
 
-def test_small_pictures_leave_cores_to_what_decodes_them(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    for cores, small, large in ((1, 1, 1), (2, 1, 2), (16, 8, 16)):
-        monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-        assert (encoder_threads(64), encoder_threads(512)) == (small, large)
-    monkeypatch.setenv("OMP_NUM_THREADS", "16")
-    assert encoder_threads(64) == 16
-
-
 def test_the_encoders_thread_gives_the_codes_of_this_one_and_its_errors(vq_folder: Path):
     vq, watch = load_vq(vq_folder), Stopwatch()
     pictures = [preprocess(open_image(picture(seed)), 16) for seed in range(12)]
     with Encoder(vq, watch) as encoder:
-        assert encoder.pool.submit(torch.get_num_threads).result() == encoder_threads(16)
+        assert encoder.pool.submit(torch.get_num_threads).result() == torch.get_num_threads()
         batches = [encoder.submit(pictures[at : at + 3]) for at in range(0, 12, 3)]
         assert len(encoder.under_way) <= 2
         codes = [grid for batch in batches for grid in batch.result()]

@@ -224,6 +224,26 @@ def test_codes_of_a_picture_do_not_depend_on_its_batch(golden):
         assert np.array_equal(together[2:5], tokenizer.encode(images[2:5]))
 
 
+def test_codes_and_pixels_do_not_depend_on_threads_batches_or_order():
+    """Kernels split their sums over threads, and round accordingly: latents of a wide model show it at once."""
+    model = build_model(TINY_DIFFUSERS | {"block_out_channels": [64, 64], "latent_channels": 64}, GOLDEN)
+    codebook = model.quantize.embedding.weight.data
+    codebook[16:] = codebook[:16] * (1 + 2e-7) + 1e-8
+    tokenizer, images, before = ChameleonVQ(model, name="twins"), drawings(5, 64), torch.get_num_threads()
+    codes = tokenizer.encode(images)
+    pixels = tokenizer.decode_pixels(codes)
+    try:
+        for threads in (2, 4):
+            torch.set_num_threads(threads)
+            assert np.array_equal(tokenizer.encode(images), codes)
+            assert np.array_equal(tokenizer.encode(images[3:4])[0], codes[3])
+            assert np.array_equal(tokenizer.encode(images[::-1])[::-1], codes)
+            assert torch.equal(tokenizer.decode_pixels(codes), pixels)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 @settings(max_examples=10, deadline=None)
 @given(pictures=st.integers(1, 3), rows=st.integers(1, 5), columns=st.integers(1, 5))
 def test_any_grid_decodes_and_encodes_to_the_same_shape(golden, pictures, rows, columns):
