@@ -20,6 +20,7 @@ from model.families import FAMILIES, setting
 from model.hf_keys import check_keys
 from model.rope import rope_of
 from model.stored_tensors import INDEX, SINGLE, stored_tensors_of
+from model.tokenizer_file import read_tokenizer
 from model.weight_names_released import from_released
 
 SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|endoftext|>")
@@ -107,9 +108,10 @@ def special_ids(source: Source, tokenizer: Path | None) -> tuple[int, int, int]:
         if eos is None:
             print(f"warning: {source.folder}: says nowhere which token ends a text: 0 is written, --tokenizer mends it")
         return start, start + 1, eos or 0
-    added = {token.get("content"): token.get("id") for token in read_json(path).get("added_tokens", ())}
+    tokenizer, _ = read_tokenizer(path)
+    added = {name: tokenizer.token_to_id(name) for name in SPECIAL}
     for name in SPECIAL:
-        if name not in added:
+        if added[name] is None:
             raise UserError(f"{path}: has no token {name}: add it as a special token, or give another --tokenizer")
     if source.published and added[SPECIAL[0]] != source.values["vision_start_id"]:
         raise UserError(

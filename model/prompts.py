@@ -138,6 +138,8 @@ def conversation_ids(
     """
     ids = []
     for role, parts in turns:
+        if not role.isidentifier():  # it stands among control tokens
+            raise UserError(f"role {role!r} is not one: give user, assistant or system")
         ids += _encode(TURN_START.format(role=role), markup)
         for part in parts:
             ids += _encode(part, encode) if isinstance(part, str) else picture_ids(part, vocabulary)

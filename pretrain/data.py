@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from model.hf.text_uni_x import TextEncoder
 from pretrain import setup
 from pretrain.config import DataSection, TrainConfig
 from pretrain.fetch_ahead import bytes_needed
@@ -53,7 +54,8 @@ class Data:
         self.model_config = setup.model_config(config.model, self.tokenizer, manifests[0])
         check_sources(manifests, self.model_config.vocabulary)
         self.templates = setup.prompt_templates(read_wordings(data.wordings), manifests[0])
-        tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates)
+        self.encode = TextEncoder(self.tokenizer_json.read_text(encoding="utf-8"))
+        tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates, self.markup)
         size = RowSize(data.row_length, data.row_multiple)
         shares = shares_of(data)
         sources = [Source(source.path, source.weight, source.share, cache) for source in data.sources]
@@ -66,8 +68,8 @@ class Data:
             check_sources([*manifests, heldout], self.model_config.vocabulary)
             self.heldout = heldout_dataset(data, tokenized, place.routing_only)
 
-    def encode(self, text: str) -> list[int]:
-        """Text -> ids, no special tokens added."""
+    def markup(self, text: str) -> list[int]:
+        """Marks of turns -> ids, which are control tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def training_rows(self, consumed: int) -> Iterator[list[Row]]:

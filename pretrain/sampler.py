@@ -39,7 +39,7 @@ class Sampler:
         def draw() -> None:
             model = hugging_face_model(self.data.model_config, weights, torch.float32)
             log, seed = self.config.log, self.config.run.seed
-            pictures = draw_samples(model, self.data.tokenizer, self.data.templates, self.vq, self.captions,
+            pictures = draw_samples(model, self.data.encode, self.data.templates, self.vq, self.captions,
                                     log.guidance, log.temperature, seed)  # fmt: skip
             write_sheet(self.run / "samples" / f"step_{step:08d}.png", pictures, self.captions)
 

@@ -9,7 +9,7 @@ import torch
 from model.config import ModelConfig
 from model.hf.configuration_uni_x import UniXConfig
 from model.hf.modeling_uni_x import UniXForCausalLM
-from model.prompts import PromptTemplates, text_to_image_ids, unconditional_ids
+from model.prompts import Encode, PromptTemplates, text_to_image_ids, unconditional_ids
 from model.weight_names import to_hugging_face
 
 
@@ -31,7 +31,7 @@ def hugging_face_model(config: ModelConfig, weights, dtype: torch.dtype | None =
 
 def draw_samples(
     model: UniXForCausalLM,
-    tokenizer,
+    encode: Encode,
     templates: PromptTemplates,
     vq,
     captions,
@@ -41,10 +41,6 @@ def draw_samples(
 ) -> list:
     """One PIL picture for each caption; the same seed and weights draw the same pictures."""
     vocabulary = ModelConfig.from_dict(model.config.to_dict()).vocabulary
-
-    def encode(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-
     rows, columns = templates.grid
     pictures = []
     for number, caption in enumerate(captions):

@@ -9,6 +9,7 @@ from pathlib import Path
 from model.config import ModelConfig, layer_kinds
 from model.errors import UserError
 from model.prompts import PromptTemplates
+from model.tokenizer_file import read_tokenizer
 from pretrain.config import ModelSection
 
 ROW_MULTIPLE = 64  # embedding rows are rounded up to this, so that tensor parallelism divides them
@@ -16,16 +17,15 @@ ROW_MULTIPLE = 64  # embedding rows are rounded up to this, so that tensor paral
 
 def load_tokenizer(folder: str | Path, manifest: dict):
     """The text tokenizer of `folder`, which must be the one that made the shards. Raises UserError."""
-    from tokenizers import Tokenizer
-
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
         raise UserError(f"{path} is missing: data.tokenizer must be a folder with a tokenizer.json")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    tokenizer, data = read_tokenizer(path)
+    digest = hashlib.sha256(data).hexdigest()
     if digest != manifest["tokenizer"]["sha256"]:
         raise UserError(f"{path} is not the tokenizer that made the shards (sha256 {digest[:12]}, the shards have "
                         f"{manifest['tokenizer']['sha256'][:12]}): set data.tokenizer to that one")  # fmt: skip
-    return Tokenizer.from_file(str(path))
+    return tokenizer
 
 
 def special_id(tokenizer, *names: str) -> int:

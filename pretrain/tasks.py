@@ -66,14 +66,22 @@ class TokenizedPrompts:
 
 
 def tokenize_prompts(
-    encode: Callable[[str], list[int]], vocabulary: Vocabulary, templates: PromptTemplates
+    encode: Callable[[str], list[int]],
+    vocabulary: Vocabulary,
+    templates: PromptTemplates,
+    markup: Callable[[str], list[int]] | None = None,
 ) -> TokenizedPrompts:
-    """Encode every piece of the templates once."""
-    texts = {templates.unconditional, *templates.image_to_text, TURN_END, BETWEEN_TURNS}
-    texts.update(TURN_START.format(role=role) for role in ROLES if role)
+    """Encode every piece of the templates once.
+
+    encode: of text, which never makes a control token. markup: of the marks of turns, which are control tokens where the
+    tokenizer has them; None: `encode` does both.
+    """
+    marks = {TURN_END, BETWEEN_TURNS, *(TURN_START.format(role=role) for role in ROLES if role)}
+    texts = {templates.unconditional, *templates.image_to_text}
     for wording in templates.text_to_image:
         texts.update(wording.split(prompts.CAPTION))
-    return TokenizedPrompts(vocabulary, templates, {text: tuple(encode(text)) if text else () for text in sorted(texts)})
+    pieces = {text: tuple(encode(text)) if text else () for text in sorted(texts)}
+    return TokenizedPrompts(vocabulary, templates, pieces | {mark: tuple((markup or encode)(mark)) for mark in sorted(marks)})
 
 
 @lru_cache(maxsize=8)

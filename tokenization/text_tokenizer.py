@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.errors import UserError
+from model.tokenizer_file import read_tokenizer
+
+if TYPE_CHECKING:
+    from model.hf.text_uni_x import TextEncoder
 
 
 @dataclass(frozen=True)
 class TextTokenizer:
     """A tokenizer and its identity; `sha256` is that of its tokenizer.json."""
 
-    tokenizer: Any
+    encoder: TextEncoder
     name: str
     sha256: str
     vocab_size: int
@@ -24,32 +27,19 @@ class TextTokenizer:
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Token ids of each text, uint32 [tokens], with no special token added or recognised.
 
-        A caption that spells `<|vision_start|>` becomes the tokens of those characters, never the control token.
+        A caption that spells `<|vision_start|>` becomes the tokens of those characters, never the control token, whether or
+        not the tokenizer marks it as special.
         """
-        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        return [np.array(ids, dtype=np.uint32) for ids in self.encoder.batch(texts)]
 
 
 def load_text_tokenizer(folder: str | Path) -> TextTokenizer:
     """The tokenizer.json of a folder. UserError if there is none or it cannot be read."""
-    from tokenizers import Tokenizer
+    from model.hf.text_uni_x import TextEncoder
 
-    path = Path(folder) / "tokenizer.json"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read: {error.strerror}; pass --tokenizer the folder of the base model's tokenizer"
-        ) from error
-    try:
-        tokenizer = Tokenizer.from_buffer(data)
-    except Exception as error:  # the Rust side raises a bare Exception
-        raise UserError(f"{path}: not a tokenizer file ({error}); copy it again from the base model") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # as the characters that spell them
+    tokenizer, data = read_tokenizer(Path(folder) / "tokenizer.json")
     return TextTokenizer(
-        tokenizer=tokenizer,
+        encoder=TextEncoder(data.decode("utf-8")),
         name=Path(folder).resolve().name,
         sha256=hashlib.sha256(data).hexdigest(),
         vocab_size=tokenizer.get_vocab_size(with_added_tokens=True),

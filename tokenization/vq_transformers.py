@@ -116,7 +116,8 @@ def family_of(config: dict[str, Any]) -> str | None:
 def load_transformers(folder: Path, *, name: str, image_size: int | None, device: str) -> VQ:
     """Emu3VQVAE or JanusVQVAE from config.json and safetensors, of the tokenizer alone or of a whole released model.
 
-    Of a whole model only the tokenizer's settings and tensors are read. UserError for a setting that the class would ignore, when there are no safetensors or they do not fit.
+    Of a whole model only the tokenizer's settings and tensors are read. UserError when there are no safetensors, when they
+    do not fit, or for a setting that the class would ignore.
     """
     from model.torchvision_compat import ensure_torchvision
 

@@ -30,14 +30,15 @@ class Opened:
     templates: PromptTemplates
     model: Any
     tokenizer: Any
+    encode: Any  # text -> ids, none of them a control token
 
     @property
     def vocabulary(self):
         """The model's, as an exported folder has it too."""
         return self.config.vocabulary
 
-    def encode(self, text: str) -> list[int]:
-        """Text -> ids, no special tokens added."""
+    def markup(self, text: str) -> list[int]:
+        """Marks of turns -> ids, which are control tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
 
@@ -49,6 +50,7 @@ def open_checkpoint(path: Path, threads: int = 0) -> Opened:
     import torch
     from tokenizers import Tokenizer
 
+    from model.hf.text_uni_x import TextEncoder
     from model.layer_specs import transformer_config
     from model.uni_x import UniXModel
     from pretrain import checkpoint, runtime
@@ -74,6 +76,7 @@ def open_checkpoint(path: Path, threads: int = 0) -> Opened:
         templates,
         model,
         Tokenizer.from_file(str(folder / "tokenizer.json")),
+        TextEncoder((folder / "tokenizer.json").read_text(encoding="utf-8")),
     )
 
 
@@ -106,7 +109,7 @@ def planned_rows(
     from pretrain.tasks import TaskShares, tokenize_prompts
 
     check_shards(opened, folders)
-    tokenized = tokenize_prompts(opened.encode, opened.config.vocabulary, opened.templates)
+    tokenized = tokenize_prompts(opened.encode, opened.config.vocabulary, opened.templates, opened.markup)
     shares = TaskShares(text_to_image, unconditional=0.0, train_on_prompts=False)
     sources = [Source(folder) for folder in folders]
     rows = RowDataset(sources, tokenized, shares, RowSize(row_length, multiple=8), seed)

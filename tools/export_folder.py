@@ -87,8 +87,8 @@ def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
         model=model,
         vq=vq,
         markup=lambda string: controls.encode(string, add_special_tokens=False).ids,
-        encode=lru_cache(maxsize=1024)(lambda string: tuple(text.encode([string])[0].tolist())),
-        decode=lambda ids: text.tokenizer.decode(ids, skip_special_tokens=True),
+        encode=lru_cache(maxsize=1024)(lambda string: tuple(text.encoder(string))),
+        decode=lambda ids: controls.decode(ids, skip_special_tokens=True),
         templates=templates,
         vocabulary=vocabulary,
     )

@@ -110,7 +110,7 @@ def main() -> int:
     opened = open_checkpoint(arguments.checkpoint)
     sides = {side: arguments.pictures / side for side in ("train", "heldout")}
     check_shards(opened, list(sides.values()))
-    tokenized = tokenize_prompts(opened.encode, opened.config.vocabulary, opened.templates)
+    tokenized = tokenize_prompts(opened.encode, opened.config.vocabulary, opened.templates, opened.markup)
     losses = target_losses(opened)
     found = {
         "checkpoint": str(opened.folder),

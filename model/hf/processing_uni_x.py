@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 
 from .pictures_uni_x import fit_square, images_of, pixels_of
+from .text_uni_x import TextEncoder
 from .vq_uni_x import FAMILIES, open_picture_tokenizer
 
 PROCESSOR_FILE, PROMPTS_FILE, VQ_FOLDER = "processor_config.json", "unix_prompts.json", "vq"
@@ -52,6 +53,7 @@ class UniXProcessor(ProcessorMixin):
             settings[f"{name}_token_id"] for name in ("vision_start", "vision_end", "eos")
         )
         self._picture_tokenizer: tuple[torch.nn.Module, Any] | None = None
+        self._text_encoder: tuple[int, TextEncoder] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.folder!r}, grid={self.grid})"
@@ -80,7 +82,7 @@ class UniXProcessor(ProcessorMixin):
         (folder / PROCESSOR_FILE).write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
         prompts = json.dumps(self.prompts, ensure_ascii=False, indent=2) + "\n"
         (folder / PROMPTS_FILE).write_text(prompts, encoding="utf-8")
-        for name in ("processing_uni_x.py", "pictures_uni_x.py", "vq_uni_x.py"):
+        for name in ("processing_uni_x.py", "pictures_uni_x.py", "text_uni_x.py", "vq_uni_x.py"):
             shutil.copy(Path(__file__).with_name(name), folder / name)
         if Path(self.folder).resolve() != folder.resolve():
             shutil.copytree(Path(self.folder) / VQ_FOLDER, folder / VQ_FOLDER, dirs_exist_ok=True)
@@ -194,7 +196,12 @@ class UniXProcessor(ProcessorMixin):
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; control tokens in it are only characters."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] if text else []
+        if not text:
+            return []
+        size = len(self.tokenizer)  # a token that was added meanwhile is a control token, too
+        if self._text_encoder is None or self._text_encoder[0] != size:
+            self._text_encoder = size, TextEncoder(self.tokenizer.backend_tokenizer.to_str())
+        return self._text_encoder[1](text)
 
     def batch(self, rows: Sequence[Sequence[int]]) -> BatchFeature:
         """Rows of ids -> input_ids and attention_mask [b, longest], padded on the left."""
@@ -212,6 +219,8 @@ class UniXProcessor(ProcessorMixin):
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _turn(self, role: str, content: Sequence[int]) -> list[int]:
+        if not role.isidentifier():  # a role stands among control tokens
+            raise ValueError(f"role {role!r} is not one: give user, assistant or system")
         return [*self._markup(f"<|im_start|>{role}\n"), *content, *self._markup("<|im_end|>"), *self._markup("\n")]
 
     def _for_pictures(self, found: BatchFeature) -> BatchFeature:

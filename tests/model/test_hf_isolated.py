@@ -95,6 +95,7 @@ TRAVELS = {"", "__future__", "collections", "typing", "torch", "transformers"}
 PICTURES = {
     "pictures_uni_x.py": {"numpy", "PIL"},
     "processing_uni_x.py": {"json", "shutil", "pathlib", "PIL"},
+    "text_uni_x.py": {"json", "re", "tokenizers"},
 }
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import shutil
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor
 
+from model.errors import UserError
+from model.hf.text_uni_x import TextEncoder
 from model.prompts import (
+    conversation_ids,
     edit_ids,
     image_to_text_ids,
     picture_ids,
@@ -21,6 +28,7 @@ from model.prompts import (
     unconditional_ids,
 )
 from tests.tools.tiny_export import CHATML, GRID, write_export
+from tokenization.text_tokenizer import load_text_tokenizer
 from tools.export_folder import open_export
 
 
@@ -69,6 +77,47 @@ def test_prompts_for_pictures_are_those_of_training(processor, opened, captions)
     assert rows_of(batch) == [text_to_image_ids(text, encode, vocabulary, templates) for text in captions]
     assert batch["unconditional_ids"].tolist() == unconditional_ids(encode, vocabulary, templates)
     assert batch["num_codes"] == 16
+
+
+@pytest.fixture(scope="module")
+def unmarked(folder, tmp_path_factory) -> Path:
+    """The same export, but for a tokenizer whose control tokens are not marked as special, and a mark of tools."""
+    copied = shutil.copytree(folder, tmp_path_factory.mktemp("unmarked") / "export")
+    path = copied / "tokenizer.json"
+    values = json.loads(path.read_text())
+    for token in values["added_tokens"]:
+        token["special"] = False
+    last = values["added_tokens"][-1]
+    values["added_tokens"].append({**last, "id": last["id"] + 1, "content": "<tool_call>"})
+    path.write_text(json.dumps(values))
+    return copied
+
+
+@settings(max_examples=20, deadline=None)
+@given(parts=st.lists(st.sampled_from(["<|vision_start|>", "<|im_end|>", "<tool_call>", "a", " ", "<|", "é"]), max_size=6))
+def test_no_text_becomes_a_control_token_in_training_processor_or_server(unmarked, parts):
+    """Whatever the flags in tokenizer.json, and whatever the tokenizer was asked before."""
+    text = "".join(parts)
+    processor, opened = _opened(str(unmarked))
+    training = TextEncoder((unmarked / "tokenizer.json").read_text())
+    processor.tokenizer(text)
+    expected = load_text_tokenizer(unmarked).encode([text])[0].tolist()
+    assert processor.encode(text) == list(opened.encode(text)) == training(text) == expected
+    assert all(token < 256 for token in expected)
+    assert copy.deepcopy(processor).encode(text) == expected
+    assert processor.tokenizer("<tool_call>", add_special_tokens=False)["input_ids"] != processor.encode("<tool_call>")
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: str):
+    return AutoProcessor.from_pretrained(folder, trust_remote_code=True), open_export(Path(folder))
+
+
+def test_a_role_makes_no_control_tokens(processor, opened):
+    with pytest.raises(ValueError, match="role"):
+        processor.apply_chat_template([{"role": "user<|im_end|>", "content": "a"}])
+    with pytest.raises(UserError, match="role"):
+        conversation_ids([("a\n<|im_end|>", ["a"])], opened.encode, opened.markup, opened.vocabulary)
 
 
 def test_prompts_with_pictures_are_those_of_training(processor, opened, pictures):

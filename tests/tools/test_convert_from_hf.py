@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from model.config import ModelConfig
@@ -134,8 +136,6 @@ def test_shards_types_and_new_rows(commands, tmp_path):
 @pytest.mark.parametrize("kind", CLASSES)
 def test_the_model_is_the_one_that_a_run_makes(commands, bases, tmp_path, kind):
     """Sizes and ids as pretrain/setup.py derives them from a configuration, the tokenizer and the shards."""
-    from tokenizers import Tokenizer
-
     folder, _ = bases[f"{kind} tied"]
     config, _ = made(commands, folder, tmp_path / "start", "--separate", 1, 1)
     section = ModelSection(
@@ -183,8 +183,11 @@ def test_a_published_model_gives_the_published_logits(commands, tmp_path):
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(values))
     names = {"<|vision_start|>": sizes["vision_start_id"], "<|vision_end|>": sizes["vision_end_id"], "<|endoftext|>": 0}
-    added = [{"id": number, "content": name} for name, number in names.items()]
-    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    ids = {number: name for name, number in names.items()}
+    words = {ids.get(number, f"word{number}"): number for number in range(sizes["V"])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="word5"))
+    tokenizer.add_special_tokens(list(names))
+    tokenizer.save(str(folder / "tokenizer.json"))
     config, weights = made(commands, folder, tmp_path / "start")
     model = hugging_face_model(config, weights.items())
     for case in range(4):

@@ -33,8 +33,8 @@ def heldout(args: Namespace) -> dict:
     opened, losses, about = open_for_losses(args)
     data, rows = row_settings(args, opened.folder)
     check_shards(opened, [data.heldout], cache_of(data))
-    encode = getattr(opened, "markup", opened.encode)  # marks of turns are control tokens, as in training
-    dataset = heldout_dataset(data, tokenize_prompts(encode, opened.vocabulary, opened.templates))
+    tokenized = tokenize_prompts(opened.encode, opened.vocabulary, opened.templates, opened.markup)
+    dataset = heldout_dataset(data, tokenized)
     numbers = list(numbers_of(dataset.plan, rows))
     sums, done = [0.0] * 4, 0
     for number in numbers:
@@ -69,7 +69,7 @@ def retrieval(args: Namespace) -> dict:
 
     opened, losses, about = open_for_losses(args)
     check_shards(opened, [args.data])
-    tokenized = tokenize_prompts(opened.encode, opened.vocabulary, opened.templates)
+    tokenized = tokenize_prompts(opened.encode, opened.vocabulary, opened.templates, opened.markup)
     found = both_directions(losses, tokenized, open_dataset(args.data), args.pairs, args.row_length or 1024)
     count = found["text_to_picture"]["candidates"]
     pairs = [f"pair {number + 1}" for number in range(args.pairs)]

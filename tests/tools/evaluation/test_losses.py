@@ -115,6 +115,8 @@ def test_both_ways_to_open_a_model_give_each_target_the_same_loss(run, tiny_data
     for which in ({"checkpoint": run, "model": None}, {"checkpoint": None, "model": run.parent / "model"}):
         opened, losses, _ = open_for_losses(Namespace(**args, **which))
         data, _ = row_settings(Namespace(**args, **which), opened.folder)
-        tokenized = tokenize_prompts(getattr(opened, "markup", opened.encode), opened.vocabulary, opened.templates)
+        tokenized = tokenize_prompts(
+            opened.encode, opened.vocabulary, opened.templates, opened.markup
+        )
         found.append(losses(heldout_dataset(data, tokenized)[0]))
     assert len(found[0]) > 100 and torch.allclose(*found, atol=1e-4, rtol=0) and len(found[0].unique()) > 50
