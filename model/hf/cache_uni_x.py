@@ -1,11 +1,13 @@
-"""A cache whose room is reserved once. Imports torch and transformers only."""
+"""What a cache of Uni-X holds beside keys and values, and one whose room is reserved. Imports torch and transformers."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, StaticLayer
 
 
 class ReservedLayer(DynamicLayer):
@@ -43,3 +45,49 @@ class ReservedLayer(DynamicLayer):
 def reserved_cache(num_layers: int, room: int) -> Cache:
     """A cache for `room` tokens of `num_layers` layers."""
     return Cache(layers=[ReservedLayer(room) for _ in range(num_layers)])
+
+
+class TokenRecord:
+    """Mixin of a cache's first layer: `record`, a layer of integers [b, 1, tokens, 3], shares all that happens to it.
+
+    What transformers does to a cache (reorder for beams, crop, repeat, select, reset, offload) it does to each of its
+    layers; the record has to follow, and must not count as one of them.
+    """
+
+    record: CacheLayerMixin
+
+
+def _also_to_the_record(name: str):
+    def method(self, *args, **kwargs):
+        getattr(super(self._carrying, self), name)(*args, **kwargs)
+        if self.record.is_initialized:
+            getattr(self.record, name)(*args, **kwargs)
+
+    return method
+
+
+FOLLOWED = ("reorder_cache", "crop", "batch_repeat_interleave", "batch_select_indices", "reset", "offload", "prefetch")
+
+
+@lru_cache(maxsize=16)
+def _recording(kind: type[CacheLayerMixin]) -> type[CacheLayerMixin]:
+    """The subclass of `kind` that has a record."""
+    methods = {name: _also_to_the_record(name) for name in FOLLOWED if hasattr(kind, name)}
+    made = type(kind.__name__, (TokenRecord, kind), methods)
+    made._carrying = made
+    return made
+
+
+def record_of(cache: Cache) -> CacheLayerMixin:
+    """The record of `cache`, which gets one if it has none."""
+    if not cache.layers:  # a DynamicCache made without a config adds its layers when first used
+        cache.layers.append(cache.layer_class_to_replicate())
+    first = cache.layers[0]
+    if not isinstance(first, TokenRecord):
+        kind = _recording(type(first))
+        layer = kind.__new__(kind)
+        layer.__dict__.update(first.__dict__)
+        layer.record = StaticLayer(first.max_cache_len) if isinstance(first, StaticLayer) else DynamicLayer()
+        cache.layers[0] = layer
+        first = layer
+    return first.record

@@ -24,6 +24,13 @@ LAYER_KINDS = {
 
 
 FORMER_MODEL_TYPE = "unix_ar"
+AUTO_MAP = {
+    "AutoConfig": "configuration_uni_x.UniXConfig",
+    "AutoModel": "modeling_uni_x.UniXModel",
+    "AutoModelForCausalLM": "modeling_uni_x.UniXForCausalLM",
+    "AutoModelForImageTextToText": "modeling_uni_x.UniXForCausalLM",
+}
+"""Which class each Auto class of transformers opens."""
 
 
 class UniXConfig(PretrainedConfig):
@@ -88,7 +95,11 @@ class UniXConfig(PretrainedConfig):
         self.text_logits_only = text_logits_only
         self._check()
         kwargs.pop("model_type", None)  # a folder's own, which may be an earlier name of this one
-        super().__init__(eos_token_id=eos_token_id, tie_word_embeddings=tie_word_embeddings, **kwargs)
+        # transformers 5 leaves out those that are not given, and its own code reads them
+        tokens = {"bos_token_id": kwargs.pop("bos_token_id", None), "pad_token_id": kwargs.pop("pad_token_id", None)}
+        super().__init__(eos_token_id=eos_token_id, tie_word_embeddings=tie_word_embeddings, **tokens, **kwargs)
+        for name, token in tokens.items():
+            setattr(self, name, token)
 
     @classmethod
     def get_config_dict(cls, *args, **kwargs) -> tuple[dict, dict]:

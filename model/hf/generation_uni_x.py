@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
 from .cache_uni_x import reserved_cache
 from .guidance_uni_x import Scale, combine, scales_of, weights_of
 from .sampling_uni_x import (
     Chance,
+    PictureGrammarLogitsProcessor,
     SeededSamplingLogitsProcessor,
     TextOnlyLogitsProcessor,
     check_sampling,
@@ -22,6 +23,17 @@ from .sampling_uni_x import (
 
 class PictureGenerationMixin:
     """What a Uni-X causal LM can do beyond transformers' `generate`."""
+
+    def generate(self, *args, free_codes: bool = False, logits_processor: Sequence = (), **kwargs):
+        """As in transformers; picture codes are drawn only after the model, or the prompt, opened a picture.
+
+        Whoever samples with this method, trainers of reinforcement learning too, gets text where text is meant. Within
+        a picture only codes and `<|vision_end|>` may follow. With `free_codes` every id may follow every other.
+        """
+        processors = [*(logits_processor or ())]
+        if not free_codes and not any(isinstance(one, TextOnlyLogitsProcessor) for one in processors):
+            processors.insert(0, PictureGrammarLogitsProcessor(self.config))
+        return super().generate(*args, logits_processor=LogitsProcessorList(processors), **kwargs)
 
     def text_only(self, picture_rows: Sequence[bool] | None = None) -> LogitsProcessorList:
         """For `model.generate(ids, logits_processor=model.text_only())`: text, never picture ids.
@@ -98,14 +110,14 @@ class PictureGenerationMixin:
         padded, warp = not bool(mask.all()), warpers(temperature, top_k, top_p)
         cache = reserved_cache(len(self.config.layer_kinds), ids.shape[1] + num_codes)
         offset, size = self.config.image_token_offset, self.config.codebook_size
-        code_rows = self.lm_head.weight[offset : offset + size]  # a code is all that may follow: skip the text rows
+        codes_only = slice(offset, offset + size)
         codes = input_ids.new_empty(len(input_ids), num_codes)
         for step in range(num_codes):
             # Without padding no mask is given, so that the fast path of shared layers is open.
             hidden = self.model(
                 input_ids=ids, attention_mask=mask if padded else None, cache=cache, use_cache=True
             ).last_hidden_state[:, -1]
-            logits = torch.nn.functional.linear(hidden, code_rows).float().chunk(len(prompts))
+            logits = head_of(self.lm_head, hidden, codes_only).float().chunk(len(prompts))
             logits = combine(logits, [weight for weight, kept in zip(weights[step], used, strict=True) if kept])
             codes[:, step] = logits.argmax(-1) if temperature == 0 else sample(warp(None, logits), generator)
             if on_codes is not None:
@@ -221,6 +233,19 @@ class PictureGenerationMixin:
                 raise ValueError(f"input_ids {list(ids.shape)} must be [{batch}, s] and end with id {start}: {remedy}")
             if mask is not None and not bool(mask[:, -1].all()):
                 raise ValueError(f"attention_mask is 0 at the end of a prompt: {remedy}")
+
+
+def head_of(head: nn.Module, hidden: Tensor, rows: slice) -> Tensor:
+    """Logits [n, rows] of hidden states [n, hidden]: those of some rows of the head alone.
+
+    A head that is just a matrix computes these rows only. All others (LoRA, quantized, offloaded or sharded ones, or
+    with hooks) are called, and what they give is cut.
+    """
+    plain = type(head) is nn.Linear and type(head.weight.data) is Tensor and "forward" not in vars(head)
+    hooked = head._forward_hooks or head._forward_pre_hooks
+    if plain and not hooked and head.weight.device == hidden.device:
+        return nn.functional.linear(hidden, head.weight[rows])
+    return head(hidden)[..., rows]
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,15 @@
-"""Which branch computes a token, and which tokens it attends to. Imports torch and transformers only."""
+"""Which branch computes a token, and which document it belongs to. Imports torch and transformers only."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer, StaticLayer
+from transformers.cache_utils import StaticLayer
+
+from .cache_uni_x import record_of
 
 TEXT, VISION = 0, 1  # the branches, in the order in which they are computed
 
@@ -13,15 +17,20 @@ TEXT, VISION = 0, 1  # the branches, in the order in which they are computed
 class Routing:
     """Which branch computes which token: found once a forward pass, used by all layers that have two branches.
 
-    A branch without tokens is not computed, so that a text-only input costs what the base LLM costs.
+    A branch without tokens is not computed, so that a text-only input costs what the base LLM costs. While
+    torch.compile or torch.export trace the model nothing may depend on what the ids are: then both branches compute all
+    tokens, and each token takes the result of its own.
     """
 
     def __init__(self, visual: Tensor | None) -> None:
         """`visual` [b, s]: True for tokens of the vision branch; None where one branch computes all tokens."""
+        self.branches, self.visual = [TEXT], None
         if visual is None:
-            self.branches = [TEXT]
             return
         visual = visual.flatten()
+        if torch.compiler.is_compiling():
+            self.branches, self.visual = [TEXT, VISION], visual[:, None]
+            return
         num_visual = int(visual.sum())
         self.counts = [visual.numel() - num_visual, num_visual]
         self.branches = [branch for branch in (TEXT, VISION) if self.counts[branch]]
@@ -31,54 +40,148 @@ class Routing:
 
     def split(self, x: Tensor) -> list[Tensor]:
         """[b * s, ...] -> one tensor a branch."""
-        return list(x[self.order].split(self.counts)) if len(self.branches) == 2 else [x]
+        if self.visual is not None:
+            return [x, x]
+        if len(self.branches) == 1:
+            return [x]
+        return list(x[self.order.to(x.device)].split(self.counts))
 
     def merge(self, parts: list[Tensor]) -> Tensor:
-        """The inverse of `split`."""
-        return torch.cat(parts)[self.inverse] if len(self.branches) == 2 else parts[0]
+        """The inverse of `split`, on the device of the first part: a device map may put branches on different ones."""
+        if len(parts) == 1:
+            return parts[0]
+        text, vision = parts[0], parts[1].to(parts[0].device)
+        if self.visual is not None:
+            return torch.where(self.visual.view(-1, *[1] * (text.ndim - 1)).to(text.device), vision, text)
+        return torch.cat((text, vision))[self.inverse.to(text.device)]
 
 
-def keys_after(cache: Cache | None, total: int) -> int:
+class Tokens(NamedTuple):
+    """What is known of each new token [b, s]: `visual`, its position in its document, and the document's number."""
+
+    visual: Tensor
+    positions: Tensor
+    documents: Tensor | None  # None where a row is one document
+
+
+class Keys(NamedTuple):
+    """What attention has to know of all keys: modality (1 text, 2 vision, 0 an unused slot) and document, [b, total]."""
+
+    modality: Tensor
+    documents: Tensor | None
+
+
+def keys_after(cache: Cache | None, total: int | Tensor) -> int:
     """Keys that attention gets to see once the cache holds `total` tokens: all slots of a static cache."""
     first = cache.layers[0] if cache is not None and cache.layers else None
     return first.max_cache_len if isinstance(first, StaticLayer) else total
 
 
-def remember_modality(cache: Cache, modality: Tensor, cache_position: Tensor, num_layers: int) -> Tensor:
-    """Append the modality [b, 1, s, 1] of new tokens to the cache; returns that of all its tokens [b, 1, total, 1].
+def locate(
+    visual: Tensor,
+    real: Tensor | None,
+    starts: Tensor | None,
+    position_ids: Tensor | None,
+    cache: Cache | None,
+    cache_position: Tensor,
+    keep_record: bool,
+) -> tuple[Tokens, Keys | None]:
+    """Positions and documents of new tokens, and what the cache knows of its own.
 
-    It is kept as one more layer of the same cache, so that whatever transformers does to a cache (reorder for beams,
-    crop, repeat, select, static allocation) happens to it too.
+    `visual` [b, s]; `real` [b, s], False for padding, None if there is none; `starts` [b, s], True where the caller
+    says that a document starts; `position_ids` [b or 1, s] of the caller, whose next document starts where they do not
+    grow; `cache_position` [s]. Without `keep_record`, keys are returned only where a row holds several documents.
     """
-    while len(cache.layers) < num_layers:  # a DynamicCache made without a config adds its layers when first used
-        cache.layers.append(cache.layer_class_to_replicate())
-    if len(cache.layers) == num_layers:
-        first = cache.layers[0]
-        cache.layers.append(StaticLayer(first.max_cache_len) if isinstance(first, StaticLayer) else DynamicLayer())
-    modality, _ = cache.layers[num_layers].update(modality, modality, {"cache_position": cache_position})
-    return modality
+    batch, length = visual.shape
+    tracing = torch.compiler.is_compiling()
+    record = record_of(cache) if cache is not None else None
+    before, number = _last(record, cache_position, batch)
+    if position_ids is not None:
+        position_ids = position_ids.to(visual.device).expand(batch, -1)
+        restarts = _restarts(position_ids, real, before)
+        starts = restarts if starts is None else starts | restarts
+    several = starts is not None and (tracing or bool(starts.any()))
+    counts = (real if real is not None else torch.ones_like(visual)).long().cumsum(-1)
+    positions, documents = position_ids, number.expand(batch, length)
+    if positions is None:
+        positions = before + counts
+    if several:
+        documents = number + starts.long().cumsum(-1)
+        if position_ids is None:
+            first = (
+                torch.where(starts, counts, 0).cummax(-1).values
+            )  # how many were there at the document's first token
+            positions = torch.where(first > 0, counts - first, positions)
+    positions = positions.clamp(min=0)
+    if record is None:
+        keys = Keys(visual.int() + 1, documents if several else None)
+        return Tokens(visual, positions, keys.documents), keys if keep_record or several else None
+    if real is not None:  # of padding the last position before it is kept, so that what follows goes on from there
+        places = torch.where(real, torch.arange(1, length + 1, device=real.device), 0).cummax(-1).values
+        kept = torch.cat((before.expand(batch, 1), positions), dim=1).gather(1, places)
+    else:
+        kept = positions
+    state = torch.stack((visual.long() + 1, documents.expand(batch, length), kept), dim=-1).int()[:, None]
+    known = record.update(state, state, {"cache_position": cache_position})[0][:, 0]
+    several = tracing or bool((known[..., 1] > 0).any())
+    keys = Keys(known[..., 0], known[..., 1] if several else None)
+    return Tokens(visual, positions, documents if several else None), keys
 
 
-def attention_masks(
-    cache_position: Tensor, keys_seen: int, attention_mask: Tensor | None, modality: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """Masks of shared and of separated layers, True where a query sees a key: [b or 1, 1, s, total].
+def _last(record, cache_position: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Position and document [b or 1, 1] of the token before the new ones; -1 and 0 where there is none."""
+    none = cache_position.new_full((1, 1), -1), cache_position.new_zeros((1, 1))
+    if record is None or not record.is_initialized or record.keys.numel() == 0:
+        return none
+    place = (cache_position[:1] - 1).clamp(min=0)
+    if not isinstance(record, StaticLayer):
+        place = place.clamp(max=record.keys.shape[2] - 1)
+    last = record.keys[:, 0].to(place.device).index_select(1, place).long()  # [b, 1, 3]
+    empty = cache_position[0] == 0
+    return torch.where(empty, none[0], last[..., 2]), torch.where(empty, none[1], last[..., 1])
 
-    None stands for plain causal attention, which needs no mask. `cache_position` [s]: index of each query in the
-    sequence; `attention_mask` [b, total or less]: 0 for padding; `modality`: of queries and keys, [b, 1, s, 1] and
-    [b, 1, total, 1]. Every token sees at least itself, so that padding has no empty row, whose softmax is not a number.
+
+def _restarts(position_ids: Tensor, real: Tensor | None, before: Tensor) -> Tensor:
+    """[b, s]: True at real tokens whose position is not above that of the real token before them."""
+    batch, length = position_ids.shape
+    line = torch.cat((before.expand(batch, 1), position_ids), dim=1)
+    places = torch.arange(1, length + 1, device=line.device).expand(batch, -1)
+    if real is not None:
+        places = torch.where(real, places, 0)
+    previous = torch.cat((places.new_zeros(batch, 1), places[:, :-1]), dim=1).cummax(-1).values
+    restarts = position_ids <= line.gather(1, previous)
+    return restarts if real is None else restarts & real
+
+
+def starts_of(
+    shape: tuple[int, int], seq_idx: Tensor | None, cu_seq_lens: Tensor | None, attention_mask: Tensor | None
+) -> Tensor | None:
+    """Where documents of packed rows start, [b, s], or None if the caller does not say. Raises ValueError.
+
+    `seq_idx` [b, s]: number of each token's document. `cu_seq_lens` [documents + 1]: where each document of the one row
+    of the batch starts, and the row's length. `attention_mask` [b, s]: some collators write the number of the document
+    where others write 1.
     """
-    queries, keys = cache_position[:, None], torch.arange(keys_seen, device=cache_position.device)
-    joint = None
-    num_queries, is_last = len(cache_position), int(cache_position[-1]) + 1 == keys_seen
-    padded = attention_mask is not None and not bool(attention_mask.all())
-    if padded or not is_last or num_queries not in (1, keys_seen):
-        joint = (keys <= queries)[None, None]
-        if attention_mask is not None:
-            unwritten = max(0, keys_seen - attention_mask.shape[1])  # slots of a static cache
-            real = nn.functional.pad(attention_mask[:, :keys_seen].bool(), (0, unwritten))
-            joint = (joint & real[:, None, None, :]) | (keys == queries)
-    if modality is None or bool(modality[1].amin() == modality[1].amax()):
-        return joint, joint
-    same = modality[0] == modality[1].transpose(-1, -2)
-    return joint, same & ((keys <= queries) if joint is None else joint)
+    batch, length = shape
+    starts = None
+    if cu_seq_lens is not None:
+        if batch != 1 or (not torch.compiler.is_compiling() and int(cu_seq_lens[-1]) != length):
+            raise ValueError(
+                f"cu_seq_lens ends at {int(cu_seq_lens[-1])} for input_ids {[batch, length]}: give one row, [1, s], and "
+                "the starts of its documents with s at the end"
+            )
+        places = torch.arange(length, device=cu_seq_lens.device)
+        starts = torch.isin(places, cu_seq_lens)[None] & (places > 0)
+    for numbers in (seq_idx, attention_mask):
+        if numbers is None:
+            continue
+        if numbers.shape != (batch, length):
+            if numbers is attention_mask:
+                continue
+            raise ValueError(f"seq_idx has shape {list(numbers.shape)}: give the shape of input_ids, {[batch, length]}")
+        changed = torch.zeros(shape, dtype=torch.bool, device=numbers.device)
+        changed[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+        if numbers is attention_mask:  # from 0 to 1 is padding that ends
+            changed[:, 1:] &= (numbers[:, 1:] != 0) & (numbers[:, :-1] != 0)
+        starts = changed if starts is None else starts.to(changed.device) | changed
+    return starts

@@ -31,6 +31,27 @@ class TextOnlyLogitsProcessor(LogitsProcessor):
         return scores
 
 
+class PictureGrammarLogitsProcessor(LogitsProcessor):
+    """Codes and `<|vision_end|>` only within a picture, which `<|vision_start|>` opens, and nothing else there."""
+
+    def __init__(self, config) -> None:
+        """`config` is a UniXConfig."""
+        self.codes = slice(config.image_token_offset, config.image_token_offset + config.codebook_size)
+        self.start, self.end = config.vision_start_token_id, config.vision_end_token_id
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [b, vocab] -> the same with -inf at ids that may not follow."""
+        places = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+        opened, closed = (
+            (places * (input_ids == token)).amax(-1) if len(places) else 0 for token in (self.start, self.end)
+        )
+        within = torch.as_tensor(opened > closed, device=scores.device).expand(len(scores))[:, None]
+        ids = torch.arange(scores.shape[-1], device=scores.device)
+        inside = (ids >= self.codes.start) & (ids < self.codes.stop) | (ids == self.end)
+        outside = (ids < self.codes.start) & (ids != self.end)
+        return scores.masked_fill(~torch.where(within, inside, outside), -torch.inf)
+
+
 class SeededSamplingLogitsProcessor(LogitsProcessor):
     """Sampling for `generate(do_sample=False)`: the largest score that it leaves is the token that was drawn.
 

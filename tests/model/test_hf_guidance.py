@@ -153,7 +153,7 @@ def test_a_step_of_a_picture_computes_the_vision_branch_only():
         drawn.append(codes.shape[1])
         if len(drawn) == 1:  # the prompt is read
             for index in model.model.vision_layers:
-                model.model.layers[int(index)].before_attention = None  # a call would raise
+                model.model.layers[int(index)].forward = None  # a call would raise
 
     prompts = [[*document([3, 4, 2]), START], [*document([7]), START]]
     ids, mask = left_pad(prompts)
@@ -170,7 +170,7 @@ def test_a_step_of_text_computes_the_text_branch_only():
     ids = torch.tensor([document([3, 4, 2])])
     cache = model(ids, use_cache=True).past_key_values
     for branch in model.model.vision_layers.values():
-        branch.before_attention = None
+        branch.forward = None
     model(torch.tensor([[5]]), past_key_values=cache)
 
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from model.hf.attention_uni_x import attention_masks
 from model.hf.modeling_uni_x import UniXForCausalLM
-from model.hf.routing_uni_x import attention_masks
+from model.hf.routing_uni_x import Keys
 from tests.model.tiny_hf import (
     CODES,
     END,
@@ -99,7 +100,7 @@ def test_a_plain_qwen_class_reads_the_text_path(tmp_path):
 def test_text_only_input_never_computes_the_vision_branch():
     model = tiny_model(seed=1)
     for branch in model.model.vision_layers.values():
-        branch.after_attention = None  # a call would raise
+        branch.forward = None  # a call would raise
     model(torch.tensor([document([12])]))
     with pytest.raises(TypeError):
         model(torch.tensor([document([3, 4])]))
@@ -189,8 +190,9 @@ def test_a_masked_token_in_the_middle_is_as_if_it_were_not_there():
 def test_every_row_of_a_mask_sees_something(cached):
     """An empty row is 0/0 in some attention kernels; the one on CPU would forgive it."""
     padding = torch.tensor([[0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1]])
-    kinds = torch.tensor([[1, 2, 1, 2, 1, 2], [1, 1, 2, 2, 1, 1]])[:, None, :, None]
-    masks = attention_masks(torch.arange(cached, 6), 6, padding, (kinds[:, :, cached:], kinds))
+    kinds = torch.tensor([[1, 2, 1, 2, 1, 2], [1, 1, 2, 2, 1, 1]])
+    new, keys = Keys(kinds[:, cached:], None), Keys(kinds, None)
+    masks = attention_masks(torch.arange(cached, 6), 6, padding, new, keys)
     assert all(mask.shape == (2, 1, 6 - cached, 6) and mask.any(-1).all() for mask in masks)
 
 
@@ -246,12 +248,14 @@ def test_a_config_that_does_not_fit_is_refused(changes, message):
 def test_inputs_that_cannot_be_routed_are_refused():
     model = tiny_model()
     ids = torch.tensor([document([4])])
-    with pytest.raises(ValueError, match="pass input_ids"):
-        model(input_ids=None, inputs_embeds=torch.zeros(1, 4, 32))
+    with pytest.raises(ValueError, match="pass modality"):
+        model(inputs_embeds=torch.zeros(1, 4, 32))
+    with pytest.raises(TypeError, match="token_weights"):
+        model(ids, token_weights=1)
     with pytest.raises(ValueError, match=r"give \[batch, tokens\]"):
         model(ids, attention_mask=torch.ones(1, 1, 4, 4))
     cache = model(ids, use_cache=True).past_key_values
     with pytest.raises(ValueError, match=r"here \[1, 8\]"):
         model(ids, attention_mask=torch.ones(1, 4), past_key_values=cache)
-    with pytest.raises(ValueError, match="use 'sdpa'"):
-        UniXForCausalLM(tiny_config(attn_implementation="eager"))
+    with pytest.raises(ValueError, match="attn_implementation='eager'"):
+        model(ids, output_attentions=True)
