@@ -121,14 +121,13 @@ def is_export(folder: Path) -> bool:
 
 def write_configuration(folder: Path, config, dtype: str) -> None:
     """config.json with the auto map, generation_config.json, and the code that they name."""
+    from model.hf.configuration_uni_x import AUTO_MAP
+
     for path in sorted(CODE.glob("*_uni_x.py")):
         shutil.copy(path, folder / path.name)
     values = {
         "architectures": ["UniXForCausalLM"],
-        "auto_map": {
-            "AutoConfig": "configuration_uni_x.UniXConfig",
-            "AutoModelForCausalLM": "modeling_uni_x.UniXForCausalLM",
-        },
+        "auto_map": AUTO_MAP,
         "model_type": MODEL_TYPES[0],
         "dtype": dtype,
         **config.to_dict(),
