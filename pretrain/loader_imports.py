@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from model.torchvision_compat import ensure_torchvision
+import pretrain.loader  # noqa: F401
+from model.light_imports import mds_reader
 
-ensure_torchvision()
-
-import streaming.base.format.mds.reader  # noqa: E402, F401
-
-import pretrain.loader  # noqa: E402, F401
+mds_reader()

@@ -37,9 +37,9 @@ class Metrics:
         self._wandb = WandbLog(folder, wandb) if wandb else None
         self._events = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+            from model.light_imports import summary_writer
 
-            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+            self._events = summary_writer()(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """`step` counts finished steps; values are floats by name, as in "train/loss". What is not finite is left out."""

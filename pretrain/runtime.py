@@ -18,6 +18,7 @@ import types
 import warnings
 
 from model.cpu_memory import keep_freed_memory
+from model.light_imports import import_megatron, leave_torchvision_out
 
 _installed = False
 
@@ -37,7 +38,9 @@ def install() -> bool:
     global _installed
     import torch
 
+    leave_torchvision_out()
     if torch.cuda.is_available():
+        import_megatron()
         return False
     if not _installed:
         _installed = True
@@ -114,7 +117,7 @@ def _import_megatron_without_compiling(torch) -> None:
         # Without transformer-engine and apex megatron-core warns at a dozen places; the layer specs name classes of
         # torch for everything that these would replace, so none of the warnings is about this model.
         warnings.filterwarnings("ignore", module=r"megatron\.")
-        import megatron.core  # noqa: F401
+        import_megatron()
     finally:
         torch.compile = compile_function
 

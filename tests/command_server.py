@@ -23,16 +23,15 @@ from typing import NoReturn
 def main() -> None:
     """Serve until standard input ends: {"run": request} -> {"pid"}, {"wait": pid} -> {"code"} (negative: a signal)."""
     import torch
-    import transformers  # noqa: F401
 
-    from model.torchvision_compat import ensure_torchvision
+    from model.light_imports import mds_reader, mds_writer, vq_model
     from pretrain import runtime
 
     torch.set_num_threads(1)
-    ensure_torchvision()
     runtime.install()
-    import diffusers.models.autoencoders.vq_model  # noqa: F401
-    from streaming.base.format.mds.reader import MDSReader  # noqa: F401
+    for imported in (vq_model, mds_reader, mds_writer):
+        imported()
+    import transformers  # noqa: F401
 
     import model.hf.modeling_uni_x  # noqa: F401
     import pretrain.engines.megatron  # noqa: F401

@@ -23,11 +23,9 @@ def pytest_configure(config: pytest.Config) -> None:
         return  # this process hands tests to workers, and needs nothing of torch
     import torch
 
-    from model.torchvision_compat import ensure_torchvision
     from pretrain import runtime
 
     torch.set_num_threads(1)
-    ensure_torchvision()
     runtime.install()  # before anything imports megatron
 
 

@@ -26,11 +26,9 @@ def serve(rank: int, pipe: Connection, port: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
-    from model.torchvision_compat import ensure_torchvision
     from pretrain import runtime
 
     torch.set_num_threads(1)
-    ensure_torchvision()
     runtime.install()
     store = torch.distributed.TCPStore("127.0.0.1", port, is_master=False)
     while True:

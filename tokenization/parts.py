@@ -73,13 +73,10 @@ def part_folder(output: Path, file: int, part: int) -> Path:
 
 
 def mds_writer() -> type:
-    """streaming's MDSWriter; the first call imports it, which takes seconds."""
-    from model.torchvision_compat import ensure_torchvision
+    """streaming's MDSWriter; the first call imports it."""
+    from model.light_imports import mds_writer
 
-    ensure_torchvision()
-    from streaming import MDSWriter
-
-    return MDSWriter
+    return mds_writer()
 
 
 def write_part(
@@ -200,12 +197,9 @@ def contents_of(output: Path, record: PartRecord) -> tuple[list[str], np.ndarray
         hashes = arrays["hashes"] if "hashes" in arrays else np.zeros((0, 4), np.uint64)
         if "ids" in arrays:
             return json.loads(arrays["ids"].tobytes()), hashes
-    from model.torchvision_compat import ensure_torchvision
+    from model.light_imports import mds_reader
 
-    ensure_torchvision()
-    from streaming.base.format.mds.reader import MDSReader
-
-    readers = [MDSReader.from_json(str(folder), "", dict(shard)) for shard in record.shards]
+    readers = [mds_reader().from_json(str(folder), "", dict(shard)) for shard in record.shards]
     return [reader[number]["id"] for reader in readers for number in range(reader.size)], hashes
 
 

@@ -102,12 +102,9 @@ class CodeDataset:
 
     @cached_property
     def _readers(self) -> list[Any]:
-        from model.torchvision_compat import ensure_torchvision
+        from model.light_imports import mds_reader
 
-        ensure_torchvision()
-        from streaming.base.format.mds.reader import MDSReader
-
-        readers = [MDSReader.from_json(str(self.folder), "", shard) for shard in self._shards]
+        readers = [mds_reader().from_json(str(self.folder), "", shard) for shard in self._shards]
         try:
             for reader in readers:
                 reader.validate(allow_unsafe_types=False)  # no column that would run what is in it

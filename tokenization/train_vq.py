@@ -101,8 +101,10 @@ def augment(small, large, generator):
 def build_model(arguments: argparse.Namespace):
     """diffusers' VQModel with Chameleon's blocks: one resnet a level, attention in the middle only; or that of --start."""
     import torch
-    from diffusers import VQModel
 
+    from model.light_imports import vq_model
+
+    VQModel = vq_model()
     if arguments.start:
         return VQModel.from_pretrained(arguments.start, torch_dtype=torch.float32, low_cpu_mem_usage=False)
     torch.manual_seed(arguments.seed)
@@ -231,10 +233,8 @@ def main() -> int:
     import torch
 
     from model.cpu_memory import keep_freed_memory
-    from model.torchvision_compat import ensure_torchvision
 
     keep_freed_memory()
-    ensure_torchvision()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     train, heldout = (load_pictures(folder, arguments.image_size) for folder in (arguments.train, arguments.heldout))

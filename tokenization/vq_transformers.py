@@ -119,9 +119,9 @@ def load_transformers(folder: Path, *, name: str, image_size: int | None, device
     Of a whole model only the tokenizer's settings and tensors are read. UserError when there are no safetensors, when they
     do not fit, or for a setting that the class would ignore.
     """
-    from model.torchvision_compat import ensure_torchvision
+    from model.light_imports import leave_torchvision_out
 
-    ensure_torchvision()
+    leave_torchvision_out()
     from transformers import Emu3VQVAE, Emu3VQVAEConfig, JanusVQVAE, JanusVQVAEConfig
 
     config = read_json(folder / "config.json")

@@ -205,10 +205,10 @@ def main() -> int:
     if min(arguments.rounds, arguments.every, arguments.threads) < 1 or arguments.codes < 0:
         raise UserError("--rounds, --every and --threads take at least 1, --codes at least 0: change them")
     from model.cpu_memory import keep_freed_memory
-    from model.torchvision_compat import ensure_torchvision
+    from model.light_imports import leave_torchvision_out
 
     keep_freed_memory()
-    ensure_torchvision()
+    leave_torchvision_out()
     import torch
 
     torch.set_num_threads(arguments.threads)

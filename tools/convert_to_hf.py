@@ -170,10 +170,10 @@ def write_processor(folder: Path, config, image_size: int) -> None:
 def main() -> int:
     """Find the checkpoint, export it."""
     arguments = parse_arguments()
-    from model.torchvision_compat import ensure_torchvision
+    from model.light_imports import leave_torchvision_out
     from pretrain import checkpoint
 
-    ensure_torchvision()
+    leave_torchvision_out()
     found = checkpoint.find(arguments.checkpoint)
     export(found, arguments.output, arguments.vq, arguments.results)
     print(f"{arguments.output}: exported from {found}")

@@ -58,10 +58,10 @@ def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
     """
     check_export(folder)
     from model.cpu_memory import keep_freed_memory
-    from model.torchvision_compat import ensure_torchvision
+    from model.light_imports import leave_torchvision_out
 
     keep_freed_memory()
-    ensure_torchvision()
+    leave_torchvision_out()
     from tokenizers import Tokenizer
 
     from tokenization.text_tokenizer import load_text_tokenizer

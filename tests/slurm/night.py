@@ -343,9 +343,9 @@ def main() -> int:
     if why_not():
         print(f"error: {why_not()}", file=sys.stderr)
         return 2
-    from model.torchvision_compat import ensure_torchvision
+    from model.light_imports import leave_torchvision_out
 
-    ensure_torchvision()
+    leave_torchvision_out()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the cluster and the disk are given back on this way, too
     folder, begin = arguments.output.absolute(), time.monotonic()
     commands = CommandServer(folder / "commands")

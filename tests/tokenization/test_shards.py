@@ -126,7 +126,7 @@ def test_a_dataset_goes_through_pickle_and_loader_workers(dataset: Path):
 
 
 def test_streaming_reads_the_same_index(dataset: Path):
-    from streaming import StreamingDataset
+    from streaming.base import StreamingDataset
 
     streamed = StreamingDataset(local=str(dataset), shuffle=False, batch_size=1)
     assert all(same(from_mds(streamed[number]), expected) for number, expected in enumerate(DOCUMENTS))

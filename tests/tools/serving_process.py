@@ -91,9 +91,9 @@ def serving(commands: CommandServer, folder: Path, scratch: Path, *flags: object
 
 def brake_the_model(brake: str) -> None:
     """In the server's process: each pass of the model waits while the file is there, and leaves a byte in `steps`."""
-    from model.torchvision_compat import ensure_torchvision
+    from model.light_imports import leave_torchvision_out
 
-    ensure_torchvision()
+    leave_torchvision_out()
     from model.hf.modeling_uni_x import UniXModel
 
     forward, path = UniXModel.forward, Path(brake)

@@ -185,11 +185,11 @@ def write_curves(run: Path) -> None:
 
     They lie in a folder of their own below the run's, because TensorBoard follows one file of a folder at a time.
     """
-    from torch.utils.tensorboard import SummaryWriter
+    from model.light_imports import summary_writer
 
     folder = run / CURVES
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    with SummaryWriter(str(temporary)) as events:
+    with summary_writer()(str(temporary)) as events:
         for step, values in sorted(scores_by_step(run).items()):
             for name, value in values.items():
                 events.add_scalar(name, value, step)
