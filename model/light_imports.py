@@ -100,6 +100,13 @@ def mds_writer() -> type:
     return MDSWriter
 
 
+def import_transformers() -> None:
+    """transformers' model classes without boto3, which its accelerate imports for a service of a cloud."""
+    leave_torchvision_out()
+    with hidden("boto3"):
+        import transformers.modeling_utils  # noqa: F401
+
+
 def vq_model() -> type:
     """diffusers' VQModel without its other models, and without what these use: the compiler, transformers, peft, accelerate."""
     leave_torchvision_out()

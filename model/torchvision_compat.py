@@ -1,9 +1,10 @@
 """Let a CUDA-linked torchvision wheel import on a CPU build of torch.
 
-mosaicml-streaming depends on torchvision, and transformers imports it when it is installed. PyPI's wheel is linked to
-libtorch_cuda, so on a CPU torch its C++ library does not load, the operators that its Python part refers to are
-missing, and the import fails. Declaring the two operators is enough for everything written in Python; the C++ ones
-(nms and its kin, which nothing here uses) stay unavailable and say so when called.
+mosaicml-streaming depends on torchvision, and torchmetrics and VLMEvalKit import it when it is installed; everything else
+goes without it (`model.light_imports`). PyPI's wheel is linked to libtorch_cuda, so on a CPU torch its C++ library does
+not load, the operators that its Python part refers to are missing, and the import fails. Declaring the two operators is
+enough for everything written in Python; the C++ ones (nms and its kin, which nothing here uses) stay unavailable and say
+so when called.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ _operators = None  # keeps the library object, and with it the declarations, ali
 def ensure_torchvision() -> str:
     """Make `import torchvision` work. Returns "real" (C++ operators load), "python" (they do not) or "absent"."""
     global _operators
+    if sys.modules.get("torchvision", ...) is None:  # left out until now
+        del sys.modules["torchvision"]
     try:
         torchvision = importlib.import_module("torchvision")
     except ImportError:

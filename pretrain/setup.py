@@ -11,15 +11,14 @@ from model.errors import UserError
 from model.prompts import PromptTemplates
 from model.tokenizer_file import read_tokenizer
 from pretrain.config import ModelSection
+from pretrain.inputs import tokenizer_file
 
 ROW_MULTIPLE = 64  # embedding rows are rounded up to this, so that tensor parallelism divides them
 
 
 def load_tokenizer(folder: str | Path, manifest: dict):
     """The text tokenizer of `folder`, which must be the one that made the shards. Raises UserError."""
-    path = Path(folder) / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: data.tokenizer must be a folder with a tokenizer.json")
+    path = tokenizer_file(folder)
     tokenizer, data = read_tokenizer(path)
     digest = hashlib.sha256(data).hexdigest()
     if digest != manifest["tokenizer"]["sha256"]:

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import torch
-
 from model.errors import ToldByAnother, TryAgain, UserError
 
 Result = TypeVar("Result")
@@ -32,6 +30,8 @@ class Together:
         """The largest value of all processes."""
         if self.size == 1:
             return value
+        import torch
+
         values = torch.tensor([value])
         torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX, group=self.group)
         return int(values)
@@ -40,6 +40,8 @@ class Together:
         """The values of all processes, by rank."""
         if self.size == 1:
             return [value]
+        import torch
+
         values: list = [None] * self.size
         torch.distributed.all_gather_object(values, value, group=self.group)
         return values
@@ -78,6 +80,8 @@ class Together:
 
 def all_processes(timeout: float = 1800.0) -> Together:
     """Those of the default process group, with a gloo group of their own; `timeout`: seconds one waits for the others."""
+    import torch
+
     size = torch.distributed.get_world_size()
     if size == 1:
         return Together()
@@ -92,6 +96,8 @@ def exit_code(error: Exception) -> int:
 
 def lost_processes(error: RuntimeError) -> bool:
     """Whether a collective failed because other processes ended or were too late: gloo says so in words only."""
+    import torch
+
     if isinstance(error, torch.distributed.DistError):
         return True
     said = str(error)

@@ -18,6 +18,7 @@ import os
 
 from model.errors import ToldByAnother, TryAgain, UserError, run_command
 from pretrain.config import load_config
+from pretrain.inputs import check_inputs
 from pretrain.place import check_world
 
 
@@ -41,6 +42,8 @@ def main() -> int:
     try:
         config = load_config(arguments.config, arguments.overrides)
         check_world(config, runtime.launched_processes())
+        if runtime.launched_processes() == 1:
+            check_inputs(config.data)  # before the seconds that it takes to import torch
     except UserError:
         if os.environ.get("RANK", "0") != "0":
             raise ToldByAnother(2) from None  # every process finds the same: rank 0 tells

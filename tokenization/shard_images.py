@@ -121,9 +121,11 @@ def main(arguments: list[str] | None = None) -> int:
     from tokenization.preprocess import MAX_PIXELS
     from tokenization.readers import open_corpora
     from tokenization.text_tokenizer import load_text_tokenizer
+    from tokenization.vq import find_folder
     from tokenization.work import listed, slot_of
 
     startup = Stopwatch()
+    find_folder(options.vq)  # before corpora are listed, and before the seconds that it takes to import torch
     worker, workers = slot_of(os.environ, options.job_index, options.job_count)
     corpora = open_corpora(options.input)
     for corpus in corpora:

@@ -60,7 +60,9 @@ class VQ(ABC):
         self.codebook_size = codebook_size
         self.downsample = downsample
         self.image_size = image_size
-        self.model = model.float().eval().requires_grad_(False).to(device)
+        self.model = model.float().eval().requires_grad_(False)
+        if str(device) != "cpu":  # where it is already: a diffusers model's `to` imports torch's compiler, whatever is asked
+            self.model.to(device)
         self.fingerprint = self._fingerprint()
 
     def encode(self, images: list[Image.Image]) -> np.ndarray:

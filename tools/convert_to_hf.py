@@ -172,9 +172,13 @@ def main() -> int:
     arguments = parse_arguments()
     from model.light_imports import leave_torchvision_out
     from pretrain import checkpoint
+    from tokenization.vq import find_folder
 
-    leave_torchvision_out()
+    check_output(arguments.output)  # this and what follows it before the seconds that it takes to import torch
+    if arguments.vq:
+        find_folder(arguments.vq)
     found = checkpoint.find(arguments.checkpoint)
+    leave_torchvision_out()
     export(found, arguments.output, arguments.vq, arguments.results)
     print(f"{arguments.output}: exported from {found}")
     return 0

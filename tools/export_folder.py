@@ -99,6 +99,9 @@ def load_model(folder: Path, device: str, dtype: str = ""):
     import torch
     from safetensors import SafetensorError
 
+    from model.light_imports import import_transformers
+
+    import_transformers()
     from model.hf.modeling_uni_x import UniXForCausalLM
 
     kind = getattr(torch, dtype or ("float32" if device == "cpu" else "bfloat16"))

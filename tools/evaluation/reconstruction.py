@@ -21,9 +21,9 @@ def reconstruction(args: Namespace) -> dict:
     """
     import torch
 
-    from model.light_imports import leave_torchvision_out
+    from model.torchvision_compat import ensure_torchvision
 
-    leave_torchvision_out()
+    ensure_torchvision()  # torchmetrics imports it where it is installed
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     from tokenization.vq import load_vq

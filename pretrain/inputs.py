@@ -1,0 +1,32 @@
+"""Whether what a configuration names is there, found out before torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model.errors import UserError
+from pretrain.config import DataSection
+
+
+def check_inputs(data: DataSection) -> None:
+    """Raise UserError for a dataset, tokenizer or wordings file on this machine that is absent or unreadable.
+
+    Reads manifests and other small files only. What lies at a URL is not asked for: `pretrain.data` does, once. A run of
+    several processes does not call this: on one node alone something may be absent, which only that node's process could say.
+    """
+    from pretrain.wordings import read_wordings
+    from tokenization.shards import open_dataset
+
+    for path in [*(source.path for source in data.sources), data.heldout]:
+        if path and "://" not in str(path):
+            open_dataset(path)
+    tokenizer_file(data.tokenizer)
+    read_wordings(data.wordings)
+
+
+def tokenizer_file(folder: str | Path) -> Path:
+    """The tokenizer.json of `data.tokenizer`. Raises UserError when it is missing."""
+    path = Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: data.tokenizer must be a folder with a tokenizer.json")
+    return path
