@@ -131,9 +131,10 @@ def build_model(config: dict[str, Any], source: Path) -> torch.nn.Module:
     """A VQModel of this diffusers config, its weights random; `source` is the file that an error names."""
     from model.light_imports import vq_model
 
+    VQModel = vq_model()
     check_settings(config, inspect.signature(VQModel.__init__).parameters.keys(), source)
     try:
-        return vq_model().from_config(config)
+        return VQModel.from_config(config)
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise UserError(f"{source}: diffusers' VQModel cannot be built from it ({in_one_line(error)})") from error
 
