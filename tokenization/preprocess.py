@@ -11,6 +11,7 @@ import io
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from model.errors import UserError
@@ -48,7 +49,7 @@ def open_image(
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise RejectedImage("missing_file", f"cannot be opened: {error.strerror}", path) from error
     try:
-        image = Image.open(io.BytesIO(data), formats=[name for name in formats if name in known_formats()])
+        image = picture = Image.open(io.BytesIO(data), formats=[name for name in formats if name in known_formats()])
         width, height = image.size
         if width * height > max_pixels:
             raise RejectedImage(
@@ -56,7 +57,9 @@ def open_image(
                 f"{width} x {height} pixels, the limit is {max_pixels:,} in all; scale it down first",
                 path,
             )
+        depth = png_depth(image)
         image.load()
+        picture = with_transparency(image, depth)
     except RejectedImage:
         raise
     except UnidentifiedImageError as error:
@@ -68,6 +71,48 @@ def open_image(
     except Exception as error:  # Pillow's decoders answer damaged data with whatever their parsing runs into
         detail = f"truncated or damaged: {one_line(error)}"
         raise RejectedImage("undecodable_picture", detail, path) from error
+    return picture
+
+
+def png_depth(image: Image.Image) -> str:
+    """Mode and bits of the samples of a PNG that is not loaded yet, as Pillow calls them (`L;2`, `RGB;16B`); else empty."""
+    if image.format != "PNG" or not image.tile:
+        return ""
+    mode = image.tile[0][3]
+    return mode if isinstance(mode, str) else str(mode[0]) if mode else ""
+
+
+def with_transparency(image: Image.Image, depth: str) -> Image.Image:
+    """The loaded picture with its tRNS colour as transparency, which Pillow 13 mistakes for samples of 2, 4 and 16 bits.
+
+    PNG compares it with samples as they are stored. Pillow scales 2 and 4 bits to 8 but not the colour, loses it for
+    16-bit greys, and of 16-bit RGB keeps the high bytes. Raises RejectedImage where these do not say which pixels are meant.
+    """
+    colour = image.info.get("transparency")
+    if colour is None or depth not in ("L;2", "L;4", "I;16B", "RGB;16B"):
+        return image
+    if depth in ("L;2", "L;4"):
+        bits = int(depth[-1])
+        if 0 <= colour < 1 << bits:
+            image.info["transparency"] = colour * 255 // ((1 << bits) - 1)
+        else:
+            del image.info["transparency"]
+        return image
+    samples = np.asarray(image)
+    if depth == "I;16B":
+        greys = Image.fromarray(((samples.astype(np.int64).clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8))
+        opaque = Image.fromarray(np.where(samples == colour, 0, 255).astype(np.uint8))
+        grey = Image.merge("LA", (greys, opaque))
+        grey.info = {key: value for key, value in image.info.items() if key != "transparency"}
+        grey.format = image.format
+        return grey
+    high = np.array([part >> 8 for part in colour], np.uint8)
+    if (samples == high).all(axis=-1).any():
+        raise RejectedImage(
+            "undecodable_picture",
+            "16-bit RGB with a transparent colour, of which Pillow reads high bytes only; save it with an alpha channel",
+        )
+    del image.info["transparency"]
     return image
 
 

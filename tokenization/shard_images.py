@@ -20,8 +20,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
+import json
 import os
 import warnings
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError, run_command
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from tokenization.text_tokenizer import TextTokenizer
     from tokenization.vq_base import VQ
     from tokenization.work import WorkFile
+
+
+REASONS_TO_SAY, REJECTS_TO_READ = 5, 100_000
+"""Reasons of rejects that are told with an example, and how many rejects are looked at for these."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -49,6 +55,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         required=True,
         metavar="PATH",
         help="files or folders, each PATH or NAME=PATH; NAME (default: the folder's) becomes the documents' source",
+    )
+    add(
+        "--image-root",
+        default="",
+        metavar="PATH",
+        help="folder or URL that the pictures named in records are relative to (default: that of the record's file)",
     )
     add("--output", type=Path, required=True, help="dataset folder to make, or to finish")
     add("--vq", required=True, help="image tokenizer: a shipped name or a folder")
@@ -127,9 +139,11 @@ def main(arguments: list[str] | None = None) -> int:
     startup = Stopwatch()
     find_folder(options.vq)  # before corpora are listed, and before the seconds that it takes to import torch
     worker, workers = slot_of(os.environ, options.job_index, options.job_count)
-    corpora = open_corpora(options.input)
+    corpora = open_corpora(options.input, options.image_root)
     for corpus in corpora:
         say(corpus.describe())
+        if beside := corpus.warning():
+            say(f"warning: {beside}")
     tokenizer = load_text_tokenizer(options.tokenizer)
     vq = open_vq(options.vq, options.device)
     image_size = options.image_size or vq.image_size
@@ -205,6 +219,7 @@ def run(
                     finish_dataset(options.output, job, records)
     except TooManyRejects as error:
         say(f"error: {error}; see {options.output / 'rejects.jsonl'}")
+        say_rejects(options.output)
         return 1
     except DamagedPart as damage:
         say(f"error: {damage}; run the same command again, it makes what is damaged anew")
@@ -268,6 +283,7 @@ def report(output: Path, watch: Stopwatch, startup: float, pictures: int) -> Non
             f", {counts['pictures']:,} pictures, {counts['texts']:,} texts, "
             f"{len(manifest['shards'])} shards, {sum(rejects.values()):,} rejected{f' ({reasons})' if reasons else ''}"
         )
+        say_rejects(output)
     seconds = watch.elapsed()
     waits = ("waiting for input", "waiting for the encoder", "writing")
     shares = ", ".join(f"{what} {watch.seconds[what] / seconds:.0%}" for what in waits)
@@ -275,6 +291,22 @@ def report(output: Path, watch: Stopwatch, startup: float, pictures: int) -> Non
         f"encoder busy {watch.seconds['encoding'] / seconds:.0%} of {seconds:.1f} s (beside it: {shares}), "
         f"{pictures / seconds:.1f} pictures/s; starting up took {startup:.1f} s before that"
     )
+
+
+def say_rejects(output: Path) -> None:
+    """The first reject of each reason, in full: most often all of a reason have one cause."""
+    from tokenization.manifest import REJECTS
+
+    first: dict[str, dict[str, str]] = {}
+    try:
+        with open(output / REJECTS, encoding="utf-8") as lines:
+            for line in islice(lines, REJECTS_TO_READ):
+                reject = json.loads(line)
+                first.setdefault(reject["reason"], reject)
+    except (OSError, ValueError, KeyError):
+        return
+    for reason, reject in list(first.items())[:REASONS_TO_SAY]:
+        say(f"  rejected as {reason}: {reject['file'][:100]}: {reject['detail'][:300]}")
 
 
 def say(line: str) -> None:

@@ -6,6 +6,7 @@ line names are fetched one by one, by the threads that decode.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,26 @@ def entries_of(folder: str) -> list[Entry]:
             if entry.exists()  # not a link to nowhere
         ]
     return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def files_below(folder: str) -> list[Entry]:
+    """All files of a folder and of those inside, in the order of their names, which begin at the folder."""
+    found: list[Entry] = []
+    if is_remote(folder):
+        filesystem, inner = filesystem_of(folder)
+        start = inner.rstrip("/") + "/"
+        with remote_errors(folder):
+            for path, info in filesystem.find(inner, detail=True).items():
+                name = path.removeprefix(start) if path.startswith(start) else path.lstrip("/").removeprefix(start.lstrip("/"))
+                found.append(Entry(name, f"{folder.rstrip('/')}/{name}", int(info["size"] or 0), False))
+    else:
+        for place, folders, names in os.walk(folder):
+            folders.sort()
+            for name in names:
+                path = Path(place, name)
+                if path.exists():  # not a link to nowhere
+                    found.append(Entry(path.relative_to(folder).as_posix(), str(path), path.stat().st_size, False))
+    return sorted(found, key=lambda entry: entry.name)
 
 
 def read_bytes(path: Path | str) -> bytes:

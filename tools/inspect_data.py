@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tokenization.readers import Corpus, Document, Reject
 
 SHEET_PICTURES = 60
+LITTLE = 0.1
+"""An input of which a smaller share can be used was not understood."""
+REASONS_TO_SAY = 5
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,6 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PATH", help="as for shard_images.py")
+    add("--image-root", default="", metavar="PATH", help="as for shard_images.py")
     add("--output", type=Path, required=True, help="folder for index.html and contact_sheet.png")
     add("--documents", type=int, default=100, help="documents to read of each input (default: %(default)s)")
     add("--show", type=int, default=20, help="of these, how many the page shows (default: %(default)s)")
@@ -48,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the command."""
+    """Run the command; the exit code is 1 if of an input next to nothing can be used."""
     arguments = parse_arguments()
     warnings.filterwarnings("ignore", module=r"PIL\b")
 
@@ -57,13 +61,20 @@ def main() -> int:
     from tools.data_page import embedded, write_page
 
     parts: list[str] = []
+    little: list[str] = []
     sheet: list[tuple[Any, str]] = []
-    for corpus in open_corpora(arguments.input):
+    for corpus in open_corpora(arguments.input, arguments.image_root):
         print(corpus.describe())
+        if beside := corpus.warning():
+            print(f"warning: {beside}")
         parts.append(f"<h2>{html.escape(corpus.source)}</h2>")
         found = look(corpus, arguments.documents, arguments.image_size)
         for what, value in found.figures():
             print(f"  {what}: {value}")
+        for reject in list({reject.reason: reject for reject in reversed(found.rejects)}.values())[:REASONS_TO_SAY]:
+            print(f"  rejected as {reject.reason}: {reject.file[:100]}: {reject.detail[:300]}")
+        if len(found.documents) < LITTLE * (len(found.documents) + len(found.rejects)):
+            little.append(f"{corpus.path} ({len(found.documents):,} of {len(found.documents) + len(found.rejects):,})")
         parts += found.page(arguments.show)
         sheet += found.sheet
     try:
@@ -77,7 +88,9 @@ def main() -> int:
     except OSError as error:
         raise UserError(f"{error.filename or arguments.output}: cannot be written: {error.strerror}") from error
     print(f"wrote {arguments.output / 'index.html'}")
-    return 0
+    if little:
+        print(f"error: next to nothing can be used of {', '.join(little)}; the reasons stand above", file=sys.stderr)
+    return 1 if little else 0
 
 
 class Findings:

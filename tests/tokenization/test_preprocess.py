@@ -166,3 +166,38 @@ def test_random_bytes_are_rejected(data):
     with pytest.raises(RejectedImage) as refused:
         open_image(b"\x00" + data)
     assert refused.value.reason == "not_a_picture"
+
+
+def png(depth: int, colour_type: int, pixel: bytes, transparent: tuple[int, ...]) -> bytes:
+    """A PNG of 8 x 8 pixels, a row of which has `pixel` over and over, with a tRNS chunk of these samples."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + pixel * (8 * depth * (3 if colour_type == 2 else 1) // 8 // len(pixel))
+    header = struct.pack(">IIBBBBB", 8, 8, depth, colour_type, 0, 0, 0)
+    trns = struct.pack(f">{len(transparent)}H", *transparent)
+    rest = ((b"IHDR", header), (b"tRNS", trns), (b"IDAT", zlib.compress(row * 8)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in rest)
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour_type", "sample", "colour", "opaque"),
+    [
+        (1, 0, b"\x00", (0,), (0, 0, 0)), (2, 0, b"\x55", (1,), (85, 85, 85)), (4, 0, b"\x33", (3,), (51, 51, 51)),
+        (8, 0, b"\x33", (0x33,), (51, 51, 51)), (16, 0, b"\x01\x02", (0x0102,), (1, 1, 1)),
+        (8, 2, b"\x01\x02\x03", (1, 2, 3), (1, 2, 3)),
+    ],
+)  # fmt: skip
+def test_the_transparent_colour_of_a_png_of_any_depth_shows_white(depth, colour_type, sample, colour, opaque):
+    assert pixel(open_image(png(depth, colour_type, sample, colour))) == (255, 255, 255)
+    other = tuple(part ^ 1 for part in colour)
+    assert pixel(open_image(png(depth, colour_type, sample, other))) == opaque
+
+
+def test_sixteen_bits_of_rgb_are_never_transparent_by_mistake():
+    """Pillow keeps the high bytes: where these leave open which pixels are meant, the picture is refused by name."""
+    dark = b"\x00\x02\x00\x04\x00\x06"
+    assert pixel(open_image(png(16, 2, dark, (0x0100, 4, 6)))) == (0, 0, 0)
+    with pytest.raises(RejectedImage, match="16-bit RGB with a transparent colour"):
+        open_image(png(16, 2, dark, (1, 4, 6)))

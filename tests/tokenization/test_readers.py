@@ -192,7 +192,7 @@ def test_webdataset_members(tmp_path: Path):
         tmp_path / "00001.tar",
         [
             ("a.jpg", data), ("a.txt", b"from txt\n"), ("a.cls", b"3"),
-            ("b.PNG", data), ("b.json", b'{"caption": "from json"}'), ("b.txt", b"not this"),
+            ("b.PNG", data), ("b.json", b'{"caption": "from json"}'), ("b.txt", b"from txt too"),
             ("c.png", data), ("c.json", b'{"width": 3}'), ("c.txt", "aus txt \u00fc".encode()),
             ("sub/d.png", data), ("sub/d.txt", b"in a folder"),
             ("e.txt", b"no picture"),
@@ -213,12 +213,14 @@ def test_webdataset_members(tmp_path: Path):
         ("00001/sub/d", "in a folder"),
         ("00001/k", "k.seg.png is another extension"),
     ]
+    assert documents[1].texts == ("from json", "from txt too")
     assert {item.pictures[0].data for item in documents} == {data}
     bad = [(item.file, item.reason) for item in items(corpus) if isinstance(item, Reject)]
     assert bad == [
         ("00001.tar/e", "missing_key"),
         ("00001.tar/f", "missing_key"),
-        ("00001.tar/g", "several_pictures"),
+        ("00001.tar/g.png", "several_pictures"),
+        ("00001.tar/g.jpg", "several_pictures"),
         ("00001.tar/../h", "unsafe_path"),
         ("00001.tar/i", "invalid_utf8"),
         ("00001.tar/j", "invalid_json"),

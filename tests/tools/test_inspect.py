@@ -55,6 +55,13 @@ def shards(commands: CommandServer, tiny_data: TinyData, inputs: list[Path], tmp
     return output
 
 
+def test_an_input_of_which_nothing_can_be_used_is_an_error(commands: CommandServer, tmp_path: Path):
+    path = jsonl(tmp_path / "in.jsonl", [{"image": f"{number}.png", "caption": "x"} for number in range(12)])
+    done = commands.run("tools/inspect_data.py", "--input", path, "--output", tmp_path / "page")
+    assert done.code == 1 and "rejected as missing_file: 0.png" in done.out
+    assert f"error: next to nothing can be used of {path} (0 of 12)" in done.err
+
+
 def test_an_input_is_shown_as_it_was_understood(commands: CommandServer, inputs: list[Path], tmp_path: Path):
     done = commands.run("tools/inspect_data.py", "--input", *inputs, "--output", tmp_path, "--image-size", 32)
     assert done.code == 0, done.err

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import BinaryIO
 
 from model.errors import UserError
 from tokenization import storage
-from tokenization.readers import arrow, json_records, parquet, plain, webdataset
+from tokenization.readers import arrow, json_records, pairs, parquet, plain, webdataset
 from tokenization.readers.document import (
     CAPTION_PAIR,
     CONVERSATION,
@@ -34,6 +35,8 @@ __all__ = ["Corpus", "CorpusFile", "DamagedFile", "Document", "OpenFile", "Rejec
 
 FILES_TO_TELL = 8
 """How many files of a folder are looked into to tell what it holds."""
+BYTES_TO_NAME = 1 << 28
+"""Bytes of JSON up to which all pictures that it names are looked up at the start, to tell which are not used."""
 SMALL_FILES, SMALL_BYTES = 1000, 1 << 26
 """Text files that are worked on together: at most so many, and no more once they have this many bytes."""
 WHAT = {
@@ -63,6 +66,9 @@ FORMATS = {
     ".arrow": Format("Arrow (datasets on disk)", arrow.kind_of, arrow.scan, arrow.read),
     ".txt": Format("text files", lambda _file, _name: TEXT, plain.scan, plain.read),
 }
+PAIRS = Format("pictures and texts of one name", lambda _file, _name: CAPTION_PAIR, pairs.scan, pairs.read)
+HARMLESS = {"", ".md", ".yaml", ".yml", ".lock", ".log", ".html"}
+"""Suffixes beside a corpus that say nothing of its documents, and are not told."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +80,33 @@ class Corpus:
     kind: str
     path: str
     files: list[CorpusFile]
+    unused: str = ""
+    image_root: str = ""
 
     def describe(self) -> str:
         """One line: what was detected."""
-        count, size = sum(len(file.paths) for file in self.files), sum(file.size for file in self.files)
+        count = sum(len(file.members or file.paths) for file in self.files)
+        size = sum(file.size for file in self.files)
         return (
             f"{self.path}: {self.format.name}, {WHAT[self.kind]}, {count:,} file{'s' if count != 1 else ''}, "
             f"{size / 1e6:,.1f} MB; source {self.source!r}"
         )
 
+    def warning(self) -> str | None:
+        """One line on what lies beside the files that are read, and is not used; None if nothing does."""
+        return f"{self.path}: not used: {self.unused}" if self.unused else None
+
     @contextmanager
     def open(self, file: CorpusFile) -> Iterator[OpenFile]:
         """A file of this corpus on a local disk. OSError if it cannot be fetched."""
         with storage.local_copies(file.paths) as paths:
-            root = file.paths[0].rpartition("/")[0] if storage.is_remote(self.path) else str(Path(file.paths[0]).parent)
-            yield OpenFile(printable(file.name), paths, root, self.source, self.kind)
+            if self.image_root or self.format is PAIRS:
+                root = self.image_root or self.path.rstrip("/")
+            else:
+                root = (
+                    file.paths[0].rpartition("/")[0] if storage.is_remote(self.path) else str(Path(file.paths[0]).parent)
+                )
+            yield OpenFile(printable(file.name), paths, root, self.source, self.kind, file.members)
 
     def scan(self, file: OpenFile) -> tuple[int, str]:
         """The number of records (documents, rejects, blank lines), and a hash that changes with them. DamagedFile."""
@@ -110,14 +128,17 @@ def damaged(name: str, source: str, damage: DamagedFile) -> Reject:
     return Reject(name, source, name, "damaged_file", str(damage))
 
 
-def open_corpora(arguments: list[str]) -> list[Corpus]:
-    """The corpora of `--input`, each PATH or NAME=PATH. UserError as in `open_corpus`, or if two share a name."""
+def open_corpora(arguments: list[str], image_root: str = "") -> list[Corpus]:
+    """The corpora of `--input`, each PATH or NAME=PATH. UserError as in `open_corpus`, or if two share a name.
+
+    image_root: the folder or URL that pictures named in records are relative to, in place of the file's own.
+    """
     corpora: list[Corpus] = []
     for argument in arguments:
         name, separator, path = argument.partition("=")
         if not separator or "/" in name or Path(argument).exists():
             name, path = "", argument
-        corpus = open_corpus(path, name)
+        corpus = open_corpus(path, name, image_root)
         for other in corpora:
             if other.source == corpus.source:
                 raise UserError(
@@ -128,7 +149,7 @@ def open_corpora(arguments: list[str]) -> list[Corpus]:
     return corpora
 
 
-def open_corpus(path: Path | str, source: str = "") -> Corpus:
+def open_corpus(path: Path | str, source: str = "", image_root: str = "") -> Corpus:
     """Detect the format of a file or folder, local or a URL, and list its files in the order of their names.
 
     `source` is the corpus' name in shards and manifests, by default that of the folder, or of the file without suffix.
@@ -137,13 +158,70 @@ def open_corpus(path: Path | str, source: str = "") -> Corpus:
     path = str(path)
     try:
         found, entries = files_of(path)
-        suffix = suffix_of(entries[0].name)
-        kind = kind_of(path, FORMATS[suffix], entries)
+        if image_root and storage.entry_of(image_root) is None:
+            raise UserError(f"--image-root {image_root}: no such folder")
+        below = tree_of(path) if found.is_folder else []
+        paired = bool(below) and (not entries or suffix_of(entries[0].name) in pairs.TEXT_SUFFIXES) and is_paired(below)
+        if paired:
+            format, kind, files = PAIRS, CAPTION_PAIR, pairs.units_of(below)
+        elif not entries:
+            raise UserError(nothing_known(path, below))
+        else:
+            suffix = suffix_of(entries[0].name)
+            format, kind = FORMATS[suffix], kind_of(path, FORMATS[suffix], entries)
+            files = [CorpusFile(entry.name, (entry.path,), entry.size) for entry in entries]
+            files = together(files) if suffix == ".txt" else files
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
     source = source or printable(found.name if found.is_folder else Path(found.name).stem)
-    files = [CorpusFile(entry.name, (entry.path,), entry.size) for entry in entries]
-    return Corpus(source, FORMATS[suffix], kind, path, together(files) if suffix == ".txt" else files)
+    used = {name for file in files for name, _ in file.members} or {entry.name for entry in entries}
+    if format.read is json_records.read and not storage.is_remote(path) and not image_root:
+        if sum(file.size for file in files) <= BYTES_TO_NAME:
+            used |= {posixpath.normpath(name) for file in files for name in json_records.picture_names(Path(file.paths[0]))}
+        else:
+            below = [entry for entry in below if not pairs.is_picture(entry.name)]
+    unused = unused_of([entry for entry in below if entry.name not in used])
+    return Corpus(source, format, kind, path, files, unused, image_root)
+
+
+def tree_of(path: str) -> list[storage.Entry]:
+    """All files below a folder, by their names in it; what is hidden, and macOS' own, left out."""
+    entries = storage.files_below(path)
+    return [entry for entry in entries if not any(part.startswith((".", "__MACOSX")) for part in entry.name.split("/"))]
+
+
+def is_paired(entries: list[storage.Entry]) -> bool:
+    """Whether pictures of these have texts of their names; a .json must be an object, since a list may be a corpus."""
+    if not pairs.has_pairs(entries):
+        return False
+    first = next((entry for entry in entries if suffix_of(entry.name) == ".json"), None)
+    if first is None or any(suffix_of(entry.name) in (".txt", ".caption") for entry in entries):
+        return True
+    with storage.opened(first.path) as file:
+        return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"["
+
+
+def unused_of(entries: list[storage.Entry]) -> str:
+    """How many files of which suffix are not used, in words."""
+    counts: dict[str, int] = {}
+    for entry in entries:
+        suffix = suffix_of(entry.name)
+        if suffix not in HARMLESS:
+            counts[suffix] = counts.get(suffix, 0) + 1
+    words = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items(), key=lambda item: -item[1]))
+    some = any(pairs.is_picture(entry.name) for entry in entries)
+    return words + (" (a picture is used if a record names it, or a KEY.txt, .caption or .json of its name says what it is)" if some else "")
+
+
+def nothing_known(path: str, below: list[storage.Entry]) -> str:
+    """Why a folder is no corpus."""
+    pictures = sum(pairs.is_picture(entry.name) for entry in below)
+    folders = ", ".join(sorted({printable(entry.name.partition("/")[0]) for entry in below if "/" in entry.name}))
+    beside = f"; {pictures:,} pictures lie below it, and none has a text of its name (KEY.txt, KEY.caption, KEY.json)"
+    return (
+        f"{path}: no {', '.join(FORMATS)} directly in it; captions of a picture folder stand in a captions.jsonl, or beside "
+        f"each picture{beside if pictures else ''}" + (f" (folders inside: {folders[:200]})" if folders else "")
+    )
 
 
 def together(files: list[CorpusFile]) -> list[CorpusFile]:
@@ -183,7 +261,10 @@ def kind_of(path: str, format: Format, entries: list[storage.Entry]) -> str:
 
 
 def files_of(path: str) -> tuple[storage.Entry, list[storage.Entry]]:
-    """What `path` is, and the files of one format that it is or has directly inside."""
+    """What `path` is, and the files of one format that it is or has directly inside, if any.
+
+    Where texts and JSON lie side by side, they may be those of pictures.
+    """
     known = ", ".join(FORMATS)
     found = storage.entry_of(path)
     if found is None:
@@ -201,13 +282,11 @@ def files_of(path: str) -> tuple[storage.Entry, list[storage.Entry]]:
         by_suffix.pop(".json", None)  # what `datasets` writes beside its data
     if len(by_suffix) == 1:
         return found, next(iter(by_suffix.values()))
+    if by_suffix.keys() == {".json", ".txt"} and pairs.has_pairs([entry for entry in entries if not entry.is_folder]):
+        return found, by_suffix[".json"]
     if by_suffix:
         raise UserError(f"{path}: it holds {' and '.join(sorted(by_suffix))} files; name the ones to use")
-    inner = ", ".join(printable(entry.name) for entry in entries if entry.is_folder)
-    raise UserError(
-        f"{path}: no {known} directly in it; captions of a picture folder stand in a captions.jsonl"
-        + (f" (folders inside: {inner[:200]})" if inner else "")
-    )
+    return found, []
 
 
 def suffix_of(name: str) -> str:

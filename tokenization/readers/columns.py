@@ -7,12 +7,17 @@
     images + conversations or messages            conversations, as LLaVA has them; images may be missing
     image_list + instruction_list                 picture editing, as BAGEL has it
 
-A picture is bytes, or Hugging Face's struct of bytes and path. `id` is optional.
+A picture is bytes, or Hugging Face's struct of bytes and path; without bytes it is read from its path, if that lies in the
+corpus' folder. Columns of JSON (Arrow's `arrow.json`, as `datasets` 5 writes mixed types, and Parquet's logical type) are
+decoded. `id` is optional.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tokenization.readers.document import (
@@ -32,9 +37,10 @@ from tokenization.readers.document import (
     decode_utf8,
     given_id,
     json_type,
+    path_of,
     text_of,
 )
-from tokenization.readers.turns import conversation_parts, edit_parts, question_parts
+from tokenization.readers.turns import Data, conversation_parts, edit_parts, question_parts
 
 ROWS_AT_ONCE = 64
 PICTURES = ("image", "images", "image_list")
@@ -47,12 +53,15 @@ def kind_of_schema(schema: Any) -> str | None:
     import pyarrow
 
     names = set(schema.names)
+    json_texts = "texts" in names and is_json(schema.field("texts").type)
     if names >= {"image_list", "instruction_list"}:
         return EDIT
     if names & set(TURNS):
         return CONVERSATION
     if names >= {"images", "texts"}:
         texts = schema.field("texts").type
+        if json_texts:  # mixed types are turns of objects; texts alone would be a list of strings
+            return CONVERSATION
         if not hasattr(texts, "value_type"):
             return None
         return CONVERSATION if pyarrow.types.is_struct(texts.value_type) else INTERLEAVED
@@ -68,27 +77,29 @@ def items_of(batch: Any, file: OpenFile, first: int) -> Iterator[tuple[int, Docu
         identity = where
         try:
             record = {name: value if name in PICTURES else with_text(value) for name, value in record.items()}
+            if any(isinstance(value, BadRecord) for value in record.values()):
+                raise next(value for value in record.values() if isinstance(value, BadRecord))
             identity = given_id(record, where)
-            parts = parts_of(record, file.kind)
+            parts = parts_of(record, file.kind, file.root)
         except BadRecord as bad:
             yield number, Reject(identity, file.source, where, bad.reason, bad.detail)
         else:
             yield number, Document(identity, file.source, where, file.kind, parts)
 
 
-def parts_of(record: dict[str, Any], kind: str) -> tuple[Text | Picture, ...]:
+def parts_of(record: dict[str, Any], kind: str, root: str) -> tuple[Text | Picture, ...]:
     """The parts of a row. Raises BadRecord."""
     if kind == TEXT:
         return (Text((text_of(record),)),)
     if kind == CAPTION_PAIR:
-        return (Picture(picture_of(record.get("image"), "image")), Text(captions_of(record)))
+        return (Picture(picture_of(record.get("image"), "image", root)), Text(captions_of(record)))
     if kind == EDIT:
-        return edit_parts(pictures_of(record, "image_list"), record.get("instruction_list"), "instruction_list")
+        return edit_parts(pictures_of(record, "image_list", root), record.get("instruction_list"), "instruction_list")
     if kind == INTERLEAVED:
-        return ordered_parts(record)
-    pictures = pictures_of(record, "images") if record.get("images") else []
+        return ordered_parts(record, root)
+    pictures = pictures_of(record, "images", root) if record.get("images") else []
     if not pictures and record.get("image") is not None:
-        pictures = [picture_of(record["image"], "image")]
+        pictures = [picture_of(record["image"], "image", root)]
     key = next((key for key in TURNS if record.get(key) is not None), None)
     return (
         conversation_parts(record[key], pictures, key)
@@ -97,7 +108,7 @@ def parts_of(record: dict[str, Any], kind: str) -> tuple[Text | Picture, ...]:
     )
 
 
-def ordered_parts(record: dict[str, Any]) -> tuple[Text | Picture, ...]:
+def ordered_parts(record: dict[str, Any], root: str) -> tuple[Text | Picture, ...]:
     """`images` and `texts` of equal length, one of both null at each place. Raises BadRecord `picture_count`."""
     images, texts = record.get("images"), record.get("texts")
     if not isinstance(images, list) or not isinstance(texts, list) or len(images) != len(texts) or not texts:
@@ -105,28 +116,47 @@ def ordered_parts(record: dict[str, Any]) -> tuple[Text | Picture, ...]:
     parts: list[Text | Picture] = []
     for number, (image, text) in enumerate(zip(images, texts, strict=True)):
         if image is not None:
-            parts.append(Picture(picture_of(image, f"images[{number}]")))
+            parts.append(Picture(picture_of(image, f"images[{number}]", root)))
         if text is not None or image is None:
             parts.append(Text((text_of({f"texts[{number}]": text}, f"texts[{number}]"),)))
     return tuple(parts)
 
 
-def pictures_of(record: dict[str, Any], key: str) -> list[bytes]:
-    """The bytes of a list of pictures. Raises BadRecord."""
+def pictures_of(record: dict[str, Any], key: str, root: str) -> list[Data]:
+    """The bytes or places of a list of pictures. Raises BadRecord."""
     if not isinstance(record.get(key), list):
         raise BadRecord("wrong_type", f"{key}: expected a list of pictures, found {json_type(record.get(key))}")
-    return [picture_of(picture, f"{key}[{number}]") for number, picture in enumerate(record[key])]
+    return [picture_of(picture, f"{key}[{number}]", root) for number, picture in enumerate(record[key])]
 
 
-def picture_of(picture: Any, key: str) -> bytes:
-    """The bytes of a picture. Raises BadRecord `missing_key` or `wrong_type`."""
+def picture_of(picture: Any, key: str, root: str) -> Data:
+    """The bytes of a picture, or its place in the folder or URL `root`. Raises BadRecord."""
+    path = None
     if isinstance(picture, dict):
-        picture = picture.get("bytes")
+        picture, path = picture.get("bytes"), picture.get("path")
+    if picture is None and path is not None:
+        return place_of(path, key, root)
     if picture is None:
         raise BadRecord("missing_key", f"{key}: the row has no picture bytes")
     if not isinstance(picture, bytes):
         raise BadRecord("wrong_type", f"{key}: expected bytes, found {json_type(picture)}")
     return picture
+
+
+def place_of(path: Any, key: str, root: str) -> Path | str:
+    """Where the picture of a row without bytes lies. Raises BadRecord `unsafe_path`, with what to do, if not below `root`."""
+    name = decode_utf8(path) if isinstance(path, bytes) else path
+    if isinstance(name, str) and "://" not in root and os.path.isabs(name):
+        below = os.path.relpath(os.path.normpath(name), os.path.abspath(root))
+        name = name if below.startswith("..") else below
+    try:
+        return path_of(name, key, root)
+    except BadRecord as bad:
+        raise BadRecord(
+            bad.reason,
+            f"{key}: the row has no picture bytes, and its path {str(name)[:200]!r} is not in {root}; pass --image-root, or save "
+            "the dataset with its pictures (save_to_disk of `datasets` does)",
+        ) from bad
 
 
 def with_text(value: Any) -> Any:
@@ -141,14 +171,67 @@ def with_text(value: Any) -> Any:
 def records_of(batch: Any) -> list[dict[str, Any]]:
     """The rows of an Arrow record batch; text stays bytes, so that one bad string does not spoil its batch."""
     columns = {name: batch.column(name) for name in batch.schema.names if name in COLUMNS}
-    rows = {name: column.cast(_as_bytes(column.type)).to_pylist() for name, column in columns.items()}
+    rows = {name: values_of(column, name in PICTURES) for name, column in columns.items()}
     return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+
+
+def values_of(column: Any, is_picture: bool) -> list[Any]:
+    """The values of a column; a picture that is text is a path. What is no JSON in a column of it is a BadRecord."""
+    kind = column.type
+    values = (column.storage if is_json(kind) else column).cast(_as_bytes(kind)).to_pylist()
+    if _has_json(kind):
+        values = [_with_json(value, kind) for value in values]
+    if is_picture and _is_text(kind):
+        return [value if value is None else {"path": value} for value in values]
+    if is_picture and hasattr(kind, "value_type") and _is_text(kind.value_type):
+        return [value if value is None else [{"path": path} for path in value] for value in values]
+    return values
+
+
+def _with_json(value: Any, kind: Any) -> Any:
+    """A value of a type with JSON in it, that decoded; or the BadRecord that this is."""
+    try:
+        return _decoded(value, kind)
+    except (ValueError, RecursionError) as error:
+        return BadRecord("invalid_json", str(error) or "nested too deeply")
+    except BadRecord as bad:
+        return bad
+
+
+def _decoded(value: Any, kind: Any) -> Any:
+    if value is None or not _has_json(kind):
+        return value
+    if is_json(kind):
+        return json.loads(decode_utf8(value))
+    if isinstance(value, list):
+        return [_decoded(entry, kind.value_type) for entry in value]
+    return {field.name: _decoded(value[field.name], field.type) for field in kind}
+
+
+def _has_json(kind: Any) -> bool:
+    """Whether there is a column of JSON anywhere in a type."""
+    if hasattr(kind, "value_type"):
+        return _has_json(kind.value_type)
+    return is_json(kind) or (hasattr(kind, "num_fields") and any(_has_json(kind.field(at).type) for at in range(kind.num_fields)))
+
+
+def is_json(kind: Any) -> bool:
+    """Whether an Arrow type is that of JSON in text."""
+    return getattr(kind, "extension_name", "") == "arrow.json"
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow
+
+    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_string_view(kind)
 
 
 def _as_bytes(kind: Any) -> Any:
     import pyarrow
 
-    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
+    if is_json(kind):
+        return _as_bytes(kind.storage_type)
+    if _is_text(kind):
         return pyarrow.large_binary()
     if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
         return pyarrow.large_list(_as_bytes(kind.value_type))

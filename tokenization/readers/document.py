@@ -20,6 +20,10 @@ CAPTION_KEYS = ("captions", "caption", "text")
 """Where the captions of a picture may stand; the first key that is there is used."""
 
 
+PICTURE_SUFFIXES = frozenset("png jpg jpeg jpe jfif webp gif bmp tif tiff ppm pgm jp2 avif".split())
+"""Suffixes of files that are taken for pictures, in lower case and without the dot."""
+
+
 @dataclass(frozen=True)
 class Text:
     """A stretch of text: `wordings` are alternatives, of which training draws one; nearly always there is one only."""
@@ -90,22 +94,31 @@ class DamagedFile(Exception):
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """A unit of work: a file of a corpus, or some small ones. `size` in bytes, of all; `name` is that of the first."""
+    """A unit of work: a file of a corpus, or some small ones. `size` in bytes, of all; `name` is that of the first.
+
+    `members`, of pictures and texts in files of their own: name in the folder and size of each, of which `paths` has the
+    texts alone.
+    """
 
     name: str
     paths: tuple[str, ...]
     size: int
+    members: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class OpenFile:
-    """A unit of work on a local disk. `root` is the folder or URL that the pictures named in it are relative to."""
+    """A unit of work on a local disk. `root` is the folder or URL that the pictures named in it are relative to.
+
+    `members` as in CorpusFile.
+    """
 
     name: str
     paths: tuple[Path, ...]
     root: str
     source: str
     kind: str
+    members: tuple[tuple[str, int], ...] = ()
 
 
 NumberedItem = tuple[int, Document | Reject]
@@ -127,9 +140,9 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def decode_utf8(data: bytes) -> str:
-    """The text in these bytes. Raises BadRecord `invalid_utf8`."""
+    """The text in these bytes, without the mark that some editors put first. Raises BadRecord `invalid_utf8`."""
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise BadRecord("invalid_utf8", str(error)) from error
 
@@ -155,6 +168,19 @@ def captions_of(record: dict[str, Any]) -> tuple[str, ...]:
     for caption in captions:
         check_encodable(caption, key)
     return tuple(captions)
+
+
+def captions_beside(record: dict[str, Any], texts: list[str]) -> tuple[str, ...]:
+    """The captions of a record, and these texts of other files, each once. Raises BadRecord as `captions_of` does."""
+    captions: tuple[str, ...] = ()
+    if any(record.get(key) is not None for key in CAPTION_KEYS):
+        captions = captions_of(record)
+    for text in texts:
+        captions += captions_of({"caption": text})
+    if not captions:
+        keys = f", and its JSON has none of {', '.join(CAPTION_KEYS)}" if record else ""
+        raise BadRecord("missing_key", f"the picture has no text of its name (.txt, .caption or .json){keys}")
+    return tuple(dict.fromkeys(captions))
 
 
 def text_of(record: dict[str, Any], key: str = "text") -> str:

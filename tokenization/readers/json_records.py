@@ -141,6 +141,20 @@ def pictures_of(record: dict[str, Any], root: str) -> list[tuple[str, Path | str
     return [(name, path_of(name, key, root)) for name in names]
 
 
+def picture_names(path: Path) -> Iterator[str]:
+    """The names of all pictures that the records of a file name, as they stand; broken records name none."""
+    records = lines_from(path) if path.suffix.lower() == ".jsonl" else _objects(path.read_bytes())
+    for _, record in records:
+        record = _object(record) if isinstance(record, bytes) else record
+        if not isinstance(record, dict):
+            continue
+        parts = record.get("parts")
+        for holder in [record, *(parts if isinstance(parts, list) else [])]:
+            for key in (*PICTURE_KEYS, "image_list") if isinstance(holder, dict) else ():
+                value = holder.get(key)
+                yield from (name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str))
+
+
 def ordered_parts(parts: Any, root: str) -> tuple[Text | Picture, ...]:
     """The parts of `{"parts": [{"image": ...}, {"text": ...}]}`. Raises BadRecord."""
     if not isinstance(parts, list) or not parts:

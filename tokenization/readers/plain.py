@@ -41,7 +41,7 @@ def read(file: OpenFile, start: int) -> ItemStream:
                 name = printable(path.name)
                 identity = f"{name}:{within + 1}"
                 try:
-                    text = text_of({"text": decode_utf8(data.removeprefix(b"\xef\xbb\xbf"))})
+                    text = text_of({"text": decode_utf8(data)})
                 except BadRecord as bad:
                     yield number, Reject(identity, file.source, name, bad.reason, bad.detail)
                 else:
