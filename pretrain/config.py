@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.errors import UserError
+from model.strict_yaml import read_yaml
 from pretrain.parallel import ParallelLayout
 
 
@@ -178,6 +179,22 @@ class TrainConfig:
     log: LogSection = field(default_factory=LogSection)
 
 
+OTHER_NAMES = {  # what these keys are called elsewhere: megatron-core, DeepSpeed, transformers and others
+    **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "optim.lr"), **dict.fromkeys(("min_lr", "lr_min"), "optim.final_lr"),
+    **dict.fromkeys(("lr_warmup_iters", "lr_warmup_steps", "num_warmup_steps"), "optim.warmup_steps"),
+    **dict.fromkeys(("lr_scheduler", "lr_scheduler_type", "lr_decay_style", "scheduler"), "optim.decay"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm", "gradient_clipping", "max_norm"), "optim.clip_grad"),
+    **dict.fromkeys(("batch_size", "global_batch_size", "train_batch_size", "per_device_train_batch_size"), "data.rows_per_step"),
+    **dict.fromkeys(("seq_length", "seq_len", "sequence_length", "max_seq_length", "max_length", "context_length", "block_size"),
+                    "data.row_length"),
+    **dict.fromkeys(("max_steps", "train_iters", "iterations", "total_steps", "epochs", "num_train_epochs"), "run.steps"),
+    **dict.fromkeys(("output_dir", "save_dir", "out_dir"), "run.folder"),
+    **dict.fromkeys(("save_steps", "save_interval"), "checkpoint.every"), "save_total_limit": "checkpoint.keep",
+    **dict.fromkeys(("log_interval", "logging_steps"), "log.every"), **dict.fromkeys(("eval_steps", "eval_interval"), "log.heldout_every"),
+    "num_workers": "data.workers", "num_layers": "model.num_hidden_layers", "n_layers": "model.num_hidden_layers",
+    "ffn_hidden_size": "model.intermediate_size",
+}  # fmt: skip
+
 CHOICES = {
     "run.precision": ("fp32", "bf16"),
     "run.engine": ("megatron", "zero3"),
@@ -205,23 +222,36 @@ SHARES = ("data.text_to_image", "data.unconditional", "data.first_text", "data.c
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:
     """Read a YAML file and apply `section.key=value` overrides. Raises UserError that names the file, key and value."""
-    import yaml
-
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error.__class__.__name__}): give a YAML file with --config") from None
     try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        values = read_yaml(text, str(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no sections: see pretrain/configs for complete files")
     for override in overrides:
         _apply(values, override)
-    config = _build(TrainConfig, values, "", str(path))
-    _check(config, str(path))
+    origin = Origin(str(path), tuple(override.partition("=")[0] for override in overrides))
+    config = _build(TrainConfig, values, "", origin)
+    _check(config, origin)
     return config
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where values come from: the file, and the dotted keys that the command line put in their place."""
+
+    file: str
+    overrides: tuple[str, ...] = ()
+
+    def of(self, key: str) -> str:
+        """Who said what stands under this key."""
+        flat = key.replace("[", ".").replace("]", "")
+        said = any(flat == own or flat.startswith(f"{own}.") for own in self.overrides)
+        return "command line" if said else self.file
 
 
 def dump_config(config: TrainConfig) -> str:
@@ -238,8 +268,6 @@ def dump_config(config: TrainConfig) -> str:
 
 def _apply(values: dict, override: str) -> None:
     """Put one `section.key=value` into the raw values; the value is read as YAML."""
-    import yaml
-
     key, separator, text = override.partition("=")
     parts = key.split(".")
     if not separator or not all(parts):
@@ -252,86 +280,106 @@ def _apply(values: dict, override: str) -> None:
     if not isinstance(place, dict):
         raise UserError(f"override {override!r}: {'.'.join(parts[:-1])} is no section")
     try:
-        place[parts[-1]] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
+        place[parts[-1]] = read_yaml(text, key) if text.strip() else ""
+    except ValueError as error:
+        raise UserError(f"override {override!r}: {text!r} is not a YAML value: {error}") from None
 
 
-def _build(cls, values, path: str, source: str):
+def _build(cls, values, path: str, origin: Origin):
     """Make dataclass `cls` of a mapping: unknown and missing keys are refused, values are converted to their types."""
     if not isinstance(values, dict):
-        raise UserError(f"{source}: {path or 'the file'} is {values!r}: expected a section with keys")
+        raise UserError(f"{origin.of(path)}: {path or 'the file'} is {values!r}: expected a section with keys")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     types_of = typing.get_type_hints(cls)
     for key in values:
         if key not in fields:
             full = f"{path}.{key}" if path else str(key)
             if key in ABSENT:
-                raise UserError(f"{source}: {full}: {ABSENT[key]}")
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
-            raise UserError(f"{source}: unknown key {full}: did you mean {f'{path}.' if path else ''}{near[0]}?")
+                raise UserError(f"{origin.of(full)}: {full}: {ABSENT[key]}")
+            raise UserError(f"{origin.of(full)}: unknown key {full}: {_meant(str(key), path, list(fields))}")
     made = {}
     for name, spec in fields.items():
         full = f"{path}.{name}" if path else name
         if name in values:
-            made[name] = _convert(types_of[name], values[name], full, source)
+            made[name] = _convert(types_of[name], values[name], full, origin)
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            raise UserError(f"{source}: {full} is missing: it has no default")
+            raise UserError(f"{origin.file}: {full} is missing: it has no default")
     return cls(**made)
 
 
-def _convert(wanted, value, path: str, source: str):
+def _meant(key: str, section: str, fields: list[str]) -> str:
+    """What an unknown key may have been meant for, in words."""
+    if key in OTHER_NAMES:
+        return f"it is called {OTHER_NAMES[key]} here"
+    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {f'{section}.' if section else ''}{near[0]}?"
+    return f"{section or 'the file'} has {', '.join(fields)}"
+
+
+def _convert(wanted, value, path: str, origin: Origin):
     if dataclasses.is_dataclass(wanted):
-        return _build(wanted, value, path, source)
+        return _build(wanted, value, path, origin)
     if typing.get_origin(wanted) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise UserError(f"{source}: {path} is {value!r}: expected a list")
+            raise UserError(f"{origin.of(path)}: {path} is {value!r}: expected a list")
         inner = typing.get_args(wanted)[0]
-        return tuple(_convert(inner, item, f"{path}[{i}]", source) for i, item in enumerate(value))
+        return tuple(_convert(inner, item, f"{path}[{i}]", origin) for i, item in enumerate(value))
     if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-4 as a string
         except ValueError:
             pass
+    elif wanted is int and isinstance(value, (float, str)) and (whole := _whole(value)) is not None:
+        return whole
     elif isinstance(wanted, type) and isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
         return value
     name = wanted.__name__ if isinstance(wanted, (type, types.GenericAlias)) else str(wanted)
-    raise UserError(f"{source}: {path} is {value!r}: expected {name}")
+    raise UserError(f"{origin.of(path)}: {path} is {value!r}: expected {name}")
 
 
-def _check(config: TrainConfig, source: str) -> None:
+def _whole(value: float | str) -> int | None:
+    """A whole number that is spelt with a point or an exponent, as 1e3; None for any other value."""
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return int(number) if math.isfinite(number) and number.is_integer() else None
+
+
+def _check(config: TrainConfig, origin: Origin) -> None:
     for key, value in _numbers(config):
         if not math.isfinite(value):
-            raise UserError(f"{source}: {key} is {value}: it must be finite")
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must be finite")
         if value < 0:
-            raise UserError(f"{source}: {key} is {value}: it must not be negative")
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must not be negative")
         if key in POSITIVE and value < 1:
-            raise UserError(f"{source}: {key} is {value}: it must be at least 1")
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must be at least 1")
         if key in SHARES and value > 1:
-            raise UserError(f"{source}: {key} is {value}: it is a share, 0 to 1")
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it is a share, 0 to 1")
     for key, choices in CHOICES.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
         if value in ABSENT:
-            raise UserError(f"{source}: {key} is {value!r}: {ABSENT[value]}")
+            raise UserError(f"{origin.of(key)}: {key} is {value!r}: {ABSENT[value]}")
         if value not in choices:
-            raise UserError(f"{source}: {key} is {value!r}: choose {' or '.join(map(str, choices))}")
+            raise UserError(f"{origin.of(key)}: {key} is {value!r}: choose {' or '.join(map(str, choices))}")
     if config.log.conflict_every and not config.data.heldout:
         raise UserError(
-            f"{source}: log.conflict_every is {config.log.conflict_every}: it measures on data.heldout, which is empty"
+            f"{origin.of('log.conflict_every')}: log.conflict_every is {config.log.conflict_every}: it measures on data.heldout, which is empty"
         )
     if config.log.conflict_every and config.parallel.tensor * config.parallel.pipeline > 1:
         raise UserError(
-            f"{source}: log.conflict_every is {config.log.conflict_every}: it needs the whole model in a process, "
+            f"{origin.of('log.conflict_every')}: log.conflict_every is {config.log.conflict_every}: it needs the whole model in a process, "
             "parallel.tensor and parallel.pipeline 1; tools/measure_conflict.py measures the checkpoints of any layout"
         )
     if config.log.conflict_every and config.run.engine != "megatron":
         raise UserError(
-            f"{source}: log.conflict_every is {config.log.conflict_every}: it needs whole weights in a process, "
+            f"{origin.of('log.conflict_every')}: log.conflict_every is {config.log.conflict_every}: it needs whole weights in a process, "
             "run.engine megatron; tools/measure_conflict.py measures the checkpoints of any engine"
         )
     if not config.data.sources:
-        raise UserError(f"{source}: data.sources is empty: name at least one folder of code shards")
+        raise UserError(f"{origin.of('data.sources')}: data.sources is empty: name at least one folder of code shards")
 
 
 def _numbers(value, key: str = "") -> Iterator[tuple[str, float]]:

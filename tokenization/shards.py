@@ -128,6 +128,8 @@ def open_dataset(folder: str | Path, cache: Cache | None = None) -> CodeDataset:
             raise UserError(f"{folder}: only a folder is read here, no URL: copy the dataset to this machine")
         if (folder / JOB).is_file():
             raise UserError(f"{folder}: this dataset is not finished; run the same shard_images.py command again")
+        if not folder.exists():
+            raise UserError(f"{folder}: no such folder; name a dataset that shard_images.py made")
         raise UserError(f"{folder}: no {MANIFEST} in it; it is not a dataset made by shard_images.py")
     manifest = read_manifest(folder / MANIFEST)
     for entry in (manifest["index"], *manifest["lengths"]):

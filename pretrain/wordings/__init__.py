@@ -6,6 +6,7 @@ from pathlib import Path
 
 from model.errors import UserError
 from model.prompts import DEFAULT_TEMPLATES, PromptTemplates
+from model.strict_yaml import read_yaml
 
 DIRECTIONS = ("text_to_image", "image_to_text")
 
@@ -17,18 +18,16 @@ def read_wordings(name: str) -> PromptTemplates:
     """
     if not name:
         return DEFAULT_TEMPLATES
-    import yaml
-
     shipped = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
     path = shipped.get(name, Path(name))
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"data.wordings {name}: cannot be read ({error.__class__.__name__}): give a YAML file, or {' or '.join(shipped)}"
         ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"data.wordings {path}: not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UserError(f"data.wordings {path}: not YAML: {error}") from None
     if not isinstance(values, dict) or set(values) != set(DIRECTIONS):
         found = list(values) if isinstance(values, dict) else type(values).__name__
         raise UserError(f"data.wordings {path}: holds {found}: give {' and '.join(DIRECTIONS)}, lists by language each")

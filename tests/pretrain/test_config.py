@@ -218,3 +218,30 @@ def test_every_key_of_a_shipped_file_has_a_comment(path):
         if re.match(r"\s+\w+: *[^\s#]", line) and " #" not in line and not before.lstrip().startswith("#")
     ]
     assert not bare, f"{path.name}: no comment on {bare}"
+
+
+def test_messages_say_whose_value_it_is_and_what_it_is_called_here(path):
+    assert refusal(path, "optim.learning_rate=1") == "command line: unknown key optim.learning_rate: it is called optim.lr here"
+    assert refusal(path, "run.steps=x") == "command line: run.steps is 'x': expected int"
+    assert refusal(path, "data.sources=[{path: a, weigt: 1}]").startswith("command line: unknown key data.sources[0].weigt")
+    assert refusal(path, "optim.beta1=1e400").startswith("command line: optim.beta1 is inf")
+    assert refusal(path, "model.qqq=1").startswith("command line: unknown key model.qqq: model has hidden_size, ")
+    path.write_text(path.read_text().replace("steps: 5", "steps: many"))
+    assert refusal(path, "log.every=1") == f"{path}: run.steps is 'many': expected int"
+
+
+def test_numbers_with_an_exponent_and_empty_values(path):
+    config = load_config(path, ["run.steps=1e3", "log.every=2.0e+1", "run.init_from="])
+    assert (config.run.steps, config.log.every, config.run.init_from) == (1000, 20, "")
+    assert "expected int" in refusal(path, "run.steps=1.5") and "expected int" in refusal(path, "run.steps=")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("optim:\n  lr: 1\n  warmup_steps: 5\n  lr: 2\n", "key 'lr' stands twice, in lines 2 and 4"),
+    ("optim: {lr: 1, lr: 2}\n", "key 'lr' stands twice, in lines 1 and 1"),
+    ("run: {folder: a}\nrun: {steps: 2}\n", "key 'run' stands twice"),
+    ("run: [a\n", "line 2, column 1"),
+])  # fmt: skip
+def test_a_key_that_stands_twice_is_refused_and_errors_name_the_file_and_line(path, text, message):
+    path.write_text(text)
+    assert refusal(path).startswith(f"{path}: not YAML: ") and message in refusal(path) and "unicode" not in refusal(path)

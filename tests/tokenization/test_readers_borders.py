@@ -17,6 +17,7 @@ from model.errors import UserError
 from tests.tokenization.corpora import Command, folder_corpus, jsonl, picture, tar
 from tests.tokenization.test_readers import items, numbered, pictures, scans
 from tokenization.readers import Document, Reject, open_corpus
+from tokenization.shards import open_dataset
 
 
 def write(folder: Path, files: dict[str, bytes | str]) -> Path:
@@ -217,3 +218,16 @@ def test_the_first_reasons_stand_in_the_terminal(command: Command, tmp_path: Pat
     path = parquet(tmp_path / "a.parquet", image=names, caption=["x"] * 3)
     code, stderr = command([path], tmp_path / "out")
     assert code == 1 and "rejected as unsafe_path: a.parquet:1: image: the row has no picture bytes" in stderr
+
+
+def test_turns_of_one_role_on_end_are_not_glued_together(tmp_path: Path):
+    said = [("human", "One."), ("human", "Two."), ("gpt", "A."), ("gpt", "B."), ("human", "<image>"), ("human", "C?"), ("gpt", "D.")]
+    turns = [{"from": role, "value": text} for role, text in said]
+    path = jsonl(tmp_path / "a.jsonl", [{"image": "a.png", "conversations": turns}])
+    (document,) = items(open_corpus(path))
+    assert document.texts == ("One.", "\nTwo.", "A.", "\nB.", "C?", "D.")
+
+
+def test_a_dataset_that_is_not_there_is_told_as_that(tmp_path: Path):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        open_dataset(tmp_path / "nowhere")

@@ -1,7 +1,7 @@
 """Documents with turns, from the two spellings that people have: LLaVA's conversations and BAGEL's editing rows.
 
 A conversation is `[{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A cat."}]`;
-OpenAI's names, `role` and `content`, are read too. Each `<image>` takes the next picture; pictures that no turn places
+OpenAI's names, `role` and `content`, are read too. Turns of one role on end are a line each of one turn. Each `<image>` takes the next picture; pictures that no turn places
 stand first. An editing row has n + 1 pictures and n instructions, each a text or a list of alternative texts:
 instruction k asks for picture k + 1, given everything before. The first instruction stands before the source picture: its
 codes are then read in the light of what is asked, and the target stands equally far behind them whatever its length.
@@ -52,7 +52,9 @@ def conversation_parts(turns: Any, pictures: Sequence[Data], key: str) -> tuple[
             if place:
                 parts.append(Picture(next(left), role))
             if stretch.strip():
-                parts.append(Text((stretch.strip(),), role))
+                # two turns of one role are one turn in training: without a line between them their words would be glued
+                goes_on = len(parts) == before and number and roles[number - 1] == role and isinstance(parts[-1], Text)
+                parts.append(Text(("\n" * bool(goes_on) + stretch.strip(),), role))
         if len(parts) == before:
             raise BadRecord("empty_text", f"{key}[{number}]: the turn is empty")
     if not any(part.role == "assistant" for part in parts):

@@ -176,7 +176,8 @@ def row_settings(args: Namespace, folder: Path):
     if args.row_length:
         data = replace(data, row_length=args.row_length)
     if not data.heldout:
-        raise UserError(f"{path or 'no --config'}: names no held-out shards: give --data FOLDER")
+        where = f"{path}: names no held-out shards" if path else "there is no run whose held-out shards are known"
+        raise UserError(f"{where}: give --data FOLDER")
     return data, rows if args.rows is None else args.rows
 
 

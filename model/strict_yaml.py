@@ -1,0 +1,48 @@
+"""YAML whose mappings have each key once: of two equal keys PyYAML takes the last, and what the first said is lost."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+
+def read_yaml(text: str, name: str) -> Any:
+    """The value of a YAML text. Raises ValueError with one line, which gives lines and columns but not `name` twice."""
+    import yaml
+
+    loader = _strict_loader()(text)
+    loader.name = name
+    try:
+        return loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        context = f"{error.context}: " if error.context else ""
+        raise ValueError(f"{context}{error.problem}{where}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that no calendar has
+        raise ValueError(" ".join(str(error).split()) or "nested too deeply") from None
+    finally:
+        loader.dispose()
+
+
+@cache
+def _strict_loader() -> type:
+    import yaml
+
+    class StrictLoader(yaml.SafeLoader):
+        """yaml.SafeLoader that refuses a key that comes twice."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            seen: dict[Any, int] = {}
+            for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if key_node.tag == "tag:yaml.org,2002:merge":
+                    continue
+                key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+                if not isinstance(key, (str, int, float, bool)):
+                    continue
+                if key in seen:
+                    raise ValueError(f"key {key!r} stands twice, in lines {seen[key]} and {line}: keep one")
+                seen[key] = line
+            return super().construct_mapping(node, deep)
+
+    return StrictLoader
