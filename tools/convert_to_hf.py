@@ -26,12 +26,15 @@ MARKS = ("config.json", "unix_prompts.json")  # files by which an earlier export
 CODE_MARKS = ("modeling_uni_x.py", "modeling_unix.py")
 # ChatML as Qwen's base models have it; processing_uni_x.py makes the same ids, with pictures in them.
 CHAT_TEMPLATE = """\
-{%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['content'] is string %}{{ message['content'] }}
-{%- else %}{% for item in message['content'] %}
-{%- if item['type'] == 'text' %}{{ item['text'] }}
-{%- else %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% endif %}
-{%- endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}
+{%- for message in messages %}
+{%- set said %}{% if message['content'] is string %}{{ message['content'] }}{% elif message['content'] %}
+{%- for item in message['content'] %}
+{%- if item['type'] == 'text' %}{{ item['text'] }}{% else %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% endif %}
+{%- endfor %}{% endif %}{% endset %}
+{{- '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['role'] == 'assistant' %}{% generation %}{{ said + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}
+{%- else %}{{ said + '<|im_end|>\\n' }}{% endif %}
+{%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 CODE = Path(__file__).resolve().parents[1] / "model" / "hf"
 
@@ -150,6 +153,7 @@ def write_tokenizer(folder: Path, tokenizer_json: Path, config) -> None:
     special = {"eos_token": eos, "pad_token": eos}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_position_embeddings}
     settings |= {**special, "clean_up_tokenization_spaces": False}
+    settings["model_input_names"] = ["input_ids", "attention_mask"]  # Qwen's models know no token_type_ids
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", encoding="utf-8")
 

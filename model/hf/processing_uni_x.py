@@ -15,14 +15,25 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
 from .pictures_uni_x import fit_square, images_of, pixels_of
+from .sources_uni_x import make_batch, open_picture
 from .text_uni_x import TextEncoder
 from .vq_uni_x import FAMILIES, open_picture_tokenizer
 
 PROCESSOR_FILE, PROMPTS_FILE, VQ_FOLDER = "processor_config.json", "unix_prompts.json", "vq"
 CAPTION = "{caption}"
+PLACEHOLDER = "<|vision_start|><|image_pad|><|vision_end|>"  # what stands for a picture in text that is marked up
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+BATCHING = (
+    "truncation", "padding", "max_length", "padding_side", "truncation_side", "pad_to_multiple_of", "return_tensors"
+)  # fmt: skip
+# arguments of transformers that change nothing here: Qwen's tokenizers add no tokens of their own, a mask is always made
+WITHOUT_EFFECT = (
+    "add_special_tokens", "return_attention_mask", "return_token_type_ids", "return_mm_token_type_ids", "verbose",
+    "load_audio_from_video", "video_fps", "num_frames", "sampling_rate", "do_rescale", "padding_mode",
+)  # fmt: skip
 Part = str | Image.Image
 
 
@@ -35,11 +46,17 @@ class UniXProcessor(ProcessorMixin):
         codes = model.generate_images(**processor.draw(["red heart"]), guidance_scale=3.0)
         processor.pictures(codes)
 
+    Words of users are what `draw`, `edit`, `caption` and the contents of `apply_chat_template` take: a control token in
+    them is the characters that spell it. What is called directly, `processor(text)`, takes text that is marked up
+    already, as trainers do: `<|im_end|>` and the end of text are control tokens there; `split_special_tokens=True`
+    makes its text a user's.
+
     The image tokenizer is opened when a picture is first read or drawn.
     """
 
     attributes = ["tokenizer"]
-    tokenizer_class = "AutoTokenizer"
+    tokenizer_class = "PreTrainedTokenizerFast"
+    model_input_names = ["input_ids", "attention_mask"]
 
     def __init__(self, tokenizer, settings: dict[str, Any], prompts: dict[str, Any], folder: str) -> None:
         """`settings` and `prompts` are the contents of processor_config.json and unix_prompts.json in `folder`."""
@@ -52,6 +69,7 @@ class UniXProcessor(ProcessorMixin):
         self.start, self.end, self.eos = (
             settings[f"{name}_token_id"] for name in ("vision_start", "vision_end", "eos")
         )
+        self._tokenizer_as_opened = self._tokenizer_state()
         self._picture_tokenizer: tuple[torch.nn.Module, Any] | None = None
         self._text_encoder: tuple[int, TextEncoder] | None = None
 
@@ -67,10 +85,18 @@ class UniXProcessor(ProcessorMixin):
 
             patterns = ["*.json", "*.jinja", f"{VQ_FOLDER}/*"]
             folder = Path(snapshot_download(str(folder), revision=revision, allow_patterns=patterns))
+        missing = [name for name in (PROCESSOR_FILE, PROMPTS_FILE, VQ_FOLDER) if not (folder / name).exists()]
+        if missing:
+            raise OSError(
+                f"{folder} has no {', no '.join(missing)}: tools that tune or merge save the model alone. Copy the files "
+                f"of the processor from the export: AutoProcessor.from_pretrained(export, trust_remote_code=True)"
+                f".save_pretrained({str(folder)!r})"
+            )
         settings, prompts = (
             json.loads((folder / name).read_text(encoding="utf-8")) for name in (PROCESSOR_FILE, PROMPTS_FILE)
         )
-        return cls(AutoTokenizer.from_pretrained(folder), settings, prompts, str(folder))
+        # not AutoTokenizer, which under transformers 5 asks on the terminal whether the folder's code may run
+        return cls(PreTrainedTokenizerFast.from_pretrained(folder), settings, prompts, str(folder))
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Write what `from_pretrained` reads, the image tokenizer and the code included -> the files' paths."""
@@ -78,25 +104,50 @@ class UniXProcessor(ProcessorMixin):
             raise ValueError("push_to_hub: save to a folder, then upload it with huggingface_hub's upload_folder")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(folder)
+        source = Path(self.folder)
+        if self._tokenizer_state() == self._tokenizer_as_opened and (source / TOKENIZER_FILES[0]).is_file():
+            # as they are: what transformers 5 would write 4.57 cannot open
+            for name in TOKENIZER_FILES:
+                if (source / name).is_file() and source.resolve() != folder.resolve():
+                    shutil.copy(source / name, folder / name)
+        else:
+            self.tokenizer.save_pretrained(folder)
+        if self.chat_template:
+            (folder / TOKENIZER_FILES[-1]).write_text(self.chat_template, encoding="utf-8")
         (folder / PROCESSOR_FILE).write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
         prompts = json.dumps(self.prompts, ensure_ascii=False, indent=2) + "\n"
         (folder / PROMPTS_FILE).write_text(prompts, encoding="utf-8")
-        for name in ("processing_uni_x.py", "pictures_uni_x.py", "text_uni_x.py", "vq_uni_x.py"):
-            shutil.copy(Path(__file__).with_name(name), folder / name)
+        for path in Path(__file__).parent.glob("*_uni_x.py"):
+            if path.resolve() != (folder / path.name).resolve():
+                shutil.copy(path, folder / path.name)
         if Path(self.folder).resolve() != folder.resolve():
             shutil.copytree(Path(self.folder) / VQ_FOLDER, folder / VQ_FOLDER, dirs_exist_ok=True)
         return sorted(str(path) for path in folder.rglob("*") if path.is_file())
 
     def __call__(
-        self, text: str | Sequence[str] | None = None, images: Sequence | Image.Image | None = None, **kwargs
+        self,
+        text: str | Sequence[str] | None = None,
+        images: Sequence | Image.Image | None = None,
+        split_special_tokens: bool = False,
+        **options,
     ) -> BatchFeature:
-        """Prompts of pictures, then text: a text each, and for each text a picture or a list of pictures."""
+        """Text that is marked up, and its pictures: a text each, and for each text a picture or a list of pictures.
+
+        A picture takes the place of `<|vision_start|><|image_pad|><|vision_end|>`; where no text has this, pictures stand
+        before their text. With `split_special_tokens` control tokens in the text are characters. Other arguments cut and
+        pad as transformers' tokenizers do. Raises ValueError for other numbers of pictures and for unknown arguments.
+        """
         texts = [text] if isinstance(text, str) else list(text or [""] * len(_listed(images)))
         pictures = _listed(images) or [[]] * len(texts)
+        if isinstance(text, str) and len(pictures) > 1 and not isinstance(pictures[0], list | tuple):
+            pictures = [pictures]
         if len(pictures) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(pictures)} pictures: give one picture, or list, a text")
-        return self.batch([self.ids_of([*_listed(own), said]) for own, said in zip(pictures, texts, strict=True)])
+        rows = [
+            self._marked_up(said, _listed(own), plain=split_special_tokens)
+            for own, said in zip(pictures, texts, strict=True)
+        ]
+        return self.batch(rows, **options)
 
     def draw(self, captions: Sequence[str], wording: int = 0) -> BatchFeature:
         """Prompts for pictures of `captions`, for `generate_images`."""
@@ -111,7 +162,7 @@ class UniXProcessor(ProcessorMixin):
         """
         if len(images) != len(instructions):
             raise ValueError(f"{len(images)} pictures for {len(instructions)} instructions: give one, or a list, each")
-        sources = [self.ids_of(_listed(own)) for own in images]
+        sources = [self.ids_of([open_picture(one) for one in _listed(own)]) for own in images]
         answer = [*self._markup("<|im_start|>assistant\n"), self.start]
         pairs = zip(sources, instructions, strict=True)
         found = self.batch([[*self._turn("user", [*self.encode(text), *own]), *answer] for own, text in pairs])
@@ -121,27 +172,62 @@ class UniXProcessor(ProcessorMixin):
 
     def caption(self, images: Sequence[Image.Image], question: str | None = None) -> BatchFeature:
         """Prompts for captions of `images`, or for answers to a question about each, for `generate`."""
-        return self.batch([self.ids_of([image, question or self.prompts["image_to_text"][0]]) for image in images])
+        return self.batch(
+            [self.ids_of([open_picture(image), question or self.prompts["image_to_text"][0]]) for image in images]
+        )
 
     def apply_chat_template(
-        self, conversation: Sequence, chat_template: str | None = None, add_generation_prompt: bool = True, **kwargs
-    ) -> BatchFeature:
-        """Prompts of one conversation or of a list of them, for `generate` or `generate_documents`.
+        self,
+        conversation: Sequence,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = True,
+        return_dict: bool = True,
+        return_assistant_tokens_mask: bool = False,
+        **options,
+    ) -> BatchFeature | str | list[str] | Tensor:
+        """Ids of one conversation or of a list of them, for trainers; for `generate` with `add_generation_prompt`.
 
-        A message is {"role": ..., "content": text or a list of {"type": "text", "text": ...} and {"type": "image",
-        "image": PIL picture}}. The form is ChatML, that of Qwen's template: `<|im_start|>`, role and line break,
-        content, `<|im_end|>` and line break; a tokenizer without these tokens spells them out, as in training.
+        A message is {"role": ..., "content": text, None or a list of {"type": "text", "text": ...} and {"type": "image"}
+        with a picture under "image", "url", "path" or "image_url"}: of PIL, a path, a URL, an array or a tensor. The form
+        is ChatML, that of Qwen's template: `<|im_start|>`, role and line break, content, `<|im_end|>` and line break; a
+        tokenizer without these tokens spells them out, as in training.
+
+        `continue_final_message` leaves the last turn open. `return_assistant_tokens_mask` adds `assistant_masks`, 1 at
+        what an assistant says and at the end of its turn. `tokenize=False` gives the text, for `processor(text, images)`,
+        which makes the same ids of it unless a user's words hold control tokens. `return_dict=False` gives ids alone.
+        `chat_template` is another template; it is rendered, then read as marked-up text. Other arguments as for calls.
         """
-        conversations = [conversation] if conversation and isinstance(conversation[0], dict) else conversation
-        rows = []
-        for messages in conversations:
-            ids: list[int] = []
-            for message in messages:
-                content = message["content"]
-                parts = [content] if isinstance(content, str) else [item[item["type"]] for item in content]
-                ids += self._turn(message["role"], self.ids_of(parts))
-            rows.append([*ids, *self._markup("<|im_start|>assistant\n")] if add_generation_prompt else ids)
-        return self.batch(rows)
+        if add_generation_prompt and continue_final_message:
+            raise ValueError("add_generation_prompt opens a turn, continue_final_message goes on with one: choose")
+        single = bool(conversation) and isinstance(conversation[0], dict)
+        conversations = [conversation] if single else list(conversation)
+        prompting = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+        if not tokenize or chat_template not in (None, self.chat_template):
+            if return_assistant_tokens_mask:
+                raise ValueError("return_assistant_tokens_mask needs tokenize=True and the folder's own chat template")
+            template = chat_template or self.chat_template
+            texts = [
+                self.tokenizer.apply_chat_template(
+                    [{**message, "content": _without_pictures(message["content"])} for message in messages],
+                    chat_template=template, tokenize=False, **prompting,
+                )
+                for messages in conversations
+            ]  # fmt: skip
+            if not tokenize:
+                return texts[0] if single else texts
+            own = [[part for part in _parts_of(messages) if not isinstance(part, str)] for messages in conversations]
+            rows = [self._marked_up(text, pictures) for text, pictures in zip(texts, own, strict=True)]
+            masks = None
+        else:
+            turned = [self._turns(messages, **prompting) for messages in conversations]
+            rows = [ids for ids, _ in turned]
+            masks = [mask for _, mask in turned] if return_assistant_tokens_mask else None
+        found = self.batch(rows, masks, **options)
+        if return_dict:
+            return found
+        return found["input_ids"][0] if single and options.get("return_tensors", "pt") is None else found["input_ids"]
 
     def document(self, ids: Sequence[int] | Tensor) -> list[Part]:
         """The texts and pictures of a document's ids, in order; special tokens and empty texts are left out."""
@@ -180,18 +266,19 @@ class UniXProcessor(ProcessorMixin):
     def codes(self, images: Sequence[Image.Image]) -> Tensor:
         """Codes [b, rows * columns] int64 of pictures of any size."""
         model, family = self._tokenizer_of_pictures()
-        squares = [fit_square(image, self.settings["image_size"]) for image in images]
+        squares = [fit_square(open_picture(image), self.settings["image_size"]) for image in images]
         with torch.no_grad():  # one at a time, so that the codes of a picture never depend on its neighbours
             return torch.cat([family.encode(model, torch.from_numpy(pixels_of([one]))).flatten(1) for one in squares])
 
-    def ids_of(self, parts: Sequence[Part]) -> list[int]:
-        """Texts and pictures in order -> ids, each picture between its markers."""
+    def ids_of(self, parts: Sequence) -> list[int]:
+        """A user's texts and pictures in order -> ids, each picture between its markers."""
         ids: list[int] = []
         for part in parts:
             if isinstance(part, str):
                 ids += self.encode(part)
             else:
-                ids += [self.start, *(self.codes([part])[0] + self.offset).tolist(), self.end]
+                codes = self.codes([part])[0]
+                ids += [self.start, *(codes + self.offset).tolist(), self.end]
         return ids
 
     def encode(self, text: str) -> list[int]:
@@ -203,12 +290,25 @@ class UniXProcessor(ProcessorMixin):
             self._text_encoder = size, TextEncoder(self.tokenizer.backend_tokenizer.to_str())
         return self._text_encoder[1](text)
 
-    def batch(self, rows: Sequence[Sequence[int]]) -> BatchFeature:
-        """Rows of ids -> input_ids and attention_mask [b, longest], padded on the left."""
-        width = max(map(len, rows))
-        ids = torch.tensor([[self.eos] * (width - len(row)) + list(row) for row in rows])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        return BatchFeature({"input_ids": ids, "attention_mask": mask})
+    def batch(
+        self, rows: Sequence[Sequence[int]], masks: Sequence[Sequence[int]] | None = None, **options
+    ) -> BatchFeature:
+        """Rows of ids -> input_ids and attention_mask [b, longest], padded on the left unless `options` say else.
+
+        `masks` are those of the assistant's tokens. Raises ValueError for an option that is not known.
+        """
+        for name in ("text_kwargs", "images_kwargs", "common_kwargs", "processor_kwargs", "tokenizer_kwargs"):
+            options |= options.pop(name, None) or {}
+        unknown = [name for name in options if name not in (*BATCHING, *WITHOUT_EFFECT) and options[name]]
+        if unknown:
+            raise ValueError(f"{unknown[0]}={options[unknown[0]]!r} is not known here: {', '.join(BATCHING)} are")
+        options = {name: value for name, value in options.items() if name in BATCHING and value is not None
+                   or name == "return_tensors"}  # fmt: skip
+        columns = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+        if masks is not None:
+            columns["assistant_masks"] = masks
+        pad = {"input_ids": self.eos, "attention_mask": 0, "assistant_masks": 0}
+        return make_batch(columns, pad, (self.start, self.end), **options)
 
     @property
     def unconditional_ids(self) -> Tensor:
@@ -216,12 +316,63 @@ class UniXProcessor(ProcessorMixin):
         return torch.tensor([*self.encode(self.prompts["unconditional"]), self.start])
 
     def _markup(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        """Ids of text whose control tokens are meant. Raises ValueError for a token whose id is a picture code's."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        wrong = [token for token in ids if token >= self.offset]
+        if wrong:
+            raise ValueError(
+                f"token {self.tokenizer.convert_ids_to_tokens(wrong[0])!r} has id {wrong[0]}, and from {self.offset} on ids are "
+                "picture codes: this tokenizer has no room for added tokens"
+            )
+        return ids
 
-    def _turn(self, role: str, content: Sequence[int]) -> list[int]:
+    def _marked_up(self, text: str, pictures: Sequence, plain: bool = False) -> list[int]:
+        """Ids of text that is marked up, with `pictures` at their places, or before it where it names none."""
+        encode = self.encode if plain else self._markup
+        pictures = [open_picture(one) for one in pictures]
+        pieces = text.split(PLACEHOLDER) if not plain else [text]
+        if len(pieces) == 1:
+            return [*self.ids_of(pictures), *encode(text)]
+        if len(pieces) - 1 != len(pictures):
+            raise ValueError(
+                f"the text has places for {len(pieces) - 1} pictures, and {len(pictures)} are given: one for each"
+            )
+        ids = encode(pieces[0])
+        for picture, piece in zip(pictures, pieces[1:], strict=True):
+            ids += [*self.ids_of([picture]), *encode(piece)]
+        return ids
+
+    def _turns(
+        self, messages: Sequence[dict], add_generation_prompt: bool, continue_final_message: bool
+    ) -> tuple[list[int], list[int]]:
+        """Ids of a conversation, and 1 for each that an assistant says."""
+        ids: list[int] = []
+        mask: list[int] = []
+        for place, message in enumerate(messages):
+            opening, ending, between = self._turn_marks(message["role"])
+            content = self.ids_of(_parts_of([message]))
+            if continue_final_message and place == len(messages) - 1:
+                ending, between = [], []
+            spoken = int(message["role"] == "assistant")
+            ids += [*opening, *content, *ending, *between]
+            mask += [0] * len(opening) + [spoken] * (len(content) + len(ending)) + [0] * len(between)
+        if add_generation_prompt:
+            ids += self._turn_marks("assistant")[0]
+        return ids, mask + [0] * (len(ids) - len(mask))
+
+    def _turn_marks(self, role: str) -> tuple[list[int], list[int], list[int]]:
+        """Ids that open a turn, that end it, and that stand after it."""
         if not role.isidentifier():  # a role stands among control tokens
             raise ValueError(f"role {role!r} is not one: give user, assistant or system")
-        return [*self._markup(f"<|im_start|>{role}\n"), *content, *self._markup("<|im_end|>"), *self._markup("\n")]
+        return self._markup(f"<|im_start|>{role}\n"), self._markup("<|im_end|>"), self._markup("\n")
+
+    def _turn(self, role: str, content: Sequence[int]) -> list[int]:
+        opening, ending, between = self._turn_marks(role)
+        return [*opening, *content, *ending, *between]
+
+    def _tokenizer_state(self) -> tuple:
+        tokenizer = self.tokenizer
+        return len(tokenizer), tokenizer.special_tokens_map, tokenizer.chat_template, tokenizer.model_max_length
 
     def _for_pictures(self, found: BatchFeature) -> BatchFeature:
         found["unconditional_ids"], found["num_codes"] = self.unconditional_ids, self.num_codes
@@ -239,7 +390,34 @@ class UniXProcessor(ProcessorMixin):
 def _listed(images) -> list:
     if images is None:
         return []
-    return [images] if isinstance(images, Image.Image) else list(images)
+    return list(images) if isinstance(images, list | tuple) else [images]
+
+
+def _parts_of(messages: Sequence[dict]) -> list:
+    """Texts, and what pictures are named by, of messages in order. Raises ValueError for a part that is neither."""
+    parts: list = []
+    for message in messages:
+        content = message["content"]
+        for item in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
+            kind = item.get("type")
+            if kind == "text":
+                parts.append(item["text"])
+                continue
+            named = [item[key] for key in ("image", "url", "path", "image_url") if item.get(key) is not None]
+            if kind not in ("image", "image_url") or not named:
+                raise ValueError(
+                    f"a part of type {kind!r} with {sorted(set(item) - {'type'})}: give {{'type': 'text', 'text': ...}} or "
+                    "{'type': 'image', 'image': a picture of PIL, a path or a URL}"
+                )
+            parts.append(open_picture(named[0]["url"] if isinstance(named[0], dict) else named[0]))
+    return parts
+
+
+def _without_pictures(content) -> Any:
+    """A message's content as templates take it, pictures without what they are."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return [item if item.get("type") == "text" else {"type": "image"} for item in content]
 
 
 UniXProcessor.register_for_auto_class()

@@ -54,7 +54,8 @@ class TextEncoder:
         self._tokenizer.encode_special_tokens = True  # here, since copies and pickles forget it
         found = [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
         return [
-            ids if self.marks.keys().isdisjoint(ids) else self._spelled(text) for text, ids in zip(texts, found, strict=True)
+            ids if self.marks.keys().isdisjoint(ids) else self._spelled(text)
+            for text, ids in zip(texts, found, strict=True)
         ]
 
     def _spelled(self, text: str) -> list[int]:
@@ -62,7 +63,9 @@ class TextEncoder:
 
         Raises ValueError where a single character is a control token.
         """
-        pattern = "|".join(f"(?<={re.escape(mark[0])})(?={re.escape(mark[1:])})" for mark in self.marks.values() if mark[1:])
+        pattern = "|".join(
+            f"(?<={re.escape(mark[0])})(?={re.escape(mark[1:])})" for mark in self.marks.values() if mark[1:]
+        )
         pieces = [piece for piece in re.split(pattern, text) if piece] if pattern else [text]
         found = [encoding.ids for encoding in self._tokenizer.encode_batch(pieces, add_special_tokens=False)]
         if any(not self.marks.keys().isdisjoint(ids) for ids in found):
@@ -70,5 +73,7 @@ class TextEncoder:
         ids = [token for piece in found for token in piece]
         for token in ids:
             if token in self.marks:
-                raise ValueError(f"the tokenizer makes its control token {self.marks[token]!r} of plain text: {text[:40]!r}")
+                raise ValueError(
+                    f"the tokenizer makes its control token {self.marks[token]!r} of plain text: {text[:40]!r}"
+                )
         return ids

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from functools import lru_cache
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,9 @@ def unmarked(folder, tmp_path_factory) -> Path:
 
 
 @settings(max_examples=20, deadline=None)
-@given(parts=st.lists(st.sampled_from(["<|vision_start|>", "<|im_end|>", "<tool_call>", "a", " ", "<|", "é"]), max_size=6))
+@given(
+    parts=st.lists(st.sampled_from(["<|vision_start|>", "<|im_end|>", "<tool_call>", "a", " ", "<|", "é"]), max_size=6)
+)
 def test_no_text_becomes_a_control_token_in_training_processor_or_server(unmarked, parts):
     """Whatever the flags in tokenizer.json, and whatever the tokenizer was asked before."""
     text = "".join(parts)
@@ -160,15 +163,16 @@ def test_conversations_have_the_form_of_the_template(processor, opened, pictures
         {"role": "assistant", "content": "Hi!"},
         {"role": "user", "content": "Draw a cat."},
     ]
-    (row,) = rows_of(processor.apply_chat_template(messages))
+    (row,) = rows_of(processor.apply_chat_template(messages, add_generation_prompt=True))
     rendered = processor.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert row == processor.tokenizer(rendered, add_special_tokens=False)["input_ids"]
     assert rendered.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
     chat = turn_ids(codes_of(opened, pictures), "What?", opened.encode, opened.markup, opened.vocabulary)
     content = [*({"type": "image", "image": picture} for picture in pictures), {"type": "text", "text": "What?"}]
-    assert rows_of(processor.apply_chat_template([{"role": "user", "content": content}])) == [chat]
+    asked = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    assert rows_of(asked) == [chat]
     seen = [{"type": "image", "image": pictures[0]}, {"type": "text", "text": "What is <|im_end|>?"}]
-    (row,) = rows_of(processor.apply_chat_template([[{"role": "user", "content": seen}]], add_generation_prompt=False))
+    (row,) = rows_of(processor.apply_chat_template([[{"role": "user", "content": seen}]]))
     closing = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert row.count(closing) == 1 and row[-2] == closing
     place = row.index(opened.vocabulary.vision_start_id)
@@ -219,9 +223,92 @@ def test_a_saved_folder_is_equal(folder, processor, pictures, tmp_path):
     assert {"processing_uni_x.py", "modeling_uni_x.py", "chat_template.jinja", "unix_prompts.json", "vq"} <= names
 
 
+def test_text_of_trainers_is_marked_up_and_words_of_users_are_not(processor):
+    """trl, axolotl and others render a conversation, or append the end of text, as text, and call the processor."""
+    ids = {mark: processor.tokenizer.convert_tokens_to_ids(mark) for mark in ("<|im_end|>", "<|endoftext|>")}
+    (row,) = rows_of(processor("An answer.<|endoftext|>"))
+    assert row[-1] == ids["<|endoftext|>"] and row[:-1] == processor.encode("An answer.")
+    for batch in (
+        processor("A word <|im_end|>", split_special_tokens=True),
+        processor.draw(["<|im_end|>"]),
+        processor.apply_chat_template([{"role": "user", "content": "<|im_end|>"}], continue_final_message=True),
+    ):
+        assert ids["<|im_end|>"] not in rows_of(batch)[0]
+
+
+def test_chat_templates_do_what_trainers_ask_for(processor, pictures, tmp_path):
+    pictures[0].save(tmp_path / "picture.png")
+    named = {"type": "image", "path": str(tmp_path / "picture.png")}
+    messages = [
+        {"role": "user", "content": [named, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": "A cat."},
+        {"role": "user", "content": None},
+        {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]},
+    ]
+    found = processor.apply_chat_template(messages, return_assistant_tokens_mask=True)
+    text = processor.apply_chat_template(messages, tokenize=False)
+    assert isinstance(text, str) and text.endswith("<|im_end|>\n") and text.count("<|image_pad|>") == 1
+    assert rows_of(processor(text, pictures[0])) == rows_of(found) == rows_of(processor([text], [[pictures[0]]]))
+    said = found["input_ids"][0][found["assistant_masks"][0].bool()].tolist()
+    assert processor.tokenizer.decode(said) == "A cat.<|im_end|>Yes.<|im_end|>"
+    plain = [{**message, "content": "x"} for message in messages]
+    theirs = processor.tokenizer.apply_chat_template(plain, return_dict=True, return_assistant_tokens_mask=True)
+    ours = processor.apply_chat_template(plain, return_assistant_tokens_mask=True)
+    assert ours["input_ids"][0].tolist() == theirs["input_ids"]
+    assert ours["assistant_masks"][0].tolist() == theirs["assistant_masks"]
+    opened = processor.apply_chat_template(plain, continue_final_message=True)["input_ids"][0].tolist()
+    assert theirs["input_ids"][: len(opened)] == opened and len(theirs["input_ids"]) == len(opened) + 2
+    other = "{% for message in messages %}[{{ message['content'][0]['text'] }}]{% endfor %}"
+    asked = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
+    assert rows_of(processor.apply_chat_template(asked, chat_template=other)) == [processor.encode("[x]")]
+
+
+def test_rows_are_cut_and_padded_as_asked(processor, pictures):
+    texts = ["one", "a longer one"]
+    assert processor(texts, padding_side="right")["attention_mask"][0].tolist() == [1] * 3 + [0] * 9
+    assert processor(texts, padding="max_length", max_length=16)["input_ids"].shape == (2, 16)
+    assert rows_of(processor(texts, truncation=True, max_length=5))[1] == processor.encode("a lon")
+    assert processor(texts, padding=False, return_tensors=None)["input_ids"] == [
+        processor.encode(text) for text in texts
+    ]
+    refused = [
+        ({"padding": False}, "leave padding on"),
+        ({"truncation": True}, "truncation needs max_length"),
+        ({"stride": 3}, "stride=3 is not known"),
+    ]
+    for options, message in refused:
+        with pytest.raises(ValueError, match=message):
+            processor(texts, **options)
+    with pytest.raises(ValueError, match="cuts row 0 of 70 tokens within a picture"):
+        processor("What", pictures[0], truncation=True, max_length=20)
+
+
+def test_pictures_come_from_wherever_they_are(processor, tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (20, 16, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    address = "data:image/png;base64," + base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    sources = [tmp_path / "a.png", str(tmp_path / "a.png"), address, array, tensor, tensor / 255]
+    expected = processor.codes([Image.fromarray(array)])[0].tolist()
+    assert all(row == expected for row in processor.codes(sources).tolist())
+    for source, message in [("nowhere.png", "there is no such picture"), (3, "given as int"), (array[..., :2], "is no picture"),
+                            (tensor.float(), "floats of 0 to 1"), (Path(__file__), "cannot be read")]:  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            processor.codes([source])
+    with pytest.raises(ValueError, match="a part of type 'image' with"):
+        processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
+
+
+def test_a_token_that_took_the_id_of_a_code_is_refused(folder):
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    processor.tokenizer.add_tokens(["<new>"], special_tokens=True)
+    with pytest.raises(ValueError, match="'<new>' has id"):
+        processor("<new>")
+
+
 def test_what_does_not_fit_is_refused(processor, pictures):
     with pytest.raises(ValueError, match="1 texts and 2 pictures"):
-        processor("one", pictures)
+        processor(["one"], pictures)
     with pytest.raises(ValueError, match="2 pictures for 1 instructions"):
         processor.edit(pictures, ["one"])
 
@@ -229,6 +316,6 @@ def test_what_does_not_fit_is_refused(processor, pictures):
 def test_a_tokenizer_without_marks_of_turns_spells_them_out(tmp_path):
     base = write_export(tmp_path / "base")
     (row,) = rows_of(AutoProcessor.from_pretrained(base, trust_remote_code=True).apply_chat_template(
-        [{"role": "user", "content": "x"}]
+        [{"role": "user", "content": "x"}], add_generation_prompt=True
     ))  # fmt: skip
     assert open_export(base).decode(row) == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"

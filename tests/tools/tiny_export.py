@@ -65,6 +65,7 @@ def write_export(folder: Path, added: tuple[str, ...] = (), **changes) -> Path:
     )
     (folder / "unix_prompts.json").write_text(templates.to_json())
     settings = {"eos_token": SPECIALS[0], "pad_token": SPECIALS[0], "tokenizer_class": "PreTrainedTokenizerFast"}
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     for path in CODE.glob("*_uni_x.py"):
         shutil.copy(path, folder / path.name)

@@ -32,7 +32,9 @@ class Answerer:
         if self.chat:
             parts = [[{"type": "image", "image": picture} for picture in own] for own in pictures]
             parts = [[*own, {"type": "text", "text": text}] for own, text in zip(parts, questions, strict=True)]
-            prompts = self.processor.apply_chat_template([[{"role": "user", "content": own}] for own in parts])
+            prompts = self.processor.apply_chat_template(
+                [[{"role": "user", "content": own}] for own in parts], add_generation_prompt=True
+            )
         else:
             prompts = self.processor(text=list(questions), images=[list(own) for own in pictures])
         with torch.no_grad():

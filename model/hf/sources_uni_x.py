@@ -1,0 +1,130 @@
+"""Pictures from wherever a message names them, and rows of ids as a batch. Imports PIL, numpy, torch and transformers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BatchFeature
+
+LARGEST_DOWNLOAD = 64 * 2**20  # bytes
+
+
+def open_picture(source) -> Image.Image:
+    """A picture of PIL, a path, an http(s) or data: URL, or an array or tensor, [H, W], [H, W, 1, 3 or 4] or channels first.
+
+    Numbers are integers of 0 to 255, or floats of 0 to 1. Raises ValueError for what is none of these or cannot be read.
+    """
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu().numpy()
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, bytes):
+        return _from_bytes(source, "the bytes of a picture")
+    if not isinstance(source, str | Path):
+        raise ValueError(
+            f"a picture is given as {type(source).__name__}: give one of PIL, a path, a URL, an array or a tensor"
+        )
+    name = str(source)
+    if name.startswith(("http://", "https://")):
+        try:
+            with urllib.request.urlopen(name, timeout=60) as answer:
+                data = answer.read(LARGEST_DOWNLOAD + 1)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name}: cannot be fetched ({error}): check the address") from error
+        if len(data) > LARGEST_DOWNLOAD:
+            raise ValueError(f"{name}: has more than {LARGEST_DOWNLOAD >> 20} MiB: give a smaller picture")
+        return _from_bytes(data, name)
+    if name.startswith("data:"):
+        return _from_bytes(base64.b64decode(name.partition(",")[2]), "a data: URL")
+    path = Path(name.removeprefix("file://"))
+    if not path.is_file():
+        raise ValueError(f"{name}: there is no such picture: give a path, a URL or a picture of PIL")
+    return _from_bytes(path.read_bytes(), name)
+
+
+def _from_bytes(data: bytes, name: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name}: cannot be read as a picture ({error})") from error
+    return image
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    shape = list(array.shape)
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or array.ndim == 3 and array.shape[-1] not in (3, 4):
+        raise ValueError(f"an array of shape {shape} is no picture: give [H, W], [H, W, 3 or 4] or channels first")
+    low, high = (float(bound(array)) if array.size else 0.0 for bound in (np.min, np.max))
+    largest = 1.0 if np.issubdtype(array.dtype, np.floating) else 255
+    if not array.size or not (low >= 0 and high <= largest):
+        raise ValueError(
+            f"an array of {array.dtype} has values of {low} to {high}: integers of 0 to 255 or floats of 0 to 1"
+        )
+    if largest == 1.0:
+        array = (array * 255).round()
+    return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
+
+
+def make_batch(
+    columns: dict[str, Sequence[Sequence[int]]],
+    pad: dict[str, int],
+    picture_markers: tuple[int, int],
+    *,
+    truncation: bool | str | None = None,
+    padding: bool | str = True,
+    max_length: int | None = None,
+    padding_side: str = "left",
+    truncation_side: str = "right",
+    pad_to_multiple_of: int | None = None,
+    return_tensors: str | None = "pt",
+) -> BatchFeature:
+    """Rows of ids, and what goes with each id, as one batch: cut and padded as transformers' tokenizers do.
+
+    `columns` has rows under each name, of equal lengths; `pad` their fillings. Raises ValueError for a cut that would go
+    through a picture, and for rows of unequal lengths that are to be a tensor without padding.
+    """
+    columns = {name: [list(row) for row in rows] for name, rows in columns.items()}
+    if truncation and truncation != "do_not_truncate":
+        if max_length is None:
+            raise ValueError("truncation needs max_length: say how long a row may be")
+        for place, ids in enumerate(columns["input_ids"]):
+            if len(ids) <= max_length:
+                continue
+            kept = slice(0, max_length) if truncation_side == "right" else slice(len(ids) - max_length, None)
+            start, end = picture_markers
+            if ids[kept].count(start) != ids[kept].count(end):
+                raise ValueError(
+                    f"max_length {max_length} cuts row {place} of {len(ids)} tokens within a picture: raise it, or leave the "
+                    "picture out"
+                )
+            for rows in columns.values():
+                rows[place] = rows[place][kept]
+    lengths = [len(ids) for ids in columns["input_ids"]]
+    width = max_length if padding == "max_length" and max_length else max(lengths)
+    if padding and padding != "do_not_pad":
+        width = -(-width // (pad_to_multiple_of or 1)) * (pad_to_multiple_of or 1)
+        for name, rows in columns.items():
+            for place, row in enumerate(rows):
+                filling = [pad[name]] * (width - len(row))
+                rows[place] = filling + row if padding_side == "left" else row + filling
+    elif return_tensors and len(set(lengths)) > 1:
+        raise ValueError(f"rows of {min(lengths)} to {max(lengths)} tokens are no tensor: leave padding on")
+    if return_tensors not in (None, "pt"):
+        raise ValueError(f"return_tensors {return_tensors!r} is not supported: 'pt' or None")
+    return BatchFeature(
+        columns if return_tensors is None else {name: torch.tensor(rows) for name, rows in columns.items()}
+    )
