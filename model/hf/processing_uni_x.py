@@ -21,6 +21,7 @@ from .pictures_uni_x import fit_square, images_of, pixels_of
 from .sources_uni_x import make_batch, open_picture
 from .text_uni_x import TextEncoder
 from .vq_uni_x import FAMILIES, open_picture_tokenizer
+from .vqgan_uni_x import VQGAN  # noqa: F401  (transformers 4.57 copies what this file names, and no more)
 
 PROCESSOR_FILE, PROMPTS_FILE, VQ_FOLDER = "processor_config.json", "unix_prompts.json", "vq"
 CAPTION = "{caption}"

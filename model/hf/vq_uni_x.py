@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .vqgan_uni_x import VQGAN, open_vqgan
+
 
 class Family(NamedTuple):
     """The two directions of one kind of image tokenizer."""
@@ -20,14 +22,18 @@ class Family(NamedTuple):
 
 
 def encode_vqgan(model: nn.Module, pixels: Tensor) -> Tensor:
-    """Codes of diffusers' VQModel, Chameleon's VQGAN."""
+    """Codes of Chameleon's VQGAN, which is diffusers' VQModel or the class in `vqgan_uni_x.py`."""
+    if isinstance(model, VQGAN):
+        return model.codes(pixels)
     latents = model.encode(pixels).latents
     _, _, (_, _, codes) = model.quantize(latents)
     return codes.view(latents.shape[0], *latents.shape[2:])
 
 
 def decode_vqgan(model: nn.Module, codes: Tensor) -> Tensor:
-    """Pixels of diffusers' VQModel."""
+    """Pixels of Chameleon's VQGAN."""
+    if isinstance(model, VQGAN):
+        return model.pixels(codes)
     latents = model.quantize.embedding(codes).permute(0, 3, 1, 2).contiguous()
     # VQModel.decode would quantise again or look codes up, as its config says; what follows is the rest of it
     spatial = latents if model.config.norm_type == "spatial" else None
@@ -36,7 +42,8 @@ def decode_vqgan(model: nn.Module, codes: Tensor) -> Tensor:
 
 def encode_emu3(model: nn.Module, pixels: Tensor) -> Tensor:
     """Codes of Emu3VQVAE, which takes a picture for a short clip."""
-    return torch.stack(model.encode(pixels, [tuple(pixels.shape[2:])] * pixels.shape[0]))
+    found = model.encode(pixels, [tuple(pixels.shape[2:])] * pixels.shape[0])
+    return torch.stack(list(getattr(found, "image_tokens", found)))  # transformers 5 wraps the list that 4.57 returns
 
 
 def decode_emu3(model: nn.Module, codes: Tensor) -> Tensor:
@@ -68,7 +75,16 @@ FAMILIES = {
 def open_picture_tokenizer(folder: str, kind: str) -> nn.Module:
     """The image tokenizer in `folder`, float32, in evaluation mode. Raises ValueError for an unknown kind."""
     if kind == "VQModel":
-        from diffusers import VQModel as tokenizer_class
+        model = open_vqgan(folder)
+        if model is not None:
+            return model
+        try:
+            from diffusers import VQModel as tokenizer_class
+        except Exception as error:  # diffusers 0.35.2 imports every quantizer that is installed, and fails with some
+            raise ImportError(
+                f"{folder}/config.json asks for parts that only diffusers' VQModel has, and diffusers cannot be imported "
+                f"({error}): install diffusers 0.35.2, and no torchao beside it"
+            ) from error
     elif kind == "emu3_vqgan":
         from transformers import Emu3VQVAE as tokenizer_class
     elif kind == "janus_vqgan":

@@ -92,6 +92,7 @@ def test_an_export_works_without_the_repository(tmp_path):
 TRAVELS = {"", "__future__", "collections", "functools", "typing", "torch", "transformers"}
 PICTURES = {
     "pictures_uni_x.py": {"numpy", "PIL"},
+    "vqgan_uni_x.py": {"json", "pathlib", "types", "safetensors"},
     "sources_uni_x.py": {"base64", "io", "urllib", "pathlib", "numpy", "PIL"},
     "processing_uni_x.py": {"json", "shutil", "pathlib", "PIL"},
     "text_uni_x.py": {"json", "re", "tokenizers"},
