@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ CHAT_TEMPLATE = """\
 {%- for message in messages %}
 {%- set said %}{% if message['content'] is string %}{{ message['content'] }}{% elif message['content'] %}
 {%- for item in message['content'] %}
-{%- if item['type'] == 'text' %}{{ item['text'] }}{% else %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% endif %}
+{%- if item['type'] == 'text' %}{{ item['text'] }}
+{%- else %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% endif %}
 {%- endfor %}{% endif %}{% endset %}
 {{- '<|im_start|>' + message['role'] + '\\n' }}
 {%- if message['role'] == 'assistant' %}{% generation %}{{ said + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}
@@ -51,7 +53,41 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, action="append", default=[], metavar="FILE",
                         help="JSON of figures that a tool wrote, for the model card's table; repeatable")  # fmt: skip
     parser.add_argument("--vq", default="", help="image tokenizer to put in (default: the one that the run names)")
+    parser.add_argument("--text-only", action="store_true",
+                        help="a plain folder of the base's family without pictures, for other tools")  # fmt: skip
     return parser.parse_args()
+
+
+def export_text(checkpoint: Path, output: Path) -> None:
+    """Write the text path of a verified checkpoint as a plain folder. Raises UserError for a family that nobody has."""
+    from model.config import ModelConfig
+    from tools.model_card import text_licence
+    from tools.text_only import plain_configuration, write_card
+
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    config = ModelConfig.from_dict(json.loads((checkpoint / "model.json").read_text(encoding="utf-8")))
+    values = plain_configuration(config, "")  # before anything is written
+    check_output(output)
+    temporary = fresh(output)
+    values["dtype"] = write_weights(checkpoint, temporary, config, text_only=True)
+    write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
+    (temporary / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_generation(temporary, config)
+    for mark in ("{% generation %}", "{% endgeneration %}"):  # other readers of templates than transformers know none
+        assert mark in CHAT_TEMPLATE
+    template = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    (temporary / "chat_template.jinja").write_text(template, encoding="utf-8")
+    write_card(temporary, config, state, text_licence(config))
+    shutil.rmtree(output, ignore_errors=True)
+    temporary.rename(output)
+
+
+def fresh(output: Path) -> Path:
+    """An empty folder beside `output`, which it becomes when it is whole."""
+    temporary = output.with_name(output.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
 
 
 def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[Path] = ()) -> None:
@@ -75,9 +111,7 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
             f"{vq.fingerprint[:12]}, they have {templates.vq_fingerprint[:12]}): give that one with --vq"
         )
     check_output(output)
-    temporary = output.with_name(output.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary = fresh(output)
     dtype = write_weights(checkpoint, temporary, config)
     write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
     write_configuration(temporary, config, dtype)
@@ -90,21 +124,24 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
     temporary.rename(output)
 
 
-def write_weights(checkpoint: Path, folder: Path, config) -> str:
+def write_weights(checkpoint: Path, folder: Path, config, text_only: bool = False) -> str:
     """Weights under Qwen's names, read tensor by tensor from whatever layout wrote them -> their dtype as a word."""
     import torch
 
     from model.weight_names import to_hugging_face, training_names
     from pretrain.sharded_files import read_whole, stored_tensors
     from tools.safetensors_shards import write_shards
+    from tools.text_only import is_of_text, of_text
 
-    names, stored = list(training_names(config)), stored_tensors(checkpoint)
+    table, stored = training_names(config), stored_tensors(checkpoint)
+    names = [name for name, parts in table.items() if not text_only or any(map(is_of_text, parts))]
+    kept = (lambda weights: of_text(config, weights)) if text_only else iter
     absent = [name for name in names if name not in stored]
     if absent:
         raise UserError(f"{checkpoint}: holds no {absent[0]}: its model.json is of another model")
     shapes = ((name, torch.empty(stored[name][0], dtype=stored[name][1], device="meta")) for name in names)
-    described = list(to_hugging_face(config, shapes))
-    write_shards(folder, described, to_hugging_face(config, read_whole(checkpoint, names)))
+    described = list(kept(to_hugging_face(config, shapes)))
+    write_shards(folder, described, kept(to_hugging_face(config, read_whole(checkpoint, names))))
     return str(described[0][1].dtype).removeprefix("torch.")
 
 
@@ -118,24 +155,43 @@ def check_output(output: Path) -> None:
 
 def is_export(folder: Path) -> bool:
     """Whether this command wrote `folder`, today or under the names of an earlier release."""
+    if is_text_export(folder):
+        return True
     code = any((folder / name).is_file() for name in CODE_MARKS)
     return code and all((folder / name).is_file() for name in MARKS)
+
+
+def is_text_export(folder: Path) -> bool:
+    """Whether this command wrote `folder` with --text-only."""
+    card = folder / "README.md"
+    return card.is_file() and "\n# Text path of a Uni-X model\n" in card.read_text(encoding="utf-8", errors="replace")
 
 
 def write_configuration(folder: Path, config, dtype: str) -> None:
     """config.json with the auto map, generation_config.json, and the code that they name."""
     from model.hf.configuration_uni_x import AUTO_MAP
 
-    for path in sorted(CODE.glob("*_uni_x.py")):
-        shutil.copy(path, folder / path.name)
+    from tools.text_only import family_of
+
+    code = sorted(CODE.glob("*_uni_x.py"))
+    # transformers 5 takes two folders of one name for one where this file of theirs is equal, whatever the others are
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()[:16]
+    for path in code:
+        (folder / path.name).write_bytes(path.read_bytes() + f"# code {digest}\n".encode())
     values = {
         "architectures": ["UniXForCausalLM"],
         "auto_map": AUTO_MAP,
         "model_type": MODEL_TYPES[0],
         "dtype": dtype,
         **config.to_dict(),
+        "text_model_type": family_of(config),  # by which a plain class of transformers opens the text path
     }
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_generation(folder, config)
+
+
+def write_generation(folder: Path, config) -> None:
+    """generation_config.json: a text ends at the end of text and at the end of a turn."""
     added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
     turn_ends = [token["id"] for token in added if token["content"] == TURN_END]
     stops = [config.eos_token_id, *turn_ends] if turn_ends else config.eos_token_id
@@ -183,7 +239,10 @@ def main() -> int:
         find_folder(arguments.vq)
     found = checkpoint.find(arguments.checkpoint)
     leave_torchvision_out()
-    export(found, arguments.output, arguments.vq, arguments.results)
+    if arguments.text_only:
+        export_text(found, arguments.output)
+    else:
+        export(found, arguments.output, arguments.vq, arguments.results)
     print(f"{arguments.output}: exported from {found}")
     return 0
 

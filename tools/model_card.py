@@ -10,6 +10,7 @@ from typing import Any
 from model.errors import TryAgain, UserError
 from tokenization.remote import inside, read_small
 from tools.evaluation.record import conditions, is_record
+from tools.text_only import CLASSES, family_of
 
 QWEN_VOCABULARY = 151_643  # base tokens of Qwen2.5 and Qwen3; a model with fewer text ids has another tokenizer
 
@@ -59,7 +60,9 @@ the image tokenizer in `vq/`; `processor` turns pictures, captions and conversat
 ```
 
 Edits are asked for with `processor.edit(pictures, instructions)`, conversations with `processor.apply_chat_template`.
-`AutoModelForCausalLM` takes `dtype` and `device_map` as usual. The text path loads as a plain Qwen2 or Qwen3 model.
+`AutoModelForCausalLM` takes `dtype` and `device_map` as usual. Needs torch, transformers 4.57 or newer, numpy and
+pillow, and accelerate for a `device_map`. The text path is that of a {CLASSES[family_of(config)]};
+`tools/convert_to_hf.py --text-only` writes it as a plain folder.
 
 ## Training
 
@@ -86,15 +89,21 @@ def training(run: Path | None, state: dict[str, Any]) -> str:
     lines = [
         f"{state['rows']} rows of {row_length} tokens: {state['rows'] * row_length:,} tokens, padding included.",
         "",
-        "| data | weight | documents | text tokens | pictures | image tokens |",
+        "| data | mixed by | documents | text tokens | pictures | image tokens |",
         "|---|---|---|---|---|---|",
     ]
+    shares = any(source.get("share") for source in config["data"]["sources"])
     for source in config["data"]["sources"]:
         counts = counts_of(source["path"])
         found = (counts.get(name, "not known") for name in ("documents", "text_tokens", "pictures", "image_tokens"))
         shown = " | ".join(f"{value:,}" if isinstance(value, int) else value for value in found)
-        lines.append(f"| {Path(source['path']).name} | {source.get('weight', 1.0)} | {shown} |")
+        lines.append(f"| {Path(source['path']).name} | {mixed_by(source, shares)} | {shown} |")
     return "\n".join(lines)
+
+
+def mixed_by(source: dict[str, Any], shares: bool) -> str:
+    """A source's part of the mixture: where any source has a share of the tokens, weights do not count."""
+    return f"share {source.get('share', 0.0)}" if shares else f"weight {source.get('weight', 1.0)}"
 
 
 def counts_of(dataset: str) -> dict[str, int]:
@@ -145,14 +154,19 @@ def numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, content
 
 
+def text_licence(config) -> str:
+    """The card's line on text tokenizer and text weights; empty where they are of no base that is known."""
+    if config.image_token_offset < QWEN_VOCABULARY:
+        return ""
+    return (
+        "- Text tokenizer, and text weights where training started from Qwen: Apache-2.0, except for Qwen2.5-3B, "
+        "whose Qwen Research licence forbids commercial use."
+    )
+
+
 def licences(config, vq) -> tuple[str, str]:
     """The card's metadata lines and its paragraph: what the parts are bound to."""
-    parts = []
-    if config.image_token_offset >= QWEN_VOCABULARY:
-        parts.append(
-            "- Text tokenizer, and text weights where training started from Qwen: Apache-2.0, except for Qwen2.5-3B, "
-            "whose Qwen Research licence forbids commercial use."
-        )
+    parts = [text_licence(config)] if text_licence(config) else []
     known = {
         "openmoji-64": (
             "cc-by-sa-4.0",
@@ -167,7 +181,8 @@ def licences(config, vq) -> tuple[str, str]:
         "emu3": ("other", "that of BAAI's Emu3 release, where it is theirs."),
         "janus": ("other", "that of DeepSeek's Janus release, where it is theirs."),
     }
-    name, words = known["openmoji-64" if vq.name == "openmoji-64" else vq.family]
+    unknown = ("other", f"that of whoever made it; its family is {vq.family}.")
+    name, words = known.get("openmoji-64" if vq.name == "openmoji-64" else vq.family, unknown)
     parts.append(f"- Image tokenizer `{vq.name}` in `vq/`: {words}")
     parts.append("- The model's code in this folder: Apache-2.0.")
     metadata = f"license: {name}" + ("\nlicense_name: see-the-card" if name == "other" else "")

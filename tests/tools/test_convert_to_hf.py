@@ -47,6 +47,7 @@ class NoRepository(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, NoRepository())
 sys.modules["torchvision"] = None  # as where it is not installed: an export does not need it
+sys.modules["diffusers"] = None  # nor this
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -236,6 +237,37 @@ def test_licences_follow_the_parts():
     metadata, words = said(4096, "openmoji-64", "vqgan")
     assert metadata == "license: cc-by-sa-4.0" and "CC BY-SA 4.0" in words and "Chameleon" not in words
     assert "Emu3" in said(4096, "mine", "emu3")[1] and "Janus" in said(4096, "mine", "janus")[1]
+
+
+@pytest.mark.parametrize("name", FLAVOURS)
+def test_the_text_path_alone_is_a_plain_folder(commands, exports, tmp_path, name):
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path / "text"
+    done = convert(commands, exports[name].run, folder, "--text-only")
+    assert done.code == 0, done.err
+    names = {path.name for path in folder.iterdir()}
+    assert not [found for found in names if found.endswith(".py")] and "vq" not in names
+    values = json.loads((folder / "config.json").read_text())
+    assert values["model_type"] == ("qwen3" if "qwen3" in name else "qwen2") and "auto_map" not in values
+    assert not [key for key in values if "image" in key or "vision" in key]
+    whole = json.loads((exports[name].folder / "config.json").read_text())
+    assert whole["text_model_type"] == values["model_type"]
+    export = open_export(exports[name].folder)
+    assert type(AutoConfig.from_pretrained(folder)).__name__ in ("Qwen2Config", "Qwen3Config")
+    plain, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    offset = export.vocabulary.image_token_offset
+    ids = torch.tensor([list(range(5, 40))])
+    with torch.no_grad():
+        ours, theirs = export.model(ids).logits[..., :offset], plain(ids).logits
+    assert plain.config.vocab_size == offset and torch.equal(ours, theirs)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    said = plain.generate(**tokenizer("hello", return_tensors="pt"), max_new_tokens=3)
+    assert said.shape[1] > 1 and tokenizer.decode(said[0]).startswith("hello")
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    assert tokenizer.apply_chat_template(messages, tokenize=False).endswith("assistant\ny<|im_end|>\n")
+    assert convert(commands, exports[name].run, folder).code == 0 and (folder / "vq").is_dir()  # it may be replaced
 
 
 def test_generate_opens_it(commands, exports, tmp_path):
