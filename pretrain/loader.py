@@ -21,7 +21,7 @@ from model.errors import TryAgain, UserError
 from model.vocabulary import Vocabulary
 from pretrain.fetch_ahead import FetchAhead
 from pretrain.row_tensors import Row, assemble
-from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, Stage, seeded
+from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, Stage, parts_of_index, seeded
 from pretrain.tasks import (
     NO_INSTRUCTION,
     ORDERED,
@@ -36,7 +36,7 @@ from pretrain.tasks import (
     replace_shared_codes,
 )
 from tokenization.readers.document import EDIT, KINDS
-from tokenization.sample import Part, parts_of
+from tokenization.sample import Part
 from tokenization.shard_cache import Cache
 
 
@@ -101,8 +101,12 @@ class RowDataset(torch.utils.data.Dataset):
         return self.plan.sources[piece.source].index.kinds[piece.document] == KINDS.index(EDIT)
 
     def _contents(self, piece: Piece) -> list[Part]:
-        """The parts of a piece's document, from the shards."""
-        return list(parts_of(self.datasets[piece.source][piece.document]))
+        """The parts of a piece's document, from the shards; they have no grids."""
+        contents = self.datasets[piece.source].tokens(piece.document)
+        try:
+            return parts_of_index(self.plan.sources[piece.source].index, piece.document, *contents)
+        except ValueError as error:
+            raise UserError(f"document {piece.document} of {self.datasets[piece.source].folder}: {error}") from None
 
 
 def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: int, ahead: int = 1) -> Iterator[Row]:

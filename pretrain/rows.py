@@ -269,16 +269,35 @@ class RowPlan:
         return numpy.concatenate(split)
 
 
-def parts_of_index(index: LengthIndex, document: int) -> list[Part]:
-    """The parts of a document as the length index knows them: codes and ids are zeros, and there are no grids."""
+def parts_of_index(
+    index: LengthIndex, document: int, text_ids: numpy.ndarray | None = None, codes: numpy.ndarray | None = None
+) -> list[Part]:
+    """The parts of a document as the length index knows them, without grids.
+
+    text_ids, codes: those of all its texts and pictures, one after the other; None: zeros stand for them. ValueError if
+    there are fewer than the index says.
+    """
     first, end = (int(at) for at in index.offsets[document : document + 2])
     parts: list[Part] = []
+    number = text = code = 0
     for length, entry in zip(index.lengths[first:end].tolist(), index.layout[first:end].tolist()):
-        zeros, role = numpy.zeros(length, numpy.int64), ROLES[entry // ROLE % len(ROLES)]
+        role = ROLES[entry // ROLE % len(ROLES)]
         if entry & PICTURE:
-            parts.append(Part(role, zeros, None, ()))
-        elif entry & WORDING:
-            parts[-1] = Part(role, None, None, (*parts[-1].wordings, (0, zeros)))
+            parts.append(Part(role, _stretch(codes, code, length), None, ()))
+            code += length
+            continue
+        wording = (number, _stretch(text_ids, text, length))
+        number, text = number + 1, text + length
+        if entry & WORDING:
+            parts[-1] = Part(role, None, None, (*parts[-1].wordings, wording))
         else:
-            parts.append(Part(role, None, None, ((0, zeros),)))
+            parts.append(Part(role, None, None, (wording,)))
     return parts
+
+
+def _stretch(array: numpy.ndarray | None, start: int, length: int) -> numpy.ndarray:
+    if array is None:
+        return numpy.zeros(length, numpy.int64)
+    if start + length > len(array):
+        raise ValueError(f"its shard holds {len(array)} tokens where the length index has {start + length} or more")
+    return array[start : start + length]

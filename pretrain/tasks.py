@@ -128,24 +128,38 @@ def build_document(
     """
     vocabulary, templates = tokenized.vocabulary, tokenized.templates
     if task == TEXT:
-        ids, prompt = [*map(int, caption), vocabulary.eos_id], 1
+        ids, prompt = _joined(caption, vocabulary.eos_id), 1
     elif task == IMAGE_TO_TEXT:
-        wording %= len(templates.image_to_text)
-        start = prompts.image_to_text_ids(codes, tokenized.encode, vocabulary, templates, wording)
-        ids, prompt = [*start, *map(int, caption), vocabulary.eos_id], len(start)
+        question = tokenized.encode(templates.image_to_text[wording % len(templates.image_to_text)])
+        ids = _joined(picture_array(codes, vocabulary), question, caption, vocabulary.eos_id)
+        prompt = len(codes) + 2 + len(question)
     else:
         if task == TEXT_TO_IMAGE:
-            wording %= len(templates.text_to_image)
-            start = prompts.text_to_image_ids(caption, tokenized.encode, vocabulary, templates, wording)
+            before, after = templates.text_to_image[wording % len(templates.text_to_image)].split(prompts.CAPTION)
+            start = _joined(tokenized.encode(before), caption, tokenized.encode(after))
         else:
-            start = prompts.unconditional_ids(tokenized.encode, vocabulary, templates)
-        picture = prompts.picture_ids(codes, vocabulary)[1:]  # the prompt ends with <|vision_start|> already
-        ids, prompt = [*start, *picture, vocabulary.eos_id], 1 if train_on_prompts else len(start)
-    ids = numpy.asarray(ids, dtype=numpy.int64)
+            start = _joined(tokenized.encode(templates.unconditional))
+        ids = _joined(start, picture_array(codes, vocabulary), vocabulary.eos_id)
+        prompt = 1 if train_on_prompts else len(start) + 1
     labels = numpy.full_like(ids, IGNORED)
     labels[:-1] = ids[1:]
     labels[: prompt - 1] = IGNORED
     return ids, labels
+
+
+def picture_array(codes: numpy.ndarray, vocabulary: Vocabulary) -> numpy.ndarray:
+    """`prompts.picture_ids` of codes [n], as int64 [n + 2]: a thousand codes take 3 microseconds, and 200 one by one."""
+    ids = numpy.empty(len(codes) + 2, numpy.int64)
+    ids[0], ids[-1] = vocabulary.vision_start_id, vocabulary.vision_end_id
+    numpy.add(codes, vocabulary.image_token_offset, out=ids[1:-1], dtype=numpy.int64, casting="unsafe")
+    return ids
+
+
+def _joined(*stretches: Sequence[int] | numpy.ndarray | int) -> numpy.ndarray:
+    """One int64 array of arrays, sequences and single ids."""
+    return numpy.concatenate(
+        [numpy.asarray([stretch] if isinstance(stretch, int) else stretch, dtype=numpy.int64) for stretch in stretches]
+    )
 
 
 def ordered_lengths(
@@ -206,7 +220,7 @@ def build_ordered(
         if part.role == "user" and task == (NO_INSTRUCTION if part.codes is None else NO_SOURCE):
             continue
         if part.codes is not None:
-            stretches.append((prompts.picture_ids(part.codes, vocabulary), learned))
+            stretches.append((picture_array(part.codes, vocabulary), learned))
         else:
             stretches.append((part.wordings[draw % len(part.wordings)][1], learned))
     stretches += _turn_end(tokenized, role) if turns else [([vocabulary.eos_id], True)]

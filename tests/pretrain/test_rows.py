@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model import prompts
 from model.errors import UserError
 from model.prompts import DEFAULT_TEMPLATES
 from model.vocabulary import IGNORED, Vocabulary
@@ -27,6 +28,7 @@ from pretrain.tasks import (
     build_ordered,
     document_lengths,
     ordered_lengths,
+    picture_array,
     replace_codes,
     stretches_of,
     tokenize_prompts,
@@ -290,3 +292,26 @@ def test_a_row_is_one_permutation_with_padding_apart():
 def test_impossible_row_sizes_are_refused(tokens, multiple):
     with pytest.raises(UserError, match="row_multiple"):
         plan(size=RowSize(tokens, multiple))
+
+
+@given(st.lists(st.integers(0, 2**16 - 1), max_size=40))
+def test_a_picture_in_an_array_is_that_of_the_prompts(codes):
+    found = picture_array(numpy.array(codes, numpy.uint16), VOCABULARY)
+    assert found.dtype == numpy.int64 and found.tolist() == prompts.picture_ids(codes, VOCABULARY)
+
+
+@pytest.mark.parametrize("task", [TEXT_TO_IMAGE, IMAGE_TO_TEXT, UNCONDITIONAL])
+def test_documents_are_put_together_as_prompts_are(task):
+    caption, codes = numpy.array([5, 6, 7], numpy.uint32), numpy.array([1, 2, 3], numpy.uint16)
+    for wording in range(4):
+        ids, _ = build_document(PROMPTS, task, wording, caption, codes, False)
+        templates = PROMPTS.templates
+        if task == IMAGE_TO_TEXT:
+            number = wording % len(templates.image_to_text)
+            start = prompts.image_to_text_ids(codes, PROMPTS.encode, VOCABULARY, templates, number)
+        elif task == TEXT_TO_IMAGE:
+            number = wording % len(templates.text_to_image)
+            start = prompts.text_to_image_ids(caption, PROMPTS.encode, VOCABULARY, templates, number)
+        else:
+            start = prompts.unconditional_ids(PROMPTS.encode, VOCABULARY, templates)
+        assert ids[: len(start)].tolist() == start

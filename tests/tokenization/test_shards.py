@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from model.errors import UserError
+from pretrain.rows import parts_of_index
 from tokenization.manifest import finish_dataset
-from tokenization.parts import FileRecord, write_part
+from tokenization.parts import FileRecord, mds_writer, write_part
 from tokenization.readers.document import KINDS, ROLES, Picture, Reject, Text
-from tokenization.sample import PICTURE, CodedDocument, entry_lengths, from_mds, layout_of, parts_of, to_mds
+from tokenization.sample import COLUMNS, PICTURE, CodedDocument, entry_lengths, from_mds, layout_of, parts_of, to_mds
+from tokenization.shard_files import ShardFiles
 from tokenization.shards import check_vq, open_dataset
 from tokenization.vq import load_vq
 
@@ -245,7 +248,7 @@ def test_manifests_that_cannot_be_used(dataset: Path, tmp_path: Path):
     path.unlink()
     with pytest.raises(UserError, match="not a dataset made by"):
         open_dataset(dataset)
-    with pytest.raises(UserError, match="not a dataset made by"):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         open_dataset(tmp_path / "nowhere")
     (dataset / "job.json").write_text("{}")
     with pytest.raises(UserError, match="not finished"):
@@ -271,3 +274,55 @@ def test_rejects_are_counted_by_reason(tmp_path: Path):
     done = finish_dataset(folder, JOB, [FileRecord(0, "corpus.tar", "f", 9, [record])])
     assert done["rejects"] == {"a": 1, "b": 2}
     assert [json.loads(line)["id"] for line in (folder / "rejects.jsonl").read_text().splitlines()] == ["0", "1", "2"]
+
+
+def test_ids_and_codes_alone_are_those_of_the_whole_document(dataset: Path):
+    found = open_dataset(dataset)
+    for number in range(len(found)):
+        ids, codes = found.tokens(number)
+        parts = parts_of_index(found.lengths, number, ids, codes)
+        for quick, whole in zip(parts, parts_of(found[number]), strict=True):
+            assert (quick.role, quick.codes is None) == (whole.role, whole.codes is None)
+            assert quick.codes is None or np.array_equal(quick.codes, whole.codes)
+            for (one, ids_of_one), (other, ids_of_other) in zip(quick.wordings, whole.wordings, strict=True):
+                assert one == other and np.array_equal(ids_of_one, ids_of_other)
+    with pytest.raises(IndexError):
+        found.tokens(len(found))
+    assert np.array_equal(pickle.loads(pickle.dumps(found)).tokens(1)[1], found.tokens(1)[1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts=st.lists(st.integers(0, 400), max_size=4), sides=st.lists(st.integers(1, 40), max_size=3), names=st.text(max_size=300))
+def test_arrays_of_any_length_are_read_as_streaming_wrote_them(tmp_path_factory, texts, sides, names):
+    """Lengths of 255 and 256, and 65,536, are where the format's own spelling of a length grows."""
+    from model.light_imports import mds_reader
+
+    folder = tmp_path_factory.mktemp("mds")
+    written = document(7, [list(range(length)) for length in texts], [(side, 41 - side) for side in sides])
+    columns = to_mds(dataclasses.replace(written, id=names))
+    with mds_writer()(columns=COLUMNS, out=str(folder), hashes=["sha256"]) as writer:
+        for _ in range(2):
+            writer.write(columns)
+    (shard,) = json.loads((folder / "index.json").read_text())["shards"]
+    expected = mds_reader().from_json(str(folder), "", dict(shard))[1]
+    found = ShardFiles(folder, [shard]).read(0, 1)
+    assert all(np.array_equal(found[name], expected[name]) and found[name].dtype == expected[name].dtype for name in found)
+
+
+def test_a_cut_shard_and_other_columns_are_named(dataset: Path):
+    shards = json.loads((dataset / "index.json").read_text())["shards"]
+    files = ShardFiles(dataset, shards)
+    path = dataset / files.names[0]
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match=f"{path}: document 1 cannot be read"):
+        files.read(0, 1)
+    shards[0]["column_encodings"] = ["str"] * len(shards[0]["column_names"])
+    with pytest.raises(UserError, match="are not those of code shards"):
+        ShardFiles(dataset, shards)
+
+
+def test_few_shards_are_open_at_a_time(dataset: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tokenization.shard_files.OPEN_SHARDS", 1)
+    found = open_dataset(dataset)
+    codes = [found.tokens(number)[1].tolist() for number in (0, 2, 4, 1, 3, 5)]
+    assert codes == [found.tokens(number)[1].tolist() for number in (0, 2, 4, 1, 3, 5)] and len(found._files._open) == 1
