@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pretrain.json_lines import lines_backwards, parsed
 from pretrain.wandb_log import WandbLog
 
 
@@ -28,11 +29,7 @@ class Metrics:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines() if first_step else []
-            kept = [line for line in lines if _until(line, first_step)]
-            temporary = path.with_suffix(".partial")
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            os.replace(temporary, path)
+            keep_until(path, first_step)
         self._file = open(path, "a", encoding="utf-8")
         self._wandb = WandbLog(folder, wandb) if wandb else None
         self._events = None
@@ -63,11 +60,24 @@ class Metrics:
             self._events.close()
 
 
-def _until(line: str, first_step: int) -> bool:
-    try:
-        return json.loads(line)["step"] <= first_step
-    except (ValueError, KeyError, TypeError):
-        return False  # the last line of a killed run may be cut
+def keep_until(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`, and what a kill has cut. Lines are in the order of steps; the end is read.
+
+    What is kept goes into a file of its own, which is not parsed again: a process of an earlier attempt that is cut off may
+    still have the old one open.
+    """
+    length = next((after for after, line in lines_backwards(path) if _until(line, step)), 0) if step else 0
+    temporary = path.with_suffix(".partial")
+    with open(path, "rb") as old, open(temporary, "wb") as new:
+        copied = 0
+        while copied < length:
+            copied += os.sendfile(new.fileno(), old.fileno(), copied, length - copied)
+    os.replace(temporary, path)
+
+
+def _until(line: bytes, step: int) -> bool:
+    found = parsed(line)
+    return found is not None and isinstance(found.get("step"), int) and found["step"] <= step
 
 
 class Pace:

@@ -21,6 +21,7 @@ import re
 import time
 
 from model.errors import UserError, run_command
+from pretrain.json_lines import last_objects
 
 DONE, REFUSED, REQUEUE, RESTART, STOP = "done", "refused", "requeue", "restart", "stop"
 WORDS = {0: "done", 1: "failed", 2: "wrong configuration or input", 75: "hung", 130: "saved and left after a signal"}
@@ -61,16 +62,8 @@ def newest_checkpoint(run: Path) -> int:
 
 def last_step(run: Path) -> int:
     """The last step that metrics.jsonl tells of."""
-    try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0
-    for line in reversed(lines):
-        try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):
-            continue  # cut by a kill
-    return 0
+    found = last_objects(run / "metrics.jsonl", "step")
+    return int(found[0]["step"]) if found else 0
 
 
 def resumed_step(logs: Path) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import TryAgain, UserError
+from pretrain.json_lines import lines_backwards, parsed
 from tokenization.remote import inside, read_small
 from tools.evaluation.record import conditions, is_record
 from tools.text_only import CLASSES, family_of
@@ -122,10 +123,9 @@ def evaluation(run: Path | None, state: dict[str, Any], results: Sequence[Path])
     lines = []
     metrics = run / "metrics.jsonl" if run else None
     if metrics and metrics.is_file():
-        measured = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-        measured = [line for line in measured if line["step"] <= state["step"] and "heldout" in " ".join(line)]
-        if measured:
-            last = measured[-1]
+        measured = (parsed(line) for _, line in lines_backwards(metrics) if b"heldout/" in line)
+        last = next((line for line in measured if line and line["step"] <= state["step"]), None)
+        if last:
             lines += [(f"{key}, step {last['step']}", last[key], "metrics.jsonl") for key in last if "heldout" in key]
     for path in results:
         try:

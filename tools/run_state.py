@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import UserError
+from pretrain.checkpoint import folder_of
+from pretrain.json_lines import last_objects, parsed
+from slurm.attempt import newest_checkpoint
 
 WINDOW = 50  # the last lines that means are taken of
 SLOWER = 1.2  # a rank is called slow from where it alone makes the step so many times as long
-TAIL = 65_536  # bytes at the end of a rank's log that are read
 
 
 @dataclass(frozen=True)
@@ -96,26 +97,26 @@ def read_run(folder: Path) -> RunState:
         rows, length = data["rows_per_step"], data["row_length"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         raise UserError(f"{folder}: is no run folder, or its run has not begun: config.yaml is not there") from None
-    lines = lines_of(folder / "metrics.jsonl")
-    train = [line for line in lines if "train/loss" in line]
-    heldout = [line for line in lines if "heldout/loss" in line]
+    metrics = folder / "metrics.jsonl"
+    last = last_objects(metrics, count=2)
+    train, heldout = last_objects(metrics, "train/loss", WINDOW), last_objects(metrics, "heldout/loss")
     starts, attempts = lines_of(folder / "starts.jsonl"), lines_of(folder / "restarts.jsonl")
     current = lines_of(folder / "attempt.json")
     return RunState(
         folder=folder,
-        step=max([line.get("step", 0) for line in lines[-2:]], default=0),
+        step=max([line.get("step", 0) for line in last], default=0),
         steps=steps,
         ranks=starts[-1].get("processes", 1) if starts else 1,
         tokens_per_step=rows * length,
         rows_per_step=rows,
-        age=time.time() - (folder / "metrics.jsonl").stat().st_mtime if lines else 0.0,
-        train=train[-WINDOW:],
+        age=time.time() - metrics.stat().st_mtime if last else 0.0,
+        train=train,
         heldout=heldout[-1] if heldout else None,
         attempts=attempts,
         current=current[-1] if current else None,
         events=lines_of(folder / "events.jsonl"),
         times=rank_times(folder),
-        flops_per_row=flops_of_row(folder, train[-WINDOW:], rows, length),
+        flops_per_row=flops_of_row(folder, train, rows, length),
     )
 
 
@@ -128,24 +129,12 @@ def lines_of(path: Path) -> list[dict]:
     return [found for line in lines if (found := parsed(line)) is not None]
 
 
-def parsed(line: str) -> dict | None:
-    """A JSON object, or None."""
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def rank_times(folder: Path) -> list[RankTimes]:
     """Of the newest attempt's ranks, from the ends of their logs."""
     logs = sorted((folder / "logs").glob("attempt_*"))
     found = []
     for path in sorted(logs[-1].glob("rank_*.jsonl")) if logs else []:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL))
-            text = file.read().decode("utf-8", errors="replace").splitlines()
-        last = deque((line for line in map(parsed, text) if line and "seconds" in line), maxlen=WINDOW)
+        last = last_objects(path, "seconds", WINDOW)
         if last:
             means = [statistics.mean(line.get(name, 0.0) for line in last) for name in ("seconds", "waited_rows", "alone")]
             found.append(RankTimes(int(path.stem.removeprefix("rank_")), last[-1]["step"], *means))
@@ -169,10 +158,11 @@ def flops_of_row(folder: Path, train: list[dict], rows: int, length: int) -> flo
     from model.config import ModelConfig
     from pretrain.flops import BACKWARD, layer_weights
 
-    models = sorted((folder / "checkpoints").glob("step_*[0-9]/model.json"))
-    if not models or not train:
+    newest = newest_checkpoint(folder)
+    model = folder_of(folder, newest) / "model.json"
+    if not newest or not train or not model.is_file():
         return None
-    config = ModelConfig.from_dict(json.loads(models[-1].read_text(encoding="utf-8")))
+    config = ModelConfig.from_dict(json.loads(model.read_text(encoding="utf-8")))
     targets = statistics.mean(line["train/tokens_text"] + line["train/tokens_image"] for line in train) / rows
     layers = config.num_hidden_layers * layer_weights(config) * length
     return 2.0 * (1 + BACKWARD) * (layers + config.hidden_size * config.vocab_size * targets)

@@ -1,0 +1,56 @@
+"""Files of JSON lines that grow for as long as a run, read from their ends: what a million steps wrote is not read for fifty."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+BLOCK = 1 << 16  # bytes read at a time; larger ones, further from the end
+LARGEST = 1 << 22
+
+
+def lines_backwards(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(offset of the byte after it, line without its end) of a file, the newest first; nothing where there is no file.
+
+    What follows the last line's end, a line that is being written or that a kill has cut, comes first where there is any.
+    """
+    try:
+        file = open(path, "rb")
+    except OSError:
+        return
+    with file:
+        begin = after = file.seek(0, 2)
+        rest, size, ends = b"", BLOCK, 0  # the end of the line whose beginning is not read yet; bytes after the last one
+        while begin:
+            size = min(size, begin)
+            begin -= size
+            file.seek(begin)
+            rest, *pieces = (file.read(size) + rest).split(b"\n")
+            for line in reversed(pieces):
+                if line:
+                    yield after, line
+                after, ends = after - len(line) - ends, 1
+            size = min(2 * size, LARGEST)
+        if rest:
+            yield after, rest
+
+
+def last_objects(path: Path, key: str = "", count: int = 1) -> list[dict]:
+    """The last `count` JSON objects of a file, of those that have `key` if one is given, in the file's order."""
+    wanted, found = json.dumps(key).encode() if key else b"", []
+    for _, line in lines_backwards(path):
+        if wanted in line and (value := parsed(line)) is not None and (not key or key in value):
+            found.append(value)
+            if len(found) == count:
+                break
+    return found[::-1]
+
+
+def parsed(line: bytes | str) -> dict | None:
+    """A JSON object, or None."""
+    try:
+        found = json.loads(line)
+    except ValueError:  # UnicodeDecodeError, too
+        return None
+    return found if isinstance(found, dict) else None
