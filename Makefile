@@ -27,7 +27,7 @@ $(STAMP): requirements.txt constraints.txt
 	touch $(STAMP)
 
 # One worker more than there are cores (tests/spread.py): the tests of Slurm mostly wait. The last line is pytest's summary.
-SPREAD := -n auto --dist loadgroup --no-loadscope-reorder
+SPREAD := -n auto
 
 test: setup
 	$(RUN) -m pytest -q $(SPREAD) --durations=20 tests

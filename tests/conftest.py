@@ -34,6 +34,11 @@ def pytest_xdist_auto_num_workers() -> int:
     return spread.workers()
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> spread.Scheduler:
+    """What shares costly fixtures goes to one worker."""
+    return spread.scheduler(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares costly fixtures goes to one worker; the longest groups first."""
-    spread.spread(items)
+    """The longest groups first."""
+    spread.put_in_order(items)

@@ -2,21 +2,25 @@
 
 A module stays in one worker, with its fixtures. All modules that use the cluster are one group, as are those that use the
 world of processes: there is one of each, and the jobs of a cluster mostly wait, beside which others compute.
+
+Groups are found in the text of the modules, because the process that hands out tests imports none of them. The marks of
+pytest-xdist's own `--dist loadgroup` do nothing under pytest 9.2.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from functools import cache
+from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
+ROOT = Path(__file__).resolve().parents[1]
 SHARED = {"cluster": "slurm", "world": "processes"}
-"""Fixtures of which a machine should have one at a time, and the group of the modules that use them."""
-LONGEST = (
-    "slurm",
-    "processes",
-    "tests/test_readme.py",
-)
+"""A fixture of which a machine should have one at a time, and the group of the modules whose functions take it."""
+LONGEST = ("slurm", "processes", "tests/test_readme.py")
 """Groups that take longest, in the order in which they start, so that none is left alone at the end."""
 MOST_WORKERS = 8
 
@@ -26,20 +30,32 @@ def workers() -> int:
     return min(len(os.sched_getaffinity(0)) + 1, MOST_WORKERS)
 
 
-def spread(items: list[pytest.Item]) -> None:
-    """Mark every test with its group, and bring them into the order of groups. The same in every worker."""
-    group_of: dict[str, str] = {}
+class Scheduler(LoadScopeScheduling):
+    """Hands a worker all tests of a group, and the next group when it is nearly done with them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid.split("::")[0])
+
+
+def scheduler(config: pytest.Config, log) -> Scheduler:
+    """The scheduler; it keeps the order of `put_in_order`."""
+    config.option.loadscopereorder = False
+    return Scheduler(config, log)
+
+
+@cache
+def group_of(module: str) -> str:
+    """The group of a module by its path, as node ids begin; its own where it shares nothing."""
+    text = (ROOT / module).read_text(encoding="utf-8")
+    taken = (name for name in SHARED if re.search(rf"\bdef \w+\([^)]*\b{name}\b", text))
+    return SHARED.get(next(taken, ""), module)
+
+
+def put_in_order(items: list[pytest.Item]) -> None:
+    """The longest groups first. Raises UsageError for a test whose shared fixture is not seen in its module's text."""
     for item in items:
-        module = module_of(item)
-        shared = next((SHARED[name] for name in SHARED if name in getattr(item, "fixturenames", ())), module)
-        if shared != module or module not in group_of:
-            group_of[module] = shared
+        for name, group in SHARED.items():
+            if name in getattr(item, "fixturenames", ()) and group_of(item.nodeid.split("::")[0]) != group:
+                raise pytest.UsageError(f"{item.nodeid} uses {name}: name it among a function's arguments in its module")
     places = {name: place for place, name in enumerate(LONGEST)}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of[module_of(item)]))
-    items.sort(key=lambda item: places.get(group_of[module_of(item)], len(places)))  # stable
-
-
-def module_of(item: pytest.Item) -> str:
-    """The file of a test, as node ids begin."""
-    return item.nodeid.split("::")[0]
+    items.sort(key=lambda item: places.get(group_of(item.nodeid.split("::")[0]), len(places)))  # stable

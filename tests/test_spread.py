@@ -1,0 +1,42 @@
+"""What shares costly fixtures is one group, whose tests one worker gets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests import spread
+
+TESTS = '''
+import os, pytest
+@pytest.fixture
+def world():
+    pass
+@pytest.mark.parametrize("number", range(6))
+def test_it(WORLD number):
+    with open("workers", "a") as file:
+        file.write(f"{os.environ['PYTEST_XDIST_WORKER']} {__name__}\\n")
+'''
+
+
+def test_groups_are_seen_in_the_text_of_modules():
+    assert spread.group_of("tests/slurm/test_job.py") == "slurm"
+    assert spread.group_of("tests/pretrain/test_parallel.py") == "processes"
+    assert spread.group_of("tests/pretrain/test_schedule.py") == "tests/pretrain/test_schedule.py"
+
+
+def test_a_group_of_modules_has_one_worker(tmp_path: Path):
+    for name in ("one", "two", "three"):
+        (tmp_path / f"test_{name}.py").write_text(TESTS.replace("WORLD", "" if name == "three" else "world,"))
+    (tmp_path / "conftest.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(spread.ROOT)!r})\nfrom pathlib import Path\nfrom tests import spread\n"
+        "spread.ROOT = Path(__file__).parent\npytest_xdist_make_scheduler = spread.scheduler\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("18 passed"), done.stdout + done.stderr
+    lines = [line.split() for line in (tmp_path / "workers").read_text().splitlines()]
+    found = {module: {worker for worker, name in lines if name == module} for _, module in lines}
+    assert len(found["test_one"] | found["test_two"]) == 1 == len(found["test_three"])
+    assert found["test_one"] != found["test_three"]
