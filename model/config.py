@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError
 from model.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from model.hf.rope_uni_x import Rope
 
 SHARED, SEPARATED, MOT, MOE_HARD = "shared", "separated", "mot", "moe_hard"
 LAYER_KINDS = (SHARED, SEPARATED, MOT, MOE_HARD)
@@ -43,6 +47,7 @@ class ModelConfig:
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
     max_position_embeddings: int = 32_768
+    rope_scaling: dict[str, Any] | None = None  # {"rope_type": linear, yarn or llama3, its settings}: model/rope.py
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer_kinds", tuple(self.layer_kinds))
@@ -64,6 +69,13 @@ class ModelConfig:
                 f"vocab_size {self.vocab_size} is below image_token_offset + codebook_size = "
                 f"{self.image_token_offset + self.codebook_size}: every code needs an embedding row"
             )
+
+    @property
+    def rope(self) -> Rope:
+        """What positions are turned by."""
+        from model.hf.rope_uni_x import Rope  # which imports torch
+
+        return Rope(self.rope_theta, self.rope_scaling)
 
     @property
     def vocabulary(self) -> Vocabulary:

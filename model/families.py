@@ -18,6 +18,8 @@ class Family:
     flavour: str  # what `model.flavour` of a run's configuration calls it
     attention_bias: bool  # bias on q, k and v
     qk_norm: bool  # norms on queries and keys, a head
+    end_of_text: tuple[str, ...]  # what its tokenizers call the end of a text, the first that is there
+    licence: str  # what its weights and tokenizer are bound to, for the card of a model that starts from it
     defaults: Mapping[str, Any]  # what a config.json that lacks the key means, as transformers' class has it
     plain: Mapping[str, tuple] = field(default_factory=dict)  # keys of this family alone -> values that ours computes
 
@@ -27,6 +29,8 @@ FAMILIES = {
         flavour="qwen2.5",
         attention_bias=True,
         qk_norm=False,
+        end_of_text=("<|endoftext|>",),
+        licence="Qwen2 and Qwen2.5: Apache-2.0, except for 3B, whose Qwen Research licence forbids commercial use, and 72B",
         defaults={"num_key_value_heads": 32, "max_position_embeddings": 32_768, "head_dim": None},
         plain={"use_mrope": (False,), "attention_bias": (True, False)},  # its class has the bias, whatever is said
     ),
@@ -34,9 +38,24 @@ FAMILIES = {
         flavour="qwen3",
         attention_bias=False,
         qk_norm=True,
+        end_of_text=("<|endoftext|>",),
+        licence="Qwen3: Apache-2.0",
         defaults={"num_key_value_heads": 32, "max_position_embeddings": 32_768, "head_dim": 128},
     ),
+    "llama": Family(
+        flavour="llama",
+        attention_bias=False,
+        qk_norm=False,
+        end_of_text=("<|endoftext|>", "<|end_of_text|>", "</s>"),
+        licence=(
+            "Llama: Meta's community licence of its version, which asks for its text beside the weights, the words "
+            "'Built with Llama', and a name that begins with Llama; other models of this make have their own"
+        ),
+        defaults={"num_key_value_heads": None, "max_position_embeddings": 2048, "head_dim": None},
+    ),
 }
+
+BY_FLAVOUR = {family.flavour: family for family in FAMILIES.values()}
 
 COMMON_DEFAULTS = {
     "hidden_act": "silu",

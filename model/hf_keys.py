@@ -94,6 +94,16 @@ HARMLESS: dict[str, tuple[str, ...]] = {
 WITHOUT_EFFECT = {key: reason for reason, keys in HARMLESS.items() for key in keys}
 
 
+NOT_SAMPLING = ("transformers_version", "_from_model_config", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache",
+                "output_attentions", "output_hidden_states", "do_sample")  # fmt: skip
+"""Keys of a generation_config.json that an export has of its own, or that change no text."""
+
+
+def unkept_generation(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a generation_config.json asks for and an export does not: it samples as it is asked to when it is."""
+    return {key: value for key, value in values.items() if value is not None and key not in NOT_SAMPLING}
+
+
 def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
     """Raise UserError, in one line, for the first key that ours does not compute; `name` is what it calls the file."""
     kind = values.get("model_type")

@@ -1,7 +1,7 @@
 """A Hugging Face folder of a language model or of Uni-X: its configuration in our terms, its tensors one at a time.
 
-Four kinds are read: Qwen2 and Qwen2.5, Qwen3, exports of this project, and the published Uni-X models. What a folder asks
-for and ours cannot do is refused by name; nothing is ignored in silence.
+Language models of the families in model/families.py are read, exports of this project, and the published Uni-X models.
+What a folder asks for and ours cannot do is refused by name; nothing is ignored in silence.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -23,7 +24,8 @@ from model.stored_tensors import INDEX, SINGLE, stored_tensors_of
 from model.tokenizer_file import read_tokenizer
 from model.weight_names_released import from_released
 
-SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|endoftext|>")
+PICTURE_MARKS = ("<|vision_start|>", "<|vision_end|>")
+ALL_ENDS = tuple(dict.fromkeys(name for family in FAMILIES.values() for name in family.end_of_text))
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Source:
 
 
 def open_source(folder: Path) -> Source:
-    """Read config.json and the list of tensors. Raises UserError for a folder that is none of the four kinds."""
+    """Read config.json and the list of tensors. Raises UserError for a folder of another kind."""
     values = read_json(folder / "config.json")
     check_keys(values, folder / "config.json")
     stored = _stored_files(folder)
@@ -98,26 +100,43 @@ def _stored_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def special_ids(source: Source, tokenizer: Path | None) -> tuple[int, int, int]:
-    """Ids of `SPECIAL`, from tokenizer.json of the model's folder or of `tokenizer`. Raises UserError."""
-    path = (tokenizer or source.folder) / "tokenizer.json"
-    if not path.is_file() and source.values.get("model_type") in MODEL_TYPES:
-        return tuple(source.values[key] for key in ("vision_start_token_id", "vision_end_token_id", "eos_token_id"))
-    if not path.is_file() and source.published:  # as it is published: Qwen's two picture tokens are neighbours
-        start, eos = source.values["vision_start_id"], source.values.get("eos_token_id")
+def open_tokenizer(source: Source, folder: Path | None, add_marks: bool = False) -> tuple[Any, bytes] | None:
+    """The tokenizer of `folder` or of the model's own, and its tokenizer.json; None where a Uni-X folder has none.
+
+    add_marks: whether the marks of pictures that it lacks are added to it. Raises UserError.
+    """
+    path = (folder or source.folder) / "tokenizer.json"
+    if not path.is_file() and source.is_uni_x:
+        return None
+    tokenizer, data = read_tokenizer(path)
+    missing = [mark for mark in PICTURE_MARKS if tokenizer.token_to_id(mark) is None]
+    if missing and not add_marks:
+        raise UserError(f"{path}: has no token {missing[0]}: --add-tokens adds it, or give another --tokenizer")
+    if missing:
+        tokenizer.add_special_tokens(missing)
+        data = (tokenizer.to_str(pretty=True) + "\n").encode("utf-8")
+    return tokenizer, data
+
+
+def special_ids(source: Source, tokenizer: Any | None) -> tuple[int, int, int]:
+    """Ids of the marks of pictures and of the end of a text, as the tokenizer has them. Raises UserError."""
+    values = source.values
+    if tokenizer is None and not source.published:
+        return tuple(values[key] for key in ("vision_start_token_id", "vision_end_token_id", "eos_token_id"))
+    if tokenizer is None:  # as it is published: Qwen's two picture tokens are neighbours
+        start, eos = values["vision_start_id"], values.get("eos_token_id")
         if eos is None:
             print(f"warning: {source.folder}: says nowhere which token ends a text: 0 is written, --tokenizer mends it")
         return start, start + 1, eos or 0
-    tokenizer, _ = read_tokenizer(path)
-    added = {name: tokenizer.token_to_id(name) for name in SPECIAL}
-    for name in SPECIAL:
-        if added[name] is None:
-            raise UserError(f"{path}: has no token {name}: add it as a special token, or give another --tokenizer")
-    if source.published and added[SPECIAL[0]] != source.values["vision_start_id"]:
-        raise UserError(
-            f"{path}: {SPECIAL[0]} is {added[SPECIAL[0]]}, config.json says vision_start_id {source.values['vision_start_id']}"
-        )
-    return tuple(added[name] for name in SPECIAL)
+    names = FAMILIES[values["model_type"]].end_of_text if values["model_type"] in FAMILIES else ALL_ENDS
+    start, end = (tokenizer.token_to_id(mark) for mark in PICTURE_MARKS)
+    eos = next((found for found in map(tokenizer.token_to_id, names) if found is not None), None)
+    if eos is None:
+        raise UserError(f"{source.folder}: the tokenizer has no token {' or '.join(names)}: give another --tokenizer")
+    if source.published and start != values["vision_start_id"]:
+        said = f"config.json says vision_start_id {values['vision_start_id']}"
+        raise UserError(f"{source.folder}: {PICTURE_MARKS[0]} is {start} in the tokenizer, {said}: give another --tokenizer")
+    return start, end, eos
 
 
 def model_config(
@@ -127,11 +146,13 @@ def model_config(
     codebook_size: int,
     image_token_offset: int,
     row_multiple: int,
+    text_ids: int = 0,
 ) -> ModelConfig:
     """The Uni-X model that the folder's weights go into; rows of the embedding are rounded up to `row_multiple`.
 
     kinds (one for each layer; None: all shared), codebook_size and image_token_offset (0: the rows of the embedding) are
-    for language models; a Uni-X folder has its own. Raises UserError when both are said.
+    for language models; a Uni-X folder has its own. text_ids: those that the tokenizer has, none of which may be a code's.
+    Raises UserError when both are said.
     """
     values = source.values
     if source.is_uni_x and kinds:
@@ -145,7 +166,7 @@ def model_config(
         offset, codebook_size = values["real_text_vocab_size"], values["vision_vocab_size"]
         kinds = layer_kinds(layers, values["num_vision_encode_layers"], values["num_vision_decode_layers"])
     else:
-        offset = image_token_offset or values["vocab_size"]
+        offset = image_token_offset or max(values["vocab_size"], text_ids)
         kinds = kinds or layer_kinds(layers)
         if offset <= max(special):
             raise UserError(f"--image-token-offset {offset} is not above the special tokens, as {max(special)}: raise it")
@@ -175,4 +196,5 @@ def model_config(
         tie_word_embeddings=setting(values, "tie_word_embeddings"),
         initializer_range=setting(values, "initializer_range"),
         max_position_embeddings=setting(values, "max_position_embeddings"),
+        rope_scaling=scaling,
     )

@@ -12,7 +12,12 @@ from typing import Any
 
 from model.errors import UserError
 
-SCALINGS: dict[str, tuple[str, ...]] = {"default": ()}
+SCALINGS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "yarn": ("factor", "original_max_position_embeddings"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
 """Kinds of scaling that ours computes -> the settings that each must have."""
 
 UNSUPPORTED = {
@@ -72,8 +77,9 @@ def _scaling(settings: dict[str, Any], name: str, positions: int | None) -> dict
         raise UserError(f"{name}: rope_type {kind!r} {why}")
     if kind == "default":
         settings = {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}
-    if kind in ("yarn",) and positions:
+    if kind == "yarn" and positions:
         settings.setdefault("original_max_position_embeddings", positions)
+        settings.setdefault("factor", positions / settings["original_max_position_embeddings"])
     needed, optional = SCALINGS[kind], OPTIONAL.get(kind, ())
     if unknown := sorted(set(settings) - set(needed) - set(optional)):
         told = f"{unknown[0]} is {settings[unknown[0]]!r}"

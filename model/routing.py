@@ -22,6 +22,8 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
+from model.hf.rope_uni_x import Rope, frequencies
+
 DOCUMENT, SEPARATED_ORDER = "document", "separated"
 
 
@@ -93,13 +95,12 @@ class RowRouting(PackedSeqParams):
             torch.manual_seed(int.from_bytes(digest[:7], "little"))
 
 
-def rotary_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Positions [tokens] -> cos, sin [tokens, 1, head_dim] (Su et al., arXiv 2104.09864; halves as Qwen pairs them)."""
-    steps = torch.arange(0, head_dim, 2, dtype=torch.int64, device=positions.device).float()
-    frequencies = 1.0 / (theta ** (steps / head_dim))
-    angles = positions.float()[:, None] * frequencies[None, :]
+def rotary_tables(positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Positions [tokens] -> cos, sin [tokens, 1, head_dim]; halves of a head are paired, as Qwen and Llama have it."""
+    turned, factor = frequencies(head_dim, rope, positions.device)
+    angles = positions.float()[:, None] * turned[None, :]
     angles = torch.cat((angles, angles), dim=-1)[:, None, :]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    return (factor * angles.cos()).to(dtype), (factor * angles.sin()).to(dtype)
 
 
 VARLEN_WIDEST = 256  # of a head, in torch's FlashAttention; widths are multiples of 8
@@ -141,10 +142,10 @@ def padded_groups(lengths: list[int], device=None) -> tuple[list[PaddedGroup], T
     return groups, torch.from_numpy(ungroup).to(device)
 
 
-def segments(lengths: list[int], positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Segments:
+def segments(lengths: list[int], positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype) -> Segments:
     """Document lengths (their sum is len(positions)) and positions [tokens] -> what one slice's attention needs."""
     device = positions.device
-    cos, sin = rotary_tables(positions, head_dim, theta, dtype)
+    cos, sin = rotary_tables(positions, head_dim, rope, dtype)
     made = Segments(qkv_format="thd", cos=cos, sin=sin)
     if has_varlen_kernel(device, dtype, head_dim):
         ends = torch.tensor([0] + [n for n in lengths if n], dtype=torch.int32).cumsum(0, dtype=torch.int32)
@@ -174,7 +175,7 @@ def route(
     to_document: Tensor,
     lengths: dict[str, list[int]],
     head_dim: int,
-    theta: float,
+    rope: Rope,
     dtype: torch.dtype,
     dropout_key: str | None = None,
     sequence_parallel: bool = False,
@@ -192,9 +193,9 @@ def route(
         num_text=num_text,
         to_document=to_document,
         to_separated=_inverse(to_document),
-        document=segments(lengths["document"], positions[to_document], head_dim, theta, dtype),
-        text=segments(lengths["text"], positions[:num_text], head_dim, theta, dtype),
-        vision=segments(lengths["vision"], positions[num_text:], head_dim, theta, dtype),
+        document=segments(lengths["document"], positions[to_document], head_dim, rope, dtype),
+        text=segments(lengths["text"], positions[:num_text], head_dim, rope, dtype),
+        vision=segments(lengths["vision"], positions[num_text:], head_dim, rope, dtype),
         dropout_key=dropout_key,
     )
     if sequence_parallel:

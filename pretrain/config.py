@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.errors import UserError
+from model.families import BY_FLAVOUR
 from model.strict_yaml import read_yaml
 from pretrain.parallel import ParallelLayout
 
@@ -45,9 +46,11 @@ class ModelSection:
     deep: int = 0  # layers of `kind` at the output end
     every: int = 0  # instead of these: the last of each so many layers is of `kind` (1: all)
     kind: str = "separated"  # separated (Uni-X), mot or moe_hard; the other layers are shared
-    flavour: str = "qwen2.5"  # qwen2.5 (bias on q, k, v) or qwen3 (norms on q and k)
+    flavour: str = "qwen2.5"  # qwen2.5 (bias on q, k, v), qwen3 (norms on q and k) or llama (neither)
     tie_word_embeddings: bool = True
     rope_theta: float = 1_000_000.0
+    rope_scaling: dict = field(default_factory=dict)  # of positions, as config.json has it: rope_type, factor, ... ({}: none)
+    max_position_embeddings: int = 0  # longest text that the export is for, in tokens (0: 32,768)
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
     image_token_offset: int = 0  # id of code 0 (0: the tokenizer's vocabulary size)
@@ -199,7 +202,7 @@ CHOICES = {
     "run.precision": ("fp32", "bf16"),
     "run.engine": ("megatron", "zero3"),
     "run.resume": ("auto", "never"),
-    "model.flavour": ("qwen2.5", "qwen3"),
+    "model.flavour": tuple(BY_FLAVOUR),
     "model.kind": ("separated", "mot", "moe_hard", "shared"),
     "optim.decay": ("cosine", "linear", "constant"),
     "zero.stage": (1, 2, 3),

@@ -72,7 +72,7 @@ def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> 
         found = checkpoint.newest_good(run, lambda line: together.say(f"warning: {line}"), together)
     if found is None:
         if config.run.init_from:
-            start_from(Path(config.run.init_from), engine, data.model_config, together)
+            start_from(config, engine, data.model_config, together)
         return Progress()
     state = checkpoint.read_state(found)
     if state["plan"] != data.train.plan.fingerprint:
@@ -138,10 +138,15 @@ def stop_with_report(run: Path, progress: Progress, error: RunFailed) -> None:
     raise error
 
 
-def start_from(folder: Path, engine, model: ModelConfig, together: Together) -> None:
+def start_from(config: TrainConfig, engine, model: ModelConfig, together: Together) -> None:
     """Take the weights of a checkpoint, of a run or made by tools/convert_from_hf.py. Raises UserError."""
-    found = checkpoint.find(folder, together)
-    check_model(found, model, "set the model section to what the weights were made with")
+    found = checkpoint.find(Path(config.run.init_from), together)
+    there = check_model(found, model, "set the model section to what the weights were made with")
+    if not config.model.max_position_embeddings and there["max_position_embeddings"] != model.max_position_embeddings:
+        raise UserError(
+            f"{found}: is for texts of up to {there['max_position_embeddings']} tokens: set model.max_position_embeddings to "
+            "it, or to what this run is for"
+        )
     engine.load_weights(found)
     together.say(f"starting from the weights of {found}")
 
@@ -149,11 +154,12 @@ def start_from(folder: Path, engine, model: ModelConfig, together: Together) -> 
 FREE = ("initializer_range", "max_position_embeddings")  # what weights that are there do not depend on
 
 
-def check_model(found: Path, model: ModelConfig, remedy: str) -> None:
-    """Raises UserError when the checkpoint's model is not this one, naming the first difference."""
+def check_model(found: Path, model: ModelConfig, remedy: str) -> dict:
+    """What model.json there says. Raises UserError when it is not this model, naming the first difference."""
     there = ModelConfig.from_dict(json.loads((found / "model.json").read_text(encoding="utf-8"))).to_dict()
     for key, value in model.to_dict().items():
         if key not in FREE and there[key] != value:
             raise UserError(
                 f"{found}: is a checkpoint of another model or precision ({key} {there[key]} there, {value} here): {remedy}"
             )
+    return there

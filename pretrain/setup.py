@@ -8,11 +8,14 @@ from pathlib import Path
 
 from model.config import ModelConfig, layer_kinds
 from model.errors import UserError
+from model.families import BY_FLAVOUR
 from model.prompts import PromptTemplates
+from model.rope import rope_of
 from model.tokenizer_file import read_tokenizer
 from pretrain.config import ModelSection
 from pretrain.inputs import tokenizer_file
 
+CONTEXT = 32_768  # tokens, where neither the configuration nor the weights say
 ROW_MULTIPLE = 64  # embedding rows are rounded up to this, so that tensor parallelism divides them
 
 
@@ -42,7 +45,8 @@ def model_config(section: ModelSection, tokenizer, manifest: dict) -> ModelConfi
     offset = section.image_token_offset or text_rows
     if offset < text_rows and offset <= max(special_id(tokenizer, "<|vision_start|>", "<|vision_end|>"), 0):
         raise UserError(f"model.image_token_offset {offset} is below the special tokens: codes would replace them")
-    special = tuple(special_id(tokenizer, name) for name in ("<|vision_start|>", "<|vision_end|>", "<|endoftext|>"))
+    names = (("<|vision_start|>",), ("<|vision_end|>",), BY_FLAVOUR[section.flavour].end_of_text)
+    special = tuple(special_id(tokenizer, *some) for some in names)
     return sized_config(section, offset, manifest["vq"]["codebook_size"], special)
 
 
@@ -52,7 +56,9 @@ def sized_config(section: ModelSection, offset: int, codes: int, special: tuple[
     `special`: ids of `<|vision_start|>`, `<|vision_end|>` and `<|endoftext|>`.
     """
     start, end, eos = special
-    qwen3 = section.flavour == "qwen3"
+    values = {"rope_scaling": dict(section.rope_scaling), "max_position_embeddings": section.max_position_embeddings}
+    _, scaling = rope_of(values, section.rope_theta, "model")
+    family = BY_FLAVOUR[section.flavour]
     return ModelConfig(
         hidden_size=section.hidden_size,
         intermediate_size=section.intermediate_size,
@@ -67,12 +73,14 @@ def sized_config(section: ModelSection, offset: int, codes: int, special: tuple[
         vision_end_token_id=end,
         eos_token_id=eos,
         layer_kinds=layer_kinds(section.num_hidden_layers, section.shallow, section.deep, section.kind, section.every),
-        attention_bias=not qwen3,
-        qk_norm=qwen3,
+        attention_bias=family.attention_bias,
+        qk_norm=family.qk_norm,
         rope_theta=section.rope_theta,
         rms_norm_eps=section.rms_norm_eps,
         tie_word_embeddings=section.tie_word_embeddings,
         initializer_range=section.initializer_range,
+        max_position_embeddings=section.max_position_embeddings or CONTEXT,
+        rope_scaling=scaling,
     )
 
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Make the checkpoint that a Uni-X run starts from, out of a Hugging Face folder.
 
-Reads Qwen2, Qwen2.5 and Qwen3 language models, exports of this project, and the published Uni-X models. Tensors are read and
-written one at a time. A training run takes the checkpoint with run.init_from, in any parallel layout.
+Reads Qwen2, Qwen2.5, Qwen3 and Llama language models, exports of this project, and the published Uni-X models. Tensors
+are read and written one at a time. A training run takes the checkpoint with run.init_from, in any parallel layout, and
+model.yaml in it as its model section.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 import json
-import shutil
 
 from model.errors import UserError, run_command
 
@@ -44,6 +44,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--image-token-offset", type=int, default=0,
                         help="id of code 0 (default: the rows of the model's embedding)")  # fmt: skip
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json (default: the one of --hf)")
+    parser.add_argument("--add-tokens", action="store_true",
+                        help="add marks of pictures that the tokenizer lacks; the output's then makes shards")  # fmt: skip
+    parser.add_argument("--verify", action=argparse.BooleanOptionalAction, default=None,
+                        help="compare logits with those of the base, in float32 (default: up to 2 GB of weights)")  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the weights written (default: as stored)")
     parser.add_argument("--seed", type=int, default=0, help="of what is random (default: 0)")
     return parser.parse_args()
@@ -55,30 +59,44 @@ def convert(arguments: argparse.Namespace) -> str:
 
     from model.config import layer_kinds
     from model.from_hf import NewWeights, starting_weights
-    from model.hf_source import model_config, open_source, special_ids
+    from model.hf_source import model_config, open_source, open_tokenizer, special_ids
     from pretrain.checkpoint import publish_alone
+    from pretrain.model_section import section_yaml
     from pretrain.setup import ROW_MULTIPLE
     from pretrain.sharded_files import write_whole
+    from tools.base_check import SMALL, largest_difference, stored_bytes
 
     source = open_source(arguments.hf)
-    special = special_ids(source, arguments.tokenizer)
+    opened = open_tokenizer(source, arguments.tokenizer, arguments.add_tokens)
+    special = special_ids(source, opened[0] if opened else None)
     kinds = None
     if arguments.separate or arguments.every:
         shallow, deep = arguments.separate or (0, 0)
         kinds = layer_kinds(source.values["num_hidden_layers"], shallow, deep, arguments.kind, arguments.every)
+    text_ids = opened[0].get_vocab_size() if opened else 0
     config = model_config(
-        source, special, kinds, arguments.codebook_size, arguments.image_token_offset, ROW_MULTIPLE
+        source, special, kinds, arguments.codebook_size, arguments.image_token_offset, ROW_MULTIPLE, text_ids
     )
     dtype = {"keep": None, "fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
     new = NewWeights(arguments.vision_init, arguments.new_rows, arguments.seed, dtype)
     check_output(arguments.output)
-    tokenizer = (arguments.tokenizer or arguments.hf) / "tokenizer.json"
+    verify = arguments.verify
+    if verify is None:
+        verify = not source.published and stored_bytes(source) <= SMALL
+    elif verify and source.published:
+        raise UserError(f"{source.folder}: transformers has no class for a published Uni-X model: leave --verify out")
+    told = unkept(arguments.hf)
+    checked = ["logits were not compared with the base's (--verify does)"]
 
     def write(folder: Path) -> None:
         write_whole(folder, starting_weights(source, config, new))
         (folder / "model.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
-        if tokenizer.is_file():
-            shutil.copy(tokenizer, folder / "tokenizer.json")
+        (folder / "model.yaml").write_text(section_yaml(config), encoding="utf-8")
+        if opened:
+            (folder / "tokenizer.json").write_bytes(opened[1])
+        if verify:
+            difference, largest = largest_difference(source, folder, config)
+            checked[0] = f"logits differ from the base's by at most {difference:.2g} (the largest is {largest:.3g})"
 
     made_from = {key: str(value) for key, value in vars(arguments).items() if value is not None and key != "output"}
     publish_alone(arguments.output, write, {"step": 0, "rows": 0, "made_from": made_from})
@@ -87,8 +105,19 @@ def convert(arguments: argparse.Namespace) -> str:
     return (
         f"{arguments.output}: {config.num_hidden_layers} layers, {len(apart)} of them {kinds_apart}, "
         f"{config.vocab_size} embedding rows, codes from {config.image_token_offset} on; start with "
-        f"run.init_from={arguments.output} model.image_token_offset={config.image_token_offset}"
+        f"run.init_from={arguments.output} and the model section in {arguments.output}/model.yaml\n{checked[0]}{told}"
     )
+
+
+def unkept(folder: Path) -> str:
+    """A line on what the folder's generation_config.json asks for; '' if that is nothing. Raises UserError."""
+    from model.hf_keys import unkept_generation
+    from model.hf_source import read_json
+
+    path = folder / "generation_config.json"
+    found = unkept_generation(read_json(path)) if path.is_file() else {}
+    words = ", ".join(f"{key} {value}" for key, value in found.items())
+    return f"\n{path}: not kept: {words}; exports sample as they are asked to" if found else ""
 
 
 def check_output(output: Path) -> None:

@@ -101,6 +101,11 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
     from tools.model_card import model_card
 
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    if "made_from" in state:
+        raise UserError(
+            f"{checkpoint}: is a start that tools/convert_from_hf.py made, which has learned no picture: train from it with "
+            "run.init_from, and export that run"
+        )
     config = ModelConfig.from_dict(json.loads((checkpoint / "model.json").read_text(encoding="utf-8")))
     prompts = (checkpoint / "unix_prompts.json").read_text(encoding="utf-8")
     templates = PromptTemplates.from_json(prompts, str(checkpoint / "unix_prompts.json"))

@@ -46,6 +46,7 @@ class UniXConfig(PretrainedConfig):
 
     model_type = "uni_x"
     keys_to_ignore_at_inference = ["past_key_values"]
+    rope_scaling = None  # an attribute of its own: transformers 5 has a property here, which renames it
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class UniXConfig(PretrainedConfig):
         tie_word_embeddings: bool = True,
         initializer_range: float = 0.02,
         max_position_embeddings: int = 32_768,
+        rope_scaling: dict | None = None,
         use_cache: bool = True,
         text_logits_only: bool = False,
         **kwargs,
@@ -88,6 +90,7 @@ class UniXConfig(PretrainedConfig):
         self.attention_bias = attention_bias
         self.qk_norm = qk_norm
         self.rope_theta = rope_theta
+        self.rope_scaling = rope_scaling
         self.rms_norm_eps = rms_norm_eps
         self.initializer_range = initializer_range
         self.max_position_embeddings = max_position_embeddings

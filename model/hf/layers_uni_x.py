@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_uni_x import UniXConfig
+from .rope_uni_x import Rope, frequencies
 
 
 class UniXRMSNorm(nn.Module):
@@ -101,15 +102,15 @@ class UniXVisionMLP(nn.Module):
 VISION_WEIGHTS = {"mlp": UniXVisionMLP, "all": UniXBranch}
 
 
-def rotary_angles(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rotary_angles(position_ids: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine of rotary position embedding, each [b, 1, s, head_dim], computed in float32.
 
     Computed where used, not kept as a buffer, so that casting a model to half precision cannot round the frequencies.
     """
-    steps = torch.arange(0, head_dim, 2, dtype=torch.int64, device=position_ids.device).float()
-    angles = position_ids[:, None, :, None].float() * (1.0 / theta ** (steps / head_dim))
+    turned, factor = frequencies(head_dim, rope, position_ids.device)
+    angles = position_ids[:, None, :, None].float() * turned
     angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    return (factor * angles.cos()).to(dtype), (factor * angles.sin()).to(dtype)
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

@@ -25,6 +25,7 @@ from .configuration_uni_x import AUTO_MAP, LAYER_KINDS, UniXConfig
 from .generation_uni_x import PictureGenerationMixin
 from .guidance_uni_x import linear  # noqa: F401
 from .layers_uni_x import VISION_WEIGHTS, UniXBranch, UniXRMSNorm, rotary_angles, rotate
+from .rope_uni_x import Rope
 from .routing_uni_x import TEXT, Keys, Routing, keys_after, locate, starts_of
 from .sampling_uni_x import sample  # noqa: F401
 
@@ -150,7 +151,7 @@ class UniXModel(UniXPreTrainedModel):
         routing = Routing(visual if self.routes else None)
 
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        rotary = rotary_angles(tokens.positions, config.head_dim, config.rope_theta, hidden.dtype)
+        rotary = rotary_angles(tokens.positions, config.head_dim, Rope(config.rope_theta, config.rope_scaling), hidden.dtype)
         states, maps = [], []
         for index, kind in enumerate(self.kinds):
             states.append(hidden)

@@ -77,7 +77,7 @@ def _gradients(model, config: ModelConfig, share: RowShare, sizes: BlockSizes, c
     One forward pass.
     """
     row = share.row.to(chosen[0].device)
-    routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope_theta, chosen[0].dtype)
+    routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope, chosen[0].dtype)
     losses, _ = model(row.ids, row.labels, row.targets, routing)
     text, image = losses[: share.num_text], losses[share.num_text :]
     if len(text):

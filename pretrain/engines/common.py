@@ -29,7 +29,7 @@ def routing_of(
         row.to_document,
         row.lengths,
         model.head_dim,
-        model.rope_theta,
+        model.rope,
         dtype,
         dropout_key=f"{seed}:{row.index}" if dropping else None,
         sequence_parallel=sequence_parallel,

@@ -7,6 +7,7 @@ import torch
 
 from model import attention, routing
 from model.attention import attend, fused_attention, short_attention
+from model.hf.rope_uni_x import Rope
 from model.routing import has_varlen_kernel, segments
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -51,7 +52,7 @@ def by_document(query, key, value, lengths) -> torch.Tensor:
 def test_padded_documents_attend_as_each_by_itself():
     tokens = sum(LENGTHS)
     heads = random_heads(tokens)
-    layout = segments(LENGTHS, torch.zeros(tokens, dtype=torch.int64), 8, 1e4, torch.float32)
+    layout = segments(LENGTHS, torch.zeros(tokens, dtype=torch.int64), 8, Rope(1e4), torch.float32)
     torch.testing.assert_close(attend(*heads, layout), by_document(*heads, LENGTHS), atol=2e-6, rtol=1e-5)
 
 
@@ -82,7 +83,7 @@ def test_varlen_attention_is_called_as_this_torch_has_it(monkeypatch, knows_shar
     monkeypatch.setattr(routing, "has_varlen_kernel", lambda *_: True)
     attention._grouped_heads_switch.cache_clear()
     heads, tokens = random_heads(sum(LENGTHS)), sum(LENGTHS)
-    layout = segments(LENGTHS, torch.zeros(tokens, dtype=torch.int64), 8, 1e4, torch.float32)
+    layout = segments(LENGTHS, torch.zeros(tokens, dtype=torch.int64), 8, Rope(1e4), torch.float32)
     try:
         torch.testing.assert_close(attend(*heads, layout), by_document(*heads, LENGTHS), atol=2e-6, rtol=1e-5)
     finally:

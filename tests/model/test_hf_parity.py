@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from model.hf.attention_uni_x import attention_masks
 from model.hf.modeling_uni_x import UniXForCausalLM
@@ -28,10 +28,35 @@ from tests.model.tiny_hf import (
 )
 
 
-def base_llm(flavour: str, tied: bool) -> torch.nn.Module:
+LLAMA = {"attention_bias": False, "qk_norm": False}
+SCALINGS = [
+    {"rope_type": "linear", "factor": 4.0},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+     "original_max_position_embeddings": 64},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["rope_type"])
+@torch.no_grad()
+def test_stretched_positions_are_the_base_llms_and_are_saved(scaling, tmp_path):
+    """A plain class of transformers reads them from the export's config.json, too."""
+    base = base_llm("llama", False, rope_scaling=dict(scaling))
+    model = grown_from(base, False, **LLAMA, rope_scaling=dict(scaling))
+    ids = torch.tensor([document([100])])
+    assert (model(ids).logits[..., :TEXT_IDS] - base(ids).logits).abs().max() <= 1e-5
+    model.save_pretrained(tmp_path)
+    opened = UniXForCausalLM.from_pretrained(tmp_path)
+    assert opened.config.rope_scaling == scaling and torch.equal(opened(ids).logits, model(ids).logits)
+    plain = LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    assert (plain(ids).logits[..., :TEXT_IDS] - base(ids).logits).abs().max() <= 1e-5
+
+
+def base_llm(flavour: str, tied: bool, **changes) -> torch.nn.Module:
     config_class, model_class = {
         "qwen25": (Qwen2Config, Qwen2ForCausalLM),
         "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
     }[flavour]
     ours = tiny_config()
     config = config_class(
@@ -45,6 +70,7 @@ def base_llm(flavour: str, tied: bool) -> torch.nn.Module:
         rope_theta=ours.rope_theta,
         tie_word_embeddings=tied,
         max_position_embeddings=256,
+        **changes,
     )
     return randomise(model_class(config), seed=5)
 
@@ -62,7 +88,7 @@ def grown_from(base: torch.nn.Module, tied: bool, **flavour) -> UniXForCausalLM:
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize(("name", "flavour"), [("qwen25", QWEN25), ("qwen3", QWEN3)], ids=["qwen25", "qwen3"])
+@pytest.mark.parametrize("name, flavour", [("qwen25", QWEN25), ("qwen3", QWEN3), ("llama", LLAMA)], ids=lambda x: str(x)[:6])
 @torch.no_grad()
 def test_text_logits_are_the_base_llms(name, flavour, tied):
     base = base_llm(name, tied)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pytest
 import torch
 
@@ -42,6 +43,28 @@ def test_training_and_hugging_face_logits_agree(kinds, flavour, tied):
             expected = reference(input_ids=torch.tensor([ids])).logits[0]
         torch.testing.assert_close(ours[start : start + len(ids)], expected, atol=1e-5, rtol=1e-5)
         start += len(ids)
+
+
+SCALINGS = [
+    {"rope_type": "linear", "factor": 4.0},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16.0},
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+     "original_max_position_embeddings": 16.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["rope_type"])
+def test_scaled_positions_are_alike_in_training_and_in_the_hugging_face_model(scaling):
+    config = training_config(layer_kinds=KINDS["uni-x"], attention_bias=False, qk_norm=False, rope_scaling=scaling)
+    model = training_model(config)
+    row = row_of(MIXED, config, tokens=80, multiple=4)
+    ours = document_logits(model, row, config)
+    reference = hugging_face_model(config, model.named_parameters())
+    with torch.no_grad():
+        expected = torch.cat([reference(input_ids=torch.tensor([ids])).logits[0] for ids in MIXED])
+    torch.testing.assert_close(ours[: len(expected)], expected, atol=1e-5, rtol=1e-5)
+    plain = dataclasses.replace(config, rope_scaling=None)
+    assert not torch.allclose(document_logits(model, row, plain)[: len(expected)], expected, atol=1e-2)
 
 
 @pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)

@@ -35,7 +35,7 @@ def row_of(documents: list[list[int]], config: ModelConfig, tokens: int, multipl
 
 
 def routing_of(row: Row, config: ModelConfig, dtype=torch.float32) -> RowRouting:
-    return route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope_theta, dtype)
+    return route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope, dtype)
 
 
 def document_logits(model: UniXModel, row: Row, config: ModelConfig) -> torch.Tensor:

@@ -93,7 +93,7 @@ def test_overrides_win_and_are_read_as_yaml(path):
         (["zero.stage=0"], ["zero.stage", "0", "1 or 2 or 3"]),
         (["zero.offlad=true"], ["zero.offlad", "did you mean zero.offload"]),
         (["run.resume=yes"], ["run.resume", "True"]),
-        (["model.flavour=llama"], ["model.flavour", "'llama'", "qwen2.5 or qwen3"]),
+        (["model.flavour=gemma"], ["model.flavour", "'gemma'", "qwen2.5 or qwen3 or llama"]),
         (["optim.decay=exponential"], ["optim.decay", "cosine or linear or constant"]),
         (["run.steps=0"], ["run.steps", "0", "at least 1"]),
         (["data.rows_per_step=0"], ["data.rows_per_step", "at least 1"]),

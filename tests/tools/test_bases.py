@@ -1,26 +1,36 @@
-"""Folders of each family as each version of transformers saves them: the text path keeps its logits, or one line says why not."""
+"""Folders of each family as each version of transformers saves them: the text path keeps its logits, or one line says why."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from model.config import ModelConfig
-from model.errors import UserError
-from model.families import FAMILIES
+from model.errors import RunFailed, UserError
+from pretrain.config import ModelSection
 from pretrain.samples import hugging_face_model
+from pretrain.setup import model_config
 from pretrain.sharded_files import read_whole, stored_tensors
-from tests.model.base_configs import CLASSES, TINY, written_by_5
+from tests.commands import assert_refused
+from tests.model.base_configs import CLASSES, TINY, written_by_4, written_by_5
 from tests.model.tiny_hf import randomise
 from tests.tools.tiny_export import write_tokenizer
 from tools.convert_from_hf import convert
 
 CODES = 64
+ARGUMENTS = {
+    "separate": None, "every": 0, "kind": "separated", "vision_init": "copy", "new_rows": "mean", "codebook_size": CODES,
+    "image_token_offset": 0, "tokenizer": None, "dtype": "keep", "seed": 0, "add_tokens": False, "verify": False,
+}  # fmt: skip
 IDS = torch.randint(0, 250, (2, 60), generator=torch.Generator().manual_seed(7))
 
 
@@ -40,18 +50,14 @@ def as_5_saves(folder: Path) -> None:
 
 def converted(folder: Path, output: Path, **changes) -> tuple[ModelConfig, torch.nn.Module]:
     """The checkpoint that tools/convert_from_hf.py makes -> its configuration, and the exported model of its weights."""
-    values = {
-        "hf": folder, "output": output, "separate": None, "every": 0, "kind": "separated", "vision_init": "copy",
-        "new_rows": "mean", "codebook_size": CODES, "image_token_offset": 0, "tokenizer": None, "dtype": "keep", "seed": 0,
-    }  # fmt: skip
-    convert(argparse.Namespace(**{**values, **changes}))
+    convert(argparse.Namespace(**{**ARGUMENTS, "hf": folder, "output": output, **changes}))
     config = ModelConfig.from_dict(json.loads((output / "model.json").read_text()))
     return config, hugging_face_model(config, read_whole(output, stored_tensors(output)))
 
 
 @pytest.mark.parametrize("saved_by", ["4.57.6", "5.24.0"])
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind in FAMILIES])
+@pytest.mark.parametrize("kind", CLASSES)
 @torch.no_grad()
 def test_the_text_path_is_the_base(kind, tied, saved_by, tmp_path):
     """A line of the table in docs/starting-from-a-language-model.md."""
@@ -62,6 +68,136 @@ def test_the_text_path_is_the_base(kind, tied, saved_by, tmp_path):
     assert (config.rope_theta, config.max_position_embeddings, config.tie_word_embeddings) == (1e6, 256, tied)
     difference = (model(IDS).logits[..., : TINY["vocab_size"]] - base(IDS).logits).abs().max()
     assert difference <= 1e-5
+
+
+SCALINGS = {
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+    "llama3": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 64},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("saved_by", ["4.57.6", "5.24.0"])
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("kind", CLASSES)
+@torch.no_grad()
+def test_stretched_positions_come_in(kind, scaling, saved_by, tmp_path):
+    base = write_base(tmp_path / "base", kind, rope_scaling=dict(SCALINGS[scaling]))
+    plain = AutoModelForCausalLM.from_config(CLASSES[kind](**{**TINY, "rope_theta": 1e6})).eval()
+    plain.load_state_dict(base.state_dict())
+    if saved_by == "5.24.0":
+        as_5_saves(tmp_path / "base")
+    config, model = converted(tmp_path / "base", tmp_path / "start", separate=(1, 1), verify=True)
+    assert config.rope_scaling == SCALINGS[scaling]
+    found = model(IDS).logits[..., : TINY["vocab_size"]]
+    assert (found - base(IDS).logits).abs().max() <= 1e-5
+    assert (found - plain(IDS).logits).abs().max() > 1e-2
+
+
+REFUSED = {
+    "dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    "longrope": {"rope_scaling": {"type": "longrope", "factor": 2.0, "short_factor": [1], "long_factor": [2]}},
+    "mrope": {"rope_scaling": {"rope_type": "mrope", "mrope_section": [1, 2, 1]}},
+    "partial_rotary_factor": {"partial_rotary_factor": 0.5},
+    "qwen2_moe": {"model_type": "qwen2_moe", "num_experts": 4},
+    "qwen3_moe": {"model_type": "qwen3_moe", "num_experts": 4},
+    "mixtral": {"model_type": "mixtral"},
+    "mistral": {"model_type": "mistral"},
+    "qwen2_5_vl": {"model_type": "qwen2_5_vl"},
+    "use_sliding_window": {"use_sliding_window": True},
+    "layer_types": {"layer_types": ["sliding_attention"] * 4},
+    "mlp_bias": {"mlp_bias": True},
+    "quantization_config": {"quantization_config": {"bits": 4}},
+}
+
+
+@pytest.mark.parametrize("saved_by", ["4.57.6", "5.24.0"])
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("kind", CLASSES)
+def test_what_does_not_come_in_is_one_line(kind, name, saved_by, tmp_path):
+    """The other lines of the table: the key and its value, before a weight is read."""
+    values = {**written_by_4(kind), **REFUSED[name]}
+    values = written_by_5(values) if saved_by == "5.24.0" else values
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    save_file({"model.norm.weight": torch.ones(32)}, tmp_path / "model.safetensors")
+    write_tokenizer(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path}/config.json: .*{name}") as error:
+        converted(tmp_path, tmp_path / "start")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_biases_and_pickles_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(written_by_4("llama", attention_bias=True)))
+    with pytest.raises(UserError, match="attention_bias is True"):
+        converted(tmp_path, tmp_path / "start")
+    (tmp_path / "config.json").write_text(json.dumps(written_by_4("llama")))
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="which is a pickle: save it as safetensors"):
+        converted(tmp_path, tmp_path / "start")
+
+
+def test_what_is_not_kept_of_generation_is_told(tmp_path):
+    base = write_base(tmp_path / "base", "qwen2")
+    assert "not kept" not in convert(argparse.Namespace(**{**ARGUMENTS, "hf": tmp_path / "base", "output": tmp_path / "a"}))
+    base.generation_config.update(temperature=0.7, top_p=0.8, do_sample=True)
+    base.generation_config.save_pretrained(tmp_path / "base")
+    said = convert(argparse.Namespace(**{**ARGUMENTS, "hf": tmp_path / "base", "output": tmp_path / "b"}))
+    assert "generation_config.json: not kept: temperature 0.7, top_p 0.8; exports sample" in said
+
+
+def test_verify_compares_with_the_base(tmp_path, monkeypatch):
+    """It is on for small folders, says by how much the two differ, and a wrong conversion writes nothing."""
+    write_base(tmp_path / "base", "qwen3")
+    values = {"hf": tmp_path / "base", "output": tmp_path / "start", "verify": None}
+    said = convert(argparse.Namespace(**{**ARGUMENTS, **values}))
+    found = re.search(r"logits differ from the base's by at most ([0-9.e-]+)", said)
+    assert found and float(found[1]) < 1e-4
+    monkeypatch.setattr("model.hf_source.rope_of", lambda *_: (10_000.0, None))  # what a lost key would do
+    with pytest.raises(RunFailed, match="nothing was written; --no-verify"):
+        convert(argparse.Namespace(**{**ARGUMENTS, **values, "output": tmp_path / "wrong"}))
+    assert not (tmp_path / "wrong").exists() and not list(tmp_path.glob("wrong*"))
+    said = convert(argparse.Namespace(**{**ARGUMENTS, **values, "output": tmp_path / "wrong", "verify": False}))
+    assert "logits were not compared" in said
+
+
+def test_a_tokenizer_without_marks_of_pictures_gets_them(tmp_path):
+    """Llama's has none, and no rows to spare: they come behind its embedding, and codes behind them."""
+    base = write_base(tmp_path / "base", "llama")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "base/tokenizer.json"))
+    bare = Tokenizer(tokenizer.model)
+    bare.pre_tokenizer, bare.decoder = tokenizer.pre_tokenizer, tokenizer.decoder
+    bare.add_special_tokens(["</s>", *(f"<|reserved_{number}|>" for number in range(15))])
+    bare.save(str(tmp_path / "base/tokenizer.json"))
+    assert bare.get_vocab_size() == TINY["vocab_size"]
+    with pytest.raises(UserError, match="has no token <|vision_start|>: --add-tokens adds it"):
+        converted(tmp_path / "base", tmp_path / "start")
+    config, model = converted(tmp_path / "base", tmp_path / "start", add_tokens=True, verify=True)
+    start, end, eos = config.vision_start_token_id, config.vision_end_token_id, config.eos_token_id
+    assert (start, end, eos, config.image_token_offset) == (272, 273, 256, 274)
+    made = Tokenizer.from_file(str(tmp_path / "start/tokenizer.json"))
+    assert [made.token_to_id(mark) for mark in ("<|vision_start|>", "<|vision_end|>")] == [start, end]
+    weights = model.state_dict()["model.embed_tokens.weight"]
+    assert torch.equal(weights[:272], base.state_dict()["model.embed_tokens.weight"]) and weights[272:274].std() > 0
+
+
+@pytest.mark.parametrize("arguments", [{}, {"separate": (1, 2)}, {"every": 2, "kind": "mot"}, {"separate": (4, 0)}])
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_model_section_is_written(kind, arguments, tmp_path):
+    """Pasted into a configuration it makes the model that was converted, context and scaling included."""
+    write_base(tmp_path / "base", kind, rope_scaling=dict(SCALINGS["yarn"]), tie_word_embeddings=True, rms_norm_eps=1e-5)
+    config, _ = converted(tmp_path / "base", tmp_path / "start", **arguments)
+    values = yaml.safe_load((tmp_path / "start/model.yaml").read_text())
+    section = ModelSection(**values["model"])
+    tokenizer = Tokenizer.from_file(str(tmp_path / "base/tokenizer.json"))
+    assert model_config(section, tokenizer, {"vq": {"codebook_size": CODES}}) == config
+
+
+def test_a_start_is_not_exported(tmp_path, commands):
+    write_base(tmp_path / "base", "qwen2")
+    converted(tmp_path / "base", tmp_path / "start")
+    done = commands.run("tools/convert_to_hf.py", "--checkpoint", tmp_path / "start", "--output", tmp_path / "model")
+    assert_refused(done, "start: is a start that tools/convert_from_hf.py made", "run.init_from")
 
 
 def test_a_stale_index_beside_sound_weights_is_refused(tmp_path):

@@ -144,7 +144,7 @@ class SliceSeconds:
 def slice_seconds(config: ModelConfig, row: Row, dtype, device) -> SliceSeconds:
     """Measure them for the slices of `row`."""
     row = row.to(device)
-    routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope_theta, dtype)
+    routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope, dtype)
     counts = {name: sum(row.lengths[name]) for name in ("document", "text", "vision")}
     return SliceSeconds(
         attention={

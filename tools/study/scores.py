@@ -27,7 +27,7 @@ def target_losses(opened) -> Losses:
 
     def losses(row: Row):
         row = row.to(weight.device)
-        routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope_theta, weight.dtype)
+        routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope, weight.dtype)
         with torch.no_grad():
             return model(row.ids, row.labels, row.targets, routing)[0].double().cpu()
 

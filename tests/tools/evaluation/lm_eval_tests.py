@@ -72,7 +72,7 @@ def folders(commands, tiny_data, tmp_path_factory) -> Path:
     write_tasks(root / "tasks", tiny_data.corpus / "train/folder/captions.jsonl")
     values = config_values(tiny_data, root / "run")
     values["run"] |= {"steps": 1, "init_from": str(root / "start")}
-    values["model"]["image_token_offset"] = ROWS
+    values["model"] |= {"image_token_offset": ROWS, "max_position_embeddings": 256}
     values["optim"] |= {"lr": NEXT_TO_NOTHING, "final_lr": 0.0}
     (root / "run.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     for script, *arguments in (
