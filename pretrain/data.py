@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from model.errors import UserError
 from model.hf.text_uni_x import TextEncoder
 from pretrain import setup
 from pretrain.config import DataSection, TrainConfig
@@ -39,6 +40,26 @@ def heldout_dataset(data: DataSection, tokenized: TokenizedPrompts, routing_only
     return RowDataset([source], tokenized, clean, size, 0, routing_only)
 
 
+def told_too_long(path: str, rows: RowDataset, number: int) -> str | None:
+    """What is left out of a source because no row can hold it, in a line; None if nothing is.
+
+    UserError if that is all of it.
+    """
+    found, dataset = rows.plan.too_long(number), rows.datasets[number]
+    if not len(found):
+        return None
+    usable = len(dataset) - len(dataset.lengths.left_out())
+    what = f"longer, with the picture that is never cut, than a row of {rows.size.tokens} tokens"
+    if len(found) == usable:
+        raise UserError(f"{path}: all of its {usable:,} documents can be {what}: raise data.row_length")
+    some = [str(dataset[int(place)]["id"]) if dataset.cache is None else f"number {place}" for place in found[:3]]
+    names = ", ".join(some) + (", ..." if len(found) > len(some) else "")
+    return (
+        f"{path}: {len(found):,} of {usable:,} documents ({names}) can be {what}, and are left out of rows where they are: "
+        "a new run with a larger data.row_length, or shards made with --max-text, have none"
+    )
+
+
 class Data:
     """The data of a run as one process sees it. Raises UserError when sources, tokenizers and model do not fit,
     TryAgain when a source is at a URL that does not answer."""
@@ -62,7 +83,7 @@ class Data:
         self.paths = [source.path for source in sources]
         stages = [Stage(stage.tokens, stage.shares) for stage in data.stages]
         self.train = RowDataset(sources, tokenized, shares, size, config.run.seed, place.routing_only, stages)
-        self.heldout: RowDataset | None = None
+        self.heldout, self.heldout_path = None, data.heldout
         if data.heldout:
             heldout = open_dataset(data.heldout, cache).manifest
             check_sources([*manifests, heldout], self.model_config.vocabulary)
@@ -88,6 +109,10 @@ class Data:
 
     def warnings(self) -> Iterator[str]:
         """What should be known of the sources before training, a line each."""
+        sets = [(path, self.train, number) for number, path in enumerate(self.paths)]
+        for path, rows, number in [*sets, *([(self.heldout_path, self.heldout, 0)] if self.heldout else [])]:
+            if told := told_too_long(path, rows, number):
+                yield told
         for number, source in enumerate(self.paths):
             share = self.train.plan.cut_turns(number)
             if share:

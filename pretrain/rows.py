@@ -27,10 +27,11 @@ from pretrain.tasks import (
     document_lengths,
     draw_tasks,
     ordered_lengths,
+    prompt_lengths,
     stretches_of,
 )
-from tokenization.lengths import LengthIndex
-from tokenization.readers.document import ROLES
+from tokenization.lengths import AT_ONCE, LengthIndex
+from tokenization.readers.document import CAPTION_PAIR, KINDS, ROLES
 from tokenization.sample import PICTURE, ROLE, WORDING, Part
 
 __all__ = ["Piece", "RowPlan", "RowSize", "SourceLengths", "Stage", "seeded"]
@@ -113,7 +114,10 @@ class RowPlan:
             rows = self._count(len(self._first_row) - 1)
             empty = 0 if rows else empty + 1
             if empty > MOST_ROWLESS_BLOCKS:
-                raise UserError("the data sources hold no documents: check data.sources and their weights")
+                raise UserError(
+                    f"the data sources hold no documents, or none that a row of {self.size.tokens} tokens can hold: check "
+                    "data.sources and their weights, or raise data.row_length"
+                )
             self._first_row.append(self._first_row[-1] + rows)
         return bisect_right(self._first_row, index) - 1
 
@@ -156,6 +160,31 @@ class RowPlan:
         drawn = self._some(number)
         turns = drawn[:, 3] >= TURNS
         return float((drawn[turns, 6] > self.size.capacity).mean()) if turns.any() else 0.0
+
+    def too_long(self, number: int) -> numpy.ndarray:
+        """Numbers int64 [n] of a source's documents that some draw makes longer than a row, and that are never cut.
+
+        Draws that do are left out of the rows. Known from the length index alone, some whole documents at a time.
+        """
+        sizes = tuple((text, len(ids)) for text, ids in self.tokenized.pieces.items())
+        to_image, to_text, unconditional = prompt_lengths(sizes, self.tokenized.templates)
+        most, alone = max(int(to_image.max()), int(to_text.max())), int(unconditional[0])
+        index, found = self.sources[number].index, [numpy.zeros(0, numpy.int64)]
+        for low in range(0, len(index), AT_ONCE):
+            kinds = index.kinds[low : low + AT_ONCE]
+            offsets = index.offsets[low : low + AT_ONCE + 1]
+            entries = slice(int(offsets[0]), int(offsets[-1]))
+            lengths, layout = (numpy.append(array[entries], 0) for array in (index.lengths, index.layout))
+            picture = layout & PICTURE != 0
+            starts = (offsets[:-1] - offsets[0]).astype(numpy.int64)
+            pictures, texts = (numpy.maximum.reduceat(numpy.where(which, lengths, 0), starts) for which in (picture, ~picture))
+            paired = pictures + 3 + numpy.maximum(texts + most, alone)
+            longest = numpy.where(kinds == KINDS.index(CAPTION_PAIR), paired, pictures + 2 * (pictures > 0))
+            chosen = longest > self.size.capacity
+            if index.kept is not None:
+                chosen &= index.kept[low : low + AT_ONCE] != 0
+            found.append(low + numpy.flatnonzero(chosen))
+        return numpy.concatenate(found)
 
     def _tokens(self, number: int) -> float:
         """Tokens of a source as trained on, prompts and marks of turns included: what is stored times how much more some
@@ -243,7 +272,10 @@ class RowPlan:
         )
 
     def _split(self, pieces: numpy.ndarray) -> numpy.ndarray:
-        """Cut what no row can hold into stretches: text wherever a row is full, documents in order between pictures."""
+        """Cut what no row can hold into stretches: text wherever a row is full, documents in order between pictures.
+
+        What cannot be cut is left out: a captioned picture with its text, and a document with a picture larger than a row.
+        """
         capacity = self.size.capacity
         long = pieces[:, 6] > capacity
         if not long.any():
@@ -259,12 +291,12 @@ class RowPlan:
         for line in pieces[long & (pieces[:, 3] != TEXT)].tolist():
             piece = Piece(*line)
             if piece.task not in ORDERED:
-                raise UserError(
-                    f"document {piece.document} of source {piece.source} has {piece.length} tokens with its picture, a "
-                    f"row has {self.size.tokens}: raise data.row_length, since a picture is never cut"
-                )
+                continue
             ids, _ = build_ordered(self.tokenized, piece.task, piece.text, self.parts(piece))
-            cuts = stretches_of(ids, self.tokenized.vocabulary, capacity)
+            try:
+                cuts = stretches_of(ids, self.tokenized.vocabulary, capacity)
+            except UserError:
+                continue
             split.append(numpy.array([[*line[:5], *cut] for cut in cuts], dtype=numpy.int64))
         return numpy.concatenate(split)
 

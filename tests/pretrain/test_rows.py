@@ -166,8 +166,8 @@ def test_long_text_is_split_without_loss_and_pictures_never():
     long = SourceLengths("a", 1.0, index_of([[(149, 0)]]))
     stretches = sorted((piece.start, piece.length) for row in epoch(plan([long], size=size)) for piece in row)
     assert stretches == [(0, 60), (60, 60), (120, 30)]
-    with pytest.raises(UserError, match="raise data.row_length"):
-        plan([SourceLengths("a", 1.0, index_of([[(40, PICTURE), (30, 0)]]))], size=size).row(0)
+    with pytest.raises(UserError, match="or none that a row of 64 tokens can hold: .* raise data.row_length"):
+        plan([SourceLengths("a", 1.0, index_of([[(70, PICTURE), (3, 0)]]))], size=size).row(0)
 
 
 ENTRIES = st.lists(
@@ -315,3 +315,23 @@ def test_documents_are_put_together_as_prompts_are(task):
         else:
             start = prompts.unconditional_ids(PROMPTS.encode, VOCABULARY, templates)
         assert ids[: len(start)].tolist() == start
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 90), st.integers(1, 90)), min_size=1, max_size=30), st.booleans())
+def test_what_no_row_can_hold_is_known_from_the_index_and_left_out(sizes, in_order):
+    """A captioned picture, and a picture between texts: never cut, so a draw that is too long has no place."""
+    entries = [[(codes, PICTURE), (tokens, 0)] for tokens, codes in sizes]
+    kind = "interleaved" if in_order else "caption_pair"
+    planned = plan([SourceLengths("a", 1.0, index_of(entries, [kind] * len(entries)))], size=RowSize(84, 4))
+    found = set(planned.too_long(0).tolist())
+    longest = max(len(PROMPTS.encode(piece)) for piece in PROMPTS.templates.image_to_text)
+    wordings = [sum(len(PROMPTS.encode(part)) for part in w.split("{caption}")) for w in PROMPTS.templates.text_to_image]
+    most, alone = max(longest, *wordings), len(PROMPTS.encode(PROMPTS.templates.unconditional))
+    for number, (tokens, codes) in enumerate(sizes):
+        whole = codes + 2 if in_order else codes + 3 + max(tokens + most, alone)
+        assert (number in found) == (whole > 80)
+    if len(found) < len(sizes):
+        trained = {piece.document for row in (planned.row(number) for number in range(40)) for piece in row}
+        assert set(range(len(sizes))) - found <= trained
+        assert all(sum(piece.length for piece in planned.row(number)) <= 80 for number in range(40))
