@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from model.errors import TryAgain, UserError
+from model.weight_shapes import parameters
 from pretrain import rank_log, runtime
 from pretrain.attempt import Attempt, TakenOver, claim
 from pretrain.config import TrainConfig
@@ -22,7 +23,7 @@ from pretrain.data import Data
 from pretrain.metrics import Metrics, Pace, progress_line
 from pretrain.parallel import stages_per_rank
 from pretrain.place import place_here
-from pretrain.progress import Progress, what_was_wrong
+from pretrain.progress import NO_STEPS, Progress, what_was_wrong
 from pretrain.rank_log import RankLog
 from pretrain.row_sharing import RowSharing
 from pretrain.row_tensors import Row
@@ -34,6 +35,7 @@ from pretrain.together import Together, all_processes
 from pretrain.watchdog import Watchdog
 
 
+LINE_SECONDS = 30.0  # after which a line is printed, however few steps there were
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -143,6 +145,7 @@ def loop(work: Work, progress: Progress) -> bool:
                            decay=optim.decay)  # fmt: skip
         figures = engine.train_step(batch, lr, lambda figures: progress.sound(figures, resilience))
         progress.note(figures, per_step, resilience)
+        progress.add(figures)
         step = progress.step
         last = step == steps
         seconds = time.perf_counter() - begun
@@ -154,12 +157,11 @@ def loop(work: Work, progress: Progress) -> bool:
             together.say(f"warning: step {step} (rows {first} to {end - 1}) is left out: {wrong}")
             if together.rank == 0:
                 note_event(work.attempt, "bad step", step=step, rows=[first, end], why=wrong)
-        if step % log.every == 0 or last:
+        logged = step % log.every == 0 or last
+        if logged or pace.is_due(LINE_SECONDS):
             rate, data_wait, left = pace.take()
-            values = {f"train/{name}": value for name, value in figures.means().items()}
+            values = {f"train/{name}": value for name, value in progress.means().items()}
             values |= {
-                "train/tokens_text": figures.tokens_text,
-                "train/tokens_image": figures.tokens_image,
                 "train/grad_norm": figures.grad_norm,
                 "train/learning_rate": lr,
                 "train/rows": progress.rows,
@@ -167,8 +169,10 @@ def loop(work: Work, progress: Progress) -> bool:
                 "tok_per_sec_per_gpu": rate / together.size,
                 "data_wait_pct": data_wait,
             }
-            if metrics:
-                metrics.write(step, values)
+            if logged:
+                progress.since_line = list(NO_STEPS)
+                if metrics:
+                    metrics.write(step, values)
             together.say(progress_line(step, steps, values, rate, data_wait, left))
         if progress.too_many(resilience):
             work.saver.wait()
@@ -229,6 +233,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
     if progress.step >= steps:
         together.say(f"{run} is finished: {progress.step} of {steps} steps are done")
         return 0
+    together.say(about(config, parameters(data.model_config), progress.step))
     # not before: a start that is refused leaves a run as it was
     together.first_does(lambda: open_run(config, command, run, together.size, attempt.number))
     logs, options = rank_log.folder_of(run, attempt.number), config.resilience
@@ -248,6 +253,16 @@ def train(config: TrainConfig, command: list[str]) -> int:
     going_on = "" if progress.step == steps else "; the same command goes on from here"
     together.say(f"{run}: {progress.step} of {steps} steps done{going_on}")
     return 130 if going_on else 0
+
+
+def about(config: TrainConfig, weights: int, done: int) -> str:
+    """What a run is about, in a line, before its first step."""
+    per_step, left = config.data.rows_per_step * config.data.row_length, config.run.steps - done
+    return (
+        f"{weights / 1e6:,.1f} million parameters; {config.data.rows_per_step:,} rows of {config.data.row_length:,} tokens a step "
+        f"({per_step:,}), {left:,} steps to do ({left * per_step / 1e6:,.1f} million tokens); a line every {config.log.every} steps, "
+        f"or {LINE_SECONDS:.0f} seconds"
+    )
 
 
 def make_engine(config: TrainConfig, data: Data):

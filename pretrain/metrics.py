@@ -95,6 +95,10 @@ class Pace:
         self._steps += 1
         self._all_steps += 1
 
+    def is_due(self, seconds: float) -> bool:
+        """Whether the last call of `take` is longer ago."""
+        return time.perf_counter() - self._mark >= seconds
+
     def take(self) -> tuple[float, float, float]:
         """Since the last call: tokens a second, waiting in percent; and, from all steps, the seconds that are left."""
         now = time.perf_counter()

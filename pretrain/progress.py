@@ -11,6 +11,10 @@ from pretrain.config import ResilienceSection
 from pretrain.engines import StepFigures, finite
 
 
+NO_STEPS = (0.0, 0.0, 0, 0, 0)
+"""Text loss, image loss, text tokens, image tokens, as sums over steps, and how many steps these are."""
+
+
 @dataclass
 class Progress:
     """All processes keep it in step, since all see the same figures; a checkpoint has it, so a resumed run decides alike."""
@@ -22,6 +26,8 @@ class Progress:
     bad: list[int] = field(default_factory=list)  # steps that were no good, of the last ones
     went_back: list[dict] = field(default_factory=list)  # {"from": step, "to": step, "left_out": [first row, last row + 1]}
 
+    since_line: list[float] = field(default_factory=lambda: list(NO_STEPS))  # steps since the last line, as NO_STEPS
+
     @classmethod
     def of(cls, state: dict) -> Progress:
         """What a checkpoint's state says; older ones know steps and rows only."""
@@ -31,6 +37,19 @@ class Progress:
     def state(self) -> dict:
         """What a checkpoint keeps; of a run without trouble no more than numbers."""
         return dataclasses.asdict(self)
+
+    def add(self, figures: StepFigures) -> None:
+        """Count a step's losses for the next line, unless they are no numbers."""
+        if finite(figures):
+            step = (figures.loss_text, figures.loss_image, figures.tokens_text, figures.tokens_image, 1)
+            self.since_line = [sum(pair) for pair in zip(self.since_line, step)]
+
+    def means(self) -> dict[str, float]:
+        """Since the last line: mean losses of all target tokens, and mean target tokens of a step, by name."""
+        *sums, steps = self.since_line
+        figures = StepFigures(*sums)
+        tokens = {"tokens_text": figures.tokens_text, "tokens_image": figures.tokens_image}
+        return figures.means() | {name: count / max(1, steps) for name, count in tokens.items()}
 
     def sound(self, figures: StepFigures, options: ResilienceSection) -> bool:
         """Whether the losses of the step that is being made let it move the weights."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
 from pretrain import metrics
+from pretrain.engines import StepFigures
 from pretrain.metrics import Metrics, Pace, progress_line
+from pretrain.progress import Progress
 
 
 def lines(folder) -> list[dict]:
@@ -84,3 +87,20 @@ def test_the_progress_line_says_what_a_person_wants_to_know():
     assert line == (
         "step    7/1200  loss 4.500 image 3.250  lr 1.0e-03  grad 0.50  12,346 tok/s  data wait 3 %  3:01:02 left"
     )
+
+
+def test_a_line_holds_the_mean_of_all_steps_since_the_last_one():
+    """With one row a step, a modality may be missing from single steps; steps weigh by their target tokens."""
+    progress = Progress()
+    for figures in (StepFigures(6.0, 0.0, 3, 0), StepFigures(0.0, 8.0, 0, 2), StepFigures(math.nan, 1.0, 5, 5),
+                    StepFigures(2.0, 1.0, 1, 1)):  # fmt: skip
+        progress.add(figures)
+    assert progress.means() == {"loss": 17 / 7, "loss_text": 2.0, "loss_image": 3.0, "tokens_text": 4 / 3, "tokens_image": 1.0}
+    again = Progress.of(json.loads(json.dumps({**progress.state(), "step": 4})))
+    assert again.means() == progress.means()  # a run that resumes between two lines writes what it would have written
+    assert Progress.of({"step": 3, "rows": 6}).means() == {"tokens_text": 0.0, "tokens_image": 0.0}
+
+
+def test_a_line_is_due_by_time_too():
+    pace = Pace(steps_left=10)
+    assert pace.is_due(0.0) and not pace.is_due(3600.0)
