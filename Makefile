@@ -4,6 +4,8 @@
 # make test        all tests
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
 # make test-eval  lm-eval-harness, lmms-eval and VLMEvalKit on exported folders, in an environment that make setup-eval makes
+# make setup-clients  what the tests of the server need besides Python: the npm clients, and version 1 of the official client
+# make test-clients  the server with every client of docs/serving.md, each in an environment of its own under .clients
 # make study-quick a small run of the comparison of layer kinds, every part of it; after make demo
 # make study       the comparison; can be stopped and started again; after make demo
 # make setup       the virtual environment that the others use; made once
@@ -16,7 +18,7 @@ T5 := .venv-t5
 T5_TESTS := $(wildcard tests/model/test_hf_*.py)
 EVAL := .venv-eval
 
-.PHONY: setup setup-eval test test-eval test-transformers5 demo demo-long demo-edit study-quick study
+.PHONY: setup setup-eval test test-eval test-transformers5 demo demo-long demo-edit study-quick setup-clients test-clients study
 setup: $(STAMP)
 
 $(STAMP): requirements.txt constraints.txt
@@ -56,6 +58,20 @@ $(EVAL)/installed.stamp: requirements-eval.txt requirements-eval-bare.txt constr
 	$(EVAL)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-eval-bare.txt
 	$(EVAL)/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(EVAL)/vlmevalkit torchvision==0.28.0
 	touch $(EVAL)/installed.stamp
+
+setup-clients: tests/clients/npm/node_modules/installed.stamp .clients/openai1/installed
+
+tests/clients/npm/node_modules/installed.stamp: tests/clients/npm/package-lock.json
+	cd tests/clients/npm && npm ci --no-audit --no-fund --loglevel=error
+	touch $@
+
+.clients/openai1/installed: tests/clients/requirements/openai1.txt
+	$(PYTHON) -m venv .clients/openai1
+	.clients/openai1/bin/pip install --quiet --disable-pip-version-check -r $<
+	cp $< $@
+
+test-clients: setup setup-clients
+	OMP_NUM_THREADS=1 $(RUN) -m tests.clients.run --folder .clients
 
 demo: setup
 	$(RUN) tools/demo.py --preset demo

@@ -122,6 +122,7 @@ def described(service: Service) -> dict:
         "max_images": limits.samples,
         "max_tokens": limits.max_tokens,
         "max_pictures": limits.pictures,
+        "max_pixels": limits.pixels,
         "guidance": defaults.guidance,
         "image_guidance": defaults.image_guidance,
         "temperature": defaults.temperature,

@@ -1,46 +1,93 @@
-// The page: which model this is, and its three tabs.
+// The page: which model this is, what it can do, and the tabs for that.
 
 import { ask } from "./api.js";
 import { startChat } from "./chat.js";
-import { startDrawing, startEditing } from "./pictures.js";
+import { startPictures } from "./pictures.js";
 
-const tabs = [...document.querySelectorAll("[role=tab]")];
+const $ = (id) => document.getElementById(id);
+const all = [...document.querySelectorAll("[role=tab]")];
+const ABLE = { draw: "draw pictures", edit: "edit pictures", caption: "describe pictures", chat: "hold a conversation" };
 
 function open(tab) {
-  for (const other of tabs) {
+  for (const other of all) {
     other.setAttribute("aria-selected", other === tab);
     other.tabIndex = other === tab ? 0 : -1;
-    document.getElementById(other.getAttribute("aria-controls")).hidden = other !== tab;
+    $(other.getAttribute("aria-controls")).hidden = other !== tab;
   }
 }
 
-for (const [place, tab] of tabs.entries()) {
+for (const tab of all) {
   tab.addEventListener("click", () => open(tab));
   tab.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!step) return;
-    const next = tabs[(place + step + tabs.length) % tabs.length];
+    const tabs = all.filter((other) => !other.hidden);
+    const place = tabs.indexOf(tab);
+    const next = {
+      ArrowRight: tabs[(place + 1) % tabs.length],
+      ArrowLeft: tabs[(place - 1 + tabs.length) % tabs.length],
+      Home: tabs[0],
+      End: tabs[tabs.length - 1],
+    }[event.key];
+    if (!next) return;
+    event.preventDefault();
     open(next);
     next.focus();
   });
 }
 
-async function start() {
-  const [model] = (await (await ask("/v1/models")).json()).data;
+for (const dialog of document.querySelectorAll("dialog")) {
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog || event.target.closest(".close")) dialog.close();
+  });
+}
+
+function listed(words) {
+  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words[words.length - 1]}`;
+}
+
+/** What the model can do and what not, in words, and only the tabs for that. */
+function describe(model) {
   const own = model.uni_x;
-  document.getElementById("model").textContent = `${model.id}, pictures of ${own.size.replace("x", " × ")} pixels`;
+  $("model").textContent = `${model.id}, pictures of ${own.size.replace("x", " × ")} pixels`;
+  const [can, cannot] = [true, false].map((able) =>
+    Object.keys(ABLE).filter((skill) => own.skills.includes(skill) === able).map((skill) => ABLE[skill]));
+  $("skills").textContent = `This model learned to ${listed(can)}${cannot.length ? `; not to ${listed(cannot)}` : ""}.`;
+  $("tab-draw").hidden = !own.skills.includes("draw");
+  $("tab-edit").hidden = !own.skills.includes("edit");
+  $("tab-chat").hidden = !own.skills.includes("chat") && !own.skills.includes("caption");
+  $("tab-chat").textContent = own.skills.includes("chat") ? "Chat" : "Describe";
   for (const form of document.forms) {
     for (const input of form.querySelectorAll("input[type=number]")) {
-      if (input.name === "n") input.max = own.max_images;
+      if (input.name === "n") [input.max, input.value] = [own.max_images, Math.min(input.value, own.max_images)];
       if (input.name === "max_tokens") [input.max, input.value] = [own.max_tokens, Math.min(64, own.max_tokens)];
       if (form.id !== "chat-form" && input.name in own) input.value = own[input.name];
     }
   }
-  startChat(model);
-  const edit = startEditing(model, () => open(document.getElementById("tab-edit")));
-  startDrawing(model, edit);
+  if ($("tab-chat").hidden) open(all.find((tab) => !tab.hidden));
+}
+
+/** Ask for the key of the server until it is right. */
+async function models() {
+  for (;;) {
+    try {
+      return (await (await ask("/v1/models")).json()).data;
+    } catch (error) {
+      if (error.status !== 401) throw error;
+      const dialog = $("key");
+      $("key-wrong").hidden = !sessionStorage.getItem("key");
+      dialog.showModal();
+      await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+      sessionStorage.setItem("key", $("key-text").value.trim());
+    }
+  }
+}
+
+async function start() {
+  const [model] = await models();
+  describe(model);
+  await Promise.all([startChat(model, model.id), startPictures(model, model.id, open)]);
+  document.body.classList.add("ready");
 }
 
 start().catch((error) => {
-  document.getElementById("model").textContent = error.message;
+  $("model").textContent = error.message;
 });

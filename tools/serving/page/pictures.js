@@ -1,62 +1,48 @@
-// Pictures that are drawn and edited: shown while they grow.
+// Pictures that are drawn and edited: shown while they grow, and kept in a gallery.
 
-import { ApiError, ask, events, numbers, runForm } from "./api.js";
+import { ApiError, ask, askJson, events } from "./api.js";
+import { copyPicture, dataUri, download, fileOf, readable, show, takeFiles, zoomable } from "./files.js";
+import { button, examples, flash, numbers, runForm, setNumbers } from "./forms.js";
+import { allKept, forget, keep } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
 const PARTIAL = 7; // half-drawn pictures that are asked for
-const SMALL = 128; // pixels of a side below which a picture is shown without blurring
 
 function figure(caption) {
-  const box = document.createElement("figure");
-  const image = document.createElement("img");
-  const words = document.createElement("figcaption");
+  const [box, image, words] = ["figure", "img", "figcaption"].map((name) => document.createElement(name));
   image.alt = caption;
   words.textContent = "waiting…";
-  box.append(image, words);
-  return box;
+  box.append(zoomable(image), words);
+  return { box, image, words };
 }
 
-function show(image, picture) {
-  image.src = picture;
-  image.onload = () => image.classList.toggle("small", image.naturalWidth < SMALL);
+const nameOf = (item) => `uni-x-${item.seed}-${item.index}.png`;
+
+function saveAndCopy(item) {
+  const copy = button("Copy", async () => {
+    await copyPicture(item.uri);
+    flash(copy, "Copied");
+  }, `Copy the picture of “${item.prompt}”`);
+  return [button("Save", () => download(item.uri, nameOf(item)), `Save the picture of “${item.prompt}”`), copy];
 }
 
-function button(words, action) {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.className = "quiet";
-  made.textContent = words;
-  made.addEventListener("click", action);
-  return made;
-}
-
-function download(uri, name) {
-  const link = document.createElement("a");
-  [link.href, link.download] = [uri, name];
-  link.click();
-}
-
-/** Send a request for pictures and show them in `results` as they grow. */
-async function follow(request, { form, results, said, count, captionOf, onEdit }) {
+/** Send a request for pictures and show them in `results` as they grow -> what was made. */
+async function follow(response, { form, results, said, count, captionOf, finished }) {
   const progress = form.querySelector("progress");
-  const boxes = Array.from({ length: count }, (_, number) => figure(captionOf(number)));
-  results.replaceChildren();
-  said.textContent = "";
+  const figures = Array.from({ length: count }, (_, number) => figure(captionOf(number)));
   const began = performance.now();
-  const response = await ask(...request);
-  results.replaceChildren(...boxes);
+  results.replaceChildren(...figures.map(({ box }) => box));
   let seed = null;
   try {
     for await (const event of events(response)) {
-      const [image, words] = boxes[event.index].children;
+      const { image, words } = figures[event.index];
       const uri = `data:image/png;base64,${event.b64_json}`;
       show(image, uri);
       seed = event.seed;
       if (event.type.endsWith(".completed")) {
         progress.value = 1;
-        const name = `uni-x-${seed}-${event.index}.png`;
         words.textContent = "";
-        words.append(button("Save", () => download(uri, name)), button("Edit this", () => onEdit(uri, name)));
+        words.append(...finished({ uri, seed, index: event.index }));
       } else {
         const share = (event.partial_image_index + 1) / (PARTIAL + 1);
         progress.value = share;
@@ -64,72 +50,164 @@ async function follow(request, { form, results, said, count, captionOf, onEdit }
       }
     }
   } catch (error) {
-    for (const box of boxes) {
-      if (box.lastChild.textContent.match(/waiting|%/)) box.lastChild.textContent = "not finished";
+    for (const { words } of figures) {
+      if (words.textContent.match(/waiting|%/)) words.textContent = "not finished";
     }
     throw error;
   }
   said.textContent = `Done in ${((performance.now() - began) / 1000).toFixed(1)} s, seed ${seed}.`;
 }
 
-export function startDrawing(model, edit) {
-  const form = $("draw-form");
-  runForm(form, async (signal) => {
-    const prompt = form.elements.prompt.value.trim();
-    const body = { model: model.id, prompt, stream: true, partial_images: PARTIAL, ...numbers(form) };
-    const headers = { "Content-Type": "application/json" };
-    await follow(["/v1/images/generations", { method: "POST", headers, body: JSON.stringify(body), signal }], {
+/** The three of them: drawing, editing and the gallery. `open` shows a tab. */
+export async function startPictures(model, name, open) {
+  const gallery = await startGallery(again);
+  const canEdit = model.uni_x.skills.includes("edit");
+  const editing = startEditing();
+  const drawing = startDrawing();
+
+  function actions(item) {
+    return [...saveAndCopy(item), ...(canEdit ? [button("Edit this", () => editing.edit(item.uri, nameOf(item)))] : [])];
+  }
+
+  /** The form of an item of the gallery, filled with its settings; it is sent at once. */
+  function again(item, seed) {
+    const form = $(`${item.task}-form`);
+    form.elements.prompt.value = item.prompt;
+    setNumbers(form, { ...item.settings, seed });
+    if (item.task === "edit") editing.choose(fileOf(item.source, "source.png"), "the source of before");
+    open($(`tab-${item.task}`));
+    form.requestSubmit();
+  }
+
+  function common(form, task, prompt, settings, source) {
+    const [results, said] = [$(`${task}-results`), $(`${task}-said`)];
+    results.replaceChildren();
+    said.textContent = "";
+    const kind = task === "draw" ? "Picture" : "Result";
+    return {
       form,
-      results: $("draw-results"),
-      said: $("draw-said"),
-      count: body.n ?? 1,
-      captionOf: (number) => `Picture ${number + 1} of “${prompt}”`,
-      onEdit: edit,
+      results,
+      said,
+      count: settings.n ?? 1,
+      captionOf: (number) => `${kind} ${number + 1} of “${prompt}”`,
+      finished: (made) => {
+        const item = { ...made, task, prompt, settings, source, time: Date.now() };
+        gallery.add(item);
+        return actions(item);
+      },
+    };
+  }
+
+  function startDrawing() {
+    const form = $("draw-form");
+    examples($("draw-examples"), ["red heart", "pizza", "sun behind a cloud"], (words) => {
+      form.elements.prompt.value = words;
+      form.elements.prompt.focus();
     });
-  });
+    runForm(form, async (signal) => {
+      const [prompt, settings] = [form.elements.prompt.value.trim(), numbers(form)];
+      if (!prompt) throw new ApiError("Describe the picture first.");
+      const body = { model: name, prompt, stream: true, partial_images: PARTIAL, ...settings };
+      const how = common(form, "draw", prompt, settings);
+      await follow(await askJson("/v1/images/generations", body, signal), how);
+    });
+  }
+
+  function startEditing() {
+    const [form, source] = [$("edit-form"), $("edit-source")];
+    let chosen = null;
+    const running = runForm(form, async (signal) => {
+      if (!chosen) throw new ApiError("Choose a picture first.");
+      const [prompt, settings] = [form.elements.prompt.value.trim(), numbers(form)];
+      if (!prompt) throw new ApiError("Say first what is to change.");
+      const body = new FormData();
+      body.append("image", chosen);
+      const fields = { model: name, prompt, stream: true, partial_images: PARTIAL, ...settings };
+      for (const [key, value] of Object.entries(fields)) body.append(key, value);
+      const how = common(form, "edit", prompt, settings, await dataUri(chosen));
+      await follow(await ask("/v1/images/edits", { method: "POST", body, signal }), how);
+    });
+
+    function choose(file, name) {
+      const image = source.querySelector("img");
+      URL.revokeObjectURL(image.src);
+      chosen = file;
+      source.hidden = false;
+      $("edit-name").textContent = name;
+      $("edit-results").replaceChildren();
+      $("edit-said").textContent = "";
+      running.tell("");
+      show(image, URL.createObjectURL(file));
+    }
+
+    const image = source.querySelector("img");
+    source.prepend(zoomable(image));
+    examples($("edit-examples"), ["make it blue", "turn it upside down"], (words) => {
+      form.elements.prompt.value = words;
+      form.elements.prompt.focus();
+    });
+    takeFiles($("edit-file"), $("edit"), async (file) => {
+      try {
+        choose(await readable(file, model.uni_x.max_pixels), file.name);
+      } catch (error) {
+        running.tell(error.message);
+      }
+    });
+    return {
+      choose,
+      edit(uri, name) {
+        choose(fileOf(uri, name), name);
+        open($("tab-edit"));
+        form.elements.prompt.focus();
+      },
+    };
+  }
+
+  gallery.actions = actions;
+  gallery.render();
+  return drawing;
 }
 
-/** Returns the function that makes a picture the source of the next edit. */
-export function startEditing(model, open) {
-  const [form, file, source] = [$("edit-form"), $("edit-file"), $("edit-source")];
-  let chosen = null;
+/** The pictures of before, newest first. */
+async function startGallery(again) {
+  const [box, empty] = [$("gallery-results"), $("gallery-empty")];
+  let items = (await allKept("pictures")).reverse();
+  const gallery = {
+    actions: saveAndCopy,
+    async add(item) {
+      const id = await keep("pictures", item);
+      items = [{ ...item, id }, ...items];
+      gallery.render();
+    },
+    render() {
+      empty.hidden = items.length > 0;
+      box.replaceChildren(...items.map(shown));
+    },
+  };
 
-  function choose(blob, name) {
-    const image = source.firstElementChild;
-    URL.revokeObjectURL(image.src);
-    chosen = blob;
-    source.hidden = false;
-    $("edit-name").textContent = name;
-    $("edit-results").replaceChildren();
-    $("edit-said").textContent = "";
-    show(image, URL.createObjectURL(blob));
+  function shown(item) {
+    const { box, image, words } = figure(`“${item.prompt}”, seed ${item.seed}, number ${item.index + 1}`);
+    show(image, item.uri);
+    const prompt = document.createElement("p");
+    prompt.textContent = item.prompt;
+    const settings = document.createElement("p");
+    settings.className = "hint";
+    const told = Object.entries(item.settings).filter(([key]) => !["n", "seed"].includes(key));
+    settings.textContent = [`seed ${item.seed}`, ...told.map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`)].join(", ");
+    const remove = button("Delete", async () => {
+      items = items.filter((other) => other !== item);
+      gallery.render();
+      if (item.id) await forget("pictures", item.id);
+    }, `Delete the picture of “${item.prompt}”`);
+    words.replaceChildren(
+      prompt,
+      settings,
+      button("Same again", () => again(item, item.seed), `Same again: “${item.prompt}”, seed ${item.seed}`),
+      button("Next seed", () => again(item, item.seed + 1), `“${item.prompt}” with the next seed`),
+      ...gallery.actions(item),
+      remove,
+    );
+    return box;
   }
-
-  function editThis(uri, name) {
-    const bytes = Uint8Array.from(atob(uri.split(",")[1]), (letter) => letter.charCodeAt(0));
-    choose(new File([bytes], name, { type: "image/png" }), name);
-    open();
-  }
-
-  file.addEventListener("change", () => {
-    if (file.files[0]) choose(file.files[0], file.files[0].name);
-  });
-
-  runForm(form, async (signal) => {
-    if (!chosen) throw new ApiError("Choose a picture first.");
-    const prompt = form.elements.prompt.value.trim();
-    const fields = { model: model.id, prompt, stream: true, partial_images: PARTIAL, ...numbers(form) };
-    const body = new FormData();
-    body.append("image", chosen);
-    for (const [name, value] of Object.entries(fields)) body.append(name, value);
-    await follow(["/v1/images/edits", { method: "POST", body, signal }], {
-      form,
-      results: $("edit-results"),
-      said: $("edit-said"),
-      count: fields.n ?? 1,
-      captionOf: (number) => `Result ${number + 1} of “${prompt}”`,
-      onEdit: editThis,
-    });
-  });
-  return editThis;
+  return gallery;
 }

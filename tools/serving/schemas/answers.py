@@ -40,6 +40,7 @@ class OwnSettings(Answer):
     max_images: int
     max_tokens: int
     max_pictures: int
+    max_pixels: int
     guidance: float
     image_guidance: float
     temperature: float
