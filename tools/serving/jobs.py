@@ -102,11 +102,19 @@ class JobQueue:
             if job in self.waiting:
                 self.waiting.remove(job)
 
-    def take(self, room: int) -> list[Job]:
-        """Wait for the oldest job -> it and all of its kind, in order, up to `room` results; empty once closed."""
+    def take(self, room: int, patience: float = 0.0) -> list[Job]:
+        """Wait for the oldest job -> it and all of its kind, in order, up to `room` results; empty once closed.
+
+        Clients that were answered together ask again within moments of each other. The first of them would be made
+        alone, and the others after it: so for up to `patience` seconds as many results are waited for as the last batch
+        had.
+        """
         with self.changed:
+            expected = min(room, sum(len(job.seeds) for job in self.working))
             self.working = []
             self.changed.wait_for(lambda: self.waiting or self.closed)
+            if patience > 0:
+                self.changed.wait_for(lambda: self.closed or self._together() >= expected, patience)
             if not self.waiting:
                 return []
             first = self.waiting[0]
@@ -116,6 +124,10 @@ class JobQueue:
                     self.waiting.remove(job)
                     self.working.append(job)
             return list(self.working)
+
+    def _together(self) -> int:
+        """Results that wait and could be made with the oldest."""
+        return sum(len(job.seeds) for job in self.waiting if job.kind == self.waiting[0].kind)
 
     def close(self, reason: ApiError) -> None:
         """Take no more jobs, and end those that are unfinished with `reason`."""

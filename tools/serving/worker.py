@@ -20,6 +20,9 @@ from tools.serving.metrics import Metrics
 from tools.serving.text_stream import TextStream
 
 
+PATIENCE, LONGEST = 0.1, 0.1  # share of the last batch's time, and seconds: how long to wait for a fuller batch
+
+
 class Abandoned(Exception):
     """Nobody waits for anything of a batch any more."""
 
@@ -33,7 +36,7 @@ class Worker(threading.Thread):
         self.last_seconds = 0.0
 
     def run(self) -> None:
-        while jobs := self.queue.take(self.batch_size):
+        while jobs := self.queue.take(self.batch_size, min(PATIENCE * self.last_seconds, LONGEST)):
             began, results = time.monotonic(), sum(len(job.seeds) for job in jobs)
             try:
                 made = (write if jobs[0].task == "text" else draw)(self.export, jobs)

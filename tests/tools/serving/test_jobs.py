@@ -52,6 +52,26 @@ def test_texts_go_together_whatever_their_settings(queue):
     assert queue.take(8) == jobs
 
 
+def test_clients_that_were_answered_together_are_waited_for(queue):
+    def later(*jobs: Job) -> threading.Thread:
+        thread = threading.Thread(target=lambda: [queue.put(one) for one in jobs])
+        thread.start()
+        return thread
+
+    batch, again = [job() for _ in range(3)], [job() for _ in range(3)]
+    for one in batch:
+        queue.put(one)
+    assert queue.take(8) == batch
+    queue.put(again[0])
+    thread = later(*again[1:])
+    assert queue.take(8, patience=60) == again  # not 60 seconds: the batch is as full as the last one
+    thread.join()
+    queue.put(batch[0])
+    assert queue.take(8, patience=0.01) == batch[:1]  # they may not come back
+    queue.put(batch[1])
+    assert queue.take(8, patience=60) == batch[1:2]  # one was answered, and one is there
+
+
 def test_cancelled_jobs_are_not_begun(queue):
     kept, dropped = job(), job()
     queue.put(dropped)

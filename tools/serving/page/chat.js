@@ -1,7 +1,7 @@
 // The conversation: it is kept in this browser, and sent as a whole each time.
 
 import { ApiError, askJson, events } from "./api.js";
-import { dataUri, enlarge, readable, takeFiles, zoomable } from "./files.js";
+import { dataUri, readable, takeFiles, zoomable } from "./files.js";
 import { button, examples, flash, numbers, runForm } from "./forms.js";
 import { forget, keep, kept } from "./store.js";
 
@@ -135,7 +135,6 @@ export async function startChat(model, name) {
       running.tell(error.message);
     }
   });
-  preview.parentElement.addEventListener("click", () => enlarge(preview.src, preview.alt));
   remove.addEventListener("click", () => {
     setPicture(null);
     text.focus();
