@@ -23,11 +23,16 @@ EPILOG = """\
 examples:
   python tools/bench_serve.py --model work/demo/model --seconds 60
   python tools/bench_serve.py --model work/demo/model --clients 2 --seconds 5 --distinct 2
+  python tools/bench_serve.py --model work/demo/model --against ../older --seconds 8 --rounds 6
+  python tools/bench_serve.py --model work/demo/model --queue 64
 
 Starts a server of its own on a free port of this machine. Before that, the model itself makes the answers to --distinct
 prompts each of drawing, editing and captioning, one at a time. Clients then ask for them at random with the official
 client, streamed or not, and every answer must be what the model made alone. Among them are requests that are malformed,
 and clients that leave in the middle of an answer. At the end the server is sent SIGTERM while all clients wait.
+
+--against DIR compares the pictures a second of this build and of another checkout, in turns, and their pictures too.
+--queue N lets 1, 2, 4 ... N clients ask at once and prints how long they wait; every picture must be that of its seed.
 
 Exit codes: 0 all answers are right, 1 one is lost or another's, or the server did not end well, 2 wrong usage or input.
 """
@@ -43,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seconds", type=at_least(1, float), default=60.0, help="default 60")
     add("--distinct", type=at_least(1, int), default=8, metavar="N", help="different requests of each task (default 8)")
     add("--batch-size", type=at_least(1, int), default=8, metavar="N", help="of the server (default 8)")
+    add("--against", type=Path, metavar="DIR", help="another checkout of this project, to compare with")
+    add("--rounds", type=at_least(1, int), default=6, help="of --against, each of --seconds for both (default 6)")
+    add("--queue", type=at_least(1, int), metavar="N", help="most clients that ask at once")
     return parser
 
 
@@ -51,12 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
     from tools.export_folder import check_export, open_export
 
     check_export(args.model)
+    if args.against or args.queue:
+        return measure(args)
     from tools.serving.load import Load, make_pool
 
     pool = make_pool(open_export(args.model, choose_device("cpu")), args.distinct)
-    command = [sys.executable, str(ROOT / "tools/serve.py"), "--model", str(args.model), "--port", "0"]
-    command += ["--chat-format", "plain", "--batch-size", str(args.batch_size), "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = started(ROOT, args)
     try:
         url = address_of(process)
         load = Load(url, pool, args.clients)
@@ -74,6 +82,39 @@ def main(arguments: list[str] | None = None) -> int:
     report(args, load, samples, in_hand, code)
     if load.wrong or code:
         raise RunFailed(f"exit code {code} of the server, and {len(load.wrong)} wrong answers, as {load.wrong[:1]}")
+    return 0
+
+
+def started(checkout: Path, args: argparse.Namespace, *more: str) -> subprocess.Popen:
+    """The server of a checkout, on a free port."""
+    command = [sys.executable, str(checkout / "tools/serve.py"), "--model", str(args.model), "--port", "0"]
+    command += ["--chat-format", "plain", "--batch-size", str(args.batch_size), "--device", "cpu", *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def measure(args: argparse.Namespace) -> int:
+    """--against and --queue."""
+    from tools.serving.throughput import compare, queue_table
+
+    checkouts = [ROOT] if args.against is None else [args.against, ROOT]
+    servers = [started(checkout, args, "--max-requests", str(max(32, args.queue or 0))) for checkout in checkouts]
+    try:
+        urls = [address_of(server) for server in servers]
+        if args.against:
+            rates = compare(urls, args.clients, args.rounds, args.seconds)
+            ratios = sorted(new / old for old, new in rates)
+            old, new = (median(rate[place] for rate in rates) for place in (0, 1))
+            print(f"median {old:.2f} and {new:.2f} pictures a second; median ratio {median(ratios):.2f}")
+            print(f"ratio of each round: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
+        if args.queue:
+            print("\n".join(queue_table(urls[-1], args.queue)))
+    except ValueError as error:
+        raise RunFailed(str(error)) from None
+    finally:
+        for server in servers:
+            server.terminate()
+        for server in servers:
+            server.wait()
     return 0
 
 

@@ -94,7 +94,7 @@ CHAT_REFUSALS = {
     "role": (b'{"model": "tiny", "messages": [{"role": "tool", "content": "x"}]}', "role"),
     "last word": (b'{"model": "tiny", "messages": [{"role": "assistant", "content": "x"}]}', "must be the user's"),
     "many messages": (chat("x", messages=[{"role": "user", "content": "x"}] * 1025), "limit is 1024"),
-    "many pictures": (chat([{"type": "image_url", "image_url": {"url": data_uri(picture_file())}}] * 17), "limit is 16"),
+    "many pictures": (chat([{"type": "image_url", "image_url": {"url": data_uri(picture_file())}}] * 17), "is 16"),
 }  # fmt: skip
 
 

@@ -59,7 +59,8 @@ def unlabelled(page) -> list[str]:
     """Controls and pictures that are seen and have no name for a screen reader."""
     return page.evaluate("""[...document.querySelectorAll("input, textarea, button, img, progress")]
         .filter((one) => one.checkVisibility())
-        .filter((one) => !(one.labels?.length || one.ariaLabel || one.alt || one.textContent.trim()))
+        .filter((one) => !(one.labels?.length || one.ariaLabel || one.alt || one.textContent.trim()
+            || one.querySelector('img')?.alt))
         .map((one) => one.outerHTML)""")
 
 

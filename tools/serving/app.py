@@ -62,7 +62,7 @@ def build_app(service: Service, worker: Worker, callers: Callers, metrics: Metri
         return json_response(described(service))
 
     async def described_api(request: Request) -> Response:
-        return json_response(description(service.name, bool(callers.keys)))
+        return json_response(description(service.names, bool(callers.keys)))
 
     async def api_page(request: Request) -> Response:
         return FileResponse(PAGE / "api.html", headers=HEADERS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -48,9 +50,9 @@ OPERATIONS = (
 )
 
 
-def description(name: str, with_keys: bool) -> dict:
-    """The OpenAPI document of a server of the model `name`."""
-    models = {model for _, _, _, *both, _ in OPERATIONS for model in both if isinstance(model, type)} | {answers.Error}
+def description(names: Sequence[str], with_keys: bool) -> dict:
+    """The OpenAPI document of a server of a model of these names."""
+    models = {model for operation in OPERATIONS for model in operation[3:5] if isinstance(model, type)} | {answers.Error}
     ordered = sorted(models, key=lambda model: model.__name__)
     _, schemas = models_json_schema([(model, "validation") for model in ordered], ref_template=REFERENCE)
     paths: dict[str, dict] = {}
@@ -58,10 +60,14 @@ def description(name: str, with_keys: bool) -> dict:
         paths.setdefault(path, {})[method] = operation(method, path, does, request, answer, streams)
     document = {
         "openapi": "3.1.0",
-        "info": {"title": f"Uni-X: {name}", "version": "1", "description": "The OpenAI API, as far as the model goes."},
+        "info": {"title": f"Uni-X: {names[0]}", "version": "1", "description": "The OpenAI API, as far as the model goes."},
         "paths": paths,
         "components": {"schemas": schemas["$defs"]},
     }
+    form = paths["/v1/images/edits"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    for request in (*schemas["$defs"].values(), form):
+        if request.get("additionalProperties") is False and "model" in request["properties"]:
+            request["properties"]["model"] = {"type": "string", "enum": list(names)}
     if with_keys:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]

@@ -1,0 +1,91 @@
+"""Pictures a second of servers side by side, and how long answers take when many wait."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+from urllib.request import Request, urlopen
+
+
+def draw(url: str, seed: int) -> str:
+    """One picture in base64, of a prompt and a seed that belong together."""
+    body = json.dumps({"prompt": f"picture {seed % 16}", "seed": seed}).encode()
+    with urlopen(
+        Request(f"{url}/v1/images/generations", body, {"Content-Type": "application/json"}), timeout=300
+    ) as answer:
+        return json.load(answer)["data"][0]["b64_json"]
+
+
+def pictures_a_second(url: str, clients: int, seconds: float, found: dict[int, str]) -> float:
+    """Let so many clients ask, one request after the other; what they get goes to `found`, by seed."""
+    over, counts = time.monotonic() + seconds, [0] * clients
+
+    def ask_on(number: int) -> None:
+        while time.monotonic() < over:
+            seed = 1000 * number + counts[number]
+            found[seed] = draw(url, seed)
+            counts[number] += 1
+
+    threads = [threading.Thread(target=ask_on, args=(number,)) for number in range(clients)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.monotonic() - began)
+
+
+def compare(urls: Sequence[str], clients: int, rounds: int, seconds: float) -> list[tuple[float, ...]]:
+    """Pictures a second of each server in each round; the order changes from round to round, and pictures are compared.
+
+    Raises ValueError where two servers drew different pictures of one prompt and seed.
+    """
+    found: list[dict[int, str]] = [{} for _ in urls]
+    for place, url in enumerate(urls):
+        pictures_a_second(url, clients, 2.0, found[place])  # until memory that is reserved once is reserved
+    rates = []
+    for number in range(rounds):
+        order = range(len(urls)) if number % 2 == 0 else reversed(range(len(urls)))
+        rate = {place: pictures_a_second(urls[place], clients, seconds, found[place]) for place in order}
+        rates.append(tuple(rate[place] for place in range(len(urls))))
+        print(f"round {number + 1}: " + ", ".join(f"{one:.2f}" for one in rates[-1]) + " pictures a second", flush=True)
+    shared = set.intersection(*(set(one) for one in found))
+    differ = [seed for seed in shared if len({one[seed] for one in found}) > 1]
+    if differ:
+        raise ValueError(
+            f"{len(differ)} of {len(shared)} pictures differ between the servers, as that of seed {differ[0]}"
+        )
+    print(f"{len(shared)} pictures of both are equal")
+    return rates
+
+
+def latencies(url: str, at_once: int, expected: dict[int, str]) -> list[float]:
+    """Seconds of each of so many requests at once. Raises ValueError for a picture that is not that of its seed."""
+    together = threading.Barrier(at_once)
+
+    def one(seed: int) -> float:
+        together.wait()
+        began = time.monotonic()
+        if draw(url, seed) != expected[seed]:
+            raise ValueError(f"seed {seed}: not the picture that it gives alone")
+        return time.monotonic() - began
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return sorted(pool.map(one, range(at_once)))
+
+
+def queue_table(url: str, most: int, rounds: int = 3) -> list[str]:
+    """Lines of the time that answers take against how many ask at once, up to `most`."""
+    expected = {seed: draw(url, seed) for seed in range(most)}
+    lines = ["| at once | median s | 95 % s | longest s |", "|---|---|---|---|"]
+    at_once = 1
+    while at_once <= most:
+        found = sorted(second for _ in range(rounds) for second in latencies(url, at_once, expected))
+        late = found[int(0.95 * (len(found) - 1))]
+        lines.append(f"| {at_once} | {median(found):.3f} | {late:.3f} | {found[-1]:.3f} |")
+        at_once *= 2
+    return lines
