@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import http.client
 import json
 import os
@@ -68,19 +69,17 @@ def port(served, tmp_path_factory):
 
 def certificate(folder: Path) -> None:
     """A key and a certificate that it signed itself."""
-    from OpenSSL import crypto
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
 
-    key = crypto.PKey()
-    key.generate_key(crypto.TYPE_RSA, 2048)
-    made = crypto.X509()
-    made.get_subject().CN = NAME
-    made.set_issuer(made.get_subject())
-    made.gmtime_adj_notBefore(0)
-    made.gmtime_adj_notAfter(3600)
-    made.set_pubkey(key)
-    made.sign(key, "sha256")
-    (folder / f"{NAME}.pem").write_bytes(crypto.dump_certificate(crypto.FILETYPE_PEM, made))
-    (folder / f"{NAME}.key").write_bytes(crypto.dump_privatekey(crypto.FILETYPE_PEM, key))
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, NAME)])
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+    (folder / f"{NAME}.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / f"{NAME}.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *plain))
 
 
 class ByName(http.client.HTTPSConnection):
