@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="WORD", default="", help="clients whose title or environment has this word")
     parser.add_argument("--write", action="store_true", help="put the table into docs/serving.md")
     args = parser.parse_args()
-    folder = args.folder or Path(tempfile.mkdtemp(prefix="clients-"))
+    folder = (args.folder or Path(tempfile.mkdtemp(prefix="clients-"))).resolve()
     chosen = [client for client in CLIENTS if args.only in f"{client.title} {client.environment}"]
     with Server(folder / "server") as settings:
         rows = [row_of(client, folder, settings) for client in chosen]
