@@ -1,10 +1,14 @@
 #!/usr/bin/env python
-"""Train a small image tokenizer of Chameleon's architecture (a VQGAN without the GAN) on a picture folder.
+"""Train a small image tokenizer of Chameleon's architecture (a VQGAN without the GAN) on pictures of your own.
 
 The network is diffusers' `VQModel`. Training has two phases: a plain autoencoder for the first steps, so that the
 codebook can start from real encoder outputs, then vector quantisation with a codebook that follows a moving average of
 the outputs assigned to each code (van den Oord et al., arXiv 1711.00937, appendix A.1). Codes that nothing uses are put
 back on random encoder outputs, which keeps the whole codebook alive.
+
+Inputs are a folder with pictures anywhere below it, or whatever shard_images.py reads. What does not fit into --memory is
+trained on a stretch after the other. Beside the weights lies reconstructions.png: held-out pictures, and what is left of
+them. docs/data.md says more.
 """
 
 from __future__ import annotations
@@ -20,9 +24,14 @@ import math
 import time
 
 from model.errors import UserError, run_command
+from tokenization.vq_pictures import PictureBuffer
 
 RESTART_BELOW = 0.1  # a code used fewer times than this in a step, on average, is dead
 CHECK_EVERY = 250  # steps between two figures on held-out pictures
+LINE_SECONDS = 10.0  # between two lines, at least one of which says that it goes on
+HELDOUT_SHARE, MOST_HELDOUT = 0.05, 2000  # without --heldout: this share of the pictures in memory, at most so many
+GROUPS = 16  # of its normalisations: widths are multiples of it
+SHEET_PICTURES = 24
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,8 +42,8 @@ def parse_arguments() -> argparse.Namespace:
         epilog="example:\n  python tokenization/train_vq.py --train work/corpus/train/folder "
         "--heldout work/corpus/heldout/folder --output work/vq --steps 4000",
     )
-    parser.add_argument("--train", type=Path, required=True, help="folder whose images/ hold the training pictures")
-    parser.add_argument("--heldout", type=Path, required=True, help="folder whose images/ are only measured on")
+    parser.add_argument("--train", nargs="+", required=True, metavar="PATH", help="pictures: a folder, or an input of shard_images.py")
+    parser.add_argument("--heldout", nargs="+", metavar="PATH", help="pictures only measured on (default: 5 %% of --train)")
     parser.add_argument("--output", type=Path, required=True, help="folder for the weights (diffusers format)")
     parser.add_argument("--start", type=Path, help="folder of an earlier run, whose weights are trained further")
     parser.add_argument("--image-size", type=int, default=64, help="picture side in pixels (default: 64)")
@@ -47,21 +56,31 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (default: 1e-3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (default: 0)")
     parser.add_argument("--threads", type=int, default=0, help="torch threads (0: all cores)")
-    return parser.parse_args()
-
-
-def load_pictures(folder: Path, size: int):
-    """Every picture under `folder`/images in name order -> uint8 tensor [n, 3, size, size]."""
-    import numpy
-    import torch
-
-    from tokenization.preprocess import open_image, preprocess
-
-    paths = sorted((folder / "images").glob("*.png"))
-    if not paths:
-        raise UserError(f"{folder}/images has no .png files: build a corpus with tokenization/demo_corpus.py first")
-    pictures = numpy.stack([numpy.asarray(preprocess(open_image(path), size)) for path in paths])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+    parser.add_argument(
+        "--augment",
+        choices=("none", "mirror", "drawings"),
+        default="mirror",
+        help="mirror half of the pictures; drawings: also turn, scale and move them over white, and swap colours",
+    )
+    parser.add_argument("--device", help="where to train (default: a GPU if there is one, else cpu)")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 where the machine has it"
+    )
+    parser.add_argument("--memory", type=float, default=2.0, metavar="GB", help="for pictures (default: %(default)s)")
+    arguments = parser.parse_args()
+    levels = 2 ** (len(arguments.channels) - 1)
+    for name in ("steps", "batch_size", "codebook_size", "code_channels", "image_size"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
+    if any(width < GROUPS or width % GROUPS for width in arguments.channels):
+        parser.error(f"--channels must be multiples of {GROUPS}, got {' '.join(map(str, arguments.channels))}")
+    if arguments.image_size % levels:
+        parser.error(f"--image-size must be a multiple of {levels}, the pixels per code, got {arguments.image_size}")
+    if not arguments.start and arguments.steps <= arguments.warmup_steps:
+        parser.error(
+            f"--steps {arguments.steps} ends within --warmup-steps {arguments.warmup_steps}, in which nothing is quantised"
+        )
+    return arguments
 
 
 def augment(small, large, generator):
@@ -117,7 +136,7 @@ def build_model(arguments: argparse.Namespace):
         latent_channels=64,
         num_vq_embeddings=arguments.codebook_size,
         vq_embed_dim=arguments.code_channels,
-        norm_num_groups=16,
+        norm_num_groups=GROUPS,
         sample_size=arguments.image_size,
         mid_block_add_attention=True,
     )
@@ -130,14 +149,14 @@ class MovingCodebook:
         import torch
 
         self.weight, self.decay = weight, decay
-        self.counts = torch.ones(len(weight))
+        self.counts = torch.ones(len(weight), device=weight.device)
         self.sums = weight.detach().clone()
 
     def start_from(self, vectors, generator) -> None:
         """Put every code on one of the encoder outputs `vectors` [n, channels]."""
         import torch
 
-        chosen = vectors[torch.randint(len(vectors), (len(self.weight),), generator=generator)]
+        chosen = vectors[torch.randint(len(vectors), (len(self.weight),), generator=generator).to(vectors.device)]
         self.weight.data.copy_(chosen)
         self.counts.fill_(1.0)
         self.sums.copy_(chosen)
@@ -158,7 +177,7 @@ class MovingCodebook:
         self.sums.mul_(self.decay).add_(sums, alpha=1 - self.decay)
         dead = (self.counts < RESTART_BELOW).nonzero().flatten()
         if len(dead):
-            fresh = vectors[torch.randint(len(vectors), (len(dead),), generator=generator)]
+            fresh = vectors[torch.randint(len(vectors), (len(dead),), generator=generator).to(vectors.device)]
             self.counts[dead] = 1.0
             self.sums[dead] = fresh
         self.weight.data.copy_(self.sums / self.counts[:, None])
@@ -172,11 +191,21 @@ def learning_rate(step: int, arguments: argparse.Namespace) -> float:
     return arguments.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def train_step(model, codebook, pictures, quantise: bool, generator):
+def has_bf16(device: str) -> bool:
+    """Whether a device computes in bf16 fast: a CPU without the instructions takes ten times as long as in fp32."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def train_step(model, codebook, pictures, quantise: bool, generator, bf16: bool = False):
     """One forward pass -> loss tensor. `pictures` [b, 3, s, s] in -1..1; the codebook is updated on the way."""
     import torch
 
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    kind = pictures.device.type
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
         latent = model.quant_conv(model.encoder(pictures)).float()  # [b, channels, h, w]
     commitment = latent.new_zeros(())
     if quantise:
@@ -186,7 +215,7 @@ def train_step(model, codebook, pictures, quantise: bool, generator):
         codebook.update(vectors.detach(), codes, generator)
         commitment = torch.nn.functional.mse_loss(latent, chosen)
         latent = latent + (chosen - latent).detach()  # straight-through estimator
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
         restored = model.decoder(model.post_quant_conv(latent)).float()
     error = restored - pictures
     return error.square().mean() + 0.1 * error.abs().mean() + 0.25 * commitment
@@ -197,12 +226,14 @@ def measure(model, pictures) -> dict:
     import torch
 
     errors, used = [], torch.zeros(model.config.num_vq_embeddings, dtype=torch.bool)
+    device = next(model.parameters()).device
     model.eval()
     with torch.no_grad():
         for batch in pictures.split(128):
+            batch = batch.to(device)
             latent = model.encode(batch.float() / 127.5 - 1).latents
             _, _, (_, _, codes) = model.quantize(latent)
-            used[codes.flatten()] = True
+            used[codes.flatten().cpu()] = True
             restored = ((model.decode(latent).sample.clamp(-1, 1) + 1) * 127.5).round()
             errors.append(((restored - batch.float()) / 255).square().mean((1, 2, 3)))
     model.train()
@@ -213,6 +244,23 @@ def measure(model, pictures) -> dict:
         "codebook_used": round(used.float().mean().item(), 3),
         "pictures": len(pictures),
     }
+
+
+def draw_reconstructions(model, pictures, path: Path) -> None:
+    """A sheet of pictures uint8 [n, 3, s, s], each beside what is left of it when its codes are decoded."""
+    import torch
+
+    from tokenization.contact_sheet import contact_sheet
+    from tokenization.vq_base import images_of
+
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.no_grad():
+        pixels = pictures[:SHEET_PICTURES].to(device).float() / 127.5 - 1
+        restored = images_of(model.decode(model.encode(pixels).latents).sample)
+    model.train()
+    shown = [image for pair in zip(images_of(pixels), restored, strict=True) for image in pair]
+    contact_sheet(shown, ["held out", "restored"] * len(restored), columns=8).save(path)
 
 
 def save(model, arguments: argparse.Namespace, record: dict) -> None:
@@ -227,6 +275,12 @@ def save(model, arguments: argparse.Namespace, record: dict) -> None:
     (arguments.output / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
+def capacity_of(arguments: argparse.Namespace) -> int:
+    """How many pictures --memory holds, with their copies of twice the size where these are needed."""
+    each = 3 * arguments.image_size**2 * (5 if arguments.augment == "drawings" else 1)
+    return int(arguments.memory * 1e9 / each)
+
+
 def main() -> int:
     """Train, measure on held-out pictures, save."""
     arguments = parse_arguments()
@@ -237,34 +291,65 @@ def main() -> int:
     keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    train, heldout = (load_pictures(folder, arguments.image_size) for folder in (arguments.train, arguments.heldout))
-    train_large = load_pictures(arguments.train, 2 * arguments.image_size)
-    model = build_model(arguments)
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    bf16 = has_bf16(device) if arguments.precision == "auto" else arguments.precision == "bf16"
+    drawings, size = arguments.augment == "drawings", arguments.image_size
+    buffer = PictureBuffer(arguments.train, size, capacity_of(arguments), drawings)
+    usable = torch.arange(len(buffer.small))
+    if arguments.heldout:
+        heldout = PictureBuffer(arguments.heldout, size, MOST_HELDOUT).small
+    elif buffer.is_whole:
+        every = max(round(1 / HELDOUT_SHARE), -(-len(usable) // MOST_HELDOUT))
+        heldout, usable = buffer.small[::every], usable[usable % every != 0]
+    else:
+        raise UserError("--train has more pictures than --memory holds: name held-out ones with --heldout")
+    if len(usable) < arguments.batch_size:
+        raise UserError(f"{len(usable)} training pictures are fewer than --batch-size {arguments.batch_size}")
+    try:
+        model = build_model(arguments).to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
     model.quantize.embedding.weight.requires_grad_(False)  # the moving average owns it
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     optimizer = torch.optim.AdamW(trained, lr=arguments.lr, betas=(0.9, 0.95), weight_decay=1e-3)
     codebook = MovingCodebook(model.quantize.embedding.weight)
     generator = torch.Generator().manual_seed(arguments.seed)
-    print(f"{len(train)} training and {len(heldout)} held-out pictures, {parameters / 1e6:.2f} M parameters", flush=True)
-    started, order = time.time(), torch.randperm(len(train), generator=generator)
+    rest = "" if buffer.is_whole else " at a time, and there are more"
+    print(f"{len(usable):,} training pictures{rest}, {len(heldout):,} held out, {sum(buffer.rejected.values()):,} "
+          f"left out; {parameters / 1e6:.2f} M parameters, {device} in {'bf16' if bf16 else 'fp32'}", flush=True)  # fmt: skip
+    started = told = time.time()
+    order = usable[torch.randperm(len(usable), generator=generator)]
     for step in range(arguments.steps):
         if len(order) < arguments.batch_size:
-            order = torch.randperm(len(train), generator=generator)
+            if not buffer.is_whole:
+                buffer.refill()
+                usable = torch.arange(len(buffer.small))
+            order = usable[torch.randperm(len(usable), generator=generator)]
         batch, order = order[: arguments.batch_size], order[arguments.batch_size :]
-        pictures = augment(train[batch].float() / 127.5 - 1, train_large[batch].float() / 127.5 - 1, generator)
+        pictures = buffer.small[batch].float() / 127.5 - 1
+        if drawings:
+            pictures = augment(pictures, buffer.large[batch].float() / 127.5 - 1, generator)
+        elif arguments.augment == "mirror":
+            mirrored = torch.rand(len(pictures), generator=generator) < 0.5
+            pictures = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
+        pictures = pictures.to(device)
         if step == arguments.warmup_steps and not arguments.start:
             with torch.no_grad():
                 latent = model.quant_conv(model.encoder(pictures))
             codebook.start_from(latent.permute(0, 2, 3, 1).reshape(-1, latent.shape[1]), generator)
         quantise = bool(arguments.start) or step >= arguments.warmup_steps
-        loss = train_step(model, codebook, pictures, quantise, generator)
+        loss = train_step(model, codebook, pictures, quantise, generator, bf16)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
+        if time.time() - told >= LINE_SECONDS or not step:
+            told = time.time()
+            left = (told - started) / (step + 1) * (arguments.steps - step - 1)
+            print(f"step {step + 1}/{arguments.steps}  loss {loss.item():.4f}  {left:.0f} s left", flush=True)
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == arguments.steps:
             figures = measure(model, heldout)
             save(model, arguments, {"step": step + 1, "heldout": figures})  # what a killed run leaves behind
@@ -276,9 +361,10 @@ def main() -> int:
         "parameters": parameters,
         "minutes": round((time.time() - started) / 60, 1),
         "heldout": measure(model.to(torch.float16).to(torch.float32), heldout),
-        "train": measure(model, train[:1024]),
+        "train": measure(model, buffer.small[usable[:1024]]),
     }
     save(model, arguments, record)
+    draw_reconstructions(model, heldout, arguments.output / "reconstructions.png")
     print(json.dumps(record["heldout"]))
     return 0
 

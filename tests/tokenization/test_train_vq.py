@@ -14,9 +14,11 @@ from PIL import Image
 from model.errors import UserError
 from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData
+from tests.tokenization.corpora import folder_corpus, tar_corpus
 from tokenization import train_vq
 from tokenization.preprocess import open_image, preprocess
 from tokenization.vq import load_vq
+from tokenization.vq_pictures import PictureBuffer
 
 SMALL = ["--image-size", "32", "--channels", "16", "16", "16", "--codebook-size", "32", "--code-channels", "4"]
 QUICK = [*SMALL, "--steps", "60", "--warmup-steps", "20", "--batch-size", "12", "--lr", "4e-3", "--threads", "1"]
@@ -59,7 +61,7 @@ def test_it_learns_and_its_figures_are_those_of_the_written_weights(trained, tin
 
     monkeypatch.setattr(sys, "argv", ["train_vq.py", *arguments(tiny_data, tmp_path)])
     untrained = train_vq.build_model(train_vq.parse_arguments())
-    heldout = train_vq.load_pictures(tiny_data.corpus / "heldout/folder", 32)
+    heldout = PictureBuffer([str(tiny_data.corpus / "heldout/folder")], 32, 1000).small
     before = train_vq.measure(untrained, heldout)
     assert record["heldout"]["psnr"] > before["psnr"] + 4
     assert record["heldout"]["codebook_used"] > 0.3
@@ -71,7 +73,7 @@ def test_the_record_says_how_it_was_made(trained):
     assert record["parameters"] > 1000 and record["train"]["pictures"] > record["heldout"]["pictures"]
     assert json.loads((trained / "preprocess.json").read_text()) == {"image_size": 32}
     assert {path.name for path in trained.iterdir()} == {
-        "config.json", "diffusion_pytorch_model.safetensors", "preprocess.json", "training.json",
+        "config.json", "diffusion_pytorch_model.safetensors", "preprocess.json", "training.json", "reconstructions.png",
     }  # fmt: skip
 
 
@@ -108,10 +110,48 @@ def test_the_learning_rate_warms_up_and_ends_at_two_percent(monkeypatch):
 
 
 def test_bad_pictures_are_named(commands, tiny_data, tmp_path):
-    with pytest.raises(UserError, match="no .png files"):
-        train_vq.load_pictures(tmp_path, 32)
+    with pytest.raises(UserError, match="no such file or folder"):
+        PictureBuffer([str(tmp_path / "nowhere")], 32, 9)
     (tmp_path / "images").mkdir()
     (tmp_path / "images/text.png").write_text("not a picture")
     done = commands.run("tokenization/train_vq.py", *arguments(tiny_data, tmp_path / "out", "--train", str(tmp_path)))
-    assert_refused(done, "text.png")
-    assert not (tmp_path / "out").exists()
+    assert_refused(done, "no picture that can be used (not_a_picture 1)")
+    assert "text.png" in done.out and not (tmp_path / "out").exists()
+
+
+def test_any_corpus_gives_its_pictures_in_order_and_round_and_round(tmp_path):
+    folder, tars = folder_corpus(tmp_path / "folder", 7), tar_corpus(tmp_path / "tars", 7, per_tar=3)
+    (tmp_path / "folder/images/zz.jpg").write_bytes(b"no picture")
+    told = []
+    whole = PictureBuffer([str(folder)], 16, 100, with_large=True, warn=told.append)
+    assert whole.small.shape == (7, 3, 16, 16) and whole.large.shape == (7, 3, 32, 32) and whole.is_whole
+    assert whole.rejected == {"not_a_picture": 1} and "zz.jpg" in told[0]
+    assert torch.equal(PictureBuffer([str(tars)], 16, 100).small, whole.small)
+    some = PictureBuffer([str(tars)], 16, 3)
+    seen = [some.small]
+    for _ in range(3):
+        some.refill()
+        seen.append(some.small)
+    assert [len(part) for part in seen] == [3, 3, 1, 3] and torch.equal(torch.cat(seen[:3]), whole.small)
+    assert torch.equal(seen[3], seen[0]) and not some.is_whole
+
+
+def test_a_twentieth_is_held_out_of_pictures_of_ones_own_and_the_sheet_is_drawn(commands, tmp_path):
+    folder = folder_corpus(tmp_path / "folder", 40)
+    done = commands.run("tokenization/train_vq.py", "--train", folder, "--output", tmp_path / "vq", *QUICK, *SHORT,
+                        "--augment", "none", "--precision", "fp32")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "38 training pictures, 2 held out, 0 left out" in done.out and "cpu in fp32" in done.out
+    with Image.open(tmp_path / "vq/reconstructions.png") as sheet:
+        assert min(sheet.size) > 100
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--steps", "20"], "--steps 20 ends within --warmup-steps 20"), (["--channels", "16", "20"], "must be multiples of 16"),
+    (["--image-size", "30"], "must be a multiple of 4"), (["--batch-size", "0"], "--batch-size must be at least 1"),
+])  # fmt: skip
+def test_what_cannot_become_a_tokenizer_is_refused_at_once(monkeypatch, capsys, options, message):
+    monkeypatch.setattr(sys, "argv", ["train_vq.py", "--train", "a", "--output", "b", *QUICK, *options])
+    with pytest.raises(SystemExit) as ended:
+        train_vq.parse_arguments()
+    assert ended.value.code == 2 and message in capsys.readouterr().err

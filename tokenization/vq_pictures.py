@@ -1,0 +1,91 @@
+"""Pictures to train an image tokenizer on, from any corpus: a buffer of them in memory, filled anew after each pass.
+
+A folder with picture files anywhere below it gives all of these, captions or not; anything else is read as shard_images
+reads it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+
+class PictureBuffer:
+    """Pictures uint8 [n, 3, size, size] of corpora that go round and round: `small`, and `large` of twice the size if asked.
+
+    What cannot be decoded is counted in `rejected` by reason, the first of each told to `warn`. UserError if there is no
+    picture at all.
+    """
+
+    def __init__(self, paths: list[str], size: int, capacity: int, with_large: bool = False, warn: Callable[[str], None] = print):
+        self.paths, self.size, self.capacity, self.with_large, self.warn = paths, size, max(1, capacity), with_large, warn
+        self.rejected: Counter[str] = Counter()
+        self.is_whole = False
+        self._stream = self._decoded()
+        self.refill()
+
+    def refill(self) -> None:
+        """Take the next pictures, as many as there is room for; nothing changes if all of them are here."""
+        import numpy
+        import torch
+
+        if self.is_whole:
+            return
+        taken = []
+        while len(taken) < self.capacity and (images := next(self._stream, None)) is not None:
+            taken.append([numpy.asarray(image) for image in images])
+        if len(taken) < self.capacity or not taken:
+            if not taken and not hasattr(self, "small"):
+                reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.rejected.items())
+                raise UserError(f"{', '.join(self.paths)}: no picture that can be used{f' ({reasons})' if reasons else ''}")
+            self.is_whole = not hasattr(self, "small")
+            self._stream = self._decoded()  # the next pass begins at the front
+            if not taken:
+                return self.refill()
+        sides = [numpy.stack(side) for side in zip(*taken)]
+        tensors = [torch.from_numpy(side).permute(0, 3, 1, 2).contiguous() for side in sides]
+        self.small, self.large = tensors[0], tensors[-1]
+        return None
+
+    def _decoded(self) -> Iterator[list[Image.Image]]:
+        from tokenization.preprocess import RejectedImage, open_image, preprocess
+
+        sizes = (self.size, 2 * self.size) if self.with_large else (self.size,)
+        for source in sources_of(self.paths):
+            try:
+                image = open_image(source)
+                yield [preprocess(image, size) for size in sizes]
+            except RejectedImage as bad:
+                if bad.reason not in self.rejected:
+                    self.warn(f"warning: left out as {bad.reason}: {bad}")
+                self.rejected[bad.reason] += 1
+
+
+def sources_of(paths: list[str]) -> Iterator[Path | str | bytes]:
+    """Each picture of these inputs, not decoded: a path, or the bytes of its file. UserError as in `open_corpus`."""
+    from tokenization import storage
+    from tokenization.readers import Document, open_corpus
+    from tokenization.readers.pairs import is_picture
+
+    for path in paths:
+        found = storage.entry_of(path)
+        files = storage.files_below(path) if found and found.is_folder and not storage.is_remote(path) else []
+        pictures = [entry.path for entry in files if is_picture(entry.name) and not entry.name.rpartition("/")[2].startswith(".")]
+        if pictures:
+            yield from map(Path, pictures)
+            continue
+        corpus = open_corpus(path)
+        for file in corpus.files:
+            with corpus.open(file) as opened:
+                for _, item in corpus.read(opened, 0):
+                    for picture in item.pictures if isinstance(item, Document) else ():
+                        is_url = isinstance(picture.data, str)
+                        yield storage.read_bytes(picture.data) if is_url else picture.data
