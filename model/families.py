@@ -30,7 +30,7 @@ FAMILIES = {
         attention_bias=True,
         qk_norm=False,
         end_of_text=("<|endoftext|>",),
-        licence="Qwen2 and Qwen2.5: Apache-2.0, except for 3B, whose Qwen Research licence forbids commercial use, and 72B",
+        licence="Apache-2.0, except for Qwen2.5-3B, whose Qwen Research licence forbids commercial use",
         defaults={"num_key_value_heads": 32, "max_position_embeddings": 32_768, "head_dim": None},
         plain={"use_mrope": (False,), "attention_bias": (True, False)},  # its class has the bias, whatever is said
     ),
@@ -39,7 +39,7 @@ FAMILIES = {
         attention_bias=False,
         qk_norm=True,
         end_of_text=("<|endoftext|>",),
-        licence="Qwen3: Apache-2.0",
+        licence="Apache-2.0",
         defaults={"num_key_value_heads": 32, "max_position_embeddings": 32_768, "head_dim": 128},
     ),
     "llama": Family(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import TryAgain, UserError
+from model.families import FAMILIES
 from pretrain.json_lines import lines_backwards, parsed
 from tokenization.remote import inside, read_small
 from tools.evaluation.record import conditions, is_record
@@ -156,12 +157,12 @@ def numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 def text_licence(config) -> str:
     """The card's line on text tokenizer and text weights; empty where they are of no base that is known."""
+    family = family_of(config)
+    if family == "llama":
+        return f"- Text tokenizer, and text weights where training started from a language model: {FAMILIES[family].licence}."
     if config.image_token_offset < QWEN_VOCABULARY:
         return ""
-    return (
-        "- Text tokenizer, and text weights where training started from Qwen: Apache-2.0, except for Qwen2.5-3B, "
-        "whose Qwen Research licence forbids commercial use."
-    )
+    return f"- Text tokenizer, and text weights where training started from Qwen: {FAMILIES[family].licence}."
 
 
 def licences(config, vq) -> tuple[str, str]:

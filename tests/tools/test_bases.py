@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from model.config import ModelConfig
 from model.errors import RunFailed, UserError
+from model.families import FAMILIES
 from pretrain.config import ModelSection
 from pretrain.samples import hugging_face_model
 from pretrain.setup import model_config
@@ -25,6 +27,8 @@ from tests.model.base_configs import CLASSES, TINY, written_by_4, written_by_5
 from tests.model.tiny_hf import randomise
 from tests.tools.tiny_export import write_tokenizer
 from tools.convert_from_hf import convert
+from tools.model_card import text_licence
+from tools.text_only import KEPT, LEFT_OUT, of_text, plain_configuration
 
 CODES = 64
 ARGUMENTS = {
@@ -211,3 +215,25 @@ def test_a_stale_index_beside_sound_weights_is_refused(tmp_path):
     (tmp_path / "base" / "model.safetensors.index.json").unlink()
     _, model = converted(tmp_path / "base", tmp_path / "start")
     assert torch.equal(model.state_dict()["model.norm.weight"], base.state_dict()["model.norm.weight"])
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@torch.no_grad()
+def test_a_plain_folder_of_the_text_path_keeps_its_positions(scaling, tmp_path):
+    """What convert_to_hf.py --text-only writes says all that the model has: no field of it is forgotten."""
+    base = write_base(tmp_path / "base", "llama", rope_scaling=dict(SCALINGS[scaling]))
+    config, model = converted(tmp_path / "base", tmp_path / "start", separate=(1, 1))
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain/config.json").write_text(json.dumps(plain_configuration(config, "float32")))
+    save_file(dict(of_text(config, model.state_dict().items())), tmp_path / "plain/model.safetensors", {"format": "pt"})
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "plain").eval()
+    assert (opened(IDS).logits - base(IDS).logits).abs().max() <= 1e-5
+    assert {*KEPT, *LEFT_OUT} == {field.name for field in dataclasses.fields(ModelConfig)}
+    assert not set(KEPT) & set(LEFT_OUT)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_card_says_what_the_bases_weights_are_bound_to(kind, tmp_path):
+    write_base(tmp_path / "base", kind)
+    config, _ = converted(tmp_path / "base", tmp_path / "start", image_token_offset=151_936)
+    assert FAMILIES[kind].licence in text_licence(config)
