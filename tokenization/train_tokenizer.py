@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 import json
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from model.errors import UserError, run_command
 
@@ -33,7 +35,10 @@ def parse_arguments() -> argparse.Namespace:
         epilog="example:\n  python tokenization/train_tokenizer.py --captions work/corpus/train/folder/captions.jsonl "
         "--output work/tokenizer",
     )
-    parser.add_argument("--captions", type=Path, nargs="+", required=True, help="JSONL files with caption or captions")
+    parser.add_argument(
+        "--captions", "--input", dest="captions", type=Path, nargs="+", required=True, metavar="PATH",
+        help="JSONL files with caption or captions, or any input of shard_images.py that has texts",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="folder for tokenizer.json")
     parser.add_argument("--vocab-size", type=int, default=4096, help="ids in all, special ones included")
     arguments = parser.parse_args()
@@ -64,7 +69,39 @@ def read_captions(path: Path) -> list[str]:
     return texts
 
 
-def train(texts: list[str], vocab_size: int):
+def texts_of(path: Path) -> Iterator[str]:
+    """Every text of a corpus, captions and turns too; what cannot be read is counted and told at the end of it."""
+    if path.suffix == ".jsonl" and _has_captions(path):
+        yield from read_captions(path)
+        return
+    from tokenization.readers import Document, open_corpus
+
+    corpus, rejected = open_corpus(path), 0
+    print(corpus.describe(), file=sys.stderr)
+    for file in corpus.files:
+        with corpus.open(file) as opened:
+            for _, item in corpus.read(opened, 0):
+                if isinstance(item, Document):
+                    yield from item.texts
+                    continue
+                rejected += 1
+                if rejected == 1:
+                    print(f"warning: left out as {item.reason}: {item.file}: {item.detail}", file=sys.stderr)
+    if rejected:
+        print(f"warning: {path}: {rejected:,} documents are left out", file=sys.stderr)
+
+
+def _has_captions(path: Path) -> bool:
+    """Whether the first record of a JSONL file that is one has captions; true of a file without any, which is then told."""
+    try:
+        with open(path, encoding="utf-8") as lines:
+            first = json.loads(next((line for line in lines if line.strip()), "{}"))
+    except (OSError, ValueError):
+        return True
+    return not isinstance(first, dict) or not first.keys() - {"id"} or bool(first.keys() & {"caption", "captions"})
+
+
+def train(texts: Iterable[str], vocab_size: int):
     """Captions -> tokenizers.Tokenizer of at most `vocab_size` ids."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -85,7 +122,7 @@ def train(texts: list[str], vocab_size: int):
         show_progress=False,
     )
     wordings = [*DEFAULT_TEMPLATES.text_to_image, *DEFAULT_TEMPLATES.image_to_text, DEFAULT_TEMPLATES.unconditional]
-    tokenizer.train_from_iterator([*texts, *wordings * 20], trainer)  # the prompts are in every document
+    tokenizer.train_from_iterator(chain(texts, wordings * 20), trainer)  # the prompts are in every document
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return tokenizer
 
@@ -93,7 +130,7 @@ def train(texts: list[str], vocab_size: int):
 def main() -> int:
     """Train and save."""
     arguments = parse_arguments()
-    tokenizer = train([text for path in arguments.captions for text in read_captions(path)], arguments.vocab_size)
+    tokenizer = train(chain.from_iterable(map(texts_of, arguments.captions)), arguments.vocab_size)
     arguments.output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(arguments.output / "tokenizer.json"))
     print(f"{arguments.output}/tokenizer.json: {tokenizer.get_vocab_size()} ids")

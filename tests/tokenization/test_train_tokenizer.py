@@ -13,8 +13,9 @@ from model.errors import UserError
 from model.prompts import DEFAULT_TEMPLATES
 from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData
+from tests.tokenization.corpora import captions, tar_corpus
 from tokenization.text_tokenizer import load_text_tokenizer
-from tokenization.train_tokenizer import SPECIAL_TOKENS, read_captions, train
+from tokenization.train_tokenizer import SPECIAL_TOKENS, read_captions, texts_of, train
 
 TEXTS = ["grinning face", "grinsendes gesicht", "咧嘴笑的脸", "red heart 2024"] * 30
 
@@ -99,3 +100,13 @@ def test_the_command_writes_what_sharding_reads(commands: CommandServer, tiny_da
     assert done.code == 2 and "261" in done.err.splitlines()[-1] and not (tmp_path / "b").exists()
     done = commands.run(script, "--captions", tmp_path / "no.jsonl", "--output", tmp_path / "b")
     assert_refused(done, "no.jsonl")
+
+
+def test_any_corpus_of_texts_is_read(commands: CommandServer, tmp_path):
+    tars = tar_corpus(tmp_path / "tars", 6, per_tar=3)
+    lines = tmp_path / "news.jsonl"
+    lines.write_text('{"text": "some news"}\n{"text": " "}\n')
+    assert sorted(texts_of(tars)) == sorted(text for number in range(6) for text in captions(number))
+    done = commands.run("tokenization/train_tokenizer.py", "--input", tars, lines, "--output", tmp_path / "out", "--vocab-size", 300)
+    assert done.code == 0 and "300 ids" in done.out
+    assert "left out as empty_text: news.jsonl:2" in done.err and "1 documents are left out" in done.err

@@ -1,0 +1,134 @@
+#!/usr/bin/env python
+"""Rows per second of processor time: this loader, that of another checkout, StreamingDataset and litdata, on one dataset.
+
+Each reads the same documents in a process of its own, one after the other in every round. The loaders of this project make whole
+rows of them (planning, packing, ids, labels, permutation); of the two peers only documents are asked, whose ids and codes
+are looked at, and a row is as many tokens. litdata reads a copy in its own format. Shards are read once before.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+
+from model.errors import RunFailed, run_command
+
+ROWS = """
+import hashlib, json, sys, time
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from model.prompts import DEFAULT_TEMPLATES
+from model.vocabulary import Vocabulary
+from pretrain.loader import RowDataset, Source
+from pretrain.rows import RowSize
+from pretrain.tasks import TaskShares, tokenize_prompts
+folder, count, length = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+prompts = tokenize_prompts(lambda text: list(text.encode()), Vocabulary(151936, 8192, 151652, 151653, 151643), DEFAULT_TEMPLATES)
+rows = RowDataset([Source(folder)], prompts, TaskShares(0.5, 0.1, False), RowSize(length, 8), 0)
+for dataset in rows.datasets:
+    dataset.verify()
+rows[0]
+digest, began = hashlib.sha256(), time.process_time()
+made = [rows[number] for number in range(count)]
+seconds = time.process_time() - began
+for row in made:
+    digest.update(row.ids.numpy().tobytes() + row.labels.numpy().tobytes() + row.to_document.numpy().tobytes())
+print(json.dumps([count / seconds, digest.hexdigest()]))
+"""
+DOCUMENTS = """
+import json, sys, time
+kind, folder, count, length = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+if kind == "streaming":
+    from streaming import StreamingDataset
+    documents = StreamingDataset(local=folder, shuffle=False, batch_size=1)
+else:
+    from litdata import StreamingDataset
+    documents = StreamingDataset(folder, shuffle=False)
+def read(tokens):
+    for sample in documents:
+        tokens -= len(sample["text_ids"]) + len(sample["codes"])
+        if tokens <= 0:
+            return
+read(length)
+began = time.process_time()
+read(count * length)
+print(json.dumps([count / (time.process_time() - began), ""]))
+"""
+COPY = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import litdata
+from tokenization.shards import open_dataset
+dataset = open_dataset(sys.argv[2])
+def document(number):
+    sample = dataset[number]
+    return {name: sample[name].copy() for name in ("text_ids", "codes")}
+if __name__ == "__main__":
+    litdata.optimize(fn=document, inputs=list(range(len(dataset))), output_dir=sys.argv[3], chunk_bytes="64MB", num_workers=1)
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/benchmarks/reading_peers.py --shards work/data/shards/train --base ../before",
+    )
+    add = parser.add_argument
+    add("--shards", type=Path, required=True, help="dataset folder of shard_images.py")
+    add("--base", type=Path, help="another checkout of this project")
+    add("--python", default=sys.executable, help="a Python that has litdata beside all else (default: this one)")
+    add("--rows", type=int, default=200, help="rows a round (default: %(default)s)")
+    add("--row-length", type=int, default=10240, help="tokens of a row (default: %(default)s)")
+    add("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the benchmark."""
+    arguments = parse_arguments()
+    shards = arguments.shards.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        copy, script = Path(folder, "litdata"), Path(folder, "write_litdata.py")
+        script.write_text(COPY)
+        run([arguments.python, str(script), str(ROOT), str(shards), str(copy)])
+        readers = {"this loader": (ROWS, str(ROOT), shards)}
+        if arguments.base:
+            readers["base"] = (ROWS, str(arguments.base.resolve()), shards)
+        readers |= {"StreamingDataset": (DOCUMENTS, "streaming", shards), "litdata": (DOCUMENTS, "litdata", copy)}
+        rates, digests = {name: [] for name in readers}, {}
+        for _ in range(arguments.rounds):
+            for name, (code, what, source) in readers.items():
+                words = [arguments.python, "-c", code, what, str(source), str(arguments.rows), str(arguments.row_length)]
+                rate, digests[name] = json.loads(run(words).splitlines()[-1])
+                rates[name].append(rate)
+    for name, found in rates.items():
+        ratios = [ours / other for ours, other in zip(rates["this loader"], found)]
+        print(f"{name}: {statistics.median(found):,.0f} rows a processor second ({min(found):,.0f} to {max(found):,.0f}); this loader "
+              f"{statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
+    if arguments.base:
+        print("rows are the same to the last bit" if digests["this loader"] == digests["base"] else "ROWS DIFFER")
+    return 0
+
+
+def run(words: list[str]) -> str:
+    """What a command prints. RunFailed if it fails."""
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise RunFailed(f"{words[0]} {words[1][:60]!r} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    run_command(main)
