@@ -3,11 +3,14 @@
 # make demo-edit   teaches the model of make demo to edit pictures: editing corpus, shards, training, export, report
 # make test        all tests
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
+# make test-megatron  engines, parity, checkpoints and conversion with the other megatron-core, whose wheel is unpacked beside
 # make test-eval  lm-eval-harness, lmms-eval and VLMEvalKit on exported folders, in an environment that make setup-eval makes
 # make setup-clients  what the tests of the server need besides Python: the npm clients, and version 1 of the official client
 # make test-clients  the server with every client of docs/serving.md, each in an environment of its own under .clients
 # make study-quick a small run of the comparison of layer kinds, every part of it; after make demo
 # make study       the comparison; can be stopped and started again; after make demo
+# make gpu-check   exactness, speed and memory on one GPU in at most eight minutes: work/gpu-check has a table and JSON
+# make gpu-check-wheels  what a GPU machine without a network needs for that, in work/gpu-check-wheels
 # make setup       the virtual environment that the others use; made once
 
 PYTHON ?= python3
@@ -17,8 +20,12 @@ STAMP := $(VENV)/installed.stamp
 T5 := .venv-t5
 T5_TESTS := $(wildcard tests/model/test_hf_*.py)
 EVAL := .venv-eval
+MEGATRON := .megatron-0.19.2
+MEGATRON_TESTS := tests/megatron_versions_tests.py tests/pretrain/test_engine.py tests/pretrain/test_sharded_files.py \
+	tests/model/test_uni_x.py tests/model/test_layer_kinds.py tests/tools/test_convert_from_hf.py
 
-.PHONY: setup setup-eval test test-eval test-transformers5 demo demo-long demo-edit study-quick setup-clients test-clients study
+.PHONY: setup setup-eval test test-eval test-megatron test-transformers5 gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
+	setup-clients test-clients study
 setup: $(STAMP)
 
 $(STAMP): requirements.txt constraints.txt
@@ -33,6 +40,19 @@ SPREAD := -n auto
 
 test: setup
 	$(RUN) -m pytest -q $(SPREAD) --durations=20 tests
+
+# On Python 3.12 `make setup` installs megatron-core 0.19.2, and `make test` runs with it. On 3.11 its wheel, of which the Python
+# files run there too, stands before 0.16.1 on the path.
+test-megatron: setup $(MEGATRON)/unpacked.stamp
+	@if $(RUN) -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then echo 'make test has run with megatron-core 0.19.2'; \
+	else PYTHONPATH=$(CURDIR)/$(MEGATRON) $(RUN) -m pytest -q $(SPREAD) $(MEGATRON_TESTS); fi
+
+$(MEGATRON)/unpacked.stamp: Makefile
+	rm -rf $(MEGATRON)
+	$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
+		--dest $(MEGATRON) megatron-core==0.19.2
+	$(RUN) -m zipfile -e $(MEGATRON)/*.whl $(MEGATRON)
+	touch $(MEGATRON)/unpacked.stamp
 
 # --noconftest: the suite's conftest needs megatron-core
 test-transformers5: $(T5)/installed.stamp
@@ -72,6 +92,16 @@ tests/clients/npm/node_modules/installed.stamp: tests/clients/npm/package-lock.j
 
 test-clients: setup setup-clients
 	OMP_NUM_THREADS=1 $(RUN) -m tests.clients.run --folder .clients
+
+# With .venv where it is there; else with a Python that has torch, and the wheels on PYTHONPATH.
+gpu-check:
+	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) tools/gpu_check.py --output work/gpu-check $(if $(AGAINST),--against $(AGAINST))
+
+gpu-check-wheels:
+	rm -rf work/gpu-check-wheels
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
+		--dest work/gpu-check-wheels -r requirements-gpu-check.txt
+	du -sh work/gpu-check-wheels
 
 demo: setup
 	$(RUN) tools/demo.py --preset demo

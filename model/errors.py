@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from model.disk import REMEDIES, disk_error, told
+
 
 class UserError(Exception):
     """Something that the user can mend. The message is one line: the file, the value, and what to do."""
@@ -33,7 +35,7 @@ class ToldByAnother(SystemExit):
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's `main` and exit: a `UserError`, `RunFailed` or `TryAgain` becomes one line on stderr, with exit code
-    2, 1 or 75.
+    2, 1 or 75; what a disk refuses, as when it is full, likewise, with exit code 1.
 
     Any other exception keeps its traceback, because it is a fault of ours that a report should carry.
     """
@@ -48,8 +50,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except TryAgain as error:
         print(f"error: {error}", file=sys.stderr)
         code = 75
-    except ToldByAnother as told:
-        code = told.code
+    except ToldByAnother as other:
+        code = other.code
         if "TORCHELASTIC_RUN_ID" in os.environ:
             wait_to_be_ended(20.0)
     except ModuleNotFoundError as error:
@@ -63,7 +65,21 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()
         code = 0
+    except Exception as error:
+        found = disk_error(error)
+        if found is None:
+            raise
+        print(f"error: {told(found, named_output())}: {REMEDIES[found.errno]}, and run the same command again", file=sys.stderr)
+        code = 1
     sys.exit(code)
+
+
+def named_output() -> str:
+    """What the command line says after --output, for errors that name no file."""
+    for before, word in zip(["", *sys.argv], [*sys.argv, ""]):
+        if before == "--output" or word.startswith("--output="):
+            return word.removeprefix("--output=")
+    return ""
 
 
 def wait_to_be_ended(seconds: float) -> None:

@@ -82,6 +82,15 @@ def summary_writer() -> type:
     return SummaryWriter
 
 
+def tensorboard_records() -> tuple[type, type, type, type]:
+    """TensorBoard's Event, SessionLog and Summary, and its RecordWriter, without boto3 likewise."""
+    with hidden("boto3", "botocore"):
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+    return Event, SessionLog, Summary, RecordWriter
+
+
 def mds_reader() -> type:
     """mosaicml-streaming's MDSReader without its data sets, which import torchvision and clients of clouds."""
     leave_torchvision_out()

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from model.errors import RunFailed, UserError
+from tokenization.files import is_temporary, write_atomically
 
 VARIABLE = "UNIX_RUN_ATTEMPT"  # set by whoever starts the processes again; the larger number owns the folder
 PARTIAL = ".partial"
@@ -42,6 +43,14 @@ class Attempt:
                 f"{self.run}: attempt {found['number']} ({found['owner']}) has taken over from attempt {self.number}: "
                 "this one stops, and has written nothing since"
             )
+
+    def owns(self) -> bool:
+        """Whether this attempt owns the folder, as `check` finds it."""
+        try:
+            self.check()
+        except TakenOver:
+            return False
+        return True
 
     def partial(self, final: Path) -> Path:
         """Where this attempt writes what is to become `final`."""
@@ -71,12 +80,12 @@ def claim(run: Path) -> Attempt:
     number = number_of_this_start(run)
     attempt = Attempt(run, number, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
     run.mkdir(parents=True, exist_ok=True)
-    temporary = run / f"owner.json.{attempt.owner}"
     values = {key: value for key, value in asdict(attempt).items() if key != "run"}
-    temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
-    os.replace(temporary, run / "owner.json")
+    write_atomically(run / "owner.json", (json.dumps(values) + "\n").encode())
     for leftover in (run / "checkpoints").glob(f"*{PARTIAL}"):
         shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in filter(is_temporary, run.iterdir()):
+        leftover.unlink(missing_ok=True)
     return attempt
 
 

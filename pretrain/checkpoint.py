@@ -8,7 +8,9 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from model.disk import writing
 from model.errors import UserError
 from pretrain.attempt import PARTIAL, Attempt
 from pretrain.together import Together
@@ -75,7 +77,7 @@ def publish(
 
     parts: list[dict] = []
     for action in (begin, summed, finish):
-        result, problem = together.attempt(action)
+        result, problem = together.attempt(lambda: _on_disk(temporary, action))
         if problem:
             if rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its room back
@@ -85,12 +87,17 @@ def publish(
     return final
 
 
+def _on_disk(folder: Path, action: Callable[[], Any]) -> Any:
+    with writing(folder):
+        return action()
+
+
 def publish_alone(output: Path, write: Callable[[Path], None], state: dict) -> None:
     """A checkpoint that belongs to no run: as `publish` makes one, but under a name of its own, from one process."""
     temporary = output.with_name(output.name + PARTIAL)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         write(temporary)
         (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
         files = {path.name: _described(path) for path in sorted(temporary.iterdir())}

@@ -27,6 +27,7 @@ class RunSection:
     engine: str = "megatron"  # megatron (megatron-core's optimizer and schedules) or zero3 (DeepSpeed ZeRO)
     precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
     threads: int = 0  # torch threads (0: all cores)
+    deterministic: bool = False  # whether GPUs use kernels only that give the same bits each time, which are slower
     resume: str = "auto"  # auto: newest checkpoint that verifies, else start; never: refuse a folder that has any
     timeout: float = 1800.0  # seconds that a process waits for the others before it fails
     init_from: str = ""  # checkpoint whose weights a new run starts from, as tools/convert_from_hf.py makes one

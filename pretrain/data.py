@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from model.errors import UserError
@@ -93,11 +93,15 @@ class Data:
         """Marks of turns -> ids, which are control tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def training_rows(self, consumed: int) -> Iterator[list[Row]]:
-        """This rank's rows of each step, after so many rows of all ranks."""
+    def training_rows(self, consumed: int, stopped: Callable[[], bool]) -> Iterator[list[Row]]:
+        """This rank's rows of each step, after so many rows of all ranks; `stopped`: whether the run is ending anyway."""
         place = self.place
         count = self.rows_per_step // place.data_ranks
-        rows = rows_from(self.train, consumed, place.data_rank, place.data_ranks, self.workers, ahead=count)
+
+        def tell(line: str) -> None:  # every rank of its own workers
+            print(line, flush=True)
+
+        rows = rows_from(self.train, consumed, place.data_rank, place.data_ranks, self.workers, count, tell, stopped)
         while True:
             yield [next(rows) for _ in range(count)]
 

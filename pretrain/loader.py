@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -20,6 +20,7 @@ import torch
 from model.errors import TryAgain, UserError
 from model.vocabulary import Vocabulary
 from pretrain.fetch_ahead import FetchAhead
+from pretrain.lost_workers import Sent, never_lost, sent
 from pretrain.row_tensors import Row, assemble
 from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, Stage, parts_of_index, seeded
 from pretrain.tasks import (
@@ -109,29 +110,43 @@ class RowDataset(torch.utils.data.Dataset):
             raise UserError(f"document {piece.document} of {self.datasets[piece.source].folder}: {error}") from None
 
 
-def rows_from(dataset: RowDataset, start: int, rank: int, ranks: int, workers: int, ahead: int = 1) -> Iterator[Row]:
+def rows_from(
+    dataset: RowDataset,
+    start: int,
+    rank: int,
+    ranks: int,
+    workers: int,
+    ahead: int = 1,
+    tell: Callable[[str], None] = print,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Row]:
     """Rows start + rank, start + rank + ranks, ... without end, in that order whatever the number of workers.
 
     A thread of this process reads `ahead` rows before they are asked for: without workers from the shards, with them from
     what they pass on, which takes milliseconds too. Raises UserError for a damaged shard, TryAgain for one that cannot be
-    fetched, in whichever process it is found.
+    fetched, in whichever process it is found. Workers that are killed are begun again (`lost_workers.never_lost`): `tell`
+    takes a line about it, and `stopped` says that it is of no use any more.
     """
     dataset.plan.block_of(start)  # found once, here, and not by every worker
     context = None
     if workers:
         context = multiprocessing.get_context("forkserver")  # fork does not mix with a threaded parent
         context.set_forkserver_preload(["__main__", "pretrain.loader_imports"])
-    loader = torch.utils.data.DataLoader(
-        _Stream(dataset),
-        sampler=_Counter(start + rank, ranks),
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        multiprocessing_context=context,
-        worker_init_fn=_end_with_parent if workers else None,
-    )
-    rows = map(_row_or_error, _start(loader) if workers else iter(loader))
-    return _read_ahead(rows, ahead)
+
+    def begin(first: int) -> Iterator:
+        loader = torch.utils.data.DataLoader(
+            _Stream(dataset),
+            sampler=_Counter(first, ranks),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            multiprocessing_context=context,
+            worker_init_fn=_end_with_parent if workers else None,
+        )
+        return _start(loader) if workers else iter(loader)
+
+    items = never_lost(begin, start + rank, ranks, tell, stopped) if workers else begin(start + rank)
+    return _read_ahead(map(_row_or_error, items), ahead)
 
 
 def _read_ahead(rows: Iterator[Row], count: int) -> Iterator[Row]:
@@ -182,12 +197,13 @@ class _Stream(torch.utils.data.Dataset):
         self.rows = rows
         self.ahead = FetchAhead(() if rows.routing_only else rows.datasets, rows.plan)
 
-    def __getitem__(self, index: int) -> Row | UserError | TryAgain:
+    def __getitem__(self, index: int) -> Row | UserError | TryAgain | Sent:
         self.ahead.note(index)
         try:
-            return self.rows[index]
+            item = self.rows[index]
         except (UserError, TryAgain) as error:
-            return type(error)(str(error))
+            item = type(error)(str(error))
+        return sent(item) if torch.utils.data.get_worker_info() else item
 
 
 def _row_or_error(item: Row | UserError | TryAgain) -> Row:

@@ -15,7 +15,7 @@ import torch
 
 from model.errors import TryAgain, UserError
 from model.weight_shapes import parameters
-from pretrain import rank_log, runtime
+from pretrain import machine, rank_log, runtime
 from pretrain.attempt import Attempt, TakenOver, claim
 from pretrain.config import TrainConfig
 from pretrain.conflict.watch import ConflictWatch
@@ -25,6 +25,7 @@ from pretrain.parallel import stages_per_rank
 from pretrain.place import place_here
 from pretrain.progress import NO_STEPS, Progress, what_was_wrong
 from pretrain.rank_log import RankLog
+from pretrain.records import Records
 from pretrain.row_sharing import RowSharing
 from pretrain.row_tensors import Row
 from pretrain.run_folder import go_back, hold, note_event, open_run, resume
@@ -75,6 +76,7 @@ class Work:
     saver: Saver
     together: Together
     attempt: Attempt
+    records: Records
     log: RankLog
     watchdog: Watchdog
     stop: Stop
@@ -84,16 +86,8 @@ class Work:
         """What a checkpoint says beside its tensors."""
         return {**progress.state(), "plan": self.data.train.plan.fingerprint, "vq": self.config.data.vq}
 
-    def owned(self) -> bool:
-        """Whether the run folder is still this attempt's."""
-        try:
-            self.attempt.check()
-        except TakenOver:
-            return False
-        return True
 
-
-GOING, STOPPING, FAILED = range(3)  # what a process finds before a step; the largest of all is what happens
+GOING, STOPPING, FAILED, OUSTED = range(4)  # what a process finds before a step; the largest of all is what happens
 
 
 def loop(work: Work, progress: Progress) -> bool:
@@ -105,10 +99,10 @@ def loop(work: Work, progress: Progress) -> bool:
     optim, log, steps, per_step = config.optim, config.log, config.run.steps, config.data.rows_per_step
     run, resilience = work.attempt.run, config.resilience
     metrics = together.all_do(
-        lambda: Metrics(run, progress.step, log.tensorboard, work.owned, log.wandb) if together.rank == 0 else None
+        lambda: Metrics(run, progress.step, log.tensorboard, work.records, log.wandb) if together.rank == 0 else None
     )
     pace = Pace(steps - progress.step)
-    loader = work.data.training_rows(progress.rows)
+    loader = work.data.training_rows(progress.rows, lambda: stop.asked)
 
     def measure_heldout() -> None:
         if work.heldout:
@@ -134,8 +128,12 @@ def loop(work: Work, progress: Progress) -> bool:
         except (UserError, TryAgain, TakenOver, RuntimeError, OSError, EOFError) as raised:
             error = None if stop.asked else raised  # the signal went to the whole job, loader workers included
         read = time.perf_counter()
-        found = together.largest(FAILED if error else STOPPING if stop.asked else GOING)
-        if found == FAILED:
+        ousted = isinstance(error, TakenOver)
+        found = together.largest(OUSTED if ousted else FAILED if error else STOPPING if stop.asked else GOING)
+        if found >= FAILED:
+            if found == FAILED and saved != progress.step:  # the weights are as good as before the rows were asked for
+                save()
+                work.saver.wait()
             together.all_do(lambda: fail(error))
         if found == STOPPING:
             break
@@ -156,7 +154,7 @@ def loop(work: Work, progress: Progress) -> bool:
             wrong, first, end = what_was_wrong(figures), progress.rows - per_step, progress.rows
             together.say(f"warning: step {step} (rows {first} to {end - 1}) is left out: {wrong}")
             if together.rank == 0:
-                note_event(work.attempt, "bad step", step=step, rows=[first, end], why=wrong)
+                note_event(work.records, work.attempt, "bad step", step=step, rows=[first, end], why=wrong)
         logged = step % log.every == 0 or last
         if logged or pace.is_due(LINE_SECONDS):
             rate, data_wait, left = pace.take()
@@ -184,7 +182,7 @@ def loop(work: Work, progress: Progress) -> bool:
         if work.watch and step % log.conflict_every == 0:
             metrics.write(step, work.watch.measure(engine.stages[0]))
         if log.samples_every and (step % log.samples_every == 0 or last):
-            work.sampler.draw(engine, step)
+            work.sampler.draw(engine, step, work.records, watchdog.alive)
         if step % config.checkpoint.every == 0 or last:
             save()  # last: what is in a checkpoint's past has been written down
             saved = step
@@ -210,6 +208,8 @@ def train(config: TrainConfig, command: list[str]) -> int:
     """
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
+    if config.run.deterministic:
+        runtime.use_deterministic_kernels()
     runtime.start_distributed(
         config.run.seed,
         config.parallel.tensor,
@@ -235,18 +235,24 @@ def train(config: TrainConfig, command: list[str]) -> int:
         return 0
     together.say(about(config, parameters(data.model_config), progress.step))
     # not before: a start that is refused leaves a run as it was
-    together.first_does(lambda: open_run(config, command, run, together.size, attempt.number))
+    machines = together.gathered(machine.describe())
+    changed = together.first_does(lambda: open_run(config, command, run, machines, attempt.number))
+    if changed and progress.step:
+        together.say(f"other machines than before ({changed}): losses follow to rounding, not to the last bit")
     logs, options = rank_log.folder_of(run, attempt.number), config.resilience
     saver = Saver(attempt, config.checkpoint, data.checkpoint_files(), together)
     stacks = logs / f"rank_{together.rank:04d}.stacks"
     with (
-        RankLog(logs, together.rank) as log,
+        Records(together.say, attempt.owns) as records,
+        Records(lambda _: None) as own,  # the same disk: rank 0 tells
+        RankLog(logs, together.rank, own) as log,
         Watchdog(stacks, options.hang_factor, options.hang_seconds, together.rank) as watchdog,
         Stop() as stop,
     ):
-        work = Work(config, engine, data, heldout, sharing, sampler, saver, together, attempt, log, watchdog, stop, watch)
+        work = Work(config, engine, data, heldout, sharing, sampler, saver, together, attempt, records, log, watchdog, stop,
+                    watch)  # fmt: skip
         while not loop(work, progress):
-            progress = go_back(config, attempt, engine, together, progress)
+            progress = go_back(config, attempt, records, engine, together, progress)
             saver.save(progress.step, engine.pieces(), work.state(progress))  # a restart goes on from here, too
     if lock is not None:
         lock.close()

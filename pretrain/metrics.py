@@ -6,10 +6,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+from model.disk import disk_error
 from pretrain.json_lines import lines_backwards, parsed
+from pretrain.records import Records
+from pretrain.tensorboard_log import TensorboardLog
 from pretrain.wandb_log import WandbLog
 
 
@@ -20,59 +22,52 @@ class Metrics:
     reads as if the run had never stopped.
     """
 
-    def __init__(
-        self, folder: Path, first_step: int, tensorboard: bool, allowed: Callable[[], bool] = lambda: True, wandb: str = ""
-    ):
-        """allowed: asked before a line is written, whether this process may still write here. wandb: a project's name, or
-        "" for none."""
-        self._allowed = allowed
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        if path.exists():
-            keep_until(path, first_step)
-        self._file = open(path, "a", encoding="utf-8")
+    def __init__(self, folder: Path, first_step: int, tensorboard: bool, records: Records, wandb: str = ""):
+        """records: what writes the files, and keeps what cannot be written. wandb: a project's name, or "" for none."""
+        self._records, self._path = records, folder / "metrics.jsonl"
+        waited = records.release(self._path).splitlines(keepends=True)  # a run that goes back may have a full disk
+        if self._path.exists():
+            keep_until(self._path, first_step)
+        for line in waited:
+            if first_step and _until(line, first_step):
+                records.append(self._path, line)
         self._wandb = WandbLog(folder, wandb) if wandb else None
-        self._events = None
-        if tensorboard:
-            from model.light_imports import summary_writer
-
-            self._events = summary_writer()(str(folder / "tensorboard"), purge_step=first_step + 1)
+        self._events = TensorboardLog(folder / "tensorboard", first_step + 1, records) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """`step` counts finished steps; values are floats by name, as in "train/loss". What is not finite is left out."""
-        if not self._allowed():
-            return
         values = {name: value for name, value in values.items() if math.isfinite(value)}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        self._records.append(self._path, (json.dumps({"step": step, **values}) + "\n").encode())
         if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+            self._events.write(step, values)
         if self._wandb is not None:
             self._wandb.write(step, values)
 
     def close(self) -> None:
-        """Flush all of them."""
-        self._file.close()
+        """Wait for W&B; the files are written by their records."""
         if self._wandb is not None:
             self._wandb.close()
-        if self._events is not None:
-            self._events.close()
 
 
 def keep_until(path: Path, step: int) -> None:
     """Drop the lines of steps after `step`, and what a kill has cut. Lines are in the order of steps; the end is read.
 
     What is kept goes into a file of its own, which is not parsed again: a process of an earlier attempt that is cut off may
-    still have the old one open.
+    still have the old one open. Where there is no room for that, the old one is cut.
     """
     length = next((after for after, line in lines_backwards(path) if _until(line, step)), 0) if step else 0
     temporary = path.with_suffix(".partial")
-    with open(path, "rb") as old, open(temporary, "wb") as new:
-        copied = 0
-        while copied < length:
-            copied += os.sendfile(new.fileno(), old.fileno(), copied, length - copied)
-    os.replace(temporary, path)
+    try:
+        with open(path, "rb") as old, open(temporary, "wb") as new:
+            copied = 0
+            while copied < length:
+                copied += os.sendfile(new.fileno(), old.fileno(), copied, length - copied)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if disk_error(error) is None:
+            raise
+        os.truncate(path, length)
 
 
 def _until(line: bytes, step: int) -> bool:

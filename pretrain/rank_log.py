@@ -7,13 +7,14 @@ import time
 import traceback
 from pathlib import Path
 
+from pretrain.records import Records
+
 
 class RankLog:
     """`logs/attempt_NNNN/rank_NNNN.jsonl`: a line a step, so that slow ranks and slow disks can be told."""
 
-    def __init__(self, folder: Path, rank: int):
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / f"rank_{rank:04d}.jsonl", "a", encoding="utf-8")
+    def __init__(self, folder: Path, rank: int, records: Records):
+        self._path, self._records = folder / f"rank_{rank:04d}.jsonl", records
 
     def __enter__(self) -> RankLog:
         return self
@@ -21,7 +22,6 @@ class RankLog:
     def __exit__(self, _kind, error: BaseException | None, _trace) -> None:
         if error is not None:
             self.write(error="".join(traceback.format_exception(error)))
-        self._file.close()
 
     def step(self, step: int, seconds: float, rows: float, others: float, alone: float) -> None:
         """A step and the seconds that it took: of them waiting for rows, for the other ranks to have theirs, and computing
@@ -31,12 +31,9 @@ class RankLog:
         self.write(step=step, **{name: round(value, 4) for name, value in times.items()})
 
     def write(self, **values) -> None:
-        """A line with the time; a disk that is full costs the line, not the run."""
-        try:
-            self._file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
-            self._file.flush()
-        except OSError:
-            pass
+        """A line with the time."""
+        line = json.dumps({"time": round(time.time(), 3), **values}) + "\n"
+        self._records.append(self._path, line.encode())
 
 
 def folder_of(run: Path, attempt: int) -> Path:

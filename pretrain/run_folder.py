@@ -11,12 +11,15 @@ import time
 from pathlib import Path
 
 from model.config import ModelConfig
+from model.disk import told, writing
 from model.errors import RunFailed, UserError
-from pretrain import checkpoint
-from pretrain.attempt import Attempt, TakenOver, may_take_over
+from pretrain import checkpoint, machine
+from pretrain.attempt import Attempt, may_take_over
 from pretrain.config import TrainConfig, dump_config
 from pretrain.progress import Progress
+from pretrain.records import Records
 from pretrain.together import Together
+from tokenization.files import write_atomically
 
 
 def hold(run: Path):
@@ -35,11 +38,15 @@ def hold(run: Path):
     return lock
 
 
-def open_run(config: TrainConfig, command: list[str], run: Path, processes: int, attempt: int = 0) -> None:
-    """Write down the resolved configuration and the state of the code."""
+def open_run(config: TrainConfig, command: list[str], run: Path, machines: list[dict], attempt: int = 0) -> str:
+    """Write down the resolved configuration, the state of the code and what is computed on -> in what the machines differ
+    from those of the start before, in words.
+
+    machines: what `machine.describe` says on each rank.
+    """
     run.mkdir(parents=True, exist_ok=True)
     resolved = dump_config(config)
-    (run / "config.yaml").write_text(resolved, encoding="utf-8")
+    write_atomically(run / "config.yaml", resolved.encode())
     root = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
@@ -52,14 +59,30 @@ def open_run(config: TrainConfig, command: list[str], run: Path, processes: int,
     started = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": command,
-        "processes": processes,
+        "processes": len(machines),
         "attempt": attempt,
         "commit": git("rev-parse", "HEAD"),
         "changed_files": git("status", "--porcelain").splitlines(),
         "python": sys.version.split()[0],
+        "machines": machine.grouped(machines),
     }
-    with open(run / "starts.jsonl", "a", encoding="utf-8") as file:
+    changed = machine.what_changed(last_start(run), started)
+    with writing(run / "starts.jsonl"), open(run / "starts.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(started) + "\n")
+    return changed
+
+
+def last_start(run: Path) -> dict:
+    """The last whole line of starts.jsonl, or {}."""
+    try:
+        lines = (run / "starts.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            return found if isinstance(found, dict) else {}
+    return {}
 
 
 def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> Progress:
@@ -87,16 +110,15 @@ def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> 
     return progress
 
 
-def note_event(attempt: Attempt, event: str, **values) -> None:
+def note_event(records: Records, attempt: Attempt, event: str, **values) -> None:
     """A line in events.jsonl about something that a person may want to know of; rank 0 writes it, if it still may."""
-    with contextlib.suppress(TakenOver, OSError):
-        attempt.check()
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "attempt": attempt.number, "event": event}
-        with open(attempt.run / "events.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, **values}) + "\n")
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "attempt": attempt.number, "event": event}
+    records.append(attempt.run / "events.jsonl", (json.dumps({**line, **values}) + "\n").encode())
 
 
-def go_back(config: TrainConfig, attempt: Attempt, engine, together: Together, progress: Progress) -> Progress:
+def go_back(
+    config: TrainConfig, attempt: Attempt, records: Records, engine, together: Together, progress: Progress
+) -> Progress:
     """Load the newest good checkpoint from before the first of the bad steps; the rows since are left out.
 
     Raises RunFailed, on every process, when there is none or the run went back often enough; trouble.json then says what
@@ -127,14 +149,17 @@ def go_back(config: TrainConfig, attempt: Attempt, engine, together: Together, p
     )
     after = progress.gone_back(earlier)
     if together.rank == 0:
-        note_event(attempt, "went back", **after.went_back[-1], bad_steps=progress.bad)
+        note_event(records, attempt, "went back", **after.went_back[-1], bad_steps=progress.bad)
     return after
 
 
 def stop_with_report(run: Path, progress: Progress, error: RunFailed) -> None:
     """Write trouble.json, and raise the error."""
     report = {"error": str(error), **progress.state()}
-    (run / "trouble.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    try:
+        write_atomically(run / "trouble.json", (json.dumps(report, indent=1) + "\n").encode())
+    except OSError as refused:
+        raise RunFailed(f"{error} (it could not be written: {told(refused)})") from None
     raise error
 
 

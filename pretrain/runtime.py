@@ -45,6 +45,7 @@ def install() -> bool:
     if not _installed:
         _installed = True
         keep_freed_memory()
+        _keep_compilers_quiet()
         _replace_device_calls(torch)
         _replace_factories(torch)
         _replace_type_names(torch)
@@ -52,6 +53,14 @@ def install() -> bool:
         _import_megatron_without_compiling(torch)
         _replace_random_state(torch)
     return True
+
+
+def _keep_compilers_quiet() -> None:
+    """A CUDA build of torch on a login node warns of a compiler without a GPU ("No CUDA runtime is found, using
+    CUDA_HOME=...") when DeepSpeed or megatron-core look for extensions that might be compiled. Nothing is.
+    """
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    logger.addFilter(lambda record: "No CUDA runtime is found" not in record.getMessage())
 
 
 def _replace_device_calls(torch) -> None:
@@ -133,6 +142,23 @@ def _replace_random_state(torch) -> None:
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     # "CPU RNG state changed within GPU RNG context" is true of every use here: there is one generator for both.
     logging.getLogger(random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.getMessage())
+
+
+def use_deterministic_kernels() -> None:
+    """Only kernels that give the same bits each time; an operation that has none raises RuntimeError. Before the first use
+    of a GPU.
+
+    Attention's backward is the one that differs without this: its blocks add to the same gradients in the order in which
+    they finish. cuBLAS needs the workspace, NCCL a choice of algorithm that does not depend on what it measures.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("NCCL_ALGO", "Ring")
+    os.environ.setdefault("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "0")  # transformer-engine's attention
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    torch.backends.cudnn.benchmark = False
 
 
 def start_distributed(

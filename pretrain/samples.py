@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
+from collections.abc import Callable
 
 import torch
 
@@ -38,13 +39,17 @@ def draw_samples(
     guidance: float,
     temperature: float,
     seed: int,
+    on_codes: Callable[[torch.Tensor], None] | None = None,
 ) -> list:
-    """One PIL picture for each caption; the same seed and weights draw the same pictures."""
+    """One PIL picture for each caption, drawn where the model is; the same seed and weights draw the same pictures there.
+
+    on_codes: called after each code.
+    """
     vocabulary = ModelConfig.from_dict(model.config.to_dict()).vocabulary
     rows, columns = templates.grid
     pictures = []
     for number, caption in enumerate(captions):
-        ids = torch.tensor([text_to_image_ids(caption, encode, vocabulary, templates)])
+        ids = torch.tensor([text_to_image_ids(caption, encode, vocabulary, templates)], device=model.device)
         codes = model.generate_images(
             ids,
             unconditional_ids=torch.tensor([unconditional_ids(encode, vocabulary, templates)]),
@@ -52,14 +57,16 @@ def draw_samples(
             guidance_scale=guidance,
             temperature=temperature,
             generator=torch.Generator().manual_seed(seed + number),
+            on_codes=on_codes,
         )
-        pictures += vq.decode(codes.view(1, rows, columns).numpy())
+        pictures += vq.decode(codes.view(1, rows, columns).cpu().numpy())
     return pictures
 
 
-def write_sheet(path: Path, pictures: list, captions) -> None:
+def sheet(pictures: list, captions) -> bytes:
     """A labelled sheet of the samples, as PNG."""
     from tokenization.contact_sheet import contact_sheet
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(pictures, list(captions)).save(path)
+    content = io.BytesIO()
+    contact_sheet(pictures, list(captions)).save(content, "PNG")
+    return content.getvalue()

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
+from model.disk import disk_error, writing
 from model.errors import UserError
 from pretrain.pieces import Piece
 
@@ -58,24 +59,40 @@ class _SavePieces(DefaultSavePlanner):
         return self.pieces[index.fqn, index.offset].detach().contiguous()
 
 
+class _Writer(dcp.FileSystemWriter):
+    """Tells of a full disk by its own error, which reaches the other processes too: torch's names neither it nor the file."""
+
+    def write_data(self, plan: SavePlan, planner):
+        with writing(Path(self.path)):
+            return super().write_data(plan, planner)
+
+    def finish(self, metadata: Metadata, results) -> None:
+        with writing(Path(self.path)):
+            super().finish(metadata, results)
+
+
 def write_pieces(folder: Path, pieces: Sequence[Piece], group=None) -> None:
     """Write the pieces of all ranks of `group` (None: the default group, or this process alone) into `folder`.
 
-    All ranks call it together. Raises RuntimeError on every rank when one of them could not write, or when the pieces do
+    All ranks call it together. Raises OSError or RuntimeError on every rank when one of them could not write, or when the pieces do
     not cover each tensor exactly once.
     """
-    writer = dcp.FileSystemWriter(folder, per_thread_copy_ahead=0)
+    writer = _Writer(folder, per_thread_copy_ahead=0)
     try:
         dcp.save({}, storage_writer=writer, planner=_SavePieces(pieces), process_group=group)
     except dcp.api.CheckpointException as error:  # a BaseException: it would pass every "except Exception"
         first = next(iter(error.failures.values()))[0]
+        found = disk_error(first)
+        if found:
+            raise found from None
         raise RuntimeError(f"{folder}: {first.__class__.__name__}: {first}") from None
 
 
 def write_format(folder: Path) -> None:
     """The two small files by which megatron-core's dist_checkpointing knows the format; one rank writes them."""
-    (folder / "metadata.json").write_text(json.dumps(FORMAT), encoding="utf-8")
-    torch.save({}, folder / "common.pt")
+    with writing(folder), open(folder / "common.pt", "wb") as file:
+        (folder / "metadata.json").write_text(json.dumps(FORMAT), encoding="utf-8")
+        torch.save({}, file)
 
 
 def write_whole(folder: Path, tensors: Iterable[tuple[str, Callable[[], Tensor]]]) -> None:
@@ -86,7 +103,7 @@ def write_whole(folder: Path, tensors: Iterable[tuple[str, Callable[[], Tensor]]
     folder.mkdir(parents=True, exist_ok=True)
     described, places = {}, {}
     file_name = "__0_0.distcp"
-    with open(folder / file_name, "wb") as file:
+    with writing(folder), open(folder / file_name, "wb") as file:
         for name, make in tensors:
             tensor, at = make().detach().contiguous(), file.tell()
             torch.save(tensor if tensor.numel() == tensor.untyped_storage().nbytes() // tensor.element_size()
@@ -97,7 +114,8 @@ def write_whole(folder: Path, tensors: Iterable[tuple[str, Callable[[], Tensor]]
             places[MetadataIndex(name, origin, 0)] = _StorageInfo(file_name, at, file.tell() - at)
             del tensor
     metadata = Metadata(described, storage_data=places)
-    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    with writing(folder):
+        (folder / ".metadata").write_bytes(pickle.dumps(metadata))
     write_format(folder)
 
 

@@ -6,13 +6,16 @@ same place, and one process says what it was.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from model.disk import disk_error, told
 from model.errors import ToldByAnother, TryAgain, UserError
 
 Result = TypeVar("Result")
+HEARD_SECONDS = 5.0  # between two signs of life of a long work of one process
 
 
 class Together:
@@ -52,7 +55,8 @@ class Together:
         try:
             result = action()
         except Exception as error:  # an interrupt is not shared: it has its own way out
-            problem = f"{error.__class__.__name__}: {' '.join(str(error).split())}"
+            found = disk_error(error)
+            problem = told(found) if found else f"{error.__class__.__name__}: {' '.join(str(error).split())}"
         problems = [found for found in self.gathered(problem) if found]
         return (None, problems[0]) if problems else (result, None)
 
@@ -76,6 +80,38 @@ class Together:
     def first_does(self, action: Callable[[], Result]) -> Result:
         """Do it on rank 0 only, and hand its result, or its failure, to all."""
         return self.gathered(self.all_do(lambda: action() if self.rank == 0 else None))[0]
+
+    def wait_for_first(self, action: Callable[[Callable[[], None]], Result], alive: Callable[[], None]) -> Result | None:
+        """Do something long on rank 0 -> its result there, None elsewhere; its failure, as in `all_do`, everywhere.
+
+        action: is given a function to call often, through which the others hear of it: however long it takes, none of them
+        waits in a collective for longer than there is between two calls. alive: called on every rank meanwhile.
+        """
+        result, error, heard = None, None, time.monotonic()
+
+        def going_on() -> None:
+            nonlocal heard
+            if time.monotonic() - heard >= HEARD_SECONDS:
+                self.largest(0)
+                alive()
+                heard = time.monotonic()
+
+        if self.rank == 0:
+            try:
+                result = action(going_on)
+            except Exception as raised:
+                error = raised
+            self.largest(1)
+        else:
+            while not self.largest(0):
+                alive()
+
+        def end() -> None:
+            if error is not None:
+                raise error
+
+        self.all_do(end)
+        return result
 
 
 def all_processes(timeout: float = 1800.0) -> Together:

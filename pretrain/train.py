@@ -2,8 +2,8 @@
 """Train a model from code shards, in one process or in many that torchrun or srun started.
 
 Everything that a run is lies in its folder: resolved configuration, code version, metrics, samples, checkpoints. The
-same command continues an interrupted run from its newest checkpoint that verifies, with the same rows and, to the last
-bit, the same losses.
+same command continues an interrupted run from its newest checkpoint that verifies, with the same rows and, on the same
+processors with the same threads to the last bit, the same losses.
 """
 
 from __future__ import annotations

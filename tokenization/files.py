@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from model.disk import writing
 from model.errors import UserError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, on disk before it has its name."""
+    """Replace `path` by `data`, on disk before it has its name. OSError names the file, and nothing is left of it."""
     temporary = temporary_name(path)
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync(path.parent)
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by a text in UTF-8, as `write_atomically` does."""
+    write_atomically(path, text.encode())
+
+
+def save_picture(picture, path: Path) -> None:
+    """Replace `path` by a PNG of a PIL picture or a matplotlib figure, as `write_atomically` does."""
+    content = io.BytesIO()
+    save = getattr(picture, "savefig", None) or picture.save
+    save(content, format="PNG")
+    write_atomically(path, content.getvalue())
 
 
 def output_folder(path: Path) -> None:
@@ -54,11 +76,53 @@ def begin_folder(output: Path, summary: str) -> Path | None:
 
 def publish_folder(temporary: Path, path: Path) -> None:
     """Give a finished folder its name, everything in it on disk before that."""
-    for entry in temporary.iterdir():
-        sync(entry)
-    sync(temporary)
+    sync_folder(temporary)
     os.rename(temporary, path)
     sync(path.parent)
+
+
+def replace_folder(temporary: Path, path: Path) -> None:
+    """As `publish_folder`, but what has the name may be there: it goes aside first, and is removed last."""
+    sync_folder(temporary)
+    old = temporary_name(path)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.rename(path, old)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if old.exists():
+            os.rename(old, path)
+        raise
+    sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def files_for(path: Path) -> Iterator[Path]:
+    """A place in which to make files that then go into the folder `path`, one by one and whole; others there stay."""
+    temporary = temporary_name(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with writing(path):
+            temporary.mkdir()
+            yield temporary
+            sync_folder(temporary)
+            for file in sorted(temporary.iterdir()):
+                os.replace(file, path / file.name)
+            sync(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until everything in a folder is on disk."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            sync_folder(entry)
+        else:
+            sync(entry)
+    sync(folder)
 
 
 def sync(path: Path) -> None:

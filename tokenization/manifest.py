@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from model.disk import writing
 from tokenization.duplicates import repeats
 from tokenization.encode import TooManyRejects
 from tokenization.encoder_record import distinct
@@ -94,11 +95,14 @@ def write_rejects(output: Path, files: Iterable[Path], more: Iterable[str] = ())
     """rejects.jsonl: the lines of these files, and `more` lines without their newlines."""
     path = output / REJECTS
     temporary = temporary_name(path)
-    with open(temporary, "wb") as joined:
-        for file in files:
-            joined.write(file.read_bytes())
-        joined.writelines(f"{line}\n".encode() for line in more)
-    temporary.replace(path)
+    try:
+        with writing(path), open(temporary, "wb") as joined:
+            for file in files:
+                joined.write(file.read_bytes())
+            joined.writelines(f"{line}\n".encode() for line in more)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def repeated(output: Path, files: list[FileRecord], left_out: np.ndarray) -> Iterator[Reject]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from model.disk import writing
 from tokenization.files import publish_folder, sha256_of, temporary_name, write_atomically
 from tokenization.lengths import as_bytes, part_arrays
 from tokenization.readers.document import Reject
@@ -98,14 +99,15 @@ def write_part(
     folder = part_folder(output, file, part)
     temporary = temporary_name(folder)
     try:
-        record = _prepare_part(temporary, file, part, source, fingerprint, documents, rejects, hashes, encoder)
-        publish_folder(temporary, folder)
+        with writing(folder):
+            record = _prepare_part(temporary, file, part, source, fingerprint, documents, rejects, hashes, encoder)
+            publish_folder(temporary, folder)
     except OSError:
         # another worker made the same part meanwhile, from the same records; if all is merged by now, it also cleared
         # what was not published
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its room back
         if not folder.exists():
             raise
-        shutil.rmtree(temporary, ignore_errors=True)
         return read_part(output, file, part)
     return record
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from model.errors import UserError, run_command
+from tokenization.files import write_text
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 SMALLEST = 256 + len(SPECIAL_TOKENS)
@@ -132,7 +133,7 @@ def main() -> int:
     arguments = parse_arguments()
     tokenizer = train(chain.from_iterable(map(texts_of, arguments.captions)), arguments.vocab_size)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(arguments.output / "tokenizer.json"))
+    write_text(arguments.output / "tokenizer.json", tokenizer.to_str(pretty=True))
     print(f"{arguments.output}/tokenizer.json: {tokenizer.get_vocab_size()} ids")
     return 0
 

@@ -24,6 +24,7 @@ import math
 import time
 
 from model.errors import UserError, run_command
+from tokenization.files import files_for
 from tokenization.vq_pictures import PictureBuffer
 
 RESTART_BELOW = 0.1  # a code used fewer times than this in a step, on average, is dead
@@ -270,9 +271,10 @@ def save(model, arguments: argparse.Namespace, record: dict) -> None:
     import torch
 
     arguments.output.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).to(torch.float16).save_pretrained(arguments.output)
-    (arguments.output / "preprocess.json").write_text(json.dumps({"image_size": arguments.image_size}) + "\n")
-    (arguments.output / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    with files_for(arguments.output) as temporary:
+        copy.deepcopy(model).to(torch.float16).save_pretrained(temporary)
+        (temporary / "preprocess.json").write_text(json.dumps({"image_size": arguments.image_size}) + "\n")
+        (temporary / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def capacity_of(arguments: argparse.Namespace) -> int:

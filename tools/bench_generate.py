@@ -19,6 +19,7 @@ import statistics
 import time
 
 from model.errors import UserError, run_command
+from tokenization.files import write_text
 
 MODELS = {
     # hidden, feed-forward, layers, heads, key-value heads, head size, separated at each end, text ids, codes, grid
@@ -228,7 +229,7 @@ def main() -> int:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         figures = {"model": arguments.model, "parameters": parameters, "codes": num_codes, "ways": found}
         figures["rounds"] = rounds
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_text(arguments.json, json.dumps(figures, indent=1) + "\n")
     return 0
 
 

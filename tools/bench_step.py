@@ -24,6 +24,7 @@ import shlex
 import subprocess
 
 from model.errors import UserError, run_command
+from tokenization.files import write_text
 
 OPTIMIZER_LR = 1e-4
 
@@ -157,7 +158,7 @@ def profile(engines: dict, row, file: Path) -> None:
         seen.export_chrome_trace(str(file))
     else:
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        file.write_text(seen.key_averages().table(sort_by=order, row_limit=50), encoding="utf-8")
+        write_text(file, seen.key_averages().table(sort_by=order, row_limit=50))
     print(f"{file}: one step of each model")
 
 
@@ -187,7 +188,7 @@ def main() -> int:
         settings = {name: getattr(arguments, name) for name in ("model", "precision", "threads", "device")}
         found = {"command": shlex.join(["python", *sys.argv]), "commit": measured, **settings, **found}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_text(arguments.json, json.dumps(found, indent=2) + "\n")
     return 0
 
 

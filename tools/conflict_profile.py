@@ -6,6 +6,7 @@ Read again by other tools.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from model.config import MOE_HARD, SHARED, ModelConfig
 from model.errors import UserError
+from tokenization.files import save_picture, write_text
 from tools.figure_layout import fit_with_legend
 
 PARTS = {"q_proj": "attention", "k_proj": "attention", "v_proj": "attention", "o_proj": "attention",
@@ -63,13 +65,14 @@ def estimates(config: ModelConfig, grams: dict, seed: int = 0) -> list[Line]:
 def write(folder: Path, lines: list[Line], config: ModelConfig, settings: dict) -> None:
     """conflict.csv, conflict.json (with the settings), conflict.png and summary.md."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "conflict.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(asdict(line) for line in lines)
+    content = io.StringIO(newline="")
+    writer = csv.DictWriter(content, COLUMNS)
+    writer.writeheader()
+    writer.writerows(asdict(line) for line in lines)
+    write_text(folder / "conflict.csv", content.getvalue())
     values = {"settings": settings, "model": config.to_dict(), "lines": [asdict(line) for line in lines]}
-    (folder / "conflict.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    (folder / "summary.md").write_text(summary(lines, config, settings), encoding="utf-8")
+    write_text(folder / "conflict.json", json.dumps(values, indent=1) + "\n")
+    write_text(folder / "summary.md", summary(lines, config, settings))
     plot({"": lines}, folder / "conflict.png")
 
 
@@ -152,5 +155,5 @@ def plot(profiles: dict[str, list[Line]], path: Path, colours: dict[str, str] | 
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_ylabel("conflict, 95 % interval")
     fit_with_legend(figure, axes[0])
-    figure.savefig(path)
+    save_picture(figure, path)
     pyplot.close(figure)

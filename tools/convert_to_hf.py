@@ -17,9 +17,11 @@ import argparse
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from model.config import MODEL_TYPES
+from model.disk import writing
 from model.errors import UserError, run_command
 from model.prompts import TURN_END
 
@@ -68,26 +70,32 @@ def export_text(checkpoint: Path, output: Path) -> None:
     config = ModelConfig.from_dict(json.loads((checkpoint / "model.json").read_text(encoding="utf-8")))
     values = plain_configuration(config, "")  # before anything is written
     check_output(output)
-    temporary = fresh(output)
-    values["dtype"] = write_weights(checkpoint, temporary, config, text_only=True)
-    write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
-    (temporary / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    write_generation(temporary, config)
-    for mark in ("{% generation %}", "{% endgeneration %}"):  # other readers of templates than transformers know none
-        assert mark in CHAT_TEMPLATE
-    template = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-    (temporary / "chat_template.jinja").write_text(template, encoding="utf-8")
-    write_card(temporary, config, state, text_licence(config))
-    shutil.rmtree(output, ignore_errors=True)
-    temporary.rename(output)
+    with published(output) as temporary:
+        values["dtype"] = write_weights(checkpoint, temporary, config, text_only=True)
+        write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
+        (temporary / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_generation(temporary, config)
+        for mark in ("{% generation %}", "{% endgeneration %}"):  # other readers of templates than transformers know none
+            assert mark in CHAT_TEMPLATE
+        template = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+        (temporary / "chat_template.jinja").write_text(template, encoding="utf-8")
+        write_card(temporary, config, state, text_licence(config))
 
 
-def fresh(output: Path) -> Path:
-    """An empty folder beside `output`, which it becomes when it is whole."""
+@contextmanager
+def published(output: Path) -> Iterator[Path]:
+    """An empty folder beside `output`, which it becomes when it is whole; else nothing of it stays."""
+    from tokenization.files import replace_folder
+
     temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    return temporary
+    try:
+        with writing(temporary):
+            temporary.mkdir(parents=True)
+            yield temporary
+            replace_folder(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its room back
 
 
 def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[Path] = ()) -> None:
@@ -116,17 +124,15 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
             f"{vq.fingerprint[:12]}, they have {templates.vq_fingerprint[:12]}): give that one with --vq"
         )
     check_output(output)
-    temporary = fresh(output)
-    dtype = write_weights(checkpoint, temporary, config)
-    write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
-    write_configuration(temporary, config, dtype)
-    (temporary / "unix_prompts.json").write_text(prompts, encoding="utf-8")
-    write_processor(temporary, config, vq.image_size)
-    vq.save(temporary / "vq")
-    card = model_card(config, templates, vq, checkpoint, results)
-    (temporary / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(output, ignore_errors=True)
-    temporary.rename(output)
+    with published(output) as temporary:
+        dtype = write_weights(checkpoint, temporary, config)
+        write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
+        write_configuration(temporary, config, dtype)
+        (temporary / "unix_prompts.json").write_text(prompts, encoding="utf-8")
+        write_processor(temporary, config, vq.image_size)
+        vq.save(temporary / "vq")
+        card = model_card(config, templates, vq, checkpoint, results)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
 def write_weights(checkpoint: Path, folder: Path, config, text_only: bool = False) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenization.files import write_atomically
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
@@ -53,7 +55,7 @@ def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
     body = "\n".join([f"<h1>{html.escape(title)}</h1>", *parts])
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     page = f'<!doctype html><html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
-    path.write_bytes(page.encode("utf-8", "backslashreplace"))
+    write_atomically(path, page.encode("utf-8", "backslashreplace"))
 
 
 def embedded(picture: Any, label: str = "", css: str = "") -> str:

@@ -22,6 +22,7 @@ import subprocess
 import time
 
 from model.errors import UserError, run_command
+from tokenization.files import write_text
 
 PRESETS = {
     "demo": "pretrain/configs/demo.yaml",
@@ -131,7 +132,7 @@ def main() -> int:
         begin = time.time()
         code = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], env=_environment()).returncode
         seconds[name] = round(seconds.get(name, 0.0) + time.time() - begin, 1)
-        timings.write_text(json.dumps(seconds, indent=1) + "\n")
+        write_text(timings, json.dumps(seconds, indent=1) + "\n")
         if code in (130, -2):
             raise KeyboardInterrupt
         if code == 2:

@@ -7,8 +7,19 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tokenization.files import save_picture, write_text
 from tools import report_page
-from tools.edit_figures import CANDIDATES, CEILING, INSIDE, NO_SOURCE, OUTSIDE, RESULT, EditRow, distance_table, verdicts
+from tools.edit_figures import (
+    CANDIDATES,
+    CEILING,
+    INSIDE,
+    NO_SOURCE,
+    OUTSIDE,
+    RESULT,
+    EditRow,
+    distance_table,
+    verdicts,
+)
 from tools.text_table import table
 
 SHOWN = 12  # edits of each kind on the page
@@ -18,7 +29,7 @@ ON_SHEET = 4  # edits of each kind on the contact sheet
 def write(output: Path, figures: dict, metrics: list[dict], rows: Sequence[EditRow], candidates: Mapping) -> None:
     """Write report.html, figures.json, curves.png and edits.png to `output`."""
     output.mkdir(parents=True, exist_ok=True)
-    (output / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_text(output / "figures.json", json.dumps(figures, indent=1) + "\n")
     report_page.curves(metrics, output / "curves.png")
     sheet(rows, candidates, output / "edits.png")
     parts = [
@@ -48,7 +59,7 @@ def write(output: Path, figures: dict, metrics: list[dict], rows: Sequence[EditR
         parts += [f"<h2>{html.escape(kind.capitalize())}</h2>", report_page.grid(cells, 405)]
     parts.append('<p class="note">Pictures: OpenMoji, CC BY-SA 4.0, and changes of them.</p>')
     page = report_page.page("Editing report", parts)
-    (output / "report.html").write_text(page, encoding="utf-8")
+    write_text(output / "report.html", page)
 
 
 def intro(figures: dict) -> str:
@@ -105,4 +116,4 @@ def sheet(rows: Sequence[EditRow], candidates: Mapping, path: Path) -> None:
                 strip.paste(picture, (place * (width + 2), 0))
             strips.append(strip)
             labels.append(rows[number].instruction)
-    contact_sheet(strips, labels, ON_SHEET, 4 * 64 + 6).save(path)
+    save_picture(contact_sheet(strips, labels, ON_SHEET, 4 * 64 + 6), path)

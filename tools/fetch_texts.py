@@ -22,6 +22,7 @@ import subprocess
 import tempfile
 
 from model.errors import RunFailed, UserError, run_command
+from tokenization.files import write_text
 
 LANGUAGES = {"en": "en", "de": "de", "zh": "zh-cn"}
 HEADING = re.compile(r"^(?:Chapter |Kapitel |第)?\s*(\d+(?:\.\d+)+)\.\s")
@@ -122,7 +123,7 @@ def write(output: Path, texts: dict[str, str]) -> dict[str, dict[str, int]]:
                 for number in chosen
                 for index, text in enumerate(documents_of(by_number[number]))
             ]
-            (output / language / f"{side}.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            write_text(output / language / f"{side}.jsonl", "".join(line + "\n" for line in lines))
             sizes[language][side] = sum(len(by_number[number]) for number in chosen)
     return sizes
 

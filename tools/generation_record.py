@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from model.disk import writing
 from model.errors import UserError
 from tokenization.files import write_atomically
 
@@ -59,7 +60,7 @@ class Record:
 
     def add(self, lines: Sequence[dict]) -> None:
         """Append results, in one write, on disk when this returns."""
-        with self.path.open("ab") as file:
+        with writing(self.path), self.path.open("ab") as file:
             file.write(_lines(lines))
             file.flush()
             os.fsync(file.fileno())

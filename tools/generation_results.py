@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenization.files import save_picture
 from tools.generation import (
     Request,
     Sampling,
@@ -59,7 +59,7 @@ def make_batch(
         image_only = sources_only if task == "edit" else None
         pictures = draw_batch(export, prompts, seeds, sampling, image_only, on_codes)
         for line, picture, name in zip(made, pictures, names, strict=True):
-            save(picture, folder / f"{name}.png")
+            save_picture(picture, folder / f"{name}.png")
             line["file"] = f"{name}.png"
             (folder / f"{name}.partial.png").unlink(missing_ok=True)
     elif task == "interleaved":
@@ -70,7 +70,7 @@ def make_batch(
                     line["parts"].append({"text": part})
                 else:
                     name = f"{name_of(line)}-{number:02d}.png"
-                    save(part, folder / name)
+                    save_picture(part, folder / name)
                     line["parts"].append({"file": name})
             print(f"{line['prompt_index']:04d}: " + " ".join(p.get("text") or f"[{p['file']}]" for p in line["parts"]))
     else:
@@ -93,16 +93,9 @@ def previews(export: Export, folder: Path, names: Sequence[str], rows: int):
     def write(codes) -> None:
         if codes.shape[1] % every == 0 and codes.shape[1] < last:
             for name, picture in zip(names, partial_pictures(export, codes), strict=True):
-                save(picture, folder / f"{name}.partial.png")
+                save_picture(picture, folder / f"{name}.partial.png")
 
     return write
-
-
-def save(picture, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format="PNG")
-    os.replace(temporary, path)
 
 
 def write_sheets(record: Record, jobs: Sequence[dict], samples: int) -> None:
@@ -122,4 +115,4 @@ def write_sheets(record: Record, jobs: Sequence[dict], samples: int) -> None:
             pictures = [picture.resize((SHEET_CELL, SHEET_CELL), Image.Resampling.LANCZOS) for picture in pictures]
         labels = [f"{line['prompt_index']}-{line['sample_index']} {line['prompt']}" for line in lines]
         name = "contact_sheet.png" if sheet == 1 else f"contact_sheet-{sheet}.png"
-        contact_sheet(pictures, labels, columns, SHEET_CELL).save(record.folder / name)
+        save_picture(contact_sheet(pictures, labels, columns, SHEET_CELL), record.folder / name)

@@ -20,6 +20,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError, run_command
+from tokenization.files import save_picture
 
 if TYPE_CHECKING:
     from tokenization.readers import Corpus, Document, Reject
@@ -81,7 +82,7 @@ def main() -> int:
         arguments.output.mkdir(parents=True, exist_ok=True)
         if sheet:
             pictures, labels = zip(*sheet[:SHEET_PICTURES])
-            contact_sheet(pictures, labels).save(arguments.output / "contact_sheet.png")
+            save_picture(contact_sheet(pictures, labels), arguments.output / "contact_sheet.png")
             parts.append("<h2>Pictures as the image tokenizer will see them</h2>")
             parts.append(embedded(contact_sheet(pictures, labels), "contact sheet", "wide"))
         write_page(arguments.output / "index.html", "What the input holds", parts)

@@ -8,6 +8,8 @@ import io
 import json
 from pathlib import Path
 
+from tokenization.files import save_picture, write_text
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; }
@@ -26,7 +28,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 def write(output: Path, figures: dict, metrics: list[dict], pictures: dict, run: Path) -> None:
     """Write report.html, figures.json, curves.png and seen.png to `output`."""
     output.mkdir(parents=True, exist_ok=True)
-    (output / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_text(output / "figures.json", json.dumps(figures, indent=1) + "\n")
     curves(metrics, output / "curves.png")
     pairs_sheet(pictures["seen"], output / "seen.png")
     parts = [
@@ -58,7 +60,7 @@ def write(output: Path, figures: dict, metrics: list[dict], pictures: dict, run:
         parts += [f"<h2>Last samples drawn in training ({sheet.stem})</h2>",
                   f'<img class="wide" alt="samples" src="{embed_file(sheet)}">']  # fmt: skip
     parts.append('<p class="note">Pictures: OpenMoji, CC BY-SA 4.0. Names: Unicode CLDR.</p>')
-    (output / "report.html").write_text(page("Demo report", parts), encoding="utf-8")
+    write_text(output / "report.html", page("Demo report", parts))
 
 
 def page(title: str, parts: list[str]) -> str:
@@ -126,7 +128,7 @@ def curves(metrics: list[dict], path: Path) -> None:
         if axis.has_data():
             axis.legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(path)
+    save_picture(figure, path)
     pyplot.close(figure)
 
 
@@ -142,7 +144,7 @@ def pairs_sheet(entries: list, path: Path) -> None:
         pair.paste(real, (0, 0))
         pair.paste(drawn, (real.width + 2, 0))
         pairs.append(pair)
-    contact_sheet(pairs, [name for name, *_ in entries], 6, 195).save(path)
+    save_picture(contact_sheet(pairs, [name for name, *_ in entries], 6, 195), path)
 
 
 def _intro(figures: dict) -> str:

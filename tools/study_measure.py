@@ -19,6 +19,7 @@ import math
 from types import SimpleNamespace
 
 from model.errors import UserError, run_command
+from tokenization.files import write_text
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -121,7 +122,7 @@ def main() -> int:
         "conflict": conflict_of(opened, arguments, languages),
     }  # fmt: skip
     arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "measures.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_text(arguments.output / "measures.json", json.dumps(found, indent=1) + "\n")
     print(json.dumps(found))
     return 0
 

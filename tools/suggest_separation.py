@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.errors import UserError, run_command
+from tokenization.files import write_text
 
 DRAWS = 2000  # profiles
 NORMAL_95 = 1.959964
@@ -131,7 +132,7 @@ def main() -> int:
     found = propose(conflicts_of(arguments.profile, arguments.matrix), arguments.budget)
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_text(arguments.output, json.dumps(found, indent=1) + "\n")
     print(words(found))
     return 0
 

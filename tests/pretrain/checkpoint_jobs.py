@@ -116,6 +116,27 @@ def train_run_with_small_files(config: Path, overrides: list[str], rank: int, sa
         saver.write_pieces = original
 
 
+def train_run_on_a_full_disk(config: Path, overrides: list[str], full: int, room: int) -> tuple[int, str, list[int]]:
+    """The same, but after step `full` and before step `room` no file of this process can have a byte."""
+    from pretrain.engines.megatron import MegatronEngine
+
+    original, steps, before = MegatronEngine.train_step, 0, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def train_step(engine, *arguments):
+        nonlocal steps
+        steps += 1
+        limit = 0 if full < steps < room else before[0]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        return original(engine, *arguments)
+
+    MegatronEngine.train_step = train_step
+    try:
+        return train_run(config, overrides)
+    finally:
+        MegatronEngine.train_step = original
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def train_run_and_die_in_a_save(config: Path, overrides: list[str], rank: int, save: int):
     """The same, but this rank is killed when its files of a save are half written."""
     from pretrain import saver
@@ -204,3 +225,25 @@ def write_large(folder: Path, tensors: int) -> None:
     rows = 2048 // ranks
     part = torch.full((rows, 2048), float(rank))
     write_pieces(folder, [Piece(f"t{n}", (2048, 2048), (rank * rows, 0), part) for n in range(tensors)])
+
+
+def wait_for_long_work(signs: int, fails: bool) -> tuple[object, int]:
+    """Rank 0 works and gives so many signs -> (what is returned or the error's name, times that this rank was told)."""
+    from pretrain import together
+
+    told, before = [], together.HEARD_SECONDS
+    together.HEARD_SECONDS = 0.0
+
+    def work(going_on):
+        for _ in range(signs):
+            going_on()
+        if fails:
+            raise OSError("the work failed")
+        return "done"
+
+    try:
+        return together.all_processes().wait_for_first(work, lambda: told.append(1)), len(told)
+    except (Exception, SystemExit) as error:
+        return type(error).__name__, len(told)
+    finally:
+        together.HEARD_SECONDS = before

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pretrain import checkpoint, loader, saver
+from pretrain import checkpoint, loader, lost_workers, saver
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.metrics import Metrics
 from tests.tokenization.store import short_pauses
@@ -47,12 +48,33 @@ def after_an_update(count: int) -> None:
     _at_call(MegatronEngine, "train_step", count, step)
 
 
+def kill_workers_after_updates(*counts: int) -> None:
+    """All loader workers are killed, as the kernel does when memory runs out, after each of these updates."""
+    original, calls = MegatronEngine.train_step, 0
+
+    def step(*arguments):
+        nonlocal calls
+        calls += 1
+        figures = original(*arguments)
+        for worker in multiprocessing.active_children() if calls in counts else ():
+            os.kill(worker.pid, signal.SIGKILL)
+        return figures
+
+    MegatronEngine.train_step = step
+
+
+def kill_workers_for_good_after_update(count: int) -> None:
+    """The same, in a run that begins none again."""
+    lost_workers.RESTARTS = 0
+    kill_workers_after_updates(count)
+
+
 def in_a_line_of_metrics(count: int) -> None:
     """Half of a line is in the file."""
 
     def write(_original, metrics, step, _values):
-        metrics._file.write(f'{{"step": {step}, "train/lo')
-        metrics._file.flush()
+        with open(metrics._path, "a") as file:
+            file.write(f'{{"step": {step}, "train/lo')
         die()
 
     _at_call(Metrics, "write", count, write)

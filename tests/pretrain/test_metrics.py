@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 
 import pytest
 
@@ -11,6 +12,7 @@ from pretrain import metrics
 from pretrain.engines import StepFigures
 from pretrain.metrics import Metrics, Pace, progress_line
 from pretrain.progress import Progress
+from pretrain.records import Records
 
 
 def lines(folder) -> list[dict]:
@@ -18,14 +20,15 @@ def lines(folder) -> list[dict]:
 
 
 def write(folder, first_step: int, steps, value: float, tensorboard: bool = False) -> None:
-    log = Metrics(folder, first_step, tensorboard)
-    for step in steps:
-        log.write(step, {"train/loss": value + step})
-    log.close()
+    with Records(pytest.fail) as records:
+        log = Metrics(folder, first_step, tensorboard, records)
+        for step in steps:
+            log.write(step, {"train/loss": value + step})
+        log.close()
 
 
 def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
-    log = Metrics(tmp_path / "run", 0, tensorboard=False)
+    log = Metrics(tmp_path / "run", 0, False, Records(pytest.fail))
     for step in (1, 2):
         log.write(step, {"train/loss": step / 3})
         assert lines(tmp_path / "run")[-1] == {"step": step, "train/loss": step / 3}  # to the last bit
@@ -104,3 +107,22 @@ def test_a_line_holds_the_mean_of_all_steps_since_the_last_one():
 def test_a_line_is_due_by_time_too():
     pace = Pace(steps_left=10)
     assert pace.is_due(0.0) and not pace.is_due(3600.0)
+
+
+def test_a_run_that_goes_back_on_a_full_disk_has_each_step_once(tmp_path):
+    """Steps 3 and 4 wait in memory when the run goes back to step 3: one of them is kept, the other is made again."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Records(print) as records:
+        log = Metrics(tmp_path, 0, False, records)
+        for step in (1, 2):
+            log.write(step, {"train/loss": float(step)})
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+            for step in (3, 4):
+                log.write(step, {"train/loss": float(step)})
+            log = Metrics(tmp_path, 3, False, records)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        for step in (4, 5):
+            log.write(step, {"train/loss": 100.0 + step})
+    assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [(1, 1), (2, 2), (3, 3), (4, 104), (5, 105)]

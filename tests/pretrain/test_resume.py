@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from functools import cache
@@ -123,6 +124,36 @@ def test_a_signal_that_ends_the_workers_first_saves_what_there_is(commands, tiny
     assert checkpoint_names(run.folder) == ["step_00000001"]
     run.arguments.append("data.workers=0")
     assert "at step 1, row 12" in run.finish().out
+    assert read_metrics(run.folder) == read_metrics(reference.folder)
+
+
+def test_workers_that_are_killed_are_begun_again_at_the_next_row(commands, tiny_data, tmp_path):
+    """More rows than the workers have under way lie between the deaths; nothing that the run computes is changed."""
+    overrides = ("data.rows_per_step=12", "run.steps=5", "checkpoint.every=9")
+    reference = Run(commands, tiny_data, tmp_path / "reference", *overrides)
+    reference.finish()
+    run = Run(commands, tiny_data, tmp_path / "run", *overrides, "data.workers=2")
+    done = run.start("kill_workers_after_updates", 1, 3).wait()
+    assert (done.code, done.err) == (0, "")
+    told = [line for line in done.out.splitlines() if "workers begin again" in line]
+    assert len(told) == 2 and all(re.search(r"worker \d+ \(it held [\d,]+ MiB .* was killed at row \d+", line) for line in told)
+    assert "(1 of 5 times)" in told[0] and "(2 of 5 times)" in told[1]
+    assert read_metrics(run.folder) == read_metrics(reference.folder)
+
+
+def test_workers_that_are_killed_too_often_end_the_run_saved_and_to_be_started_again(commands, tiny_data, tmp_path):
+    overrides = ("data.rows_per_step=12", "run.steps=5", "checkpoint.every=9")
+    reference = Run(commands, tiny_data, tmp_path / "reference", *overrides)
+    reference.finish()
+    run = Run(commands, tiny_data, tmp_path / "run", *overrides, "data.workers=1")
+    done = run.start("kill_workers_for_good_after_update", 1).wait()
+    assert done.code == 75, (done.out, done.err)
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: loader worker ") and "lower data.workers" in line and "begun again 0 times" in line
+    (saved,) = checkpoint_names(run.folder)  # rows that were under way are trained on first: at most 16
+    assert saved in ("step_00000001", "step_00000002")
+    run.arguments.append("data.workers=0")
+    assert f"at step {int(saved[-8:])}, row {12 * int(saved[-8:])}" in run.finish().out
     assert read_metrics(run.folder) == read_metrics(reference.folder)
 
 

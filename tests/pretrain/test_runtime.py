@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import subprocess
 import sys
 
 import pytest
@@ -14,7 +16,9 @@ from megatron.core.tensor_parallel import random
 
 from pretrain import runtime
 from pretrain.parallel import ParallelLayout
+from tests.commands import ROOT
 from tests.pretrain import parallel_jobs
+from tests.pretrain.test_engine import engine_of, rows_of, training_config
 
 CPU = torch.device("cpu")
 
@@ -85,6 +89,23 @@ def test_kernels_of_experts_are_replaced_where_there_is_no_triton():
     replaced = getattr(sys.modules.get(name), "paged_stash_copy_kernel", "real or absent") is None
     assert replaced == (importlib.util.find_spec("triton") is None)
     assert "triton" not in sys.modules or not replaced
+
+
+LOGIN_NODE = """
+import torch
+torch.version.cuda, torch.cuda._is_compiled = "13.0", lambda: True  # as in a CUDA build, beside nvcc and without a GPU
+torch.cuda.is_available = lambda: False
+from pretrain import runtime
+runtime.install()
+import torch.utils.cpp_extension as extensions
+assert extensions.CUDA_HOME == "/opt/cuda"
+"""
+
+
+def test_a_cuda_build_on_a_node_without_a_gpu_says_nothing():
+    environment = {**os.environ, "CUDA_HOME": "/opt/cuda"}
+    done = subprocess.run([sys.executable, "-c", LOGIN_NODE], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def drawn(tracker, name: str, times: int = 2) -> list[torch.Tensor]:
@@ -184,3 +205,23 @@ def test_the_seed_decides_the_streams():
         with tensor_parallel.get_cuda_rng_tracker().fork():
             streams.append(torch.rand(4))
     assert torch.equal(streams[0], streams[1]) and not torch.equal(streams[0], streams[2])
+
+
+def test_deterministic_kernels_change_nothing_on_a_cpu(monkeypatch):
+    """What the documentation says of run.deterministic; variables of the environment are put back."""
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "NCCL_ALGO", "NVTE_ALLOW_NONDETERMINISTIC_ALGO"):
+        monkeypatch.setenv(name, "")
+    config = training_config()
+    rows = rows_of(config)
+    found = []
+    try:
+        for deterministic in (False, True):
+            if deterministic:
+                runtime.use_deterministic_kernels()
+            engine = engine_of(config)
+            figures = [engine.train_step(rows, 0.01) for _ in range(3)]
+            found.append((figures, dict(engine.weights())))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(weight, found[1][1][name]) for name, weight in found[0][1].items())

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from pretrain import checkpoint
+from pretrain import checkpoint, machine
 from pretrain.config import load_config
 from pretrain.run_folder import hold, open_run
 from tests.commands import ROOT, CommandServer, Finished, assert_refused
@@ -56,11 +57,14 @@ def test_a_run_folder_says_what_was_run(finished):
     (started,) = [json.loads(line) for line in (finished / "starts.jsonl").read_text().splitlines()]
     assert started["command"][0].endswith("pretrain/train.py") and "--config" in started["command"]
     assert started["python"] == sys.version.split()[0] and started.keys() >= {"time", "commit", "changed_files"}
+    (found,) = started["machines"]
+    assert found["ranks"] == [0] and found["threads"] == 1 and found["libraries"]["torch"] == torch.__version__
+    assert found["processor"] and found["capability"] == torch.backends.cpu.get_cpu_capability()
 
 
 def test_a_machine_without_git_trains_too(finished, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    open_run(load_config(finished / "config.yaml"), ["train.py"], tmp_path / "run", processes=1)
+    open_run(load_config(finished / "config.yaml"), ["train.py"], tmp_path / "run", [machine.describe()])
     started = json.loads((tmp_path / "run/starts.jsonl").read_text())
     assert started["commit"] == "" and started["changed_files"] == []
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.metrics import Metrics
+from pretrain.records import Records
 from pretrain.wandb_log import run_id
 
 
@@ -32,7 +33,7 @@ def history(folder: Path) -> list[dict]:
 def test_every_line_reaches_weights_and_biases(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     (tmp_path / "config.yaml").write_text("run: {steps: 3}\n")
-    log = Metrics(tmp_path, 0, tensorboard=False, wandb="uni-x")
+    log = Metrics(tmp_path, 0, False, Records(print), wandb="uni-x")
     for step in (1, 2, 3):
         log.write(step, {"train/loss": step / 3, "train/bad": float("nan")})
     log.close()
@@ -49,4 +50,4 @@ def test_without_a_login_the_remedy_is_named(tmp_path, monkeypatch):
     for name in ("HOME", "NETRC", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "nobody"))
     with pytest.raises(UserError, match="log.wandb uni-x: .* WANDB_MODE=offline"):
-        Metrics(tmp_path, 0, tensorboard=False, wandb="uni-x")
+        Metrics(tmp_path, 0, False, Records(print), wandb="uni-x")

@@ -26,7 +26,9 @@ from pretrain import checkpoint, runtime
 from pretrain.sharded_files import read_whole, stored_tensors
 from tests.commands import CommandServer, Finished, assert_refused
 from tests.model.tiny_training import document_logits, row_of
-from tests.pretrain.tiny_run import TinyData, write_config
+from tests.pretrain.tiny_run import write_config
+from tests.small_disk import small_disk
+from tests.tools.test_full_disk import assert_no_room
 from tokenization.vq import load_vq
 from tools.export_folder import open_export
 from tools.model_card import licences
@@ -337,3 +339,16 @@ def test_only_an_export_is_replaced(commands, exports, tmp_path):
     assert file.read_text() == "kept" and checkpoint.verify(checkpoint.folder_of(run, 3)) is None
     (tmp_path / "empty").mkdir()
     assert convert(commands, exported.run, tmp_path / "empty").code == 0
+
+
+def test_an_export_without_room_is_one_line_and_the_old_one_stays(commands, exports, tmp_path):
+    """The old export is there before and after, whole; nothing of the new one is."""
+    exported = exports["fp32-tied-qwen2.5"]
+    with small_disk(tmp_path / "disk", 1 << 20) as (disk, hook):
+        shutil.copytree(exported.folder, disk / "model")
+        (disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(disk).free - (100 << 10) if not hook else 1))
+        done = commands.run("tools/convert_to_hf.py", "--checkpoint", exported.run, "--output", disk / "model", hook=hook)
+        assert_no_room(done, disk)
+        assert sorted(path.name for path in disk.iterdir()) == ["ballast", "model"]
+        for path in exported.folder.rglob("*"):
+            assert path.is_dir() or path.read_bytes() == (disk / "model" / path.relative_to(exported.folder)).read_bytes()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy
 
+from tokenization.files import save_picture, write_text
 from tools.entropy.counting import Order, Sequences, count, passes_needed
 from tools.entropy.estimators import chao_shen, coverage
 from tools.figure_layout import fit_with_legend
@@ -83,12 +85,13 @@ def judged(found: list[Entropy]) -> list[Entropy]:
 def write(folder: Path, found: list[Entropy]) -> None:
     """entropy.csv (all sizes), entropy.png and summary.md."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "entropy.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Entropy)])
-        writer.writeheader()
-        writer.writerows(asdict(one) for one in found)
+    lines = io.StringIO(newline="")
+    writer = csv.DictWriter(lines, [field.name for field in fields(Entropy)])
+    writer.writeheader()
+    writer.writerows(asdict(one) for one in found)
+    write_text(folder / "entropy.csv", lines.getvalue())
     plot(found, folder / "entropy.png")
-    (folder / "summary.md").write_text(summary(found), encoding="utf-8")  # last: what has it is whole
+    write_text(folder / "summary.md", summary(found))  # last: what has it is whole
 
 
 def whole(found: list[Entropy]) -> Iterator[tuple[str, list[Entropy]]]:
@@ -166,5 +169,5 @@ def plot(found: list[Entropy], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("bits a token (dotted: plug-in)")
     fit_with_legend(figure, axes[0][-1])
-    figure.savefig(path)
+    save_picture(figure, path)
     pyplot.close(figure)

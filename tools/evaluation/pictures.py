@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import UserError
-from tokenization.files import sha256_of
+from tokenization.files import save_picture, sha256_of, write_text
 from tools.evaluation.benchmarks import (
     BENCHMARKS,
     Benchmark,
@@ -141,7 +141,7 @@ def lay_out(benchmark: Benchmark, items: Sequence[Item], record: Record, folder:
             continue  # a source picture was damaged: its line says so
         if benchmark.name == "geneval":
             (folder / item.key / "samples").mkdir(parents=True, exist_ok=True)
-            (folder / item.key / "metadata.jsonl").write_text(item.line + "\n", encoding="utf-8")
+            write_text(folder / item.key / "metadata.jsonl", item.line + "\n")
         if benchmark.name == "dpg":
             save_grid(pictures, folder / file_name(benchmark, item))
         else:
@@ -153,14 +153,12 @@ def save_grid(pictures: Sequence[Path], path: Path) -> None:
     """Four pictures of one size as one, two by two, row by row."""
     from PIL import Image
 
-    from tools.generation_results import save
-
     opened = [Image.open(picture).convert("RGB") for picture in pictures]
     width, height = opened[0].size
     grid = Image.new("RGB", (2 * width, 2 * height))
     for number, picture in enumerate(opened):
         grid.paste(picture, (number % 2 * width, number // 2 * height))
-    save(grid, path)
+    save_picture(grid, path)
 
 
 def link(source: Path, target: Path) -> None:

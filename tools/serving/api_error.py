@@ -15,6 +15,7 @@ TYPES = {
     500: "server_error",
     503: "server_error",
     504: "timeout_error",
+    507: "server_error",
 }
 
 

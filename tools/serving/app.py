@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -14,6 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from model.disk import REMEDIES, disk_error, told
 from tools.serving.api_error import ApiError, json_response
 from tools.serving.chat import chat_endpoint
 from tools.serving.completions import completions_endpoint
@@ -93,6 +96,7 @@ def build_app(service: Service, worker: Worker, callers: Callers, metrics: Metri
             HTTPException: on_http_error,
             ClientGone: on_client_gone,
             ClientDisconnect: on_client_gone,
+            OSError: on_disk_error,
             Exception: on_fault,
         },
     )
@@ -143,6 +147,16 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     response = ApiError(error.status_code, str(message)).response()
     response.headers.update(error.headers or {})
     return response
+
+
+async def on_disk_error(request: Request, error: Exception) -> Response:
+    """Uploads of more than a megabyte lie in a temporary file while they are read."""
+    found = disk_error(error)
+    if found is None:
+        raise error
+    line = told(found, tempfile.gettempdir())
+    print(f"warning: an upload was refused: {line}: {REMEDIES[found.errno]}", file=sys.stderr, flush=True)
+    return ApiError(507, "the server has no room for this upload: try again later", code="insufficient_storage").response()
 
 
 async def on_client_gone(request: Request, error: Exception) -> Response:

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from model.errors import UserError
-from tokenization.files import write_atomically
+from tokenization.files import write_atomically, write_text
 from tools.study.plan import Cell, Preset, settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +89,7 @@ def do_cell(
     else:
         place.mkdir(parents=True, exist_ok=True)
         values = settings(preset, cell, {**paths, "run": str(place / "run")})
-        config.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        write_text(config, yaml.safe_dump(values, sort_keys=False))
         commands.append(["pretrain/train.py", "--config", str(config)])
     (place / FAILED).unlink(missing_ok=True)
     if measured:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tokenization.files import write_text
 from tools.study.compare import Arms, differences, values_of
 from tools.study.plan import ARMS, WORDS, Preset
 
@@ -37,7 +39,7 @@ def write_details(output: Path, folder: Path, preset: Preset, results: list[dict
         "",
         *cells_table(results),
     ]
-    (output / "details.md").write_text("\n".join(words), encoding="utf-8")
+    write_text(output / "details.md", "\n".join(words))
 
 
 def tuning_table(preset: Preset, results: list[dict]) -> list[str]:
@@ -99,10 +101,11 @@ def trusted_entropies(folder: Path) -> list[str]:
 
 def write_csv(path: Path, heads: Sequence[str], lines: Iterable[Sequence]) -> None:
     """Heads and lines."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(heads)
-        writer.writerows(lines)
+    content = io.StringIO(newline="")
+    writer = csv.writer(content)
+    writer.writerow(heads)
+    writer.writerows(lines)
+    write_text(path, content.getvalue())
 
 
 def role_of(result: dict) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
+from tokenization.files import save_picture
 from tools.conflict_profile import plot, read
 from tools.figure_layout import fit_with_legend
 from tools.study.plan import WORDS, Preset
@@ -38,7 +39,7 @@ def curves(results: list[dict], path: Path) -> None:
             axis.set(title=f"held-out {modality} loss", xlabel="step", ylabel="nats a token")
             axis.grid(alpha=0.3)
     fit_with_legend(figure, axes[0])
-    figure.savefig(path)
+    save_picture(figure, path)
     pyplot.close(figure)
 
 

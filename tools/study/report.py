@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
+from tokenization.files import write_text
 from tools.study.cells import DONE, FAILED, PROPOSAL, SPEED, best_rates, read_json
 from tools.study.claims import answers, whole_entropies
 from tools.study.compare import Arms, differences, finished, results_table
@@ -104,7 +105,7 @@ def write(output: Path, folder: Path, preset: Preset, results: list[dict], probl
         "",
         *limits(preset, results),
     ]
-    (output / "report.md").write_text("\n".join(words), encoding="utf-8")
+    write_text(output / "report.md", "\n".join(words))
 
 
 def what_it_is(preset: Preset, results: list[dict]) -> list[str]:

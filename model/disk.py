@@ -1,0 +1,54 @@
+"""What a disk refuses: found in whatever an error of a library is made of, and told with the path and the remedy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REMEDIES = {
+    **dict.fromkeys(ROOM, "make room there, or have the quota raised"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may write to, or change its permissions"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "see that the disk or the file server is well"),
+}
+RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell an error of the system
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """The error of the disk that is this one's cause, with number and words; None when there is none of REMEDIES.
+
+    torch and safetensors tell of a full disk in errors of their own, torch's ("unexpected pos") without naming it. What an
+    error was raised from counts whatever it is; what was merely being handled counts where it is a lack of room.
+    """
+    numbers = tuple(REMEDIES)
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in numbers:
+            return error
+        found = RUST.search(str(error))
+        if found and int(found[1]) in numbers:
+            return OSError(int(found[1]), os.strerror(int(found[1])))
+        numbers = numbers if error.__cause__ else ROOM
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the disk in here name a file: their own, or this one."""
+    try:
+        yield
+    except Exception as error:
+        found = disk_error(error)
+        if found is None or (found is error and found.filename is not None):
+            raise
+        raise OSError(found.errno, found.strerror or os.strerror(found.errno), str(found.filename or path)) from error
+
+
+def told(error: OSError, path: str | Path = "") -> str:
+    """`FILE: what is wrong`; `path` where the error names no file."""
+    name = error.filename or path
+    return f"{name}: {error.strerror or error}" if name else str(error.strerror or error)

@@ -1,0 +1,90 @@
+"""Rows of loader workers that may be killed, as the kernel does first of all when memory runs out: begun again at the row
+that is next, with the same rows as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from model.errors import TryAgain
+
+RESTARTS = 5  # of a process's workers; what kills them more often than that will not go away
+LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")  # torch has no class for this error
+MIB = 1 << 20
+
+
+class WorkersLost(TryAgain):
+    """Workers were killed again and again. What was trained is whole, and is saved before this ends the run."""
+
+
+class Sent(NamedTuple):
+    """What a worker hands over: a row or an error, and who it is and what memory it holds."""
+
+    item: Any
+    process: int
+    memory: int  # bytes that are resident
+
+
+def sent(item: Any) -> Sent:
+    """An item of this worker."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return Sent(item, os.getpid(), int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+
+
+def never_lost(
+    begin: Callable[[int], Iterator[Sent]], first: int, step: int, tell: Callable[[str], None], stopped: Callable[[], bool]
+) -> Iterator[Any]:
+    """The items of rows `first`, `first` + `step`, ...; `begin` starts workers at a row.
+
+    When workers are killed it begins them again, RESTARTS times at most, each told. Raises WorkersLost after that, and
+    torch's own error where the run is `stopped` anyway: a signal may have gone to all its processes.
+    """
+    return _items(begin, begin(first), first, step, tell, stopped)  # the first workers start here, not with the first item
+
+
+def _items(begin, items: Iterator[Sent] | None, row: int, step: int, tell, stopped) -> Iterator[Any]:
+    restarts, held = 0, {}
+    while True:
+        try:
+            items = begin(row) if items is None else items
+            found = next(items)
+        except (RuntimeError, OSError, EOFError) as error:
+            named = LOST.search(str(error))
+            # A worker that has sent a row also holds the memory that it lies in: if it dies before that is asked for, the
+            # connection breaks, and torch may not know yet why. What a worker's own code raises, torch marks so.
+            broken = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and not str(error).startswith("Caught")
+            if not (named or broken) or stopped():
+                raise
+            numbers = [int(number) for number in named[1].split(",")] if named else []
+        else:
+            held[found.process] = found.memory
+            row += step
+            yield found.item
+            continue
+        items, restarts = None, restarts + 1  # the other workers end with the iterator
+        numbers = numbers or [number for number in held if not os.path.exists(f"/proc/{number}")]
+        who = ", ".join(f"{number} ({_memory(held.get(number))})" for number in numbers)
+        for number in numbers:
+            held.pop(number, None)
+        told = (f"loader worker {who or 'of an unknown number'} was killed at row {row}; this machine has {_available()} of "
+                "memory left")  # fmt: skip
+        if restarts > RESTARTS:
+            raise WorkersLost(f"{told}, and workers were begun again {RESTARTS} times: lower data.workers or ask for more "
+                              "memory, and start the run again: it goes on from here")  # fmt: skip
+        tell(f"warning: {told}: workers begin again there ({restarts} of {RESTARTS} times)")
+
+
+def _memory(held: int | None) -> str:
+    return "it had handed over nothing yet" if held is None else f"it held {held / MIB:,.0f} MiB at its last row"
+
+
+def _available() -> str:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            kibibytes = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return "an unknown amount"
+    return f"{kibibytes / 1024:,.0f} MiB"

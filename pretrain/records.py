@@ -1,0 +1,134 @@
+"""What a run tells of itself, on disk as soon as there is room: a disk that is full never ends a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from model.disk import told
+from tokenization.files import write_atomically
+
+MOST_BYTES = 1 << 28  # that wait in memory; what comes after them is lost, and counted
+
+
+class Waiting(NamedTuple):
+    """Something to be written: more of a file, or a whole one."""
+
+    path: Path
+    data: bytes
+    whole: bool
+
+
+class Records:
+    """Writes files of a run folder that belong to this process.
+
+    What the disk does not take waits in memory, in order, and is tried again with whatever comes next. That is told once,
+    and so is the end of it.
+    """
+
+    def __init__(self, say: Callable[[str], None], allowed: Callable[[], bool] = lambda: True):
+        """say: takes a line for the person who watches. allowed: whether this process may still write here."""
+        self._say, self._allowed = say, allowed
+        self._files: dict[Path, int] = {}  # descriptors
+        self._sizes: dict[Path, int] = {}  # bytes that were written whole of files whose last write failed
+        self._waiting: deque[Waiting] = deque()
+        self._bytes, self._waited = 0, 0
+        self._lost: Counter[Path] = Counter()
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Add to a file, whole or not at all."""
+        self._take(Waiting(path, data, False))
+
+    def put(self, path: Path, data: bytes) -> None:
+        """Make or replace a file, whole or not at all."""
+        self._take(Waiting(path, data, True))
+
+    def release(self, path: Path) -> bytes:
+        """Let go of a file that is going to be changed or replaced -> what waits to be added to it, and waits no more."""
+        self._close(path)
+        waiting = [waiting for waiting in self._waiting if waiting.path == path]
+        for each in waiting:
+            self._waiting.remove(each)
+            self._bytes -= len(each.data)
+        return b"".join(each.data for each in waiting)
+
+    def close(self) -> None:
+        """Try the last time. What is lost is told, by every process that loses something."""
+        self._write()
+        for waiting in self._waiting:
+            self._lost[waiting.path] += 1
+        self._waiting.clear()
+        if self._lost and self._allowed():
+            files = ", ".join(f"{count} of {path}" for path, count in self._lost.items())
+            print(f"warning: records that could not be written are lost: {files}", file=sys.stderr, flush=True)
+        for file in self._files.values():
+            with contextlib.suppress(OSError):
+                os.close(file)
+        self._files = {}
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _take(self, waiting: Waiting) -> None:
+        if self._bytes + len(waiting.data) > MOST_BYTES:
+            self._lost[waiting.path] += 1
+        else:
+            self._waiting.append(waiting)
+            self._bytes += len(waiting.data)
+        self._write()
+
+    def _write(self) -> None:
+        while self._waiting and self._allowed():
+            first = self._waiting[0]
+            try:
+                self._write_one(first)
+            except OSError as error:
+                if not self._waited:
+                    self._say(f"warning: {told(error, first.path)}: what this run records is kept in memory until there is "
+                              "room, and training goes on")  # fmt: skip
+                self._waited = max(self._waited, len(self._waiting))
+                return
+            self._waiting.popleft()
+            self._bytes -= len(first.data)
+        if self._waited and not self._waiting:
+            self._say(f"there is room again: {self._waited} records that waited are written")
+            self._waited = 0
+
+    def _write_one(self, waiting: Waiting) -> None:
+        path = waiting.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if waiting.whole:
+            write_atomically(path, waiting.data)
+            self._close(path)  # what is open is the file that was there before
+            return
+        if path not in self._files:
+            self._files[path] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = self._files[path]
+        if path in self._sizes:  # a part of the last try is there
+            os.ftruncate(file, self._sizes[path])
+        size, left = os.fstat(file).st_size, memoryview(waiting.data)
+        self._sizes[path] = size
+        try:
+            while left:
+                left = left[os.write(file, left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file, size)
+            raise
+        del self._sizes[path]
+
+    def _close(self, path: Path) -> None:
+        size, file = self._sizes.pop(path, None), self._files.pop(path, None)
+        if file is not None:
+            with contextlib.suppress(OSError):
+                if size is not None:  # a part of the last try may be there
+                    os.ftruncate(file, size)
+                os.close(file)
