@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REMEDIES = {
@@ -46,6 +48,29 @@ def writing(path: Path) -> Iterator[None]:
         if found is None or (found is error and found.filename is not None):
             raise
         raise OSError(found.errno, found.strerror or os.strerror(found.errno), str(found.filename or path)) from error
+
+
+def tell(line: str, file: TextIO | None = None) -> bool:
+    """Print a line -> whether it was: a log on a disk that is full is not worth the program."""
+    try:
+        print(line, file=file or sys.stdout, flush=True)
+    except OSError as error:
+        if disk_error(error) is None:
+            raise
+        return False
+    return True
+
+
+def let_output_go() -> None:
+    """What could not be written to the log is given up, or Python would end with an exit code of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            if disk_error(error) is not None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except ValueError:  # it is closed
+            pass
 
 
 def told(error: OSError, path: str | Path = "") -> str:

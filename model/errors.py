@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from model.disk import REMEDIES, disk_error, told
+from model.disk import REMEDIES, disk_error, let_output_go, tell, told
 
 
 class UserError(Exception):
@@ -69,8 +69,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         found = disk_error(error)
         if found is None:
             raise
-        print(f"error: {told(found, named_output())}: {REMEDIES[found.errno]}, and run the same command again", file=sys.stderr)
+        tell(f"error: {told(found, named_output())}: {REMEDIES[found.errno]}, and run the same command again", sys.stderr)
         code = 1
+    let_output_go()
     sys.exit(code)
 
 

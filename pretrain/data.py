@@ -9,6 +9,7 @@ from pathlib import Path
 
 from model.errors import UserError
 from model.hf.text_uni_x import TextEncoder
+from model.disk import tell
 from pretrain import setup
 from pretrain.config import DataSection, TrainConfig
 from pretrain.fetch_ahead import bytes_needed
@@ -97,10 +98,7 @@ class Data:
         """This rank's rows of each step, after so many rows of all ranks; `stopped`: whether the run is ending anyway."""
         place = self.place
         count = self.rows_per_step // place.data_ranks
-
-        def tell(line: str) -> None:  # every rank of its own workers
-            print(line, flush=True)
-
+        # every rank tells of its own workers
         rows = rows_from(self.train, consumed, place.data_rank, place.data_ranks, self.workers, count, tell, stopped)
         while True:
             yield [next(rows) for _ in range(count)]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from model.disk import tell
 from model.errors import TryAgain, UserError
 from model.weight_shapes import parameters
 from pretrain import machine, rank_log, runtime
@@ -60,7 +61,7 @@ class Stop:
         if self.asked:
             raise KeyboardInterrupt  # asked twice: do not wait for the step
         self.asked = True
-        print(f"{signal.Signals(number).name}: saving after this step, then stopping", flush=True)
+        tell(f"{signal.Signals(number).name}: saving after this step, then stopping")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from model.disk import told
+from model.disk import tell, told
 from tokenization.files import write_atomically
 
 MOST_BYTES = 1 << 28  # that wait in memory; what comes after them is lost, and counted
@@ -65,7 +65,7 @@ class Records:
         self._waiting.clear()
         if self._lost and self._allowed():
             files = ", ".join(f"{count} of {path}" for path, count in self._lost.items())
-            print(f"warning: records that could not be written are lost: {files}", file=sys.stderr, flush=True)
+            tell(f"warning: records that could not be written are lost: {files}", sys.stderr)
         for file in self._files.values():
             with contextlib.suppress(OSError):
                 os.close(file)

@@ -11,6 +11,8 @@ import time
 from collections import deque
 from pathlib import Path
 
+from model.disk import tell
+
 HUNG = 75  # exit code, sysexits.h's "temporary failure": whoever started the run should start it again
 REMEMBERED = 32  # steps whose median is taken
 GRACE = 5.0  # seconds that the other ranks have to see it too, before the first to leave breaks their connections
@@ -65,6 +67,6 @@ class Watchdog:
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError:  # the file system may be what hangs
             faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
-        print(f"error: {line}: stacks are in {self.stacks}; start the run again", file=sys.stderr, flush=True)
+        tell(f"error: {line}: stacks are in {self.stacks}; start the run again", sys.stderr)
         time.sleep(GRACE)
         os._exit(HUNG)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from pretrain import records
 from pretrain.records import Records
+from tests.commands import ROOT
 from tests.pretrain import checkpoint_jobs
 from tests.pretrain.test_parallel_run import STEPS, write_config
 from tests.pretrain.tiny_run import checkpoint_names, read_metrics
@@ -63,6 +66,31 @@ def test_a_file_that_is_replaced_goes_on_as_the_new_one_with_what_waited(tmp_pat
         kept.put(path, b"0\n")
         kept.append(path, b"3\n")
     assert path.read_bytes() == b"0\n3\n"
+
+
+LOG = """
+import resource
+from model.disk import let_output_go
+from pretrain.together import Together
+most, together = resource.getrlimit(resource.RLIMIT_FSIZE), Together()
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, most[1]))
+together.say("first")
+together.say("second")
+if {room}:
+    resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    together.say("third")
+let_output_go()
+"""
+
+
+@pytest.mark.parametrize("room, found", [
+    (True, "third\nwarning: this log had no room for 2 lines before the last one\n"), (False, "")
+])  # fmt: skip
+def test_a_log_on_a_full_disk_ends_nothing(tmp_path, room, found):
+    """Python drops lines that could not be flushed: they are counted. The exit code is the program's own."""
+    with open(tmp_path / "log", "w") as log:
+        done = subprocess.run([sys.executable, "-c", LOG.format(room=room)], cwd=ROOT, stdout=log, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr, (tmp_path / "log").read_text()) == (0, b"", found)
 
 
 def test_what_is_lost_at_the_end_is_counted(tmp_path, capsys, monkeypatch):
