@@ -227,8 +227,10 @@ def train(config: TrainConfig, command: list[str]) -> int:
     engine = together.all_do(lambda: make_engine(config, data))
     sampler = together.all_do(lambda: Sampler(config, data, run, together))
     watch = together.all_do(lambda: make_watch(config, data, heldout, together))
+    warnings = together.first_does(lambda: list(data.warnings()))  # what cannot be trained on is refused before a folder is made
     lock = together.all_do(lambda: hold(run) if together.rank == 0 else None)
-    together.first_does(lambda: [together.say(f"warning: {line}") for line in data.warnings()])
+    for line in warnings:
+        together.say(f"warning: {line}")
     attempt = together.first_does(lambda: claim(run))
     progress = together.all_do(lambda: resume(config, run, engine, data, together))
     if progress.step >= steps:
