@@ -115,6 +115,10 @@ class Data:
         for path, rows, number in [*sets, *([(self.heldout_path, self.heldout, 0)] if self.heldout else [])]:
             if told := told_too_long(path, rows, number):
                 yield told
+        per_step, whole = self.rows_per_step * self.train.size.tokens, self.train.plan.tokens()
+        if per_step > whole:
+            yield (f"data.rows_per_step {self.rows_per_step:,}: a step reads {per_step:,} tokens, {per_step / max(1, whole):,.1f} times "
+                   f"all documents together ({whole:,.0f}): lower it unless that is meant")  # fmt: skip
         for number, source in enumerate(self.paths):
             share = self.train.plan.cut_turns(number)
             if share:

@@ -161,6 +161,10 @@ class RowPlan:
         turns = drawn[:, 3] >= TURNS
         return float((drawn[turns, 6] > self.size.capacity).mean()) if turns.any() else 0.0
 
+    def tokens(self) -> float:
+        """Tokens of all documents as trained on, each once."""
+        return sum(map(self._tokens, range(len(self.sources))))
+
     def too_long(self, number: int) -> numpy.ndarray:
         """Numbers int64 [n] of a source's documents that some draw makes longer than a row, and that are never cut.
 

@@ -335,3 +335,8 @@ def test_what_no_row_can_hold_is_known_from_the_index_and_left_out(sizes, in_ord
         trained = {piece.document for row in (planned.row(number) for number in range(40)) for piece in row}
         assert set(range(len(sizes))) - found <= trained
         assert all(sum(piece.length for piece in planned.row(number)) <= 80 for number in range(40))
+
+
+def test_a_plan_knows_the_tokens_of_all_documents():
+    planned = plan([SourceLengths("a", 1.0, index_of([[(9, 0)]] * 20)), SourceLengths("b", 1.0, index_of([[(4, 0)]] * 5))])
+    assert planned.tokens() == 20 * 10 + 5 * 5  # texts and the ends of their documents

@@ -48,6 +48,9 @@ print(json.dumps([count / seconds, digest.hexdigest()]))
 DOCUMENTS = """
 import json, sys, time
 kind, folder, count, length = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+sys.path.insert(0, sys.argv[5])
+from model.torchvision_compat import ensure_torchvision
+ensure_torchvision()
 if kind == "streaming":
     from streaming import StreamingDataset
     documents = StreamingDataset(local=folder, shuffle=False, batch_size=1)
@@ -110,7 +113,7 @@ def main() -> int:
         rates, digests = {name: [] for name in readers}, {}
         for _ in range(arguments.rounds):
             for name, (code, what, source) in readers.items():
-                words = [arguments.python, "-c", code, what, str(source), str(arguments.rows), str(arguments.row_length)]
+                words = [arguments.python, "-c", code, what, str(source), str(arguments.rows), str(arguments.row_length), str(ROOT)]
                 rate, digests[name] = json.loads(run(words).splitlines()[-1])
                 rates[name].append(rate)
     for name, found in rates.items():
