@@ -41,6 +41,7 @@ class TextEncoder:
                 marked.append(token["content"])
         values["truncation"] = values["padding"] = None
         self._tokenizer = Tokenizer.from_str(json.dumps(values, ensure_ascii=False))
+        self._tokenizer.encode_special_tokens = True
         for content in marked:
             if content != unknown:  # it stands for what the vocabulary has not, in any text
                 self.marks[self._tokenizer.token_to_id(content)] = content
@@ -51,7 +52,8 @@ class TextEncoder:
 
     def batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text."""
-        self._tokenizer.encode_special_tokens = True  # here, since copies and pickles forget it
+        if not self._tokenizer.encode_special_tokens:  # here, since copies and pickles forget it
+            self._tokenizer.encode_special_tokens = True  # only then: tokenizers raises while other threads encode
         found = [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
         return [
             ids if self.marks.keys().isdisjoint(ids) else self._spelled(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -51,3 +52,12 @@ def test_a_failure_is_told_and_the_next_job_is_done(export, capsys, task):
     assert told.kind == "error" and told.value.status == 500 and "GPU" not in told.value.message
     assert [event.kind for event in done] == [*{"draw": ["picture"], "text": ["text", "stopped"]}[task], "end"]
     assert "as a GPU without memory does" in capsys.readouterr().err
+
+
+def test_texts_are_encoded_by_several_threads_at_once(export):
+    """The event loop measures prompts while the model's thread makes others."""
+    texts = [f"a prompt of number {number} " * 50 for number in range(400)]
+    encode = getattr(export.encode, "__wrapped__", export.encode)
+    expected = [encode(text) for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(encode, texts)) == expected
