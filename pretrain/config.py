@@ -26,7 +26,7 @@ class RunSection:
     seed: int = 0  # seed of the weights, of the row plan and of the samples
     engine: str = "megatron"  # megatron (megatron-core's optimizer and schedules) or zero3 (DeepSpeed ZeRO)
     precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
-    threads: int = 0  # torch threads (0: all cores)
+    threads: int = 0  # torch threads (0: the cores that it may use)
     deterministic: bool = False  # whether GPUs use kernels only that give the same bits each time, which are slower
     resume: str = "auto"  # auto: newest checkpoint that verifies, else start; never: refuse a folder that has any
     timeout: float = 1800.0  # seconds that a process waits for the others before it fails

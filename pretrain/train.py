@@ -17,6 +17,7 @@ import argparse
 import os
 
 from model.errors import ToldByAnother, TryAgain, UserError, run_command
+from model.threads import settle_threads
 from pretrain.config import load_config
 from pretrain.inputs import check_inputs
 from pretrain.place import check_world
@@ -48,7 +49,11 @@ def main() -> int:
         if os.environ.get("RANK", "0") != "0":
             raise ToldByAnother(2) from None  # every process finds the same: rank 0 tells
         raise
+    threads = settle_threads(config.run.threads)
     runtime.install()
+    threads.use()
+    if not config.run.threads and os.environ.get("RANK", "0") == "0":
+        print(threads, flush=True)
     from pretrain.loop import train
     from pretrain.together import lost_processes
 

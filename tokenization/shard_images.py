@@ -230,11 +230,15 @@ def run(
 
 def open_vq(name: str, device: str | None) -> VQ:
     """The image tokenizer on the device asked for, by default the GPU if there is one."""
+    from model.threads import settle_threads
+
+    threads = settle_threads()
     import torch
 
     from tokenization.vq import load_vq
     from tokenization.work import local_rank
 
+    threads.use()
     try:
         if device is None and torch.cuda.is_available():
             device_or_default = f"cuda:{local_rank() % torch.cuda.device_count()}"

@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="pictures in a step (default: 64)")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (default: 1e-3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (default: 0)")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads (0: all cores)")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads (0: the cores that it may use)")
     parser.add_argument(
         "--augment",
         choices=("none", "mirror", "drawings"),
@@ -286,13 +286,15 @@ def capacity_of(arguments: argparse.Namespace) -> int:
 def main() -> int:
     """Train, measure on held-out pictures, save."""
     arguments = parse_arguments()
+    from model.threads import settle_threads
+
+    threads = settle_threads(arguments.threads)
     import torch
 
     from model.cpu_memory import keep_freed_memory
 
     keep_freed_memory()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    threads.use()
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = has_bf16(device) if arguments.precision == "auto" else arguments.precision == "bf16"
     drawings, size = arguments.augment == "drawings", arguments.image_size

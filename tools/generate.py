@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from model.errors import UserError, run_command
+from model.threads import settle_threads
 from tools.generation import PICTURE_TASKS, TASKS, Request, Sampling
 from tools.generation_record import Record, sole_user
 
@@ -120,7 +121,10 @@ def main(arguments: list[str] | None = None) -> int:
         record = Record(args.output)
         if args.overwrite:
             record.forget()
-        export = open_export(args.model, choose_device(args.device))
+        threads = settle_threads()
+        device = choose_device(args.device)
+        threads.use()
+        export = open_export(args.model, device)
         samples = args.num_images if task in PICTURE_TASKS else 1
         run_job(export, task, requests, samples, sampling, args.batch_size, args.preview, record)
     return 0

@@ -12,6 +12,7 @@ import os
 from dataclasses import replace
 
 from model.errors import UserError, run_command
+from model.threads import settle_threads
 from tools.generate import at_least, choose_device, share
 from tools.generation import Sampling
 from tools.serving.limits import Limits
@@ -97,7 +98,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     bound = bind(args.host, args.port)  # before the minutes that it takes to load a large model
     keys = keys_of(args)
-    export = open_export(args.model, choose_device(args.device))
+    threads = settle_threads()
+    device = choose_device(args.device)
+    threads.use()
+    export = open_export(args.model, device)
     from tools.serving.app import build_app
     from tools.serving.gate import Callers
     from tools.serving.jobs import JobQueue

@@ -56,7 +56,8 @@ def parse_arguments() -> argparse.Namespace:
         epilog="example:\n  python tools/benchmarks/long_run.py --base ../other-checkout --lines 100000 --repeats 3",
     )
     parser.add_argument("--base", type=Path, help="another checkout to measure beside this one")
-    parser.add_argument("--lines", type=int, nargs="+", default=[1_000, 100_000, 1_000_000], help="of metrics (default: %(default)s)")
+    parser.add_argument("--lines", type=int, nargs="+", default=[1_000, 100_000, 1_000_000],
+                        help="of metrics (default: %(default)s)")  # fmt: skip
     parser.add_argument("--checkpoints", type=int, default=10_000, help="folders beside them (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="(default: %(default)s)")
     return parser.parse_args()
