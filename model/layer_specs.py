@@ -26,6 +26,7 @@ from torch import Tensor
 
 from model.attention import DocumentAttention
 from model.config import MOE_HARD, MOT, SEPARATED, SHARED, ModelConfig
+from model.fused import rms_norm, swiglu
 from model.routing import DOCUMENT, SEPARATED_ORDER, RowRouting
 
 ORDER_WANTED = {SHARED: DOCUMENT, SEPARATED: SEPARATED_ORDER, MOT: SEPARATED_ORDER, MOE_HARD: DOCUMENT}
@@ -46,7 +47,18 @@ class RMSNorm(torch.nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., hidden_size] -> the same shape."""
-        return torch.nn.functional.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        return rms_norm(hidden, self.weight, self.eps)
+
+
+class SwiGLU(torch.nn.Module):
+    """The activation of the feed-forward, in the place where megatron-core lets transformer-engine put its own."""
+
+    def __init__(self, config: TransformerConfig, **_):
+        super().__init__()
+
+    def forward(self, gate_and_up: Tensor) -> Tensor:
+        """[..., 2 * f] -> [..., f]."""
+        return swiglu(gate_and_up)
 
 
 class SharedLayer(TransformerLayer):
@@ -195,7 +207,10 @@ def branch_submodules(config: ModelConfig) -> TransformerLayerSubmodules:
         self_attn_bda=get_bias_dropout_add,
         pre_mlp_layernorm=RMSNorm,
         mlp=ModuleSpec(
-            module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+            module=MLP,
+            submodules=MLPSubmodules(
+                linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear, activation_func=SwiGLU
+            ),
         ),
         mlp_bda=get_bias_dropout_add,
     )
@@ -245,6 +260,7 @@ def transformer_config(config: ModelConfig, hidden_dropout: float = 0.0, **overr
         qk_layernorm=config.qk_norm,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
+        use_te_activation_func=True,  # that is, the spec's: it keeps one tensor for the backward pass where the other keeps five
         hidden_dropout=hidden_dropout,
         attention_dropout=0.0,
         init_method=_left_to_initialise,

@@ -1,24 +1,29 @@
-"""Next-token cross-entropy over the joint vocabulary, a loss for each token."""
+"""Next-token cross-entropy over the joint vocabulary, whose logits never exist whole.
+
+torch's own `linear_cross_entropy` works in chunks too, but rounds the losses of a bfloat16 head to bfloat16 (steps of 0.03
+at a loss of 8); here the softmax is float32 whatever the head is. With tensor parallelism each rank has the logits of
+its rows of the vocabulary.
+"""
 
 from __future__ import annotations
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from model.vocabulary import IGNORED
 
 LOGITS_AT_ONCE = 2**26  # elements of [tokens, vocab / tp] that may exist at a time: 256 MiB in float32
+LOGITS_AT_ONCE_CPU = 2**21  # what processors keep in their caches
 
 
 def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, at_once: int = LOGITS_AT_ONCE) -> Tensor:
     """hidden [tokens, h], weight [vocab / tp, h], labels [tokens] -> loss [tokens] in float32, 0 where it is ignored.
 
-    The logits of a long row never exist whole: chunks are computed, dropped, and computed again in the backward pass.
-    torch's own `linear_cross_entropy` does this too, but rounds the losses of a bfloat16 head to bfloat16 (steps of
-    0.03 at a loss of 8); here the softmax is float32 whatever the head is. With tensor parallelism each rank has the
-    logits of its rows of the vocabulary, and ignored labels are not looked for: every token must have a target.
+    For gradients of any of the losses: chunks of logits are dropped, and computed again in the backward pass. With
+    tensor parallelism ignored labels are not looked for: every token must have a target.
     """
     size = max(1, at_once // weight.shape[0])
     if len(hidden) <= size:
@@ -29,6 +34,80 @@ def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, at_once: int = 
 
 def _losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     logits = torch.nn.functional.linear(hidden, weight).float()
-    if parallel_state.model_parallel_is_initialized() and parallel_state.get_tensor_model_parallel_world_size() > 1:
+    if _vocabulary_group() is not None:
         return tensor_parallel.vocab_parallel_cross_entropy(logits, labels)
     return torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+
+
+def _vocabulary_group():
+    """The ranks that share the vocabulary, or None where each has all of it."""
+    if not parallel_state.model_parallel_is_initialized():
+        return None
+    group = parallel_state.get_tensor_model_parallel_group()
+    return group if group.size() > 1 else None
+
+
+def weighted_loss(
+    hidden: Tensor, weight: Tensor, labels: Tensor, factors: Tensor | None = None, at_once: int = 0
+) -> tuple[Tensor, Tensor]:
+    """hidden [tokens, h], weight [vocab / tp, h], labels [tokens] -> (sum of factors * losses, losses [tokens]), float32.
+
+    For training: the sum alone has a gradient, which is made beside the losses, so that each logit is computed once.
+    factors: float32 [tokens] (None: 1). Every token must have a target. at_once: elements of logits at a time (0: what
+    suits the device). The gradient of `weight` is summed over chunks in float32 and rounded to its dtype once.
+    """
+    at_once = at_once or (LOGITS_AT_ONCE_CPU if hidden.device.type == "cpu" else LOGITS_AT_ONCE)
+    return _LossAndGradient.apply(hidden, weight, labels, factors, max(1, at_once // weight.shape[0]))
+
+
+class _LossAndGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, labels, factors, size):
+        group = _vocabulary_group()
+        of_hidden, of_weight = ctx.needs_input_grad[:2]
+        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        made = torch.empty_like(hidden) if of_hidden else None
+        total = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if of_weight else None
+        for start in range(0, len(hidden), size):
+            part = slice(start, start + size)
+            logits = torch.nn.functional.linear(hidden[part], weight).float()
+            losses[part] = _loss_in_place(logits, labels[part], group)
+            if not (of_hidden or of_weight):
+                continue
+            if factors is not None:
+                logits *= factors[part, None]
+            gradient = logits.to(hidden.dtype)
+            if of_hidden:
+                torch.mm(gradient, weight, out=made[part])
+            if of_weight and total.dtype == gradient.dtype:
+                total.addmm_(gradient.t(), hidden[part])
+            elif of_weight:
+                total += gradient.t() @ hidden[part]
+        ctx.save_for_backward(made, total.to(weight.dtype) if of_weight else None)
+        ctx.mark_non_differentiable(losses)
+        return (losses if factors is None else factors * losses).sum(), losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_sum, _):
+        return *(None if each is None else each.mul_(of_sum) for each in ctx.saved_tensors), None, None, None
+
+
+def _loss_in_place(logits: Tensor, labels: Tensor, group) -> Tensor:
+    """float32 logits [tokens, vocab / tp], labels [tokens] -> loss [tokens]; the logits become its gradient by them."""
+    largest = logits.amax(1)
+    if group is not None:
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=group)
+        labels = labels - group.rank() * logits.shape[1]
+        ours = ((labels >= 0) & (labels < logits.shape[1])).float()
+        labels = labels.clamp(0, logits.shape[1] - 1)
+    logits -= largest[:, None]
+    of_label = logits.gather(1, labels[:, None]).squeeze(1)
+    total = logits.exp_().sum(1)
+    if group is not None:
+        both = torch.stack((total, of_label * ours))
+        torch.distributed.all_reduce(both, group=group)
+        total, of_label = both
+    logits /= total[:, None]
+    logits.scatter_add_(1, labels[:, None], -(torch.ones_like(total) if group is None else ours)[:, None])
+    return total.log() - of_label

@@ -142,14 +142,20 @@ def padded_groups(lengths: list[int], device=None) -> tuple[list[PaddedGroup], T
     return groups, torch.from_numpy(ungroup).to(device)
 
 
-def segments(lengths: list[int], positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype) -> Segments:
-    """Document lengths (their sum is len(positions)) and positions [tokens] -> what one slice's attention needs."""
+def segments(
+    lengths: list[int], positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype, ends: Tensor | None = None
+) -> Segments:
+    """Document lengths (their sum is len(positions)) and positions [tokens] -> what one slice's attention needs.
+
+    ends: int32 [documents + 1] on the device, where documents without tokens are left out; None: made here.
+    """
     device = positions.device
     cos, sin = rotary_tables(positions, head_dim, rope, dtype)
     made = Segments(qkv_format="thd", cos=cos, sin=sin)
     if has_varlen_kernel(device, dtype, head_dim):
-        ends = torch.tensor([0] + [n for n in lengths if n], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        made.cu_seqlens_q = made.cu_seqlens_kv = ends.to(device, non_blocking=True)
+        if ends is None:
+            ends = torch.tensor([0, *(n for n in lengths if n)]).cumsum(0, dtype=torch.int32).to(device)
+        made.cu_seqlens_q = made.cu_seqlens_kv = ends
         made.max_seqlen_q = made.max_seqlen_kv = max(lengths, default=0)
     else:
         made.groups, made.ungroup = padded_groups(lengths, device)
@@ -179,23 +185,27 @@ def route(
     dtype: torch.dtype,
     dropout_key: str | None = None,
     sequence_parallel: bool = False,
+    ends: dict[str, Tensor] | None = None,
 ) -> RowRouting:
     """Build the routing of one row from the small integers that its loader yields.
 
     `positions` [S]: place of each token in its document, in separated order. `to_document` [S]: see `RowRouting`.
     `lengths`: tokens per document under "document", "text" and "vision". `dtype`: that of the activations.
     `dropout_key`: of the run and the row, when something is left out in training. `sequence_parallel`: the row is shared
-    by the tensor-parallel ranks, whose number must divide both modalities' tokens.
+    by the tensor-parallel ranks, whose number must divide both modalities' tokens. `ends`: see `segments`, by the names of
+    `lengths`.
     """
-    num_text = sum(lengths["text"])
+    num_text, ends = sum(lengths["text"]), ends or {}
+    slices = {"document": positions[to_document], "text": positions[:num_text], "vision": positions[num_text:]}
     made = RowRouting(
         qkv_format="thd",
         num_text=num_text,
         to_document=to_document,
         to_separated=_inverse(to_document),
-        document=segments(lengths["document"], positions[to_document], head_dim, rope, dtype),
-        text=segments(lengths["text"], positions[:num_text], head_dim, rope, dtype),
-        vision=segments(lengths["vision"], positions[num_text:], head_dim, rope, dtype),
+        **{
+            name: segments(lengths[name], of_slice, head_dim, rope, dtype, ends.get(name))
+            for name, of_slice in slices.items()
+        },
         dropout_key=dropout_key,
     )
     if sequence_parallel:

@@ -12,6 +12,7 @@ from megatron.core.transformer.transformer_block import TransformerBlock, get_nu
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from model import loss
 from model.config import ModelConfig
 from model.layer_specs import ORDER_LEFT, ORDER_WANTED, block_submodules
 from model.routing import SEPARATED_ORDER, RowRouting
@@ -103,15 +104,14 @@ class UniXModel(LanguageModule):
         return torch.nn.functional.linear(hidden, self.output_weight())
 
     def forward(
-        self, ids: Tensor, labels: Tensor, targets: Tensor, routing: RowRouting
-    ) -> tuple[Tensor, Tensor] | Tensor:
+        self, ids: Tensor, labels: Tensor, targets: Tensor, routing: RowRouting, image_weight: float | None = None
+    ) -> tuple[Tensor, ...] | Tensor:
         """ids, labels [S] in separated order -> (losses [T] float32 of the tokens `targets` [T], their labels [T]).
 
-        Prompts and padding have no target: the head, a good part of a small model, is spared for them. A stage that is
-        not the last returns its hidden states [S(/tp), 1, h] instead.
+        With `image_weight` (training) -> (losses, labels, their sum in which picture codes count by it): the sum alone has
+        a gradient. Prompts and padding have no target: the head, a good part of a small model, is spared for them. A
+        stage that is not the last returns its hidden states [S(/tp), 1, h] instead.
         """
-        from model.loss import token_losses
-
         hidden = self.hidden_states(ids, routing)
         if not self.post_process:
             return hidden
@@ -121,4 +121,11 @@ class UniXModel(LanguageModule):
             hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden)
         hidden = hidden.squeeze(1).index_select(0, routing.place(targets, self.last_order))
         labels = labels[targets]
-        return token_losses(hidden, self.output_weight(), labels), labels
+        if image_weight is None:
+            return loss.token_losses(hidden, self.output_weight(), labels), labels
+        factors = None
+        if image_weight != 1:
+            is_code = self.model_config.vocabulary.is_code(labels)
+            factors = torch.where(is_code, image_weight, 1.0).float()
+        total, losses = loss.weighted_loss(hidden, self.output_weight(), labels, factors)
+        return losses, labels, total

@@ -1,7 +1,7 @@
 """How much arithmetic a row takes: the floating-point operations that the model asks for, a multiply-add being two.
 
-Counted are matrix products: projections, feed-forward, attention, head. What is computed twice to save memory (chunks
-of the head, scores of fused attention) counts once, as is usual for model FLOPs (Chowdhery et al., arXiv 2204.02311,
+Counted are matrix products: projections, feed-forward, attention, head. What is computed twice to save memory (layers
+that are recomputed, scores of fused attention) counts once, as is usual for model FLOPs (Chowdhery et al., arXiv 2204.02311,
 appendix B); unlike there, attention counts the causal half only, because the other half need not be computed.
 """
 

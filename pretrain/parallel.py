@@ -72,6 +72,7 @@ def megatron_settings(parallel: ParallelLayout, layers: int) -> dict:
     if parallel.recompute:
         settings |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     if parallel.pipeline > 1:
+        settings["batch_p2p_sync"] = False  # waiting for the device after each exchange is for old versions of torch
         settings["pipeline_model_parallel_layout"] = "|".join(stage_layers(parallel.layout, parallel.pipeline, layers))
         per_rank = stages_per_rank(parallel, layers)
         if per_rank > 1:

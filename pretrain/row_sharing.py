@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from pretrain.place import Place
-from pretrain.row_tensors import Row
+from pretrain.row_tensors import TENSORS, Row
 
-TENSORS = ("ids", "labels", "targets", "positions", "to_document")
 LENGTHS = ("document", "text", "vision")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from model.vocabulary import IGNORED, Vocabulary
 from pretrain.rows import RowSize
 
+TENSORS = ("ids", "labels", "targets", "positions", "to_document")
 PAD_STRETCH = 64  # padding is cut into documents of this length, so that it costs attention nothing
 
 
@@ -32,14 +33,33 @@ class Row:
     to_document: Tensor
     lengths: dict[str, list[int]]
     padding: int
+    ends: dict[str, Tensor] = field(default_factory=dict)  # on a GPU: int32 [documents + 1] for each of `lengths`
 
     def to(self, device) -> Row:
-        """The same row with its tensors on `device`; lengths stay where Python reads them."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("ids", "labels", "targets", "positions", "to_document")
-        }
-        return Row(index=self.index, lengths=self.lengths, padding=self.padding, **moved)
+        """The same row with its tensors on `device`; lengths stay where Python reads them.
+
+        To a GPU all of them go in one copy out of pinned memory, with the ends of the documents, so that nothing waits.
+        """
+        if torch.device(device).type != "cuda":
+            moved = {name: getattr(self, name).to(device) for name in TENSORS}
+            return Row(index=self.index, lengths=self.lengths, padding=self.padding, **moved)
+        packed = self.packed()
+        if torch.cuda.is_available():
+            packed = packed.pin_memory()
+        return self.unpacked(packed.to(device, non_blocking=True))
+
+    def packed(self) -> Tensor:
+        """int64 [n]: the tensors, then where documents end in each of `lengths`, those without tokens left out."""
+        ends = [torch.tensor([0, *(n for n in lengths if n)]).cumsum(0) for lengths in self.lengths.values()]
+        return torch.cat([*(getattr(self, name) for name in TENSORS), *ends])
+
+    def unpacked(self, packed: Tensor) -> Row:
+        """This row with its tensors out of what `packed` made, wherever that is now."""
+        sizes = [len(getattr(self, name)) for name in TENSORS]
+        sizes += [1 + sum(1 for n in lengths if n) for lengths in self.lengths.values()]
+        parts = packed.split(sizes)
+        ends = {name: each.int() for name, each in zip(self.lengths, parts[len(TENSORS) :], strict=True)}
+        return Row(index=self.index, lengths=self.lengths, padding=self.padding, ends=ends, **dict(zip(TENSORS, parts)))
 
     def document_of_targets(self) -> Tensor:
         """int64 [T]: number of the document that each target token is in."""

@@ -33,8 +33,11 @@ class _Stream:
         """Nothing is pending."""
 
 
-def install() -> bool:
-    """Install the stand-ins once. Returns True when the CPU is in use, False on a machine with a GPU."""
+def install(pretended=None) -> bool:
+    """Install the stand-ins once. Returns True when the CPU is in use, False on a machine with a GPU.
+
+    pretended: a torch.device of a GPU that is not there, whose tensors hold nothing (see `pretrain.dry_run`).
+    """
     global _installed
     import torch
 
@@ -46,9 +49,10 @@ def install() -> bool:
         _installed = True
         keep_freed_memory()
         _keep_compilers_quiet()
-        _replace_device_calls(torch)
-        _replace_factories(torch)
-        _replace_type_names(torch)
+        _replace_device_calls(torch, pretended or torch.device("cpu"))
+        if pretended is None:
+            _replace_factories(torch)
+            _replace_type_names(torch)
         _replace_triton_kernels()
         _import_megatron_without_compiling(torch)
         _replace_random_state(torch)
@@ -63,13 +67,12 @@ def _keep_compilers_quiet() -> None:
     logger.addFilter(lambda record: "No CUDA runtime is found" not in record.getMessage())
 
 
-def _replace_device_calls(torch) -> None:
-    cpu = torch.device("cpu")
-    torch.cuda.current_device = lambda: cpu  # almost every allocation of megatron-core names it as its device
+def _replace_device_calls(torch, device) -> None:
+    torch.cuda.current_device = lambda: device  # almost every allocation of megatron-core names it as its device
     torch.cuda.synchronize = lambda *_: None
     stream = _Stream()
     torch.cuda.current_stream = lambda *_: stream
-    torch.Tensor.cuda = lambda self, *_, **__: self  # tied embeddings, broadcasts of data; modules move by it too
+    torch.Tensor.cuda = lambda self, *_, **__: self.to(device)  # tied embeddings, data; modules move by it too
 
 
 def _replace_factories(torch) -> None:

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -40,6 +40,12 @@ class StepFigures:
             "loss_image": (self.loss_image, self.tokens_image),
         }
         return {name: loss / count for name, (loss, count) in named.items() if count}
+
+
+def figures_of(sums: Sequence[float]) -> StepFigures:
+    """[text loss, image loss, text tokens, image tokens] -> the figures."""
+    loss_text, loss_image, tokens_text, tokens_image = sums
+    return StepFigures(loss_text, loss_image, int(tokens_text), int(tokens_image))
 
 
 Sound = Callable[[StepFigures], bool]  # asked on all ranks, which see the same losses, before the weights move

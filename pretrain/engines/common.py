@@ -33,23 +33,16 @@ def routing_of(
         dtype,
         dropout_key=f"{seed}:{row.index}" if dropping else None,
         sequence_parallel=sequence_parallel,
+        ends=row.ends,
     )
 
 
-def loss_sums(
-    losses: Tensor, labels: Tensor, vocabulary: Vocabulary, image_weight: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Losses [T] and labels [T] of target tokens -> (the sum to learn from, [text loss, image loss, text tokens, image
-    tokens], none of which is weighted).
-    """
+def loss_sums(losses: Tensor, labels: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """Losses [T] and labels [T] of target tokens -> [text loss, image loss, text tokens, image tokens], none weighted."""
+    losses = losses.detach()
     image = vocabulary.is_code(labels)
-    by_image = torch.where(image, losses, 0.0).sum()
-    total = losses.sum()
-    tokens, tokens_image = torch.ones_like(labels).sum(), image.sum()
-    sums = torch.stack([total - by_image, by_image, tokens - tokens_image, tokens_image]).detach().clone()
-    if image_weight != 1:
-        total = torch.where(image, image_weight * losses, losses).sum()
-    return total, sums
+    by_image, tokens_image = torch.where(image, losses, 0.0).sum(), image.sum()
+    return torch.stack([losses.sum() - by_image, by_image, len(labels) - tokens_image, tokens_image])
 
 
 def set_hyperparameters(groups: Iterable[dict], optim: OptimSection, lr: float) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from model.tensor_shards import whole_shape
 from model.uni_x import UniXModel
 from pretrain.engines.stages import EMBEDDING, held_weights
+from pretrain.engines.update import inner_optimizers
 from pretrain.pieces import Piece, owned, pieces_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -48,7 +49,7 @@ def pieces_to_write(stages: Sequence[UniXModel], optimizer) -> list[Piece]:
     group = parallel_state.get_data_parallel_group()
     weights = [piece for piece in weight_pieces(stages) if _is_ours(piece.key, stages)]
     states = [piece for piece in optimizer_pieces(stages, optimizer) if _is_ours(piece.key, stages)]
-    if any(isinstance(inner, DistributedOptimizer) for inner in _inner(optimizer)):
+    if any(isinstance(inner, DistributedOptimizer) for inner in inner_optimizers(optimizer)):
         return owned(weights, group.rank(), group.size()) + states  # each rank has its own stretch of the states
     return owned([*weights, *states], group.rank(), group.size())
 
@@ -66,15 +67,9 @@ def _tensor_ranks() -> tuple[int, int]:
     return parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
 
 
-def _inner(optimizer) -> list:
-    """The optimizers behind megatron-core's chain; a stage without weights has a stub that holds none."""
-    chained = getattr(optimizer, "chained_optimizers", [optimizer])
-    return [inner for inner in chained if not getattr(inner, "is_stub_optimizer", False)]
-
-
 def _states(optimizer) -> Iterator[tuple[torch.nn.Parameter, int | None, dict[str, Tensor]]]:
     """(parameter, first of its elements that this rank updates or None for all, state tensors) of each parameter."""
-    for inner in _inner(optimizer):
+    for inner in inner_optimizers(optimizer):
         for parameter, start, main in _mains(inner):
             state = inner.optimizer.state[main]
             for kind in MOMENTS:
@@ -102,11 +97,11 @@ def _mains(inner) -> Iterator[tuple[torch.nn.Parameter, int | None, Tensor]]:
 
 def set_adam_steps(optimizer, steps: int) -> None:
     """Tell Adam how many updates its moments have seen: torch's keeps the number by parameter, fused ones by group."""
-    for inner in _inner(optimizer):
+    for inner in inner_optimizers(optimizer):
         by_parameter = isinstance(inner.optimizer, (torch.optim.Adam, torch.optim.AdamW))
         for group in inner.optimizer.param_groups:
             if not by_parameter:
                 group["step"] = steps
                 continue
             for main in group["params"]:
-                inner.optimizer.state[main]["step"] = torch.tensor(float(steps))
+                inner.optimizer.state[main]["step"] = torch.tensor(float(steps), device=main.device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from model.config import ModelConfig
 from model.initialise import initialise
 from model.layer_specs import transformer_config
 from pretrain.config import OptimSection
-from pretrain.engines import Sound, StepFigures, finite
+from pretrain.engines import Sound, StepFigures, figures_of, finite, update
+from pretrain.engines.clock import moment, seconds_between
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.freezing import freeze, let_gradients_through
 from pretrain.engines.held_state import optimizer_pieces, pieces_to_write, set_adam_steps, weight_pieces
@@ -58,7 +58,8 @@ class MegatronEngine:
             **megatron_settings(parallel, model.num_hidden_layers),
         )
         self.device = torch.cuda.current_device()
-        self.stages = [stage.to(self.device) for stage in build_stages(model, config)]
+        with torch.device(self.device):  # where they stay
+            self.stages = build_stages(model, config)
         rank = parallel_state.get_tensor_model_parallel_rank()
         initialise(model, held_weights(self.stages), seed, rank, parallel.tensor)
         freeze(optim.freeze, model, held_weights(self.stages))
@@ -90,11 +91,12 @@ class MegatronEngine:
             ),
             self.modules,
         )
+        update.fuse(self.optimizer)
         # The modules keep this config: named there, the optimizer, whose views of weights hold the modules where no garbage
         # collector looks, would keep its process groups for ever. So grad_scale_func stays unset (fp32 and bf16 losses are
         # not scaled), and what is called when gradients are there knows a list and not this engine.
-        self.ready = [0.0]  # when this rank had its gradients, which are then summed over all
-        config.finalize_model_grads_func = functools.partial(_finish_gradients, self.ready)
+        self.ready = [moment(self.device)]  # when this rank had its gradients, which are then summed over all
+        config.finalize_model_grads_func = functools.partial(_finish_gradients, self.ready, self.device)
 
     def train_step(self, rows: Sequence[Row], lr: float, sound: Sound = finite) -> StepFigures:
         """One update from this rank's rows, each a microbatch; the gradient is that of the mean over target tokens."""
@@ -103,16 +105,20 @@ class MegatronEngine:
             module.train()
             module.zero_grad_buffer()
         self.optimizer.zero_grad()
-        begun = time.perf_counter()
-        figures = self._run(rows, forward_only=False)
-        figures.alone = self.ready[0] - begun
-        # megatron-core looks for infinities in half precision only and has moved the weights by the time it tells the
-        # norm, so the norm is taken before.
+        begun = moment(self.device)
+        sums = self._run(rows, forward_only=False)
         self.optimizer.prepare_grads()
-        figures.grad_norm = float(self.optimizer.get_grad_norm())
+        norm = update.gradient_norm(self.optimizer, self.device)
+        *told, norm = torch.cat((sums, norm.double()[None])).tolist()  # the one time that the host waits for the device
+        figures = figures_of(told)
+        figures.alone = seconds_between(begun, self.ready[0])
+        # Gradients are those of the sum over target tokens so far.
+        mean = 1 / max(1, figures.tokens_text + figures.tokens_image)
+        figures.grad_norm = norm * mean
         figures.updated = math.isfinite(figures.grad_norm) and sound(figures)
         if figures.updated:
-            self.optimizer.step()
+            update.scale_gradients(self.optimizer, mean * update.clip_factor(figures.grad_norm, self.optim.clip_grad))
+            self.optimizer.step_with_ready_grads()
         return figures
 
     def evaluate(self, rows: Sequence[Row]) -> StepFigures:
@@ -120,9 +126,10 @@ class MegatronEngine:
         for module in self.modules:
             module.eval()
         with torch.no_grad():
-            return self._run(rows, forward_only=True)
+            return figures_of(self._run(rows, forward_only=True).tolist())
 
-    def _run(self, rows: Sequence[Row], forward_only: bool) -> StepFigures:
+    def _run(self, rows: Sequence[Row], forward_only: bool) -> Tensor:
+        """The schedule of a step -> float64 [4] on the device: `loss_sums` over all rows of all ranks."""
         outputs = get_forward_backward_func()(
             forward_step_func=self._forward_step,
             data_iterator=[iter(rows) for _ in self.modules] if len(self.modules) > 1 else iter(rows),
@@ -139,21 +146,20 @@ class MegatronEngine:
         for group in (parallel_state.get_data_parallel_group(), parallel_state.get_pipeline_model_parallel_group()):
             if group.size() > 1:
                 torch.distributed.all_reduce(sums, group=group)
-        loss_text, loss_image, tokens_text, tokens_image = sums.tolist()
-        return StepFigures(loss_text, loss_image, int(tokens_text), int(tokens_image))
+        return sums
 
     def _forward_step(self, rows: Iterator[Row], module):
         row = next(rows).to(self.device)
         config = self.model_config
         dropping = self.optim.dropout and module.training
         routing = routing_of(row, config, self.dtype, self.seed, bool(dropping), self.sequence_parallel)
-        output = module(row.ids, row.labels, row.targets, routing)
-        vocabulary, image_weight = config.vocabulary, self.optim.image_loss_weight
+        output = module(row.ids, row.labels, row.targets, routing, self.optim.image_loss_weight)
+        vocabulary = config.vocabulary
 
-        def loss_function(output: tuple[Tensor, Tensor]):
-            losses, labels = output
-            total, sums = loss_sums(losses, labels, vocabulary, image_weight)
-            return total, torch.ones_like(labels).sum().to(torch.int), {"sums": sums}
+        def loss_function(output: tuple[Tensor, Tensor, Tensor]):
+            losses, labels, total = output
+            # Tokens are counted in the sums; a third number, which megatron-core would divide by, is asked for all the same.
+            return total, 0, {"sums": loss_sums(losses, labels, vocabulary)}
 
         return output, loss_function
 
@@ -182,7 +188,6 @@ class MegatronEngine:
         self.optimizer.reload_model_params()
 
 
-def _finish_gradients(ready: list[float], *arguments, **keywords) -> None:
-    torch.cuda.synchronize()  # what was asked for is done: from here on a slow rank looks like those that wait for it
-    ready[0] = time.perf_counter()
-    finalize_model_grads(*arguments, **keywords)
+def _finish_gradients(ready: list, device: torch.device, modules, _tokens, **keywords) -> None:
+    ready[0] = moment(device)  # from here on a slow rank looks like those that wait for it
+    finalize_model_grads(modules, None, **keywords)  # without tokens: the update divides by them

@@ -17,7 +17,7 @@ from model.layer_specs import transformer_config
 from model.tensor_shards import join
 from model.uni_x import UniXModel
 from pretrain.config import OptimSection, ZeroSection
-from pretrain.engines import Sound, StepFigures, finite, zero3_setup, zero3_state
+from pretrain.engines import Sound, StepFigures, figures_of, finite, zero3_setup, zero3_state
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.freezing import freeze, let_gradients_through
 from pretrain.engines.stages import held_weights
@@ -64,10 +64,9 @@ class Zero3Engine:
             **megatron_settings(parallel, model.num_hidden_layers),
         )
         cut = zero.stage == 3 and zero.init
-        with self._cut_as_made(zero) if cut else contextlib.nullcontext():
+        with self._cut_as_made(zero) if cut else torch.device(self.device):
             module = UniXModel(model, config)
         check_dtype(module, self.dtype)
-        module = module if cut else module.to(self.device)
         self.names = {parameter: name for name, parameter in held_weights([module])}
         self._initialise()
         freeze(optim.freeze, model, ((name, parameter) for parameter, name in self.names.items()))
@@ -171,13 +170,12 @@ class Zero3Engine:
         row = row.to(self.device)
         dropping = bool(self.optim.dropout) and self.engine.module.training
         routing = routing_of(row, self.model_config, self.dtype, self.seed, dropping, self.sequence_parallel)
-        losses, labels = self.engine(row.ids, row.labels, row.targets, routing)
-        return loss_sums(losses, labels, self.model_config.vocabulary, self.optim.image_loss_weight)
+        losses, labels, total = self.engine(row.ids, row.labels, row.targets, routing, self.optim.image_loss_weight)
+        return total, loss_sums(losses, labels, self.model_config.vocabulary)
 
     def _figures(self, sums: Tensor) -> StepFigures:
         torch.distributed.all_reduce(sums, group=self.group)
-        loss_text, loss_image, tokens_text, tokens_image = sums.tolist()
-        return StepFigures(loss_text, loss_image, int(tokens_text), int(tokens_image))
+        return figures_of(sums.tolist())
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(training name, tensor on the CPU) of every weight, in the dtype of training; all ranks call it together."""

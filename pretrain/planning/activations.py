@@ -1,8 +1,8 @@
 """What a rank holds of a row between its forward and its backward pass, and what it needs for a moment on top.
 
 Counted are the tensors that the modules of model/layer_specs.py save, on a GPU with its varlen attention kernel: the
-inputs of norms and projections, queries, keys and values before and after rotation, gate and up before and after the
-activation. On a CPU torch's norm is made of smaller operations that save two float32 tensors more, and attention copies
+inputs of norms and projections, queries, keys and values before and after rotation, gate and up, and what is made of
+them. On a CPU torch's norm in bfloat16 is made of smaller operations that save two float32 tensors more, and attention copies
 what it needs (documents of more than 256 tokens: shorter ones save their scores, which are not counted).
 """
 
@@ -33,13 +33,19 @@ class ActivationBytes:
 
     kept: int  # for each row that is under way
     recomputed: int  # of the layer that is computed again
-    working: int  # of the backward pass at its peak
+    layer: int  # of a layer's backward pass at its peak, on top
+    head: int  # of the head at its peak, on top
     rows: int  # under way at a time
+
+    @property
+    def working(self) -> int:
+        """Beyond what is kept, at most, in bytes."""
+        return max(self.recomputed + self.layer, self.head)
 
     @property
     def peak(self) -> int:
         """At most, in bytes."""
-        return self.rows * self.kept + self.recomputed + self.working
+        return self.rows * self.kept + self.working
 
 
 def layer_bytes(
@@ -59,7 +65,7 @@ def layer_bytes(
     mixed = 0 if on_cpu else queries + 2 * keys  # values are a view of what linear_qkv gave, which stays whole
     rotated = queries + (2 if on_cpu else 1) * keys
     attended = (2 if on_cpu else 1) * queries  # saved by attention, and again as the input of linear_proj
-    feed_forward = 5 * ffn  # gate and up, the activated gate, up with an offset of 0 added, the product of the two
+    feed_forward = 3 * ffn  # gate and up, and what is made of them, the input of linear_fc2
     saved = norms + (inputs + row.tokens * (mixed + rotated + attended + feed_forward)) * width
     saved += 4 * row.tokens * heads  # a sum a query, for attention's backward pass
     if config.qk_norm:
@@ -69,44 +75,45 @@ def layer_bytes(
 
 
 def _norm(elements: int, vectors: int, width: int, on_cpu: bool) -> int:
-    """What a norm saves: its input and a float32 a vector; on a CPU the input and what is scaled, both in float32."""
-    return elements * (8 if on_cpu else width) + 4 * vectors
+    """What a norm saves: its input and a float32 a vector; in bfloat16 on a CPU the input and what is scaled, in float32."""
+    return elements * (8 if on_cpu and width == 2 else width) + 4 * vectors
 
 
 def ends_bytes(
     config: ModelConfig, stage: Stage, row: RowShape, parallel: ParallelLayout, width: int, on_cpu: bool = False
 ) -> int:
-    """Bytes that a stage saves of a row outside its layers: routing tables, its output, the head's norm and inputs."""
+    """Bytes that a stage saves of a row outside its layers: routing tables, its output, the head's norm, and
+    the gradients of the head's input and matrix, which are made beside the loss."""
     along = row.tokens // parallel.tensor if parallel.sequence else row.tokens
     tables = 2 * 2 * row.tokens * config.head_dim * width  # cosines and sines, in both orders
     if not stage.head:
         return tables + along * config.hidden_size * width
     norm = _norm(along * config.hidden_size, along, width, on_cpu)
-    return tables + norm + row.tokens * config.hidden_size * width + _logits_saved(config, row, parallel.tensor)
+    gradients = (row.tokens + config.vocab_size // parallel.tensor) * config.hidden_size * width
+    return tables + norm + gradients
 
 
-def _logits_saved(config: ModelConfig, row: RowShape, tensor: int) -> int:
-    """Rows whose logits fit at once save their logarithms of probabilities; others compute each chunk again."""
-    whole = row.tokens * (config.vocab_size // tensor)
-    return 4 * whole if whole <= LOGITS_AT_ONCE else 0
-
-
-def working_bytes(config: ModelConfig, stage: Stage, row: RowShape, parallel: ParallelLayout, width: int) -> int:
-    """Bytes that the backward pass needs at its peak on top of what is saved: the head's, or one feed-forward's.
-
-    The head: float32 logits of a chunk three times over, and the gradient of its matrix twice, since chunks add up.
-    """
-    tensor = parallel.tensor
-    table = (config.vocab_size // tensor) * config.hidden_size * width
-    matrix = 2 * (config.intermediate_size // tensor) * config.hidden_size * width
-    layer = 4 * row.tokens * (config.intermediate_size // tensor) * width + matrix
+def layer_working_bytes(config: ModelConfig, stage: Stage, row: RowShape, parallel: ParallelLayout, width: int) -> int:
+    """Bytes that backward passes of layers and embedding need at their peak on top of what is saved: a feed-forward's."""
+    matrix = 2 * (config.intermediate_size // parallel.tensor) * config.hidden_size * width
+    layer = 4 * row.tokens * (config.intermediate_size // parallel.tensor) * width + matrix
     if parallel.sequence:
         layer += row.tokens * config.hidden_size * width  # megatron-core's buffer for gathered tokens
-    peak = max(layer if stage.layers else 0, table if stage.embedding else 0)
-    if stage.head:
-        at_once = min(row.tokens * (config.vocab_size // tensor), LOGITS_AT_ONCE)
-        peak = max(peak, 3 * 4 * at_once + 2 * table)
-    return peak
+    table = (config.vocab_size // parallel.tensor) * config.hidden_size * width
+    return max(layer if stage.layers else 0, table if stage.embedding else 0)
+
+
+def head_working_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLayout, width: int) -> int:
+    """Bytes that the head needs at its peak on top of what is saved.
+
+    Logits of a chunk in float32 and in the dtype of the weights; the gradient of its matrix, which adds up in float32,
+    with the product of a chunk; its input, gathered where ranks share the tokens.
+    """
+    local = config.vocab_size // parallel.tensor
+    at_once, table = min(row.tokens * local, LOGITS_AT_ONCE), local * config.hidden_size
+    logits = (4 if width == 4 else 4 + width) * at_once
+    gradients = 0 if width == 4 else 4 * table  # in float32 the sum is what is saved
+    return logits + gradients + row.tokens * config.hidden_size * width * (3 if parallel.sequence else 1)
 
 
 def activation_bytes(
@@ -120,6 +127,7 @@ def activation_bytes(
     return ActivationBytes(
         kept=stage.layers * each + ends_bytes(config, stage, row, parallel, width, on_cpu),
         recomputed=layer if parallel.recompute and stage.layers else 0,
-        working=working_bytes(config, stage, row, parallel, width),
+        layer=layer_working_bytes(config, stage, row, parallel, width),
+        head=head_working_bytes(config, row, parallel, width) if stage.head else 0,
         rows=rows_under_way,
     )

@@ -60,12 +60,12 @@ def one_layer_flops(config: ModelConfig, row: RowShape, kind: str) -> float:
 
 
 def counted_costs(config: ModelConfig, row: RowShape, devices: Devices) -> PartCosts:
-    """From the FLOP count. The chunks of the head are computed again in the backward pass; every token is a target."""
+    """From the FLOP count; every token is a target."""
     speed = devices.flops * devices.utilisation
     head = 2 * config.hidden_size * config.vocab_size * row.tokens
     kinds = set(config.layer_kinds)
     layers = {kind: (1 + BACKWARD) * one_layer_flops(config, row, kind) / speed for kind in kinds}
-    return PartCosts(layers, embedding=0.0, head=(2 + BACKWARD) * head / speed)
+    return PartCosts(layers, embedding=0.0, head=(1 + BACKWARD) * head / speed)
 
 
 def measured_costs(file: Path, config: ModelConfig, counted: PartCosts) -> PartCosts:
@@ -77,7 +77,7 @@ def measured_costs(file: Path, config: ModelConfig, counted: PartCosts) -> PartC
         was = figures["model_config"]
         seconds = figures["cases"][-1]["models"]["uni_x"]["part_seconds"]
         layers = {kind: seconds[kind] / was["layer_kinds"].count(kind) for kind in set(was["layer_kinds"])}
-        raw = PartCosts(layers, seconds["embedding"], seconds["head"] + seconds["loss"])
+        raw = PartCosts(layers, seconds["embedding"], seconds["head"] + seconds.get("loss", 0.0))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         reason = error.__class__.__name__
         raise UserError(f"{file}: cannot be read ({reason}): give a file of tools/bench_step.py --json") from None

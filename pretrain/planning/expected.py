@@ -43,6 +43,11 @@ class Expected:
 
 def expected_memory(config: TrainConfig, model: ModelConfig, row: RowShape, data_ranks: int) -> Expected:
     """Of the fullest rank. The driver, libraries and fragments take more, often a tenth of a device."""
+    return max(expected_ranks(config, model, row, data_ranks), key=lambda rank: rank.total)
+
+
+def expected_ranks(config: TrainConfig, model: ModelConfig, row: RowShape, data_ranks: int) -> list[Expected]:
+    """Of a rank of each pipeline rank, the first stage's first."""
     parallel, half = config.parallel, config.run.precision == "bf16"
     width, microbatches = 2 if half else 4, config.data.rows_per_step // data_ranks
     layers = stage_layers(parallel.layout, parallel.pipeline, model.num_hidden_layers)
@@ -53,8 +58,8 @@ def expected_memory(config: TrainConfig, model: ModelConfig, row: RowShape, data
         sizes = share_sizes(shapes, parallel.tensor)
         decays = {name: len(shape) > 1 and not name.endswith(".bias") for name, shape in shapes.items()}
         activations = activation_bytes(model, stage, row, parallel, width, 1).peak
-        return Expected(zero_bytes(sizes, decays, data_ranks, config.zero, half), activations,
-                        buffer_bytes(sizes, config.zero, half))  # fmt: skip
+        return [Expected(zero_bytes(sizes, decays, data_ranks, config.zero, half), activations,
+                         buffer_bytes(sizes, config.zero, half))]  # fmt: skip
     ranks = []
     for place in range(parallel.pipeline):
         under_way = rows_under_way(parallel, microbatches, place)
@@ -65,4 +70,4 @@ def expected_memory(config: TrainConfig, model: ModelConfig, row: RowShape, data
         held = StaticBytes(*(sum(getattr(each, name) for each in static)
                              for name in ("parameters", "weights", "gradients", "optimizer")))  # fmt: skip
         ranks.append(Expected(held, activations, 0))
-    return max(ranks, key=lambda rank: rank.total)
+    return ranks

@@ -9,6 +9,8 @@ from model import attention, routing
 from model.attention import attend, fused_attention, short_attention
 from model.hf.rope_uni_x import Rope
 from model.routing import has_varlen_kernel, segments
+from tests.model.tiny_hf import document
+from tests.model.tiny_training import row_of, training_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 LENGTHS = [5, 300, 17, 16]  # one is longer than what is written out
@@ -88,3 +90,23 @@ def test_varlen_attention_is_called_as_this_torch_has_it(monkeypatch, knows_shar
         torch.testing.assert_close(attend(*heads, layout), by_document(*heads, LENGTHS), atol=2e-6, rtol=1e-5)
     finally:
         attention._grouped_heads_switch.cache_clear()
+
+
+def test_a_packed_row_is_the_row_with_the_ends_of_its_documents(monkeypatch):
+    """As a GPU gets it, in one copy."""
+    config = training_config()
+    row = row_of([document([5]), document([3, 9], 1), document([7, 2])], config, tokens=64)
+    packed = row.packed()
+    assert packed.dtype == torch.int64 and packed.dim() == 1
+    there = row.unpacked(packed)
+    for name in ("ids", "labels", "targets", "positions", "to_document"):
+        assert torch.equal(getattr(there, name), getattr(row, name))
+    monkeypatch.setattr(routing, "has_varlen_kernel", lambda *_: True)
+    alone, given = (
+        routing.route(each.positions, each.to_document, each.lengths, 8, Rope(1e4), torch.float32, ends=each.ends)
+        for each in (row, there)
+    )
+    for name in ("document", "text", "vision"):
+        ends = getattr(given, name).cu_seqlens_q
+        assert ends.dtype == torch.int32 and torch.equal(ends, getattr(alone, name).cu_seqlens_q)
+        assert ends.diff().tolist() == [n for n in row.lengths[name] if n]

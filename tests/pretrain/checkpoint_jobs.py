@@ -175,8 +175,10 @@ def train_run_with_a_slow_rank(config: Path, overrides: list[str], rank: int, de
 
 def train_run_with_bad_rows(config: Path, overrides: list[str], bad: list[int]):
     """The same, but the loss of these rows has a gradient that is not finite."""
+    from model import loss
     from pretrain.engines import common
 
+    original = loss.weighted_loss
     modules = [sys.modules[name] for name in ("pretrain.engines.megatron", "pretrain.engines.zero3") if name in sys.modules]
     assert modules, "the engine is imported before, so that its names can be replaced"
     rows: list[int] = []
@@ -185,17 +187,19 @@ def train_run_with_bad_rows(config: Path, overrides: list[str], bad: list[int]):
         rows.append(row.index)
         return common.routing_of(row, *arguments)
 
-    def loss_sums(*arguments):
-        total, sums = common.loss_sums(*arguments)
-        return total * (torch.inf if rows[-1] in bad and torch.is_grad_enabled() else 1.0), sums
+    def weighted_loss(*arguments):
+        total, losses = original(*arguments)
+        return total * (torch.inf if rows[-1] in bad and torch.is_grad_enabled() else 1.0), losses
 
     for module in modules:
-        module.routing_of, module.loss_sums = routing_of, loss_sums
+        module.routing_of = routing_of
+    loss.weighted_loss = weighted_loss
     try:
         return train_run(config, overrides)
     finally:
         for module in modules:
-            module.routing_of, module.loss_sums = common.routing_of, common.loss_sums
+            module.routing_of = common.routing_of
+        loss.weighted_loss = original
 
 
 def import_engines() -> None:

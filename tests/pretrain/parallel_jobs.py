@@ -164,3 +164,15 @@ def train_megatron_past_a_bad_step(parallel: ParallelLayout, precision: str, kin
     engine = make_engine({}, parallel, precision=precision)
     parameters = [parameter for stage in engine.stages for parameter in stage.parameters()]
     return train_past_a_bad_step(engine, parameters, kind)
+
+
+def head_of_a_rank(hidden, weight, labels, factors, at_once: int):
+    """(losses, this rank's share of the gradient of hidden, gradient of its rows of the weight)."""
+    from model.loss import weighted_loss
+
+    ranks = torch.distributed.get_world_size()
+    runtime.start_distributed(0, tensor=ranks)
+    rows = weight.chunk(ranks)[torch.distributed.get_rank()].clone().requires_grad_()
+    hidden = hidden.clone().requires_grad_()
+    total, losses = weighted_loss(hidden, rows, labels, factors, at_once)
+    return losses, *torch.autograd.grad(total, (hidden, rows))

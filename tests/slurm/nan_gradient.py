@@ -16,21 +16,24 @@ def poison(row_index: int) -> None:
     from pretrain import runtime
 
     runtime.install()
+    from model import loss
     from pretrain.engines import common, megatron, zero3
 
-    met = []
+    met, original = [], loss.weighted_loss
 
     def routing_of(row, *arguments):
         met.append(row.index)
         return common.routing_of(row, *arguments)
 
-    def loss_sums(losses, *arguments):
-        if met[-1] == row_index and losses.requires_grad:
-            losses.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
-        return common.loss_sums(losses, *arguments)
+    def weighted_loss(*arguments):
+        total, losses = original(*arguments)
+        if met[-1] == row_index and total.requires_grad:
+            total.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
+        return total, losses
 
     for engine in (megatron, zero3):
-        engine.routing_of, engine.loss_sums = routing_of, loss_sums
+        engine.routing_of = routing_of
+    loss.weighted_loss = weighted_loss
 
 
 if __name__ == "__main__":

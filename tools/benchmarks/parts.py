@@ -13,14 +13,15 @@ from unittest.mock import patch
 
 import torch
 
+from model import loss
 from model.config import SEPARATED, SHARED
 from model.routing import RowRouting
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.row_tensors import Row
 from tools.benchmarks.paired import LR, now
 
-TABLES, EMBEDDING, PERMUTE, HEAD, LOSS, OPTIMIZER = "tables", "embedding", "permute", "head", "loss", "optimizer"
-PARTS = (TABLES, EMBEDDING, SEPARATED, PERMUTE, SHARED, HEAD, LOSS, OPTIMIZER)
+TABLES, EMBEDDING, PERMUTE, HEAD, OPTIMIZER = "tables", "embedding", "permute", "head", "optimizer"
+PARTS = (TABLES, EMBEDDING, SEPARATED, PERMUTE, SHARED, HEAD, OPTIMIZER)
 
 
 class StopWatch:
@@ -79,19 +80,15 @@ def marked(engine: MegatronEngine, watch: StopWatch) -> Iterator[None]:
     for layer, before, kind in zip(layers, (EMBEDDING, *kinds), kinds):
         handles.append(layer.register_forward_pre_hook(enters(before, kind), with_kwargs=True))
 
-    reorder, linear, cross_entropy = RowRouting.reorder, torch.nn.functional.linear, torch.nn.functional.cross_entropy
+    reorder, weighted_loss = RowRouting.reorder, loss.weighted_loss
 
     def marked_reorder(routing, hidden, order):
         kind = SHARED if order == "document" else SEPARATED
         return mark(reorder(routing, mark(hidden, kind, PERMUTE), order), PERMUTE, kind)
 
-    def marked_linear(x, weight, *rest):
-        if weight is not model.output_weight():
-            return linear(x, weight, *rest)
-        return mark(linear(mark(x, HEAD, HEAD), weight, *rest), HEAD, LOSS)
-
-    def marked_cross_entropy(*args, **kwargs):
-        return mark(cross_entropy(*args, **kwargs), LOSS, LOSS)
+    def marked_loss(hidden, *rest):
+        total, losses = weighted_loss(mark(hidden, HEAD, HEAD), *rest)
+        return mark(total, HEAD, HEAD), losses
 
     run, finalize = engine._run, model.config.finalize_model_grads_func
 
@@ -107,8 +104,7 @@ def marked(engine: MegatronEngine, watch: StopWatch) -> Iterator[None]:
     try:
         with (
             patch.object(RowRouting, "reorder", marked_reorder),
-            patch.object(torch.nn.functional, "linear", marked_linear),
-            patch.object(torch.nn.functional, "cross_entropy", marked_cross_entropy),
+            patch.object(loss, "weighted_loss", marked_loss),
         ):
             yield
     finally:
@@ -121,7 +117,7 @@ def marked(engine: MegatronEngine, watch: StopWatch) -> Iterator[None]:
 def part_seconds(engine: MegatronEngine, row: Row, short: float = 15.0) -> dict[str, float]:
     """Seconds of each part over one training step, forward, backward and recomputation together.
 
-    "tables" is making the routing of the row; "head" includes the final norm and the look-up of target tokens;
+    "tables" is making the routing of the row; "head" includes the final norm, the look-up of target tokens and the loss;
     "optimizer" includes zeroing and scaling the gradients. The first step on a row is slower; one of less than `short`
     seconds is made again, and the second counts.
     """

@@ -39,7 +39,7 @@ def heldout(args: Namespace) -> dict:
     sums, done = [0.0] * 4, 0
     for number in numbers:
         row = dataset[number]
-        of_row = loss_sums(losses(row), row.labels[row.targets], opened.vocabulary)[1].tolist()
+        of_row = loss_sums(losses(row), row.labels[row.targets], opened.vocabulary).tolist()
         sums = [total + value for total, value in zip(sums, of_row, strict=True)]
         done += 1
     figures = StepFigures(sums[0], sums[1], int(sums[2]), int(sums[3]))

@@ -1,0 +1,96 @@
+"""Norm, rotation and gated activation as one step of autograd each: fewer passes over memory, and less kept for backward.
+
+Written for both directions by hand. Where a GPU has a fused kernel, that is used instead (see each function).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of [tokens, heads, d] by tables [tokens, 1, d]; dimension i is paired with i + d / 2.
+
+    Both halves of the tables are the same. The tables get no gradient.
+    """
+    return _Rotate.apply(x, cos, sin)
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin, -1.0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _rotated(gradient, *ctx.saved_tensors, 1.0), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    out = x * cos
+    (first, second), (low, high) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    half = sin[..., : first.shape[-1]]
+    low.addcmul_(second, half, value=sign)
+    high.addcmul_(first, half, value=-sign)
+    return out
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """[..., 2 * f], gate and up -> silu(gate) * up [..., f] (Shazeer, arXiv 2002.05202); only `x` is kept for backward.
+
+    On GPUs megatron-core's, which torch.compile makes one kernel of in each direction.
+    """
+    if x.is_cuda:
+        from megatron.core.fusions.fused_bias_swiglu import SwiGLUFunction
+
+        return SwiGLUFunction.apply(x.view(-1, x.shape[-1]), False, False).view(*x.shape[:-1], -1)
+    return _SwiGLU.apply(x)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        gate, up = x.chunk(2, dim=-1)
+        return torch.nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        made = torch.empty_like(x)
+        of_gate, of_up = made.chunk(2, dim=-1)
+        torch.mul(gradient, torch.nn.functional.silu(gate), out=of_up)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=of_gate)
+        return made
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm of [..., h] by weight [h]; on GPUs torch's kernel, on CPUs torch has none of its own."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return torch.nn.functional.rms_norm(x, weight.shape, weight, eps)
+    return _RMSNorm.apply(x, weight, eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        of_normed = gradient * normed  # [..., h]: its sum over tokens is the weight's gradient, weighted over h the mean
+        of_weight = of_normed.reshape(-1, x.shape[-1]).sum(0) if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[0]:
+            return None, of_weight, None
+        mean = (of_normed @ weight).div_(x.shape[-1]).unsqueeze(-1)
+        return normed.mul_(-mean).addcmul_(gradient, weight).mul_(scale), of_weight, None

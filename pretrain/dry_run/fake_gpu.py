@@ -1,0 +1,59 @@
+"""Have this process believe in a GPU, as far as tensors go that hold nothing. Call `install` before torch is imported."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from model.errors import UserError
+
+GUARD = Path(__file__).with_name("guard.cpp")
+
+
+def install() -> None:
+    """Load the guard where torch was built without CUDA, then megatron-core with its device calls meaning device 0.
+
+    Raises UserError where there is a GPU, and where the guard is needed and there is no compiler.
+    """
+    if "torch" in sys.modules:
+        raise RuntimeError("torch is imported already: the guard comes too late")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a login node may have one, which this is not about
+    libraries = Path(importlib.util.find_spec("torch").origin).parent / "lib"
+    if not (libraries / "libtorch_cuda.so").exists():
+        guard = _compiled(libraries.parent)
+        ctypes.CDLL(str(libraries / "libtorch_cpu.so"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(guard))
+    import torch
+
+    from pretrain import runtime
+
+    runtime.install(torch.device("cuda", 0))
+
+
+def _compiled(torch_folder: Path) -> Path:
+    """The guard as a library, kept in the user's cache; made anew when its source or torch changes."""
+    version = (torch_folder / "version.py").read_bytes()
+    name = f"fake-gpu-{hashlib.sha256(GUARD.read_bytes() + version).hexdigest()[:16]}.so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uni-x"
+    made = folder / name
+    if made.exists():
+        return made
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        raise UserError("a dry run with a build of torch without CUDA compiles 50 lines of C++: install g++, or torch for CUDA")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        words = [compiler, "-O0", "-std=c++20", "-shared", "-fPIC", f"-I{torch_folder / 'include'}", str(GUARD),
+                 "-o", f"{scratch}/{name}", f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch_cpu"]  # fmt: skip
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"{GUARD.name} does not compile with {compiler}: {done.stderr.strip().splitlines()[0]}")
+        os.replace(f"{scratch}/{name}", made)
+    return made

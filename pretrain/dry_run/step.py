@@ -1,0 +1,131 @@
+"""One rank's training step on tensors that hold nothing: the real engine, a process group that sends nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import numpy
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from model.config import ModelConfig
+from model.vocabulary import IGNORED
+from pretrain import runtime
+from pretrain.config import TrainConfig
+from pretrain.dry_run.watch import Watch
+from pretrain.parallel import stages_per_rank
+from pretrain.planning.activations import RowShape
+from pretrain.row_tensors import Row, assemble
+from pretrain.rows import RowSize
+
+
+@dataclass
+class Seen:
+    """What one rank's step did; sizes in bytes."""
+
+    rank: int
+    static: int  # between steps: weights, gradients, optimizer state
+    kept: int  # of the rows under way at the end of a forward pass, at most
+    peak: int  # of everything, at most
+    peak_phase: str
+    at_peak: list[tuple[int, str]]  # the largest tensors then
+    reads: dict[str, int]  # times that the host waited for a number
+    synchronised: int
+    copies: int  # from the host to the device
+    flops: int  # of matrix products, attention's left out
+    sent: dict[str, int]  # by collective
+
+
+def planned_row(index: int, model: ModelConfig, row: RowShape, multiple: int) -> Row:
+    """A row as the planner takes it: documents of text and one picture each, every token but a document's last a target."""
+    vocabulary = model.vocabulary
+    text = numpy.full(row.text, vocabulary.eos_id)
+    codes = numpy.full(max(row.vision - 1, 0), vocabulary.image_token_offset)
+    ids = numpy.concatenate([text, [vocabulary.vision_start_id], codes])[: row.text + row.vision]
+    documents = [(ids, numpy.append(ids[1:], IGNORED))] * row.documents
+    return assemble(index, documents, vocabulary, RowSize(row.tokens, multiple))
+
+
+def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: int, rank: int) -> Seen:
+    """Build the engine of `config` as this rank of `ranks` has it, and make two updates, of which the second is watched.
+
+    `pretrain.dry_run.fake_gpu.install` must have been called, and no process group be there.
+    """
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from pretrain.loop import make_engine
+
+    parallel, layers = config.parallel, config.model.num_hidden_layers
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
+    new_group = torch.distributed.new_group
+    with patch.object(torch.distributed, "new_group", lambda *words, **named: new_group(*words, **{**named, "backend": None})):
+        runtime.start_distributed(config.run.seed, parallel.tensor, parallel.pipeline, stages_per_rank(parallel, layers))
+    data_ranks = ranks // (parallel.tensor * parallel.pipeline)
+    count = min(config.data.rows_per_step // data_ranks, 2 * parallel.pipeline)
+    rows = [planned_row(index, model, shape, config.data.row_multiple) for index in range(count)]
+    watch = Watch()
+    apply = patch.object(torch.nn.Module, "_apply", _check_nothing_moves)
+    gather = patch.object(torch.distributed, "all_gather_object", _all_say_the_same)
+    norm = patch.object(torch.nn.functional, "rms_norm", lambda x, shape, weight, eps: _KernelNorm.apply(x, weight))
+    with FakeTensorMode(allow_non_fake_inputs=True), watch.counted(), apply, gather, norm:
+        engine = make_engine(config, dataclasses.make_dataclass("Data", ["model_config"])(model))
+        engine.train_step(rows, config.optim.lr)
+        static = watch.now
+        watch.reset()
+        kept = _watch_forward(engine, watch)
+        watch.phase = "forward and backward"
+        engine.train_step(rows, config.optim.lr)
+    runtime.leave_distributed()
+    return Seen(rank, static, max(kept, default=static) - static, watch.peak, watch.peak_phase, watch.at_peak,
+                dict(watch.reads), watch.synchronised, watch.copies["to the device"], watch.flops,
+                dict(watch.sent))  # fmt: skip
+
+
+class _KernelNorm(torch.autograd.Function):
+    """What torch's CUDA kernel for the norm allocates: a build without CUDA takes the norm apart, and keeps more."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        scale = torch.empty_like(x[..., :1], dtype=torch.float32)
+        ctx.save_for_backward(x, weight, scale)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, _ = ctx.saved_tensors
+        return torch.empty_like(x), torch.empty_like(weight)
+
+
+def _all_say_the_same(into: list, mine, group=None) -> None:
+    into[:] = [mine] * len(into)
+
+
+def _check_nothing_moves(module: torch.nn.Module, change) -> torch.nn.Module:
+    """In the place of `Module._apply`, which would swap tensors that hold nothing: they are made as they are wanted."""
+    for name, parameter in module.named_parameters():
+        made = change(parameter.data)
+        if (made.dtype, made.device) != (parameter.dtype, parameter.device):
+            raise RuntimeError(f"{name} is made as {parameter.dtype} on {parameter.device}, and moved afterwards")
+    return module
+
+
+def _watch_forward(engine, watch: Watch) -> list[int]:
+    """Bytes alive at the end of each forward pass of a stage, filled in as they happen."""
+    kept: list[int] = []
+    original = engine._forward_step
+
+    def forward_step(rows, module):
+        output, loss_function = original(rows, module)
+
+        def loss(output):
+            made = loss_function(output)
+            kept.append(watch.now)
+            return made
+
+        kept.append(watch.now)
+        return output, loss
+
+    engine._forward_step = forward_step
+    return kept

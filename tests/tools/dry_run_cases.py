@@ -1,0 +1,57 @@
+"""A process of its own, which must not have imported torch before: dry runs of several layouts -> JSON on its last line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from pretrain.dry_run import fake_gpu
+
+SMALL = ["model.num_hidden_layers=4", "model.shallow=1", "model.deep=1", "data.rows_per_step=16"]
+ONE = ["parallel.tensor=1", "parallel.sequence=false"]
+TWO = ["parallel.tensor=2", "parallel.sequence=true"]
+CASES = {  # overrides of pretrain_3b.yaml on 8 GPUs
+    "tp1": ONE,
+    "tp1 20,480 tokens": [*ONE, "data.row_length=20480"],
+    "tp2 sp": TWO,
+    "tp2 sp recompute": [*TWO, "parallel.recompute=true"],
+    "tp1 recompute": [*ONE, "parallel.recompute=true"],
+    "tp2 sp pp2": [*TWO, "parallel.pipeline=2"],
+    "fp32": [*ONE, "run.precision=fp32"],
+    "mot": [*ONE, "model.kind=mot"],
+    "moe_hard": [*ONE, "model.kind=moe_hard"],
+    "shared": [*ONE, "model.kind=shared", "model.shallow=0", "model.deep=0"],
+    "qwen3 untied": [*ONE, "model.flavour=qwen3", "model.tie_word_embeddings=false"],
+}
+
+
+def main() -> None:
+    """Run the cases that are named, or all."""
+    fake_gpu.install()
+    from pretrain.config import load_config
+    from pretrain.dry_run.step import dry_step
+    from pretrain.planning.expected import expected_ranks
+    from pretrain.planning.shape import row_shape
+    from pretrain.setup import sized_config
+
+    found = {}
+    for name in sys.argv[1:] or CASES:
+        config = load_config("pretrain/configs/pretrain_3b.yaml", [*SMALL, *CASES[name]])
+        model = sized_config(config.model, 151_936, 8_192, special=(0, 1, 2))
+        shape, parallel = row_shape(config.data.row_length), config.parallel
+        per_stage = 8 // parallel.pipeline
+        planned = expected_ranks(config, model, shape, per_stage // parallel.tensor)
+        found[name] = [
+            {"planned": planned[stage].total, **dataclasses.asdict(dry_step(config, model, shape, 8, stage * per_stage)),
+             "rows": 16 * parallel.tensor * parallel.pipeline // 8}
+            for stage in range(parallel.pipeline)
+        ]  # fmt: skip
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

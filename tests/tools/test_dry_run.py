@@ -1,0 +1,74 @@
+"""The step of the 3B's layers on tensors that say that they are on a GPU: nothing waits, and the planner counts right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tools.dry_run_cases import CASES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def ranks() -> dict[str, list[dict]]:
+    """What a rank of each stage did, by case."""
+    words = [sys.executable, "tests/tools/dry_run_cases.py"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_reads_one_number_from_the_device_and_waits_for_nothing_else(ranks, case):
+    for seen in ranks[case]:
+        assert sum(seen["reads"].values()) == 1 and seen["synchronised"] == 0
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "fp32"])
+def test_a_row_is_one_copy_to_the_device(ranks, case):
+    for seen in ranks[case]:
+        assert seen["copies"] <= seen["rows"]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "fp32"])  # whose attention is another one
+def test_the_planner_counts_the_peak_within_3_percent(ranks, case):
+    for seen in ranks[case]:
+        assert seen["planned"] == pytest.approx(seen["peak"], rel=0.03)
+
+
+def test_what_saves_memory_saves_it(ranks):
+    peaks = [ranks[case][0]["peak"] for case in ("tp1", "tp1 recompute", "tp2 sp", "tp2 sp recompute")]
+    assert peaks == sorted(peaks, reverse=True)
+    assert ranks["tp1"][0]["kept"] < 4.5 * 2**30  # 5.8 GiB when a feed-forward kept five tensors
+
+
+def test_logits_never_exist_whole(ranks):
+    whole = 10_240 * 160_128 * 2
+    assert all(size < whole / 2 for size, what in ranks["tp1"][0]["at_peak"] if "160128" in what.split("]")[0])
+
+
+def test_collectives_are_those_of_the_layout(ranks):
+    weights = {case: ranks[case][0]["sent"] for case in ("tp1", "tp2 sp")}
+    assert weights["tp1"]["allgather_into_tensor_coalesced"] * 2 == weights["tp1"]["reduce_scatter_tensor_coalesced"]
+    assert weights["tp2 sp"]["reduce_scatter_tensor_coalesced"] < 0.51 * weights["tp1"]["reduce_scatter_tensor_coalesced"]
+
+
+def test_the_command_prints_a_line_for_each_stage_and_writes_its_figures(tmp_path):
+    words = [sys.executable, "tools/dry_run.py", "pretrain/configs/demo.yaml", "--gpus", "2", "parallel.pipeline=2",
+             "run.precision=bf16", "data.rows_per_step=4", "--json", str(tmp_path / "seen.json")]  # fmt: skip
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("| stage") and [line.split()[1] for line in lines[2:4]] == ["1", "2"]
+    assert [each["stage"] for each in json.loads((tmp_path / "seen.json").read_text())] == [1, 2]
+
+
+def test_what_cannot_be_run_dry_is_refused_before_anything_is_loaded():
+    words = [sys.executable, "tools/dry_run.py", "pretrain/configs/pretrain_3b.yaml", "--gpus", "8", "run.engine=zero3"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "run.engine is zero3" in done.stderr and len(done.stderr.splitlines()) == 1

@@ -1,0 +1,113 @@
+#!/usr/bin/env python
+"""One training step of a configuration as its GPUs would make it, on a machine that has none.
+
+The real engine runs on tensors that say that they are on a GPU and hold nothing, in a process group that sends nothing,
+once for a rank of each pipeline stage. What would fail there for its device or dtype fails here; printed are the memory
+at its peak, next to what tools/plan_parallel.py counts, the largest tensors then, the arithmetic of the matrix products,
+the bytes of each collective, and how often the host would wait for the GPU. Speed is not measured. Engine megatron alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+
+from model.errors import UserError, run_command
+
+GIB = 2**30
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/dry_run.py pretrain/configs/pretrain_3b.yaml --gpus 8 data.row_length=20480",
+    )
+    parser.add_argument("config", help="YAML file of a run; pretrain/configs has complete ones")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the file's")
+    parser.add_argument("--gpus", type=int, required=True, help="devices of the run")
+    parser.add_argument("--document", type=int, nargs=2, metavar=("TEXT", "VISION"),
+                        help="tokens of the documents that fill a row (default: 64 1025, or half a row each)")  # fmt: skip
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    words = [word for word in sys.argv[1:] if re.match(r"\w+(\.\w+)+=", word)]  # argparse wants them beside CONFIG
+    arguments = parser.parse_args([word for word in sys.argv[1:] if word not in words])
+    arguments.overrides += words
+    if arguments.gpus < 1:
+        raise UserError(f"--gpus {arguments.gpus}: must be at least 1")
+    return arguments
+
+
+def figures_of(arguments: argparse.Namespace) -> list[dict]:
+    """What a rank of each stage does. Raises UserError for what cannot be laid out so."""
+    from pretrain.config import load_config
+    from pretrain.parallel import check_layout
+    from pretrain.place import check_world
+    from pretrain.planning.shape import row_shape, sizes_of_data
+    from pretrain.setup import sized_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    if config.run.engine != "megatron":
+        raise UserError(f"{arguments.config}: run.engine is {config.run.engine}: a dry run knows run.engine=megatron alone")
+    model = sized_config(config.model, *sizes_of_data(config, 0, 0), special=(0, 1, 2))
+    check_layout(config.parallel, model)
+    check_world(config, arguments.gpus)
+    shape = row_shape(config.data.row_length, arguments.document)
+
+    from pretrain.dry_run import fake_gpu
+
+    fake_gpu.install()
+    from pretrain.dry_run.step import dry_step
+    from pretrain.planning.expected import expected_ranks
+
+    per_stage = arguments.gpus // config.parallel.pipeline
+    data_ranks = per_stage // config.parallel.tensor
+    planned = expected_ranks(config, model, shape, data_ranks)
+    found = []
+    for stage, count in enumerate(planned):
+        seen = dry_step(config, model, shape, arguments.gpus, stage * per_stage)
+        found.append({"stage": stage + 1, "planned": count.total, "planned_static": count.static.total,
+                      **dataclasses.asdict(seen)})  # fmt: skip
+    return found
+
+
+def report(found: list[dict]) -> Iterator[str]:
+    """The lines to print."""
+    from tools.text_table import table
+
+    head = ["stage", "static GiB", "planned", "kept of rows", "peak", "planned", "TFLOP", "host reads", "waits", "copies"]
+    rows = [head]
+    for each in found:
+        sizes = (each[name] / GIB for name in ("static", "planned_static", "kept", "peak", "planned"))
+        counts = (sum(each["reads"].values()), each["synchronised"], each["copies"])
+        rows.append([str(each["stage"]), *(f"{size:.2f}" for size in sizes), f"{each['flops'] / 1e12:,.0f}",
+                     *map(str, counts)])  # fmt: skip
+    yield from table(rows)
+    for each in found:
+        yield f"\nstage {each['stage']}: sent in a step, GiB by collective"
+        yield "  " + (", ".join(f"{name} {size / GIB:.3f}" for name, size in each["sent"].items()) or "nothing")
+        yield f"  largest tensors at the peak ({each['peak_phase']}), GiB"
+        yield from (f"  {size / GIB:6.2f}  {what}" for size, what in each["at_peak"])
+
+
+def main() -> int:
+    """Run and print."""
+    arguments = parse_arguments()
+    found = figures_of(arguments)
+    print("\n".join(report(found)))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
