@@ -4,6 +4,7 @@
 # make test        all tests
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
 # make test-megatron  engines, parity, checkpoints and conversion with the other megatron-core, whose wheel is unpacked beside
+# make test-transformers-suite  transformers' own common suites on the classes of exports, with 4.57 and 5, and their counts
 # make test-eval  lm-eval-harness, lmms-eval and VLMEvalKit on exported folders, in an environment that make setup-eval makes
 # make setup-clients  what the tests of the server need besides Python: the npm clients, and version 1 of the official client
 # make test-clients  the server with every client of docs/serving.md, each in an environment of its own under .clients
@@ -24,15 +25,18 @@ MEGATRON := .megatron-0.19.2
 MEGATRON_TESTS := tests/megatron_versions_tests.py tests/pretrain/test_engine.py tests/pretrain/test_sharded_files.py \
 	tests/model/test_uni_x.py tests/model/test_layer_kinds.py tests/tools/test_convert_from_hf.py
 
-.PHONY: setup setup-eval test test-eval test-megatron test-transformers5 gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
+.PHONY: setup setup-eval test test-eval test-megatron test-transformers5 test-transformers-suite gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
 	setup-clients test-clients study
 setup: $(STAMP)
 
+# mosaicml-streaming brings torchvision, which nothing here uses. transformers imports it wherever it is installed, and
+# PyPI's is linked to CUDA: with a CPU build of torch no model of transformers would open, so it is taken out again.
 $(STAMP): requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit("error: Python %d.%d found, 3.11 or 3.12 needed: make setup PYTHON=/path/to/python3.11" % v)'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	$(VENV)/bin/pip uninstall --quiet --yes torchvision
 	touch $(STAMP)
 
 # One worker more than there are cores (tests/spread.py): the tests of Slurm mostly wait. The last line is pytest's summary.
@@ -63,6 +67,10 @@ $(T5)/installed.stamp: requirements-transformers5.txt constraints-transformers5.
 	$(T5)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(T5)/bin/pip install --quiet --disable-pip-version-check -r requirements-transformers5.txt -c constraints-transformers5.txt
 	touch $(T5)/installed.stamp
+
+# downloads the source of both versions of transformers from PyPI, once; both run, whatever the first one says
+test-transformers-suite: setup $(T5)/installed.stamp
+	@failed=0; for python in $(RUN) $(T5)/bin/python; do $$python tests/transformers_suite/run.py || failed=1; done; exit $$failed
 
 test-eval: setup setup-eval
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/tools/evaluation/*_tests.py

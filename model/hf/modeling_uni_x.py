@@ -12,6 +12,9 @@ Text-branch and shared weights have the names of Qwen2 and Qwen3, the vision wei
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
@@ -33,6 +36,13 @@ from .sampling_uni_x import sample  # noqa: F401
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
+PROCESSOR_FILES = (
+    "processor_config.json", "unix_prompts.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "vq",
+)  # fmt: skip
+"""What an export has beside its model, the first one always."""
+
+
 class UniXPreTrainedModel(PreTrainedModel):
     config_class = UniXConfig
     base_model_prefix = "model"
@@ -46,9 +56,20 @@ class UniXPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
-        """As in transformers; the saved folder opens by every Auto class, also where it was made of a part."""
+        """As in transformers; the folder opens by every Auto class, and has the processor of the one that was opened.
+
+        Trainers save the model and at most a tokenizer, and a folder without the rest could neither read nor draw.
+        """
         self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **AUTO_MAP}
         super().save_pretrained(save_directory, *args, **kwargs)
+        source, target = Path(self.name_or_path or "."), Path(save_directory)
+        if not (source / PROCESSOR_FILES[0]).is_file() or source.resolve() == target.resolve():
+            return
+        for path in (*(source / name for name in PROCESSOR_FILES), *source.glob("*_uni_x.py")):
+            if path.is_dir():
+                shutil.copytree(path, target / path.name, dirs_exist_ok=True)
+            elif path.is_file() and not (target / path.name).exists():
+                shutil.copy(path, target / path.name)
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Module:
         """Nothing to do while the new ids are below the codes' rows. Raises ValueError if they are not.

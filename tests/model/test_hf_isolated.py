@@ -91,6 +91,7 @@ def test_an_export_works_without_the_repository(tmp_path):
 
 TRAVELS = {"", "__future__", "collections", "functools", "typing", "torch", "transformers"}
 PICTURES = {
+    "modeling_uni_x.py": {"shutil", "pathlib"},
     "pictures_uni_x.py": {"numpy", "PIL"},
     "vqgan_uni_x.py": {"json", "pathlib", "types", "safetensors"},
     "sources_uni_x.py": {"base64", "io", "urllib", "pathlib", "numpy", "PIL"},

@@ -306,6 +306,17 @@ def test_a_token_that_took_the_id_of_a_code_is_refused(folder):
         processor("<new>")
 
 
+def test_a_model_that_is_saved_alone_takes_its_processor_along(folder, processor, pictures, tmp_path):
+    """As trl with a tokenizer and axolotl save it; a folder that lost its files says how they come back."""
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    model.save_pretrained(tmp_path / "tuned")
+    again = AutoProcessor.from_pretrained(tmp_path / "tuned", trust_remote_code=True)
+    assert torch.equal(again.codes(pictures), processor.codes(pictures))
+    (tmp_path / "tuned" / "unix_prompts.json").unlink()
+    with pytest.raises(OSError, match="has no unix_prompts.json: .*save_pretrained"):
+        type(again).from_pretrained(tmp_path / "tuned")
+
+
 def test_what_does_not_fit_is_refused(processor, pictures):
     with pytest.raises(ValueError, match="1 texts and 2 pictures"):
         processor(["one"], pictures)
