@@ -9,6 +9,10 @@ from __future__ import annotations
 import unittest
 
 import torch
+
+from model.light_imports import leave_torchvision_out
+
+leave_torchvision_out()  # before the suites import transformers
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin
 
