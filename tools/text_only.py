@@ -52,6 +52,7 @@ def plain_configuration(config, dtype: str) -> dict:
         "dtype": dtype,
         **{name: getattr(config, name) for name in KEPT},
         **OWN[family],
+        **({"rope_scaling": config.rope_scaling} if config.rope_scaling else {}),
     }
 
 

@@ -81,9 +81,9 @@ class UniXPreTrainedModel(PreTrainedModel):
         if new_num_tokens in (None, self.config.vocab_size) or new_num_tokens <= room:
             return self.get_input_embeddings()
         raise ValueError(
-            f"resize_token_embeddings({new_num_tokens}): text has the ids 0 to {room - 1}, from {room} on they are picture "
-            "codes, which would be overwritten: use at most that many text tokens, or convert the base model again with "
-            "a larger --image-token-offset"
+            f"resize_token_embeddings({new_num_tokens}): text has the ids 0 to {room - 1}, from {room} on they are "
+            "picture codes, which would be overwritten: use at most that many text tokens, or convert the base model again "
+            "with a larger --image-token-offset"
         )
 
 
@@ -138,11 +138,8 @@ class UniXModel(UniXPreTrainedModel):
                 ("use_cache", use_cache),
             )
         )
-        if output_attentions and config._attn_implementation != "eager":
-            raise ValueError(
-                f"output_attentions: {config._attn_implementation} attention computes no weights: load the model with "
-                "attn_implementation='eager', or call model.set_attn_implementation('eager')"
-            )
+        # whoever asks for attention maps gets them: other kinds of attention compute none
+        attention = "eager" if output_attentions else config._attn_implementation
         if self.gradient_checkpointing and self.training:
             use_cache = False  # the recomputation would append every key a second time
         if use_cache and cache is None:
@@ -172,12 +169,13 @@ class UniXModel(UniXPreTrainedModel):
         routing = Routing(visual if self.routes else None)
 
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        rotary = rotary_angles(tokens.positions, config.head_dim, Rope(config.rope_theta, config.rope_scaling), hidden.dtype)
+        rope = Rope(config.rope_theta, config.rope_scaling)
+        rotary = rotary_angles(tokens.positions, config.head_dim, rope, hidden.dtype)
         states, maps = [], []
         for index, kind in enumerate(self.kinds):
             states.append(hidden)
             mask = within_mask if kind.within_modality else joint_mask
-            args = (index, hidden, rotary, mask, routing, cache, cache_position)
+            args = (index, hidden, rotary, mask, routing, cache, cache_position, attention)
             if self.gradient_checkpointing and self.training:
                 hidden, weights = self._gradient_checkpointing_func(self._layer, *args)
             else:
@@ -208,8 +206,8 @@ class UniXModel(UniXPreTrainedModel):
             foreign = int(cache.get_seq_length())
         if modality is not None and modality.shape not in ((batch, length), (batch, foreign + length)):
             raise ValueError(
-                f"modality has shape {list(modality.shape)}: give [{batch}, {length}], or with the tokens of a cache that "
-                f"others filled [{batch}, {foreign + length}]: True for tokens of pictures"
+                f"modality has shape {list(modality.shape)}: give [{batch}, {length}], or with the tokens of a cache "
+                f"that others filled [{batch}, {foreign + length}]: True for tokens of pictures"
             )
         if foreign:
             if self.within and (modality is None or modality.shape[1] == length):
@@ -242,6 +240,7 @@ class UniXModel(UniXPreTrainedModel):
         routing: Routing,
         cache: Cache | None,
         cache_position: Tensor,
+        attention: str,
     ) -> tuple[Tensor, Tensor | None]:
         """One layer: hidden states [b, s, hidden] -> the same shape, and eager attention's weights."""
         row_routing, vision_weights = routing, self.kinds[index].vision_weights
@@ -258,7 +257,7 @@ class UniXModel(UniXPreTrainedModel):
         q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
             k, v = cache.update(k, v, index, {"cache_position": cache_position})
-        attended, weights = attend(self.config._attn_implementation, branches[0].self_attn, q, k, v, mask)
+        attended, weights = attend(attention, branches[0].self_attn, q, k, v, mask)
         attended = attended.flatten(0, 1)
         if vision_weights == "mlp":
             x, normed = branches[0](inputs[0], attended, feed_forward=False)
@@ -324,8 +323,8 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         of a packed row starts, and documents do not see each other. `seq_idx` [b, s], the number of each token's
         document, and `cu_seq_lens_q` [documents + 1], where those of the one row start, say the same. `labels` [b, s]:
         ids to predict, -100 to leave out; the loss is the mean cross-entropy of each next token. `past_key_values`, or
-        `cache` as transformers 5 names it: any cache of transformers. `output_attentions` needs
-        attn_implementation="eager". transformers 4.57 adds `cache_position`, which 5 no longer knows.
+        `cache` as transformers 5 names it: any cache of transformers. With
+        `output_attentions` attention is computed eagerly. transformers 4.57 adds `cache_position`, not in 5.
 
         Raises ValueError for inputs that cannot be routed, TypeError for arguments that the model has no use for.
         """

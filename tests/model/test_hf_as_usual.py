@@ -1,4 +1,4 @@
-"""What people do with any model of transformers: attention maps, packed rows, embeddings, offload, adapters, compile."""
+"""What people do with any model of transformers: attention maps, packed rows, embeddings, offload, compile."""
 
 from __future__ import annotations
 
@@ -98,9 +98,11 @@ def test_every_kind_of_attention_gives_the_same_and_eager_its_weights(kinds):
     ids, mask = left_pad([document([4, 5, 3]), document([2, 3], 1)])
     expected = model(ids, attention_mask=mask, output_hidden_states=True)
     assert expected.attentions is None and len(expected.hidden_states) == len(kinds) + 1
+    maps = model(ids, attention_mask=mask, output_attentions=True).attentions
     model.set_attn_implementation("eager")
     found = model(ids, attention_mask=mask, output_attentions=True)
     assert (found.logits - expected.logits)[mask.bool()].abs().max() <= 1e-5
+    assert all(torch.equal(one, other) for one, other in zip(maps, found.attentions, strict=True))
     visual = model.config.is_visual(ids) & mask.bool()
     for kind, weights in zip(kinds, found.attentions, strict=True):
         assert weights.shape == (2, 4, ids.shape[1], ids.shape[1])

@@ -283,5 +283,3 @@ def test_inputs_that_cannot_be_routed_are_refused():
     cache = model(ids, use_cache=True).past_key_values
     with pytest.raises(ValueError, match=r"here \[1, 8\]"):
         model(ids, attention_mask=torch.ones(1, 4), past_key_values=cache)
-    with pytest.raises(ValueError, match="attn_implementation='eager'"):
-        model(ids, output_attentions=True)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Run transformers' own common suites, of the version that is installed, on the classes of an export, and count.
 
-The suites are in transformers' source distribution, which is downloaded from PyPI once a version; nothing of it is kept in
-this repository. Of 4.57.6 and 5.24.0 it holds test_modeling_common.py and test_configuration_common.py, but not the
+The suites are in transformers' source distribution, which is downloaded from PyPI once a version; nothing of it is kept
+in this repository. Of 4.57.6 and 5.24.0 it holds test_modeling_common.py and test_configuration_common.py, but not the
 generation suite nor the causal-LM tester, which those import: they are stood in for by empty classes.
 """
 
@@ -56,7 +56,7 @@ def fetch(version: str, folder: Path) -> Path:
 
 
 def download(version: str, folder: Path) -> None:
-    """The source distribution into `folder`. pip also tries to build it, which may fail: the file is there all the same."""
+    """The source distribution into `folder`; pip also tries to build it, which may fail, and leaves the file all the same."""
     pip("download", "--no-deps", "--no-binary", "transformers", f"transformers=={version}", "-d", str(folder))
     if not (folder / f"transformers-{version}.tar.gz").is_file():
         sys.exit(f"error: pip could not download the source of transformers {version}")
