@@ -89,7 +89,7 @@ def test_an_export_works_without_the_repository(tmp_path):
     assert run_elsewhere(resaved, tmp_path / "again", prompt, caption_prompt) == found
 
 
-TRAVELS = {"", "__future__", "collections", "functools", "typing", "torch", "transformers"}
+TRAVELS = {"", "__future__", "collections", "functools", "math", "typing", "torch", "transformers"}
 PICTURES = {
     "modeling_uni_x.py": {"shutil", "pathlib"},
     "pictures_uni_x.py": {"numpy", "PIL"},
