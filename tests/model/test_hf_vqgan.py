@@ -39,7 +39,8 @@ def test_codes_and_pixels_are_those_of_diffusers(tmp_path, config):
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     codes = family.encode(theirs, pixels)
     assert torch.equal(family.encode(ours, pixels), codes) and len(codes.unique()) > 2
-    assert torch.equal(family.decode(ours, codes), family.decode(theirs, codes))
+    # not to the last bit: which kernel of attention or convolution a CPU takes may depend on where tensors lie
+    torch.testing.assert_close(family.decode(ours, codes), family.decode(theirs, codes), atol=1e-5, rtol=0)
 
 
 def test_what_only_diffusers_has_is_named_where_it_is_missing(tmp_path, monkeypatch):
