@@ -309,7 +309,6 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         cu_seq_lens_q: Tensor | None = None,
         use_cache: bool | None = None,
         cache: Cache | None = None,
-        cache_position: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -324,7 +323,8 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         document, and `cu_seq_lens_q` [documents + 1], where those of the one row start, say the same. `labels` [b, s]:
         ids to predict, -100 to leave out; the loss is the mean cross-entropy of each next token. `past_key_values`, or
         `cache` as transformers 5 names it: any cache of transformers. With
-        `output_attentions` attention is computed eagerly. transformers 4.57 adds `cache_position`, not in 5.
+        `output_attentions` attention is computed eagerly. transformers 4.57 adds `cache_position`; 5 warns of a signature
+        that names it.
 
         Raises ValueError for inputs that cannot be routed, TypeError for arguments that the model has no use for.
         """
@@ -339,7 +339,7 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
             seq_idx=seq_idx,
             cu_seq_lens_q=cu_seq_lens_q,
             use_cache=use_cache,
-            cache_position=cache_position,
+            cache_position=kwargs.pop("cache_position", None),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             **kwargs,
