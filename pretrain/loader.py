@@ -142,6 +142,8 @@ def rows_from(
             prefetch_factor=4 if workers else None,
             multiprocessing_context=context,
             worker_init_fn=_end_with_parent if workers else None,
+            # Without one of its own it draws a seed from torch's generator, which dropout draws from in another thread
+            generator=torch.Generator(),
         )
         return _start(loader) if workers else iter(loader)
 

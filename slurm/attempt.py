@@ -133,6 +133,8 @@ def end(run: Path, code: int, reason: str, signal: str, limit: int) -> tuple[str
     started = json.loads((run / "attempt.json").read_text(encoding="utf-8"))
     logs = logs_of(run, started["attempt"])
     code = code_of_the_first(code, logs / "srun.log")
+    if code == 0 and left_early(logs):
+        code = 130
     reason = reason or explain(code, signal, logs)
     decision = decide(code, signal)
     fruitless = 1 + fruitless_before(run) if newest_checkpoint(run) <= started["from_step"] else 0
@@ -209,6 +211,16 @@ def code_of_the_first(code: int, path: Path) -> int:
     found = RANK_ENDED.search(path.read_text(encoding="utf-8", errors="replace"))
     own = re.fullmatch(r"Exited with exit code (\d+)", found.group(3).strip()) if found else None
     return int(own.group(1)) if own else code
+
+
+def left_early(logs: Path) -> bool:
+    """Whether rank 0 saved and left before the last step: srun's code is 0 when the ranks' own are lost on their way, as a
+    step that is cancelled loses them on a busy node.
+    """
+    try:
+        return "; the same command goes on from here" in (logs / "rank_0000.log").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 def who_ended(path: Path) -> str:

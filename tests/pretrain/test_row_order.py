@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+import torch
 
 from model.prompts import DEFAULT_TEMPLATES
 from model.vocabulary import IGNORED, Vocabulary
@@ -62,6 +63,15 @@ def dataset(shards: Path | str, cache: Cache | None = None, **options) -> RowDat
 def digest(row: Row) -> str:
     parts = (row.ids, row.labels, row.positions, row.to_document)
     return hashlib.sha256(b"".join([str(row.index).encode(), *(part.numpy().tobytes() for part in parts)])).hexdigest()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_draws_nothing_from_torchs_generator(shards, workers: int):
+    """Dropout seeds that generator and draws from it in another thread, while workers may be begun again."""
+    before = torch.get_rng_state()
+    rows = rows_from(dataset(shards), 0, 0, 1, workers)
+    next(rows)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def texts_of(ids: numpy.ndarray) -> bytes:

@@ -94,6 +94,18 @@ def test_the_rank_that_left_first_has_the_say(run, first, code, decision):
     assert attempt.ended(run)[0]["code"] == code
 
 
+@pytest.mark.parametrize("signal, decision", [("cancelled", "stop"), ("warned", "requeue"), ("", "requeue")])
+def test_a_run_that_left_early_is_not_done(run, signal, decision):
+    """srun ended with 0: "Failed to send MESSAGE_TASK_EXIT" (Slurm 22.05.8, a step that was cancelled)."""
+    attempt.begin(run, ["node1", "node2"], 4)
+    logs = attempt.logs_of(run, 1)
+    logs.mkdir(parents=True)
+    (logs / "rank_0000.log").write_text("/run: 4 of 9 steps done; the same command goes on from here\n")
+    assert attempt.end(run, 0, "", signal, 3)[0] == decision
+    (logs / "rank_0000.log").write_text("/run: 9 of 9 steps done\n")
+    assert attempt.end(run, 0, "", signal, 3)[0] == "done"
+
+
 def test_a_lost_node_is_named(run):
     attempt.begin(run, ["node1", "node2"], 4)
     logs = attempt.logs_of(run, 1)

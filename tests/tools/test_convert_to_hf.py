@@ -232,7 +232,8 @@ def test_the_model_card_has_the_figures_of_the_run(commands, exports, tiny_data,
 
 def test_licences_follow_the_parts():
     def said(offset: int, name: str, family: str) -> tuple[str, str]:
-        return licences(SimpleNamespace(image_token_offset=offset), SimpleNamespace(name=name, family=family))
+        config = SimpleNamespace(image_token_offset=offset, attention_bias=True, qk_norm=False)
+        return licences(config, SimpleNamespace(name=name, family=family))
 
     metadata, words = said(151_936, "chameleon", "vqgan")
     assert metadata.startswith("license: other") and "Qwen2.5-3B" in words and "forbids commercial use" in words

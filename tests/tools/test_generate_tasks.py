@@ -122,10 +122,10 @@ def test_a_document_of_the_model_itself_is_written(export, tmp_path):
 
 
 def test_previews_show_what_is_drawn_so_far(export, tmp_path, monkeypatch):
-    seen, save = [], generation_results.save
-    monkeypatch.setattr(generation_results, "save", lambda *a: (seen.append((a[1].name, a[0])), save(*a)))
+    seen, save = [], generation_results.save_picture
+    monkeypatch.setattr(generation_results, "save_picture", lambda *a: (seen.append((a[1].name, a[0])), save(*a)))
     run(export, tmp_path / "out", "--prompt", "a cat", "--num-images", 1, "--preview", 2)
-    assert [name for name, _ in seen] == ["0000-00.partial.png", "0000-00.png"]
+    assert [name for name, _ in seen] == ["0000-00.partial.png", "0000-00.png", "contact_sheet.png"]
     partial = np.asarray(seen[0][1])
     assert (partial[4:] == 128).all() and not (partial[:4] == 128).all()  # two of four rows, two pixels a code
     assert not list((tmp_path / "out").glob("*.partial.png"))
@@ -145,7 +145,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("moment", ["before a picture", "before a line", "within a line"])
 def test_an_ended_job_goes_on_where_it_was(export, tmp_path, monkeypatch, moment):
     expected = run(export, tmp_path / "whole", *JOB)
-    save, add, saved = generation_results.save, Record.add, []
+    save, add, saved = generation_results.save_picture, Record.add, []
 
     def save_or_die(picture, path):
         if moment == "before a picture" and len(saved) == 3:
@@ -162,17 +162,17 @@ def test_an_ended_job_goes_on_where_it_was(export, tmp_path, monkeypatch, moment
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(generation_results, "save", save_or_die)
+        patch.setattr(generation_results, "save_picture", save_or_die)
         patch.setattr(Record, "add", add_or_die)
         with pytest.raises(Killed):
             run(export, tmp_path / "out", *JOB)
     drawn_before = len(Record(tmp_path / "out").lines)
     assert drawn_before == (3 if moment == "within a line" else 2)
     with monkeypatch.context() as patch:
-        patch.setattr(generation_results, "save", lambda *a: (saved.append(a[1].name), save(*a)))
+        patch.setattr(generation_results, "save_picture", lambda *a: (saved.append(a[1].name), save(*a)))
         del saved[:]
         assert run(export, tmp_path / "out", *JOB) == expected
-    assert len(saved) == 6 - drawn_before  # nothing that had a line is drawn again
+    assert len(saved) == 6 - drawn_before + 1  # nothing that had a line is drawn again; the last is the sheet of all
     for line in expected:
         again, whole = ((tmp_path / folder / line["file"]).read_bytes() for folder in ("out", "whole"))
         assert again == whole

@@ -171,16 +171,18 @@ def captions_of(record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def captions_beside(record: dict[str, Any], texts: list[str]) -> tuple[str, ...]:
-    """The captions of a record, and these texts of other files, each once. Raises BadRecord as `captions_of` does."""
+    """The captions of a record as they stand, and these texts of other files where they say something else. Raises BadRecord
+    as `captions_of` does.
+    """
     captions: tuple[str, ...] = ()
     if any(record.get(key) is not None for key in CAPTION_KEYS):
         captions = captions_of(record)
     for text in texts:
-        captions += captions_of({"caption": text})
+        captions += tuple(caption for caption in captions_of({"caption": text}) if caption not in captions)
     if not captions:
         keys = f", and its JSON has none of {', '.join(CAPTION_KEYS)}" if record else ""
         raise BadRecord("missing_key", f"the picture has no text of its name (.txt, .caption or .json){keys}")
-    return tuple(dict.fromkeys(captions))
+    return captions
 
 
 def text_of(record: dict[str, Any], key: str = "text") -> str:

@@ -87,7 +87,7 @@ def test_bad_input_is_one_line(commands, run, tiny_data, tmp_path):
 
     model = run.parent / "model"
     refused("one of them", arguments=["--task", "heldout", "--model", model, "--checkpoint", run])
-    refused("names no held-out shards", arguments=["--task", "heldout", "--model", model])
+    refused("no run whose held-out shards are known", "--data", arguments=["--task", "heldout", "--model", model])
     refused("no manifest.json", arguments=["--task", "heldout", "--model", model, "--data", tmp_path])
     refused("needs --data", arguments=["--task", "retrieval", "--model", model])
     refused("means nothing", "--guidance", arguments=["--task", "retrieval", "--model", model, "--guidance", 2])
