@@ -65,7 +65,8 @@ class Handler(BaseHTTPRequestHandler):
 
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
-client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key="none", max_retries=0)
+scheme = "http"
+client = openai.OpenAI(base_url=f"{scheme}://127.0.0.1:{server.server_port}/v1", api_key="none", max_retries=0)
 asked = {"model": "m", "input": "Tell a story.", "max_output_tokens": 2}
 with client.responses.stream(**asked) as stream:
     found = list(stream)
