@@ -233,6 +233,8 @@ def check_sources(manifests: list[dict], vocabulary: Vocabulary) -> None:
     if len(sizes) > 1:
         raise UserError(f"data.sources have pictures of {' and '.join(map(str, sizes))} pixels a side, and a model draws one "
                         "grid of codes: shard them again with one --image-size")  # fmt: skip
+    if any("shapes" in manifest["vq"] for manifest in manifests):
+        raise UserError("data.sources have pictures of several shapes, which are not trained on yet: shard with --shapes square")
     codes = manifests[0]["vq"]["codebook_size"]
     if codes != vocabulary.codebook_size:
         raise UserError(f"the model has {vocabulary.codebook_size} picture codes, the shards have {codes}")

@@ -8,8 +8,9 @@ LABEL_HEIGHT, MARGIN, LINE = 30, 8, 12
 
 
 def contact_sheet(pictures: Sequence, labels: Sequence[str], columns: int = 0, scale_to: int = 128):
-    """PIL pictures of one size and a label for each -> one PIL RGB picture; each is `scale_to` pixels wide, unsmoothed.
+    """PIL pictures and a label for each -> one PIL RGB picture; each is `scale_to` pixels wide, unsmoothed.
 
+    Where they have several ratios of sides, the longer side of each is `scale_to`, and it stands in the middle of its cell.
     columns 0 chooses a sheet about as wide as it is high. Characters that the built-in font lacks are shown as their
     code points, so that a label is never a row of boxes.
     """
@@ -20,18 +21,26 @@ def contact_sheet(pictures: Sequence, labels: Sequence[str], columns: int = 0, s
     columns = columns or max(1, math.ceil(math.sqrt(len(pictures) * 1.3)))
     columns = min(columns, max(1, len(pictures)))
     rows = math.ceil(len(pictures) / columns)
-    height = round(scale_to * pictures[0].height / pictures[0].width) if pictures else scale_to
+    alike = len({picture.width / picture.height for picture in pictures}) == 1
+    height = round(scale_to * pictures[0].height / pictures[0].width) if alike else scale_to
     cell_width, cell_height = scale_to + MARGIN, height + LABEL_HEIGHT + MARGIN
     sheet = Image.new("RGB", (columns * cell_width + MARGIN, rows * cell_height + MARGIN), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(LINE - 1)
     for number, (picture, label) in enumerate(zip(pictures, labels)):
         left = MARGIN + number % columns * cell_width
         top = MARGIN + number // columns * cell_height
-        sheet.paste(picture.convert("RGB").resize((scale_to, height), Image.Resampling.NEAREST), (left, top))
-        draw.rectangle((left - 1, top - 1, left + scale_to, top + height), outline="#cccccc")
+        wide, high = (scale_to, height) if alike else inside(picture.size, scale_to)
+        at = left + (scale_to - wide) // 2, top + (height - high) // 2
+        sheet.paste(picture.convert("RGB").resize((wide, high), Image.Resampling.NEAREST), at)
+        draw.rectangle((at[0] - 1, at[1] - 1, at[0] + wide, at[1] + high), outline="#cccccc")
         for line, text in enumerate(_wrap(_printable(label), scale_to, draw, font)):
             draw.text((left, top + height + 2 + line * LINE), text, fill="black", font=font)
     return sheet
+
+
+def inside(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height of a picture of `size` whose longer side is made `side`."""
+    return tuple(max(1, round(length * side / max(size))) for length in size)
 
 
 def _printable(text: str) -> str:

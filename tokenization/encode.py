@@ -171,7 +171,7 @@ class PartCoder:
         self.rejects: list[Reject] = []
         self.documents: list[CodedDocument] = []
         self.hashes: list[np.ndarray] = []
-        self.batch: list[tuple[Hashable, Image.Image]] = []
+        self.batch: dict[tuple[int, int], list[tuple[Hashable, Image.Image]]] = {}  # by the size of the pictures
         self.batches: list[tuple[list[Hashable], Future[np.ndarray]]] = []
         self.asked: set[Hashable] = set()  # pictures of the part that are in a batch
         self.wanted: list[tuple[CodedDocument, Hashable]] = []  # which of them a document has, in order
@@ -189,7 +189,7 @@ class PartCoder:
                 continue
             self.limit.count(1, Counter())
             found = item.document
-            layout = layout_of(found.parts)
+            layout = layout_of(found.parts, item.shapes)
             coded = CodedDocument(found.id, found.source, found.kind, found.texts, item.text_ids, [], layout)
             self.documents.append(coded)
             for number, picture in enumerate(item.pictures):
@@ -198,13 +198,14 @@ class PartCoder:
                 if key in self.asked:
                     continue
                 self.asked.add(key)
-                self.batch.append((key, picture))
-                if len(self.batch) == self.batch_size:
-                    self._encode()
+                batch = self.batch.setdefault(picture.size, [])
+                batch.append((key, picture))
+                if len(batch) == self.batch_size:
+                    self._encode(picture.size)
         if not chunk.last:
             return None
-        if self.batch:
-            self._encode()
+        for size in list(self.batch):
+            self._encode(size)
         hashes = None
         if self.duplicate_bits >= 0:
             hashes = np.concatenate([np.zeros((0, 4), np.uint64), *self.hashes])
@@ -229,12 +230,11 @@ class PartCoder:
         self.ids.add(document.id)
         return item
 
-    def _encode(self) -> None:
-        """Give the batch to the encoder, and begin another."""
-        keys, pictures = (list(column) for column in zip(*self.batch))
+    def _encode(self, size: tuple[int, int]) -> None:
+        """Give the batch of pictures of a size to the encoder, and begin another."""
+        keys, pictures = (list(column) for column in zip(*self.batch.pop(size)))
         self.batches.append((keys, self.encoder.submit(pictures)))
         self.pictures += len(pictures)
-        self.batch = []
 
 
 class Publisher:

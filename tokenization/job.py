@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
+from model.shapes import Framing, recorded, size_word
 from tokenization.encoder_record import encoder_record
 from tokenization.files import is_temporary, write_atomically
 from tokenization.filters import Filters
@@ -34,12 +35,13 @@ def describe_job(
     corpora: list[Corpus],
     vq: VQ,
     tokenizer: TextTokenizer,
-    image_size: int,
+    framing: Framing | int,
     samples_per_part: int,
     filters: Filters | None = None,
     batch_size: int = 32,
 ) -> dict[str, Any]:
-    """The content of job.json."""
+    """The content of job.json. `framing`: the shapes of pictures, or the side of squares in pixels."""
+    square = isinstance(framing, int)
     return {
         "format_version": FORMAT_VERSION,
         "samples_per_part": samples_per_part,
@@ -49,7 +51,8 @@ def describe_job(
             "fingerprint": vq.fingerprint,
             "codebook_size": vq.codebook_size,
             "downsample": vq.downsample,
-            "image_size": image_size,
+            "image_size": framing if square else framing.grids[0][0] * framing.downsample,
+            **({} if square else recorded(framing)),
         },
         "encoder": encoder_record(vq.device, batch_size),
         "tokenizer": {
@@ -112,6 +115,11 @@ def first_change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
     names = [[entry["source"] for entry in job["inputs"]] for job in (then, now)]
     if names[0] != names[1]:
         return f"the inputs {', '.join(names[0])}, and now they are {', '.join(names[1])}"
+    for key, usual in (("shapes", []), ("fit", "crop")):
+        old, new = (job["vq"].get(key, usual) for job in (then, now))
+        if old != new:
+            old, new = (", ".join(map(size_word, value)) or "square" if key == "shapes" else value for value in (old, new))
+            return f"--{key} {old}, and now it is {new}"
     for name, old in then["filters"].items():
         if now["filters"][name] != old:
             return f"--{name.replace('_', '-')} {old}, and now it is {now['filters'][name]}"

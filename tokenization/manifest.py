@@ -29,6 +29,8 @@ from tokenization.parts import FILES, PARTS, DamagedPart, FileRecord, PartRecord
 from tokenization.readers.document import KINDS, Reject
 
 FORMAT_VERSION = 2
+SHAPES_VERSION = 3
+"""Of a dataset whose pictures have several shapes: what reads only squares must not take it for one of them."""
 CREATED_BY = "tokenization/shard_images.py"
 JOB, MANIFEST, INDEX, REJECTS = "job.json", "manifest.json", "index.json", "rejects.jsonl"
 
@@ -67,7 +69,7 @@ def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -
     ]
     rejects = rejects_of(files) + Counter({DUPLICATE: len(left_out)})
     manifest = {
-        "format_version": FORMAT_VERSION,
+        "format_version": SHAPES_VERSION if "shapes" in job["vq"] else FORMAT_VERSION,
         "created_by": CREATED_BY,
         "fingerprint": dataset_fingerprint(entries, lengths),
         "tokenizer": job["tokenizer"],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from model.shapes import Framing
 from tokenization import storage
 from tokenization.filters import Filters, picture_hash, within
 from tokenization.preprocess import RejectedImage, open_image, preprocess
@@ -37,7 +38,8 @@ class Prepared:
     """A document ready for the encoder: text_ids uint32 [tokens] for each text, RGB pictures of the encoder's size.
 
     `hashes` uint64 [pictures, 4] as `filters.picture_hash` makes them; [0, 4] if duplicates are not looked for. `keys`
-    are equal for equal pictures, in documents of several: edits share theirs, and each need be encoded only once.
+    are equal for equal pictures, in documents of several: edits share theirs, and each need be encoded only once. `shapes`
+    are the numbers of the pictures' sizes in the framing's set.
     """
 
     document: Document
@@ -45,6 +47,7 @@ class Prepared:
     pictures: list[Image.Image]
     hashes: np.ndarray
     keys: list[bytes]
+    shapes: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Preparation:
     """What is done to a document before it is encoded."""
 
     tokenizer: TextTokenizer
-    image_size: int
+    framing: Framing | int
     filters: Filters = field(default_factory=Filters)
     picture_seconds: float = 0.0
 
@@ -71,7 +74,7 @@ class Preparation:
         texts = [text for item, _, _ in decoded if isinstance(item, Document) for text in item.texts]
         ids = iter(self.tokenizer.encode(texts))
         items = [
-            Prepared(item, [next(ids) for _ in item.texts], pictures, hashes, keys_of(pictures))
+            Prepared(item, [next(ids) for _ in item.texts], pictures, hashes, keys_of(pictures), self.shapes_of(pictures))
             if isinstance(item, Document)
             else item
             for item, pictures, hashes in decoded
@@ -96,6 +99,10 @@ class Preparation:
         hashes = [picture_hash(picture) for picture in pictures] if self.filters.duplicate_bits >= 0 else []
         return replace(item, parts=parts), pictures, np.array(hashes, np.uint64) if hashes else none
 
+    def shapes_of(self, pictures: list[Image.Image]) -> list[int]:
+        """The number of each picture's size in the set."""
+        return [0 if isinstance(self.framing, int) else self.framing.sizes.index(picture.size) for picture in pictures]
+
     def picture(self, source: Picture) -> Image.Image:
         """A picture decoded and resized. Raises RejectedImage."""
         data = source.data
@@ -108,14 +115,16 @@ class Preparation:
                 raise
         image = open_image(data, self.filters.max_pixels)
         self.filters.check_size(*image.size)
-        return preprocess(image, self.image_size)
+        return preprocess(image, self.framing)
 
 
 def keys_of(pictures: list[Image.Image]) -> list[bytes]:
     """A digest of the pixels of each picture; none for a picture that is alone in its document."""
     if len(pictures) < 2:
         return []
-    return [hashlib.blake2b(picture.tobytes(), digest_size=16).digest() for picture in pictures]
+    return [
+        hashlib.blake2b(f"{picture.size}".encode() + picture.tobytes(), digest_size=16).digest() for picture in pictures
+    ]
 
 
 def chunks_of(items: ItemStream, first: int, size: int, stop: int, chunk_size: int = CHUNK) -> Iterator[Chunk]:

@@ -1,4 +1,4 @@
-"""From a picture file to the square RGB picture that an image tokenizer sees; the same for shards, training and editing.
+"""From a picture file to the RGB picture that an image tokenizer sees; the same for shards, training and editing.
 
 `open_image` refuses what is not a sound picture, `preprocess` does the geometry and the colours. Nothing else in this
 project decodes or resizes pictures, but for the geometry that exports share
@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from model.errors import UserError
-from model.hf.pictures_uni_x import fit_square
+from model.hf.pictures_uni_x import fit
+from model.shapes import Framing
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded, in pixels: 192 MB as RGB. A bomb of 20,000 x 20,000 is refused by its header."""
@@ -116,14 +117,16 @@ def with_transparency(image: Image.Image, depth: str) -> Image.Image:
     return image
 
 
-def preprocess(image: Image.Image, size: int) -> Image.Image:
-    """The picture as `size` x `size` RGB, by `fit_square`, which exported models use too.
+def preprocess(image: Image.Image, framing: Framing | int) -> Image.Image:
+    """The picture as RGB in the nearest shape of `framing`, or as a square of so many pixels, by `fit`, which exported
+    models use too.
 
     Raises RejectedImage (`undecodable_picture`) for floating-point pictures, whose white is not defined, and for pixel
     formats that Pillow cannot convert.
     """
+    square = isinstance(framing, int)
     try:
-        return fit_square(image, size)
+        return fit(image, [(framing, framing)] if square else framing.sizes, not square and framing.pad)
     except ValueError as error:
         raise RejectedImage("undecodable_picture", one_line(error)) from error
 

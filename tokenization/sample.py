@@ -25,10 +25,11 @@ COLUMNS = {
 `readers/document.py`. texts: all texts in order. text_ids: ids of all texts, one after the other. text_lengths: one a
 text. codes: those of all pictures, one after the other, each row by row. grids: height and width in codes, a pair a
 picture. layout: an entry for each text and picture, in document order: PICTURE for a picture, plus ROLES.index(role)
-times ROLE, plus WORDING for a text that is another wording of the text before it.
+times ROLE, plus WORDING for a text that is another wording of the text before it, plus SHAPE times the number of a picture's
+grid in the dataset's set of shapes, whose first is the square.
 MDS cannot hold an empty array: one zero (for grids, one pair of zeros) stands for it. `from_mds` takes it out again."""
 
-PICTURE, ROLE, WORDING = 1, 2, 8
+PICTURE, ROLE, WORDING, SHAPE = 1, 2, 8, 16
 
 
 @dataclass(frozen=True)
@@ -49,21 +50,26 @@ class CodedDocument:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a document as it is read: a picture's codes [n], or a text's wordings as (number of the text, ids)."""
+    """A part of a document as it is read: a picture's codes [n], or a text's wordings as (number of the text, ids).
+
+    `shape` is the number of a picture's grid in the set of its dataset.
+    """
 
     role: str
     codes: np.ndarray | None
     grid: tuple[int, int] | None
     wordings: tuple[tuple[int, np.ndarray], ...]
+    shape: int = 0
 
 
-def layout_of(parts: Iterable[Text | Picture]) -> np.ndarray:
-    """The layout of a document's parts."""
+def layout_of(parts: Iterable[Text | Picture], shapes: Iterable[int] = ()) -> np.ndarray:
+    """The layout of a document's parts, whose pictures have these shapes, or all the first."""
     entries: list[int] = []
+    shape = iter(shapes)
     for part in parts:
         role = ROLES.index(part.role) * ROLE
         if isinstance(part, Picture):
-            entries.append(PICTURE + role)
+            entries.append(PICTURE + role + SHAPE * next(shape, 0))
         else:
             entries += [role, *[role + WORDING] * (len(part.wordings) - 1)]
     return np.array(entries, dtype=np.uint8)
@@ -87,7 +93,7 @@ def parts_of(sample: dict[str, Any]) -> Iterator[Part]:
         said_by = ROLES[entry // ROLE % 4]
         if entry & PICTURE:
             rows, columns = map(int, sample["grids"][2 * picture : 2 * picture + 2])
-            yield Part(said_by, sample["codes"][code : code + rows * columns], (rows, columns), ())
+            yield Part(said_by, sample["codes"][code : code + rows * columns], (rows, columns), (), entry // SHAPE)
             picture, code = picture + 1, code + rows * columns
         else:
             length = int(sample["text_lengths"][text])

@@ -27,6 +27,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError, run_command
+from model.shapes import FITS, Framing, framing_of, grids_from
 
 if TYPE_CHECKING:
     from tokenization.encode import Stopwatch
@@ -74,7 +75,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--job-index", type=int, help="which worker this is, from 0 (default: SLURM_ARRAY_TASK_ID, else 0)")
     add("--job-count", type=int, help="how many workers share the files (default: SLURM_ARRAY_TASK_COUNT, else 1)")
     add("--batch-size", type=int, default=32, help="pictures encoded at once (default: %(default)s)")
-    add("--image-size", type=int, help="side in pixels (default: the image tokenizer's)")
+    add("--image-size", type=int, help="side of squares in pixels; other shapes have about that area (default: the image tokenizer's)")
+    add("--shapes", default="square", metavar="SET",
+        help="shapes of pictures: square; aspect, eleven from 1:3 to 3:1 with about as many codes; or ratios of width to "
+        "height beside the square, as 4:3,3:4 (default: %(default)s)")
+    add("--fit", choices=FITS, default="crop",
+        help="what a picture has beyond the nearest shape is cut off, or white is laid beside it (default: %(default)s)")
     add("--device", help="where the image tokenizer runs (default: a GPU if there is one, else cpu)")
     add(
         "--max-rejects",
@@ -136,6 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     from tokenization.vq import find_folder
     from tokenization.work import listed, slot_of
 
+    grids_from(options.shapes, 32)  # a word that is none is refused before anything is read
     startup = Stopwatch()
     find_folder(options.vq)  # before corpora are listed, and before the seconds that it takes to import torch
     worker, workers = slot_of(os.environ, options.job_index, options.job_count)
@@ -151,12 +158,14 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(
             f"--image-size {image_size} is not a multiple of {vq.downsample}, the pixels per code of {vq.name!r}"
         )
+    framing = Framing(grids_from(options.shapes, image_size // vq.downsample), vq.downsample, options.fit == "pad")
+    vq.check_grids(framing.grids)
     filters = Filters(
         options.min_side, options.max_aspect, options.min_text, options.max_text, options.max_pixels or MAX_PIXELS,
         options.duplicate_bits,
     )  # fmt: skip
     files = listed(corpora)
-    job = describe_job(corpora, vq, tokenizer, image_size, options.samples_per_part, filters, options.batch_size)
+    job = describe_job(corpora, vq, tokenizer, framing, options.samples_per_part, filters, options.batch_size)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -203,7 +212,7 @@ def run(
     startup_seconds, watch = startup.elapsed(), Stopwatch()
     which = f" of {len(files)} as worker {worker} of {workers}" if workers > 1 else ""
     say(f"encoding {len(mine)} file{'s' if len(mine) != 1 else ''}{which}")
-    preparation = Preparation(tokenizer, job["vq"]["image_size"], filters, options.picture_seconds)
+    preparation = Preparation(tokenizer, framing_of(job["vq"]), filters, options.picture_seconds)
     try:
         pictures = encode_files(
             options.output, mine, options.samples_per_part, preparation, vq, options.batch_size, options.workers,

@@ -21,7 +21,7 @@ import numpy as np
 from model.errors import UserError
 from tokenization.files import sha256_of
 from tokenization.lengths import ARRAYS, KEPT, LENGTHS, LengthIndex, open_lengths
-from tokenization.manifest import FORMAT_VERSION, INDEX, JOB, MANIFEST, dataset_fingerprint
+from tokenization.manifest import FORMAT_VERSION, INDEX, JOB, MANIFEST, SHAPES_VERSION, dataset_fingerprint
 from tokenization.remote import inside, read_small
 from tokenization.sample import from_mds
 from tokenization.shard_cache import Cache, ShardCache
@@ -194,9 +194,9 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         content = read_small(path)
         manifest = json.loads(content)
         version = manifest["format_version"]
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, SHAPES_VERSION):
             raise UserError(
-                f"{path}: format version {version}, this code reads {FORMAT_VERSION}; make the dataset again with "
+                f"{path}: format version {version}, this code reads {FORMAT_VERSION} and {SHAPES_VERSION}; make the dataset again with "
                 "shard_images.py, in another folder"
             )
         sound = dataset_fingerprint(manifest["shards"], manifest["lengths"]) == manifest["fingerprint"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +123,11 @@ class VQ(ABC):
     @abstractmethod
     def _architecture(self) -> dict[str, Any]:
         """Settings that change the computation and do not show in the names and shapes of the weights."""
+
+    def check_grids(self, grids: Iterable[tuple[int, int]]) -> None:
+        """Raise UserError if the model cannot take one of these grids of codes."""
+        for rows, columns in grids:
+            self._check_grid(rows, columns)
 
     def _check_grid(self, rows: int, columns: int) -> None:
         """Raise UserError if the model cannot take a grid of this many codes; most take any."""

@@ -38,6 +38,20 @@ def token_statistics(dataset: CodeDataset) -> list[tuple[Any, ...]]:
     return lines
 
 
+def shape_statistics(dataset: CodeDataset) -> list[tuple[str, int, int]]:
+    """Words, pictures and codes of each shape that the dataset's pictures may have; empty where all are squares."""
+    from model.shapes import framing_of, size_word
+    from tokenization.sample import PICTURE, SHAPE
+
+    grids = framing_of(dataset.manifest["vq"]).grids
+    if len(grids) == 1:
+        return []
+    counts = numpy.zeros(len(grids), numpy.int64)
+    for _, layout in dataset.lengths.kept_entries():
+        counts += numpy.bincount(layout[layout & PICTURE != 0] // SHAPE, minlength=len(grids))
+    return [(size_word(grid), int(count), grid[0] * grid[1]) for grid, count in zip(grids, counts, strict=True)]
+
+
 def codebook_statistics(dataset: CodeDataset, documents: int) -> list[tuple[Any, ...]]:
     """Per source, over at most so many documents spread evenly: name, pictures, codes used, perplexity of the codes,
     and bits of a code given 0, 1 and 2 codes before it in its row.

@@ -2,7 +2,8 @@
 """Show what shard_images.py would make of its input, before a long job: format, documents, pictures, rejects.
 
 Some documents are read of files spread over each input, and their pictures decoded. The output is a page with the
-documents as they were understood, and a contact sheet of the pictures as the image tokenizer will see them.
+documents as they were understood, a contact sheet of the pictures as the image tokenizer will see them, and one of what is
+cut off them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError, run_command
+from model.shapes import FITS, Framing, grids_from
 from tokenization.files import save_picture
 
 if TYPE_CHECKING:
@@ -41,35 +43,51 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PATH", help="as for shard_images.py")
     add("--image-root", default="", metavar="PATH", help="as for shard_images.py")
-    add("--output", type=Path, required=True, help="folder for index.html and contact_sheet.png")
+    add("--output", type=Path, required=True, help="folder for index.html, contact_sheet.png and cut_sheet.png")
     add("--documents", type=int, default=100, help="documents to read of each input (default: %(default)s)")
     add("--show", type=int, default=20, help="of these, how many the page shows (default: %(default)s)")
-    add("--image-size", type=int, default=256, help="side in pixels (default: %(default)s)")
+    add("--image-size", type=int, default=256, help="side of squares in pixels (default: %(default)s)")
+    add("--shapes", default="square", metavar="SET", help="as for shard_images.py (default: %(default)s)")
+    add("--fit", choices=FITS, default="crop", help="as for shard_images.py (default: %(default)s)")
+    add("--pixels-per-code", type=int, default=16, metavar="N",
+        help="side of a code of the image tokenizer, 8 of openmoji-64 (default: %(default)s)")
     arguments = parser.parse_args()
-    for name in ("documents", "show", "image_size"):
+    for name in ("documents", "show", "image_size", "pixels_per_code"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
-    return arguments
+    if arguments.shapes != "square" and arguments.image_size % arguments.pixels_per_code:
+        parser.error(f"--image-size must be a multiple of --pixels-per-code {arguments.pixels_per_code}")
+    return arguments  # fmt: skip
+
+
+def framing_of(arguments: argparse.Namespace) -> Framing:
+    """The shapes that are asked for; squares need no pixels per code."""
+    code = 1 if arguments.shapes == "square" else arguments.pixels_per_code
+    return Framing(grids_from(arguments.shapes, arguments.image_size // code), code, arguments.fit == "pad")
 
 
 def main() -> int:
     """Run the command; the exit code is 1 if of an input next to nothing can be used."""
     arguments = parse_arguments()
+    framing = framing_of(arguments)
     warnings.filterwarnings("ignore", module=r"PIL\b")
 
     from tokenization.contact_sheet import contact_sheet
     from tokenization.readers import open_corpora
+    from tools.cut_pictures import cut_picture, losses
     from tools.data_page import embedded, write_page
 
     parts: list[str] = []
     little: list[str] = []
     sheet: list[tuple[Any, str]] = []
+    cut: list[Any] = []
     for corpus in open_corpora(arguments.input, arguments.image_root):
         print(corpus.describe())
         if beside := corpus.warning():
             print(f"warning: {beside}")
         parts.append(f"<h2>{html.escape(corpus.source)}</h2>")
-        found = look(corpus, arguments.documents, arguments.image_size)
+        found = look(corpus, arguments.documents, framing)
+        found.more = losses(found.upright, framing)
         for what, value in found.figures():
             print(f"  {what}: {value}")
         for reject in list({reject.reason: reject for reject in reversed(found.rejects)}.values())[:REASONS_TO_SAY]:
@@ -78,6 +96,7 @@ def main() -> int:
             little.append(f"{corpus.path} ({len(found.documents):,} of {len(found.documents) + len(found.rejects):,})")
         parts += found.page(arguments.show)
         sheet += found.sheet
+        cut += found.whole
     try:
         arguments.output.mkdir(parents=True, exist_ok=True)
         if sheet:
@@ -85,6 +104,11 @@ def main() -> int:
             save_picture(contact_sheet(pictures, labels), arguments.output / "contact_sheet.png")
             parts.append("<h2>Pictures as the image tokenizer will see them</h2>")
             parts.append(embedded(contact_sheet(pictures, labels), "contact sheet", "wide"))
+            shown = [cut_picture(picture, framing) for picture in cut[:SHEET_PICTURES]]
+            whole = contact_sheet([picture for picture, _ in shown], [said for _, said in shown])
+            save_picture(whole, arguments.output / "cut_sheet.png")
+            parts.append("<h2>What is lost of them: the veiled parts</h2>")
+            parts.append(embedded(whole, "what is lost", "wide"))
         write_page(arguments.output / "index.html", "What the input holds", parts)
     except OSError as error:
         raise UserError(f"{error.filename or arguments.output}: cannot be written: {error.strerror}") from error
@@ -104,12 +128,17 @@ class Findings:
         self.sizes: list[tuple[int, int]] = []
         self.modes: Counter[str] = Counter()
         self.sheet: list[tuple[Any, str]] = []
+        self.upright: list[tuple[int, int]] = []  # sizes of the pictures as they are seen
+        self.whole: list[Any] = []  # the pictures, none wider or higher than a cell of a sheet
+        self.more: list[tuple[str, str]] = []
 
-    def add(self, item: Document | Reject, image_size: int) -> None:
+    def add(self, item: Document | Reject, framing: Framing | int) -> None:
         """Take an item as it was read."""
         from tokenization import storage
+        from model.hf.pictures_uni_x import to_rgb, upright
         from tokenization.preprocess import RejectedImage, open_image, preprocess
         from tokenization.readers import Reject
+        from tools.cut_pictures import thumbnail
 
         if isinstance(item, Reject):
             self.rejects.append(item)
@@ -120,8 +149,12 @@ class Findings:
                 image = open_image(
                     picture.data if isinstance(picture.data, bytes) else storage.read_bytes(picture.data)
                 )
-                pictures.append(preprocess(image, image_size))
+                pictures.append(preprocess(image, framing))
                 self.sizes.append(image.size)
+                turned = to_rgb(upright(image))
+                self.upright.append(turned.size)
+                if len(self.whole) < SHEET_PICTURES:
+                    self.whole.append(thumbnail(turned))
                 self.modes[f"{image.format} {image.mode}"] += 1
         except (RejectedImage, OSError) as error:
             reason, detail = getattr(error, "reason", "missing_file"), getattr(error, "detail", str(error))
@@ -141,6 +174,7 @@ class Findings:
             lines.append(("shorter side of a picture, pixels", _spread([min(size) for size in self.sizes])))
             lines.append(("longer by shorter side", _spread([round(max(s) / min(s), 2) for s in self.sizes])))
             lines.append(("formats", ", ".join(f"{mode} {count:,}" for mode, count in self.modes.most_common())))
+        lines += self.more
         reasons = Counter(reject.reason for reject in self.rejects).most_common()
         counted = ", ".join(f"{reason} {count:,}" for reason, count in reasons)
         lines.append(("rejected", f"{len(self.rejects):,} ({len(self.rejects) / max(seen, 1):.1%}) {counted}".strip()))
@@ -167,7 +201,7 @@ class Findings:
         return parts
 
 
-def look(corpus: Corpus, documents: int, image_size: int) -> Findings:
+def look(corpus: Corpus, documents: int, framing: Framing | int) -> Findings:
     """Read `documents` documents of files spread evenly over a corpus."""
     found = Findings(corpus)
     count = min(len(corpus.files), 8, documents)
@@ -176,7 +210,7 @@ def look(corpus: Corpus, documents: int, image_size: int) -> Findings:
         share = documents * (number + 1) // count - documents * number // count
         with corpus.open(file) as opened:
             for _, item in islice(corpus.read(opened, 0), share):
-                found.add(item, image_size)
+                found.add(item, framing)
     return found
 
 

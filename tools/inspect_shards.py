@@ -83,7 +83,7 @@ def samples_page(arguments: argparse.Namespace) -> list[str]:
     from tokenization.shard_cache import Cache
     from tokenization.shards import check_vq, open_dataset
     from tokenization.vq import load_vq
-    from tools.codebook_use import codebook_statistics, token_statistics
+    from tools.codebook_use import codebook_statistics, shape_statistics, token_statistics
     from tools.data_page import document, table
 
     dataset = open_dataset(arguments.shards, Cache(arguments.cache.absolute()) if arguments.cache else None)
@@ -101,6 +101,10 @@ def samples_page(arguments: argparse.Namespace) -> list[str]:
     if codes:
         heads = ("source", "pictures", "codes used", "perplexity", "bits a code", "after one", "after two")
         parts += [f"<h2>Codebook of {dataset.manifest['vq']['codebook_size']:,}</h2>", table(heads, codes)]
+    shapes = shape_statistics(dataset)
+    if shapes:
+        print("pictures by shape: " + ", ".join(f"{word} {count:,}" for word, count, _ in shapes))
+        parts += ["<h2>Shapes</h2>", table(("rows*columns", "pictures", "codes of each"), shapes)]
     rejects = dataset.manifest["rejects"]
     if rejects:
         parts += ["<h2>Rejects</h2>", table(("reason", "documents"), rejects.items())]
@@ -186,6 +190,7 @@ def shown_ids(ids: Any, labels: Any, data: Data, vq: VQ, grids: list[tuple[int, 
     vocabulary = data.model_config.vocabulary
     learned = numpy.concatenate([[False], labels[:-1] != IGNORED])
     codes = vocabulary.is_code(ids)
+    order = iter(grids)
     changes = numpy.flatnonzero((learned[1:] != learned[:-1]) | (codes[1:] != codes[:-1])) + 1
     shown = []
     for low, high in zip([0, *changes.tolist()], [*changes.tolist(), len(ids)]):
@@ -194,7 +199,8 @@ def shown_ids(ids: Any, labels: Any, data: Data, vq: VQ, grids: list[tuple[int, 
             text = data.tokenizer.decode(stretch.tolist(), skip_special_tokens=False)
             shown.append(Shown(text, "", bool(learned[low])))
             continue
-        grid = next((grid for grid in grids if grid[0] * grid[1] == len(stretch)), (1, len(stretch)))
+        # in order: a document may leave pictures out, never change their order, and cuts none
+        grid = next((grid for grid in order if grid[0] * grid[1] == len(stretch)), (1, len(stretch)))
         picture = vq.decode((stretch - vocabulary.image_token_offset).reshape(1, *grid))[0]
         shown.append(Shown(picture, "", bool(learned[low])))
     return shown

@@ -1,34 +1,58 @@
-"""From a decoded picture to the square RGB picture that an image tokenizer sees. Imports PIL and numpy only."""
+"""From a decoded picture to the RGB picture that an image tokenizer sees. Imports PIL and numpy only."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from .shapes_uni_x import nearest_shape
+
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """The picture as `size` x `size` RGB: upright, on white, its short side scaled to `size`, its middle kept.
+    """The picture as `size` x `size` RGB, by `fit`, its middle kept."""
+    return fit(image, [(size, size)])
+
+
+def fit(image: Image.Image, sizes: Sequence[tuple[int, int]], pad: bool = False) -> Image.Image:
+    """The picture in that of `sizes` (width, height) whose ratio of sides is nearest: RGB, upright, on white.
 
     In this order: EXIF orientation is applied; transparency is laid over white; palettes, greys, CMYK and 16-bit greys
-    become 8-bit RGB (colour profiles are ignored); the short side is scaled to `size` by Lanczos and the centre square
-    is cut out, both rounded as Chameleon's image tokenizer rounds. `image` itself is not changed.
+    become 8-bit RGB (colour profiles are ignored); the picture is scaled by Lanczos so that it just covers the size, and what
+    juts out on two sides is cut off, both rounded as Chameleon's image tokenizer rounds. With `pad` it is scaled to stay
+    within the size, and white is laid on two sides. `image` itself is not changed.
 
     Raises ValueError for floating-point pictures, whose white is not defined, and for pixel formats that Pillow cannot
     convert.
     """
     image = to_rgb(upright(image))
     width, height = image.size
-    scale = size / min(width, height)
+    wide, high = sizes[nearest_shape([(high, wide) for wide, high in sizes], width, height)]
+    if pad:
+        scale = min(wide / width, high / height)
+        inner = min(wide, max(1, round(scale * width))), min(high, max(1, round(scale * height)))
+        whole = image.resize(inner, Image.Resampling.LANCZOS)
+        if inner == (wide, high):
+            return whole
+        padded = Image.new("RGB", (wide, high), "white")
+        padded.paste(whole, ((wide - inner[0]) // 2, (high - inner[1]) // 2))
+        return padded
+    # only what is kept is scaled: a strip of 1 x 1,000,000 pixels would otherwise become a giant
+    return image.resize((wide, high), Image.Resampling.LANCZOS, box=kept_box(width, height, wide, high))
+
+
+def kept_box(width: int, height: int, wide: int, high: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom, in pixels of a picture of `width` x `height`, of what is kept of it at `wide` x `high`."""
+    scale = max(wide / width, high / height)
     scaled_width, scaled_height = round(scale * width), round(scale * height)
-    left, top = (scaled_width - size) // 2, (scaled_height - size) // 2
-    # only the square that is kept is scaled: a strip of 1 x 1,000,000 pixels would otherwise become a giant
-    box = (
+    left, top = (scaled_width - wide) // 2, (scaled_height - high) // 2
+    return (
         left * width / scaled_width,
         top * height / scaled_height,
-        min((left + size) * width / scaled_width, width),
-        min((top + size) * height / scaled_height, height),
+        min((left + wide) * width / scaled_width, width),
+        min((top + high) * height / scaled_height, height),
     )
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=box)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -41,7 +65,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in 8-bit RGB, whatever is transparent showing white. Raises ValueError as `fit_square` does."""
+    """The picture in 8-bit RGB, whatever is transparent showing white. Raises ValueError as `fit` does."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":

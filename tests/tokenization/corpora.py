@@ -85,6 +85,24 @@ def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
     return path
 
 
+SHAPED_SIZES = [(24, 24), (40, 30), (30, 40), (60, 20), (20, 60), (48, 27), (36, 24), (24, 36), (27, 48), (35, 15), (14, 33)]
+"""Width and height of a picture for each shape of `--shapes aspect`."""
+
+
+def shaped_corpus(folder: Path, sizes: list[tuple[int, int]] = SHAPED_SIZES) -> Path:
+    """A captioned picture of noise of each size."""
+    import numpy
+    from PIL import Image
+
+    (folder / "images").mkdir(parents=True)
+    for number, (width, height) in enumerate(sizes):
+        noise = numpy.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=numpy.uint8)
+        Image.fromarray(noise).save(folder / f"images/{number:03d}.png")
+    captioned = [{"image": f"images/{number:03d}.png", "caption": f"picture {number}"} for number in range(len(sizes))]
+    jsonl(folder / "captions.jsonl", captioned)
+    return folder
+
+
 @dataclass(frozen=True)
 class Command:
     """shard_images with the tiny tokenizers filled in. Calling it gives (exit code, what it wrote to stderr)."""

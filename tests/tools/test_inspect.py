@@ -17,12 +17,12 @@ from model.errors import UserError
 from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData, config_values
 from tests.tokenization import kinds
-from tests.tokenization.corpora import folder_corpus, jsonl
+from tests.tokenization.corpora import folder_corpus, jsonl, shaped_corpus
 from tests.tokenization.store import serving
 from tokenization.readers import open_corpus
 from tokenization.shards import open_dataset
 from tokenization.vq import load_vq
-from tools.codebook_use import codebook_statistics, conditional_entropy, token_statistics
+from tools.codebook_use import codebook_statistics, conditional_entropy, shape_statistics, token_statistics
 from tools.inspect_data import look
 
 
@@ -71,8 +71,47 @@ def test_an_input_is_shown_as_it_was_understood(commands: CommandServer, inputs:
     page = (tmp_path / "index.html").read_text()
     assert "&lt;b&gt;words&lt;/b&gt; &amp; more" in page and "not_a_picture" in page
     assert all(word in page for word in ("paint it red", "What is this, and", "Once", "A cat, a dog."))
-    assert len(pictures_of(page)) == 20 + 3 + 5 + 4 + 1  # 20 captions, what the others have, and the sheet
+    assert len(pictures_of(page)) == 20 + 3 + 5 + 4 + 2  # 20 captions, what the others have, and two sheets
     assert Image.open(tmp_path / "contact_sheet.png").width > 200
+
+
+def test_what_would_be_cut_is_told_and_shown(commands: CommandServer, tmp_path: Path):
+    """A banner of 3:1 of which the middle third is black: squares keep that alone, shapes all of it."""
+    (tmp_path / "in").mkdir()
+    banner = Image.new("RGB", (180, 60), "lime")
+    banner.paste("black", (60, 0, 120, 60))
+    banner.save(tmp_path / "in/a.png")
+    jsonl(tmp_path / "in/captions.jsonl", [{"image": "a.png", "caption": "a banner"}])
+    words = ["tools/inspect_data.py", "--input", tmp_path / "in", "--image-size", 64, "--pixels-per-code", 8, "--output"]
+    seen = {}
+    for shapes, fit, told in (
+        ("square", "crop", "cut off a picture, share of the area, --shapes as asked: median 66.7%, most 66.7%"),
+        ("aspect", "crop", "the same with --shapes square: median 66.7%, most 66.7%, mean 66.7%; over 25% of 1 of 1 pictures"),
+        ("3:1", "pad", "white laid beside it, share of the area, --shapes as asked: median 13."),
+    ):
+        done = commands.run(*words, tmp_path / shapes, "--shapes", shapes, "--fit", fit)
+        assert done.code == 0 and told in done.out, done.out + done.err
+        sheet = numpy.asarray(Image.open(tmp_path / shapes / "cut_sheet.png").convert("RGB"))
+        seen[shapes] = {name: int((sheet == colour).all(-1).sum()) for name, colour in (("lime", (0, 255, 0)), ("black", (0, 0, 0)))}
+        veiled = (abs(sheet.astype(int) - (153, 140, 38)).max(-1) < 3).sum()
+        assert (veiled > 2000) == (shapes == "square")
+    assert seen["square"]["lime"] < 100 and seen["square"]["black"] > 1500  # of 43 x 43
+    assert seen["aspect"]["lime"] > 2800 and seen["3:1"]["lime"] > 3000  # of 2 x 43 x 43
+    assert "shapes, rows*columns of codes: 5*13 1" in commands.run(*words, tmp_path / "again", "--shapes", "aspect").out
+    done = commands.run(*words, tmp_path / "odd", "--shapes", "aspect", "--image-size", 60)
+    assert done.code == 2 and "--image-size must be a multiple of --pixels-per-code 8" in done.err
+
+
+def test_shapes_of_a_dataset_are_counted(commands: CommandServer, tiny_data: TinyData, tmp_path: Path):
+    done = commands.run("tokenization/shard_images.py", "--input", shaped_corpus(tmp_path / "in"), "--output",
+                        tmp_path / "out", "--vq", tiny_data.vq, "--tokenizer", tiny_data.tokenizer, "--shapes", "4:3,3:4,3:1")  # fmt: skip
+    assert done.code == 0, done.err
+    dataset = open_dataset(tmp_path / "out")
+    shapes = shape_statistics(dataset)
+    assert [line[0] for line in shapes] == ["4*4", "3*4", "4*3", "2*6"] and sum(line[1] for line in shapes) == 11
+    done = commands.run("tools/inspect_shards.py", "--shards", tmp_path / "out", "--vq", tiny_data.vq, "--output", tmp_path / "page")
+    assert "pictures by shape: " + ", ".join(f"{word} {count}" for word, count, _ in shapes) in done.out, done.err
+    assert len(pictures_of((tmp_path / "page/index.html").read_text())) == 11
 
 
 def test_documents_are_looked_at_all_over_an_input(tmp_path: Path):

@@ -1,0 +1,74 @@
+"""The shapes that pictures may have: grids of codes, their words, and which is nearest. Imports the standard library only.
+
+A grid is (rows, columns) of codes. The first of a set is the square one. Before a picture of a model that knows several,
+its grid stands as text, `rows*columns`, then `<|vision_start|>`: Emu3 marks sizes with the same words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+Grid = tuple[int, int]  # rows and columns of codes
+
+
+def size_word(grid: Grid) -> str:
+    """What stands before a picture of this grid."""
+    return f"{grid[0]}*{grid[1]}"
+
+
+def nearest_shape(grids: Sequence[Grid], width: float, height: float) -> int:
+    """Number of the grid whose ratio of sides is nearest to that of `width` x `height`; the first of those equally near."""
+    away = [abs(math.log(columns * height / (rows * width))) for rows, columns in grids]
+    return away.index(min(away))
+
+
+def shape_of(said: object, grids: Sequence[Grid], least: float = 1.35) -> int:
+    """Number of the shape that is asked for: `rows*columns`, [rows, columns], or a ratio of sides as `4:3` or `1.5`.
+
+    The nearest grid is taken for a ratio. Raises ValueError for a grid that is not in the set, for what is neither, and for a
+    ratio that lies more than a factor of `least` beyond the longest shapes.
+    """
+    known = ", ".join(map(size_word, grids))
+    if isinstance(said, Sequence) and not isinstance(said, str):
+        said = "*".join(map(str, said)) if len(said) == 2 else f"{list(said)}*"
+    text = str(said).strip().lower().replace("x", "*")
+    words = [size_word(grid) for grid in grids]
+    if "*" in text:
+        if text not in words:
+            raise ValueError(f"shape {said!r} is none of rows*columns of this model: {known}")
+        return words.index(text)
+    first, colon, last = text.partition(":")
+    try:
+        width, height = float(first), float(last) if colon else 1.0
+        sound = 0 < width < math.inf and 0 < height < math.inf
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError(f"shape {said!r}: give a ratio of width to height, as 4:3, or one of {known}")
+    number = nearest_shape(grids, width, height)
+    rows, columns = grids[number]
+    if abs(math.log(columns * height / (rows * width))) > math.log(least):
+        raise ValueError(f"shape {said!r} is far from all that this model draws: {known} (rows*columns)")
+    return number
+
+
+def share_lost(width: float, height: float, to_width: float, to_height: float) -> float:
+    """Share of a picture's area that is cut off when its middle is made to fill another ratio of sides."""
+    ratio = (width * to_height) / (height * to_width)
+    return 1.0 - min(ratio, 1.0 / ratio)
+
+
+def trailing_shape(ids: Sequence[int], words: Sequence[Sequence[int]]) -> int | None:
+    """Number of the size words that `ids` end with, the longest of several; None where they end with none."""
+    found, length = None, 0
+    for number, word in enumerate(words):
+        if len(word) > length and list(ids[-len(word) :]) == list(word):
+            found, length = number, len(word)
+    return found
+
+
+def next_ids(words: Sequence[Sequence[int]], said: Sequence[int], after: int) -> set[int]:
+    """Ids that may follow `said`, the beginning of size words; `after` where a word is whole."""
+    fitting: Iterable[Sequence[int]] = (word for word in words if list(word[: len(said)]) == list(said))
+    return {word[len(said)] if len(word) > len(said) else after for word in fitting}

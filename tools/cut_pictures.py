@@ -1,0 +1,84 @@
+"""What shapes take of pictures, before any is encoded: shares in words, and pictures with what is lost under a veil."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from model.shapes import ASPECT_RATIOS, Framing, grids_of, nearest_shape, share_lost, size_word
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CELL = 128  # pixels of the longer side of a picture on a sheet
+MUCH = 0.25  # share of a picture's area that is seldom lost without what it shows
+VEIL = (255, 64, 64)
+
+
+def losses(sizes: Sequence[tuple[int, int]], framing: Framing) -> list[tuple[str, str]]:
+    """What these pictures, of (width, height) each, would lose: figures of the framing, and of the usual sets beside it."""
+    if not sizes:
+        return []
+    verb = "white laid beside it, share of the area" if framing.pad else "cut off a picture, share of the area"
+    square, side = framing.grids[:1], framing.grids[0][0]
+    lines = [(f"{verb}, --shapes as asked", _spread([lost(size, framing) for size in sizes]))]
+    if len(framing.grids) > 1:
+        named = "square", Framing(square, framing.downsample, framing.pad)
+    else:  # with one pixel a code squares are known to no tokenizer: the ratios as they are
+        fine = side if framing.downsample > 1 else 480
+        named = "aspect", Framing(grids_of(fine, ASPECT_RATIOS), 1, framing.pad)
+    lines.append((f"the same with --shapes {named[0]}", _spread([lost(size, named[1]) for size in sizes])))
+    counted = Counter(nearest_shape(framing.grids, *size) for size in sizes)
+    if len(framing.grids) > 1:
+        said = (f"{size_word(framing.grids[number])} {count:,}" for number, count in sorted(counted.items()))
+        lines.append(("shapes, rows*columns of codes", ", ".join(said)))
+    return lines
+
+
+def lost(size: tuple[int, int], framing: Framing) -> float:
+    """Share of a picture's area that is cut off; where it is padded, the share of the result that is white."""
+    return share_lost(*size, *framing.sizes[nearest_shape(framing.grids, *size)])
+
+
+def thumbnail(picture: Image.Image) -> Image.Image:
+    """An RGB picture, its longer side CELL pixels."""
+    from PIL import Image
+
+    from tokenization.contact_sheet import inside
+
+    return picture.resize(inside(picture.size, CELL), Image.Resampling.BOX, reducing_gap=2.0)
+
+
+def cut_picture(picture: Image.Image, framing: Framing) -> tuple[Image.Image, str]:
+    """A picture with a veil over what is cut off, or with the white that is laid beside it under one; and its label."""
+    from PIL import Image
+
+    from model.hf.pictures_uni_x import kept_box
+
+    number = nearest_shape(framing.grids, *picture.size)
+    wide, high = framing.sizes[number]
+    share = share_lost(*picture.size, wide, high)
+    shape = f"{size_word(framing.grids[number])}, " if len(framing.grids) > 1 else ""
+    if framing.pad:
+        scale = max(picture.width / wide, picture.height / high)
+        whole = Image.new("RGB", (round(wide * scale), round(high * scale)), _veiled((255, 255, 255)))
+        whole.paste(picture, ((whole.width - picture.width) // 2, (whole.height - picture.height) // 2))
+        return whole, f"{shape}{share:.0%} white"
+    box = [round(edge) for edge in kept_box(*picture.size, wide, high)]
+    veiled = Image.blend(picture, Image.new("RGB", picture.size, VEIL), 0.6)
+    veiled.paste(picture.crop(box), box[:2])
+    return veiled, f"{shape}{share:.0%} cut off"
+
+
+def _veiled(colour: tuple[int, int, int]) -> tuple[int, ...]:
+    return tuple((2 * one + 3 * veil) // 5 for one, veil in zip(colour, VEIL, strict=True))
+
+
+def _spread(shares: list[float]) -> str:
+    ordered: list[Any] = sorted(shares)
+    much = sum(share > MUCH for share in shares)
+    return (
+        f"median {ordered[len(ordered) // 2]:.1%}, most {ordered[-1]:.1%}, mean {sum(ordered) / len(ordered):.1%}; "
+        f"over {MUCH:.0%} of {much:,} of {len(ordered):,} pictures"
+    )
