@@ -56,8 +56,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def newest_checkpoint(run: Path) -> int:
     """Step of the newest published checkpoint, 0 without any."""
-    names = [path.name.removeprefix("step_") for path in (run / "checkpoints").glob("step_*")]
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    try:
+        names = os.listdir(run / "checkpoints")  # of ten thousand, and no path of each is made
+    except OSError:
+        return 0
+    numbers = (name.removeprefix("step_") for name in names if name.startswith("step_"))
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
 def last_step(run: Path) -> int:
