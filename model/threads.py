@@ -2,9 +2,11 @@
 
 The number is that of the cores that this process may use, by its affinity and its control groups: it decides how sums are
 split, and so how they are rounded, hence it must not follow the load of a moment. How threads wait does follow it. By
-default a thread of OpenMP that has done its part spins until the others have done theirs. Where others want the cores too,
-it spins away the time slice that the thread it waits for would need. There the threads sleep instead; the OpenMP library
-reads that setting once, when torch loads it. (docs/benchmarks/2026-11-29-start-up-and-threads.md has figures.)
+default a thread of OpenMP that has done its part spins for milliseconds until the others have done theirs. Where others want
+the cores too, it spins away the time slice that the thread it waits for would need. There the threads sleep at once instead.
+The OpenMP library reads that setting once, when torch loads it, and a load may begin later: so where nobody wants the cores
+yet, threads spin for some tens of microseconds and then sleep, which costs nothing on idle cores and half as much on busy
+ones. (docs/benchmarks/2026-11-29-start-up-and-threads.md has figures.)
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # whoever sets one of them has decided
+SPINS = 2_000  # turns of a waiting thread before it sleeps: GNU's OpenMP takes 300,000 where nothing is said
 LOOKS, PAUSE = 7, 0.01  # at who wants the cores; seconds between two
 
 
@@ -55,9 +58,13 @@ def settle_threads(asked: int = 0) -> Threads:
         why = f"{cores} cores may be used" + (f" by {beside} processes" if beside > 1 else "")
     if (count or int_of("OMP_NUM_THREADS", 1)) > 1 and not any(name in os.environ for name in POLICIES):
         others = others_running()
-        if others + (count or int_of("OMP_NUM_THREADS", 1)) > (os.cpu_count() or 1) and "torch" not in sys.modules:
+        if "torch" in sys.modules:
+            pass  # it has read its settings
+        elif others + (count or int_of("OMP_NUM_THREADS", 1)) > (os.cpu_count() or 1):
             os.environ["OMP_WAIT_POLICY"] = "passive"
             why += f", {others} other processes want some of them: threads sleep while they wait"
+        else:
+            os.environ["GOMP_SPINCOUNT"] = str(SPINS)
     return Threads(count, why)
 
 

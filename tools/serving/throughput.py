@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import threading
 import time
@@ -9,6 +11,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from urllib.request import Request, urlopen
+
+import numpy as np
+from PIL import Image
 
 
 def draw(url: str, seed: int) -> str:
@@ -42,7 +47,8 @@ def pictures_a_second(url: str, clients: int, seconds: float, found: dict[int, s
 def compare(urls: Sequence[str], clients: int, rounds: int, seconds: float) -> list[tuple[float, ...]]:
     """Pictures a second of each server in each round; the order changes from round to round, and pictures are compared.
 
-    Raises ValueError where two servers drew different pictures of one prompt and seed.
+    Raises ValueError where two servers drew different pictures of one prompt and seed: one level of 255 is the rounding of
+    decoders that sum in another order, and counted.
     """
     found: list[dict[int, str]] = [{} for _ in urls]
     for place, url in enumerate(urls):
@@ -54,13 +60,24 @@ def compare(urls: Sequence[str], clients: int, rounds: int, seconds: float) -> l
         rates.append(tuple(rate[place] for place in range(len(urls))))
         print(f"round {number + 1}: " + ", ".join(f"{one:.2f}" for one in rates[-1]) + " pictures a second", flush=True)
     shared = set.intersection(*(set(one) for one in found))
-    differ = [seed for seed in shared if len({one[seed] for one in found}) > 1]
+    levels = {seed: most_apart([one[seed] for one in found]) for seed in shared}
+    differ = [seed for seed, apart in levels.items() if apart > 1]
     if differ:
         raise ValueError(
-            f"{len(differ)} of {len(shared)} pictures differ between the servers, as that of seed {differ[0]}"
+            f"{len(differ)} of {len(shared)} pictures differ between the servers, as that of seed {differ[0]} "
+            f"by {levels[differ[0]]} of 255 levels"
         )
-    print(f"{len(shared)} pictures of both are equal")
+    rounded = sum(levels.values())
+    print(f"{len(shared)} pictures of both are equal" + (f", {rounded} of them but for one of 255 levels" if rounded else ""))
     return rates
+
+
+def most_apart(pictures: Sequence[str]) -> int:
+    """Levels of 255 between the first of some pictures in base64 and the others, at most; 255 for another size."""
+    first, *others = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(each))).convert("RGB"), np.int16) for each in pictures
+    )
+    return max(int(abs(other - first).max()) if other.shape == first.shape else 255 for other in others)
 
 
 def latencies(url: str, at_once: int, expected: dict[int, str]) -> list[float]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from tests.tools.serving_process import serving
 from tests.tools.tiny_export import write_export
 from tools.export_folder import open_export
 from tools.serving.load import Load, make_pool
+from tools.serving.throughput import most_apart
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +35,15 @@ def test_right_and_wrong_answers_are_told_apart(commands, folder, tmp_path):
         load.pool = [replace(task, prompt="") for task in pool[:1]]
         load.once(0)
         assert "prompt" in load.wrong[3] and load.in_hand() == 0
+
+
+def test_pictures_of_two_servers_are_compared_by_levels():
+    plain, near, far = (png(Image.new("RGB", (4, 4), (level, 7, 7))) for level in (9, 10, 12))
+    assert [most_apart([plain, other]) for other in (plain, near, far)] == [0, 1, 3]
+    assert most_apart([plain, png(Image.new("RGB", (4, 5)))]) == 255
+
+
+def png(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
