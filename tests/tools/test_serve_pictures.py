@@ -148,6 +148,17 @@ def test_the_description_of_the_api_is_of_the_same_models(served):
     assert form["required"] == ["image", "prompt"] and form["additionalProperties"] is False
 
 
+def test_the_description_fits_tools_that_read_it(served):
+    """schemathesis 4.30 takes the schema of a stream for that of one event, others for that of the text: there is none."""
+    _, found, _ = served.get("/openapi.json")
+    operations = [each for methods in found["paths"].values() for each in methods.values()]
+    answers = [each["responses"]["200"] for each in operations]
+    streams = [answer["content"]["text/event-stream"] for answer in answers if "text/event-stream" in answer["content"]]
+    assert len(streams) == 5 and not any(streams)
+    links = [link["operationId"] for answer in answers for link in answer.get("links", {}).values()]
+    assert len(links) == 2 and set(links) < {each["operationId"] for each in operations}
+
+
 def test_what_is_kept_ends_with_its_time_and_its_room():
     shelf = Shelf(60.0, 10, len)
     names = [shelf.put("x" * 4) for _ in range(3)]

@@ -14,7 +14,10 @@ from tools.serving.schemas.pictures import EditRequest, PictureRequest
 from tools.serving.schemas.responses import ResponseRequest
 
 REFERENCE = "#/components/schemas/{model}"
-STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+STREAM = {"text/event-stream": {}}
+"""Events have no schema: OpenAPI 3.1 has none for a stream, and clients differ in whether it is one of the text or of an event."""
+KEPT = ("get", "delete")
+"""What can be done with an answer of /v1/responses by its id."""
 PROBLEMS = {
     "400": "the request, its texts, pictures or settings are not what they should be",
     "401": "the API key is missing or wrong",
@@ -85,6 +88,10 @@ def operation(method: str, path: str, does: str, request: type | None, answer: t
     error = {"application/json": {"schema": reference(answers.Error)}}
     for status in READING if request is None else ASKING:
         found["responses"][status] = {"description": PROBLEMS[status], "content": error}
+    if answer is answers.Response and request is not None:
+        links = {verb: operation_id(verb, f"{path}/{{name}}") for verb in KEPT}
+        name = {"name": "$response.body#/id"}
+        found["responses"]["200"]["links"] = {verb: {"operationId": id, "parameters": name} for verb, id in links.items()}
     if path == "/health":
         found["responses"]["503"] = {"description": "it does not", "content": content}
     if "{name}" in path:
