@@ -1,8 +1,8 @@
 """Emu3's and Janus' image tokenizers, by their transformers classes Emu3VQVAE and JanusVQVAE.
 
 Both take pixels in -1..1, which is mean 0.5 and standard deviation 0.5: the defaults of BAAI's image processor for the
-tokenizer, and the range that DeepSeek's decoder writes. The folder's preprocessor_config.json is not read: in Janus it
-describes the input of the understanding encoder (SigLIP), and transformers' defaults for both are CLIP's mean.
+tokenizer, and the range that DeepSeek's decoder writes. The folder's preprocessor_config.json sets nothing here, and what it
+may say is in tokenization/preprocessor_file.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError
 from model.stored_tensors import stored_tensors_of
+from tokenization.preprocessor_file import check_preprocessor
 from tokenization.vq_base import VQ
 from tokenization.vq_files import check_settings, in_one_line, load_exactly, read_json, read_safetensors
 
@@ -138,6 +139,7 @@ def load_transformers(folder: Path, *, name: str, image_size: int | None, device
         state |= read_safetensors(file, WHOLE_MODEL_PREFIXES if whole else ("",))
     settings = config.get("vq_config", {}) if whole else config
     check_settings(settings, config_class().to_dict().keys(), folder / "config.json")
+    check_preprocessor(folder)
     try:
         model = model_class(config_class.from_dict(settings))
     except (TypeError, ValueError, IndexError) as error:
