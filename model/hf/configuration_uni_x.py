@@ -112,6 +112,10 @@ class UniXConfig(PretrainedConfig):
             values["model_type"] = cls.model_type
         return values, rest
 
+    def to_diff_dict(self) -> dict:
+        """As transformers has it, with `tie_word_embeddings` in any case: classes differ in what an absent one means."""
+        return {**super().to_diff_dict(), "tie_word_embeddings": self.tie_word_embeddings}
+
     def _check(self) -> None:
         unknown = sorted(set(self.layer_kinds) - set(LAYER_KINDS))
         if unknown:

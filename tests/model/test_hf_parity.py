@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -120,6 +122,25 @@ def test_a_plain_qwen_class_reads_the_text_path(tmp_path):
     assert not info["missing_keys"]
     ids = torch.tensor([document([20])])
     assert (plain.eval()(ids).logits - model(ids).logits).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("plain", [Qwen2ForCausalLM, Qwen3ForCausalLM, LlamaForCausalLM], ids=lambda one: one.__name__)
+@torch.no_grad()
+def test_a_folder_that_a_model_saved_says_whether_its_head_is_tied(plain, tied, tmp_path):
+    """Plain classes take an absent key for "not tied" (4.57.6), Uni-X and transformers itself for "tied"."""
+    flavour = {Qwen2ForCausalLM: QWEN25, Qwen3ForCausalLM: QWEN3, LlamaForCausalLM: LLAMA}[plain]
+    model = tiny_model(seed=7, tie_word_embeddings=tied, layer_kinds=("shared",) * 2, **flavour)
+    model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["tie_word_embeddings"] is tied
+    values = {key: value for key, value in values.items() if key not in ("auto_map", "architectures", "layer_kinds")}
+    values["model_type"] = plain.config_class.model_type
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    ids = torch.tensor([document([9])])
+    opened = plain.from_pretrained(tmp_path)
+    assert opened.config.tie_word_embeddings is tied
+    assert (opened(ids).logits - model(ids).logits).abs().max() <= 1e-5
 
 
 @torch.no_grad()
