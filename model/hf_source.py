@@ -114,8 +114,22 @@ def open_tokenizer(source: Source, folder: Path | None, add_marks: bool = False)
         raise UserError(f"{path}: has no token {missing[0]}: --add-tokens adds it, or give another --tokenizer")
     if missing:
         tokenizer.add_special_tokens(missing)
+        tokenizer = without_framing(tokenizer)
         data = (tokenizer.to_str(pretty=True) + "\n").encode("utf-8")
     return tokenizer, data
+
+
+def without_framing(tokenizer: Any) -> Any:
+    """A tokenizer that puts nothing around a text: Llama's begins each with `<|begin_of_text|>`, documents here do not.
+
+    So what transformers makes of a text with it is what training and the processor of an export make.
+    """
+    values = json.loads(tokenizer.to_str())
+    found = values["post_processor"]
+    parts = found["processors"] if found and found["type"] == "Sequence" else [found] if found else []
+    parts = [part for part in parts if part["type"] == "ByteLevel"]  # this one is about offsets; the others add tokens
+    values["post_processor"] = parts[0] if parts else None
+    return type(tokenizer).from_str(json.dumps(values, ensure_ascii=False))
 
 
 def special_ids(source: Source, tokenizer: Any | None) -> tuple[int, int, int]:

@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer, processors
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from model.config import ModelConfig
 from model.errors import RunFailed, UserError
@@ -26,7 +26,9 @@ from tests.commands import assert_refused
 from tests.model.base_configs import CLASSES, TINY, written_by_4, written_by_5
 from tests.model.tiny_hf import randomise
 from tests.tools.tiny_export import write_tokenizer
+from tokenization.text_tokenizer import load_text_tokenizer
 from tools.convert_from_hf import convert
+from tools.convert_to_hf import write_tokenizer as write_exported_tokenizer
 from tools.model_card import text_licence
 from tools.text_only import KEPT, LEFT_OUT, of_text, plain_configuration
 
@@ -183,6 +185,29 @@ def test_a_tokenizer_without_marks_of_pictures_gets_them(tmp_path):
     assert [made.token_to_id(mark) for mark in ("<|vision_start|>", "<|vision_end|>")] == [start, end]
     weights = model.state_dict()["model.embed_tokens.weight"]
     assert torch.equal(weights[:272], base.state_dict()["model.embed_tokens.weight"]) and weights[272:274].std() > 0
+
+
+def test_a_text_of_llama_begins_with_its_first_token_wherever_it_is_encoded(tmp_path):
+    """Llama's tokenizer.json puts `<|begin_of_text|>` before a text; training, processor and transformers do not here."""
+    write_base(tmp_path / "base", "llama")
+    values = json.loads((tmp_path / "base/tokenizer.json").read_text())
+    alphabet = Tokenizer.from_str(json.dumps({**values, "added_tokens": []}))
+    framed = Tokenizer(alphabet.model)
+    framed.pre_tokenizer, framed.decoder = alphabet.pre_tokenizer, alphabet.decoder
+    framed.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|eot_id|>",
+                               *(f"<|reserved_{number}|>" for number in range(12))])  # fmt: skip
+    begin = ("<|begin_of_text|>", framed.token_to_id("<|begin_of_text|>"))
+    template = processors.TemplateProcessing(single=f"{begin[0]} $A", pair=f"{begin[0]} $A $B", special_tokens=[begin])
+    framed.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+    framed.save(str(tmp_path / "base/tokenizer.json"))
+    assert framed.encode("ab").ids[0] == begin[1]
+    config, _ = converted(tmp_path / "base", tmp_path / "start", add_tokens=True, verify=True)
+    text = "ab <|begin_of_text|><|start_header_id|>user<|eot_id|>"  # a user's words, Llama's own marks of turns among them
+    trained = load_text_tokenizer(tmp_path / "start").encode([text, "ab"])
+    write_exported_tokenizer(tmp_path / "base", tmp_path / "start/tokenizer.json", config)  # as an export has it
+    opened = PreTrainedTokenizerFast.from_pretrained(tmp_path / "base")
+    assert opened("ab")["input_ids"] == trained[1].tolist()
+    assert not set(trained[0].tolist()) & set(opened.added_tokens_decoder)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"separate": (1, 2)}, {"every": 2, "kind": "mot"}, {"separate": (4, 0)}])
