@@ -178,17 +178,24 @@ def is_text_export(folder: Path) -> bool:
     return card.is_file() and "\n# Text path of a Uni-X model\n" in card.read_text(encoding="utf-8", errors="replace")
 
 
+def write_code(folder: Path) -> None:
+    """The files of the model's classes, each with a hash of all of them at its end.
+
+    transformers 5 takes two folders of one last name for one where the file that it is asked for is equal in both.
+    """
+    code = sorted(CODE.glob("*_uni_x.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()[:16]
+    for path in code:
+        (folder / path.name).write_bytes(path.read_bytes() + f"# code {digest}\n".encode())
+
+
 def write_configuration(folder: Path, config, dtype: str) -> None:
     """config.json with the auto map, generation_config.json, and the code that they name."""
     from model.hf.configuration_uni_x import AUTO_MAP
 
     from tools.text_only import family_of
 
-    code = sorted(CODE.glob("*_uni_x.py"))
-    # transformers 5 takes two folders of one name for one where this file of theirs is equal, whatever the others are
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()[:16]
-    for path in code:
-        (folder / path.name).write_bytes(path.read_bytes() + f"# code {digest}\n".encode())
+    write_code(folder)
     values = {
         "architectures": ["UniXForCausalLM"],
         "auto_map": AUTO_MAP,

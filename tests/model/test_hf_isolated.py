@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from model.hf.configuration_uni_x import AUTO_MAP
 from tests.model.tiny_hf import CODES, START, TEXT_IDS, document, tiny_model
+from tools import convert_to_hf
 
 ELSEWHERE = """
 import importlib.abc, json, sys
@@ -89,9 +92,25 @@ def test_an_export_works_without_the_repository(tmp_path):
     assert run_elsewhere(resaved, tmp_path / "again", prompt, caption_prompt) == found
 
 
+def test_two_exports_of_one_name_run_their_own_code(tmp_path, monkeypatch):
+    """transformers 5.24.0 keeps a module by the folder's last name and the one file that it was asked for."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    model = tiny_model(seed=3)
+    shutil.copytree(convert_to_hf.CODE, tmp_path / "code")
+    with open(tmp_path / "code" / "layers_uni_x.py", "a") as file:
+        file.write("\n\nUniXMLP.of_another_release = True\n")
+    for place, code in (("a", convert_to_hf.CODE), ("b", tmp_path / "code"), ("c", convert_to_hf.CODE)):
+        folder = tmp_path / place / "model"
+        model.save_pretrained(folder)
+        monkeypatch.setattr(convert_to_hf, "CODE", code)
+        convert_to_hf.write_code(folder)
+        opened = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+        assert hasattr(opened.model.layers[0].mlp, "of_another_release") == (place == "b")
+
+
 TRAVELS = {"", "__future__", "collections", "functools", "math", "typing", "torch", "transformers"}
 PICTURES = {
-    "modeling_uni_x.py": {"shutil", "pathlib"},
+    "modeling_uni_x.py": {"inspect", "shutil", "pathlib"},
     "pictures_uni_x.py": {"numpy", "PIL"},
     "vqgan_uni_x.py": {"json", "pathlib", "types", "safetensors"},
     "sources_uni_x.py": {"base64", "io", "urllib", "pathlib", "numpy", "PIL"},

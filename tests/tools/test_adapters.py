@@ -18,7 +18,6 @@ from tests.tools.tiny_export import CHATML, write_export
 from tools.export_folder import open_export
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/fine-tuning.md"
-BEFORE = "import sys\nsys.modules['torchvision'] = None  # as where it is not installed\n"
 AFTER = """
 import json
 torch.set_num_threads(1)
@@ -47,7 +46,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     (work / "demo/drawn/0000-00.png").write_bytes(picture(0))
     code = PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     environment = {**os.environ, "HF_HOME": str(root / "hf"), "HF_MODULES_CACHE": str(root / "modules")}
-    done = subprocess.run([sys.executable, "-I", "-c", BEFORE + code + AFTER], cwd=root, env=environment, capture_output=True,
+    done = subprocess.run([sys.executable, "-I", "-c", code + AFTER], cwd=root, env=environment, capture_output=True,
                           text=True, timeout=600)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return work, json.loads(done.stdout.splitlines()[-1])

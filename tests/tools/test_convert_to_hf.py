@@ -40,7 +40,7 @@ FLAVOURS = {
     "moe_hard": ["model.shallow=0", "model.deep=0", "model.kind=moe_hard", "model.every=2"],
 }
 ELSEWHERE = """
-import importlib.abc, json, runpy, sys
+import importlib.abc, json, sys
 
 class NoRepository(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -48,8 +48,6 @@ class NoRepository(importlib.abc.MetaPathFinder):
             raise ImportError(f"{name} is not for this process")
 
 sys.meta_path.insert(0, NoRepository())
-sys.modules["torchvision"] = None  # as where it is not installed: an export does not need it
-sys.modules["diffusers"] = None  # nor this
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -63,11 +61,6 @@ for folder in sys.argv[2:]:
     with torch.no_grad():
         logits = [model.float()(input_ids=torch.tensor([ids])).logits[0] for ids in documents]
     torch.save(logits, "logits-" + folder.split("/")[-1] + ".pt")
-print("snippet", flush=True)
-readme = open(sys.argv[2] + "/README.md", encoding="utf-8").read()
-open("snippet.py", "w", encoding="utf-8").write(readme.split("```python")[1].split("```")[0])
-sys.argv = ["snippet.py", sys.argv[2]]
-runpy.run_path("snippet.py", run_name="__main__")
 """
 
 
@@ -154,7 +147,7 @@ def test_logits_elsewhere_are_those_of_the_training_model(exports, elsewhere, na
 
 
 def test_precision_and_tying_are_those_of_the_run(exports, elsewhere):
-    said = [json.loads(line) for line in elsewhere[1].split("snippet")[0].splitlines()]
+    said = [json.loads(line) for line in elsewhere[1].splitlines()]
     assert said[:2] == [{"dtype": "torch.float32", "tied": True}, {"dtype": "torch.bfloat16", "tied": False}]
 
 
@@ -168,9 +161,22 @@ def test_weights_are_carried_over_to_the_last_bit(exports, name):
     assert all(found[key].dtype == tensor.dtype and torch.equal(found[key], tensor) for key, tensor in expected.items())
 
 
-def test_the_snippet_of_the_model_card_draws_a_picture_and_says_a_caption(exports, elsewhere):
-    folder, out = elsewhere
-    assert out.partition("snippet\n")[2].splitlines(), "a caption was printed; after three steps it may be empty"
+def test_the_snippet_of_the_model_card_draws_a_picture_and_says_a_caption(exports, tmp_path):
+    """As it stands, in a plain process that knows nothing of this project; it imports no diffusers, installed or not."""
+    source = exports["fp32-tied-qwen2.5"].folder
+    snippet = (source / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-I", "-X", "importtime", "-c", snippet, str(source)],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "import time:" in line}
+    assert "transformers" in imported and not imported & {"diffusers", "torchvision", "model", "tools"}
+    assert done.stdout.splitlines(), "a caption was printed; after three steps it may be empty"
     export = open_export(exports["fp32-tied-qwen2.5"].folder)
     ids = text_to_image_ids("red heart", export.encode, export.vocabulary, export.templates)
     codes = export.model.generate_images(
@@ -181,7 +187,7 @@ def test_the_snippet_of_the_model_card_draws_a_picture_and_says_a_caption(export
         generator=torch.Generator().manual_seed(0),
     )
     (expected,) = export.vq.decode(codes.view(1, 4, 4).numpy())
-    with Image.open(folder / "picture.png") as picture:
+    with Image.open(tmp_path / "picture.png") as picture:
         difference = ImageChops.difference(picture, expected)
     assert expected.size == (32, 32) and max(high for _, high in difference.getextrema()) <= 1  # of 255
 

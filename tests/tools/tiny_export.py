@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from model.prompts import PromptTemplates
 from tests.model.tiny_hf import tiny_model
 from tests.tokenization.vq_folders import TINY_DIFFUSERS
 from tokenization.vq import load_vq
-from tools.convert_to_hf import CODE, write_processor
+from tools.convert_to_hf import write_code, write_processor
 
 SPECIALS = ("<|endoftext|>", "<|vision_start|>", "<|vision_end|>")
 CHATML = ("<|im_start|>", "<|im_end|>")
@@ -67,7 +66,6 @@ def write_export(folder: Path, added: tuple[str, ...] = (), **changes) -> Path:
     settings = {"eos_token": SPECIALS[0], "pad_token": SPECIALS[0], "tokenizer_class": "PreTrainedTokenizerFast"}
     settings["model_input_names"] = ["input_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    for path in CODE.glob("*_uni_x.py"):
-        shutil.copy(path, folder / path.name)
+    write_code(folder)
     write_processor(folder, model.config, 16)
     return folder
