@@ -179,14 +179,15 @@ def is_text_export(folder: Path) -> bool:
 
 
 def write_code(folder: Path) -> None:
-    """The files of the model's classes, each with a hash of all of them at its end.
+    """The files of the model's classes, each with a hash of all of them at its end, by which they know each other.
 
-    transformers 5 takes two folders of one last name for one where the file that it is asked for is equal in both.
+    Of two folders of one last name transformers 5 runs the first one's code where the file that it is asked for is equal in
+    both; 4.57 runs that file anew, and the first one's beside it.
     """
     code = sorted(CODE.glob("*_uni_x.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()[:16]
     for path in code:
-        (folder / path.name).write_bytes(path.read_bytes() + f"# code {digest}\n".encode())
+        (folder / path.name).write_bytes(path.read_bytes() + f'CODE = "{digest}"\n'.encode())
 
 
 def write_configuration(folder: Path, config, dtype: str) -> None:

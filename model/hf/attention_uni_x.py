@@ -26,12 +26,16 @@ def attention_masks(
     that padding has no empty row, whose softmax is not a number.
     """
     tracing = torch.compiler.is_compiling()  # then no value may decide what is computed
-    rows, columns = cache_position[:, None], torch.arange(keys_seen, device=cache_position.device)
     queries, joint = len(cache_position), None
     padded = attention_mask is not None and (tracing or not bool(attention_mask.all()))
     several = keys is not None and keys.documents is not None
     plain = queries in (1, keys_seen) and not tracing and int(cache_position[-1]) + 1 == keys_seen
-    if padded or several or not plain:
+    plain = plain and not padded and not several
+    if plain and queries == 1:  # a step of decoding
+        same = new.modality[:, None, :, None] == keys.modality[:, None, None, :] if within and keys is not None else None
+        return None, None if same is None or bool(same.all()) else same
+    rows, columns = cache_position[:, None], torch.arange(keys_seen, device=cache_position.device)
+    if not plain:
         joint = (columns <= rows)[None, None]
         if attention_mask is not None:
             unwritten = max(0, keys_seen - attention_mask.shape[1])  # slots of a static cache
@@ -77,7 +81,8 @@ def attend(
         attended, weights = eager_attention(module, q, k, v, mask, scale)
         return attended.flatten(2), weights
     if name != "sdpa":  # flex, or what somebody registered: their masks are numbers, as transformers' own eager ones
-        mask = additive(mask, q.shape[2], k.shape[2], q.dtype, q.device)
+        # one for each row: flex reads it by the row's number, beyond its end where it has one for all
+        mask = additive(mask, q.shape[2], k.shape[2], q.dtype, q.device).expand(len(q), -1, -1, -1)
         attended = ALL_ATTENTION_FUNCTIONS[name](module, q, k, v, mask, dropout=0.0, scaling=scale)[0]
         return attended.flatten(2), None
     if q.shape[2] > 1:

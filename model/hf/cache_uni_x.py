@@ -48,7 +48,10 @@ def reserved_cache(num_layers: int, room: int) -> Cache:
 
 
 class TokenRecord:
-    """Mixin of a cache's first layer: `record`, a layer of integers [b, 1, tokens, 3], shares all that happens to it.
+    """Mixin of a cache's first layer: `record`, a layer of integers, shares all that happens to it.
+
+    Of each token it has, [b, 1, tokens, 2], as keys the modality and the number of its document, as values that number again
+    and the position in the document.
 
     What transformers does to a cache (reorder for beams, crop, repeat, select, reset, offload) it does to each of its
     layers; the record has to follow, and must not count as one of them.
@@ -78,16 +81,27 @@ def _recording(kind: type[CacheLayerMixin]) -> type[CacheLayerMixin]:
     return made
 
 
+RecordedDynamicLayer = _recording(DynamicLayer)
+
+
 def record_of(cache: Cache) -> CacheLayerMixin:
     """The record of `cache`, which gets one if it has none."""
     if not cache.layers:  # a DynamicCache made without a config adds its layers when first used
         cache.layers.append(cache.layer_class_to_replicate())
     first = cache.layers[0]
     if not isinstance(first, TokenRecord):
-        kind = _recording(type(first))
-        layer = kind.__new__(kind)
-        layer.__dict__.update(first.__dict__)
-        layer.record = StaticLayer(first.max_cache_len) if isinstance(first, StaticLayer) else DynamicLayer()
+        if type(first) is DynamicLayer and not first.is_initialized:
+            layer = RecordedDynamicLayer()  # so made, a graph of torch.compile can hold it: nothing of `first` has to be kept
+        else:
+            kind = _recording(type(first))
+            layer = kind.__new__(kind)
+            layer.__dict__.update(first.__dict__)
+        layer.record = DynamicLayer()
+        if isinstance(first, StaticLayer):
+            layer.record = StaticLayer(first.max_cache_len)
+        elif isinstance(first, ReservedLayer):
+            layer.record = ReservedLayer(first.room)
+        layer.record.plain = 0  # how many of its tokens, from the first on, are of one document without padding
         cache.layers[0] = layer
         first = layer
     return first.record

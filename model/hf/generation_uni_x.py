@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, StaticCache
 
 from .cache_uni_x import reserved_cache
 from .guidance_uni_x import Scale, combine, scales_of, weights_of
@@ -59,6 +59,7 @@ class PictureGenerationMixin:
         top_p: float = 1.0,
         generator: Chance = None,
         on_codes: Callable[[Tensor], None] | None = None,
+        compiled: bool = False,
     ) -> Tensor:
         """Sample the codes of one picture a prompt.
 
@@ -80,6 +81,8 @@ class PictureGenerationMixin:
             generator: the source of chance; a list gives each prompt its own, so that its picture does not depend on
                 the other prompts of the batch (beyond the rounding of a different batch shape).
             on_codes: called with the codes so far, [b, n], after each code n = 1, 2, ... num_codes.
+            compiled: compute each code by one graph of torch.compile over a static cache. The first call of a batch size
+                compiles for minutes; prompts whose room (with their codes) falls in the same `ROOM` tokens share a graph.
 
         Returns:
             Codes [b, num_codes] int64 in 0..codebook_size - 1, row-major.
@@ -108,14 +111,27 @@ class PictureGenerationMixin:
         self._check_prompts(prompts, unconditional_ids if used[2] else None)
         ids, mask = _joined([(ids.to(input_ids.device), mask) for ids, mask in prompts])
         padded, warp = not bool(mask.all()), warpers(temperature, top_k, top_p)
-        cache = reserved_cache(len(self.config.layer_kinds), ids.shape[1] + num_codes)
+        room = ids.shape[1] + num_codes
+        if compiled:
+            room += -room % ROOM
+            cache, one_graph = StaticCache(config=self.config, max_cache_len=room), compiled_forward(self.model)
+            mask = nn.functional.pad(mask, (0, room - mask.shape[1]))  # of one shape in every step
+        else:
+            cache = reserved_cache(len(self.config.layer_kinds), room)
         offset, size = self.config.image_token_offset, self.config.codebook_size
         codes_only = slice(offset, offset + size)
         codes = input_ids.new_empty(len(input_ids), num_codes)
+        places = torch.arange(ids.shape[1], device=ids.device)
         for step in range(num_codes):
+            forward = one_graph if compiled and step else self.model
             # Without padding no mask is given, so that the fast path of shared layers is open.
-            hidden = self.model(
-                input_ids=ids, attention_mask=mask if padded else None, cache=cache, use_cache=True
+            hidden = forward(
+                input_ids=ids,
+                attention_mask=mask if padded else None,
+                modality=True if step else None,  # after the prompt all tokens are codes
+                cache=cache,
+                cache_position=places,
+                use_cache=True,
             ).last_hidden_state[:, -1]
             logits = head_of(self.lm_head, hidden, codes_only).float().chunk(len(prompts))
             logits = combine(logits, [weight for weight, kept in zip(weights[step], used, strict=True) if kept])
@@ -123,7 +139,11 @@ class PictureGenerationMixin:
             if on_codes is not None:
                 on_codes(codes[:, : step + 1])
             ids = (codes[:, step] + offset).repeat(len(prompts))[:, None]
-            mask = torch.cat((mask, mask.new_ones(len(ids), 1)), dim=1)
+            places = places[-1:] + 1
+            if compiled:
+                mask.index_fill_(1, places, 1)
+            elif padded:
+                mask = torch.cat((mask, mask.new_ones(len(ids), 1)), dim=1)
         return codes
 
     @torch.no_grad()
@@ -233,6 +253,25 @@ class PictureGenerationMixin:
                 raise ValueError(f"input_ids {list(ids.shape)} must be [{batch}, s] and end with id {start}: {remedy}")
             if mask is not None and not bool(mask[:, -1].all()):
                 raise ValueError(f"attention_mask is 0 at the end of a prompt: {remedy}")
+
+
+ROOM = 64
+"""A static cache has room for a multiple of so many tokens: each other room is another graph."""
+
+
+GRAPHS = 64
+"""So many rooms and batch sizes a process may compile; torch's own limit of 8 would end the ninth in an error."""
+
+
+def compiled_forward(model: nn.Module) -> Callable:
+    """The forward pass of `model` as one graph; torch keeps what it compiled, and refuses what breaks the graph."""
+    one_graph = torch.compile(model.forward, fullgraph=True, dynamic=False)
+
+    def forward(**inputs):
+        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+            return one_graph(**inputs)
+
+    return forward
 
 
 def head_of(head: nn.Module, hidden: Tensor, rows: slice) -> Tensor:

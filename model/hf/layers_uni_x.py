@@ -21,9 +21,10 @@ class UniXRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        size = self.weight.shape
+        if x.dtype == self.weight.dtype == torch.float32:
+            return nn.functional.rms_norm(x, size, self.weight, self.eps)
+        return self.weight * nn.functional.rms_norm(x.float(), size, eps=self.eps).to(x.dtype)  # rounded before its weight
 
 
 class UniXAttention(nn.Module):
@@ -45,7 +46,7 @@ class UniXAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[n, hidden] -> queries [n, heads, head_dim], keys and values [n, kv_heads, head_dim], before RoPE."""
-        q, k, v = (proj(x).unflatten(-1, (-1, self.head_dim)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (proj(x).view(len(x), -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
         return self.q_norm(q), self.k_norm(k), v
 
 
@@ -103,18 +104,20 @@ VISION_WEIGHTS = {"mlp": UniXVisionMLP, "all": UniXBranch}
 
 
 def rotary_angles(position_ids: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of rotary position embedding, each [b, 1, s, head_dim], computed in float32.
+    """Cosine and sine of rotary position embedding, each [b, 1, s, head_dim], the sine negative in the first half.
 
-    Computed where used, not kept as a buffer, so that casting a model to half precision cannot round the frequencies.
+    In float32, and computed where used, not kept as a buffer, so that casting a model to half precision cannot round the frequencies.
     """
     turned, factor = frequencies(head_dim, rope, position_ids.device)
     angles = position_ids[:, None, :, None].float() * turned
-    angles = torch.cat((angles, angles), dim=-1)
-    return (factor * angles.cos()).to(dtype), (factor * angles.sin()).to(dtype)
+    cos, sin = angles.cos(), angles.sin()
+    if factor != 1.0:
+        cos, sin = factor * cos, factor * sin
+    return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Apply rotary position embedding to [b, heads, s, head_dim]; the halves of a head are the rotated pairs."""
     cos, sin = rotary
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return x * cos + torch.cat((second, first), dim=-1) * sin

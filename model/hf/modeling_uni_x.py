@@ -12,7 +12,9 @@ Text-branch and shared weights have the names of Qwen2 and Qwen3, the vision wei
 
 from __future__ import annotations
 
+import inspect
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -20,6 +22,14 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
+
+# transformers 4.57 runs this file anew for another folder of the same last name, and leaves what it imports as it was: of an
+# export that another release made. tools/convert_to_hf.py ends each file with the release that it belongs to.
+_release = Path(__file__).read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+for _name, _module in list(sys.modules.items()) if _release.startswith("CODE = ") else ():
+    _imported = _name.startswith(f"{__package__}.") and not _name.endswith((".modeling_uni_x", ".processing_uni_x"))
+    if _imported and f'CODE = "{getattr(_module, "CODE", "")}"' != _release:
+        del sys.modules[_name]
 
 # transformers 4.57 copies the files that this one imports, and not what those import: so all are named here.
 from .attention_uni_x import attend, attention_masks
@@ -116,7 +126,7 @@ class UniXModel(UniXPreTrainedModel):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
-        modality: Tensor | None = None,
+        modality: Tensor | bool | None = None,
         seq_idx: Tensor | None = None,
         cu_seq_lens_q: Tensor | None = None,
         use_cache: bool | None = None,
@@ -158,6 +168,8 @@ class UniXModel(UniXPreTrainedModel):
                 f"attention_mask has shape {list(attention_mask.shape)}: give [batch, tokens], cached and new ones, "
                 f"here [{batch}, {total}]"
             )
+        if attention_mask is not None and not torch.compiler.is_compiling() and bool((attention_mask == 1).all()):
+            attention_mask = None  # no padding, and one document a row
         visual = self._visual(input_ids, modality, cache, (batch, length), device)
         real = None if attention_mask is None else attention_mask[:, cache_position].bool()
         if real is not None:  # all padding is text, whatever its ids: they must not change any shape
@@ -166,7 +178,7 @@ class UniXModel(UniXPreTrainedModel):
         tokens, keys = locate(visual, real, starts, position_ids, cache, cache_position, self.within)
         new = Keys(visual.int() + 1, tokens.documents)
         joint_mask, within_mask = attention_masks(cache_position, keys_seen, attention_mask, new, keys, self.within)
-        routing = Routing(visual if self.routes else None)
+        routing = Routing(visual if self.routes else None, modality if isinstance(modality, bool) else None)
 
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         rope = Rope(config.rope_theta, config.rope_scaling)
@@ -194,13 +206,15 @@ class UniXModel(UniXPreTrainedModel):
     def _visual(
         self,
         input_ids: Tensor | None,
-        modality: Tensor | None,
+        modality: Tensor | bool | None,
         cache: Cache | None,
         shape: tuple[int, int],
         device: torch.device,
     ) -> Tensor:
         """[b, s]: which new tokens the vision branch computes; the record of a cache that others filled is begun."""
         batch, length = shape
+        if isinstance(modality, bool):
+            modality = torch.full(shape, modality, device=device)
         foreign = 0
         if cache is not None and not record_of(cache).is_initialized and not torch.compiler.is_compiling():
             foreign = int(cache.get_seq_length())
@@ -249,12 +263,14 @@ class UniXModel(UniXPreTrainedModel):
         branches = [self.layers[index] if b == TEXT else self.vision_layers[str(index)] for b in routing.branches]
         inputs = routing.split(hidden.flatten(0, 1))
         projected = [branch(x) for branch, x in zip(branches, inputs, strict=True)]
-        q, k, v = (
-            routing.merge(list(parts)).unflatten(0, hidden.shape[:2]).transpose(1, 2)
-            for parts in zip(*projected, strict=True)
-        )
+        merged = projected[0] if len(projected) == 1 else map(routing.merge, zip(*projected, strict=True))
+        batch, length, _ = hidden.shape
+        q, k, v = (part.view(batch, length, *part.shape[1:]).transpose(1, 2) for part in merged)
         rotary = tuple(part.to(q.device) for part in rotary)
-        q, k = rotate(q, rotary), rotate(k, rotary)
+        if length == 1:  # a step of decoding is many small operations: queries and keys are turned together
+            q, k = rotate(torch.cat((q, k), dim=1), rotary).split((q.shape[1], k.shape[1]), dim=1)
+        else:
+            q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
             k, v = cache.update(k, v, index, {"cache_position": cache_position})
         attended, weights = attend(attention, branches[0].self_attn, q, k, v, mask)
@@ -304,7 +320,7 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        modality: Tensor | None = None,
+        modality: Tensor | bool | None = None,
         seq_idx: Tensor | None = None,
         cu_seq_lens_q: Tensor | None = None,
         use_cache: bool | None = None,
@@ -317,7 +333,8 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         """Logits [b, s or logits_to_keep, vocab] of the token after each one.
 
         `input_ids` [b, s], or `inputs_embeds` [b, s, hidden] with `modality` [b, s], True for tokens of pictures, which
-        layers route by. `attention_mask` [b, cached + s]: 0 for padding, on the left when generating. `position_ids`
+        layers route by. Where all new tokens are of one kind, `modality` may be True or False: then no value decides
+        what is computed, and a graph that is compiled has one branch. `attention_mask` [b, cached + s]: 0 for padding, on the left when generating. `position_ids`
         [b, s]: positions in the document, counted from the mask if not given; where they do not grow the next document
         of a packed row starts, and documents do not see each other. `seq_idx` [b, s], the number of each token's
         document, and `cu_seq_lens_q` [documents + 1], where those of the one row start, say the same. `labels` [b, s]:
@@ -363,10 +380,23 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, inputs_embeds: Tensor | None = None, modality: Tensor | None = None, **kwargs
     ) -> dict:
-        """As in transformers; `modality` is that of `inputs_embeds`, which only the first step has."""
+        """As in transformers; `modality` is that of `inputs_embeds`, which only the first step has.
+
+        Of a step whose tokens are all of one kind it is said which: a compiled step then has one branch, not both.
+        """
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        if modality is not None and inputs.get("inputs_embeds") is not None:
-            inputs["modality"] = modality
+        cache = inputs.get("past_key_values", inputs.get("cache"))
+        if cache is not None and cache.layers:
+            record_of(cache)  # here, since a graph cannot begin one
+        if kwargs.get("position_ids") is None:  # made of the mask, of which they are counted here
+            inputs.pop("position_ids", None)
+        if inputs.get("inputs_embeds") is not None:
+            if modality is not None:
+                inputs["modality"] = modality
+        elif self.model.routes and inputs["input_ids"].shape[1] == 1:
+            visual = int(self.config.is_visual(inputs["input_ids"]).sum())
+            if visual in (0, len(inputs["input_ids"])):
+                inputs["modality"] = bool(visual)
         return inputs
 
     @staticmethod
@@ -382,5 +412,7 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         return nn.functional.pad(attention_mask, (0, max(0, slots - attention_mask.shape[1])))
 
 
+# `generate` asks for it at every step; made anew each time it would cost as much as a layer of a small model
+UniXForCausalLM.forward.__signature__ = inspect.signature(UniXForCausalLM.forward)
 UniXForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 UniXModel.register_for_auto_class("AutoModel")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
+
+# as in modeling_uni_x.py: transformers 4.57 leaves what this file imports as another folder of the same name had it
+_release = Path(__file__).read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+for _name, _module in list(sys.modules.items()) if _release.startswith("CODE = ") else ():
+    _imported = _name.startswith(f"{__package__}.") and not _name.endswith((".modeling_uni_x", ".processing_uni_x"))
+    if _imported and f'CODE = "{getattr(_module, "CODE", "")}"' != _release:
+        del sys.modules[_name]
 
 from .pictures_uni_x import fit_square, images_of, pixels_of
 from .sources_uni_x import make_batch, open_picture

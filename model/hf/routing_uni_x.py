@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,10 +23,16 @@ class Routing:
     tokens, and each token takes the result of its own.
     """
 
-    def __init__(self, visual: Tensor | None) -> None:
-        """`visual` [b, s]: True for tokens of the vision branch; None where one branch computes all tokens."""
+    def __init__(self, visual: Tensor | None, all_visual: bool | None = None) -> None:
+        """`visual` [b, s]: True for tokens of the vision branch; None where one branch computes all tokens.
+
+        `all_visual` says of which kind all tokens are, where the caller knows: then no value is read.
+        """
         self.branches, self.visual = [TEXT], None
         if visual is None:
+            return
+        if all_visual is not None:
+            self.branches = [VISION if all_visual else TEXT]
             return
         visual = visual.flatten()
         if torch.compiler.is_compiling():
@@ -46,7 +53,7 @@ class Routing:
             return [x]
         return list(x[self.order.to(x.device)].split(self.counts))
 
-    def merge(self, parts: list[Tensor]) -> Tensor:
+    def merge(self, parts: Sequence[Tensor]) -> Tensor:
         """The inverse of `split`, on the device of the first part: a device map may put branches on different ones."""
         if len(parts) == 1:
             return parts[0]
@@ -95,16 +102,23 @@ def locate(
     batch, length = visual.shape
     tracing = torch.compiler.is_compiling()
     record = record_of(cache) if cache is not None else None
+    if record is not None and real is None and starts is None and position_ids is None and not tracing:
+        found = _next_of_plain(record, visual, cache_position)
+        if found is not None:
+            return found, Keys(record.keys[:, 0, :, 0], None)
     before, number = _last(record, cache_position, batch)
     if position_ids is not None:
         position_ids = position_ids.to(visual.device).expand(batch, -1)
         restarts = _restarts(position_ids, real, before)
         starts = restarts if starts is None else starts | restarts
     several = starts is not None and (tracing or bool(starts.any()))
-    counts = (real if real is not None else torch.ones_like(visual)).long().cumsum(-1)
+    if real is None:
+        counts = torch.arange(1, length + 1, device=visual.device)[None]
+    else:
+        counts = real.long().cumsum(-1)
     positions, documents = position_ids, number.expand(batch, length)
     if positions is None:
-        positions = before + counts
+        positions = (before + counts).expand(batch, length)
     if several:
         documents = number + starts.long().cumsum(-1)
         if position_ids is None:
@@ -112,7 +126,8 @@ def locate(
                 torch.where(starts, counts, 0).cummax(-1).values
             )  # how many were there at the document's first token
             positions = torch.where(first > 0, counts - first, positions)
-    positions = positions.clamp(min=0)
+    if real is not None or position_ids is not None:
+        positions = positions.clamp(min=0)
     if record is None:
         keys = Keys(visual.int() + 1, documents if several else None)
         return Tokens(visual, positions, keys.documents), keys if keep_record or several else None
@@ -121,11 +136,30 @@ def locate(
         kept = torch.cat((before.expand(batch, 1), positions), dim=1).gather(1, places)
     else:
         kept = positions
-    state = torch.stack((visual.long() + 1, documents.expand(batch, length), kept), dim=-1).int()[:, None]
-    known = record.update(state, state, {"cache_position": cache_position})[0][:, 0]
-    several = tracing or bool((known[..., 1] > 0).any())
-    keys = Keys(known[..., 0], known[..., 1] if several else None)
+    documents = documents.int()
+    known, _ = record.update(
+        torch.stack((visual.int() + 1, documents), dim=-1)[:, None],
+        torch.stack((documents, kept.int()), dim=-1)[:, None],
+        {"cache_position": cache_position},
+    )
+    several = tracing or several or bool(number.any())  # numbers of a row only grow
+    keys = Keys(known[:, 0, :, 0], known[:, 0, :, 1] if several else None)
     return Tokens(visual, positions, documents if several else None), keys
+
+
+def _next_of_plain(record, visual: Tensor, cache_position: Tensor) -> Tokens | None:
+    """`locate` for rows that are one document each, from the first token on and without padding; None for others.
+
+    Their positions are the places in the cache. How many tokens of a record are such is known to it, not to its tensors,
+    so that no value has to be read.
+    """
+    if isinstance(record, StaticLayer) or record.plain != record.get_seq_length():
+        return None
+    pad = torch.nn.functional.pad  # document 0
+    places = pad(cache_position.int()[None, None, :, None], (1, 0)).expand(len(visual), -1, -1, -1)
+    record.update(pad((visual.int() + 1)[:, None, :, None], (0, 1)), places, {"cache_position": cache_position})
+    record.plain += visual.shape[1]
+    return Tokens(visual, cache_position[None], None)
 
 
 def _last(record, cache_position: Tensor, batch: int) -> tuple[Tensor, Tensor]:
@@ -133,12 +167,13 @@ def _last(record, cache_position: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     none = cache_position.new_full((1, 1), -1), cache_position.new_zeros((1, 1))
     if record is None or not record.is_initialized or record.keys.numel() == 0:
         return none
-    place = (cache_position[:1] - 1).clamp(min=0)
     if not isinstance(record, StaticLayer):
-        place = place.clamp(max=record.keys.shape[2] - 1)
-    last = record.keys[:, 0].to(place.device).index_select(1, place).long()  # [b, 1, 3]
+        last = record.values[:, 0, -1:].to(cache_position.device)
+        return last[..., 1], last[..., 0]
+    place = (cache_position[:1] - 1).clamp(min=0)
+    last = record.values[:, 0].to(place.device).index_select(1, place).long()  # [b, 1, 2]
     empty = cache_position[0] == 0
-    return torch.where(empty, none[0], last[..., 2]), torch.where(empty, none[1], last[..., 1])
+    return torch.where(empty, none[0], last[..., 1]), torch.where(empty, none[1], last[..., 0])
 
 
 def _restarts(position_ids: Tensor, real: Tensor | None, before: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
-from model.hf.modeling_uni_x import UniXForCausalLM, UniXModel
+from model.hf import generation_uni_x
+from model.hf.attention_uni_x import eager_attention
+from model.hf.modeling_uni_x import CACHE, UniXForCausalLM, UniXModel
 from tests.model.tiny_hf import CODES, END, KINDS, START, TEXT_IDS, document, left_pad, tiny_config, tiny_model
 
 ALL_KINDS = {"uni-x": KINDS, "shared": ("shared",) * 2, "mixed": ("moe_hard", "separated", "mot", "shared")}
@@ -114,6 +116,30 @@ def test_every_kind_of_attention_gives_the_same_and_eager_its_weights(kinds):
         ids, attention_mask=mask, max_new_tokens=2, output_attentions=True, return_dict_in_generate=True
     )
     assert len(grown.attentions) == 2 and grown.attentions[1][0].shape == (2, 4, 1, ids.shape[1] + 1)
+
+
+@torch.no_grad()
+def test_attention_of_others_gets_a_mask_for_every_row(monkeypatch):
+    """Flex reads it by the row's number, and beyond its end where there is one for all: memory was overwritten (2.13.0)."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    shapes = []
+
+    def own(module, q, k, v, mask, scaling, **options):
+        shapes.append(tuple(mask.shape))
+        return eager_attention(module, q, k, v, mask == 0, scaling)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "own", own)
+    model = tiny_model(seed=3)
+    ids, mask = left_pad([document([4, 5, 3]), document([2, 3], 1)])
+    for row, seen in ((ids, mask), (ids[:1].repeat(3, 1), None)):
+        model.set_attn_implementation("sdpa")
+        expected = model(row, attention_mask=seen).logits
+        model.set_attn_implementation("own")
+        real = torch.ones_like(row).bool() if seen is None else seen.bool()
+        assert (model(row, attention_mask=seen).logits - expected)[real].abs().max() <= 1e-5
+        assert set(shapes) == {(len(row), 1, row.shape[1], row.shape[1])}
+        shapes.clear()
 
 
 def test_settings_of_the_configuration_are_heeded():
@@ -239,9 +265,15 @@ def test_one_graph_without_breaks_gives_the_same(kinds):
     model = tiny_model(seed=8, layer_kinds=kinds)
     ids, mask = left_pad([document([4, 5, 3]), document([2, 3], 1)])
     expected = model(ids, attention_mask=mask, use_cache=False).logits
+    torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    found = compiled(ids, attention_mask=mask, use_cache=False).logits
-    assert (found - expected)[mask.bool()].abs().max() <= 1e-5
+    for caching in (False, True):
+        found = compiled(ids, attention_mask=mask, use_cache=caching)
+        assert (found.logits - expected)[mask.bool()].abs().max() <= 1e-5
+    following = {"input_ids": ids[:, -1:], "attention_mask": torch.nn.functional.pad(mask, (0, 1), value=1)}
+    plain = model(ids, attention_mask=mask, use_cache=True)
+    assert torch.equal(compiled(**following, past_key_values=found[CACHE]).logits.argmax(-1),
+                       model(**following, past_key_values=plain[CACHE]).logits.argmax(-1))  # fmt: skip
     row = packed([document([4, 3]), document([5], 1)])
     del row["cu_seq_lens_q"]
     expected = model(**row, use_cache=False).logits
@@ -256,3 +288,41 @@ def test_the_saved_folder_names_a_class_for_every_auto_class(tmp_path):
     from model.hf.configuration_uni_x import AUTO_MAP, UniXConfig
 
     assert UniXConfig.from_pretrained(tmp_path).auto_map == AUTO_MAP
+
+
+@kinds
+def test_decoding_is_one_graph_over_a_static_cache(kinds):
+    """Neither the ids, nor how far a picture or a text is, makes another graph: one for each kind of step."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    model, counter = tiny_model(seed=9, layer_kinds=kinds), CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    expected = pictures(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation_uni_x, "compiled_forward", lambda one: torch.compile(
+            one.forward, fullgraph=True, dynamic=False, backend=counter))  # fmt: skip
+        for _ in range(2):
+            assert pictures(model, compiled=True) == expected
+    assert counter.frame_count == 1
+
+    ids, mask = left_pad([document([4, 3]), document([2, 3], 1)])
+    options = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    expected = model.generate(ids, logits_processor=model.text_only(), **options)
+    torch._dynamo.reset()
+    counter.clear()
+    model.compile(fullgraph=True, dynamic=False, backend=counter)
+    found = model.generate(ids, logits_processor=model.text_only(), cache_implementation="static", **options)
+    assert torch.equal(found, expected) and counter.frame_count == 2  # the prompt, and every step after it
+
+
+def test_more_shapes_than_torch_recompiles_by_itself_can_be_compiled():
+    """Its limit is 8, and beyond it a whole graph is an error."""
+    model, (ids, _) = tiny_model(seed=9), left_pad([[*document([3]), START]])
+    torch._dynamo.reset()
+    with pytest.MonkeyPatch.context() as patch:
+        compile_as_usual = torch.compile
+        patch.setattr(torch, "compile", lambda *args, **options: compile_as_usual(*args, **options, backend="eager"))
+        for batch in range(1, 11):
+            options = {"num_codes": 2, "guidance_scale": 1.0, "temperature": 0.0}
+            drawn = model.generate_images(ids.expand(batch, -1), compiled=True, **options)
+            assert torch.equal(drawn, model.generate_images(ids.expand(batch, -1), **options))

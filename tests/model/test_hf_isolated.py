@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from model.hf.configuration_uni_x import AUTO_MAP
 from tests.model.tiny_hf import CODES, START, TEXT_IDS, document, tiny_model
@@ -93,28 +92,42 @@ def test_an_export_works_without_the_repository(tmp_path):
 
 
 def test_two_exports_of_one_name_run_their_own_code(tmp_path, monkeypatch):
-    """transformers 5.24.0 keeps a module by the folder's last name and the one file that it was asked for."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    """transformers 5.24.0 keeps a module by the folder's last name and the one file that it was asked for; 4.57.6 runs that
+    file anew, and the files that it imports are the first folder's."""
     model = tiny_model(seed=3)
     shutil.copytree(convert_to_hf.CODE, tmp_path / "code")
     with open(tmp_path / "code" / "layers_uni_x.py", "a") as file:
         file.write("\n\nUniXMLP.of_another_release = True\n")
-    for place, code in (("a", convert_to_hf.CODE), ("b", tmp_path / "code"), ("c", convert_to_hf.CODE)):
-        folder = tmp_path / place / "model"
+    folders = [tmp_path / place / "model" for place in ("a", "b", "c")]
+    for folder, code in zip(folders, (convert_to_hf.CODE, tmp_path / "code", convert_to_hf.CODE), strict=True):
         model.save_pretrained(folder)
         monkeypatch.setattr(convert_to_hf, "CODE", code)
         convert_to_hf.write_code(folder)
-        opened = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-        assert hasattr(opened.model.layers[0].mlp, "of_another_release") == (place == "b")
+    code = """if True:
+        import sys
+        from transformers import AutoModelForCausalLM
+        for folder in sys.argv[1:]:
+            model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+            print(hasattr(model.model.layers[0].mlp, "of_another_release"))"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-W", "ignore", "-c", code, *map(str, folders)],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False", "True", "False"]
 
 
 TRAVELS = {"", "__future__", "collections", "functools", "math", "typing", "torch", "transformers"}
 PICTURES = {
-    "modeling_uni_x.py": {"inspect", "shutil", "pathlib"},
+    "modeling_uni_x.py": {"inspect", "shutil", "sys", "pathlib"},
     "pictures_uni_x.py": {"numpy", "PIL"},
     "vqgan_uni_x.py": {"json", "pathlib", "types", "safetensors"},
     "sources_uni_x.py": {"base64", "io", "urllib", "pathlib", "numpy", "PIL"},
-    "processing_uni_x.py": {"json", "shutil", "pathlib", "PIL"},
+    "processing_uni_x.py": {"json", "shutil", "sys", "pathlib", "PIL"},
     "text_uni_x.py": {"json", "re", "tokenizers"},
 }
 
