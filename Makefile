@@ -5,6 +5,8 @@
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
 # make test-megatron  engines, parity, checkpoints and conversion with the other megatron-core, whose wheel is unpacked beside
 # make test-transformers-suite  transformers' own common suites on the classes of exports, with 4.57 and 5, and their counts
+# make test-export-by-hand  pipelines, Trainer, PEFT, offload, compile and the like on the export of make demo (or MODEL=FOLDER),
+#                  with transformers 4.57 and 5 in environments that know nothing of this repository; prints a table
 # make test-eval  lm-eval-harness, lmms-eval and VLMEvalKit on exported folders, in an environment that make setup-eval makes
 # make setup-clients  what the tests of the server need besides Python: the npm clients, and version 1 of the official client
 # make test-clients  the server with every client of docs/serving.md, each in an environment of its own under .clients
@@ -25,7 +27,7 @@ MEGATRON := .megatron-0.19.2
 MEGATRON_TESTS := tests/megatron_versions_tests.py tests/pretrain/test_engine.py tests/pretrain/test_sharded_files.py \
 	tests/model/test_uni_x.py tests/model/test_layer_kinds.py tests/tools/test_convert_from_hf.py
 
-.PHONY: setup setup-eval test test-eval test-megatron test-transformers5 test-transformers-suite gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
+.PHONY: setup setup-eval test test-eval test-megatron test-transformers5 test-transformers-suite test-export-by-hand gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
 	setup-clients test-clients study
 setup: $(STAMP)
 
@@ -71,6 +73,18 @@ $(T5)/installed.stamp: requirements-transformers5.txt constraints-transformers5.
 # downloads the source of both versions of transformers from PyPI, once; both run, whatever the first one says
 test-transformers-suite: setup $(T5)/installed.stamp
 	@failed=0; for python in $(RUN) $(T5)/bin/python; do $$python tests/transformers_suite/run.py || failed=1; done; exit $$failed
+
+MODEL ?= work/demo/model
+HAND := .hand/4.57.6 .hand/5.24.0
+
+test-export-by-hand: setup $(HAND:=/installed.stamp)
+	$(RUN) tests/export_by_hand.py --model $(MODEL) $(foreach folder,$(HAND),--python $(folder)/bin/python)
+
+.hand/%/installed.stamp: requirements-export-by-hand.txt
+	test -x .hand/$*/bin/python || $(PYTHON) -m venv .hand/$*
+	.hand/$*/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	.hand/$*/bin/pip install --quiet --disable-pip-version-check transformers==$* -r requirements-export-by-hand.txt
+	touch $@
 
 test-eval: setup setup-eval
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/tools/evaluation/*_tests.py

@@ -37,6 +37,6 @@ def test_each_python_has_its_megatron_core_and_one_version_of_everything(python)
     assert not different
 
 
-@pytest.mark.parametrize("of", ["gpu", "gpu-check", "eval", "transformers5"])
+@pytest.mark.parametrize("of", ["gpu", "gpu-check", "eval", "transformers5", "export-by-hand"])
 def test_the_other_environments_are_pinned_too(of):
     assert requirements(f"requirements-{of}.txt", "3.12")

@@ -1,0 +1,378 @@
+#!/usr/bin/env python
+"""What people do with a model of transformers, done with an export: a line a feature, a column a version of transformers.
+
+    python tests/export_by_hand.py --model work/demo/model --python .venv-hand4/bin/python --python .venv-hand5/bin/python
+
+Each Python runs this very file from an empty folder, with nothing of the repository on its path and its input closed, so
+that a question on the terminal would be an error. Prints a table and exits with 1 if a line failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+DRAW = {"guidance_scale": 3.0}
+
+
+def generator(seed: int = 0):
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def open_model(folder: Path, **options):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options = {"dtype": torch.float32, **options}
+    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, **options).eval()
+
+
+def open_processor(folder: Path):
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+
+
+def picture(seed: int = 0):
+    import numpy as np
+    from PIL import Image
+
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (70, 60, 3), dtype=np.uint8))
+
+
+def codes_of(model, processor, **options) -> list[list[int]]:
+    prompts = processor.draw(["red heart", "pizza"])
+    return model.generate_images(**prompts, **DRAW, generator=[generator(1), generator(2)], **options).tolist()
+
+
+def opened_without_a_question(folder: Path, work: Path) -> str:
+    """AutoProcessor and AutoTokenizer with trust_remote_code; the input is closed, so that a question is an error."""
+    from transformers import AutoTokenizer
+
+    processor, tokenizer = open_processor(folder), AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    assert tokenizer("red heart")["input_ids"] == processor.encode("red heart")
+    assert set(tokenizer("red heart")) == {"input_ids", "attention_mask"}
+    return "processor and tokenizer"
+
+
+def tokenizer_without_the_flag(folder: Path, work: Path) -> str:
+    """transformers 5 asks about the model's code, of which the tokenizer needs nothing: no is as good as yes."""
+    code = "import sys; from transformers import AutoTokenizer as A; print(A.from_pretrained(sys.argv[1])('red')['input_ids'])"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(folder)], cwd=work, capture_output=True, text=True,
+                          input="n\n", check=False)  # fmt: skip
+    assert done.returncode == 0 and done.stdout.strip().endswith(str(open_processor(folder).encode("red"))), done.stderr[-300:]
+    return "asks; opens when answered no" if "[y/N]" in done.stdout + done.stderr else "opens"
+
+
+def snippet_of_the_card(folder: Path, work: Path) -> str:
+    """As it stands, in a process of its own."""
+    snippet = (folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", snippet, str(folder)], cwd=work, capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, check=False)  # fmt: skip
+    assert done.returncode == 0 and (work / "picture.png").is_file(), done.stderr[-300:]
+    return f"a picture, and {len(done.stdout.split())} words"
+
+
+def text_generation_pipeline(folder: Path, work: Path) -> str:
+    from transformers import pipeline
+
+    write = pipeline("text-generation", model=str(folder), trust_remote_code=True)
+    said = write("red", max_new_tokens=6, do_sample=False)[0]["generated_text"]
+    assert said.startswith("red") and len(said) > 3
+    answer = write([{"role": "user", "content": "red"}], max_new_tokens=6, do_sample=False)[0]["generated_text"]
+    assert answer[-1]["role"] == "assistant"
+    return "text and conversation"
+
+
+def image_text_to_text_pipeline(folder: Path, work: Path) -> str:
+    from transformers import pipeline
+
+    read = pipeline("image-text-to-text", model=str(folder), processor=open_processor(folder), trust_remote_code=True)
+    content = [{"type": "image", "image": picture()}, {"type": "text", "text": "What is it?"}]
+    said = read(text=[{"role": "user", "content": content}], max_new_tokens=6)
+    assert said[0]["generated_text"]
+    other = read(images=[picture()], text="What is it?", max_new_tokens=6)
+    assert other[0]["generated_text"].startswith("What is it?")
+    return "conversation, picture and text"
+
+
+def feature_extraction_pipeline(folder: Path, work: Path) -> str:
+    from transformers import AutoTokenizer, pipeline
+
+    found = pipeline("feature-extraction", model=str(folder), tokenizer=AutoTokenizer.from_pretrained(folder, trust_remote_code=True),
+                     trust_remote_code=True)("red heart")  # fmt: skip
+    return f"{len(found[0])} x {len(found[0][0])}"
+
+
+def trainer(folder: Path, work: Path) -> str:
+    """5 steps in bf16 with gradient checkpointing; the saved folder draws."""
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    model, processor = open_model(folder), open_processor(folder)
+    start = processor.draw(["red heart"])["input_ids"][0].tolist()
+    row = [*start, *(processor.codes([picture()])[0] + processor.offset).tolist(), processor.end, processor.eos]
+    rows = [{"input_ids": row, "attention_mask": [1] * len(row), "labels": row}] * 8
+    arguments = TrainingArguments(
+        str(work / "trainer"), max_steps=5, per_device_train_batch_size=2, bf16=True, gradient_checkpointing=True, use_cpu=True,
+        learning_rate=3e-3, lr_scheduler_type="constant", logging_steps=1, save_strategy="no", report_to=[], seed=1,
+    )  # fmt: skip
+    made = Trainer(model, arguments, train_dataset=rows, processing_class=processor,
+                   data_collator=lambda some: {k: torch.tensor([one[k] for one in some]) for k in some[0]})  # fmt: skip
+    made.train()
+    losses = [line["loss"] for line in made.state.log_history if "loss" in line]
+    assert len(losses) == 5 and losses[-1] < losses[0], losses
+    made.save_model(work / "trained")
+    assert len(codes_of(open_model(work / "trained"), open_processor(work / "trained"))) == 2
+    return f"loss {losses[0]:.2f} to {losses[-1]:.2f}"
+
+
+def lora(folder: Path, work: Path) -> str:
+    """On layers of both branches and on the head; merged and saved it draws the same."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    model, processor = open_model(folder), open_processor(folder)
+    plain = codes_of(model, processor)
+    names = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and name != "lm_head"]
+    torch.manual_seed(0)
+    tied = model.config.tie_word_embeddings  # then merging the head would change the embedding, too
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=names + [] * tied + ["lm_head"] * (not tied)))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    ids = processor.caption([picture()])["input_ids"]
+    with torch.no_grad():
+        logits, drawn = adapted(ids).logits, codes_of(adapted, processor)
+    assert drawn != plain, "the adapter was not heard"
+    adapted(ids, labels=ids).loss.backward()
+    heard = [n for n, p in adapted.named_parameters() if "lora_B" in n and p.grad is not None and p.grad.abs().sum()]
+    assert any("lm_head" in name for name in heard) != tied and any("vision_layers" in name for name in heard)
+    merged = adapted.merge_and_unload()
+    assert (merged(ids).logits - logits).abs().max() < 1e-4 and codes_of(merged, processor) == drawn
+    merged.save_pretrained(work / "merged")
+    assert codes_of(open_model(work / "merged"), open_processor(work / "merged")) == drawn
+    return f"{len(names) + (not tied)} modules"
+
+
+def text_streamer(folder: Path, work: Path) -> str:
+    import contextlib
+    import io
+
+    from transformers import TextStreamer
+
+    model, processor = open_model(folder), open_processor(folder)
+    prompt, said = processor.caption([picture()]), io.StringIO()
+    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    options = {"max_new_tokens": 8, "do_sample": False, "logits_processor": model.text_only()}
+    with contextlib.redirect_stdout(said):
+        ids = model.generate(**prompt, streamer=streamer, **options)
+    assert said.getvalue().strip() == processor.texts(ids, prompt)[0]
+    return "the text of generate"
+
+
+def beams_with_pictures(folder: Path, work: Path) -> str:
+    model, processor = open_model(folder), open_processor(folder)
+    prompt = processor.caption([picture(1), picture(2)])
+    options = {"max_new_tokens": 8, "do_sample": False, "logits_processor": model.text_only()}
+    for beams in (1, 3):
+        both = model.generate(**prompt, num_beams=beams, **options)
+        for row in range(2):
+            alone = model.generate(**processor.caption([picture(1 + row)]), num_beams=beams, **options)
+            assert alone[0].tolist() == both[row].tolist()[-alone.shape[1] :] or alone.shape[1] != both.shape[1]
+    return "3 beams, 2 pictures, each as alone"
+
+
+def assisted_decoding(folder: Path, work: Path) -> str:
+    model, helper, processor = open_model(folder), open_model(folder), open_processor(folder)
+    prompt = processor.caption([picture()])
+    options = {"max_new_tokens": 10, "do_sample": False, "logits_processor": model.text_only()}
+    expected = model.generate(**prompt, **options)
+    assert model.generate(**prompt, assistant_model=helper, **options).tolist() == expected.tolist()
+    assert model.generate(**prompt, prompt_lookup_num_tokens=2, **options).tolist() == expected.tolist()
+    return "the text of greedy decoding"
+
+
+def offloaded(folder: Path, work: Path) -> str:
+    import accelerate
+
+    processor = open_processor(folder)
+    expected = codes_of(open_model(folder), processor)
+    assert codes_of(accelerate.cpu_offload(open_model(folder), "cpu"), processor) == expected
+    assert codes_of(accelerate.disk_offload(open_model(folder), str(work / "disk"), "cpu"), processor) == expected
+    return "CPU, disk: the same codes"
+
+
+def device_map(folder: Path, work: Path) -> str:
+    """"auto" over a budget that holds a part of the weights; the rest lies on the disk."""
+    processor = open_processor(folder)
+    expected = codes_of(open_model(folder), processor)
+    size = (folder / "model.safetensors").stat().st_size
+    model = open_model(folder, device_map="auto", max_memory={"cpu": size * 6 // 10}, offload_folder=str(work / "rest"))
+    places = [str(place) for place in model.hf_device_map.values()]
+    assert {"cpu", "disk"} <= set(places), model.hf_device_map
+    assert codes_of(model, processor) == expected
+    return f"{places.count('cpu')} parts in memory, {places.count('disk')} on the disk"
+
+
+def compiled(folder: Path, work: Path) -> str:
+    """One graph of the model; pictures over a static cache; generate with a static cache."""
+    import torch
+
+    model, processor = open_model(folder), open_processor(folder)
+    expected = codes_of(model, processor)
+    assert codes_of(model, processor, compiled=True) == expected
+    prompt = processor.caption([picture()])
+    options = {"max_new_tokens": 8, "do_sample": False, "logits_processor": model.text_only()}
+    said = model.generate(**prompt, **options)
+    ids = prompt["input_ids"]
+    logits = model(ids).logits
+    assert (torch.compile(model, fullgraph=True)(ids).logits - logits).abs().max() < 1e-4
+    model.compile(fullgraph=True, dynamic=False)
+    assert model.generate(**prompt, cache_implementation="static", **options).tolist() == said.tolist()
+    return "the same codes and text"
+
+
+def exported(folder: Path, work: Path) -> str:
+    import torch
+
+    model, processor = open_model(folder), open_processor(folder)
+    ids = processor.caption([picture()])["input_ids"]
+    program = torch.export.export(model, (), {"input_ids": ids, "use_cache": False}, strict=False)
+    torch.export.save(program, work / "model.pt2")
+    found = torch.export.load(work / "model.pt2").module()(input_ids=ids, use_cache=False).logits
+    assert (found - model(ids).logits).abs().max() < 1e-4
+    return "saved and loaded"
+
+
+def resized(folder: Path, work: Path) -> str:
+    """More rows are refused by name; a new token of text is, too, when its id is a code's."""
+    model, processor = open_model(folder), open_processor(folder)
+    try:
+        model.resize_token_embeddings(model.config.vocab_size + 8)
+    except ValueError as error:
+        assert "picture codes" in str(error)
+    else:
+        raise AssertionError("not refused")
+    processor.tokenizer.add_tokens(["<new>"], special_tokens=True)
+    try:
+        processor(text="<new>")
+    except ValueError as error:
+        assert "no room for added tokens" in str(error)
+        return "refused by name"
+    return "has spare rows"
+
+
+def two_of_one_name(folder: Path, work: Path) -> str:
+    """Two folders called `model`, whose code differs in a file that others import: each runs its own."""
+    import hashlib
+
+    found = []
+    for place in ("a", "b", "c"):
+        copy = work / place / "model"
+        shutil.copytree(folder, copy)
+        if place == "b":
+            layers = (copy / "layers_uni_x.py").read_text() + "UniXMLP.other = True\n"
+            digest = hashlib.sha256(layers.encode()).hexdigest()[:16]
+            (copy / "layers_uni_x.py").write_text(layers)
+            for path in copy.glob("*_uni_x.py"):  # as tools/convert_to_hf.py ends each file
+                path.write_text(path.read_text() + f'CODE = "{digest}"\n')
+        found.append(hasattr(open_model(copy).model.layers[0].mlp, "other"))
+        open_processor(copy)
+    assert found == [False, True, False], found
+    return "each its own code"
+
+
+def attention_kinds(folder: Path, work: Path) -> str:
+    """eager and flex give sdpa's logits; flash is refused by name."""
+    import torch
+
+    torch.set_grad_enabled(False)  # on a CPU flex has no gradients
+    prompt = open_processor(folder).caption([picture(1), picture(2)], "What is it?")
+    expected, heard = open_model(folder)(**prompt).logits, []
+    for kind in ("eager", "flex_attention"):
+        found = open_model(folder, attn_implementation=kind)(**prompt).logits
+        assert (found - expected)[prompt["attention_mask"].bool()].abs().max() < 1e-4, kind
+        heard.append(kind)
+    try:
+        open_model(folder, attn_implementation="flash_attention_2")
+    except (ValueError, ImportError) as error:
+        assert "flash" in str(error).lower()
+        return f"{', '.join(heard)}; flash refused"
+    raise AssertionError("flash_attention_2 was taken")
+
+
+CHECKS = (
+    opened_without_a_question, tokenizer_without_the_flag, snippet_of_the_card, text_generation_pipeline, image_text_to_text_pipeline,
+    feature_extraction_pipeline, text_streamer, beams_with_pictures, assisted_decoding, attention_kinds, trainer, lora, offloaded,
+    device_map, resized, two_of_one_name, exported, compiled,
+)  # fmt: skip
+
+
+def check(folder: Path) -> None:
+    """Every check once, in this process; a line of JSON each."""
+    import traceback
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()
+    assert not any(Path(path, "model", "hf").is_dir() for path in sys.path if path), "the repository is on the path"
+    print(json.dumps({"version": transformers.__version__}), flush=True)
+    chosen = os.environ.get("CHECKS", "").split()
+    for one in CHECKS:
+        if chosen and one.__name__ not in chosen:
+            continue
+        torch.set_grad_enabled(True)
+        with tempfile.TemporaryDirectory() as work:
+            try:
+                said, failed = one(folder, Path(work)), False
+            except Exception as error:  # whatever it is, the other lines are still of interest
+                traceback.print_exc()
+                said, failed = f"FAILED: {type(error).__name__}: {' '.join(str(error).split())[:200]}", True
+        print(json.dumps({"name": one.__name__, "said": said, "failed": failed}), flush=True)
+
+
+def main() -> int:
+    """Run all Pythons, one after the other, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="export of tools/convert_to_hf.py")
+    parser.add_argument("--python", type=Path, action="append", help="Python with torch, transformers, accelerate and peft")
+    arguments = parser.parse_args()
+    if not arguments.python:
+        check(arguments.model.resolve())
+        return 0
+    columns = {}
+    for python in arguments.python:
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(__file__, Path(folder, "checks.py"))
+            home = {"HF_HOME": f"{folder}/home", "HF_MODULES_CACHE": f"{folder}/modules", "HF_HUB_OFFLINE": "1"}
+            done = subprocess.run([python.absolute(), "checks.py", "--model", arguments.model.resolve()], cwd=folder,
+                                  env={**os.environ, **home, "PYTHONPATH": ""}, stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, text=True, check=False)  # fmt: skip
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
+        if done.returncode or not lines:
+            sys.exit(f"error: {python} ended with code {done.returncode}")
+        columns[lines[0]["version"]] = {line["name"]: line for line in lines[1:]}
+    print("| | " + " | ".join(f"transformers {version}" for version in columns) + " |\n" + "|---" * (1 + len(columns)) + "|")
+    names = list(dict.fromkeys(name for lines in columns.values() for name in lines))
+    for name in names:
+        said = (lines[name]["said"] if name in lines else "" for lines in columns.values())
+        print(f"| {name.replace('_', ' ')} | " + " | ".join(said) + " |")
+    return int(any(line["failed"] for lines in columns.values() for line in lines.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
