@@ -88,7 +88,7 @@ def both_branches(routing: type) -> type:
     import torch
 
     class BothBranches(routing):
-        def __init__(self, visual) -> None:
+        def __init__(self, visual, all_visual: bool | None = None) -> None:
             super().__init__(visual)
             self.visual = None if visual is None else visual.flatten()
             if visual is not None:

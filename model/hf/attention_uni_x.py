@@ -80,6 +80,11 @@ def attend(
     if name == "eager":
         attended, weights = eager_attention(module, q, k, v, mask, scale)
         return attended.flatten(2), weights
+    if name == "flex_attention" and q.device.type == "cpu":
+        raise ValueError(
+            "attn_implementation 'flex_attention': torch 2.13.0 overwrites memory on a CPU when it is given a mask of numbers, "
+            "and separated layers need one: use 'sdpa' or 'eager'"
+        )
     if name != "sdpa":  # flex, or what somebody registered: their masks are numbers, as transformers' own eager ones
         # one for each row: flex reads it by the row's number, beyond its end where it has one for all
         mask = additive(mask, q.shape[2], k.shape[2], q.dtype, q.device).expand(len(q), -1, -1, -1)

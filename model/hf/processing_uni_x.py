@@ -26,10 +26,11 @@ for _name, _module in list(sys.modules.items()) if _release.startswith("CODE = "
         del sys.modules[_name]
 
 from .pictures_uni_x import fit_square, images_of, pixels_of
+from .shapes_uni_x import nearest_shape  # noqa: F401  (transformers 4.57 copies what this file names, and no more)
 from .sources_uni_x import make_batch, open_picture
 from .text_uni_x import TextEncoder
 from .vq_uni_x import FAMILIES, open_picture_tokenizer
-from .vqgan_uni_x import VQGAN  # noqa: F401  (transformers 4.57 copies what this file names, and no more)
+from .vqgan_uni_x import VQGAN  # noqa: F401
 
 PROCESSOR_FILE, PROMPTS_FILE, VQ_FOLDER = "processor_config.json", "unix_prompts.json", "vq"
 CAPTION = "{caption}"

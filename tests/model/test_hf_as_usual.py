@@ -120,7 +120,7 @@ def test_every_kind_of_attention_gives_the_same_and_eager_its_weights(kinds):
 
 @torch.no_grad()
 def test_attention_of_others_gets_a_mask_for_every_row(monkeypatch):
-    """Flex reads it by the row's number, and beyond its end where there is one for all: memory was overwritten (2.13.0)."""
+    """It is read by the row's number, beyond its end where there is one for all. On a CPU flex overwrites memory (2.13.0)."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     shapes = []
@@ -140,6 +140,9 @@ def test_attention_of_others_gets_a_mask_for_every_row(monkeypatch):
         assert (model(row, attention_mask=seen).logits - expected)[real].abs().max() <= 1e-5
         assert set(shapes) == {(len(row), 1, row.shape[1], row.shape[1])}
         shapes.clear()
+    model.set_attn_implementation("flex_attention")
+    with pytest.raises(ValueError, match="overwrites memory on a CPU .* use 'sdpa' or 'eager'"):
+        model(ids)
 
 
 def test_settings_of_the_configuration_are_heeded():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from model.hf.configuration_uni_x import AUTO_MAP
@@ -139,3 +141,15 @@ def test_the_files_that_travel_import_nothing_of_the_repository():
             if line.startswith(("import ", "from ")):
                 package = line.split()[1].split(".")[0]
                 assert package in TRAVELS | PICTURES.get(path.name, set()), (path, line)
+
+
+@pytest.mark.parametrize("entry", ["configuration_uni_x", "modeling_uni_x", "processing_uni_x"])
+def test_a_file_that_transformers_is_asked_for_names_all_that_it_needs(entry):
+    """transformers 4.57 copies the files that it imports, and not what those import."""
+    folder = Path(__file__).parents[2] / "model" / "hf"
+
+    def imported(name: str) -> set[str]:
+        return set(re.findall(r"^from \.(\w+) import", (folder / f"{name}.py").read_text(), re.M))
+
+    named = imported(entry)
+    assert {deeper for name in named for deeper in imported(name)} <= named
