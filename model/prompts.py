@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from model.errors import UserError
+from model.shapes import FITS, MOST_SHAPES, Grid, size_word
 from model.vocabulary import Vocabulary
 
 Encode = Callable[[str], Sequence[int]]  # text -> ids, with no special tokens added; cache it when rows are many
@@ -28,6 +29,10 @@ class PromptTemplates:
     Each wording of `text_to_image` holds `{caption}` once. `grid` is (rows, columns) of codes of one picture.
     `vq_fingerprint` names the image tokenizer whose codes the model knows, as in the manifest of its code shards; empty
     when not known. The first wording of each task is the default.
+
+    `shapes` are the grids that pictures may have, `grid` first; then the size words of each stand before its
+    `<|vision_start|>`. Empty for a model of squares, which knows no size words. `fit`, one of FITS, says how pictures of other
+    shapes are brought to these.
     """
 
     text_to_image: tuple[str, ...]
@@ -35,6 +40,8 @@ class PromptTemplates:
     unconditional: str = "<unconditional>"
     grid: tuple[int, int] = (8, 8)
     vq_fingerprint: str = ""
+    shapes: tuple[Grid, ...] = ()
+    fit: str = "crop"
 
     def __post_init__(self) -> None:
         for field in ("text_to_image", "image_to_text"):
@@ -54,10 +61,36 @@ class PromptTemplates:
         if not isinstance(grid, list | tuple) or len(grid) != 2 or any(type(n) is not int or n < 1 for n in grid):
             raise UserError(f"prompt templates: grid is {grid!r}: give [rows, columns], both at least 1")
         object.__setattr__(self, "grid", tuple(grid))
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        shapes = self.shapes
+        if not isinstance(shapes, list | tuple) or not all(
+            isinstance(shape, list | tuple) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)
+            for shape in shapes
+        ):
+            raise UserError(f"prompt templates: shapes is {shapes!r}: give a list of [rows, columns], both at least 1")
+        shapes = tuple(map(tuple, shapes))
+        if shapes and (shapes[0] != self.grid or not 2 <= len(shapes) <= MOST_SHAPES or len(set(shapes)) < len(shapes)):
+            raise UserError(
+                f"prompt templates: shapes is {shapes!r}: give 2 to {MOST_SHAPES} different ones, the grid {self.grid} first"
+            )
+        object.__setattr__(self, "shapes", shapes)
+        if self.fit not in FITS:
+            raise UserError(f"prompt templates: fit is {self.fit!r}: give {' or '.join(FITS)}")
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The grids that a picture may have."""
+        return self.shapes or (self.grid,)
 
     def to_json(self) -> str:
-        """The content of `unix_prompts.json`."""
-        return json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
+        """The content of `unix_prompts.json`; of squares that are cut out it says as little as it always did."""
+        values = asdict(self)
+        for name, usual in (("shapes", ()), ("fit", "crop")):
+            if values[name] == usual:
+                del values[name]
+        return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str = "unix_prompts.json") -> PromptTemplates:
@@ -99,11 +132,11 @@ def text_to_image_ids(
 ) -> list[int]:
     """Ids of a prompt whose continuation is a picture: the wording around the caption, then `<|vision_start|>`.
 
-    `caption` is text or, where it was encoded before, its ids; both give the same prompt.
+    A model of several shapes says size words before that: the prompt ends before them (`opening`). `caption` is text or, where it was encoded before, its ids; both give the same prompt.
     """
     before, after = templates.text_to_image[wording].split(CAPTION)
     ids = encode(caption) if isinstance(caption, str) else caption
-    return [*_encode(before, encode), *map(int, ids), *_encode(after, encode), vocabulary.vision_start_id]
+    return [*_encode(before, encode), *map(int, ids), *_encode(after, encode), *opening(vocabulary, templates)]
 
 
 def image_to_text_ids(
@@ -115,22 +148,24 @@ def image_to_text_ids(
 ) -> list[int]:
     """Ids of a prompt whose continuation is text: the picture between its markers, then the wording.
 
-    `codes` are codebook indices in row-major order. `wording` is an index, or text to use in its place (a question).
+    `codes` are as for `picture_ids`. `wording` is an index, or text to use in its place (a question).
     """
     text = wording if isinstance(wording, str) else templates.image_to_text[wording]
-    return [*picture_ids(codes, vocabulary), *_encode(text, encode)]
+    return [*picture_ids(codes, vocabulary, encode, templates), *_encode(text, encode)]
 
 
 def turn_ids(
-    pictures: Iterable[Iterable[int]], text: str, encode: Encode, markup: Encode, vocabulary: Vocabulary
-) -> list[int]:
+    pictures: Iterable[Iterable[int]], text: str, encode: Encode, markup: Encode, vocabulary: Vocabulary,
+    templates: PromptTemplates = DEFAULT_TEMPLATES,
+) -> list[int]:  # fmt: skip
     """Ids of a user's turn and the opening of the assistant's: the pictures' codes, each between markers, then text."""
-    return conversation_ids([("user", [*pictures, text])], encode, markup, vocabulary)
+    return conversation_ids([("user", [*pictures, text])], encode, markup, vocabulary, templates)
 
 
 def conversation_ids(
-    turns: Iterable[tuple[str, Iterable[str | Iterable[int]]]], encode: Encode, markup: Encode, vocabulary: Vocabulary
-) -> list[int]:
+    turns: Iterable[tuple[str, Iterable[str | Iterable[int]]]], encode: Encode, markup: Encode, vocabulary: Vocabulary,
+    templates: PromptTemplates = DEFAULT_TEMPLATES,
+) -> list[int]:  # fmt: skip
     """Ids of turns, each (role, parts), and the opening of the assistant's; a part is a text or a picture's codes.
 
     `markup` encodes Qwen's marks of turns as the control tokens that they are; `encode` never makes a control token. A
@@ -142,34 +177,62 @@ def conversation_ids(
             raise UserError(f"role {role!r} is not one: give user, assistant or system")
         ids += _encode(TURN_START.format(role=role), markup)
         for part in parts:
-            ids += _encode(part, encode) if isinstance(part, str) else picture_ids(part, vocabulary)
+            ids += _encode(part, encode) if isinstance(part, str) else picture_ids(part, vocabulary, encode, templates)
         ids += [*_encode(TURN_END, markup), *_encode(BETWEEN_TURNS, markup)]
     return [*ids, *_encode(TURN_START.format(role="assistant"), markup)]
 
 
 def edit_ids(
-    sources: Iterable[Iterable[int]], instruction: str, encode: Encode, markup: Encode, vocabulary: Vocabulary
-) -> tuple[list[int], list[int]]:
+    sources: Iterable[Iterable[int]], instruction: str, encode: Encode, markup: Encode, vocabulary: Vocabulary,
+    templates: PromptTemplates = DEFAULT_TEMPLATES,
+) -> tuple[list[int], list[int]]:  # fmt: skip
     """Ids of a prompt whose continuation is an edited picture, and of the same prompt without the instruction.
 
-    `sources` are the codes of the source pictures, row-major. The instruction and then they are a user's turn, as in
-    training, and the answer opens with `<|vision_start|>`: a code of the source is equally far from that of the target
+    `sources` are the codes of the source pictures, as for `picture_ids`. The instruction and then they are a user's turn, as in
+    training, and the answer opens with `<|vision_start|>` (`opening`): a code of the source is equally far from that of the target
     whatever the instruction. Guidance for the source picture needs the second list.
     """
-    pictures = [list(codes) for codes in sources]
-    whole, without = (conversation_ids([("user", [text, *pictures])], encode, markup, vocabulary) for text in (instruction, ""))
-    return [*whole, vocabulary.vision_start_id], [*without, vocabulary.vision_start_id]
+    pictures, start = list(sources), opening(vocabulary, templates)
+    whole, without = (
+        conversation_ids([("user", [text, *pictures])], encode, markup, vocabulary, templates) for text in (instruction, "")
+    )
+    return [*whole, *start], [*without, *start]
 
 
 def unconditional_ids(encode: Encode, vocabulary: Vocabulary, templates: PromptTemplates) -> list[int]:
     """Ids of the prompt of classifier-free guidance's second half, which stands for "any picture"."""
-    return [*_encode(templates.unconditional, encode), vocabulary.vision_start_id]
+    return [*_encode(templates.unconditional, encode), *opening(vocabulary, templates)]
 
 
-def picture_ids(codes: Iterable[int], vocabulary: Vocabulary) -> list[int]:
-    """A picture as it stands in a document: `<|vision_start|>`, one id a code, `<|vision_end|>`."""
-    offset = vocabulary.image_token_offset
-    return [vocabulary.vision_start_id, *(offset + int(code) for code in codes), vocabulary.vision_end_id]
+def opening(vocabulary: Vocabulary, templates: PromptTemplates) -> list[int]:
+    """What a prompt for a picture ends with: `<|vision_start|>`; nothing where size words come first, of whichever shape."""
+    return [] if templates.shapes else [vocabulary.vision_start_id]
+
+
+def size_ids(shape: int, encode: Encode, templates: PromptTemplates) -> list[int]:
+    """Ids of the size words of a shape, by its number; none in a model of squares."""
+    return _encode(size_word(templates.shapes[shape]), encode) if templates.shapes else []
+
+
+def picture_ids(
+    codes: Iterable[int], vocabulary: Vocabulary, encode: Encode | None = None,
+    templates: PromptTemplates = DEFAULT_TEMPLATES,
+) -> list[int]:  # fmt: skip
+    """A picture as it stands in a document: `<|vision_start|>`, one id a code, `<|vision_end|>`; first its size words.
+
+    `codes` are codebook indices in row-major order; an array [rows, columns] of them, and `encode`, where the templates have
+    several shapes. Raises UserError for another shape than these.
+    """
+    offset, size = vocabulary.image_token_offset, []
+    grid = tuple(getattr(codes, "shape", ()))
+    if templates.shapes:
+        if grid not in templates.shapes or encode is None:
+            known = ", ".join(map(size_word, templates.shapes))
+            raise UserError(f"a picture of codes {list(grid)} is none of the shapes {known} (rows*columns) of this model")
+        size = size_ids(templates.shapes.index(grid), encode, templates)
+    if len(grid) == 2:
+        codes = codes.reshape(-1)
+    return [*size, vocabulary.vision_start_id, *(offset + int(code) for code in codes), vocabulary.vision_end_id]
 
 
 def _encode(text: str, encode: Encode) -> list[int]:

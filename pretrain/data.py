@@ -75,7 +75,7 @@ class Data:
         self.tokenizer = setup.load_tokenizer(data.tokenizer, manifests[0])
         self.model_config = setup.model_config(config.model, self.tokenizer, manifests[0])
         check_sources(manifests, self.model_config.vocabulary)
-        self.templates = setup.prompt_templates(read_wordings(data.wordings), manifests[0])
+        self.templates = setup.prompt_templates(read_wordings(data.wordings), manifests)
         self.encode = TextEncoder(self.tokenizer_json.read_text(encoding="utf-8"))
         tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates, self.markup)
         size = RowSize(data.row_length, data.row_multiple)
@@ -88,6 +88,7 @@ class Data:
         if data.heldout:
             heldout = open_dataset(data.heldout, cache).manifest
             check_sources([*manifests, heldout], self.model_config.vocabulary)
+            setup.check_shapes(data.heldout, heldout, self.templates)
             self.heldout = heldout_dataset(data, tokenized, place.routing_only)
 
     def markup(self, text: str) -> list[int]:

@@ -18,6 +18,7 @@ import numpy
 import torch
 
 from model.errors import TryAgain, UserError
+from model.shapes import framing_of, size_word
 from model.vocabulary import Vocabulary
 from pretrain.fetch_ahead import FetchAhead
 from pretrain.lost_workers import Sent, never_lost, sent
@@ -89,9 +90,9 @@ class RowDataset(torch.utils.data.Dataset):
             ids, labels = build_ordered(self.tokenized, piece.task, piece.text, parts)
         else:
             caption = next(part.wordings for part in parts if part.codes is None)[piece.text][1]
-            codes = next((part.codes for part in parts if part.codes is not None), caption[:0])
+            codes, shape = next(((part.codes, part.shape) for part in parts if part.codes is not None), (caption[:0], 0))
             ids, labels = build_document(
-                self.tokenized, piece.task, piece.wording, caption, codes, self.shares.train_on_prompts
+                self.tokenized, piece.task, piece.wording, caption, codes, self.shares.train_on_prompts, shape
             )
         if piece.task in (TEXT_TO_IMAGE, UNCONDITIONAL) and not self.routing_only:
             ids = replace_codes(ids, self.tokenized.vocabulary, self.shares.code_noise, noise)
@@ -223,7 +224,10 @@ class _Counter(torch.utils.data.Sampler):
 
 
 def check_sources(manifests: list[dict], vocabulary: Vocabulary) -> None:
-    """All sources must have been made with one text tokenizer, one image tokenizer and one size of pictures. UserError."""
+    """All sources must have been made with one text tokenizer, one image tokenizer and one size of pictures. UserError.
+
+    Squares may stand beside one set of shapes, whose first they are.
+    """
     for key in ("tokenizer", "vq"):
         name = "sha256" if key == "tokenizer" else "fingerprint"
         found = {manifest[key][name] for manifest in manifests}
@@ -233,8 +237,14 @@ def check_sources(manifests: list[dict], vocabulary: Vocabulary) -> None:
     if len(sizes) > 1:
         raise UserError(f"data.sources have pictures of {' and '.join(map(str, sizes))} pixels a side, and a model draws one "
                         "grid of codes: shard them again with one --image-size")  # fmt: skip
-    if any("shapes" in manifest["vq"] for manifest in manifests):
-        raise UserError("data.sources have pictures of several shapes, which are not trained on yet: shard with --shapes square")
+    with_pictures = [framing_of(manifest["vq"]) for manifest in manifests if manifest["counts"]["pictures"]]
+    sets = {framing.grids for framing in with_pictures if len(framing.grids) > 1}
+    if len(sets) > 1:
+        found = " and ".join(sorted(", ".join(map(size_word, grids)) for grids in sets))
+        raise UserError(f"data.sources have pictures of different sets of shapes ({found}): shard them again with one --shapes")
+    if len({framing.pad for framing in with_pictures}) > 1:
+        raise UserError("some of data.sources have pictures that were cropped, and some padded ones: shard them again with one "
+                        "--fit, which the model then has for pictures of prompts")  # fmt: skip
     codes = manifests[0]["vq"]["codebook_size"]
     if codes != vocabulary.codebook_size:
         raise UserError(f"the model has {vocabulary.codebook_size} picture codes, the shards have {codes}")

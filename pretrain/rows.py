@@ -32,7 +32,7 @@ from pretrain.tasks import (
 )
 from tokenization.lengths import AT_ONCE, LengthIndex
 from tokenization.readers.document import CAPTION_PAIR, KINDS, ROLES
-from tokenization.sample import PICTURE, ROLE, WORDING, Part
+from tokenization.sample import PICTURE, ROLE, SHAPE, WORDING, Part
 
 __all__ = ["Piece", "RowPlan", "RowSize", "SourceLengths", "Stage", "seeded"]
 
@@ -151,6 +151,7 @@ class RowPlan:
             {name: value for name, value in vars(self.shares).items() if value or not name.startswith(NEWER)},
             vars(self.size),
             self.seed,
+            *[list(self.tokenized.templates.shapes)] * bool(self.tokenized.templates.shapes),
             *["shares of tokens as trained on"] * bool(stages or any(source.share for source in self.sources)),
         ]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -181,6 +182,7 @@ class RowPlan:
             lengths, layout = (numpy.append(array[entries], 0) for array in (index.lengths, index.layout))
             picture = layout & PICTURE != 0
             starts = (offsets[:-1] - offsets[0]).astype(numpy.int64)
+            lengths = lengths + numpy.where(picture, self.tokenized.size_lengths[layout // SHAPE], 0)
             pictures, texts = (numpy.maximum.reduceat(numpy.where(which, lengths, 0), starts) for which in (picture, ~picture))
             paired = pictures + 3 + numpy.maximum(texts + most, alone)
             longest = numpy.where(kinds == KINDS.index(CAPTION_PAIR), paired, pictures + 2 * (pictures > 0))
@@ -261,7 +263,8 @@ class RowPlan:
         text[in_order] = wording[in_order]
         entry = numpy.where(in_order, first, first + has_picture + text)
         captions, pictures = index.lengths[entry], index.lengths[first]
-        lengths = sum(document_lengths(self.tokenized, task, wording, captions, pictures))
+        shapes = index.layout[first] // SHAPE
+        lengths = sum(document_lengths(self.tokenized, task, wording, captions, pictures, shapes))
         if in_order.any():
             lengths[in_order] = self._ordered_lengths(index, first[in_order], counts[in_order], task[in_order],
                                                       text[in_order])  # fmt: skip
@@ -298,7 +301,7 @@ class RowPlan:
                 continue
             ids, _ = build_ordered(self.tokenized, piece.task, piece.text, self.parts(piece))
             try:
-                cuts = stretches_of(ids, self.tokenized.vocabulary, capacity)
+                cuts = stretches_of(ids, self.tokenized.vocabulary, capacity, self.tokenized.sizes)
             except UserError:
                 continue
             split.append(numpy.array([[*line[:5], *cut] for cut in cuts], dtype=numpy.int64))
@@ -319,7 +322,7 @@ def parts_of_index(
     for length, entry in zip(index.lengths[first:end].tolist(), index.layout[first:end].tolist()):
         role = ROLES[entry // ROLE % len(ROLES)]
         if entry & PICTURE:
-            parts.append(Part(role, _stretch(codes, code, length), None, ()))
+            parts.append(Part(role, _stretch(codes, code, length), None, (), entry // SHAPE))
             code += length
             continue
         wording = (number, _stretch(text_ids, text, length))

@@ -20,6 +20,8 @@ class Sampler:
     def __init__(self, config: TrainConfig, data: Data, run: Path, together: Together):
         self.config, self.data, self.run, self.together = config, data, run, together
         self.captions = config.log.sample_prompts if config.log.samples_every else ()
+        if self.captions and data.templates.shapes:
+            raise UserError("log.samples_every: pictures of several shapes are not drawn in training yet: set it to 0")
         if self.captions and together.rank == 0:
             from tokenization.vq import load_vq
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from model.errors import UserError
 from model.families import BY_FLAVOUR
 from model.prompts import PromptTemplates
 from model.rope import rope_of
+from model.shapes import framing_of, size_word
 from model.tokenizer_file import read_tokenizer
 from pretrain.config import ModelSection
 from pretrain.inputs import tokenizer_file
@@ -84,7 +86,20 @@ def sized_config(section: ModelSection, offset: int, codes: int, special: tuple[
     )
 
 
-def prompt_templates(wordings: PromptTemplates, manifest: dict) -> PromptTemplates:
-    """These wordings, for the picture size and the image tokenizer of the shards."""
-    side = manifest["vq"]["image_size"] // manifest["vq"]["downsample"]
-    return replace(wordings, grid=(side, side), vq_fingerprint=manifest["vq"]["fingerprint"])
+def prompt_templates(wordings: PromptTemplates, manifests: Sequence[dict]) -> PromptTemplates:
+    """These wordings, for the shapes of pictures and the image tokenizer of the shards."""
+    framings = [framing_of(manifest["vq"]) for manifest in manifests if manifest["counts"]["pictures"]]
+    framing = max(framings or [framing_of(manifests[0]["vq"])], key=lambda one: len(one.grids))
+    shapes = framing.grids if len(framing.grids) > 1 else ()
+    fit = "pad" if framing.pad else "crop"
+    fingerprint = manifests[0]["vq"]["fingerprint"]
+    return replace(wordings, grid=framing.grids[0], vq_fingerprint=fingerprint, shapes=shapes, fit=fit)
+
+
+def check_shapes(path: str | Path, manifest: dict, templates: PromptTemplates) -> None:
+    """The pictures of a dataset must be such as a model of these templates knows. Raises UserError."""
+    grids = framing_of(manifest["vq"]).grids
+    known = ", ".join(map(size_word, templates.grids))
+    if manifest["counts"]["pictures"] and grids not in (templates.grids, templates.grids[:1]):
+        raise UserError(f"{path} has pictures of {', '.join(map(size_word, grids))} codes (rows*columns), and the model knows "
+                        f"{known}: shard with the --shapes and --image-size of its training data")  # fmt: skip

@@ -13,17 +13,19 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy
 
 from model import prompts
 from model.errors import UserError
+from model.hf.shapes_uni_x import trailing_shape
 from model.prompts import BETWEEN_TURNS, TURN_END, TURN_START, PromptTemplates
+from model.shapes import size_word
 from model.vocabulary import IGNORED, Vocabulary
 from tokenization.readers.document import CONVERSATION, EDIT, INTERLEAVED, KINDS, ROLES
 from tokenization.readers.document import TEXT as TEXT_KIND
-from tokenization.sample import PICTURE, ROLE, WORDING, Part
+from tokenization.sample import PICTURE, ROLE, SHAPE, WORDING, Part
 
 TEXT, TEXT_TO_IMAGE, IMAGE_TO_TEXT, UNCONDITIONAL, IN_ORDER, TURNS, NO_INSTRUCTION, NO_SOURCE, NEITHER = range(9)
 TASK_NAMES = ("text", "text_to_image", "image_to_text", "unconditional", "in_order", "turns", "edit_without_instruction",
@@ -64,6 +66,16 @@ class TokenizedPrompts:
         """Ids of a fixed piece of a template: the only strings that training encodes."""
         return self.pieces[text]
 
+    @cached_property
+    def sizes(self) -> list[tuple[int, ...]]:
+        """Ids of the size words of each shape; one empty tuple in a model of squares."""
+        return [self.pieces[size_word(shape)] for shape in self.templates.shapes] or [()]
+
+    @cached_property
+    def size_lengths(self) -> numpy.ndarray:
+        """Number of these ids by shape, int64 [shapes]."""
+        return numpy.array([len(ids) for ids in self.sizes])
+
 
 def tokenize_prompts(
     encode: Callable[[str], list[int]],
@@ -77,7 +89,7 @@ def tokenize_prompts(
     tokenizer has them; None: `encode` does both.
     """
     marks = {TURN_END, BETWEEN_TURNS, *(TURN_START.format(role=role) for role in ROLES if role)}
-    texts = {templates.unconditional, *templates.image_to_text}
+    texts = {templates.unconditional, *templates.image_to_text, *map(size_word, templates.shapes)}
     for wording in templates.text_to_image:
         texts.update(wording.split(prompts.CAPTION))
     pieces = {text: tuple(encode(text)) if text else () for text in sorted(texts)}
@@ -99,10 +111,11 @@ def document_lengths(
     wording: numpy.ndarray,
     caption_tokens: numpy.ndarray,
     picture_tokens: numpy.ndarray,
+    shapes: numpy.ndarray | int = 0,
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Draws of n documents -> (text tokens [n], vision tokens [n]) that `build_document` will make of them.
 
-    `<|vision_start|>` counts as vision, `<|vision_end|>` and the end of the document as text.
+    shapes: numbers of the pictures' grids. `<|vision_start|>` counts as vision, `<|vision_end|>` and the end of the document as text.
     """
     sizes = tuple((text, len(ids)) for text, ids in tokenized.pieces.items())
     to_image, to_text, unconditional = prompt_lengths(sizes, tokenized.templates)
@@ -110,6 +123,7 @@ def document_lengths(
     text = numpy.where(task == TEXT_TO_IMAGE, caption_tokens + to_image[wording % len(to_image)] + 2, text)
     text = numpy.where(task == IMAGE_TO_TEXT, caption_tokens + to_text[wording % len(to_text)] + 2, text)
     text = numpy.where(task == UNCONDITIONAL, unconditional[0] + 2, text)
+    text = text + numpy.where(task == TEXT, 0, tokenized.size_lengths[shapes])
     return text, numpy.where(task == TEXT, 0, picture_tokens + 1)
 
 
@@ -120,27 +134,30 @@ def build_document(
     caption: numpy.ndarray,
     codes: numpy.ndarray,
     train_on_prompts: bool,
+    shape: int = 0,
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
     """One document -> (ids [n], labels [n]) int64; a label is the next token, or IGNORED where nothing is learned.
 
-    caption: token ids of the chosen text; codes: codebook indices of the picture, row-major. The last token of a
-    document has no label: it does not predict the next document.
+    caption: token ids of the chosen text; codes: codebook indices of the picture, row-major, of the grid number `shape`. The
+    size words of a picture that is drawn are learned. The last token of a document has no label: it does not predict the
+    next document.
     """
     vocabulary, templates = tokenized.vocabulary, tokenized.templates
+    size = tokenized.sizes[shape]
     if task == TEXT:
         ids, prompt = _joined(caption, vocabulary.eos_id), 1
     elif task == IMAGE_TO_TEXT:
         question = tokenized.encode(templates.image_to_text[wording % len(templates.image_to_text)])
-        ids = _joined(picture_array(codes, vocabulary), question, caption, vocabulary.eos_id)
-        prompt = len(codes) + 2 + len(question)
+        ids = _joined(size, picture_array(codes, vocabulary), question, caption, vocabulary.eos_id)
+        prompt = len(size) + len(codes) + 2 + len(question)
     else:
         if task == TEXT_TO_IMAGE:
             before, after = templates.text_to_image[wording % len(templates.text_to_image)].split(prompts.CAPTION)
             start = _joined(tokenized.encode(before), caption, tokenized.encode(after))
         else:
             start = _joined(tokenized.encode(templates.unconditional))
-        ids = _joined(start, picture_array(codes, vocabulary), vocabulary.eos_id)
-        prompt = 1 if train_on_prompts else len(start) + 1
+        ids = _joined(start, size, picture_array(codes, vocabulary), vocabulary.eos_id)
+        prompt = 1 if train_on_prompts else max(1, len(start) + (not size))
     labels = numpy.full_like(ids, IGNORED)
     labels[:-1] = ids[1:]
     labels[: prompt - 1] = IGNORED
@@ -187,11 +204,12 @@ def ordered_lengths(
     turn = numpy.array([0, *(size_of[TURN_START.format(role=name)] + around for name in ROLES[1:])])
     asked, task_of = role == USER, task[document]
     dropped = asked & numpy.where(picture, task_of == NO_SOURCE, task_of == NO_INSTRUCTION)
-    tokens = numpy.where(dropped, 0, lengths + 2 * picture) + numpy.where(begins & turns[document], turn[role], 0)
+    lengths = lengths + numpy.where(picture, 2 + tokenized.size_lengths[layout // SHAPE], 0)
+    tokens = numpy.where(dropped, 0, lengths) + numpy.where(begins & turns[document], turn[role], 0)
     found = numpy.bincount(document, tokens, minlength=len(counts)).astype(numpy.int64) + ~turns
     answers = numpy.flatnonzero((task_of == NEITHER) & picture & (role == ASSISTANT))
     alone, first = numpy.unique(document[answers], return_index=True)
-    found[alone] = lengths[answers[first]] + size_of[tokenized.templates.unconditional] + 3
+    found[alone] = lengths[answers[first]] + size_of[tokenized.templates.unconditional] + 1
     return found
 
 
@@ -207,8 +225,8 @@ def build_ordered(
     """
     vocabulary, turns = tokenized.vocabulary, task != IN_ORDER
     if task == NEITHER:
-        answer = next(part.codes for part in parts if part.codes is not None and part.role == "assistant")
-        return build_document(tokenized, UNCONDITIONAL, 0, answer[:0], answer, train_on_prompts=False)
+        answer = next(part for part in parts if part.codes is not None and part.role == "assistant")
+        return build_document(tokenized, UNCONDITIONAL, 0, answer.codes[:0], answer.codes, False, answer.shape)
     stretches: list[tuple[Sequence[int] | numpy.ndarray, bool]] = []  # ids, and whether they are learned
     role = ""
     for part in parts:
@@ -220,6 +238,7 @@ def build_ordered(
         if part.role == "user" and task == (NO_INSTRUCTION if part.codes is None else NO_SOURCE):
             continue
         if part.codes is not None:
+            stretches.append((tokenized.sizes[part.shape], learned))
             stretches.append((picture_array(part.codes, vocabulary), learned))
         else:
             stretches.append((part.wordings[draw % len(part.wordings)][1], learned))
@@ -237,9 +256,20 @@ def _turn_end(tokenized: TokenizedPrompts, role: str) -> list[tuple[Sequence[int
     return [(tokenized.pieces[TURN_END], role == "assistant"), (tokenized.pieces[BETWEEN_TURNS], False)]
 
 
-def stretches_of(ids: numpy.ndarray, vocabulary: Vocabulary, capacity: int) -> list[tuple[int, int]]:
-    """(start, length) of stretches of at most `capacity` tokens that cut no picture. UserError if one is larger."""
+def stretches_of(
+    ids: numpy.ndarray, vocabulary: Vocabulary, capacity: int, sizes: Sequence[tuple[int, ...]] = ((),)
+) -> list[tuple[int, int]]:
+    """(start, length) of stretches of at most `capacity` tokens that cut no picture, nor its size words off it.
+
+    UserError if one is larger.
+    """
     whole = numpy.concatenate([vocabulary.is_code(ids) | (ids == vocabulary.vision_end_id), [False]])  # not cut before
+    if sizes[0]:
+        longest = max(map(len, sizes))
+        for at in numpy.flatnonzero(ids == vocabulary.vision_start_id).tolist():
+            shape = trailing_shape(ids[max(0, at - longest) : at].tolist(), sizes)
+            if shape is not None:
+                whole[at - len(sizes[shape]) + 1 : at + 1] = True
     found, start = [], 0
     while start < len(ids):
         end = min(start + capacity, len(ids))
@@ -276,10 +306,10 @@ def replace_shared_codes(
     How many of them is drawn too, evenly from none to all. The model has to learn them as they are: what it cannot know
     by heart it must copy from its source, as most of a picture in most edits. Pictures of several sizes stay as they are.
     """
-    sizes = {len(part.codes) for part in parts if part.codes is not None}
+    sizes = {(len(part.codes), part.shape) for part in parts if part.codes is not None}
     if generator.random() >= share or len(sizes) != 1:
         return list(parts)
-    count = sizes.pop()
+    count, _ = sizes.pop()
     replaced = generator.random(count) < generator.random()
     random_codes = generator.integers(0, codebook_size, count)
     return [

@@ -13,7 +13,7 @@ import pytest
 from tests import spread
 from tests.commands import commands  # noqa: F401  (fixtures for all tests)
 from tests.parallel_world import world  # noqa: F401
-from tests.pretrain.tiny_run import tiny_data  # noqa: F401
+from tests.pretrain.tiny_run import shaped_data, tiny_data  # noqa: F401
 from tests.slurm.cluster import cluster  # noqa: F401
 
 

@@ -82,6 +82,7 @@ def open_checkpoint(path: Path, threads: int = 0) -> Opened:
 
 def check_shards(opened: Opened, folders: Sequence[Path | str], cache: Cache | None = None) -> None:
     """The shards, in folders or at URLs, must have been made with the checkpoint's tokenizers. Raises UserError."""
+    from pretrain.setup import check_shapes
     from tokenization.shards import open_dataset
 
     digest = hashlib.sha256((opened.folder / "tokenizer.json").read_bytes()).hexdigest()
@@ -95,6 +96,7 @@ def check_shards(opened: Opened, folders: Sequence[Path | str], cache: Cache | N
             raise UserError(
                 f"{folder}: was made with another image tokenizer than {opened.folder}: shard the data with its own"
             )
+        check_shapes(folder, manifest, opened.templates)
 
 
 def planned_rows(

@@ -117,6 +117,8 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
     config = ModelConfig.from_dict(json.loads((checkpoint / "model.json").read_text(encoding="utf-8")))
     prompts = (checkpoint / "unix_prompts.json").read_text(encoding="utf-8")
     templates = PromptTemplates.from_json(prompts, str(checkpoint / "unix_prompts.json"))
+    if templates.shapes:
+        raise UserError(f"{checkpoint}: was trained on pictures of several shapes, which exports cannot draw yet")
     vq = load_vq(vq_name or state["vq"])
     if vq.fingerprint != templates.vq_fingerprint:
         raise UserError(

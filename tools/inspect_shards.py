@@ -174,23 +174,22 @@ def rows_page(arguments: argparse.Namespace) -> list[str]:
             about = f"{sample['id']} ({sample['kind']}, as {TASK_NAMES[piece.task]}; {sample['source']}, "
             about += f"{piece.length:,} tokens"
             about += f" from {piece.start:,} on)" if piece.start else ")"
-            grids = [tuple(grid) for grid in sample["grids"].reshape(-1, 2).tolist()]
-            parts.append(document(about, shown_ids(ids[at:end], labels[at:end], data, vq, grids)))
+            parts.append(document(about, shown_ids(ids[at:end], labels[at:end], data, vq)))
             at = end
     return parts
 
 
-def shown_ids(ids: Any, labels: Any, data: Data, vq: VQ, grids: list[tuple[int, int]]) -> list[Any]:
+def shown_ids(ids: Any, labels: Any, data: Data, vq: VQ) -> list[Any]:
     """Stretches of ids of one modality, learned or not; whether token n is learned is said by the label before it."""
     import numpy
 
+    from model.hf.shapes_uni_x import trailing_shape
     from model.vocabulary import IGNORED
     from tools.data_page import Shown
 
     vocabulary = data.model_config.vocabulary
     learned = numpy.concatenate([[False], labels[:-1] != IGNORED])
     codes = vocabulary.is_code(ids)
-    order = iter(grids)
     changes = numpy.flatnonzero((learned[1:] != learned[:-1]) | (codes[1:] != codes[:-1])) + 1
     shown = []
     for low, high in zip([0, *changes.tolist()], [*changes.tolist(), len(ids)]):
@@ -199,8 +198,8 @@ def shown_ids(ids: Any, labels: Any, data: Data, vq: VQ, grids: list[tuple[int, 
             text = data.tokenizer.decode(stretch.tolist(), skip_special_tokens=False)
             shown.append(Shown(text, "", bool(learned[low])))
             continue
-        # in order: a document may leave pictures out, never change their order, and cuts none
-        grid = next((grid for grid in order if grid[0] * grid[1] == len(stretch)), (1, len(stretch)))
+        shape = trailing_shape(ids[: low - 1].tolist(), data.train.tokenized.sizes)  # before it stands <|vision_start|>
+        grid = data.templates.grids[shape or 0]
         picture = vq.decode((stretch - vocabulary.image_token_offset).reshape(1, *grid))[0]
         shown.append(Shown(picture, "", bool(learned[low])))
     return shown

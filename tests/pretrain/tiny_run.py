@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.commands import CommandServer
+from tests.tokenization.corpora import SHAPED_SIZES, shaped_corpus
 
 STEPS = 7
 SPEEDS = ("tok_per_sec_per_gpu", "data_wait_pct")  # what differs between two runs of the same thing
@@ -53,6 +54,19 @@ def save_tiny_vq(folder: Path, seed: int) -> Path:
 def tiny_data(tmp_path_factory: pytest.TempPathFactory, commands: CommandServer) -> TinyData:
     """The folders, of this test session."""
     return build_tiny_data(tmp_path_factory.mktemp("tiny"), commands)
+
+
+@pytest.fixture(scope="session")
+def shaped_data(tmp_path_factory: pytest.TempPathFactory, commands: CommandServer, tiny_data: TinyData) -> TinyData:
+    """The same tokenizers, and shards of pictures of noise in the nine shapes of `--shapes aspect` at 4 x 4 codes."""
+    root = tmp_path_factory.mktemp("shaped")
+    data = replace(tiny_data, corpus=root / "corpus", train=root / "train", heldout=root / "heldout")
+    for output, times in ((data.train, 4), (data.heldout, 1)):
+        corpus = shaped_corpus(root / "corpus" / output.name, SHAPED_SIZES * times)
+        done = commands.run("tokenization/shard_images.py", "--input", corpus, "--output", output, "--vq", data.vq,
+                            "--tokenizer", data.tokenizer, "--workers", 0, "--shapes", "aspect")  # fmt: skip
+        assert done.code == 0, done.err
+    return data
 
 
 def build_tiny_data(root: Path, commands: CommandServer) -> TinyData:

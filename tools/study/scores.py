@@ -12,6 +12,7 @@ import numpy
 from pretrain.row_tensors import Row, assemble
 from pretrain.rows import RowSize
 from pretrain.tasks import IMAGE_TO_TEXT, TEXT_TO_IMAGE, TokenizedPrompts, build_document
+from tokenization.sample import PICTURE, SHAPE
 
 Losses = Callable[[Row], object]  # a row -> losses [targets] of its target tokens, in nats
 
@@ -60,13 +61,15 @@ def document_log_likelihoods(
 
 
 def pair_scores(
-    losses: Losses, tokenized: TokenizedPrompts, texts: Sequence, pictures: Sequence, task: int, row_length: int
-) -> numpy.ndarray:
+    losses: Losses, tokenized: TokenizedPrompts, texts: Sequence, pictures: Sequence, task: int, row_length: int,
+    shapes: Sequence[int] = (),
+) -> numpy.ndarray:  # fmt: skip
     """float64 [texts, pictures] log probability of one given the other: of pictures for TEXT_TO_IMAGE, else of texts.
 
-    texts: token ids of each; pictures: codes of each.
+    texts: token ids of each; pictures: codes of each; shapes: numbers of their grids, all the first where there are none.
     """
-    documents = [build_document(tokenized, task, 0, text, codes, False) for text in texts for codes in pictures]
+    shown = list(zip(pictures, shapes or [0] * len(pictures), strict=True))
+    documents = [build_document(tokenized, task, 0, text, codes, False, shape) for text in texts for codes, shape in shown]
     found = document_log_likelihoods(losses, tokenized, documents, RowSize(row_length, 8))
     return found.reshape(len(texts), len(pictures))
 
@@ -93,7 +96,7 @@ def both_directions(
 
     Documents with a text or a picture that came before are left out: a right answer must be the only one.
     """
-    texts, pictures, seen = [], [], set()
+    texts, pictures, shapes, seen = [], [], [], set()
     order = numpy.random.default_rng(0).permutation(len(dataset))
     for number in order.tolist():
         document = dataset[number]
@@ -104,8 +107,9 @@ def both_directions(
         seen |= marks
         texts.append(text)
         pictures.append(document["codes"])
+        shapes.append(int(document["layout"][document["layout"] & PICTURE != 0][0]) // SHAPE)
         if len(texts) == pairs:
             break
-    to_picture = pair_scores(losses, tokenized, texts, pictures, TEXT_TO_IMAGE, row_length)
-    to_text = pair_scores(losses, tokenized, texts, pictures, IMAGE_TO_TEXT, row_length)
+    to_picture = pair_scores(losses, tokenized, texts, pictures, TEXT_TO_IMAGE, row_length, shapes)
+    to_text = pair_scores(losses, tokenized, texts, pictures, IMAGE_TO_TEXT, row_length, shapes)
     return {"text_to_picture": first_place(to_picture), "picture_to_text": first_place(to_text.T)}
