@@ -1,9 +1,6 @@
 #!/usr/bin/env python
 """Pictures at batch 1 on a CPU by several implementations in turn: this tree's export, another commit's, the released code.
 
-    python tools/benchmarks/export_generation.py --model demo --against ../before --released ../Uni-X \
-        --released-path transformers-4.53.3 --json figures.json
-
 Each is a process of its own, which waits on a pipe while another one is measured; a round measures all, in an order that
 turns. All draw with the same weights, the likeliest code each time, without guidance, and must draw the same codes.
 Times are processor times of one thread.
@@ -147,7 +144,12 @@ def measure(workers: dict[str, subprocess.Popen], codes: int, rounds: int) -> li
 
 def main() -> int:
     """Start the workers, measure, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/benchmarks/export_generation.py --model demo --against ../before --released ../Uni-X \\\n"
+        "      --released-path transformers-4.53.3 --json figures.json",
+    )
     add = parser.add_argument
     add("--model", default="demo", help="sizes in tools/bench_generate.py: demo or small (default: demo)")
     add("--against", type=Path, help="tree of another commit of this project")
