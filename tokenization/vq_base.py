@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from tokenization.batches import Settled
+
 LARGEST_CODEBOOK = 1 << 16
 """Codes are stored as uint16, in memory and in shards."""
 
@@ -33,15 +35,18 @@ class VQ(ABC):
 
     Codes are computed in float32 always, TensorFloat32 off. Even so, kernels round differently for other batch sizes,
     thread counts and devices, and a latent within a rounding error of the border between two codes may go either way.
-    On a CPU each picture of a batch is therefore encoded alone by one thread, several at a time (`one_thread.py`): its
-    codes depend neither on its neighbours nor on the number of threads. Nor do, for the same reason, the pixels of codes
-    that are decoded. On a GPU batches go whole.
+    On a CPU each picture of a batch therefore has the codes that it has alone, by one thread: small ones are encoded several at
+    a time, and again alone where that could matter (`batches.py`), others alone, several at a time (`one_thread.py`). Codes depend
+    neither on neighbours nor on the number of threads. Nor do the pixels of codes that are decoded, always one by one: of 12,288
+    numbers that are rounded to 8 bits some are always near a border. On a GPU batches go whole.
 
     The model that a subclass is given is taken over: cast, frozen and moved. Pass a copy of one that is in training.
     """
 
     family: str
     """Which architecture the fingerprint speaks of; each subclass names its own."""
+    in_batches = False
+    """Whether `_latents`, `_codes` and `_settle` are there, so that small pictures can be encoded several at a time on a CPU."""
 
     def __init__(
         self, model: torch.nn.Module, *, name: str, codebook_size: int, downsample: int, image_size: int, device: str
@@ -56,6 +61,8 @@ class VQ(ABC):
                 f"VQ model {name!r}: image size {image_size} is not a multiple of {downsample}, the pixels per code; "
                 "set another image_size in its preprocess.json"
             )
+        from tokenization.batches import BatchCounts
+
         self.name = name
         self.codebook_size = codebook_size
         self.downsample = downsample
@@ -64,6 +71,8 @@ class VQ(ABC):
         if str(device) != "cpu":  # where it is already: a diffusers model's `to` imports torch's compiler, whatever is asked
             self.model.to(device)
         self.fingerprint = self._fingerprint()
+        self.bounds: dict[tuple[int, int], float] = {}  # by height and width: how far rounding may move a latent
+        self.batches = BatchCounts()
 
     def encode(self, images: list[Image.Image]) -> np.ndarray:
         """Codes uint16 [b, h, w] of pictures of one size, both sides multiples of `downsample`. UserError if not."""
@@ -90,6 +99,11 @@ class VQ(ABC):
             )
         self._check_grid(height // self.downsample, width // self.downsample)
         pixels = pixels.to(self.device, torch.float32, memory_format=torch.contiguous_format)
+        if self.device.type == "cpu" and self.in_batches:
+            from tokenization.batches import codes_in_batches
+
+            with torch.no_grad(), full_float32():
+                return codes_in_batches(self, pixels).numpy().astype(np.uint16)
         return torch.cat(self._each(self._encode, pixels)).cpu().numpy().astype(np.uint16)
 
     def decode(self, codes: np.ndarray | torch.Tensor) -> list[Image.Image]:
@@ -128,6 +142,18 @@ class VQ(ABC):
         """Raise UserError if the model cannot take one of these grids of codes."""
         for rows, columns in grids:
             self._check_grid(rows, columns)
+
+    def _latents(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Latents float32 [b, h, w, c] of pixels float32 [b, 3, H, W]."""
+        raise NotImplementedError
+
+    def _codes(self, latents: torch.Tensor) -> torch.Tensor:
+        """Codes int64 [b, h, w] of these latents, the same operations as in `_encode`."""
+        raise NotImplementedError
+
+    def _settle(self, latents: torch.Tensor) -> Settled:
+        """Their codes, and how far each latent may move before its code could change."""
+        raise NotImplementedError
 
     def _check_grid(self, rows: int, columns: int) -> None:
         """Raise UserError if the model cannot take a grid of this many codes; most take any."""

@@ -20,6 +20,8 @@ from tokenization.vq_files import check_settings, in_one_line, load_exactly, rea
 if TYPE_CHECKING:
     import torch
 
+    from tokenization.batches import Settled
+
 CHAMELEON_CONFIG, CHAMELEON_WEIGHTS = "vqgan.yaml", "vqgan.ckpt"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -47,6 +49,7 @@ class ChameleonVQ(VQ):
     """A diffusers VQModel: Chameleon's own, or another of the same architecture."""
 
     family = "vqgan"
+    in_batches = True
 
     def __init__(self, model: torch.nn.Module, *, name: str, image_size: int | None = None, device: str = "cpu"):
         super().__init__(
@@ -62,6 +65,18 @@ class ChameleonVQ(VQ):
         from model.hf.vq_uni_x import encode_vqgan
 
         return encode_vqgan(self.model, pixels)
+
+    def _latents(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.model.encode(pixels).latents.permute(0, 2, 3, 1)
+
+    def _codes(self, latents: torch.Tensor) -> torch.Tensor:
+        _, _, (_, _, codes) = self.model.quantize(latents.permute(0, 3, 1, 2))
+        return codes.view(latents.shape[:3])
+
+    def _settle(self, latents: torch.Tensor) -> Settled:
+        from tokenization.batches import nearest_two
+
+        return nearest_two(latents, self.model.quantize.embedding.weight)
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
         from model.hf.vq_uni_x import decode_vqgan

@@ -19,6 +19,8 @@ from tokenization.vq_files import check_settings, in_one_line, load_exactly, rea
 if TYPE_CHECKING:
     import torch
 
+    from tokenization.batches import Settled
+
 WHOLE_MODEL_PREFIXES = ("model.vqmodel.", "vqmodel.")
 """Where Emu3ForConditionalGeneration and JanusForConditionalGeneration keep the tokenizer, in new and older files."""
 
@@ -69,6 +71,7 @@ class JanusVQ(VQ):
     """
 
     family = "janus"
+    in_batches = True
 
     def __init__(self, model: torch.nn.Module, *, name: str, image_size: int | None = None, device: str = "cpu"):
         downsample = 2 ** (len(model.config.channel_multiplier) - 1)
@@ -86,6 +89,22 @@ class JanusVQ(VQ):
         from model.hf.vq_uni_x import encode_janus
 
         return encode_janus(self.model, pixels)
+
+    def _latents(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.model.quant_conv(self.model.encoder(pixels)).permute(0, 2, 3, 1)
+
+    def _codes(self, latents: torch.Tensor) -> torch.Tensor:
+        return (latents @ self._directions().T).argmax(-1)
+
+    def _settle(self, latents: torch.Tensor) -> Settled:
+        from tokenization.batches import largest_two
+
+        return largest_two(latents, self._directions())
+
+    def _directions(self) -> torch.Tensor:
+        import torch
+
+        return torch.nn.functional.normalize(self.model.quantize.embedding.weight, dim=-1)
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
         from model.hf.vq_uni_x import decode_janus
