@@ -39,8 +39,9 @@ def describe_job(
     samples_per_part: int,
     filters: Filters | None = None,
     batch_size: int = 32,
+    draft: bool = False,
 ) -> dict[str, Any]:
-    """The content of job.json. `framing`: the shapes of pictures, or the side of squares in pixels."""
+    """The content of job.json. `framing`: the shapes of pictures, or the side of squares in pixels; `draft` as in `Preparation`."""
     square = isinstance(framing, int)
     return {
         "format_version": FORMAT_VERSION,
@@ -53,6 +54,7 @@ def describe_job(
             "downsample": vq.downsample,
             "image_size": framing if square else framing.grids[0][0] * framing.downsample,
             **({} if square else recorded(framing)),
+            **({"draft": True} if draft else {}),
         },
         "encoder": encoder_record(vq.device, batch_size),
         "tokenizer": {
@@ -120,6 +122,8 @@ def first_change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
         if old != new:
             old, new = (", ".join(map(size_word, value)) or "square" if key == "shapes" else value for value in (old, new))
             return f"--{key} {old}, and now it is {new}"
+    if (drafted := then["vq"].get("draft", False)) != now["vq"].get("draft", False):
+        return f"{'' if drafted else 'no '}--draft, and now it is with{'out' if drafted else ''} it"
     for name, old in then["filters"].items():
         if now["filters"][name] != old:
             return f"--{name.replace('_', '-')} {old}, and now it is {now['filters'][name]}"

@@ -61,12 +61,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to a document before it is encoded."""
+    """What is done to a document before it is encoded. `draft`: JPEGs that are far larger than needed are decoded smaller."""
 
     tokenizer: TextTokenizer
     framing: Framing | int
     filters: Filters = field(default_factory=Filters)
     picture_seconds: float = 0.0
+    draft: bool = False
 
     def prepare(self, chunk: Chunk) -> Chunk:
         """Decode and resize the pictures of a chunk and tokenize its texts; what cannot be becomes a Reject."""
@@ -113,9 +114,13 @@ class Preparation:
                 if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
                     raise RejectedImage("missing_file", f"{source.data}: cannot be opened") from error
                 raise
-        image = open_image(data, self.filters.max_pixels)
-        self.filters.check_size(*image.size)
+        image = open_image(data, self.filters.max_pixels, draft=self.draft_side(), check=self.filters.check_size)
         return preprocess(image, self.framing)
+
+    def draft_side(self) -> int:
+        """Pixels that both sides of a picture keep when it is decoded smaller: twice as many as are made of it, at least; 0 for all."""
+        longest = self.framing if isinstance(self.framing, int) else max(map(max, self.framing.sizes))
+        return 2 * longest if self.draft else 0
 
 
 def keys_of(pictures: list[Image.Image]) -> list[bytes]:

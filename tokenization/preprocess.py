@@ -8,6 +8,7 @@ project decodes or resizes pictures, but for the geometry that exports share
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -35,11 +36,17 @@ class RejectedImage(UserError):
 
 
 def open_image(
-    source: str | Path | bytes, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS
+    source: str | Path | bytes,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+    draft: int = 0,
+    check: Callable[[int, int], None] | None = None,
 ) -> Image.Image:
     """Decode a picture, given by its path or by the bytes of its file; of an animation, the first frame.
 
-    No other decoder than those of `formats` is tried.
+    No other decoder than those of `formats` is tried. `draft`: a JPEG is decoded at a half, a quarter or an eighth where both sides
+    still have so many pixels, which is faster and changes colours a little; 0 decodes as it is. `check` is called with width and
+    height as the file has them, before anything is decoded.
 
     Raises RejectedImage with reason `missing_file`, `not_a_picture`, `too_many_pixels` (known from the header, so that
     nothing is decoded) or `undecodable_picture` (truncated or damaged). Errors of the disk or network stay OSError.
@@ -58,7 +65,11 @@ def open_image(
                 f"{width} x {height} pixels, the limit is {max_pixels:,} in all; scale it down first",
                 path,
             )
+        if check:
+            check(width, height)
         depth = png_depth(image)
+        if draft and image.format in ("JPEG", "MPO"):
+            image.draft(image.mode, (draft, draft))
         image.load()
         picture = with_transparency(image, depth)
     except RejectedImage:

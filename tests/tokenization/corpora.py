@@ -117,9 +117,9 @@ class Command:
         flags = [text for key, value in options.items() for text in (f"--{key.replace('_', '-')}", str(value))]
         return ["--input", *map(str, sources), "--output", str(output), *flags]
 
-    def __call__(self, source: Path | list[Path], output: Path, **options: Any) -> tuple[int, str]:
+    def __call__(self, source: Path | list[Path], output: Path, *more: str, **options: Any) -> tuple[int, str]:
         with pytest.raises(SystemExit) as stop:
-            run_command(lambda: shard_images.main(self.arguments(source, output, **options)))
+            run_command(lambda: shard_images.main([*self.arguments(source, output, **options), *more]))
         return stop.value.code, self.capsys.readouterr().err
 
 
