@@ -21,6 +21,7 @@ from tokenization.files import is_temporary, write_atomically
 
 VARIABLE = "UNIX_RUN_ATTEMPT"  # set by whoever starts the processes again; the larger number owns the folder
 PARTIAL = ".partial"
+INTERRUPTED = "interrupted and saved"  # an event in events.jsonl
 
 
 class TakenOver(RunFailed):

@@ -8,20 +8,30 @@ from model.errors import UserError
 from pretrain.config import DataSection
 
 
-def check_inputs(data: DataSection) -> None:
-    """Raise UserError for a dataset, tokenizer or wordings file on this machine that is absent or unreadable.
+def check_inputs(data: DataSection, init_from: str = "") -> None:
+    """Raise UserError for a dataset, tokenizer, image tokenizer, wordings file or checkpoint to start from that is absent or unreadable.
 
     Reads manifests and other small files only. What lies at a URL is not asked for: `pretrain.data` does, once. A run of
     several processes does not call this: on one node alone something may be absent, which only that node's process could say.
     """
     from pretrain.wordings import read_wordings
     from tokenization.shards import open_dataset
+    from tokenization.vq import find_folder
 
     for path in [*(source.path for source in data.sources), data.heldout]:
         if path and "://" not in str(path):
             open_dataset(path)
     tokenizer_file(data.tokenizer)
     read_wordings(data.wordings)
+    if data.vq:
+        find_folder(data.vq)
+    if init_from and not holds_checkpoint(Path(init_from)):
+        raise UserError(f"run.init_from: {init_from} holds no checkpoint: give a run folder or one of its checkpoints/step_*")
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether something like a checkpoint is there: its own folder, or a run's. Whether it is whole is found out later."""
+    return (folder / "manifest.json").is_file() or any((folder / "checkpoints").glob("step_*")) or folder.name.startswith("step_") and folder.is_dir()
 
 
 def tokenizer_file(folder: str | Path) -> Path:

@@ -17,11 +17,11 @@ from model.disk import tell
 from model.errors import TryAgain, UserError
 from model.weight_shapes import parameters
 from pretrain import machine, rank_log, runtime
-from pretrain.attempt import Attempt, TakenOver, claim
+from pretrain.attempt import INTERRUPTED, Attempt, TakenOver, claim
 from pretrain.config import TrainConfig
 from pretrain.conflict.watch import ConflictWatch
 from pretrain.data import Data
-from pretrain.metrics import Metrics, Pace, progress_line
+from pretrain.metrics import Metrics, Pace, duration, progress_line
 from pretrain.parallel import stages_per_rank
 from pretrain.place import place_here
 from pretrain.progress import NO_STEPS, Progress, what_was_wrong
@@ -29,7 +29,7 @@ from pretrain.rank_log import RankLog
 from pretrain.records import Records
 from pretrain.row_sharing import RowSharing
 from pretrain.row_tensors import Row
-from pretrain.run_folder import go_back, hold, note_event, open_run, resume
+from pretrain.run_folder import go_back, hold, note_event, open_run, resume, settings_changed
 from pretrain.sampler import Sampler
 from pretrain.saver import Saver
 from pretrain.schedule import learning_rate
@@ -38,6 +38,7 @@ from pretrain.watchdog import Watchdog
 
 
 LINE_SECONDS = 30.0  # after which a line is printed, however few steps there were
+ESTIMATE_AFTER = 2  # steps of a start; the first one also warms up
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -47,7 +48,7 @@ class Stop:
     """
 
     def __init__(self):
-        self.asked = False
+        self.asked, self.signal = False, ""
 
     def __enter__(self) -> Stop:
         self.before = {number: signal.signal(number, self._ask) for number in STOPPING_SIGNALS}
@@ -61,7 +62,8 @@ class Stop:
         if self.asked:
             raise KeyboardInterrupt  # asked twice: do not wait for the step
         self.asked = True
-        tell(f"{signal.Signals(number).name}: saving after this step, then stopping")
+        self.signal = signal.Signals(number).name
+        tell(f"{self.signal}: saving after this step, then stopping")
 
 
 @dataclass
@@ -156,6 +158,8 @@ def loop(work: Work, progress: Progress) -> bool:
             together.say(f"warning: step {step} (rows {first} to {end - 1}) is left out: {wrong}")
             if together.rank == 0:
                 note_event(work.records, work.attempt, "bad step", step=step, rows=[first, end], why=wrong)
+        if pace.steps == ESTIMATE_AFTER and steps - step > ESTIMATE_AFTER:
+            together.say(f"a step takes {pace.last_step:.2g} s: about {duration(pace.last_step * (steps - step))} to go")
         logged = step % log.every == 0 or last
         if logged or pace.is_due(LINE_SECONDS):
             rate, data_wait, left = pace.take()
@@ -239,9 +243,12 @@ def train(config: TrainConfig, command: list[str]) -> int:
     together.say(about(config, parameters(data.model_config), progress.step))
     # not before: a start that is refused leaves a run as it was
     machines = together.gathered(machine.describe())
+    settings = together.first_does(lambda: settings_changed(run, config)) if progress.step else ""
     changed = together.first_does(lambda: open_run(config, command, run, machines, attempt.number))
     if changed and progress.step:
         together.say(f"other machines than before ({changed}): losses follow to rounding, not to the last bit")
+    if settings:
+        together.say(f"other settings than at the last start: {settings}")
     logs, options = rank_log.folder_of(run, attempt.number), config.resilience
     saver = Saver(attempt, config.checkpoint, data.checkpoint_files(), together)
     stacks = logs / f"rank_{together.rank:04d}.stacks"
@@ -257,6 +264,8 @@ def train(config: TrainConfig, command: list[str]) -> int:
         while not loop(work, progress):
             progress = go_back(config, attempt, records, engine, together, progress)
             saver.save(progress.step, engine.pieces(), work.state(progress))  # a restart goes on from here, too
+        if together.rank == 0 and progress.step < steps:
+            note_event(records, attempt, INTERRUPTED, step=progress.step, signal=stop.signal or "another process")
     if lock is not None:
         lock.close()
     going_on = "" if progress.step == steps else "; the same command goes on from here"

@@ -82,9 +82,17 @@ class Pace:
         self.steps_left = steps_left
         self._begin = self._mark = time.perf_counter()
         self._waited = self._tokens = self._steps = self._all_steps = 0
+        self._step_end, self.last_step = self._begin, 0.0
+
+    @property
+    def steps(self) -> int:
+        """Finished ones."""
+        return self._all_steps
 
     def add(self, tokens: int, waited: float) -> None:
-        """A finished step: its tokens, and the seconds that it waited for rows."""
+        """A finished step: its tokens, and the seconds that it waited for rows. `last_step` has its seconds in all."""
+        now = time.perf_counter()
+        self.last_step, self._step_end = now - self._step_end, now
         self._tokens += tokens
         self._waited += waited
         self._steps += 1
@@ -108,9 +116,14 @@ def progress_line(step: int, steps: int, values: dict[str, float], rate: float, 
     """One line that a person can read."""
     parts = [f"{name[6:].replace('loss_', '')} {values[name]:.3f}" for name in
              ("train/loss", "train/loss_text", "train/loss_image") if name in values]  # fmt: skip
-    minutes, seconds = divmod(int(left), 60)
     return (
         f"step {step:>{len(str(steps))}}/{steps}  {' '.join(parts)}  lr {values['train/learning_rate']:.1e}  "
         f"grad {values['train/grad_norm']:.2f}  {rate:,.0f} tok/s  data wait {waiting:.0f} %  "
-        f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+        f"{duration(left)} left"
     )
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes, seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

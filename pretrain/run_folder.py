@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from model.config import ModelConfig
@@ -20,6 +21,9 @@ from pretrain.progress import Progress
 from pretrain.records import Records
 from pretrain.together import Together
 from tokenization.files import write_atomically
+
+
+MOST_CHANGES = 6  # settings that are told
 
 
 def hold(run: Path):
@@ -70,6 +74,38 @@ def open_run(config: TrainConfig, command: list[str], run: Path, machines: list[
     with writing(run / "starts.jsonl"), open(run / "starts.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(started) + "\n")
     return changed
+
+
+def settings_changed(run: Path, config: TrainConfig) -> str:
+    """In words, what differs from the settings that the run had at its last start; '' if nothing does or nothing is known.
+
+    Call it before `open_run`, which writes the new ones down.
+    """
+    import yaml
+
+    try:
+        before = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return ""
+    old, new = (dict(_flat(values)) for values in (before, yaml.safe_load(dump_config(config))))
+    changed = [key for key in new if key in old and old[key] != new[key] and key != "run.folder"]
+    changed.sort(key=lambda key: key.partition(".")[0] in ("log", "checkpoint"))  # what matters less comes last
+    words = [f"{key} {_plain(new[key])} (was {_plain(old[key])})" for key in changed[:MOST_CHANGES]]
+    return ", ".join([*words, *([f"and {len(changed) - MOST_CHANGES} more"] if len(changed) > MOST_CHANGES else [])])
+
+
+def _flat(values: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of sections; lists are values."""
+    if not isinstance(values, dict):
+        yield key, values
+        return
+    for name, value in values.items():
+        yield from _flat(value, f"{key}.{name}" if key else str(name))
+
+
+def _plain(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict, str)) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def last_start(run: Path) -> dict:
@@ -182,9 +218,12 @@ FREE = ("initializer_range", "max_position_embeddings")  # what weights that are
 def check_model(found: Path, model: ModelConfig, remedy: str) -> dict:
     """What model.json there says. Raises UserError when it is not this model, naming the first difference."""
     there = ModelConfig.from_dict(json.loads((found / "model.json").read_text(encoding="utf-8"))).to_dict()
-    for key, value in model.to_dict().items():
-        if key not in FREE and there[key] != value:
-            raise UserError(
-                f"{found}: is a checkpoint of another model or precision ({key} {there[key]} there, {value} here): {remedy}"
-            )
+    here = model.to_dict()
+    apart = [key for key in here if key not in FREE and there[key] != here[key]]
+    if apart:
+        # the ids of codes decide the number of rows: of the two it is the one that was set
+        apart.sort(key=lambda key: key == "vocab_size" and "image_token_offset" in apart)
+        told = ", ".join(f"{key} {there[key]} there, {here[key]} here" for key in apart[:3])
+        more = f", and {len(apart) - 3} more" if len(apart) > 3 else ""
+        raise UserError(f"{found}: is a checkpoint of another model or precision ({told}{more}): {remedy}")
     return there

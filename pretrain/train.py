@@ -44,7 +44,7 @@ def main() -> int:
         config = load_config(arguments.config, arguments.overrides)
         check_world(config, runtime.launched_processes())
         if runtime.launched_processes() == 1:
-            check_inputs(config.data)  # before the seconds that it takes to import torch
+            check_inputs(config.data, config.run.init_from)  # before the seconds that it takes to import torch
     except UserError:
         if os.environ.get("RANK", "0") != "0":
             raise ToldByAnother(2) from None  # every process finds the same: rank 0 tells

@@ -55,6 +55,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def convert(arguments: argparse.Namespace) -> str:
     """Write the checkpoint -> a line that says what it is. Raises UserError for what cannot be read or does not fit."""
+    if not (arguments.hf / "config.json").is_file():  # before the seconds that it takes to import torch
+        raise UserError(f"{arguments.hf / 'config.json'}: cannot be read (FileNotFoundError): is this a Hugging Face folder?")
     import torch
 
     from model.config import layer_kinds

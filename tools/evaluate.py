@@ -154,6 +154,21 @@ def check_arguments(args: argparse.Namespace) -> None:
     else:
         need("model", "the folder of the model")
         need("tasks", "names of lm-eval's tasks")
+    check_paths(args)
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Raise UserError for a path that is not there, before the seconds that it takes to import torch."""
+    from pretrain.inputs import holds_checkpoint
+    from tokenization.vq import find_folder
+    from tools.export_folder import check_export
+
+    if args.model and not args.scored:
+        check_export(args.model)
+    if args.checkpoint and not holds_checkpoint(args.checkpoint):
+        raise UserError(f"{args.checkpoint}: holds no checkpoint: give a run folder or one of its checkpoints/step_*")
+    if args.vq:
+        find_folder(args.vq)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,6 +17,8 @@ from model.threads import settle_threads
 from tools.generation import PICTURE_TASKS, TASKS, Request, Sampling
 from tools.generation_record import Record, sole_user
 
+PROMPT_SUFFIXES = ("", ".txt", ".jsonl")
+
 if TYPE_CHECKING:
     from tools.export_folder import Export
 
@@ -127,7 +129,17 @@ def main(arguments: list[str] | None = None) -> int:
         export = open_export(args.model, device)
         samples = args.num_images if task in PICTURE_TASKS else 1
         run_job(export, task, requests, samples, sampling, args.batch_size, args.preview, record)
+        print(where(record, task), file=sys.stderr)
     return 0
+
+
+def where(record: Record, task: str) -> str:
+    """A line on what lies where."""
+    made = [line for line in record.lines.values() if "error" not in line]
+    sheet = record.folder / "contact_sheet.png"
+    look = f", all of them on {sheet}" if sheet.is_file() and task in PICTURE_TASKS else ""
+    what = {"caption": "caption", "text": "text", "interleaved": "document"}.get(task, "picture")
+    return f"{record.folder}: {len(made):,} {what}{'' if len(made) == 1 else 's'}{look}, each with its prompt and settings in {record.path.name}"
 
 
 def choose_device(name: str) -> str:
@@ -168,8 +180,13 @@ def read_requests(args: argparse.Namespace) -> tuple[str, list[Request]]:
 
 def read_prompts(path: Path) -> list[Request]:
     """Requests of a text file (a prompt a line) or a JSON-lines file; empty lines are passed over."""
+    if path.suffix.lower() not in PROMPT_SUFFIXES:
+        raise UserError(
+            f"--prompts-file {path}: {path.suffix} files are not read (each line would become a prompt, a header too): give a .txt "
+            'file with a prompt a line, or a .jsonl file with lines like {"prompt": TEXT}'
+        )
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a .txt or .jsonl file") from None
     except UnicodeDecodeError as error:
@@ -179,7 +196,7 @@ def read_prompts(path: Path) -> list[Request]:
         if not line.strip():
             continue
         where, images = f"{path} line {number}", []
-        if path.suffix == ".jsonl":
+        if path.suffix.lower() == ".jsonl":
             try:
                 values = json.loads(line)
                 images = values.get("images", [])

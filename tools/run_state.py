@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import UserError
+from pretrain.attempt import INTERRUPTED
 from pretrain.checkpoint import folder_of
 from pretrain.json_lines import last_objects, parsed
 from slurm.attempt import newest_checkpoint
@@ -51,6 +52,7 @@ class RunState:
     events: list[dict]
     times: list[RankTimes]
     flops_per_row: float | None  # forward and backward, attention left out
+    interrupted: dict | None = None  # the event with which the last start ended, if it was told to stop and saved
 
     @property
     def finished(self) -> bool:
@@ -117,7 +119,16 @@ def read_run(folder: Path) -> RunState:
         events=lines_of(folder / "events.jsonl"),
         times=rank_times(folder),
         flops_per_row=flops_of_row(folder, train, rows, length),
+        interrupted=interrupted(lines_of(folder / "events.jsonl"), starts),
     )
+
+
+def interrupted(events: list[dict], starts: list[dict]) -> dict | None:
+    """The last event, if with it the last start ended: told to stop, and saved."""
+    if not events or events[-1].get("event") != INTERRUPTED:
+        return None
+    since = starts[-1].get("time", "") if starts else ""
+    return events[-1] if events[-1].get("time", "") >= since else None
 
 
 def lines_of(path: Path) -> list[dict]:

@@ -53,6 +53,9 @@ def overview(state: RunState, peak_tflops: float) -> list[tuple[str, str]]:
             ("tokens", f"{state.step * state.tokens_per_step:,} of {state.steps * state.tokens_per_step:,}")]  # fmt: skip
     if state.finished:
         rows.append(("state", "finished"))
+    elif state.interrupted:
+        step, sent = state.interrupted.get("step", state.step), state.interrupted.get("signal", "a signal")
+        rows.append(("state", f"interrupted ({sent}) and saved after step {step:,}, {duration(state.age)} ago; the same command goes on from there"))
     else:
         rows.append(("state", f"last word {duration(state.age)} ago, about {duration(left)} to go" if left else "no step yet"))
     speed = f"{state.tokens_per_second:,.0f} tokens/s on {state.ranks} ranks"

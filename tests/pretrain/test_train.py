@@ -132,7 +132,19 @@ def test_a_cold_start_from_elsewhere_and_a_stop_from_outside(tiny_data, tmp_path
     (name,) = checkpoint_names(tmp_path / "run")
     steps = int(name.removeprefix("step_"))
     assert f"{steps} of 100000 steps done; the same command goes on from here" in out
+    (event,) = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
+    assert (event["event"], event["step"], event["signal"]) == ("interrupted and saved", steps, "SIGTERM")
     assert steps >= 2 and read_metrics(tmp_path / "run")[-1]["step"] == steps
+
+
+def test_first_lines_say_what_a_run_is_about_and_a_resume_what_changed(commands, tiny_data, tmp_path):
+    folder = tmp_path / "run"
+    first = train(commands, tiny_data, folder)
+    assert "million parameters; 2 rows of 128 tokens a step (256), 7 steps to do" in first.out
+    assert first.out.count("a step takes ") == 1 and " to go" in first.out and "settings" not in first.out
+    second = train(commands, tiny_data, folder, "run.steps=8", "optim.lr=0.5", "data.rows_per_step=4")
+    assert second.code == 0
+    assert "other settings than at the last start: run.steps 8 (was 7), data.rows_per_step 4 (was 2), optim.lr 0.5 (was 0.01)\n" in second.out
 
 
 def test_what_the_command_line_gets_wrong(commands, tiny_data, tmp_path):

@@ -145,6 +145,8 @@ def test_bad_requests_are_one_line(export, tmp_path, monkeypatch, arguments, mes
         ("p.jsonl", b'{"prompt": "x", "images": "a.png"}', "p.jsonl line 1: images is 'a.png': give a list"),
         ("p.jsonl", b'{"images": ["gone.png"]}', "gone.png: there is no such picture"),
         ("p.txt", b"\n\n", "holds no prompts"),
+        ("labels.csv", b"name,label\ncat,1\n", "labels.csv: .csv files are not read"),
+        ("p.json", b'[{"prompt": "a"}]', ".json files are not read"),
         ("p.txt", b"\xff\xfe", "not UTF-8"),
     ],
 )
@@ -231,3 +233,15 @@ def test_help_imports_nothing_heavy_and_shows_an_example():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert result.stdout.splitlines()[-1] == "[]"
     assert "python tools/generate.py --model" in result.stdout
+
+
+def test_the_last_line_says_where_results_lie_and_a_second_job_what_differs(export, tmp_path, picture, capsys):
+    out = tmp_path / "out"
+    run(export, out, "--prompt", "a cat", "--num-images", 2)
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"{out}: 2 pictures, all of them on {out}/contact_sheet.png, each with its prompt and settings in generations.jsonl"
+    with pytest.raises(UserError) as refused:
+        run(export, out, "--prompt", "a cat", "--num-images", 2, "--guidance", 2.5, "--top-k", 7)
+    assert "(guidance is 4.0 there, 2.5 now, top_k is 4096 there, 7 now): give another --output" in str(refused.value)
+    run(export, tmp_path / "captions", "--image", picture, "--max-new-tokens", 2)
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{tmp_path / 'captions'}: 1 caption, each with its prompt")

@@ -83,6 +83,19 @@ def test_the_page(commands, run):
         assert words in done.out, done.out
 
 
+def test_a_run_that_was_told_to_stop_is_said_to_be_interrupted_until_it_goes_on(commands, run):
+    started = {"processes": 4, "time": "2026-11-29T10:00:00Z"}
+    write_lines(run / "starts.jsonl", [started])
+    ended = {"time": "2026-11-29T10:05:00Z", "attempt": 0, "event": "interrupted and saved", "step": 30, "signal": "SIGINT"}
+    write_lines(run / "events.jsonl", [ended])
+    done = commands.run("tools/watch_run.py", run, "--once")
+    assert "interrupted (SIGINT) and saved after step 30" in done.out and "to go" not in done.out, done.out
+    write_lines(run / "starts.jsonl", [started, started | {"time": "2026-11-29T10:06:00Z"}])
+    assert read_run(run).interrupted is None
+    write_lines(run / "events.jsonl", [ended, ended | {"event": "bad step"}])
+    assert read_run(run).interrupted is None
+
+
 def test_a_finished_run_with_a_model(commands, tiny_data, tmp_path):
     from tests.pretrain.tiny_run import write_config
 

@@ -1,0 +1,50 @@
+"""What a run folder says of the start before: settings that changed, a model that is another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from model.errors import UserError
+from pretrain.config import dump_config, load_config
+from pretrain.run_folder import check_model, settings_changed
+from tests.commands import ROOT
+from tests.model.tiny_training import training_config
+
+
+def config(*overrides: str):
+    return load_config(str(ROOT / "pretrain/configs/demo.yaml"), [*overrides])
+
+
+def test_settings_that_changed_since_the_last_start_are_named_with_both_values(tmp_path: Path):
+    assert settings_changed(tmp_path, config()) == ""
+    (tmp_path / "config.yaml").write_text(dump_config(config()))
+    assert settings_changed(tmp_path, config()) == settings_changed(tmp_path, config("run.folder=elsewhere")) == ""
+    before = config()
+    told = settings_changed(tmp_path, config("log.every=7", "optim.lr=0.25", "run.steps=17", "data.rows_per_step=3"))
+    assert told == (
+        f"run.steps 17 (was {before.run.steps}), data.rows_per_step 3 (was {before.data.rows_per_step}), "
+        f"optim.lr 0.25 (was {before.optim.lr}), log.every 7 (was {before.log.every})"
+    )
+    many = settings_changed(tmp_path, config(*(f"optim.{key}=0.5" for key in ("lr", "final_lr", "dropout", "clip_grad", "weight_decay", "beta1", "beta2"))))
+    assert many.endswith("and 1 more")
+
+
+@pytest.mark.parametrize("content", ["", "[1", "run: 3", "\x00"])
+def test_a_damaged_record_of_settings_is_no_error(tmp_path: Path, content: str):
+    (tmp_path / "config.yaml").write_text(content)
+    assert settings_changed(tmp_path, config()) == ""
+
+
+def test_a_wrong_image_token_offset_is_named_before_what_follows_from_it(tmp_path: Path):
+    model = training_config()
+    (tmp_path / "model.json").write_text(json.dumps(model.to_dict()))
+    assert check_model(tmp_path, model, "x")["image_token_offset"] == model.image_token_offset
+    other = dataclasses.replace(model, image_token_offset=model.image_token_offset + 64, vocab_size=model.vocab_size + 64)
+    with pytest.raises(UserError) as refused:
+        check_model(tmp_path, other, "remedy")
+    words = f"(image_token_offset {model.image_token_offset} there, {other.image_token_offset} here, vocab_size "
+    assert words in str(refused.value) and str(refused.value).endswith("remedy")
