@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Mutate pictures, tars, Parquet, Arrow, JSON and text files, and see that each is accepted or rejected with a reason.
+"""Mutate pictures, tars, Parquet, Arrow, JSON and text files and folders of pairs; each is accepted or rejected with a reason.
 
 Every input goes the way that shard_images goes: detection, scan, reading, decoding, preprocessing. A process of its own
 does the work, so that a crash of a decoder or a hang is seen and the trial goes on after it.
@@ -24,6 +24,20 @@ import warnings
 from collections import Counter
 
 from model.errors import UserError, run_command
+from tests.tokenization.fuzz_folders import (
+    JSON_ARROW,
+    JSON_PARQUET,
+    JSON_VALUES,
+    PAIRS,
+    folder_seed,
+    json_columns,
+    linked_tar,
+    mutated_folder,
+    mutated_values,
+    pictures_in,
+    sparse_tar,
+    write_folder,
+)
 
 SECONDS = 60
 """A single input that takes longer counts as a hang."""
@@ -138,13 +152,18 @@ def attempt(folder: Path, name: str, data: bytes) -> str:
             return bad.reason
         return "accepted"
     path = folder / name
-    path.write_bytes(data)
+    if name == PAIRS:
+        write_folder(path, data)
+    else:
+        path.write_bytes(data)
     try:
         corpus = open_corpus(path)
     except UserError as error:
         assert "\n" not in str(error), f"not one line: {error}"
         return "refused"
     preparation = Preparation(None, 32, Filters(duplicate_bits=3))
+    if name == PAIRS:
+        return attempt_pairs(path, corpus, preparation)
     with corpus.open(corpus.files[0]) as opened:
         try:
             records, _ = corpus.scan(opened)
@@ -163,12 +182,47 @@ def attempt(folder: Path, name: str, data: bytes) -> str:
     return "accepted"
 
 
+def attempt_pairs(path: Path, corpus, preparation) -> str:
+    """`accepted`, or the reason of the first rejection, after all is read: of a folder of pairs each picture is one or the other."""
+    from tokenization.readers import Document, Reject
+    from tokenization.readers.pairs import is_picture
+
+    if corpus.format.name != "pictures and texts of one name":
+        assert not corpus.unused == "" or not pictures_in(path), f"pictures beside {corpus.format.name} are not told"
+        return "other format"
+    read, reasons = 0, []
+    for file in corpus.files:
+        with corpus.open(file) as opened:
+            records, _ = corpus.scan(opened)
+            items = [item for _, item in corpus.read(opened, 0)]
+            assert len(items) == records, f"{records} records, and {len(items)} read"
+        for item in items:
+            decoded = preparation.decode(item)[0]
+            read += isinstance(item, Document) or is_picture(item.file)
+            if isinstance(decoded, Reject):
+                assert decoded.reason.isidentifier() and decoded.detail
+                reasons.append(decoded.reason)
+    assert read == pictures_in(path), f"{pictures_in(path)} pictures, and {read} told of"
+    return reasons[0] if reasons else "accepted"
+
+
 def mutant(seeds: dict[str, bytes], number: int, seed: int) -> tuple[str, bytes]:
     """Name and bytes of mutated input `number`, the same each time."""
     dice = random.Random(f"{seed}:{number}")
     names = list(seeds)
     name = names[number % len(names)]
-    data = bytearray(seeds[name])
+    if name == PAIRS:
+        return name, mutated_folder(seeds[name], dice, mutated)
+    if name in (JSON_PARQUET, JSON_ARROW) and dice.random() < 0.7:  # what is in the columns, in a sound file
+        from tests.tokenization.corpora import picture
+
+        return name, json_columns(name, mutated_values(dice, mutated), [picture(seed) for seed in range(4)])
+    return name, mutated(seeds[name], dice)
+
+
+def mutated(seed: bytes, dice: random.Random) -> bytes:
+    """Bytes with a few changes."""
+    data = bytearray(seed)
     for _ in range(dice.choice([1, 1, 2, 4, 16])):
         if not data:
             break
@@ -191,7 +245,7 @@ def mutant(seeds: dict[str, bytes], number: int, seed: int) -> tuple[str, bytes]
             data[at : at + 4] = dice.choice(
                 [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f"]
             )
-    return name, bytes(data)
+    return bytes(data)
 
 
 def sound_inputs(folder: Path) -> dict[str, bytes]:
@@ -241,6 +295,12 @@ def sound_inputs(folder: Path) -> dict[str, bytes]:
     inputs["text.txt"] = "one\n<|endoftext|>\nzwei ü\n".encode()
     for name in "ab":
         (folder / f"{name}.png").write_bytes(picture(0))
+    inputs[PAIRS] = folder_seed(inputs["jpeg"], picture(0))
+    for name in (JSON_PARQUET, JSON_ARROW):
+        inputs[name] = json_columns(name, JSON_VALUES, [picture(seed) for seed in range(4)])
+    inputs["sparse_gnu.tar"] = sparse_tar(folder, picture(0), "gnu")
+    inputs["sparse_pax.tar"] = sparse_tar(folder, picture(0), "pax")
+    inputs["linked.tar"] = linked_tar(picture(0))
     return inputs
 
 
