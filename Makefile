@@ -10,6 +10,8 @@
 # make test-eval  lm-eval-harness, lmms-eval and VLMEvalKit on exported folders, in an environment that make setup-eval makes
 # make setup-clients  what the tests of the server need besides Python: the npm clients, and version 1 of the official client
 # make test-clients  the server with every client of docs/serving.md, each in an environment of its own under .clients
+# make count-pictures PICTURES="DIR ..."  lays real pictures out in every form that is read, and counts that none is lost
+# make fuzz-readers  10,000 mutated inputs of all readers, by hand; make test runs some hundreds
 # make study-quick a small run of the comparison of layer kinds, every part of it; after make demo
 # make study       the comparison; can be stopped and started again; after make demo
 # make gpu-check   exactness, speed and memory on one GPU in at most eight minutes: work/gpu-check has a table and JSON
@@ -28,7 +30,7 @@ MEGATRON_TESTS := tests/megatron_versions_tests.py tests/pretrain/test_engine.py
 	tests/model/test_uni_x.py tests/model/test_layer_kinds.py tests/tools/test_convert_from_hf.py
 
 .PHONY: setup setup-eval test test-eval test-megatron test-transformers5 test-transformers-suite test-export-by-hand gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
-	setup-clients test-clients study
+	setup-clients test-clients study count-pictures fuzz-readers
 setup: $(STAMP)
 
 # mosaicml-streaming brings torchvision, which nothing here uses. transformers imports it wherever it is installed, and
@@ -124,6 +126,12 @@ gpu-check-wheels:
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
 		--dest work/gpu-check-wheels -r requirements-gpu-check.txt
 	du -sh work/gpu-check-wheels
+
+count-pictures: setup
+	$(RUN) tests/tokenization/count_pictures.py --pictures $(PICTURES)
+
+fuzz-readers: setup
+	$(RUN) tests/tokenization/fuzz_readers.py --inputs 10000
 
 demo: setup
 	$(RUN) tools/demo.py --preset demo

@@ -28,6 +28,7 @@ COMMANDS = {  # name -> module with a main()
     "uni-x-inspect-shards": "tools.inspect_shards",
     "uni-x-measure-conflict": "tools.measure_conflict",
     "uni-x-measure-entropy": "tools.measure_entropy",
+    "uni-x-new-run": "tools.new_run",
     "uni-x-plan-parallel": "tools.plan_parallel",
     "uni-x-serve": "tools.serve",
     "uni-x-suggest-separation": "tools.suggest_separation",

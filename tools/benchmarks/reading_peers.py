@@ -49,10 +49,11 @@ DOCUMENTS = """
 import json, sys, time
 kind, folder, count, length = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 sys.path.insert(0, sys.argv[5])
-from model.torchvision_compat import ensure_torchvision
-ensure_torchvision()
+from model.light_imports import lazy_packages, leave_torchvision_out
+leave_torchvision_out()
 if kind == "streaming":
-    from streaming import StreamingDataset
+    lazy_packages("streaming")  # whose __init__ wants torchvision, which its data set does not use
+    from streaming.base.dataset import StreamingDataset
     documents = StreamingDataset(local=folder, shuffle=False, batch_size=1)
 else:
     from litdata import StreamingDataset
@@ -89,7 +90,9 @@ def parse_arguments() -> argparse.Namespace:
         epilog="example:\n  python tools/benchmarks/reading_peers.py --shards work/data/shards/train --base ../before",
     )
     add = parser.add_argument
-    add("--shards", type=Path, required=True, help="dataset folder of shard_images.py")
+    add("--shards", type=Path, help="dataset folder of shard_images.py (default: made, of random ids and codes)")
+    add("--documents", type=int, default=8000, help="of the made one: two thirds captions of 20 to 120 tokens with a picture of 1,024 codes, "
+        "one third texts of 200 to 1,500 (default: %(default)s)")
     add("--base", type=Path, help="another checkout of this project")
     add("--python", default=sys.executable, help="a Python that has litdata beside all else (default: this one)")
     add("--rows", type=int, default=200, help="rows a round (default: %(default)s)")
@@ -101,8 +104,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the benchmark."""
     arguments = parse_arguments()
-    shards = arguments.shards.resolve()
     with tempfile.TemporaryDirectory() as folder:
+        shards = arguments.shards.resolve() if arguments.shards else made(Path(folder, "shards"), arguments.documents)
         copy, script = Path(folder, "litdata"), Path(folder, "write_litdata.py")
         script.write_text(COPY)
         run([arguments.python, str(script), str(ROOT), str(shards), str(copy)])
@@ -123,6 +126,34 @@ def main() -> int:
     if arguments.base:
         print("rows are the same to the last bit" if digests["this loader"] == digests["base"] else "ROWS DIFFER")
     return 0
+
+
+def made(folder: Path, count: int) -> Path:
+    """A dataset of random ids and codes, the same each time."""
+    from dataclasses import asdict
+
+    import numpy
+
+    from tokenization.filters import Filters
+    from tokenization.manifest import finish_dataset
+    from tokenization.parts import FileRecord, write_part
+    from tokenization.readers.document import CAPTION_PAIR, TEXT
+    from tokenization.sample import CodedDocument
+
+    dice, documents = numpy.random.default_rng(0), []
+    for number in range(count):
+        pictured = number % 3 != 2
+        ids = dice.integers(0, 151_000, dice.integers(20, 121) if pictured else dice.integers(200, 1501)).astype(numpy.uint32)
+        codes = [dice.integers(0, 8192, (32, 32)).astype(numpy.uint16)] if pictured else []
+        layout = numpy.array([1, 0] if pictured else [0], numpy.uint8)
+        kind = CAPTION_PAIR if pictured else TEXT
+        documents.append(CodedDocument(f"{number:06d}", "made", kind, ["x" * (4 * len(ids))], [ids], codes, layout))
+    (folder / "parts").mkdir(parents=True)
+    record = write_part(folder, 0, 0, "made", "made", documents, [])
+    vq = {"name": "none", "fingerprint": "0" * 64, "codebook_size": 8192, "downsample": 16, "image_size": 512}
+    job = {"filters": asdict(Filters()), "vq": vq, "tokenizer": {"name": "none", "sha256": "0" * 64, "vocab_size": 151_936}, "inputs": []}
+    finish_dataset(folder, job, [FileRecord(0, "made", "made", count, [record])])
+    return folder
 
 
 def run(words: list[str]) -> str:
