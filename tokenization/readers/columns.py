@@ -14,7 +14,6 @@ decoded. `id` is optional.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +34,7 @@ from tokenization.readers.document import (
     Text,
     captions_of,
     decode_utf8,
+    from_json,
     given_id,
     json_type,
     path_of,
@@ -202,7 +202,7 @@ def _decoded(value: Any, kind: Any) -> Any:
     if value is None or not _has_json(kind):
         return value
     if is_json(kind):
-        return json.loads(decode_utf8(value))
+        return from_json(decode_utf8(value))
     if isinstance(value, list):
         return [_decoded(entry, kind.value_type) for entry in value]
     return {field.name: _decoded(value[field.name], field.type) for field in kind}

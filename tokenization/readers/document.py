@@ -131,12 +131,26 @@ def parse_object(data: bytes) -> dict[str, Any]:
     """The JSON object in these bytes. Raises BadRecord `invalid_utf8` or `invalid_json`."""
     text = decode_utf8(data)
     try:
-        value = json.loads(text)
+        value = from_json(text)
     except (ValueError, RecursionError) as error:
         raise BadRecord("invalid_json", str(error) or "nested too deeply") from error
     if not isinstance(value, dict):
         raise BadRecord("invalid_json", f"expected an object, found {json_type(value)}")
     return value
+
+
+def from_json(text: str) -> Any:
+    """The value of a JSON text. ValueError if it is none, or if an object has a key twice: Python would take the last in silence."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:60]!r} stands twice in an object")
+    return found
 
 
 def decode_utf8(data: bytes) -> str:
