@@ -55,8 +55,8 @@ def nearest_two(latents: torch.Tensor, codebook: torch.Tensor) -> Settled:
     flat = latents.reshape(-1, latents.shape[-1])
     if len(codebook) < 2:
         return Settled(torch.zeros(latents.shape[:3], dtype=torch.int64), torch.full(latents.shape[:3], torch.inf))
-    distances = torch.cdist(flat, codebook)
-    (first, second), codes = distances.topk(2, largest=False).values.T, distances.argmin(1)
+    nearest = torch.cdist(flat, codebook).topk(2, largest=False)  # of equal ones any: these are not certain
+    (first, second), codes = nearest.values.T, nearest.indices[:, 0]
     off = flat.shape[1] ** 0.5 * torch.finfo(torch.float32).eps * (2 * flat.norm(dim=1) + second) ** 2
     slack = (second**2 - first**2 - off) / (2 * (first + second)).clamp_min(torch.finfo(torch.float32).tiny)
     return Settled(codes.view(latents.shape[:3]), slack.view(latents.shape[:3]))
@@ -83,8 +83,7 @@ def codes_in_batches(vq: VQ, pixels: torch.Tensor) -> torch.Tensor:
     if size == 1:
         return torch.cat(one_thread_each(vq._encode, pixels.split(1)))
     bound = bound_for(vq, pixels)
-    latents = torch.cat(one_thread_each(vq._latents, pixels.split(size)))
-    codes, slack = map(torch.cat, zip(*one_thread_each(vq._settle, latents.split(size)), strict=True))
+    latents, codes, slack = map(torch.cat, zip(*one_thread_each(lambda some: _settled(vq, some), pixels.split(size)), strict=True))
     done = torch.zeros(len(pixels), dtype=torch.bool)
     while True:
         # a latent that is not a number compares as not certain
@@ -110,7 +109,7 @@ def bound_for(vq: VQ, pixels: torch.Tensor) -> float:
         made = probes(height, width)
         alone = torch.cat(one_thread_each(vq._latents, made.split(1)))
         scale = alone.norm(dim=-1).max().item() * torch.finfo(torch.float32).eps
-        batches = {at_once(height, width, PROBES, threads) for threads in (1, 2, 4)} - {1}
+        batches = {at_once(height, width, PROBES, threads) for threads in (1, 2)} - {1}
         moved = [furthest(torch.cat(one_thread_each(vq._latents, made.split(batch))), alone) for batch in batches]
         vq.bounds[size] = MARGIN * max([scale, *moved])
     return vq.bounds[size]
@@ -134,6 +133,11 @@ def probes(height: int, width: int) -> torch.Tensor:
             picture[:, :, height // 2, width // 2] += number % 2 * 2 / 255
         made.append(picture.clamp(-1, 1))
     return torch.cat(made)
+
+
+def _settled(vq: VQ, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    latents = vq._latents(pixels)
+    return latents, *vq._settle(latents)
 
 
 def _alone(vq: VQ) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:

@@ -7,14 +7,22 @@ faster than all threads on one picture, too: none of them waits for another.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that stay, with the memory that they have: of this process, since none of them lives on in one that it forks."""
+    return ThreadPoolExecutor(threads, "picture", torch.set_num_threads, (1,))
 
 
 def one_thread_each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
@@ -32,7 +40,6 @@ def one_thread_each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         if min(threads, len(items)) <= 1:
             torch.set_num_threads(1)
             return [alone(item) for item in items]
-        with ThreadPoolExecutor(min(threads, len(items)), "picture", torch.set_num_threads, (1,)) as pool:
-            return list(pool.map(alone, items))
+        return list(_pool(os.getpid(), threads).map(alone, items))
     finally:
         torch.set_num_threads(threads)  # it also says how many threads a thread gets that begins after this

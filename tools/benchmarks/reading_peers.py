@@ -27,6 +27,8 @@ import hashlib, json, sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
+from model.cpu_memory import keep_freed_memory
+keep_freed_memory()  # as a training process does
 from model.prompts import DEFAULT_TEMPLATES
 from model.vocabulary import Vocabulary
 from pretrain.loader import RowDataset, Source

@@ -105,10 +105,10 @@ def tokenizers(arguments: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
     text.save(str(folder / "tokenizer.json"))
     if arguments.vq != "chameleon-512":
         return load_vq(arguments.vq, device=arguments.device), load_text_tokenizer(folder)
-    from diffusers import VQModel
+    from model.light_imports import vq_model
 
     torch.manual_seed(0)
-    model = VQModel(**CHAMELEON)
+    model = vq_model()(**CHAMELEON)
     return ChameleonVQ(model, name="chameleon-512", device=arguments.device), load_text_tokenizer(folder)
 
 
