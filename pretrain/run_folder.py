@@ -222,7 +222,8 @@ def check_model(found: Path, model: ModelConfig, remedy: str) -> dict:
     apart = [key for key in here if key not in FREE and there[key] != here[key]]
     if apart:
         # the ids of codes decide the number of rows: of the two it is the one that was set
-        apart.sort(key=lambda key: key == "vocab_size" and "image_token_offset" in apart)
+        if "image_token_offset" in apart:
+            apart.sort(key=lambda key: key != "image_token_offset")
         told = ", ".join(f"{key} {there[key]} there, {here[key]} here" for key in apart[:3])
         more = f", and {len(apart) - 3} more" if len(apart) > 3 else ""
         raise UserError(f"{found}: is a checkpoint of another model or precision ({told}{more}): {remedy}")
