@@ -9,6 +9,8 @@ Times are processor times of one thread.
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.machinery
 import json
 import os
 import statistics
@@ -41,13 +43,9 @@ def weights(name: str, file: Path) -> dict:
 
 def ours(root: Path, file: Path, values: dict, compiled: bool) -> Callable[[int], list[int]]:
     """The export's classes of the tree `root`, this one or that of another commit."""
-    import importlib
     import inspect
 
     sys.path.insert(0, str(root))
-    from model.light_imports import leave_torchvision_out
-
-    leave_torchvision_out()
     import torch
     from safetensors.torch import load_model
 
@@ -67,7 +65,10 @@ def ours(root: Path, file: Path, values: dict, compiled: bool) -> Callable[[int]
 def released(root: Path, file: Path, values: dict) -> Callable[[int], list[int]]:
     """The published inference class (its transformers is 4.53.3) in the loop of its evaluation: a step a code."""
     sys.path.insert(0, str(root))
+    import accelerate  # noqa: F401  (before the next line, since it looks whether wandb is installed)
+
     sys.modules["wandb"] = types.ModuleType("wandb")  # imported by its training, which does not run here
+    sys.modules["wandb"].__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     import torch
     from modeling.shared_func_module import UniQwen3Config
     from modeling.uni_x_qwen3 import UniQwen3ForCausalLMInference
