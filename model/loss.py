@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from model.vocabulary import IGNORED
 
-LOGITS_AT_ONCE = 2**26  # elements of [tokens, vocab / tp] that may exist at a time: 256 MiB in float32
+LOGITS_AT_ONCE = 2**28  # elements of [tokens, vocab / tp] that may exist at a time: 1 GiB in float32. In smaller parts the
+# sum of the weight's gradient, which each part goes over once, takes longer than the softmax.
 LOGITS_AT_ONCE_CPU = 2**21  # what processors keep in their caches
 
 
@@ -70,19 +71,20 @@ class _LossAndGradient(torch.autograd.Function):
         total = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if of_weight else None
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
-            logits = torch.nn.functional.linear(hidden[part], weight).float()
-            losses[part] = _loss_in_place(logits, labels[part], group)
-            if not (of_hidden or of_weight):
-                continue
-            if factors is not None:
-                logits *= factors[part, None]
-            gradient = logits.to(hidden.dtype)
+            logits = torch.nn.functional.linear(hidden[part], weight)
+            factor = None if factors is None else factors[part, None]
+            if group is None:
+                losses[part], gradient = _loss_and_gradient(logits, labels[part], factor, of_hidden or of_weight)
+            else:
+                losses[part], gradient = _with_other_ranks(logits, labels[part], factor, group)
+            del logits
             if of_hidden:
                 torch.mm(gradient, weight, out=made[part])
             if of_weight and total.dtype == gradient.dtype:
                 total.addmm_(gradient.t(), hidden[part])
             elif of_weight:
                 total += gradient.t() @ hidden[part]
+            del gradient
         ctx.save_for_backward(made, total.to(weight.dtype) if of_weight else None)
         ctx.mark_non_differentiable(losses)
         return (losses if factors is None else factors * losses).sum(), losses
@@ -93,21 +95,41 @@ class _LossAndGradient(torch.autograd.Function):
         return *(None if each is None else each.mul_(of_sum) for each in ctx.saved_tensors), None, None, None
 
 
-def _loss_in_place(logits: Tensor, labels: Tensor, group) -> Tensor:
-    """float32 logits [tokens, vocab / tp], labels [tokens] -> loss [tokens]; the logits become its gradient by them."""
+def _loss_and_gradient(
+    logits: Tensor, labels: Tensor, factor: Tensor | None, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """logits [tokens, vocab], labels [tokens], factor float32 [tokens, 1] -> (loss [tokens], its gradient by the logits).
+
+    In as few passes over the logits as torch has kernels for; the gradient takes the place of the logits. What the label's
+    own entry is, a probability minus 1, is exact where the probability is near 1.
+    """
+    logs = torch.log_softmax(logits, dim=1, dtype=torch.float32)
+    labels = labels[:, None]
+    of_label = logs.gather(1, labels)
+    if not wanted:
+        return -of_label.squeeze(1), None
+    own = torch.expm1(of_label)
+    if factor is not None:
+        logs += factor.log()  # a factor of 0: minus infinity, whose exponential is 0
+        own *= factor
+    gradient = torch.exp(logs, out=logits)
+    return -of_label.squeeze(1), gradient.scatter_(1, labels, own.to(gradient.dtype))
+
+
+def _with_other_ranks(logits: Tensor, labels: Tensor, factor: Tensor | None, group) -> tuple[Tensor, Tensor]:
+    """The same where each rank has its rows of the vocabulary: logits [tokens, vocab / tp]."""
+    dtype, logits = logits.dtype, logits.float()
     largest = logits.amax(1)
-    if group is not None:
-        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=group)
-        labels = labels - group.rank() * logits.shape[1]
-        ours = ((labels >= 0) & (labels < logits.shape[1])).float()
-        labels = labels.clamp(0, logits.shape[1] - 1)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=group)
+    labels = labels - group.rank() * logits.shape[1]
+    ours = ((labels >= 0) & (labels < logits.shape[1])).float()
+    labels = labels.clamp(0, logits.shape[1] - 1)
     logits -= largest[:, None]
     of_label = logits.gather(1, labels[:, None]).squeeze(1)
     total = logits.exp_().sum(1)
-    if group is not None:
-        both = torch.stack((total, of_label * ours))
-        torch.distributed.all_reduce(both, group=group)
-        total, of_label = both
-    logits /= total[:, None]
-    logits.scatter_add_(1, labels[:, None], -(torch.ones_like(total) if group is None else ours)[:, None])
-    return total.log() - of_label
+    both = torch.stack((total, of_label * ours))
+    torch.distributed.all_reduce(both, group=group)
+    total, of_label = both
+    logits *= total.reciprocal()[:, None] if factor is None else factor / total[:, None]
+    logits.scatter_add_(1, labels[:, None], -(ours[:, None] if factor is None else ours[:, None] * factor))
+    return total.log() - of_label, logits.to(dtype)

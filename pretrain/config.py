@@ -207,6 +207,7 @@ CHOICES = {
     "model.kind": ("separated", "mot", "moe_hard", "shared"),
     "optim.decay": ("cosine", "linear", "constant"),
     "zero.stage": (1, 2, 3),
+    "parallel.gradients": ("fp32", "bf16"),
 }
 POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers",
             "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim", "data.row_length",

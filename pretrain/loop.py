@@ -185,6 +185,7 @@ def loop(work: Work, progress: Progress) -> bool:
         if last or (log.heldout_every and step % log.heldout_every == 0):
             measure_heldout()
         if work.watch and step % log.conflict_every == 0:
+            engine.settle()
             metrics.write(step, work.watch.measure(engine.stages[0]))
         if log.samples_every and (step % log.samples_every == 0 or last):
             work.sampler.draw(engine, step, work.records, watchdog.alive)

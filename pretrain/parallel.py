@@ -19,6 +19,17 @@ class ParallelLayout:
     layout: str = ""  # layers of each stage, as in "Ett|tttt|ttL" ("": even); twice the stages, and a rank has two
     distributed_optimizer: bool = False  # whether optimizer state is cut over data-parallel ranks
     recompute: bool = False  # whether layers are computed again in the backward pass, to save memory
+    recompute_cheap: bool = False  # whether norms and activation functions are, which costs little and saves a good part
+    overlap: bool = True  # whether gradients are summed during the backward pass, and weights gathered during the next forward
+    gradients: str = "fp32"  # dtype in which they are added up over rows and sent (bf16: half the bytes; with run.precision bf16)
+
+
+BUCKET = 40_000_000  # elements of gradients that are sent as soon as all of them are there
+
+
+def bucket_elements(data_ranks: int) -> int:
+    """Elements of a bucket, at least, where sums overlap with the backward pass: every rank sends a million or more at a time."""
+    return max(BUCKET, 1_000_000 * data_ranks)
 
 
 def stage_layers(layout: str, pipeline: int, layers: int) -> list[str]:
@@ -59,6 +70,8 @@ def check_layout(parallel: ParallelLayout, model: ModelConfig) -> None:
             raise UserError(f"{name} {getattr(model, name)} is not divisible by {parallel.tensor} tensor-parallel ranks")
     if parallel.sequence and parallel.tensor == 1:
         raise UserError("sequence parallelism needs at least 2 tensor-parallel ranks: it shares tokens over them")
+    if parallel.recompute and parallel.recompute_cheap:
+        raise UserError("parallel.recompute computes whole layers again, what parallel.recompute_cheap names included: take one")
     stage_layers(parallel.layout, parallel.pipeline, model.num_hidden_layers)
 
 

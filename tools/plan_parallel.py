@@ -46,7 +46,11 @@ def parse_arguments() -> argparse.Namespace:
                         help="id of code 0, where the file does not say (default: the shards', or 151936)")  # fmt: skip
     parser.add_argument("--codes", type=int, default=0, help="picture codes (default: the shards', or 8192)")
     parser.add_argument("--tflops", type=float, default=989.0, help="peak of a device (default: 989, an H100 in bf16)")
-    parser.add_argument("--utilisation", type=float, default=0.4, help="share of it that is reached (default: 0.4)")
+    parser.add_argument("--products", type=float, default=0.6,
+                        help="share of it that matrix products reach (default: 0.6)")  # fmt: skip
+    parser.add_argument("--memory-speed", type=float, default=2800.0, help="GB/s of its memory (default: 2800)")
+    parser.add_argument("--utilisation", type=float,
+                        help="share of the peak that all arithmetic reaches (default: counted from the two above)")  # fmt: skip
     parser.add_argument("--node-link", type=float, default=300.0,
                         help="GB/s of a device to its node, one direction (default: 300)")  # fmt: skip
     parser.add_argument("--network-link", type=float, default=40.0,
@@ -62,9 +66,9 @@ def parse_arguments() -> argparse.Namespace:
     for name in ("gpus", "gpus_per_node", "top"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: must be at least 1")
-    for name in ("gpu_memory", "tflops", "utilisation", "node_link", "network_link"):
+    for name in ("gpu_memory", "tflops", "products", "memory_speed", "utilisation", "node_link", "network_link"):
         value = getattr(arguments, name)
-        if not (value > 0 and math.isfinite(value)):
+        if value is not None and not (value > 0 and math.isfinite(value)):
             raise UserError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
     for name in ("text_rows", "codes"):
         if getattr(arguments, name) < 0:
@@ -87,12 +91,14 @@ def make_job(arguments: argparse.Namespace):
     row = row_shape(config.data.row_length, arguments.document)
     devices = Devices(
         flops=arguments.tflops * 1e12,
-        utilisation=arguments.utilisation,
+        products=arguments.products,
+        memory=arguments.memory_speed * 1e9,
+        utilisation=arguments.utilisation or 0.0,
         within=arguments.node_link * 1e9,
         between=arguments.network_link * 1e9,
         per_node=arguments.gpus_per_node,
     )
-    costs = counted_costs(model, row, devices)
+    costs = counted_costs(model, row, devices, config.run.precision == "bf16")
     if arguments.measured:
         costs = measured_costs(arguments.measured, model, costs)
     usable = int(arguments.gpu_memory * GIB * (1 - arguments.headroom))

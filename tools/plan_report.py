@@ -30,6 +30,7 @@ def summary(job: Job, name: str, gpu_memory: float) -> str:
 def layout_name(parallel: ParallelLayout) -> str:
     """The switches of a layout in a few words; its sizes have columns of their own."""
     words = ["sequence"] * parallel.sequence + ["recompute"] * parallel.recompute
+    words += ["cheap recompute"] * parallel.recompute_cheap
     return ", ".join([*words, "distributed optimizer" if parallel.distributed_optimizer else "whole optimizer"])
 
 
@@ -81,8 +82,7 @@ def stages(job: Job, plan: Plan) -> Iterator[str]:
     """A line for each stage of a layout: its layers, what a device of it holds, and its share of the arithmetic."""
     rows = [["stage", "layers", "separated", "million parameters", "weights GiB", "gradients", "optimizer", "a row",
              "rows", "activations", "peak", "TFLOP a row", "compute %"]]  # fmt: skip
-    recompute = plan.parallel.recompute
-    seconds = [job.costs.of(job.model, each.stage, recompute) for each in plan.stages]
+    seconds = [job.costs.of(job.model, each.stage, plan.parallel) for each in plan.stages]
     for number, (each, time) in enumerate(zip(plan.stages, seconds), start=1):
         static, activations = each.static, each.activations
         name = f"{number}" + " (embedding)" * each.stage.embedding + " (head)" * each.stage.head
@@ -90,6 +90,7 @@ def stages(job: Job, plan: Plan) -> Iterator[str]:
         sizes = [static.weights, static.gradients, static.optimizer, activations.kept]
         cells += [f"{static.parameters / 1e6:,.0f}", *(f"{size / GIB:.2f}" for size in sizes), str(activations.rows)]
         cells += [f"{size / GIB:.2f}" for size in (activations.peak, each.total)]
-        work = time * job.devices.flops * job.devices.utilisation / plan.parallel.tensor
-        rows.append([*cells, f"{work / 1e12:.0f}", f"{100 * time / sum(seconds):.1f}"])
+        work = 3 * sum(one_layer_flops(job.model, job.row, kind) for kind in each.stage.kinds(job.model))
+        work += 6 * job.model.hidden_size * job.model.vocab_size * job.row.tokens * each.stage.head
+        rows.append([*cells, f"{work / plan.parallel.tensor / 1e12:.0f}", f"{100 * time / sum(seconds):.1f}"])
     return iter(table(rows))

@@ -35,6 +35,7 @@ class Seen:
     synchronised: int
     copies: int  # from the host to the device
     flops: int  # of matrix products, attention's left out
+    moved: int  # to and from memory, beside matrix products, attention and collectives
     sent: dict[str, int]  # by collective
 
 
@@ -55,6 +56,7 @@ def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: in
     """
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    from model import layer_specs
     from pretrain.loop import make_engine
 
     parallel, layers = config.parallel, config.model.num_hidden_layers
@@ -68,8 +70,9 @@ def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: in
     watch = Watch()
     apply = patch.object(torch.nn.Module, "_apply", _check_nothing_moves)
     gather = patch.object(torch.distributed, "all_gather_object", _all_say_the_same)
-    norm = patch.object(torch.nn.functional, "rms_norm", lambda x, shape, weight, eps: _KernelNorm.apply(x, weight))
-    with FakeTensorMode(allow_non_fake_inputs=True), watch.counted(), apply, gather, norm:
+    norm = patch.object(torch.nn.functional, "rms_norm", lambda x, shape, weight, eps: _KernelNorm.apply(x, weight, watch))
+    activation = patch.object(layer_specs, "swiglu", lambda x: _KernelSwiGLU.apply(x, watch))
+    with FakeTensorMode(allow_non_fake_inputs=True), watch.counted(), apply, gather, norm, activation:
         engine = make_engine(config, dataclasses.make_dataclass("Data", ["model_config"])(model))
         engine.train_step(rows, config.optim.lr)
         static = watch.now
@@ -79,7 +82,7 @@ def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: in
         engine.train_step(rows, config.optim.lr)
     runtime.leave_distributed()
     return Seen(rank, static, max(kept, default=static) - static, watch.peak, watch.peak_phase, watch.at_peak,
-                dict(watch.reads), watch.synchronised, watch.copies["to the device"], watch.flops,
+                dict(watch.reads), watch.synchronised, watch.copies["to the device"], watch.flops, watch.moved,
                 dict(watch.sent))  # fmt: skip
 
 
@@ -87,15 +90,35 @@ class _KernelNorm(torch.autograd.Function):
     """What torch's CUDA kernel for the norm allocates: a build without CUDA takes the norm apart, and keeps more."""
 
     @staticmethod
-    def forward(ctx, x, weight):
+    def forward(ctx, x, weight, watch):
         scale = torch.empty_like(x[..., :1], dtype=torch.float32)
         ctx.save_for_backward(x, weight, scale)
+        ctx.watch = watch
+        watch.moved += 2 * x.nbytes
         return torch.empty_like(x)
 
     @staticmethod
     def backward(ctx, gradient):
         x, weight, _ = ctx.saved_tensors
-        return torch.empty_like(x), torch.empty_like(weight)
+        ctx.watch.moved += 3 * x.nbytes
+        return torch.empty_like(x), torch.empty_like(weight), None
+
+
+class _KernelSwiGLU(torch.autograd.Function):
+    """What megatron-core's activation function does, which torch.compile makes one kernel of in each direction."""
+
+    @staticmethod
+    def forward(ctx, x, watch):
+        ctx.save_for_backward(x)
+        ctx.watch = watch
+        watch.moved += 3 * x.nbytes // 2
+        return torch.empty_like(x[..., : x.shape[-1] // 2])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        ctx.watch.moved += 5 * x.nbytes // 2
+        return torch.empty_like(x), None
 
 
 def _all_say_the_same(into: list, mine, group=None) -> None:

@@ -31,7 +31,7 @@ class Watch(TorchDispatchMode):
         self.reads: Counter = Counter()
         self.copies: Counter = Counter()
         self.sent: Counter = Counter()
-        self.synchronised = self.flops = 0
+        self.synchronised = self.flops = self.moved = 0
         self.peak, self.seen = self.now, 0
 
     @contextmanager
@@ -67,7 +67,8 @@ class Watch(TorchDispatchMode):
             tensors = [each for each in tree_iter(arguments) if isinstance(each, torch.Tensor)]
             self.sent[name.split(".")[1].strip("_")] += max((each.nbytes for each in tensors), default=0)
         self._count_copy(name, arguments, out)
-        self._count_flops(name, arguments)
+        if not self._count_flops(name, arguments) and not sending and "attention" not in name:
+            self._count_moved(function, name, arguments, keywords, out)
         for each in tree_iter(out):
             if isinstance(each, FakeTensor) and each.device.type == "cuda":
                 self._meet(each, name)
@@ -85,15 +86,26 @@ class Watch(TorchDispatchMode):
         elif there == "cpu" and here == "cuda":
             self.copies["to the device"] += 1
 
-    def _count_flops(self, name: str, arguments) -> None:
+    def _count_moved(self, function, name: str, arguments, keywords, out) -> None:
+        """Bytes that a kernel reads and writes, each tensor once; what it is given and writes to is read too, unless it is filled."""
+        if function.is_view or "empty" in name or name.startswith(("prim.", "aten.detach")):
+            return
+        filled = name.startswith(("aten.zero_", "aten.fill_", "aten.copy_"))
+        given = [each for each in tree_iter((arguments, keywords)) if isinstance(each, FakeTensor)]
+        made = [each for each in tree_iter(out) if isinstance(each, FakeTensor)]
+        read = given[1:] if filled else given
+        self.moved += sum(each.nbytes for each in (*read, *made) if each.device.type == "cuda")
+
+    def _count_flops(self, name: str, arguments) -> bool:
         kind = name.split(".")[1] if "." in name else name
         if kind in ("mm", "bmm"):
             a, b = arguments[:2]
         elif kind in ("addmm", "addmm_", "baddbmm"):
             a, b = arguments[1:3]
         else:
-            return
+            return False
         self.flops += 2 * a.numel() * b.shape[-1]
+        return True
 
     def _meet(self, tensor, name: str) -> None:
         storage = tensor.untyped_storage()

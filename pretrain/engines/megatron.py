@@ -19,13 +19,13 @@ from model.config import ModelConfig
 from model.initialise import initialise
 from model.layer_specs import transformer_config
 from pretrain.config import OptimSection
-from pretrain.engines import Sound, StepFigures, figures_of, finite, update
+from pretrain.engines import Sound, StepFigures, figures_of, finite, overlapping, update
 from pretrain.engines.clock import moment, seconds_between
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.freezing import freeze, let_gradients_through
 from pretrain.engines.held_state import optimizer_pieces, pieces_to_write, set_adam_steps, weight_pieces
-from pretrain.engines.stages import build_stages, held_weights, whole_weights
-from pretrain.parallel import ParallelLayout, check_layout, megatron_settings
+from pretrain.engines.stages import build_stages, held_weights, save_memory, whole_weights
+from pretrain.parallel import ParallelLayout, bucket_elements, check_layout, megatron_settings
 from pretrain.pieces import Piece
 from pretrain.row_tensors import Row
 from pretrain.sharded_files import read_pieces
@@ -60,12 +60,20 @@ class MegatronEngine:
         self.device = torch.cuda.current_device()
         with torch.device(self.device):  # where they stay
             self.stages = build_stages(model, config)
+        save_memory(self.stages, parallel)
         rank = parallel_state.get_tensor_model_parallel_rank()
         initialise(model, held_weights(self.stages), seed, rank, parallel.tensor)
         freeze(optim.freeze, model, held_weights(self.stages))
         let_gradients_through(self.stages)
+        data_ranks = parallel_state.get_data_parallel_group().size()
+        overlap = parallel.overlap and data_ranks > 1
+        self.gathers_late = overlap and parallel.distributed_optimizer  # weights, by the modules that the next forward calls
         buckets = DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True, use_distributed_optimizer=parallel.distributed_optimizer
+            grad_reduce_in_fp32=not half or parallel.gradients == "fp32",
+            use_distributed_optimizer=parallel.distributed_optimizer,
+            overlap_grad_reduce=overlap,
+            overlap_param_gather=self.gathers_late,
+            bucket_size=bucket_elements(data_ranks),
         )
         self.modules = [
             DistributedDataParallel(
@@ -76,6 +84,11 @@ class MegatronEngine:
             )
             for number, stage in enumerate(self.stages)
         ]
+        if overlap:
+            config.no_sync_func = overlapping.only_after_the_last_row(self.modules)
+        if self.gathers_late:
+            for stage, module in zip(self.stages, self.modules):
+                overlapping.gather_head_with_norm(stage, module)
         self.optimizer = get_megatron_optimizer(
             OptimizerConfig(
                 optimizer="adam",
@@ -88,6 +101,7 @@ class MegatronEngine:
                 bf16=half,
                 params_dtype=self.dtype,
                 use_distributed_optimizer=parallel.distributed_optimizer,
+                overlap_param_gather=self.gathers_late,
             ),
             self.modules,
         )
@@ -163,12 +177,20 @@ class MegatronEngine:
 
         return output, loss_function
 
+    def settle(self) -> None:
+        """Have the weights whole on every rank, for whoever reads them other than by a step: all ranks call it together."""
+        if self.gathers_late:
+            for module in self.modules:
+                module.start_param_sync(force_sync=True)
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(training name, tensor on the CPU) of every weight, in the dtype of training; all ranks call it together."""
+        self.settle()
         return whole_weights(self.stages)
 
     def pieces(self) -> list[Piece]:
         """What this rank writes of weights and optimizer state: views, which the next update changes."""
+        self.settle()
         return pieces_to_write(self.stages, self.optimizer)
 
     def load(self, folder: Path, steps: int) -> None:

@@ -9,9 +9,12 @@ from megatron.core import parallel_state
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from model.again import compute_cheap_parts_again
 from model.config import ModelConfig
+from model.layer_specs import RMSNorm, SwiGLU
 from model.tensor_shards import join
 from model.uni_x import UniXModel
+from pretrain.parallel import ParallelLayout
 
 LAYERS = "decoder.layers."
 EMBEDDING, HEAD = "embedding.word_embeddings.weight", "output_layer.weight"
@@ -27,6 +30,14 @@ def build_stages(model: ModelConfig, transformer: TransformerConfig) -> list[Uni
         last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
         stages.append(UniXModel(model, transformer, pre_process=first, post_process=last, vp_stage=vp_stage))
     return stages
+
+
+def save_memory(stages: Sequence[UniXModel], parallel: ParallelLayout) -> None:
+    """What the layout asks for beside megatron-core's own recompute."""
+    if parallel.recompute_cheap:
+        for stage in stages:
+            for layer in stage.decoder.layers:
+                compute_cheap_parts_again(layer, (RMSNorm, SwiGLU))
 
 
 def held_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, Tensor]]:

@@ -20,7 +20,7 @@ from pretrain.config import OptimSection, ZeroSection
 from pretrain.engines import Sound, StepFigures, figures_of, finite, zero3_setup, zero3_state
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.freezing import freeze, let_gradients_through
-from pretrain.engines.stages import held_weights
+from pretrain.engines.stages import held_weights, save_memory
 from pretrain.parallel import ParallelLayout, check_layout, megatron_settings
 from pretrain.pieces import Piece, pieces_of
 from pretrain.row_tensors import Row
@@ -66,6 +66,7 @@ class Zero3Engine:
         cut = zero.stage == 3 and zero.init
         with self._cut_as_made(zero) if cut else torch.device(self.device):
             module = UniXModel(model, config)
+        save_memory([module], parallel)
         check_dtype(module, self.dtype)
         self.names = {parameter: name for name, parameter in held_weights([module])}
         self._initialise()

@@ -14,7 +14,7 @@ from model.config import ModelConfig
 from pretrain.parallel import ParallelLayout
 from pretrain.planning.memory import Stage
 
-LOGITS_AT_ONCE = 2**26  # as in model/loss.py, which needs torch to be imported; a test compares them
+LOGITS_AT_ONCE = 2**28  # as in model/loss.py, which needs torch to be imported; a test compares them
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,13 @@ def layer_bytes(
         config.intermediate_size, config.num_attention_heads * d, config.num_key_value_heads * d))  # fmt: skip
     heads = config.num_attention_heads // tensor
     norms = 2 * _norm(along * config.hidden_size, along, width, on_cpu)
-    inputs = 2 * along * config.hidden_size  # of linear_qkv and linear_fc1
-    mixed = 0 if on_cpu else queries + 2 * keys  # values are a view of what linear_qkv gave, which stays whole
-    rotated = queries + (2 if on_cpu else 1) * keys
+    again = parallel.recompute_cheap
+    inputs = 0 if again else 2 * along * config.hidden_size  # of linear_qkv and linear_fc1
+    # What linear_qkv gave is kept where norms on queries and keys are made of it; values are then a copy nevertheless.
+    mixed = queries + 2 * keys if config.qk_norm and not on_cpu else 0
+    rotated = queries + 2 * keys
     attended = (2 if on_cpu else 1) * queries  # saved by attention, and again as the input of linear_proj
-    feed_forward = 3 * ffn  # gate and up, and what is made of them, the input of linear_fc2
+    feed_forward = (2 if again else 3) * ffn  # gate and up, and what is made of them, the input of linear_fc2
     saved = norms + (inputs + row.tokens * (mixed + rotated + attended + feed_forward)) * width
     saved += 4 * row.tokens * heads  # a sum a query, for attention's backward pass
     if config.qk_norm:
@@ -103,6 +105,11 @@ def layer_working_bytes(config: ModelConfig, stage: Stage, row: RowShape, parall
     return max(layer if stage.layers else 0, table if stage.embedding else 0)
 
 
+def head_parts(config: ModelConfig, row: RowShape) -> int:
+    """Parts in which the head goes over the tokens of a row, on one rank."""
+    return -(-row.tokens // max(1, LOGITS_AT_ONCE // config.vocab_size))
+
+
 def head_working_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLayout, width: int) -> int:
     """Bytes that the head needs at its peak on top of what is saved.
 
@@ -111,7 +118,7 @@ def head_working_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLay
     """
     local = config.vocab_size // parallel.tensor
     at_once, table = min(row.tokens * local, LOGITS_AT_ONCE), local * config.hidden_size
-    logits = (4 if width == 4 else 4 + width) * at_once
+    logits = (4 + width) * at_once
     gradients = 0 if width == 4 else 4 * table  # in float32 the sum is what is saved
     return logits + gradients + row.tokens * config.hidden_size * width * (3 if parallel.sequence else 1)
 

@@ -1,6 +1,7 @@
-"""What a step takes: arithmetic on each stage, the pipeline's bubble, and what is sent between devices.
+"""What a step takes: arithmetic on each stage, passes over memory, the pipeline's bubble, and what is sent between devices.
 
-Estimates that rank layouts: arithmetic is counted (pretrain/flops.py), the speed of devices and links is assumed.
+Estimates that rank layouts. Arithmetic is counted (pretrain/flops.py), and so are the bytes that go to memory and back
+beside it (pretrain/planning/passes.py); what devices and links reach of their data sheets is assumed, see `Devices`.
 """
 
 from __future__ import annotations
@@ -13,24 +14,28 @@ from pathlib import Path
 from model.config import ModelConfig
 from model.errors import UserError
 from pretrain.flops import BACKWARD, layer_weights, row_flops
-from pretrain.parallel import ParallelLayout
+from pretrain.parallel import ParallelLayout, bucket_elements
+from pretrain.planning import passes
 from pretrain.planning.activations import RowShape
-from pretrain.planning.memory import Stage, StaticBytes
+from pretrain.planning.memory import Stage, StaticBytes, gradient_width
 
 
 @dataclass(frozen=True)
 class Devices:
-    """What the devices can do. The defaults are an H100's data sheet and shares of it that are usual."""
+    """What the devices can do: an H100's data sheet, and shares of it. docs/parallel.md has where each number is from."""
 
-    flops: float = 989e12  # a second, dense bf16
-    utilisation: float = 0.4  # share of it that training of dense 3B models reaches
-    memory: float = 3.0e12  # bytes a second that the optimizer's update reads and writes
+    flops: float = 989e12  # a second, dense bf16; data sheet
+    products: float = 0.6  # share of it that matrix products reach; 0.80 measured on an H200 for 8,192 cubed, 0.48 to 0.6 in runs
+    attention: float = 0.25  # share of it that attention's kernel reaches, its backward pass counted as 2.5 forward passes
+    memory: float = 2.8e12  # bytes a second; 3.35e12 by the data sheet, of whose like 90 % are measured for a copy
+    utilisation: float = 0.0  # share of `flops` that all arithmetic and its passes over memory reach together (0: counted)
     within: float = 300e9  # bytes a second of a device to others of its node, in one direction
     between: float = 40e9  # bytes a second of a device to other nodes
+    contention: float = 0.2  # share of the time of hidden sends that arithmetic loses, to the processors that send
     per_node: int = 8
 
 
-PASSES = 30  # times that a layer's norms and sums go over its hidden states in memory, forward and backward
+ATTENTION_BACKWARD = 2.5  # scores are computed again, then four products where the forward pass has two
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,12 @@ class PartCosts:
     layers: dict[str, float]  # by kind
     embedding: float
     head: float
+    cheap: float = 0.0  # of norms and activation functions of a layer, forward
 
-    def of(self, config: ModelConfig, stage: Stage, recompute: bool) -> float:
+    def of(self, config: ModelConfig, stage: Stage, parallel: ParallelLayout = ParallelLayout()) -> float:
         """Of a stage; recomputed layers run forward twice."""
-        layers = sum(self.layers[kind] for kind in stage.kinds(config)) * (4 / 3 if recompute else 1)
+        layers = sum(self.layers[kind] for kind in stage.kinds(config)) * (4 / 3 if parallel.recompute else 1)
+        layers += self.cheap * stage.layers * parallel.recompute_cheap
         return layers + self.embedding * stage.embedding + self.head * stage.head
 
 
@@ -59,13 +66,30 @@ def one_layer_flops(config: ModelConfig, row: RowShape, kind: str) -> float:
     return row_flops(one, lengths, targets=0).forward + 2 * layer_weights(config) * padding
 
 
-def counted_costs(config: ModelConfig, row: RowShape, devices: Devices) -> PartCosts:
-    """From the FLOP count; every token is a target."""
-    speed = devices.flops * devices.utilisation
+def counted_costs(config: ModelConfig, row: RowShape, devices: Devices, half: bool = True) -> PartCosts:
+    """From counts of operations and bytes; every token is a target."""
     head = 2 * config.hidden_size * config.vocab_size * row.tokens
-    kinds = set(config.layer_kinds)
-    layers = {kind: (1 + BACKWARD) * one_layer_flops(config, row, kind) / speed for kind in kinds}
-    return PartCosts(layers, embedding=0.0, head=(1 + BACKWARD) * head / speed)
+    kinds, width = set(config.layer_kinds), 2 if half else 4
+    if devices.utilisation:
+        speed = devices.flops * devices.utilisation
+        layers = {kind: (1 + BACKWARD) * one_layer_flops(config, row, kind) / speed for kind in kinds}
+        return PartCosts(layers, embedding=0.0, head=(1 + BACKWARD) * head / speed,
+                         cheap=passes.cheap_bytes(config, row, width) / devices.memory)  # fmt: skip
+    speed, products = devices.flops * devices.products, 2 * layer_weights(config) * row.tokens
+    layers = {}
+    for kind in kinds:
+        attention = one_layer_flops(config, row, kind) - products
+        layers[kind] = (
+            (1 + BACKWARD) * products / speed
+            + (1 + ATTENTION_BACKWARD) * attention / (devices.flops * devices.attention)
+            + passes.layer_bytes(config, row, kind, width) / devices.memory
+        )
+    return PartCosts(
+        layers,
+        embedding=passes.embedding_bytes(config, row, width) / devices.memory,
+        head=(1 + BACKWARD) * head / speed + passes.head_bytes(config, row, width) / devices.memory,
+        cheap=passes.cheap_bytes(config, row, width) / devices.memory,
+    )
 
 
 def measured_costs(file: Path, config: ModelConfig, counted: PartCosts) -> PartCosts:
@@ -90,8 +114,9 @@ def measured_costs(file: Path, config: ModelConfig, counted: PartCosts) -> PartC
             "measure this one, as with tools/bench_step.py --model 3b"
         )
     whole = Stage(0, config.num_hidden_layers, True, True)
-    factor = counted.of(config, whole, False) / raw.of(config, whole, False)
-    return PartCosts({kind: factor * each for kind, each in layers.items()}, factor * raw.embedding, factor * raw.head)
+    factor = counted.of(config, whole) / raw.of(config, whole)
+    layers = {kind: factor * each for kind, each in layers.items()}
+    return PartCosts(layers, factor * raw.embedding, factor * raw.head, counted.cheap)
 
 
 @dataclass(frozen=True)
@@ -102,9 +127,10 @@ class StepTime:
     bubble: float  # what a stage waits for others, on average
     tensor: float  # tensor-parallel collectives
     pipeline: float  # hidden states and their gradients between stages
-    data: float  # sums of gradients, and weights gathered with the distributed optimizer
+    data: float  # sums of gradients, and weights gathered with the distributed optimizer, as far as nothing hides them
     update: float  # the optimizer reading and writing its state
     sent: float  # bytes
+    hidden: float = 0.0  # seconds of sends that go on beside arithmetic, and are in no other figure but for its contention
 
     @property
     def total(self) -> float:
@@ -135,12 +161,12 @@ def step_time(
     """Of a one-forward-one-backward pipeline: the slowest stage for every microbatch, the others for one.
 
     Ranks of a tensor-parallel group are neighbours, then those of a data-parallel group, then stages, as megatron-core
-    numbers them. Nothing is hidden behind computation: the engine does not overlap.
+    numbers them. What is hidden: see `exposed`; tensor-parallel and pipeline sends are not.
     """
     tensor, width = parallel.tensor, 2 if half else 4
-    computed = [costs.of(config, stage, parallel.recompute) / tensor for stage in stages]
+    computed = [costs.of(config, stage, parallel) / tensor for stage in stages]
     if tensor > 1 and not parallel.sequence:  # every rank computes norms and sums for all tokens
-        again = PASSES * row.tokens * config.hidden_size * width / devices.memory * (tensor - 1) / tensor
+        again = passes.PASSES * row.tokens * config.hidden_size * width / devices.memory * (tensor - 1) / tensor
         computed = [seconds + stage.layers * again for seconds, stage in zip(computed, stages)]
     sent_tensor = [tensor_bytes(config, stage, row, parallel, width) for stage in stages]
     slots = [seconds + sent / devices.within for seconds, sent in zip(computed, sent_tensor)]
@@ -154,18 +180,39 @@ def step_time(
     crossings = 2 * (microbatches + len(stages) - 2) if len(stages) > 1 else 0
     held = max(each.parameters for each in static)
     ring = (data_ranks - 1) / data_ranks
-    data = ring * held * (4 + width if parallel.distributed_optimizer else 2 * 4)
+    summed = gradient_width(parallel, half)
+    sums = ring * held * summed * (1 if parallel.distributed_optimizer else 2)
+    gathers = ring * held * width if parallel.distributed_optimizer else 0
     members = max(1, devices.per_node // tensor)  # of one data-parallel group in a node, each with a link of its own
     apart = tensor * data_ranks > devices.per_node
     data_link = min(devices.within, members * devices.between) if apart else devices.within
+    sums_left = gathers_left = 1.0
+    if parallel.overlap and data_ranks > 1 and len(stages) == 1:
+        last = max(bucket_elements(data_ranks), config.vocab_size * config.hidden_size // tensor) / held
+        sums_left = exposed(sums / data_link, last, BACKWARD / (1 + BACKWARD) * max(slots))
+        gathers_left = exposed(gathers / data_link, last, max(slots) / (1 + BACKWARD))
+    data = (sums * sums_left + gathers * gathers_left) / data_link
+    beside = (sums + gathers) / data_link - data
+    swept = max(passes.update_bytes(each, parallel, data_ranks, half) for each in static)
     copies = config.tie_word_embeddings and len(stages) > 1  # of the embedding, whose gradients are summed
     tied = 4 * 2 * config.vocab_size // tensor * config.hidden_size if copies else 0
     return StepTime(
-        compute=compute,
+        compute=compute + devices.contention * beside,
         bubble=max(0.0, path - compute - collectives),
         tensor=collectives,
         pipeline=crossings * hidden / link,
-        data=data / data_link + tied / link,
-        update=max(2 * each.optimizer + each.gradients for each in static) / devices.memory,
-        sent=microbatches * (max(sent_tensor) + (2 * hidden if len(stages) > 1 else 0)) + data + tied,
+        data=data + tied / link,
+        update=swept / devices.memory,
+        sent=microbatches * (max(sent_tensor) + (2 * hidden if len(stages) > 1 else 0)) + sums + gathers + tied,
+        hidden=beside,
     )
+
+
+def exposed(seconds: float, last: float, window: float) -> float:
+    """Share of sends of so many seconds in all that arithmetic of `window` seconds does not hide: what is beyond it, and at
+    least the bucket that is sent when there is nothing left to compute (the embedding's, a `last` share of all).
+
+    The window is one row's: gradients are sent after the last row only, weights gathered before the first. Sends of
+    pipelines are counted whole: megatron-core sends those of later stages at once, and the first stage ends last.
+    """
+    return max(last, 1 - window / seconds) if seconds > 0 else 0.0

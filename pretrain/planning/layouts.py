@@ -16,7 +16,7 @@ from pretrain.place import check_world
 from pretrain.planning.activations import ActivationBytes, RowShape, activation_bytes
 from pretrain.planning.cost import Devices, PartCosts, StepTime, step_time
 from pretrain.planning.cuts import MEBIBYTE, OfStage, balance, fill, layout_string, stages_of
-from pretrain.planning.memory import Stage, StaticBytes, state_width, static_bytes
+from pretrain.planning.memory import Stage, StaticBytes, gradient_width, state_width, static_bytes
 
 
 GIB = 2**30
@@ -47,7 +47,7 @@ class StagePlan:
     stage: Stage
     static: StaticBytes
     activations: ActivationBytes
-    update: int  # bytes that Adam needs for a moment while no activations are held: the roots of second moments
+    update: int  # bytes that Adam needs for a moment while no activations are held: gradients in float32 where they were not
 
     @property
     def total(self) -> int:
@@ -91,11 +91,11 @@ def candidates(gpus: int) -> Iterator[tuple[ParallelLayout, int]]:
         for pipeline in divisors(gpus // tensor):
             ranks = gpus // tensor // pipeline
             for sequence in (True, False) if tensor > 1 else (False,):
-                for recompute in (False, True):
+                for again in ({}, {"recompute_cheap": True}, {"recompute": True}):
                     for distributed in (True, False) if ranks > 1 else (False,):
                         yield ParallelLayout(
                             tensor=tensor, sequence=sequence, pipeline=pipeline,
-                            distributed_optimizer=distributed, recompute=recompute,
+                            distributed_optimizer=distributed, **again,
                         ), ranks  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def plan_one(job: Job, parallel: ParallelLayout, ranks: int) -> Plan | Rejected:
 
     def seconds(place: int, first: int, count: int) -> float:
         stage = Stage(first, count, place == 0, place == parallel.pipeline - 1)
-        return job.costs.of(job.model, stage, parallel.recompute)
+        return job.costs.of(job.model, stage, parallel)
 
     counts = balance(layers, parallel.pipeline, seconds, memory, job.usable - MEBIBYTE)  # which pays for padding
     if counts is None:
@@ -167,7 +167,7 @@ def memory_of_stages(job: Job, parallel: ParallelLayout, ranks: int, microbatche
         before.append(before[-1] + sum(share_sizes(layer_shapes(model, kind), parallel.tensor).values()))
     table = sum(share_sizes({EMBEDDING: (model.vocab_size, model.hidden_size)}, parallel.tensor).values())
     share = ranks if parallel.distributed_optimizer else 1
-    each = (2 if job.half else 4) + 4 + state_width(job.half) / share  # bytes an element
+    each = (2 if job.half else 4) + gradient_width(parallel, job.half) + state_width(job.half) / share  # bytes an element
     known: dict[tuple[int, int], int] = {}
 
     def memory(place: int, first: int, count: int) -> float:

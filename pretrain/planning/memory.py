@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from model.config import ModelConfig
 from model.weight_shapes import EMBEDDING, HEAD, share_sizes, stage_shapes
-from pretrain.parallel import ParallelLayout
+from pretrain.parallel import ParallelLayout, bucket_elements
 
 Bucket = tuple[int, list[tuple[int, int]]]  # elements, and (start, end) of each parameter in it
 
@@ -58,6 +58,11 @@ def state_width(half: bool) -> int:
     return 12 if half else 8
 
 
+def gradient_width(parallel: ParallelLayout, half: bool) -> int:
+    """Bytes of an element of the gradients that are added up over rows and sent."""
+    return 2 if half and parallel.gradients == "bf16" else 4
+
+
 def static_bytes(
     config: ModelConfig, stage: Stage, parallel: ParallelLayout, data_ranks: int, half: bool
 ) -> StaticBytes:
@@ -65,19 +70,23 @@ def static_bytes(
     shapes = stage_shapes(config, stage.first, stage.layers, stage.embedding, stage.head)
     sizes = share_sizes(shapes, parallel.tensor)
     held, width = sum(sizes.values()), 2 if half else 4
+    summed = gradient_width(parallel, half)
     if not parallel.distributed_optimizer:
-        return StaticBytes(held, width * held, 4 * held, state_width(half) * held)
+        return StaticBytes(held, width * held, summed * held, state_width(half) * held)
     tied = config.tie_word_embeddings and parallel.pipeline > 1  # both copies are reduced together
-    buckets = buckets_of(sizes, data_ranks, {EMBEDDING, HEAD} if tied else set())
+    overlap = parallel.overlap and data_ranks > 1 and stage.embedding  # later stages wait for the first in any case
+    limit = bucket_elements(data_ranks) if overlap else 0
+    buckets = buckets_of(sizes, data_ranks, {EMBEDDING, HEAD} if tied else set(), limit)
     buffer = sum(size for size, _ in buckets)
     most = max(elements_of_rank(buckets, rank, data_ranks) for rank in range(data_ranks))
-    return StaticBytes(held, width * buffer, 4 * buffer, state_width(half) * most)
+    return StaticBytes(held, width * buffer, summed * buffer, state_width(half) * most)
 
 
-def buckets_of(sizes: dict[str, int], data_ranks: int, alone: set[str]) -> list[Bucket]:
+def buckets_of(sizes: dict[str, int], data_ranks: int, alone: set[str], limit: int = 0) -> list[Bucket]:
     """Buckets of megatron-core's buffer with the distributed optimizer.
 
-    Parameters come in reverse order; those in `alone` have a bucket of their own.
+    Parameters come in reverse order; those in `alone` have a bucket of their own, and one of `limit` elements or more is
+    full (0: none is).
     """
     multiple = math.lcm(data_ranks, 128)
     buckets: list[Bucket] = []
@@ -89,7 +98,7 @@ def buckets_of(sizes: dict[str, int], data_ranks: int, alone: set[str]) -> list[
         start = _up(end, 64)
         end = start + size
         places.append((start, end))
-        if name in alone:
+        if name in alone or limit and end >= limit:
             buckets.append((_up(end, multiple), places))
             end, places = 0, []
     return [*buckets, (_up(end, multiple), places)] if places else buckets

@@ -176,3 +176,34 @@ def head_of_a_rank(hidden, weight, labels, factors, at_once: int):
     hidden = hidden.clone().requires_grad_()
     total, losses = weighted_loss(hidden, rows, labels, factors, at_once)
     return losses, *torch.autograd.grad(total, (hidden, rows))
+
+
+def train_in_buckets(changes: dict, parallel: ParallelLayout, elements: int, precision: str = "fp32") -> tuple:
+    """As `train`, with gradients in buckets of so many elements -> (what `train` returns, buckets, sums sent in each step,
+    whether the stored pieces were the weights of the last update)."""
+    from unittest.mock import patch
+
+    from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBucketGroup as Group
+
+    from pretrain.engines import megatron
+
+    with patch.object(megatron, "bucket_elements", lambda _ranks: elements):
+        engine = make_engine(changes, parallel, precision=precision)
+    sent, begin = [0], Group.start_grad_sync
+
+    def counted(group, *words, **named):
+        sent[-1] += 1
+        return begin(group, *words, **named)
+
+    rows, figures = mixed_rows(engine.model_config), []
+    with patch.object(Group, "start_grad_sync", counted):
+        for step in range(TRAINED):
+            figures.append(numbers(engine.train_step(rows_here(rows[step * ROWS : (step + 1) * ROWS]), OPTIM.lr)))
+            sent.append(0)
+    stored = [piece.tensor.clone() for piece in engine.pieces() if not piece.key.startswith("optimizer.")]
+    measured = numbers(engine.evaluate(rows_here(rows[:ROWS])))
+    again = [piece.tensor for piece in engine.pieces() if not piece.key.startswith("optimizer.")]
+    fresh = all(torch.equal(one, other) for one, other in zip(stored, again, strict=True))
+    weights = {name: tensor.clone() for name, tensor in engine.weights()}
+    groups = [group for module in engine.modules for group in module.bucket_groups]
+    return (figures, measured, weights), len(groups), sent[:TRAINED], fresh

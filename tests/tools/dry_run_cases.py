@@ -19,6 +19,10 @@ CASES = {  # overrides of pretrain_3b.yaml on 8 GPUs
     "tp1 20,480 tokens": [*ONE, "data.row_length=20480"],
     "tp2 sp": TWO,
     "tp2 sp recompute": [*TWO, "parallel.recompute=true"],
+    "tp1 cheap": [*ONE, "parallel.recompute_cheap=true"],
+    "tp2 sp cheap": [*TWO, "parallel.recompute_cheap=true"],
+    "tp1 gradients bf16": [*ONE, "parallel.gradients=bf16"],
+    "tp1 without overlap": [*ONE, "parallel.overlap=false"],
     "tp1 recompute": [*ONE, "parallel.recompute=true"],
     "tp2 sp pp2": [*TWO, "parallel.pipeline=2"],
     "fp32": [*ONE, "run.precision=fp32"],
@@ -27,6 +31,19 @@ CASES = {  # overrides of pretrain_3b.yaml on 8 GPUs
     "shared": [*ONE, "model.kind=shared", "model.shallow=0", "model.deep=0"],
     "qwen3 untied": [*ONE, "model.flavour=qwen3", "model.tie_word_embeddings=false"],
 }
+
+
+COUNTED = ("tp1", "tp1 cheap", "tp1 20,480 tokens", "mot", "moe_hard", "shared", "qwen3 untied")
+
+
+def moved(config, model, shape, static) -> float:
+    """Bytes that the planner counts beside products and attention in a step of two rows on one rank of 8."""
+    from pretrain.planning import passes
+
+    row = sum(passes.layer_bytes(model, shape, kind, 2) for kind in model.layer_kinds)
+    row += passes.embedding_bytes(model, shape, 2) + passes.head_bytes(model, shape, 2)
+    row += passes.cheap_bytes(model, shape, 2) * len(model.layer_kinds) * config.parallel.recompute_cheap
+    return 2 * row + passes.update_bytes(static, config.parallel, 8, True)
 
 
 def main() -> None:
@@ -47,6 +64,7 @@ def main() -> None:
         planned = expected_ranks(config, model, shape, per_stage // parallel.tensor)
         found[name] = [
             {"planned": planned[stage].total, **dataclasses.asdict(dry_step(config, model, shape, 8, stage * per_stage)),
+             "planned_moved": moved(config, model, shape, planned[stage].static) if name in COUNTED else 0,
              "rows": 16 * parallel.tensor * parallel.pipeline // 8}
             for stage in range(parallel.pipeline)
         ]  # fmt: skip

@@ -1,0 +1,54 @@
+"""Norms and activation functions computed again in the backward pass instead of kept: cheap next to what they hold.
+
+A norm's output is kept for the matrix product behind it, and so is that of the activation function: of what a layer keeps, a
+third. Both are made again, by the same kernel and so to the same bits, from inputs that are kept in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def compute_cheap_parts_again(layer: torch.nn.Module, kinds: Sequence[type]) -> None:
+    """Have every forward pass of `layer` leave out of what autograd keeps the outputs of its modules of these kinds.
+
+    Such a module is a function of one tensor (and its weights) with one output, and draws nothing at random.
+    """
+    made: dict[int, tuple[torch.nn.Module, Tensor, Tensor]] = {}  # while the layer runs: of each output how it was made
+    contexts: list = []
+
+    def note(module, arguments, output) -> None:
+        if contexts and torch.is_grad_enabled():
+            # The output is held until the layer is through, so that its memory is nobody else's meanwhile.
+            made[output.untyped_storage()._cdata] = module, arguments[0], output
+
+    def pack(kept: Tensor):
+        found = made.get(kept.untyped_storage()._cdata)
+        if found is None:
+            return kept
+        module, given, _ = found
+        return module, given.detach(), kept.shape, kept.stride(), kept.storage_offset()
+
+    def unpack(kept) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        module, given, *place = kept
+        with torch.no_grad():
+            return module.forward(given).as_strided(*place)
+
+    def begin(*_) -> None:
+        contexts.append(torch.autograd.graph.saved_tensors_hooks(pack, unpack))
+        contexts[-1].__enter__()
+
+    def end(*_) -> None:
+        contexts.pop().__exit__(None, None, None)
+        made.clear()
+
+    for module in layer.modules():
+        if isinstance(module, tuple(kinds)):
+            module.register_forward_hook(note)
+    layer.register_forward_pre_hook(begin)
+    layer.register_forward_hook(end, always_call=True)

@@ -1,0 +1,63 @@
+"""Bytes that a device moves to and from its memory beside matrix products and attention, which count their own.
+
+Elements are counted by what the operations of model/ read and write, each once; a test holds them against a dry run, which
+sees every operation of a step.
+"""
+
+from __future__ import annotations
+
+from model.config import ModelConfig
+from model.weight_shapes import layer_shapes
+from pretrain.parallel import ParallelLayout
+from pretrain.planning.activations import RowShape, head_parts
+from pretrain.planning.memory import StaticBytes
+
+PASSES = 22  # times that a layer's norms and sums go over its hidden states, forward and backward: of `_of_hidden`
+ROTATION = 10  # times over queries and keys: 5 in each direction
+SPLIT = 4  # over what linear_qkv gives: cut into queries, keys and values, and put together again, with its bias
+SWIGLU = 8  # times over the feed-forward's width: 3 forward, 5 backward
+ACCUMULATED = 10  # bytes of a weight and row: its gradient in bfloat16 is read, the sum in float32 is read and written
+
+
+def layer_bytes(config: ModelConfig, row: RowShape, kind: str, width: int) -> float:
+    """Of one layer of this kind on one row, forward and backward."""
+    queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+    elements = PASSES * config.hidden_size + ROTATION * (queries + keys) + SPLIT * (queries + 2 * keys)
+    elements += SWIGLU * config.intermediate_size
+    if config.qk_norm:
+        elements += 5 * (queries + keys)
+    weights = sum(_size(shape) for shape in layer_shapes(config, kind).values())
+    return row.tokens * elements * width + (ACCUMULATED if width == 2 else 12) * weights
+
+
+def cheap_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
+    """Of what is computed again of a layer with `parallel.recompute_cheap`: two norms, and the activation function."""
+    return row.tokens * (2 * 2 * config.hidden_size + 3 * config.intermediate_size) * width
+
+
+def embedding_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
+    """Of looking up rows, and of their gradient: a table of zeros to which it is added, and its sum."""
+    table = config.vocab_size * config.hidden_size
+    return 4 * row.tokens * config.hidden_size * width + table * (width + (ACCUMULATED if width == 2 else 12))
+
+
+def head_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
+    """Of the softmax over all logits, and of the sum of the matrix's gradient, to which each part of them adds."""
+    logits, table = row.tokens * config.vocab_size, config.vocab_size * config.hidden_size
+    softmax = 3 * width + 4 + 4 + width  # read for the largest, the sum and the logarithms, in float32; then the gradient
+    adding = (4 + 4 + 2 * width) if width == 2 else 8
+    return logits * softmax + head_parts(config, row) * adding * table + (4 + width) * table
+
+
+def update_bytes(static: StaticBytes, parallel: ParallelLayout, data_ranks: int, half: bool) -> float:
+    """Of an update: Adam reads and writes its state, reads gradients and writes weights; gradients are scaled and their norm
+    is taken first, and the buffer that they add up in is zeroed."""
+    updated = static.parameters / (data_ranks if parallel.distributed_optimizer else 1)
+    return 2 * static.optimizer + static.gradients + updated * (4 * 4 + (2 if half else 8))
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
