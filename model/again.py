@@ -6,38 +6,42 @@ third. Both are made again, by the same kernel and so to the same bits, from inp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+Recipe = Callable[[torch.nn.Module], Callable[[Tensor], Tensor]]
 
-def compute_cheap_parts_again(layer: torch.nn.Module, kinds: Sequence[type]) -> None:
-    """Have every forward pass of `layer` leave out of what autograd keeps the outputs of its modules of these kinds.
 
-    Such a module is a function of one tensor (and its weights) with one output, and draws nothing at random.
+def compute_cheap_parts_again(layer: torch.nn.Module, recipes: Mapping[type, Recipe]) -> None:
+    """Have every forward pass of `layer` leave out of what autograd keeps the outputs of its modules of these classes.
+
+    Such a module is a function of one tensor (and its weights) with one output, and draws nothing at random. A recipe takes
+    the module, as its forward pass has just left it, and gives that function: the weights themselves are taken along, because
+    ZeRO has them away when it is called.
     """
-    made: dict[int, tuple[torch.nn.Module, Tensor, Tensor]] = {}  # while the layer runs: of each output how it was made
+    made: dict[int, tuple[Callable[[Tensor], Tensor], Tensor, Tensor]] = {}  # while the layer runs, by output
     contexts: list = []
 
     def note(module, arguments, output) -> None:
         if contexts and torch.is_grad_enabled():
             # The output is held until the layer is through, so that its memory is nobody else's meanwhile.
-            made[output.untyped_storage()._cdata] = module, arguments[0], output
+            made[output.untyped_storage()._cdata] = recipes[type(module)](module), arguments[0], output
 
     def pack(kept: Tensor):
         found = made.get(kept.untyped_storage()._cdata)
         if found is None:
             return kept
-        module, given, _ = found
-        return module, given.detach(), kept.shape, kept.stride(), kept.storage_offset()
+        make, given, _ = found
+        return make, given.detach(), kept.shape, kept.stride(), kept.storage_offset()
 
     def unpack(kept) -> Tensor:
         if isinstance(kept, Tensor):
             return kept
-        module, given, *place = kept
+        make, given, *place = kept
         with torch.no_grad():
-            return module.forward(given).as_strided(*place)
+            return make(given).as_strided(*place)
 
     def begin(*_) -> None:
         contexts.append(torch.autograd.graph.saved_tensors_hooks(pack, unpack))
@@ -48,7 +52,7 @@ def compute_cheap_parts_again(layer: torch.nn.Module, kinds: Sequence[type]) -> 
         made.clear()
 
     for module in layer.modules():
-        if isinstance(module, tuple(kinds)):
+        if type(module) in recipes:
             module.register_forward_hook(note)
     layer.register_forward_pre_hook(begin)
     layer.register_forward_hook(end, always_call=True)

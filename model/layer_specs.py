@@ -4,11 +4,11 @@ the same model whether or not apex and transformer-engine are installed.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
@@ -24,9 +24,9 @@ from megatron.core.transformer.transformer_layer import (
 )
 from torch import Tensor
 
-from model.attention import DocumentAttention
 from model.config import MOE_HARD, MOT, SEPARATED, SHARED, ModelConfig
 from model.fused import rms_norm, swiglu
+from model.kernels import TORCH, Kernels, kernels_of
 from model.routing import DOCUMENT, SEPARATED_ORDER, RowRouting
 
 ORDER_WANTED = {SHARED: DOCUMENT, SEPARATED: SEPARATED_ORDER, MOT: SEPARATED_ORDER, MOE_HARD: DOCUMENT}
@@ -59,6 +59,12 @@ class SwiGLU(torch.nn.Module):
     def forward(self, gate_and_up: Tensor) -> Tensor:
         """[..., 2 * f] -> [..., f]."""
         return swiglu(gate_and_up)
+
+
+CHEAP = {  # what a layer can compute again for less than it costs to keep: of a module the function that it is
+    RMSNorm: lambda norm: functools.partial(rms_norm, weight=norm.weight.detach(), eps=norm.eps),
+    SwiGLU: lambda _: swiglu,
+}
 
 
 class SharedLayer(TransformerLayer):
@@ -156,10 +162,10 @@ class HardMoeLayer(TransformerLayer):
     """
 
     def __init__(self, config, submodules: TransformerLayerSubmodules, *args, arrives_in: str = DOCUMENT, **kwargs):
-        feed_forward_spec = submodules.mlp  # megatron-core 0.19 puts something else in its place when it builds the layer
+        parts = feed_forward_parts(submodules)
         super().__init__(config, submodules, *args, **kwargs)
         self.arrives_in = arrives_in
-        self.vision = torch.nn.ModuleDict({"mlp": build_module(feed_forward_spec, config=config, tp_group=self.tp_group)})
+        self.vision = torch.nn.ModuleDict({"mlp": MLP(config=config, submodules=parts, tp_group=self.tp_group)})
 
     def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting = None, **_):
         """[S, 1, h] in the order of the layer before -> [S, 1, h] in separated order, and no context."""
@@ -188,43 +194,59 @@ def feed_forward(layer: TransformerLayer, hidden: Tensor) -> Tensor:
     return add(layer, layer.mlp_bda, layer.mlp(layer.pre_mlp_layernorm(hidden)), hidden)
 
 
-def branch_submodules(config: ModelConfig) -> TransformerLayerSubmodules:
-    """A pre-norm layer of Qwen's make: grouped-query attention and a SwiGLU feed-forward."""
-    head_norm = RMSNorm if config.qk_norm else IdentityOp
+def branch_submodules(config: ModelConfig, kernels: Kernels, one_norm_for_two: bool = False) -> TransformerLayerSubmodules:
+    """A pre-norm layer of Qwen's make: grouped-query attention and a SwiGLU feed-forward.
+
+    one_norm_for_two: two feed-forwards read what the second norm gives, so that it is part of neither.
+    """
+    head_norm = kernels.norm if config.qk_norm else IdentityOp
+    fused, apart = (kernels.norm_and_column, IdentityOp), (kernels.column, kernels.norm)
+    linear_qkv, first_norm = fused if kernels.norm_and_column else apart
+    linear_fc1, second_norm = fused if kernels.norm_and_column and not one_norm_for_two else apart
     return TransformerLayerSubmodules(
-        input_layernorm=RMSNorm,
+        input_layernorm=first_norm,
         self_attention=ModuleSpec(
             module=SelfAttention,
             params={"attn_mask_type": AttnMaskType.causal},
             submodules=SelfAttentionSubmodules(
-                linear_qkv=ColumnParallelLinear,
-                core_attention=DocumentAttention,
-                linear_proj=RowParallelLinear,
+                linear_qkv=linear_qkv,
+                core_attention=kernels.attention,
+                linear_proj=kernels.row,
                 q_layernorm=head_norm,
                 k_layernorm=head_norm,
             ),
         ),
         self_attn_bda=get_bias_dropout_add,
-        pre_mlp_layernorm=RMSNorm,
-        mlp=ModuleSpec(
-            module=MLP,
-            submodules=MLPSubmodules(
-                linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear, activation_func=SwiGLU
-            ),
-        ),
+        pre_mlp_layernorm=second_norm,
+        mlp=feed_forward_spec(MLPSubmodules(
+            linear_fc1=linear_fc1, linear_fc2=kernels.row, activation_func=kernels.activation
+        )),
         mlp_bda=get_bias_dropout_add,
     )
 
 
-def layer_spec(config: ModelConfig, index: int) -> ModuleSpec:
+def feed_forward_spec(parts: MLPSubmodules):
+    """As a layer wants it: megatron-core 0.19 a function, and it says so for every layer that has a spec; 0.16 a spec."""
+    make = getattr(MLP, "as_mlp_submodule", None)
+    return functools.partial(make, submodules=parts) if make else ModuleSpec(module=MLP, submodules=parts)
+
+
+def feed_forward_parts(submodules: TransformerLayerSubmodules) -> MLPSubmodules:
+    """What `feed_forward_spec` was given."""
+    made = submodules.mlp
+    return made.submodules if isinstance(made, ModuleSpec) else made.keywords["submodules"]
+
+
+def layer_spec(config: ModelConfig, index: int, kernels: Kernels) -> ModuleSpec:
     """The spec of layer `index` (from 0). It knows the order that it gets, because the kinds before it are known."""
     kind = config.layer_kinds[index]
     arrives_in = ORDER_LEFT[config.layer_kinds[index - 1]] if index else ORDER_WANTED[kind]
     if kind in (SHARED, MOE_HARD):
         module = SharedLayer if kind == SHARED else HardMoeLayer
-        return ModuleSpec(module=module, params={"arrives_in": arrives_in}, submodules=branch_submodules(config))
+        submodules = branch_submodules(config, kernels, one_norm_for_two=kind == MOE_HARD)
+        return ModuleSpec(module=module, params={"arrives_in": arrives_in}, submodules=submodules)
     # A layer changes the submodules that it is built from, so each branch has its own.
-    text, vision = (ModuleSpec(module=TransformerLayer, submodules=branch_submodules(config)) for _ in range(2))
+    text, vision = (ModuleSpec(module=TransformerLayer, submodules=branch_submodules(config, kernels)) for _ in range(2))
     return ModuleSpec(
         module=SeparatedLayer if kind == SEPARATED else MotLayer,
         params={"arrives_in": arrives_in},
@@ -235,8 +257,9 @@ def layer_spec(config: ModelConfig, index: int) -> ModuleSpec:
 def block_submodules(config: ModelConfig, transformer: TransformerConfig, num_local_layers: int, vp_stage=None):
     """The layers of this pipeline stage and the final norm, as megatron-core's TransformerBlock wants them."""
     offset = get_transformer_layer_offset(transformer, vp_stage=vp_stage)
-    specs = [layer_spec(config, offset + i) for i in range(num_local_layers)]
-    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)
+    kernels = kernels_of({"local": TORCH}.get(transformer.transformer_impl, transformer.transformer_impl))
+    specs = [layer_spec(config, offset + i, kernels) for i in range(num_local_layers)]
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=kernels.norm)
 
 
 def _left_to_initialise(weight: Tensor) -> Tensor:
@@ -244,9 +267,23 @@ def _left_to_initialise(weight: Tensor) -> Tensor:
     return weight
 
 
-def transformer_config(config: ModelConfig, hidden_dropout: float = 0.0, **overrides) -> TransformerConfig:
-    """Our model config in megatron-core's words; `overrides` carry parallel sizes, dtypes and recompute."""
+FP8 = {  # scaling of FP8 -> megatron-core's settings; a history of 1,024 steps is transformer-engine's own choice
+    "none": {},
+    "delayed": {"fp8": "hybrid", "fp8_recipe": "delayed", "fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"},
+    "current": {"fp8": "hybrid", "fp8_recipe": "tensorwise"},
+}
+
+
+def transformer_config(
+    config: ModelConfig, hidden_dropout: float = 0.0, kernels: str = TORCH, fp8: str = "none", **overrides
+) -> TransformerConfig:
+    """Our model config in megatron-core's words; `overrides` carry parallel sizes, dtypes and recompute.
+
+    kernels, fp8: `run.kernels` and `run.fp8`. FP8 is that of transformer-engine's modules, of which the head is none.
+    """
     return TransformerConfig(
+        transformer_impl="local" if kernels == TORCH else kernels,
+        **FP8[fp8],
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         ffn_hidden_size=config.intermediate_size,
@@ -268,10 +305,9 @@ def transformer_config(config: ModelConfig, hidden_dropout: float = 0.0, **overr
         embedding_init_method=_left_to_initialise,
         masked_softmax_fusion=False,
         persist_layer_norm=False,
-        gradient_accumulation_fusion=False,
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         apply_rope_fusion=False,
         hetereogenous_dist_checkpoint=True,  # megatron-core spells it so; layers of two kinds have two sets of names
-        **overrides,
+        **{"gradient_accumulation_fusion": False, **overrides},
     )

@@ -10,10 +10,14 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from model.disk import tell
+from model.kernels import TRANSFORMER_ENGINE, unloadable
 
 
 @contextmanager
@@ -70,7 +74,16 @@ def leave_torchvision_out() -> None:
 
 
 def import_megatron() -> None:
-    """megatron-core without wandb and TensorBoard, which it imports for timers and an inference engine."""
+    """megatron-core without wandb and TensorBoard, which it imports for timers and an inference engine.
+
+    It imports transformer-engine wherever that is installed, and ends where that does not load: then it is left out.
+    """
+    if why := unloadable():
+        for name in [name for name in sys.modules if name.split(".")[0] == TRANSFORMER_ENGINE]:
+            del sys.modules[name]
+        sys.modules[TRANSFORMER_ENGINE] = None
+        if os.environ.get("RANK", "0") == "0":
+            tell(f"warning: transformer-engine is installed and does not load ({why}): going on without it")
     with hidden("wandb", "torch.utils.tensorboard"):
         import megatron.core  # noqa: F401
 

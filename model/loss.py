@@ -15,12 +15,14 @@ from torch.utils.checkpoint import checkpoint
 
 from model.vocabulary import IGNORED
 
-LOGITS_AT_ONCE = 2**28  # elements of [tokens, vocab / tp] that may exist at a time: 1 GiB in float32. In smaller parts the
-# sum of the weight's gradient, which each part goes over once, takes longer than the softmax.
+LOGITS_AT_ONCE = 2**29  # elements of [tokens, vocab / tp] that may exist at a time: 1 GiB in bfloat16. The sum of the weight's
+# gradient is gone over once for each such part, which with small ones takes longer than the softmax.
+SOFTMAX_AT_ONCE = 2**25  # elements of them that are float32 at a time: 128 MiB, and as much for their logarithms
 LOGITS_AT_ONCE_CPU = 2**21  # what processors keep in their caches
+CHECKPOINTED_AT_ONCE = 2**26  # where autograd makes the gradients, in float32
 
 
-def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, at_once: int = LOGITS_AT_ONCE) -> Tensor:
+def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, at_once: int = CHECKPOINTED_AT_ONCE) -> Tensor:
     """hidden [tokens, h], weight [vocab / tp, h], labels [tokens] -> loss [tokens] in float32, 0 where it is ignored.
 
     For gradients of any of the losses: chunks of logits are dropped, and computed again in the backward pass. With
@@ -72,19 +74,19 @@ class _LossAndGradient(torch.autograd.Function):
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
             logits = torch.nn.functional.linear(hidden[part], weight)
-            factor = None if factors is None else factors[part, None]
-            if group is None:
-                losses[part], gradient = _loss_and_gradient(logits, labels[part], factor, of_hidden or of_weight)
-            else:
-                losses[part], gradient = _with_other_ranks(logits, labels[part], factor, group)
-            del logits
+            rows = max(1, SOFTMAX_AT_ONCE // weight.shape[0])
+            for first in range(0, len(logits), rows):
+                some = slice(first, first + rows)
+                place = slice(start + first, start + min(first + rows, len(logits)))
+                weighted = None if factors is None else factors[place, None]
+                losses[place] = _gradient_in_place(logits[some], labels[place], weighted, group)
             if of_hidden:
-                torch.mm(gradient, weight, out=made[part])
-            if of_weight and total.dtype == gradient.dtype:
-                total.addmm_(gradient.t(), hidden[part])
+                torch.mm(logits, weight, out=made[part])
+            if of_weight and total.dtype == logits.dtype:
+                total.addmm_(logits.t(), hidden[part])
             elif of_weight:
-                total += gradient.t() @ hidden[part]
-            del gradient
+                total += logits.t() @ hidden[part]
+            del logits  # before the next ones are made
         ctx.save_for_backward(made, total.to(weight.dtype) if of_weight else None)
         ctx.mark_non_differentiable(losses)
         return (losses if factors is None else factors * losses).sum(), losses
@@ -95,41 +97,42 @@ class _LossAndGradient(torch.autograd.Function):
         return *(None if each is None else each.mul_(of_sum) for each in ctx.saved_tensors), None, None, None
 
 
-def _loss_and_gradient(
-    logits: Tensor, labels: Tensor, factor: Tensor | None, wanted: bool
-) -> tuple[Tensor, Tensor | None]:
-    """logits [tokens, vocab], labels [tokens], factor float32 [tokens, 1] -> (loss [tokens], its gradient by the logits).
+def _gradient_in_place(logits: Tensor, labels: Tensor, factor: Tensor | None, group) -> Tensor:
+    """logits [tokens, vocab / tp], labels [tokens], factor float32 [tokens, 1] -> loss [tokens], float32.
 
-    In as few passes over the logits as torch has kernels for; the gradient takes the place of the logits. What the label's
-    own entry is, a probability minus 1, is exact where the probability is near 1.
+    The logits become the gradient of factor * loss by them. The label's own entry, a probability minus 1, is exact where the
+    probability is near 1.
     """
+    if group is not None:
+        return _with_other_ranks(logits, labels, factor, group)
     logs = torch.log_softmax(logits, dim=1, dtype=torch.float32)
     labels = labels[:, None]
     of_label = logs.gather(1, labels)
-    if not wanted:
-        return -of_label.squeeze(1), None
     own = torch.expm1(of_label)
     if factor is not None:
         logs += factor.log()  # a factor of 0: minus infinity, whose exponential is 0
         own *= factor
-    gradient = torch.exp(logs, out=logits)
-    return -of_label.squeeze(1), gradient.scatter_(1, labels, own.to(gradient.dtype))
+    torch.exp(logs, out=logits)
+    logits.scatter_(1, labels, own.to(logits.dtype))
+    return -of_label.squeeze(1)
 
 
-def _with_other_ranks(logits: Tensor, labels: Tensor, factor: Tensor | None, group) -> tuple[Tensor, Tensor]:
-    """The same where each rank has its rows of the vocabulary: logits [tokens, vocab / tp]."""
-    dtype, logits = logits.dtype, logits.float()
-    largest = logits.amax(1)
+def _with_other_ranks(logits: Tensor, labels: Tensor, factor: Tensor | None, group) -> Tensor:
+    """The same where each rank has its rows of the vocabulary."""
+    full = logits.float()  # a copy, unless they are float32
+    largest = full.amax(1)
     torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=group)
     labels = labels - group.rank() * logits.shape[1]
     ours = ((labels >= 0) & (labels < logits.shape[1])).float()
     labels = labels.clamp(0, logits.shape[1] - 1)
-    logits -= largest[:, None]
-    of_label = logits.gather(1, labels[:, None]).squeeze(1)
-    total = logits.exp_().sum(1)
+    full -= largest[:, None]
+    of_label = full.gather(1, labels[:, None]).squeeze(1)
+    total = full.exp_().sum(1)
     both = torch.stack((total, of_label * ours))
     torch.distributed.all_reduce(both, group=group)
     total, of_label = both
-    logits *= total.reciprocal()[:, None] if factor is None else factor / total[:, None]
-    logits.scatter_add_(1, labels[:, None], -(ours[:, None] if factor is None else ours[:, None] * factor))
-    return total.log() - of_label, logits.to(dtype)
+    full *= total.reciprocal()[:, None] if factor is None else factor / total[:, None]
+    full.scatter_add_(1, labels[:, None], -(ours[:, None] if factor is None else ours[:, None] * factor))
+    if full is not logits:
+        logits.copy_(full)
+    return total.log() - of_label

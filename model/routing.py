@@ -47,6 +47,7 @@ class Segments(PackedSeqParams):
 
     cos: Tensor | None = None  # [tokens, 1, head_dim], from the positions in document order
     sin: Tensor | None = None  # [tokens, 1, head_dim]
+    angles: Tensor | None = None  # float32 [tokens, 1, 1, head_dim], for a kernel that takes cosines itself
     groups: list[PaddedGroup] = field(default_factory=list)  # where there is no varlen kernel
     ungroup: Tensor | None = None  # int64 [tokens]: from the groups' tokens, one group after another, to slice order
 
@@ -95,12 +96,18 @@ class RowRouting(PackedSeqParams):
             torch.manual_seed(int.from_bytes(digest[:7], "little"))
 
 
-def rotary_tables(positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Positions [tokens] -> cos, sin [tokens, 1, head_dim]; halves of a head are paired, as Qwen and Llama have it."""
+def rotary_tables(
+    positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Positions [tokens] -> cos, sin [tokens, 1, head_dim]; halves of a head are paired, as Qwen and Llama have it.
+
+    Third the angles, float32 [tokens, 1, 1, head_dim]; None where cosines are more than those of angles (yarn's factor).
+    """
     turned, factor = frequencies(head_dim, rope, positions.device)
     angles = positions.float()[:, None] * turned[None, :]
     angles = torch.cat((angles, angles), dim=-1)[:, None, :]
-    return (factor * angles.cos()).to(dtype), (factor * angles.sin()).to(dtype)
+    cos, sin = (factor * angles.cos()).to(dtype), (factor * angles.sin()).to(dtype)
+    return cos, sin, angles[:, None] if factor == 1 else None
 
 
 VARLEN_WIDEST = 256  # of a head, in torch's FlashAttention; widths are multiples of 8
@@ -143,15 +150,16 @@ def padded_groups(lengths: list[int], device=None) -> tuple[list[PaddedGroup], T
 
 
 def segments(
-    lengths: list[int], positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype, ends: Tensor | None = None
-) -> Segments:
+    lengths: list[int], positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype, ends: Tensor | None = None,
+    with_angles: bool = False,
+) -> Segments:  # fmt: skip
     """Document lengths (their sum is len(positions)) and positions [tokens] -> what one slice's attention needs.
 
     ends: int32 [documents + 1] on the device, where documents without tokens are left out; None: made here.
     """
     device = positions.device
-    cos, sin = rotary_tables(positions, head_dim, rope, dtype)
-    made = Segments(qkv_format="thd", cos=cos, sin=sin)
+    cos, sin, angles = rotary_tables(positions, head_dim, rope, dtype)
+    made = Segments(qkv_format="thd", cos=cos, sin=sin, angles=angles if with_angles else None)
     if has_varlen_kernel(device, dtype, head_dim):
         if ends is None:
             ends = torch.tensor([0, *(n for n in lengths if n)]).cumsum(0, dtype=torch.int32).to(device)
@@ -186,6 +194,7 @@ def route(
     dropout_key: str | None = None,
     sequence_parallel: bool = False,
     ends: dict[str, Tensor] | None = None,
+    with_angles: bool = False,
 ) -> RowRouting:
     """Build the routing of one row from the small integers that its loader yields.
 
@@ -193,7 +202,7 @@ def route(
     `lengths`: tokens per document under "document", "text" and "vision". `dtype`: that of the activations.
     `dropout_key`: of the run and the row, when something is left out in training. `sequence_parallel`: the row is shared
     by the tensor-parallel ranks, whose number must divide both modalities' tokens. `ends`: see `segments`, by the names of
-    `lengths`.
+    `lengths`. `with_angles`: for transformer-engine's rotation.
     """
     num_text, ends = sum(lengths["text"]), ends or {}
     slices = {"document": positions[to_document], "text": positions[:num_text], "vision": positions[num_text:]}
@@ -203,7 +212,7 @@ def route(
         to_document=to_document,
         to_separated=_inverse(to_document),
         **{
-            name: segments(lengths[name], of_slice, head_dim, rope, dtype, ends.get(name))
+            name: segments(lengths[name], of_slice, head_dim, rope, dtype, ends.get(name), with_angles)
             for name, of_slice in slices.items()
         },
         dropout_key=dropout_key,

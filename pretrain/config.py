@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model import kernels
 from model.errors import UserError
 from model.families import BY_FLAVOUR
 from model.strict_yaml import read_yaml
@@ -26,6 +27,8 @@ class RunSection:
     seed: int = 0  # seed of the weights, of the row plan and of the samples
     engine: str = "megatron"  # megatron (megatron-core's optimizer and schedules) or zero3 (DeepSpeed ZeRO)
     precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
+    kernels: str = "torch"  # torch, or transformer_engine where it is installed: same weights and checkpoints, other rounding
+    fp8: str = "none"  # of transformer_engine's matrix products: none, or delayed or current scaling; never of the head
     threads: int = 0  # torch threads (0: the cores that it may use)
     deterministic: bool = False  # whether GPUs use kernels only that give the same bits each time, which are slower
     resume: str = "auto"  # auto: newest checkpoint that verifies, else start; never: refuse a folder that has any
@@ -127,6 +130,7 @@ class ZeroSection:
     offload: bool = False  # whether the CPU holds the optimizer state and makes the update
     init: bool = True  # of stage 3: whether weights are cut as they are made, so that no rank ever holds the whole model
     keep_whole: int = 100_000  # of stage 3: weights of fewer elements stay whole on every rank
+    hierarchical: int = 0  # of stage 3: ranks, those of a node, among which weights are cut a second time (0: they are not)
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,8 @@ OTHER_NAMES = {  # what these keys are called elsewhere: megatron-core, DeepSpee
 CHOICES = {
     "run.precision": ("fp32", "bf16"),
     "run.engine": ("megatron", "zero3"),
+    "run.kernels": kernels.NAMES,
+    "run.fp8": ("none", "delayed", "current"),
     "run.resume": ("auto", "never"),
     "model.flavour": tuple(BY_FLAVOUR),
     "model.kind": ("separated", "mot", "moe_hard", "shared"),
@@ -219,7 +225,7 @@ ABSENT = {  # what somebody who knows megatron-core may ask for
     "context_parallel": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
     "expert": "there are no expert layers to be parallel over: use parallel.tensor and parallel.pipeline",
     "expert_parallel": "there are no expert layers to be parallel over: use parallel.tensor and parallel.pipeline",
-    "fp8": "FP8 is not part of this project: use bf16",
+    "fp8": "FP8 is run.fp8=delayed or run.fp8=current, beside run.precision=bf16 and run.kernels=transformer_engine",
 }
 SHARES = ("data.text_to_image", "data.unconditional", "data.first_text", "data.code_noise", "data.drop_instruction",
           "data.drop_source", "data.drop_both", "data.shared_noise", "optim.dropout")  # fmt: skip
@@ -369,6 +375,10 @@ def _check(config: TrainConfig, origin: Origin) -> None:
             raise UserError(f"{origin.of(key)}: {key} is {value!r}: {ABSENT[value]}")
         if value not in choices:
             raise UserError(f"{origin.of(key)}: {key} is {value!r}: choose {' or '.join(map(str, choices))}")
+    _check_kernels(config, origin)
+    if config.parallel.gradients == "bf16" and config.run.precision != "bf16":
+        raise UserError(f"{origin.of('parallel.gradients')}: parallel.gradients is bf16, and run.precision is {config.run.precision}: "
+                        "gradients have the precision of the weights at least: set run.precision=bf16, or leave it out")  # fmt: skip
     if config.log.conflict_every and not config.data.heldout:
         raise UserError(
             f"{origin.of('log.conflict_every')}: log.conflict_every is {config.log.conflict_every}: it measures on data.heldout, which is empty"
@@ -385,6 +395,31 @@ def _check(config: TrainConfig, origin: Origin) -> None:
         )
     if not config.data.sources:
         raise UserError(f"{origin.of('data.sources')}: data.sources is empty: name at least one folder of code shards")
+
+
+def _check_kernels(config: TrainConfig, origin: Origin) -> None:
+    """What transformer-engine's kernels exclude; whether they are there is asked when a run starts."""
+    run, fused = config.run, config.run.kernels == kernels.TRANSFORMER_ENGINE
+    head, share = config.model.head_dim, config.parallel.tensor if config.parallel.sequence else 1
+    if run.fp8 != "none" and not fused:
+        raise UserError(f"{origin.of('run.fp8')}: run.fp8 is {run.fp8!r}: FP8 products are transformer-engine's: set "
+                        "run.kernels=transformer_engine, or run.fp8=none")  # fmt: skip
+    if not fused:
+        return
+    who = f"{origin.of('run.kernels')}: run.kernels is {run.kernels!r}"
+    if run.precision != "bf16":
+        raise UserError(f"{who}: its attention takes half precision only, and run.precision is {run.precision}: set "
+                        "run.precision=bf16, or run.kernels=torch")  # fmt: skip
+    if head % 8 or head > kernels.WIDEST_HEAD:
+        raise UserError(f"{who}: its attention takes heads of a multiple of 8 up to {kernels.WIDEST_HEAD}, and model.head_dim is "
+                        f"{head}: set run.kernels=torch")  # fmt: skip
+    if run.engine != "megatron":
+        raise UserError(f"{who}: it was not made to work with DeepSpeed: set run.engine=megatron, or run.kernels=torch")
+    rows = config.data.row_multiple
+    if run.fp8 != "none" and rows % (kernels.FP8_MULTIPLE * share):
+        raise UserError(f"{origin.of('run.fp8')}: run.fp8 is {run.fp8!r}: a product's tokens must be a multiple of "
+                        f"{kernels.FP8_MULTIPLE} on every rank, and data.row_multiple is {rows}: set it to a multiple of "
+                        f"{kernels.FP8_MULTIPLE * share}")  # fmt: skip
 
 
 def _numbers(value, key: str = "") -> Iterator[tuple[str, float]]:

@@ -15,6 +15,7 @@ import torch
 
 from model.disk import tell
 from model.errors import TryAgain, UserError
+from model.kernels import in_use
 from model.weight_shapes import parameters
 from pretrain import machine, rank_log, runtime
 from pretrain.attempt import INTERRUPTED, Attempt, TakenOver, claim
@@ -242,6 +243,8 @@ def train(config: TrainConfig, command: list[str]) -> int:
         together.say(f"{run} is finished: {progress.step} of {steps} steps are done")
         return 0
     together.say(about(config, parameters(data.model_config), progress.step))
+    if engine.torch_optimizer is not None:
+        together.say(in_use(config.run.kernels, config.run.fp8, engine.torch_optimizer, config.run.engine))
     # not before: a start that is refused leaves a run as it was
     machines = together.gathered(machine.describe())
     settings = together.first_does(lambda: settings_changed(run, config)) if progress.step else ""
@@ -294,7 +297,7 @@ def make_engine(config: TrainConfig, data: Data):
         return Zero3Engine(*arguments, config.zero)
     from pretrain.engines.megatron import MegatronEngine
 
-    return MegatronEngine(*arguments)
+    return MegatronEngine(*arguments, run.kernels, run.fp8)
 
 
 def make_watch(config: TrainConfig, data: Data, heldout: list[Row], together: Together) -> ConflictWatch | None:

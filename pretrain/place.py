@@ -32,6 +32,11 @@ def check_world(config: TrainConfig, processes: int) -> int:
             f"{parallel.pipeline}: start a multiple of {model_ranks} (torchrun --nproc-per-node), or change the layout"
         )
     ranks = processes // model_ranks
+    if config.run.engine == "zero3" and config.zero.hierarchical and ranks % config.zero.hierarchical:
+        raise UserError(
+            f"zero.hierarchical {config.zero.hierarchical} does not divide {ranks} data-parallel ranks: set it to those of a "
+            "node, or 0"
+        )
     for key, rows in (("data.rows_per_step", data.rows_per_step), ("log.heldout_rows", config.log.heldout_rows)):
         if key == "log.heldout_rows" and not data.heldout:
             continue
@@ -59,6 +64,10 @@ def check_zero(config: TrainConfig) -> None:
             f"run.engine zero3 has no pipeline stages (parallel.pipeline {parallel.pipeline}, parallel.layout "
             f"{parallel.layout!r}): set parallel.tensor instead, or run.engine megatron with parallel.distributed_optimizer"
         )
+    zero = config.zero
+    if zero.hierarchical and zero.stage != 3:
+        raise UserError(f"zero.hierarchical {zero.hierarchical} cuts weights a second time, which zero.stage {zero.stage} does not "
+                        "cut at all: set zero.stage=3, or leave it out")  # fmt: skip
     if parallel.distributed_optimizer:
         raise UserError(
             "parallel.distributed_optimizer belongs to run.engine megatron: zero3 cuts optimizer state by itself "

@@ -47,6 +47,8 @@ def install(pretended=None) -> bool:
         return False
     if not _installed:
         _installed = True
+        for name in ("transformer_engine", "apex"):  # megatron-core takes their optimizers, whose kernels want a GPU
+            sys.modules.setdefault(name, None)
         keep_freed_memory()
         _keep_compilers_quiet()
         _replace_device_calls(torch, pretended or torch.device("cpu"))
@@ -162,6 +164,19 @@ def use_deterministic_kernels() -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
     torch.backends.cudnn.benchmark = False
+
+
+def settle_devices(tensor: int) -> None:
+    """What CUDA and torch read from the environment before they are first used, where the user has not set it.
+
+    Memory in segments that grow: rows and chunks differ in size, and without it fragments take some gigabytes. One queue
+    of work for a device, where tensor-parallel ranks share matrices: megatron-core starts a sum before the product that
+    hides it, and with several queues the product may come first.
+    """
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    if tensor > 1:
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
 
 
 def start_distributed(

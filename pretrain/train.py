@@ -17,6 +17,7 @@ import argparse
 import os
 
 from model.errors import ToldByAnother, TryAgain, UserError, run_command
+from model.kernels import check_installed, check_loads
 from model.threads import settle_threads
 from pretrain.config import load_config
 from pretrain.inputs import check_inputs
@@ -43,6 +44,7 @@ def main() -> int:
     try:
         config = load_config(arguments.config, arguments.overrides)
         check_world(config, runtime.launched_processes())
+        check_installed(config.run.kernels)
         if runtime.launched_processes() == 1:
             check_inputs(config.data, config.run.init_from)  # before the seconds that it takes to import torch
     except UserError:
@@ -50,6 +52,13 @@ def main() -> int:
             raise ToldByAnother(2) from None  # every process finds the same: rank 0 tells
         raise
     threads = settle_threads(config.run.threads)
+    runtime.settle_devices(config.parallel.tensor)
+    try:
+        check_loads(config.run.kernels)
+    except UserError:
+        if os.environ.get("RANK", "0") != "0":
+            raise ToldByAnother(2) from None
+        raise
     runtime.install()
     threads.use()
     if not config.run.threads and os.environ.get("RANK", "0") == "0":

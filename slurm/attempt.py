@@ -20,6 +20,7 @@ import os
 import re
 import time
 
+from model.disk import REMEDIES
 from model.errors import UserError, run_command
 from pretrain.json_lines import last_objects
 
@@ -111,8 +112,6 @@ def begin(run: Path, nodes: list[str], ranks: int) -> int:
         last = json.loads(current.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         last = {"attempt": max((entry["attempt"] for entry in ended(run)), default=0)}
-    if last["attempt"] and all(entry["attempt"] != last["attempt"] for entry in ended(run)):
-        write_end(run, last, None, "ended without a word: its first node was lost, or Slurm killed the job", REQUEUE)
     started = {
         "attempt": last["attempt"] + 1,
         "job": os.environ.get("SLURM_JOB_ID", ""),
@@ -124,11 +123,14 @@ def begin(run: Path, nodes: list[str], ranks: int) -> int:
     }
     try:
         run.mkdir(parents=True, exist_ok=True)
+        if last["attempt"] and all(entry["attempt"] != last["attempt"] for entry in ended(run)):
+            write_end(run, last, None, "ended without a word: its first node was lost, or Slurm killed the job", REQUEUE)
         temporary = current.with_suffix(".partial")
         temporary.write_text(json.dumps(started) + "\n", encoding="utf-8")
         os.replace(temporary, current)
     except OSError as error:
-        raise UserError(f"{run}: cannot be written ({error.strerror}): set run.folder to a folder of yours") from None
+        remedy = REMEDIES.get(error.errno, "set run.folder to a folder of yours")
+        raise UserError(f"{run}: cannot be written ({error.strerror}): {remedy}") from None
     return started["attempt"]
 
 
@@ -145,7 +147,11 @@ def end(run: Path, code: int, reason: str, signal: str, limit: int) -> tuple[str
     if decision in (REQUEUE, RESTART) and fruitless >= limit:
         decision = STOP
         reason += f"; the {fruitless} attempts up to this one made no checkpoint, so the job gives up"
-    entry = write_end(run, started, code, reason, decision)
+    try:
+        entry = write_end(run, started, code, reason, decision)
+    except OSError as error:  # what follows does not depend on it: the next attempt writes down that this one ended
+        entry = error.entry
+        reason += f" ({run / 'restarts.jsonl'} cannot be written, {error.strerror}: {REMEDIES.get(error.errno, 'look at it')})"
     where = f"attempt {entry['attempt']} ended at step {entry['to_step']} (newest checkpoint: {entry['saved_step']})"
     return decision, f"{where}: {reason}. Next: {decision}"
 
@@ -177,7 +183,7 @@ def fruitless_before(run: Path) -> int:
 
 
 def write_end(run: Path, started: dict, code: int | None, reason: str, decision: str) -> dict:
-    """Append a line to restarts.jsonl -> what it says."""
+    """Append a line to restarts.jsonl -> what it says. Raises OSError with the line's values in `entry` where it cannot."""
     saved, last = newest_checkpoint(run), last_step(run)
     entry = {
         **started,
@@ -190,8 +196,12 @@ def write_end(run: Path, started: dict, code: int | None, reason: str, decision:
         "decision": decision,
     }
     entry.setdefault("from_step", saved)
-    with open(run / "restarts.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    try:
+        with open(run / "restarts.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        error.entry = entry
+        raise
     return entry
 
 

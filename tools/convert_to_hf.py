@@ -14,11 +14,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
+import fcntl
 import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import IO
 
 from model.config import MODEL_TYPES
 from model.disk import writing
@@ -82,20 +84,47 @@ def export_text(checkpoint: Path, output: Path) -> None:
         write_card(temporary, config, state, text_licence(config))
 
 
+UNFINISHED = ".unfinished_export"  # in a folder that an export writes: it is ours, and locked while that lives
+
+
 @contextmanager
 def published(output: Path) -> Iterator[Path]:
-    """An empty folder beside `output`, which it becomes when it is whole; else nothing of it stays."""
+    """An empty folder beside `output`, which it becomes when it is whole; else nothing of it stays.
+
+    An export that was killed leaves its folder, OUTPUT.partial, which the next one to `output` takes away. Raises UserError
+    where something else has that name, and where another export is writing it.
+    """
     from tokenization.files import replace_folder
 
     temporary = output.with_name(output.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    with writing(temporary):
+        lock = _taken(temporary, output)
     try:
         with writing(temporary):
-            temporary.mkdir(parents=True)
             yield temporary
+            (temporary / UNFINISHED).unlink()
             replace_folder(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its room back
+        lock.close()
+
+
+def _taken(temporary: Path, output: Path) -> IO:
+    """Make the folder anew, for this process alone -> the lock, which is held while it is open."""
+    mark = temporary / UNFINISHED
+    if temporary.is_symlink() or temporary.exists() and not mark.is_file() and (not temporary.is_dir() or any(temporary.iterdir())):
+        raise UserError(f"{temporary}: is in the way, and no unfinished export: move it away, or give another --output")
+    temporary.mkdir(parents=True, exist_ok=True)
+    lock = open(mark, "a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UserError(f"{output}: another export is writing it: wait for that one, or give another --output") from None
+    for path in temporary.iterdir():
+        if path != mark:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return lock
 
 
 def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[Path] = ()) -> None:

@@ -57,6 +57,9 @@ def figures_of(arguments: argparse.Namespace) -> list[dict]:
     config = load_config(arguments.config, arguments.overrides)
     if config.run.engine != "megatron":
         raise UserError(f"{arguments.config}: run.engine is {config.run.engine}: a dry run knows run.engine=megatron alone")
+    if config.run.kernels != "torch":
+        raise UserError(f"{arguments.config}: run.kernels is {config.run.kernels}, whose kernels a dry run cannot imitate: add "
+                        "run.kernels=torch run.fp8=none")  # fmt: skip
     model = sized_config(config.model, *sizes_of_data(config, 0, 0), special=(0, 1, 2))
     check_layout(config.parallel, model)
     check_world(config, arguments.gpus)

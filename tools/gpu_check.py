@@ -2,9 +2,10 @@
 """Check and measure this build on one GPU, in at most eight minutes, without a network: `make gpu-check`.
 
 Exactness of every kind of layer in fp32 and bf16 against float64; what the card reaches by itself; time, tokens a second, share
-of that peak and memory of training steps of the 3B's layers; waits of the host in a step; the ten longest kernels; the price
-of run.deterministic; pictures a second of a full-size image tokenizer; codes a second of generation; with --against, another
-checkout in turn with this one. Without a GPU the same functions run at a small size, which shows that they work and no more.
+of that peak and memory of training steps of the 3B's layers; waits of the host in a step; the ten longest kernels; steps with
+transformer-engine's kernels and FP8, where they are installed; the price of run.deterministic; pictures a second of a full-size
+image tokenizer; codes a second of generation; decoding with several caches and CUDA graphs; with --against, another checkout
+in turn with this one. Without a GPU the same functions run at a small size, which shows that they work and no more.
 
 Results are on disk after every section: gpu_check.json, and gpu_check.md as a table, which says what was not run and why.
 `make gpu-check-wheels` gathers what a machine with torch (2.11 or later, Python 3.12) and nothing else of this project needs.
@@ -46,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def sections(setting, against: Path | None, found: dict) -> list[tuple[str, object]]:
     """(name, function without arguments) of what is measured, the most wanted first."""
-    from tools.benchmarks.gpu import pictures, steps
+    from tools.benchmarks.gpu import decoding, pictures, steps
     from tools.benchmarks.gpu.setting import NotRun
 
     def compare() -> dict:
@@ -60,10 +61,11 @@ def sections(setting, against: Path | None, found: dict) -> list[tuple[str, obje
         ("exactness", lambda: steps.exactness(setting)),
         ("steps", lambda: steps.steps(setting, peak())),
         ("host reads and kernels", lambda: steps.host_reads(setting)),
-        ("optional kernels", lambda: steps.kernels(setting)),
+        ("kernels", lambda: steps.kernels(setting)),
         ("against", compare),
         ("pictures to codes", lambda: pictures.encoding(setting)),
         ("drawing", lambda: pictures.drawing(setting)),
+        ("decoding", lambda: decoding.decoding(setting)),
         ("run.deterministic", lambda: steps.deterministic(setting)),
     ]
 
@@ -80,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     begun = time.monotonic()
     leave_torchvision_out()
+    runtime.settle_devices(tensor=1)
     runtime.install()
     runtime.start_distributed(seed=0)
     setting = setting_of("cuda" if torch.cuda.is_available() else "cpu", arguments.model)
@@ -137,7 +140,9 @@ def table(record: dict) -> str:
                   "| kernel | calls | share |", "|---|---|---|"]  # fmt: skip
         lines += [f"| `{each['kernel']}` | {each['calls']} | {each['share']:.1%} |" for each in found["longest"]] + [""]
     lines += rows_of(sections.get("drawing"), ("ms_per_code", "codes_per_s"), "drawing")
-    for name in ("pictures to codes", "run.deterministic", "optional kernels"):
+    lines += rows_of(sections.get("decoding"), ("ms_per_token", "off", "not run"), "decoding")
+    lines += rows_of(sections.get("kernels"), ("seconds", "loss_off", "not run"), "kernels, bf16")
+    for name in ("pictures to codes", "run.deterministic"):
         if name in sections:
             lines += [f"{name}: " + ", ".join(f"{key} {value}" for key, value in sections[name].items()) + ".", ""]
     return "\n".join(lines)

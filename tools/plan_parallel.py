@@ -46,8 +46,8 @@ def parse_arguments() -> argparse.Namespace:
                         help="id of code 0, where the file does not say (default: the shards', or 151936)")  # fmt: skip
     parser.add_argument("--codes", type=int, default=0, help="picture codes (default: the shards', or 8192)")
     parser.add_argument("--tflops", type=float, default=989.0, help="peak of a device (default: 989, an H100 in bf16)")
-    parser.add_argument("--products", type=float, default=0.6,
-                        help="share of it that matrix products reach (default: 0.6)")  # fmt: skip
+    parser.add_argument("--products", type=float, default=0.55,
+                        help="share of it that matrix products reach (default: 0.55)")  # fmt: skip
     parser.add_argument("--memory-speed", type=float, default=2800.0, help="GB/s of its memory (default: 2800)")
     parser.add_argument("--utilisation", type=float,
                         help="share of the peak that all arithmetic reaches (default: counted from the two above)")  # fmt: skip
@@ -105,18 +105,18 @@ def make_job(arguments: argparse.Namespace):
     return Job(config, model, row, arguments.gpus, usable, devices, costs)
 
 
-def overrides_of(parallel: ParallelLayout) -> list[str]:
+def overrides_of(parallel: ParallelLayout, zero: int = 0) -> list[str]:
     """The words that make `pretrain/train.py` use this layout, whatever its file says."""
-    words = []
+    words = [f"zero.stage={zero}"] if zero else []
     for name, value in vars(parallel).items():
         written = str(value).lower() if isinstance(value, bool) else value
         words.append(f"parallel.{name}={written}" if value != "" else f"parallel.{name}=''")
     return words
 
 
-def command_line(parallel: ParallelLayout) -> str:
+def command_line(parallel: ParallelLayout, zero: int = 0) -> str:
     """The same as a shell wants it."""
-    return " ".join(f'"{word}"' if set(word) & set("|'") else word for word in overrides_of(parallel))
+    return " ".join(f'"{word}"' if set(word) & set("|'") else word for word in overrides_of(parallel, zero))
 
 
 def report(arguments: argparse.Namespace) -> Iterator[str]:
@@ -140,7 +140,7 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
     yield "\nstages of the fastest, on one device of each:\n"
     yield from plan_report.stages(job, plans[0])
     yield "\nfor pretrain/train.py:\n"
-    yield command_line(plans[0].parallel)
+    yield command_line(plans[0].parallel, plans[0].zero)
 
 
 def why_none(arguments: argparse.Namespace, rejected) -> str:
@@ -152,7 +152,7 @@ def why_none(arguments: argparse.Namespace, rejected) -> str:
     needs = math.ceil(least.needs / GIB / (1 - arguments.headroom) * 10) / 10
     return (
         f"{arguments.config}: nothing fits {arguments.gpus} x {arguments.gpu_memory:g} GiB: the smallest layout needs "
-        f"{needs:.1f} GiB each, with {command_line(least.parallel)}; take that, more --gpus, or a shorter data.row_length"
+        f"{needs:.1f} GiB each, with {command_line(least.parallel, least.zero)}; take that, more --gpus, or a shorter data.row_length"
     )
 
 

@@ -27,18 +27,19 @@ def summary(job: Job, name: str, gpu_memory: float) -> str:
     )
 
 
-def layout_name(parallel: ParallelLayout) -> str:
+def layout_name(parallel: ParallelLayout, zero: int = 0) -> str:
     """The switches of a layout in a few words; its sizes have columns of their own."""
     words = ["sequence"] * parallel.sequence + ["recompute"] * parallel.recompute
     words += ["cheap recompute"] * parallel.recompute_cheap
-    return ", ".join([*words, "distributed optimizer" if parallel.distributed_optimizer else "whole optimizer"])
+    cut = "distributed optimizer" if parallel.distributed_optimizer else "whole optimizer"
+    return ", ".join([*words, f"ZeRO {zero}" if zero else cut])
 
 
 def best_of_each(plans: Sequence[Plan]) -> list[Plan]:
     """Of ranked layouts the first for each number of tensor, pipeline and data parallel ranks."""
-    best: dict[tuple[int, int, int], Plan] = {}
+    best: dict[tuple[int, ...], Plan] = {}
     for plan in plans:
-        best.setdefault((plan.parallel.tensor, plan.parallel.pipeline, plan.data_ranks), plan)
+        best.setdefault((plan.parallel.tensor, plan.parallel.pipeline, plan.data_ranks, plan.zero), plan)
     return list(best.values())
 
 
@@ -53,7 +54,7 @@ def ranked(job: Job, plans: Sequence[Plan], peak_flops: float) -> Iterator[str]:
     rows = [head]
     for number, plan in enumerate(plans, start=1):
         parallel, time, fullest = plan.parallel, plan.time, plan.fullest
-        cells = [number, parallel.tensor, parallel.pipeline, plan.data_ranks, layout_name(parallel)]
+        cells = [number, parallel.tensor, parallel.pipeline, plan.data_ranks, layout_name(parallel, plan.zero)]
         per_device = time.total * job.gpus
         figures = (time.total, 2), (tokens / per_device, 0), (100 * useful / per_device / peak_flops, 1), \
             (100 * time.bubble / time.total, 1), (time.sent / GB, 1)  # fmt: skip
@@ -69,7 +70,7 @@ def rejections(rejected: Sequence[Rejected]) -> Iterator[str]:
     by_reason: dict[str, list[str]] = {}
     for each in rejected:
         sizes = f"{each.parallel.tensor} x {each.parallel.pipeline} x {each.data_ranks}"
-        where = f"{sizes} {layout_name(each.parallel)}: {each.needs / GIB:.1f} GiB" if each.needs else sizes
+        where = f"{sizes} {layout_name(each.parallel, each.zero)}: {each.needs / GIB:.1f} GiB" if each.needs else sizes
         places = by_reason.setdefault(each.reason, [])
         if where not in places:
             places.append(where)

@@ -72,7 +72,8 @@ def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: in
     gather = patch.object(torch.distributed, "all_gather_object", _all_say_the_same)
     norm = patch.object(torch.nn.functional, "rms_norm", lambda x, shape, weight, eps: _KernelNorm.apply(x, weight, watch))
     activation = patch.object(layer_specs, "swiglu", lambda x: _KernelSwiGLU.apply(x, watch))
-    with FakeTensorMode(allow_non_fake_inputs=True), watch.counted(), apply, gather, norm, activation:
+    attention = patch.object(torch.nn.functional, "scaled_dot_product_attention", _kernel_attention)
+    with FakeTensorMode(allow_non_fake_inputs=True), watch.counted(), apply, gather, norm, activation, attention:
         engine = make_engine(config, dataclasses.make_dataclass("Data", ["model_config"])(model))
         engine.train_step(rows, config.optim.lr)
         static = watch.now
@@ -119,6 +120,25 @@ class _KernelSwiGLU(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         ctx.watch.moved += 5 * x.nbytes // 2
         return torch.empty_like(x), None
+
+
+class _KernelAttention(torch.autograd.Function):
+    """What torch's CUDA kernel for float32 keeps: a build without CUDA makes all scores instead, and keeps them."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        out, sums = torch.empty_like(query), torch.empty_like(query[..., 0])
+        ctx.save_for_backward(query, key, value, out, sums)
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return tuple(torch.empty_like(each) for each in ctx.saved_tensors[:3])
+
+
+def _kernel_attention(query, key, value, is_causal: bool = False, enable_gqa: bool = False):
+    assert is_causal and not enable_gqa, "float32 on a GPU takes keys of every head"
+    return _KernelAttention.apply(query, key, value)
 
 
 def _all_say_the_same(into: list, mine, group=None) -> None:

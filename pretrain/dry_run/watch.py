@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+LOOKUPS = ("aten.gather", "aten.scatter", "aten.embedding.", "aten.index")
 SNAPSHOT = 1.002  # a peak this much above the last one is looked at
 
 
@@ -87,14 +88,20 @@ class Watch(TorchDispatchMode):
             self.copies["to the device"] += 1
 
     def _count_moved(self, function, name: str, arguments, keywords, out) -> None:
-        """Bytes that a kernel reads and writes, each tensor once; what it is given and writes to is read too, unless it is filled."""
-        if function.is_view or "empty" in name or name.startswith(("prim.", "aten.detach")):
+        """Bytes that a kernel reads and writes, each tensor once; what it is given and writes to is read too, unless it is
+        filled. Of a table only the rows count that are looked up. A softmax over a whole vocabulary reads it three times.
+        """
+        if function.is_view or "empty" in name or "view" in name or name.startswith(("prim.", "aten.detach")):
             return
         filled = name.startswith(("aten.zero_", "aten.fill_", "aten.copy_"))
         given = [each for each in tree_iter((arguments, keywords)) if isinstance(each, FakeTensor)]
         made = [each for each in tree_iter(out) if isinstance(each, FakeTensor)]
-        read = given[1:] if filled else given
-        self.moved += sum(each.nbytes for each in (*read, *made) if each.device.type == "cuda")
+        sizes = [each.nbytes for each in (*(given[1:] if filled else given), *made) if each.device.type == "cuda"]
+        if name.startswith(LOOKUPS) and sizes:
+            sizes = 2 * [min(sizes)]
+        elif name == "aten._log_softmax":
+            sizes += 2 * sizes[:1]
+        self.moved += sum(sizes)
 
     def _count_flops(self, name: str, arguments) -> bool:
         kind = name.split(".")[1] if "." in name else name

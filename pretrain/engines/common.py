@@ -21,9 +21,11 @@ REMEDY = "resume with the configuration that made it, or choose another run.fold
 
 
 def routing_of(
-    row: Row, model: ModelConfig, dtype: torch.dtype, seed: int, dropping: bool, sequence_parallel: bool
-) -> RowRouting:
-    """The routing of a row that is on its device; `dropping`: whether something is left out (dropout in training)."""
+    row: Row, model: ModelConfig, dtype: torch.dtype, seed: int, dropping: bool, sequence_parallel: bool,
+    with_angles: bool = False,
+) -> RowRouting:  # fmt: skip
+    """The routing of a row that is on its device; `dropping`: whether something is left out (dropout in training);
+    `with_angles`: for kernels that rotate by them."""
     return route(
         row.positions,
         row.to_document,
@@ -34,6 +36,7 @@ def routing_of(
         dropout_key=f"{seed}:{row.index}" if dropping else None,
         sequence_parallel=sequence_parallel,
         ends=row.ends,
+        with_angles=with_angles,
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.initialise import initialise
+from model.kernels import TORCH
 from model.layer_specs import transformer_config
 from pretrain.config import OptimSection
 from pretrain.engines import Sound, StepFigures, figures_of, finite, overlapping, update
@@ -42,14 +43,19 @@ class MegatronEngine:
         row_length: int,
         seed: int,
         parallel: ParallelLayout = ParallelLayout(),
+        kernels: str = TORCH,
+        fp8: str = "none",
     ):
         check_layout(parallel, model)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         half = self.dtype == torch.bfloat16
         self.model_config, self.optim, self.row_length, self.seed = model, optim, row_length, seed
-        self.sequence_parallel = parallel.sequence
+        self.sequence_parallel, self.fused = parallel.sequence, kernels != TORCH
         config = transformer_config(
             model,
+            kernels=kernels,
+            fp8=fp8,
+            gradient_accumulation_fusion=self.fused,  # into the buffers below, by the products themselves
             hidden_dropout=optim.dropout,
             bf16=half,
             params_dtype=self.dtype,
@@ -166,7 +172,7 @@ class MegatronEngine:
         row = next(rows).to(self.device)
         config = self.model_config
         dropping = self.optim.dropout and module.training
-        routing = routing_of(row, config, self.dtype, self.seed, bool(dropping), self.sequence_parallel)
+        routing = routing_of(row, config, self.dtype, self.seed, bool(dropping), self.sequence_parallel, self.fused)
         output = module(row.ids, row.labels, row.targets, routing, self.optim.image_loss_weight)
         vocabulary = config.vocabulary
 
@@ -176,6 +182,11 @@ class MegatronEngine:
             return total, 0, {"sums": loss_sums(losses, labels, vocabulary)}
 
         return output, loss_function
+
+    @property
+    def torch_optimizer(self) -> torch.optim.Optimizer | None:
+        """What makes the update; None on a stage without weights."""
+        return next((inner.optimizer for inner in update.inner_optimizers(self.optimizer)), None)
 
     def settle(self) -> None:
         """Have the weights whole on every rank, for whoever reads them other than by a step: all ranks call it together."""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from model.again import compute_cheap_parts_again
 from model.config import ModelConfig
-from model.layer_specs import RMSNorm, SwiGLU
+from model.kernels import training_name
+from model.layer_specs import CHEAP
 from model.tensor_shards import join
 from model.uni_x import UniXModel
 from pretrain.parallel import ParallelLayout
@@ -37,7 +38,7 @@ def save_memory(stages: Sequence[UniXModel], parallel: ParallelLayout) -> None:
     if parallel.recompute_cheap:
         for stage in stages:
             for layer in stage.decoder.layers:
-                compute_cheap_parts_again(layer, (RMSNorm, SwiGLU))
+                compute_cheap_parts_again(layer, CHEAP)
 
 
 def held_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, Tensor]]:
@@ -52,7 +53,7 @@ def held_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, Tensor]]:
                 name = f"{LAYERS}{stage.decoder.layers[int(local)].layer_number - 1}.{rest}"
             elif name == HEAD and stage.share_embeddings_and_output_weights:
                 name = EMBEDDING
-            yield name, parameter
+            yield training_name(name), parameter
 
 
 def whole_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, Tensor]]:

@@ -64,7 +64,7 @@ class Zero3Engine:
             **megatron_settings(parallel, model.num_hidden_layers),
         )
         cut = zero.stage == 3 and zero.init
-        with self._cut_as_made(zero) if cut else torch.device(self.device):
+        with self._cut_as_made(zero, parallel) if cut else torch.device(self.device):
             module = UniXModel(model, config)
         save_memory([module], parallel)
         check_dtype(module, self.dtype)
@@ -79,15 +79,21 @@ class Zero3Engine:
 
             # The head reads this weight outside of the module that holds it.
             deepspeed.zero.register_external_parameter(module, module.output_weight())
-        values = zero3_setup.settings(zero, optim, self.dtype == torch.bfloat16, elements)
+        values = zero3_setup.settings(zero, optim, self.dtype == torch.bfloat16, elements, parallel, self._largest_layer(module))
         self.adam = torch.optim.AdamW(self._groups(), lr=optim.lr, fused=True)
         self.engine = zero3_setup.wrap(module, self.adam, values)
         self.held = list(zero3_state.stretches(self.engine, self.names))
 
-    def _cut_as_made(self, zero: ZeroSection):
+    @staticmethod
+    def _largest_layer(module: UniXModel) -> int:
+        """Elements of its weights, and at least as many as DeepSpeed fetches ahead by itself."""
+        sizes = [sum(getattr(each, "ds_numel", each.numel()) for each in layer.parameters()) for layer in module.decoder.layers]
+        return max([zero3_setup.PREFETCHED, *sizes])
+
+    def _cut_as_made(self, zero: ZeroSection, parallel: ParallelLayout):
         import deepspeed
 
-        values = zero3_setup.settings(zero, self.optim, self.dtype == torch.bfloat16, 1)
+        values = zero3_setup.settings(zero, self.optim, self.dtype == torch.bfloat16, 1, parallel)
         # No `dtype` here: DeepSpeed 0.19.8 makes float32 bfloat16 where the processor or GPU reports no fp16. Without
         # it, the configuration decides.
         return deepspeed.zero.Init(data_parallel_group=self.group, config_dict_or_path=values, mpu=zero3_setup.Ranks)
@@ -105,6 +111,14 @@ class Zero3Engine:
                     continue
                 part = share.reshape(-1)[self.group.rank() * cut.numel() :][: cut.numel()]
                 cut.data[: len(part)].copy_(part)
+        self._forget_second_cuts()
+
+    def _forget_second_cuts(self) -> None:
+        """With `zero.hierarchical` DeepSpeed gathers from a second cut where there is one: what was written here is not in it.
+        It makes them anew in the next forward pass."""
+        for parameter in self.names:
+            if getattr(parameter, "ds_secondary_tensor", None) is not None:
+                parameter.ds_secondary_tensor = None
 
     def _sum_over_tensor_ranks(self) -> None:
         """Gradients of norms that each tensor-parallel rank has for its own tokens or heads are summed over the ranks."""
@@ -178,6 +192,11 @@ class Zero3Engine:
         torch.distributed.all_reduce(sums, group=self.group)
         return figures_of(sums.tolist())
 
+    @property
+    def torch_optimizer(self) -> torch.optim.Optimizer:
+        """What makes the update."""
+        return self.adam
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(training name, tensor on the CPU) of every weight, in the dtype of training; all ranks call it together."""
         group = parallel_state.get_tensor_model_parallel_group()
@@ -229,6 +248,7 @@ class Zero3Engine:
             kept = self.engine.optimizer.persistent_parameters
             if kept:
                 kept[0].all_gather(kept)
+            self._forget_second_cuts()
         else:  # every rank holds every weight
             rank, ranks = zero3_state.tensor_ranks()
             whole = [piece for parameter, name in self.names.items()

@@ -12,8 +12,10 @@ import torch
 from megatron.core import parallel_state
 
 from pretrain.config import OptimSection, ZeroSection
+from pretrain.parallel import ParallelLayout
 
 WHOLE_BUCKET = 2**27  # elements of gradients that wait to be sent together, at most
+PREFETCHED = 50_000_000  # elements of weights that are fetched ahead, where layers are smaller
 NEVER = 2**31
 _engines: weakref.WeakSet = weakref.WeakSet()  # to be taken apart when their process groups end
 
@@ -80,28 +82,37 @@ class Ranks:
     get_data_parallel_group = staticmethod(parallel_state.get_data_parallel_group)
 
 
-def settings(zero: ZeroSection, optim: OptimSection, half: bool, elements: int) -> dict:
-    """DeepSpeed's configuration; `elements`: of the weights that a tensor-parallel rank holds.
+def settings(
+    zero: ZeroSection, optim: OptimSection, half: bool, elements: int, parallel: ParallelLayout = ParallelLayout(),
+    layer: int = PREFETCHED,
+) -> dict:  # fmt: skip
+    """DeepSpeed's configuration; `elements`: of the weights that a tensor-parallel rank holds, `layer`: of the largest layer.
 
     Rows are accumulated by the engine's own loop, and losses come divided by the tokens of the whole step, so DeepSpeed
-    divides by nothing but the number of data-parallel ranks. Gradients are sent and summed in float32.
+    divides by nothing but the number of data-parallel ranks. Gradients are summed over rows in float32, and sent in
+    float32 too unless `parallel.gradients` says bf16. Stage 3 fetches a layer ahead.
     """
+    sent = "bf16" if half and parallel.gradients == "bf16" else "fp32"
     made = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "steps_per_print": NEVER,
         "gradient_clipping": optim.clip_grad,
-        "communication_data_type": "fp32",
+        "communication_data_type": sent,
         "data_types": {"grad_accum_dtype": "fp32"},
         "bf16": {"enabled": half, "check_grad_overflow": half},  # stages 1 and 2 would take an infinite gradient
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
             "stage": zero.stage,
             "reduce_bucket_size": max(1, min(elements, WHOLE_BUCKET)),
-            "overlap_comm": torch.cuda.is_available(),
+            "overlap_comm": parallel.overlap and torch.cuda.is_available(),
+            "allgather_bucket_size": max(1, min(elements, WHOLE_BUCKET)),
+            "stage3_prefetch_bucket_size": layer,
             "stage3_param_persistence_threshold": zero.keep_whole,
         },
     }
+    if zero.hierarchical:
+        made["zero_optimization"]["zero_hpz_partition_size"] = zero.hierarchical
     if zero.offload:
         pinned = torch.cuda.is_available()
         made["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}

@@ -14,7 +14,7 @@ from model.config import ModelConfig
 from pretrain.parallel import ParallelLayout
 from pretrain.planning.memory import Stage
 
-LOGITS_AT_ONCE = 2**28  # as in model/loss.py, which needs torch to be imported; a test compares them
+LOGITS_AT_ONCE, SOFTMAX_AT_ONCE = 2**29, 2**25  # as in model/loss.py, which needs torch to be imported; a test compares them
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ def layer_bytes(
     inputs = 0 if again else 2 * along * config.hidden_size  # of linear_qkv and linear_fc1
     # What linear_qkv gave is kept where norms on queries and keys are made of it; values are then a copy nevertheless.
     mixed = queries + 2 * keys if config.qk_norm and not on_cpu else 0
-    rotated = queries + 2 * keys
-    attended = (2 if on_cpu else 1) * queries  # saved by attention, and again as the input of linear_proj
+    wide = width == 4 and not on_cpu  # documents are padded copies there, in which every query head has a key head of its own
+    rotated = 3 * queries if wide else queries + 2 * keys
+    attended = (2 if on_cpu or wide else 1) * queries  # saved by attention, and again as the input of linear_proj
     feed_forward = (2 if again else 3) * ffn  # gate and up, and what is made of them, the input of linear_fc2
     saved = norms + (inputs + row.tokens * (mixed + rotated + attended + feed_forward)) * width
     saved += 4 * row.tokens * heads  # a sum a query, for attention's backward pass
@@ -98,7 +99,9 @@ def ends_bytes(
 def layer_working_bytes(config: ModelConfig, stage: Stage, row: RowShape, parallel: ParallelLayout, width: int) -> int:
     """Bytes that backward passes of layers and embedding need at their peak on top of what is saved: a feed-forward's."""
     matrix = 2 * (config.intermediate_size // parallel.tensor) * config.hidden_size * width
-    layer = 4 * row.tokens * (config.intermediate_size // parallel.tensor) * width + matrix
+    # The gradient of the activation function's output is there with that of its input, which has twice the width, while
+    # that output itself is gone; it is there too where it was made again.
+    layer = (3 if parallel.recompute_cheap else 2) * row.tokens * (config.intermediate_size // parallel.tensor) * width + matrix
     if parallel.sequence:
         layer += row.tokens * config.hidden_size * width  # megatron-core's buffer for gathered tokens
     table = (config.vocab_size // parallel.tensor) * config.hidden_size * width
@@ -118,7 +121,10 @@ def head_working_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLay
     """
     local = config.vocab_size // parallel.tensor
     at_once, table = min(row.tokens * local, LOGITS_AT_ONCE), local * config.hidden_size
-    logits = (4 + width) * at_once
+    # What the softmax has in float32 is gone before there is a product; that of a chunk is as large as the gradient in bfloat16,
+    # which is counted as saved and made last.
+    softmax = min(at_once, SOFTMAX_AT_ONCE) * (8 if width == 2 else 4)
+    logits = width * at_once + max(0, softmax - (width * table if width == 2 else 0))
     gradients = 0 if width == 4 else 4 * table  # in float32 the sum is what is saved
     return logits + gradients + row.tokens * config.hidden_size * width * (3 if parallel.sequence else 1)
 

@@ -25,7 +25,7 @@ class Devices:
     """What the devices can do: an H100's data sheet, and shares of it. docs/parallel.md has where each number is from."""
 
     flops: float = 989e12  # a second, dense bf16; data sheet
-    products: float = 0.6  # share of it that matrix products reach; 0.80 measured on an H200 for 8,192 cubed, 0.48 to 0.6 in runs
+    products: float = 0.55  # share of it that matrix products reach: 0.80 by themselves, 0.5 and more in published runs
     attention: float = 0.25  # share of it that attention's kernel reaches, its backward pass counted as 2.5 forward passes
     memory: float = 2.8e12  # bytes a second; 3.35e12 by the data sheet, of whose like 90 % are measured for a copy
     utilisation: float = 0.0  # share of `flops` that all arithmetic and its passes over memory reach together (0: counted)

@@ -63,6 +63,7 @@ class Plan:
     data_ranks: int
     stages: tuple[StagePlan, ...]
     time: StepTime
+    zero: int = 0  # stage of ZeRO, where DeepSpeed's engine is planned for
 
     @property
     def fullest(self) -> StagePlan:
@@ -78,6 +79,7 @@ class Rejected:
     data_ranks: int
     reason: str
     needs: int = 0
+    zero: int = 0
 
 
 def divisors(number: int) -> list[int]:
@@ -101,8 +103,13 @@ def candidates(gpus: int) -> Iterator[tuple[ParallelLayout, int]]:
 
 def plan_layouts(job: Job) -> tuple[list[Plan], list[Rejected]]:
     """(layouts that fit, the fastest first; the others)."""
-    plans, rejected = [], []
+    if job.config.run.engine == "zero3":
+        from pretrain.planning.zero_layouts import plan_zero
+
+        return plan_zero(job)
+    plans, rejected, given = [], [], job.config.parallel
     for parallel, ranks in candidates(job.gpus):
+        parallel = dataclasses.replace(parallel, overlap=given.overlap, gradients=given.gradients)
         found = plan_one(job, parallel, ranks)
         (plans if isinstance(found, Plan) else rejected).append(found)
     plans.sort(key=lambda plan: (plan.time.total, plan.fullest.total))

@@ -44,7 +44,8 @@ def embedding_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
 def head_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
     """Of the softmax over all logits, and of the sum of the matrix's gradient, to which each part of them adds."""
     logits, table = row.tokens * config.vocab_size, config.vocab_size * config.hidden_size
-    softmax = 3 * width + 4 + 4 + width  # read for the largest, the sum and the logarithms, in float32; then the gradient
+    # Made float32; read for the largest, the sum and the logarithms, which are written; then the gradient.
+    softmax = (width + 4 if width == 2 else 0) + 3 * 4 + 4 + 4 + width
     adding = (4 + 4 + 2 * width) if width == 2 else 8
     return logits * softmax + head_parts(config, row) * adding * table + (4 + width) * table
 

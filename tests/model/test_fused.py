@@ -35,7 +35,7 @@ def test_swiglu_is_the_silu_of_one_half_times_the_other(tokens, half):
 @settings(max_examples=15, deadline=None)
 @given(tokens=strategies.integers(0, 9), heads=strategies.integers(1, 4), half=strategies.integers(1, 8))
 def test_rotation_turns_pairs_by_their_angle(tokens, heads, half):
-    cos, sin = rotary_tables(torch.arange(tokens) * 7, 2 * half, Rope(1e4), torch.float32)
+    cos, sin, _ = rotary_tables(torch.arange(tokens) * 7, 2 * half, Rope(1e4), torch.float32)
 
     def plain(x):
         first, second = x.chunk(2, dim=-1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
+from model import loss
 from model.loss import token_losses, weighted_loss
 from tests.pretrain import parallel_jobs
 
@@ -42,6 +43,27 @@ def test_the_gradient_of_one_pass_is_that_of_float64(tokens, vocabulary, at_once
         torch.testing.assert_close(ours.double(), exact, atol=2e-5, rtol=2e-5)
     exact = (expected[0] * (1.0 if factors is None else factors.double())).sum()
     torch.testing.assert_close(total.double(), exact, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 100])
+def test_the_softmax_goes_over_a_part_in_smaller_ones(monkeypatch, rows):
+    hidden, weight, labels, factors = head(23, 50, 8)
+    factors[5] = 0.0  # a target that counts for nothing
+    expected = in_float64(hidden, weight, labels, factors)
+    monkeypatch.setattr(loss, "SOFTMAX_AT_ONCE", rows * 50)
+    total, losses = weighted_loss(hidden, weight, labels, factors, 10 * 50)
+    for ours, exact in zip((losses, *torch.autograd.grad(total, (hidden, weight))), expected, strict=True):
+        torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_certain_has_a_gradient_still():
+    """A probability of 1 - 1e-4 is 1 in bfloat16: the gradient of its logit is made of its distance from 1."""
+    hidden = torch.ones(1, 4, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.zeros(2, 4, dtype=torch.bfloat16)
+    weight[0] = 2.3125  # a logit of 9.25
+    total, _ = weighted_loss(hidden, weight.requires_grad_(), torch.tensor([0]), None)
+    (found,) = torch.autograd.grad(total, (weight,))
+    assert found[0, 0].item() == pytest.approx(-9.6e-5, rel=0.02)
 
 
 def test_large_logits_do_not_overflow():

@@ -65,6 +65,35 @@ def test_overrides_win_and_are_read_as_yaml(path):
     assert config.log.every == 4
 
 
+FUSED = ["run.kernels=transformer_engine", "run.precision=bf16"]
+
+
+@pytest.mark.parametrize(
+    "overrides, parts",
+    [
+        (["run.kernels=te"], ["run.kernels", "'te'", "torch or transformer_engine"]),
+        (["run.fp8=delayed"], ["command line: run.fp8 is 'delayed'", "run.kernels=transformer_engine"]),
+        (["run.kernels=transformer_engine"], ["run.kernels", "run.precision is fp32", "run.precision=bf16"]),
+        ([*FUSED, "model.head_dim=12"], ["model.head_dim is 12", "run.kernels=torch"]),
+        ([*FUSED, "model.head_dim=264"], ["up to 256", "model.head_dim is 264"]),
+        ([*FUSED, "run.engine=zero3"], ["DeepSpeed", "run.engine=megatron"]),
+        ([*FUSED, "run.fp8=current"], ["data.row_multiple is 8", "a multiple of 16"]),
+        ([*FUSED, "run.fp8=current", "data.row_multiple=16", "parallel.tensor=2", "parallel.sequence=true"], ["of 32"]),
+        (["run.precision=fp8"], ["run.fp8=delayed", "run.kernels=transformer_engine"]),
+        (["parallel.gradients=fp16"], ["parallel.gradients", "fp32 or bf16"]),
+        (["parallel.gradients=bf16"], ["run.precision is fp32", "run.precision=bf16"]),
+    ],
+)  # fmt: skip
+def test_kernels_refuse_what_they_exclude(path, overrides, parts):
+    message = refusal(path, *overrides)
+    assert all(part in message for part in parts), message
+
+
+def test_kernels_that_fit_are_taken(path):
+    config = load_config(path, [*FUSED, "run.fp8=delayed", "data.row_multiple=16"])
+    assert (config.run.kernels, config.run.fp8) == ("transformer_engine", "delayed")
+
+
 @pytest.mark.parametrize(
     "overrides, parts",
     [
@@ -84,7 +113,6 @@ def test_overrides_win_and_are_read_as_yaml(path):
         (["data.sources=[a]"], ["data.sources[0]", "'a'", "section"]),
         (["data.sources=[{weight: 2}]"], ["data.sources[0].path", "missing"]),
         (["log=5"], ["log", "5", "section"]),
-        (["run.precision=fp8"], ["run.precision", "'fp8'", "not part of this project", "bf16"]),
         (["run.precision=fp16"], ["run.precision", "'fp16'", "fp32 or bf16"]),
         (["parallel.context=2"], ["parallel.context", "not part of this project", "parallel.sequence"]),
         (["parallel.expert=2"], ["parallel.expert", "no expert layers"]),

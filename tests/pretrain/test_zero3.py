@@ -28,6 +28,8 @@ CASES = {  # ranks, layout, zero section
     "zero1 offload": (2, {}, {"stage": 1, "offload": True}),
     "tp2 x zero3": (4, {"tensor": 2}, {"keep_whole": 200}),
     "tp2 sp x zero3 recomputed": (4, {**SEQUENCE, "recompute": True}, CUT),
+    "weights cut again inside of a node": (4, {}, {**CUT, "hierarchical": 2}),
+    "cheap parts again": (2, {"recompute_cheap": True}, CUT),
     "tp2 x zero2": (4, {"tensor": 2}, {"stage": 2}),
 }
 BOTH_FLAVOURS = ("zero3 on 2", "tp2 x zero3", "zero2 on 4")  # tied and untied, norms of heads and none
@@ -122,3 +124,10 @@ def test_leaving_gives_every_thread_back(world: World, zero: dict):
     """DeepSpeed keeps engines in globals, and each kept 24 threads of its groups: thousands after a test suite."""
     _, *after = (world.run(zero3_jobs.threads_and_a_step, 2, zero=ZeroSection(**zero)) for _ in range(3))
     assert after[0] == after[1]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_step_reads_a_few_numbers_and_none_for_each_weight(world: World, stage: int):
+    """Of the targets, the losses, the norm, whether it is finite; DeepSpeed reads a norm for each group of weights too."""
+    for reads in world.run(zero3_jobs.host_reads, 2, zero=ZeroSection(stage=stage, keep_whole=200)):
+        assert 3 <= reads <= 7

@@ -96,3 +96,31 @@ def threads_and_a_step(zero: ZeroSection) -> int:
     before = len(os.listdir("/proc/self/task"))
     train({}, ParallelLayout(), zero, steps=1)
     return before
+
+
+def host_reads(zero: ZeroSection) -> int:
+    """Times that the host would wait for a number of the device in a step of two rows, the second of two steps."""
+    from unittest.mock import patch
+
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from tests.pretrain.parallel_jobs import ROWS, mixed_rows, rows_here
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            self.count += str(function).startswith("aten._local_scalar_dense")
+            return function(*arguments, **(keywords or {}))
+
+    engine = make_engine({}, ParallelLayout(), zero, precision="bf16")
+    rows, reads, tolist = mixed_rows(engine.model_config), Reads(), torch.Tensor.tolist
+
+    def counted(tensor):
+        reads.count += 1
+        return tolist(tensor)
+
+    engine.train_step(rows_here(rows[:ROWS]), OPTIM.lr)
+    with patch.object(torch.Tensor, "tolist", counted), reads:
+        engine.train_step(rows_here(rows[ROWS : 2 * ROWS]), OPTIM.lr)
+    return reads.count

@@ -140,3 +140,23 @@ def test_steps_done_again_are_counted_from_where_the_next_attempt_went_on(run):
     told(run, 40)
     attempt.end(run, 0, "", "", 3)
     assert attempt.recomputed(attempt.ended(run)) == [7, 20]
+
+
+def test_an_end_that_cannot_be_written_is_told_and_the_job_goes_on(commands, run):
+    """A full disk is no reason to stop a job: what follows is decided as ever, and the next attempt notes this one's end."""
+    assert ended(run, 75, reason="long" * 2000) == "restart"
+    attempt.begin(run, ["node1"], 2)
+    hook = ("tests.small_disk", "limit_files", 4096)  # less than restarts.jsonl has already
+    done = commands.run("slurm/attempt.py", "end", run, "--code", 75, hook=hook)
+    assert (done.code, done.out) == (0, "restart\n") and done.err.count("\n") == 1
+    assert "restarts.jsonl cannot be written" in done.err and "make room there" in done.err
+    assert attempt.begin(run, ["node1"], 2) == 3
+    assert [entry["attempt"] for entry in attempt.ended(run)] == [1, 2]
+    assert attempt.ended(run)[1]["reason"].startswith("ended without a word")
+
+
+def test_an_attempt_that_cannot_be_noted_does_not_begin(commands, run):
+    attempt.begin(run, ["node1"], 2)
+    nodes = ",".join(f"node{number}" for number in range(1000))
+    done = commands.run("slurm/attempt.py", "begin", run, "--nodes", nodes, hook=("tests.small_disk", "limit_files", 4096))
+    assert done.code == 2 and done.out == "" and done.err.count("\n") == 1 and "make room there" in done.err

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -359,3 +361,49 @@ def test_an_export_without_room_is_one_line_and_the_old_one_stays(commands, expo
         assert sorted(path.name for path in disk.iterdir()) == ["ballast", "model"]
         for path in exported.folder.rglob("*"):
             assert path.is_dir() or path.read_bytes() == (disk / "model" / path.relative_to(exported.folder)).read_bytes()
+
+
+def test_a_killed_export_leaves_nothing_under_its_name_and_the_next_one_takes_its_remains(commands, exports, tmp_path):
+    exported, output, partial = exports["fp32-tied-qwen2.5"], tmp_path / "model", tmp_path / "model.partial"
+    shutil.copytree(exported.folder, output)
+    words = ("tools/convert_to_hf.py", "--checkpoint", exported.run, "--output", output)
+    running = commands.start(*words, hook=(__name__, "stop_late", str(partial)))
+    deadline = time.monotonic() + 120
+    while not (partial / "stopped").exists():
+        assert time.monotonic() < deadline and running.processes()
+        time.sleep(0.05)
+    second = convert(commands, exported.run, output)  # while the first one lives
+    assert_refused(second, str(output), "another export is writing it")
+    for pid in running.processes():
+        os.kill(pid, signal.SIGKILL)
+    running.wait()
+    assert partial.is_dir() and same_files(exported.folder, output)
+    assert convert(commands, exported.run, output).code == 0
+    assert not partial.exists() and same_files(exported.folder, output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_what_is_no_unfinished_export_is_not_taken_away(commands, exports, tmp_path):
+    """A folder of the user's own that happens to be called so."""
+    exported, partial = exports["fp32-tied-qwen2.5"], tmp_path / "model.partial"
+    partial.mkdir()
+    (partial / "notes.txt").write_text("kept")
+    assert_refused(convert(commands, exported.run, tmp_path / "model"), str(partial), "move it away")
+    assert (partial / "notes.txt").read_text() == "kept"
+
+
+def stop_late(folder: str) -> None:
+    """Have this process stand still when an export is nearly whole."""
+    from tools import model_card
+
+    def stop(*_, **__):
+        (Path(folder) / "stopped").write_text("")
+        time.sleep(600)
+
+    model_card.model_card = stop
+
+
+def same_files(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files with the same bytes."""
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file()) for folder in (one, other)]
+    return files[0] == files[1] and all((one / path).read_bytes() == (other / path).read_bytes() for path in files[0])

@@ -10,7 +10,8 @@ from tools import gpu_check
 from tools.benchmarks.gpu import steps
 from tools.benchmarks.gpu.setting import Setting
 
-SECTIONS = {"ceilings", "exactness", "steps", "host reads and kernels", "pictures to codes", "drawing", "run.deterministic"}
+SECTIONS = {"ceilings", "exactness", "steps", "host reads and kernels", "pictures to codes", "drawing", "decoding",
+            "run.deterministic"}  # fmt: skip
 
 
 def check(commands: CommandServer, output: Path, *arguments: object) -> tuple[Finished, dict]:
@@ -21,12 +22,15 @@ def check(commands: CommandServer, output: Path, *arguments: object) -> tuple[Fi
 def test_on_a_cpu_everything_is_run_at_a_small_size(commands, tmp_path):
     done, record = check(commands, tmp_path / "out")
     assert done.code == 0 and not record["failed"], (done.err, record.get("failed"))
-    assert set(record["sections"]) == SECTIONS and set(record["not run"]) == {"GPU", "optional kernels", "against"}
+    assert set(record["sections"]) == SECTIONS and set(record["not run"]) == {"GPU", "kernels", "against"}
     exact = record["sections"]["exactness"]
     assert len(exact) == 8 and all(each["within"] for each in exact.values())
     assert all(exact[name]["loss_off"] < 1e-5 for name in exact if name.endswith("fp32"))
     assert record["sections"]["host reads and kernels"]["reads"]["aten::_local_scalar_dense"] > 0
     assert record["sections"]["pictures to codes"]["codes that differ"] < 0.5
+    decoding = record["sections"]["decoding"]
+    assert decoding.pop("static cache, CUDA graph") == {"not run": "needs a GPU"}
+    assert len(decoding) == 3 and all(each["off"] < 1e-5 for each in decoding.values()), decoding
     table = (tmp_path / "out/gpu_check.md").read_text()
     assert table.strip() in done.out and "| GPU | torch finds none here" in table and "separated fp32" in table
 

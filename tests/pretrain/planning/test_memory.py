@@ -137,6 +137,7 @@ def test_activations_are_within_15_percent_of_what_autograd_keeps(world: World, 
 
 def test_the_planner_knows_how_many_logits_exist_at_a_time():
     assert activations.LOGITS_AT_ONCE == loss.LOGITS_AT_ONCE
+    assert activations.SOFTMAX_AT_ONCE == loss.SOFTMAX_AT_ONCE
 
 
 def test_what_saves_memory_is_planned_to_save_it():
@@ -144,6 +145,6 @@ def test_what_saves_memory_is_planned_to_save_it():
     row, stage = RowShape(10_240, 9, 64, 1_025), Stage(0, 36, True, True)
     peaks = [
         activation_bytes(config, stage, row, ParallelLayout(**switches), 2, 1).peak
-        for switches in ({}, {"tensor": 2}, SEQUENCE, {**SEQUENCE, "recompute": True})
+        for switches in ({}, {"recompute_cheap": True}, {"tensor": 2}, SEQUENCE, {**SEQUENCE, "recompute": True})
     ]
-    assert peaks == sorted(peaks, reverse=True) and peaks[3] < peaks[0] / 8
+    assert peaks == sorted(peaks, reverse=True) and peaks[4] < peaks[0] / 8 and peaks[1] < 0.75 * peaks[0]

@@ -14,12 +14,20 @@ BOUNDS = {"fp32": (1e-4, 1e-3), "bf16": (2e-2, 1e-1)}  # of losses and of the gr
 READS = ("aten::_local_scalar_dense", "cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
-def engine_of(config, precision: str, tokens: int):
-    """A Megatron engine with random weights, as training makes it."""
+KERNELS = {
+    "torch": {},
+    "transformer_engine": {"kernels": "transformer_engine"},
+    "transformer_engine, FP8 delayed": {"kernels": "transformer_engine", "fp8": "delayed"},
+    "transformer_engine, FP8 current": {"kernels": "transformer_engine", "fp8": "current"},
+}
+
+
+def engine_of(config, precision: str, tokens: int, **choice):
+    """A Megatron engine with random weights, as training makes it; `choice`: its kernels."""
     from pretrain.config import OptimSection
     from pretrain.engines.megatron import MegatronEngine
 
-    return MegatronEngine(config, OptimSection(lr=LR), precision, tokens, seed=0)
+    return MegatronEngine(config, OptimSection(lr=LR), precision, tokens, seed=0, **choice)
 
 
 def ceilings(setting: Setting) -> dict:
@@ -150,16 +158,32 @@ def deterministic(setting: Setting) -> dict:
 
 
 def kernels(setting: Setting) -> dict:
-    """Which optional kernels this environment has."""
+    """Steps with torch's kernels and with transformer-engine's, bf16 and FP8, in turn, from the same weights and row."""
     import importlib.util
 
-    found = {name: importlib.util.find_spec(name) is not None for name in ("transformer_engine", "apex", "flash_attn")}
-    if not found["transformer_engine"]:
+    from model.kernels import unloadable
+    from tools.benchmarks import cases
+
+    if importlib.util.find_spec("transformer_engine") is None:
         raise NotRun("transformer-engine is not installed: torch's kernels are all that was measured")
-    try:
-        import transformer_engine.pytorch  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:
-        raise NotRun(f"transformer-engine does not load ({str(error).splitlines()[0][:120]})") from None
+    if not setting.gpu:
+        raise NotRun("transformer-engine's kernels need a GPU")
+    if why := unloadable():
+        raise NotRun(f"transformer-engine does not load ({why[:120]})")
+    config, tokens, found = cases.uni_x_config(setting.model), setting.tokens[0], {}
+    row, first = cases.long_row(config, tokens).row, None
+    for name, choice in KERNELS.items():
+        clear(setting)
+        try:
+            engine = engine_of(config, "bf16", tokens, **choice)
+            loss = engine.train_step([row], 0.0).means()["loss"]
+            least, median, most = median_seconds(lambda: engine.train_step([row], LR), setting.device, setting.repeats)
+        except Exception as error:  # one choice tells nothing about the others
+            found[name] = {"not run": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"}
+            continue
+        first = loss if first is None else first
+        found[name] = {"seconds": [round(value, 5) for value in (least, median, most)], "loss_off": abs(loss / first - 1)}
+        engine = None
     return found
 
 

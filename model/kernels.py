@@ -1,0 +1,103 @@
+"""Which classes a layer is made of: torch's kernels, or transformer-engine's, through the same megatron-core specs.
+
+`kernels_of` decides, and nothing else does: layers ask it by the name that `run.kernels` has. Weights have the same names,
+shapes and meaning with either (`training_name`), and so have checkpoints.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+
+from model.errors import UserError
+
+TORCH, TRANSFORMER_ENGINE = "torch", "transformer_engine"
+NAMES = (TORCH, TRANSFORMER_ENGINE)
+WIDEST_HEAD = 256  # of attention in transformer-engine, as in torch's varlen kernel; both want multiples of 8
+FP8_MULTIPLE = 16  # tokens of a matrix product in FP8
+
+FUSED = {  # a norm that is part of the matrix product behind it -> the name that it has by itself
+    "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
+    "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
+}
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Classes for the places of a transformer layer; `norm` None: the product behind it has the norm in itself."""
+
+    norm: type
+    column: type
+    row: type
+    attention: type
+    activation: type
+    norm_and_column: type | None = None
+
+
+def kernels_of(name: str) -> Kernels:
+    """The classes behind `run.kernels`. Raises ImportError where transformer-engine's cannot be loaded; see `check_loads`."""
+    if name == TRANSFORMER_ENGINE:
+        from model.te_kernels import transformer_engine_kernels
+
+        return transformer_engine_kernels()
+    if name != TORCH:
+        raise ValueError(f"kernels {name!r} are not known: {' and '.join(NAMES)} are")
+    from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+
+    from model.attention import DocumentAttention
+    from model.layer_specs import RMSNorm, SwiGLU
+
+    return Kernels(RMSNorm, ColumnParallelLinear, RowParallelLinear, DocumentAttention, SwiGLU)
+
+
+def training_name(name: str) -> str:
+    """The name of a module's parameter -> its name in checkpoints, which does not depend on the kernels."""
+    for fused, apart in FUSED.items():
+        if name.endswith(fused):
+            return name.removesuffix(fused) + apart
+    return name
+
+
+def check_installed(name: str) -> None:
+    """Raises UserError for kernels that are not there, before torch is imported."""
+    if name != TORCH and importlib.util.find_spec(TRANSFORMER_ENGINE) is None:
+        raise UserError(f"run.kernels is {name}, which is not installed: requirements-gpu.txt says how, or set run.kernels=torch")
+
+
+def check_loads(name: str) -> None:
+    """Raises UserError where these kernels do not load or have no GPU, before megatron-core is imported."""
+    if name == TORCH:
+        return
+    import torch
+
+    if why := unloadable():
+        raise UserError(f"run.kernels is {name}, which does not load ({why}): install the versions of requirements-gpu.txt, or "
+                        "set run.kernels=torch")  # fmt: skip
+    if not torch.cuda.is_available():
+        raise UserError(f"run.kernels is {name}, which needs a GPU, and torch finds none: set run.kernels=torch")
+
+
+def unloadable() -> str:
+    """Why transformer-engine, where it is installed, cannot be used with this torch, in a line; "" where it can or is absent.
+
+    Its core library is linked against one version of cuBLAS and looks for cuDNN: what is missing is an OSError or a
+    RuntimeError, of which megatron-core, which imports it wherever it is installed, expects none.
+    """
+    if importlib.util.find_spec(TRANSFORMER_ENGINE) is None:
+        return ""
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:  # whatever another's package raises as it is imported
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"{type(error).__name__}: {lines[0] if lines else 'without a word'}"
+    return ""
+
+
+def in_use(name: str, fp8: str, optimizer, engine: str) -> str:
+    """What a run computes with, in a line. optimizer: the torch optimizer at the bottom of the engine's."""
+    made_by = type(optimizer).__module__.split(".")[0]
+    fused = ", fused" if any(group.get("fused") for group in optimizer.param_groups) else ""
+    norm = "one call for all gradients" if engine == "megatron" else "DeepSpeed's"
+    products = f"{name}, FP8 ({fp8} scaling) but for the head" if fp8 != "none" else name
+    return f"kernels: {products}; optimizer: {made_by}'s {type(optimizer).__name__}{fused}; norm of the gradient: {norm}"

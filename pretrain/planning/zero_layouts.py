@@ -1,0 +1,105 @@
+"""Layouts of the DeepSpeed engine: which stage of ZeRO, how much of a device each fills, and what each sends.
+
+Stage 1 sends gradients once a step and gathers weights once, after the update. Stage 2 sends gradients for every row. Stage 3
+gathers weights twice for every row besides, which DeepSpeed does ahead of the layers that want them; with
+`zero.hierarchical` the second time inside of a node.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from model.errors import UserError
+from model.weight_shapes import share_sizes, stage_shapes
+from pretrain.config import ZeroSection
+from pretrain.flops import BACKWARD
+from pretrain.parallel import ParallelLayout, check_layout
+from pretrain.place import check_world
+from pretrain.planning import passes
+from pretrain.planning.activations import ActivationBytes, activation_bytes
+from pretrain.planning.cost import StepTime, exposed, tensor_bytes
+from pretrain.planning.layouts import GIB, Job, Plan, Rejected, StagePlan, divisors
+from pretrain.planning.memory import Stage, StaticBytes, gradient_width
+from pretrain.planning.zero import buffer_bytes, zero_bytes
+
+FIRST = 0.02  # share of sends for which nothing is computed yet, or any more: the layers at the ends, and the embedding
+
+
+def zero_candidates(job: Job) -> Iterator[tuple[ParallelLayout, ZeroSection, int]]:
+    """(layout, what ZeRO cuts, data-parallel ranks) of every way to use the devices; offload as configured."""
+    given = job.config.parallel
+    for tensor in divisors(job.gpus):
+        for sequence in (True, False) if tensor > 1 else (False,):
+            for again in ({}, {"recompute_cheap": True}, {"recompute": True}):
+                layout = ParallelLayout(tensor=tensor, sequence=sequence, overlap=given.overlap, gradients=given.gradients, **again)
+                for stage in (1, 2, 3):
+                    yield layout, dataclasses.replace(job.config.zero, stage=stage), job.gpus // tensor
+
+
+def plan_zero(job: Job) -> tuple[list[Plan], list[Rejected]]:
+    """(layouts that fit, the fastest first; the others)."""
+    found = [_plan_one(job, *candidate) for candidate in zero_candidates(job)]
+    plans = [each for each in found if isinstance(each, Plan)]
+    plans.sort(key=lambda plan: (plan.time.total, plan.fullest.total))
+    return plans, [each for each in found if isinstance(each, Rejected)]
+
+
+def _plan_one(job: Job, parallel: ParallelLayout, zero: ZeroSection, ranks: int) -> Plan | Rejected:
+    if parallel.tensor > job.devices.per_node:
+        return Rejected(parallel, ranks, f"{parallel.tensor} tensor-parallel ranks do not fit in a node of "
+                                         f"{job.devices.per_node} devices")  # fmt: skip
+    try:
+        check_layout(parallel, job.model)
+        check_world(dataclasses.replace(job.config, parallel=parallel, zero=zero), job.gpus)
+    except UserError as error:
+        return Rejected(parallel, ranks, str(error))
+    stage = Stage(0, job.model.num_hidden_layers, True, True)
+    shapes = stage_shapes(job.model, 0, stage.layers, embedding=True, head=True)
+    sizes = share_sizes(shapes, parallel.tensor)
+    decays = {name: len(shape) > 1 and not name.endswith(".bias") for name, shape in shapes.items()}
+    static = zero_bytes(sizes, decays, ranks, zero, job.half)
+    counted = activation_bytes(job.model, stage, job.row, parallel, 2 if job.half else 4, 1)
+    more = buffer_bytes(sizes, zero, job.half)
+    held = ActivationBytes(counted.kept, counted.recomputed, counted.layer + more, counted.head + more, 1)
+    plan = StagePlan(stage, static, held, 0)
+    if plan.total > job.usable:
+        return Rejected(parallel, ranks, f"more than {job.usable / GIB:.1f} GiB on a device", plan.total, zero.stage)
+    return Plan(parallel, ranks, (plan,), zero_step_time(job, parallel, zero, ranks, stage, static), zero.stage)
+
+
+def zero_step_time(
+    job: Job, parallel: ParallelLayout, zero: ZeroSection, ranks: int, stage: Stage, static: StaticBytes
+) -> StepTime:
+    """Of one step: rows one after the other, what each sends hidden behind its own arithmetic as far as that goes."""
+    devices, tensor, width, rows = job.devices, parallel.tensor, 2 if job.half else 4, job.config.data.rows_per_step // ranks
+    row = job.costs.of(job.model, stage, parallel) / tensor
+    if tensor > 1 and not parallel.sequence:
+        again = passes.PASSES * job.row.tokens * job.model.hidden_size * width / devices.memory * (tensor - 1) / tensor
+        row += stage.layers * again
+    sent_tensor = tensor_bytes(job.model, stage, job.row, parallel, width)
+    forward, backward = ((row + sent_tensor / devices.within) * share / (1 + BACKWARD) for share in (1, BACKWARD))
+    ring = (ranks - 1) / ranks
+    weights, sums = ring * static.parameters * width, ring * static.parameters * gradient_width(parallel, job.half)
+    members = max(1, devices.per_node // tensor)
+    link = min(devices.within, members * devices.between) if tensor * ranks > devices.per_node else devices.within
+    near = devices.within if zero.hierarchical else link
+
+    def left(seconds: float, window: float) -> float:
+        return seconds * (exposed(seconds, FIRST, window) if parallel.overlap else 1.0)
+
+    ahead = weights / link if zero.stage == 3 else 0.0
+    behind = (weights / near if zero.stage == 3 else 0.0) + (sums / link if zero.stage > 1 else 0.0)
+    open_ = rows * (left(ahead, forward) + left(behind, backward))
+    total = rows * (ahead + behind)
+    if zero.stage == 1:
+        open_, total = open_ + left(sums / link, backward), total + sums / link
+    if zero.stage < 3:
+        open_, total = open_ + weights / link, total + weights / link  # after the update: nothing is left to compute
+    sent = rows * sent_tensor + weights * (2 * rows if zero.stage == 3 else 1) + sums * (rows if zero.stage > 1 else 1)
+    updated = dataclasses.replace(parallel, distributed_optimizer=True)
+    return StepTime(
+        compute=rows * row + devices.contention * (total - open_), bubble=0.0,
+        tensor=rows * sent_tensor / devices.within, pipeline=0.0, data=open_,
+        update=passes.update_bytes(static, updated, ranks, job.half) / devices.memory, sent=sent, hidden=total - open_,
+    )  # fmt: skip
