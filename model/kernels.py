@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from dataclasses import dataclass
 
 from model.errors import UserError
@@ -16,6 +17,8 @@ TORCH, TRANSFORMER_ENGINE = "torch", "transformer_engine"
 NAMES = (TORCH, TRANSFORMER_ENGINE)
 WIDEST_HEAD = 256  # of attention in transformer-engine, as in torch's varlen kernel; both want multiples of 8
 FP8_MULTIPLE = 16  # tokens of a matrix product in FP8
+
+FOLDERS = [f"{library}_{word}" for library in ("CUDA", "CUDNN", "NVRTC", "CURAND") for word in ("HOME", "PATH")]
 
 FUSED = {  # a norm that is part of the matrix product behind it -> the name that it has by itself
     "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
@@ -82,10 +85,14 @@ def unloadable() -> str:
     """Why transformer-engine, where it is installed, cannot be used with this torch, in a line; "" where it can or is absent.
 
     Its core library is linked against one version of cuBLAS and looks for cuDNN: what is missing is an OSError or a
-    RuntimeError, of which megatron-core, which imports it wherever it is installed, expects none.
+    RuntimeError, of which megatron-core, which imports it wherever it is installed, expects none. It looks for libraries below
+    the folders that these variables name: below an empty one that would be the whole file system.
     """
     if importlib.util.find_spec(TRANSFORMER_ENGINE) is None:
         return ""
+    for name in FOLDERS:
+        if os.environ.get(name) == "":
+            del os.environ[name]
     try:
         importlib.import_module("transformer_engine.pytorch")
     except Exception as error:  # whatever another's package raises as it is imported

@@ -165,7 +165,8 @@ class HardMoeLayer(TransformerLayer):
         parts = feed_forward_parts(submodules)
         super().__init__(config, submodules, *args, **kwargs)
         self.arrives_in = arrives_in
-        self.vision = torch.nn.ModuleDict({"mlp": MLP(config=config, submodules=parts, tp_group=self.tp_group)})
+        feed_forward = MLP(config, parts, ffn_hidden_size=config.ffn_hidden_size, tp_group=self.tp_group)
+        self.vision = torch.nn.ModuleDict({"mlp": feed_forward})
 
     def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting = None, **_):
         """[S, 1, h] in the order of the layer before -> [S, 1, h] in separated order, and no context."""

@@ -102,6 +102,14 @@ def test_megatron_core_goes_on_without_what_does_not_load(tmp_path):
     assert done.stdout.splitlines()[-1].startswith("torch.optim")
 
 
+def test_no_empty_variable_sends_it_over_the_whole_file_system(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_HOME", "")
+    monkeypatch.setenv("CUDNN_PATH", "/opt/cudnn")
+    package = "import os; print(os.environ.get('CUDA_HOME'), os.environ.get('CUDNN_PATH'))"
+    done = run_with(package, tmp_path, "from model import kernels; assert not kernels.unloadable()")
+    assert (done.returncode, done.stdout) == (0, "None /opt/cudnn\n"), done.stderr
+
+
 def test_without_a_gpu_nothing_of_it_is_asked(tmp_path):
     program = "from pretrain import runtime; runtime.install(); from megatron.core.optimizer import Adam; print(Adam.__module__)"
     done = run_with("raise SystemExit(9)", tmp_path, program)

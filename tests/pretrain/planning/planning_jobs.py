@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import torch
 
 from model.config import ModelConfig
 from pretrain import runtime
 from pretrain.config import OptimSection, ZeroSection
+from pretrain.engines import megatron
 from pretrain.engines.megatron import MegatronEngine
-from pretrain.parallel import ParallelLayout
+from pretrain.parallel import ParallelLayout, bucket_elements
 from tests.model.tiny_training import training_config
 from tests.pretrain import zero3_jobs
 from tests.pretrain.parallel_jobs import mixed_rows, rows_here
@@ -29,11 +32,15 @@ def place() -> tuple[int, int]:
     return parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_data_parallel_rank()
 
 
-def held_bytes(changes: dict, parallel: ParallelLayout, precision: str) -> dict[str, object]:
-    """What this rank holds after a training step: parameters (elements), and bytes of weights, gradients, optimizer."""
+def held_bytes(changes: dict, parallel: ParallelLayout, precision: str, bucket: int = 0) -> dict[str, object]:
+    """What this rank holds after a training step: parameters (elements), and bytes of weights, gradients, optimizer.
+
+    bucket: elements of gradients that are sent together (0: as ever).
+    """
     config = training_config(**changes)
     runtime.start_distributed(0, parallel.tensor, parallel.pipeline)
-    engine = MegatronEngine(config, OptimSection(lr=1e-3), precision, 64, 0, parallel)
+    with patch.object(megatron, "bucket_elements", lambda ranks: bucket or bucket_elements(ranks)):
+        engine = MegatronEngine(config, OptimSection(lr=1e-3), precision, 64, 0, parallel)
     engine.train_step(rows_here(mixed_rows(config)[:4]), 1e-3)
     weights = [parameter for stage in engine.stages for parameter in stage.parameters()]
     own = {parameter.untyped_storage().data_ptr() for parameter in weights}

@@ -20,7 +20,7 @@ from model.hf.modeling_uni_x import UniXForCausalLM
 from model.weight_shapes import active_parameters, parameters, stage_shapes
 from pretrain.config import load_config
 from pretrain.parallel import ParallelLayout, stage_layers
-from pretrain.planning import activations
+from pretrain.planning import activations, memory
 from pretrain.planning.activations import RowShape, activation_bytes
 from pretrain.planning.cuts import stages_of
 from pretrain.planning.memory import Stage, static_bytes
@@ -70,6 +70,24 @@ def test_weights_gradients_and_optimizer_are_exact(world: World, layout: str, pr
         planned = static_bytes(config, stage, parallel, data_ranks, precision == "bf16")
         here = [rank for rank in found if rank["place"][0] == number]
         assert len(here) == ranks // parallel.pipeline
+        for name in ("parameters", "weights", "gradients"):
+            assert {rank[name] for rank in here} == {getattr(planned, name)}, name
+        assert max(rank["optimizer"] for rank in here) == planned.optimizer
+
+
+@pytest.mark.parametrize("precision, gradients", [("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16")])
+@pytest.mark.parametrize("layout", ["dp2 distributed optimizer", "pp2 dp2 distributed optimizer", "dp3 distributed optimizer"])
+def test_the_buckets_of_overlap_are_exact(world: World, monkeypatch, layout: str, precision: str, gradients: str):
+    """Every bucket is padded; those of the first stage have a size, later stages have one."""
+    ranks, switches = LAYOUTS[layout]
+    parallel, config = ParallelLayout(**switches, gradients=gradients), training_config(**FLAVOURS["untied qwen3"])
+    data_ranks = ranks // parallel.tensor // parallel.pipeline
+    monkeypatch.setattr(memory, "bucket_elements", lambda _ranks: 1500)
+    found = world.run(planning_jobs.held_bytes, ranks, changes=FLAVOURS["untied qwen3"], parallel=parallel,
+                      precision=precision, bucket=1500)  # fmt: skip
+    for number, stage in enumerate(planned_stages(parallel, len(KINDS))):
+        planned = static_bytes(config, stage, parallel, data_ranks, precision == "bf16")
+        here = [rank for rank in found if rank["place"][0] == number]
         for name in ("parameters", "weights", "gradients"):
             assert {rank[name] for rank in here} == {getattr(planned, name)}, name
         assert max(rank["optimizer"] for rank in here) == planned.optimizer
