@@ -47,7 +47,11 @@ def test_pasted_words_mean_the_layout_whatever_the_file_says():
         assert load_config(CONFIG, ["parallel.tensor=7", "parallel.layout=EttL", *words]).parallel == parallel
 
 
-MEMORY = {"plenty": (1.0, ["1", "4", "1"]), "little": (0.0021, ["1", "2", "2"]), "least": (0.002, ["2", "2", "1"])}
+MEMORY = {
+    "plenty": (1.0, ["1", "2", "2", "distributed optimizer"]),
+    "little": (0.0027, ["1", "2", "2", "cheap recompute, distributed optimizer"]),
+    "least": (0.00205, ["2", "2", "1", "sequence, whole optimizer"]),
+}
 
 
 @pytest.mark.parametrize("memory", MEMORY)
@@ -57,7 +61,7 @@ def test_what_it_proposes_trains(world: World, commands, tiny_data: TinyData, tm
     config, run = write_config(tiny_data, tmp_path / "run"), tmp_path / "run"
     lines = planned(commands, config, "data.rows_per_step=4", "log.heldout_rows=4", "--gpus", 4, "--gpu-memory", gib)
     (best,) = [line for line in lines if line.startswith("| 1 |")]
-    assert [cell.strip() for cell in best.split("|")[2:5]] == sizes
+    assert [cell.strip() for cell in best.split("|")[2:6]] == sizes
     overrides = [*shlex.split(lines[-1]), "data.rows_per_step=4", "log.heldout_rows=4", "run.steps=1"]
     found = world.run(checkpoint_jobs.train_run, 4, config=config, overrides=overrides)
     assert [code for code, _, _ in found] == [0] * 4 and "1 of 1 steps done" in found[0][1]
