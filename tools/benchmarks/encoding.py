@@ -108,7 +108,7 @@ def main() -> int:
             start = f", starting up {statistics.median(starts[which]):.1f} s" if which in starts else ""
             print(f"{which}: {statistics.median(found):.3g} pictures/s ({min(found):.3g} to {max(found):.3g}){start}; this checkout "
                   f"{statistics.median(ratios):.2f} times as many ({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
-        print(said["this checkout"].strip().splitlines()[-1])
+        print("\n".join(said["this checkout"].strip().splitlines()[-2:]))
         compare(folder, list(checkouts))
     return 0
 
