@@ -10,6 +10,7 @@ from pathlib import Path
 from model.errors import UserError
 from model.hf.text_uni_x import TextEncoder
 from model.disk import tell
+from model.prompts import size_ids
 from pretrain import setup
 from pretrain.config import DataSection, TrainConfig
 from pretrain.fetch_ahead import bytes_needed
@@ -90,6 +91,12 @@ class Data:
             check_sources([*manifests, heldout], self.model_config.vocabulary)
             setup.check_shapes(data.heldout, heldout, self.templates)
             self.heldout = heldout_dataset(data, tokenized, place.routing_only)
+
+    def picture_shapes(self) -> list[dict]:
+        """The shapes that a model of this data draws, as its export's configuration has them; none of squares."""
+        templates = self.templates
+        return [{"grid": list(grid), "ids": size_ids(number, self.encode, templates)}
+                for number, grid in enumerate(templates.shapes)]  # fmt: skip
 
     def markup(self, text: str) -> list[int]:
         """Marks of turns -> ids, which are control tokens."""

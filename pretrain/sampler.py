@@ -20,8 +20,6 @@ class Sampler:
     def __init__(self, config: TrainConfig, data: Data, run: Path, together: Together):
         self.config, self.data, self.run, self.together = config, data, run, together
         self.captions = config.log.sample_prompts if config.log.samples_every else ()
-        if self.captions and data.templates.shapes:
-            raise UserError("log.samples_every: pictures of several shapes are not drawn in training yet: set it to 0")
         if self.captions and together.rank == 0:
             from tokenization.vq import load_vq
 
@@ -45,7 +43,7 @@ class Sampler:
         def draw(going_on: Callable[[], None]) -> None:
             device, dtype = place_of_drawing()
             try:
-                model = hugging_face_model(self.data.model_config, weights, dtype).to(device)
+                model = hugging_face_model(self.data.model_config, weights, dtype, self.data.picture_shapes()).to(device)
                 log, seed = self.config.log, self.config.run.seed
                 pictures = draw_samples(model, self.data.encode, self.data.templates, self.vq, self.captions,
                                         log.guidance, log.temperature, seed, lambda _: going_on())  # fmt: skip

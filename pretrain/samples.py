@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -14,11 +14,16 @@ from model.prompts import Encode, PromptTemplates, text_to_image_ids, unconditio
 from model.weight_names import to_hugging_face
 
 
-def hugging_face_model(config: ModelConfig, weights, dtype: torch.dtype | None = None) -> UniXForCausalLM:
-    """(training name, tensor) pairs -> the Hugging Face model that holds them, ready to generate."""
+def hugging_face_model(
+    config: ModelConfig, weights, dtype: torch.dtype | None = None, shapes: Sequence[dict] = ()
+) -> UniXForCausalLM:
+    """(training name, tensor) pairs -> the Hugging Face model that holds them, ready to generate.
+
+    shapes: what its configuration says of the shapes of pictures; none of a model of squares.
+    """
     state = dict(to_hugging_face(config, weights))
     with torch.device("meta"):
-        model = UniXForCausalLM(UniXConfig(**config.to_dict()))
+        model = UniXForCausalLM(UniXConfig(**config.to_dict(), picture_shapes=list(shapes)))
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     if set(missing) - tied or unexpected:
@@ -43,23 +48,26 @@ def draw_samples(
 ) -> list:
     """One PIL picture for each caption, drawn where the model is; the same seed and weights draw the same pictures there.
 
+    A model of several shapes draws the first in the first, the next in the next, and so on.
     on_codes: called after each code.
     """
     vocabulary = ModelConfig.from_dict(model.config.to_dict()).vocabulary
-    rows, columns = templates.grid
     pictures = []
     for number, caption in enumerate(captions):
         ids = torch.tensor([text_to_image_ids(caption, encode, vocabulary, templates)], device=model.device)
+        shape = number % len(templates.grids)
+        rows, columns = templates.grids[shape]
+        which = {"shapes": [shape]} if templates.shapes else {"num_codes": rows * columns}
         codes = model.generate_images(
             ids,
             unconditional_ids=torch.tensor([unconditional_ids(encode, vocabulary, templates)]),
-            num_codes=rows * columns,
+            **which,
             guidance_scale=guidance,
             temperature=temperature,
             generator=torch.Generator().manual_seed(seed + number),
             on_codes=on_codes,
         )
-        pictures += vq.decode(codes.view(1, rows, columns).cpu().numpy())
+        pictures += vq.decode(codes[0].view(1, rows, columns).cpu().numpy())
     return pictures
 
 

@@ -146,8 +146,6 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
     config = ModelConfig.from_dict(json.loads((checkpoint / "model.json").read_text(encoding="utf-8")))
     prompts = (checkpoint / "unix_prompts.json").read_text(encoding="utf-8")
     templates = PromptTemplates.from_json(prompts, str(checkpoint / "unix_prompts.json"))
-    if templates.shapes:
-        raise UserError(f"{checkpoint}: was trained on pictures of several shapes, which exports cannot draw yet")
     vq = load_vq(vq_name or state["vq"])
     if vq.fingerprint != templates.vq_fingerprint:
         raise UserError(
@@ -158,9 +156,9 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
     with published(output) as temporary:
         dtype = write_weights(checkpoint, temporary, config)
         write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
-        write_configuration(temporary, config, dtype)
+        write_configuration(temporary, config, dtype, picture_shapes(checkpoint, templates))
         (temporary / "unix_prompts.json").write_text(prompts, encoding="utf-8")
-        write_processor(temporary, config, vq.image_size)
+        write_processor(temporary, config, vq.image_size, vq.downsample if templates.shapes else 0)
         vq.save(temporary / "vq")
         card = model_card(config, templates, vq, checkpoint, results)
         (temporary / "README.md").write_text(card, encoding="utf-8")
@@ -221,7 +219,18 @@ def write_code(folder: Path) -> None:
         (folder / path.name).write_bytes(path.read_bytes() + f'CODE = "{digest}"\n'.encode())
 
 
-def write_configuration(folder: Path, config, dtype: str) -> None:
+def picture_shapes(checkpoint: Path, templates) -> list[dict]:
+    """What config.json says of the shapes that a model draws; nothing of a model of squares."""
+    from model.hf.text_uni_x import TextEncoder
+    from model.prompts import size_ids
+
+    encode = TextEncoder((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
+    return [
+        {"grid": list(grid), "ids": size_ids(number, encode, templates)} for number, grid in enumerate(templates.shapes)
+    ]
+
+
+def write_configuration(folder: Path, config, dtype: str, shapes: Sequence[dict] = ()) -> None:
     """config.json with the auto map, generation_config.json, and the code that they name."""
     from model.hf.configuration_uni_x import AUTO_MAP
 
@@ -234,6 +243,7 @@ def write_configuration(folder: Path, config, dtype: str) -> None:
         "model_type": MODEL_TYPES[0],
         "dtype": dtype,
         **config.to_dict(),
+        **({"picture_shapes": list(shapes)} if shapes else {}),
         "text_model_type": family_of(config),  # by which a plain class of transformers opens the text path
     }
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -264,14 +274,15 @@ def write_tokenizer(folder: Path, tokenizer_json: Path, config) -> None:
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", encoding="utf-8")
 
 
-def write_processor(folder: Path, config, image_size: int) -> None:
-    """processor_config.json and the chat template."""
+def write_processor(folder: Path, config, image_size: int, pixels_per_code: int = 0) -> None:
+    """processor_config.json and the chat template. pixels_per_code: of the image tokenizer, for a model of several shapes."""
     names = ("image_token_offset", "codebook_size", "vision_start_token_id", "vision_end_token_id", "eos_token_id")
     values = {
         "processor_class": "UniXProcessor",
         "auto_map": {"AutoProcessor": "processing_uni_x.UniXProcessor"},
         **{name: getattr(config, name) for name in names},
         "image_size": image_size,
+        **({"pixels_per_code": pixels_per_code} if pixels_per_code else {}),
     }
     (folder / "processor_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")

@@ -193,10 +193,11 @@ def main() -> int:
     arguments = parse_arguments()
     read_metrics(arguments.run)
     output_folder(arguments.output)
-    from tools.export_folder import open_export
+    from tools.export_folder import check_square, open_export
     from tools.generation import Sampling
 
     export = open_export(arguments.model)
+    check_square(export, "demo_report.py")
     import numpy
 
     from tools import report_page

@@ -108,10 +108,11 @@ def main() -> int:
         raise UserError(f"{arguments.edits}: no finished editing corpus: make it with tokenization/demo_edits.py")
     output_folder(arguments.output)
     from tools import edit_figures, edit_page
-    from tools.export_folder import open_export
+    from tools.export_folder import check_square, open_export
     from tools.generation import Sampling
 
     export = open_export(arguments.model)
+    check_square(export, "edit_report.py")
     size = export.vq.image_size
     rows = edit_figures.read_edits(arguments.edits / arguments.side, size, arguments.per_kind)
     means = mean_targets(arguments.edits / "train", size)

@@ -52,6 +52,7 @@ FLAGS = {
     "pictures": Flag(None, ("imgedit",)),
     "guidance": Flag(4.0, PICTURES),
     "image_guidance": Flag(1.5, ("imgedit",)),
+    "shape": Flag("", PICTURES),
     "temperature": Flag(0.99, PICTURES),
     "top_k": Flag(4096, PICTURES),
     "top_p": Flag(0.96, PICTURES),
@@ -98,6 +99,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--judge", metavar="NAME", help="which model judged --scored; ImgEdit needs it")
     add("--guidance", type=scale, metavar="SCALE", help="as tools/generate.py takes it (default 4)")
     add("--image-guidance", type=scale, metavar="SCALE", help="the same of the source picture of an edit (default 1.5)")
+    add("--shape", metavar="SHAPE",
+        help="of the pictures, as 4:3 (default: squares; for edits the shape that is nearest to the source's)")
     add("--temperature", type=at_least(0, float), help="of the codes (default 0.99)")
     add("--top-k", type=at_least(0, int), help="likeliest codes kept, 0 for all (default 4096)")
     add("--top-p", type=share, help="probability mass kept (default 0.96)")

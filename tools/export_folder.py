@@ -94,6 +94,13 @@ def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
     )
 
 
+def check_square(export: Export, command: str) -> None:
+    """Raise UserError for a model of several shapes, which a command does not work with."""
+    if export.templates.shapes:
+        raise UserError(f"{export.folder} draws pictures of {len(export.templates.shapes)} shapes, and {command} reads squares "
+                        "only: use tools/generate.py and tools/evaluate.py")  # fmt: skip
+
+
 def load_model(folder: Path, device: str, dtype: str = ""):
     """The UniXForCausalLM of `folder`, in evaluation mode. Raises UserError when weights are absent or do not fit."""
     import torch

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from model.errors import UserError, run_command
+from model.shapes import size_word
 from model.threads import settle_threads
 from tools.generation import PICTURE_TASKS, TASKS, Request, Sampling
 from tools.generation_record import Record, sole_user
@@ -49,10 +50,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--task", choices=TASKS, help="what to make (default: caption if there are pictures, else draw)")
     add("--prompt", action="append", default=[], metavar="TEXT", help="a caption, question, instruction or beginning")
     add("--prompts-file", type=Path, metavar="FILE",
-        help='.txt, a prompt a line, or .jsonl, {"prompt": TEXT, "images": [FILE, ...]} a line, FILE relative to it')
+        help='.txt, a prompt a line, or .jsonl, {"prompt": TEXT, "images": [FILE, ...], "shape": 4:3} a line, FILE relative to it')
     add("--image", action="append", default=[], type=Path, metavar="FILE",
         help="a picture to caption, edit or continue from; repeatable")
     add("--num-images", type=at_least(1, int), default=4, metavar="N", help="pictures a prompt (default 4)")
+    add("--shape", default="", metavar="SHAPE",
+        help="of pictures that are drawn: width to height as 4:3, or rows*columns of codes (default: the model chooses)")
+    add("--size", default="", metavar="WxH", help="the same in pixels: the nearest shape is drawn, and is not resized")
     add("--guidance", type=scale, default=4.0, metavar="SCALE",
         help="classifier-free guidance of the text, 1 for none; FIRST:LAST changes it over a picture (default 4)")
     add("--image-guidance", type=scale, default=1.5, metavar="SCALE",
@@ -156,13 +160,14 @@ def read_requests(args: argparse.Namespace) -> tuple[str, list[Request]]:
     prompts = [check_prompt(text, "--prompt") for text in args.prompt]
     images = tuple(args.image)
     task = args.task or ("caption" if images or any(request.images for request in listed) else "draw")
+    shape = asked_shape(args, task, listed)
     if task == "caption":
         wordings = [*prompts, *(request.prompt for request in listed if not request.images)] or [""]
         requests = [Request(prompt, (image,)) for image in images for prompt in wordings]
         requests += [Request(request.prompt, (image,)) for request in listed for image in request.images]
     else:
-        requests = [Request(prompt, images) for prompt in prompts]
-        requests += [Request(request.prompt, request.images or images) for request in listed]
+        requests = [Request(prompt, images, shape) for prompt in prompts]
+        requests += [Request(request.prompt, request.images or images, request.shape or shape) for request in listed]
     if not requests:
         raise UserError("nothing to do: give --prompt, --prompts-file or --image")
     for request in requests:
@@ -176,6 +181,18 @@ def read_requests(args: argparse.Namespace) -> tuple[str, list[Request]]:
             if not image.is_file():
                 raise UserError(f"{image}: there is no such picture: give the path of a picture file")
     return task, requests
+
+
+def asked_shape(args: argparse.Namespace, task: str, listed: Sequence[Request]) -> str:
+    """The shape that the flags ask for, empty for none. Raises UserError for one that cannot be."""
+    if (args.shape or args.size or any(request.shape for request in listed)) and task not in PICTURE_TASKS:
+        raise UserError(f"--task {task} draws no picture of a given shape: leave out --shape, --size and \"shape\"")
+    if args.shape and args.size:
+        raise UserError("--shape and --size say the same in two ways: give one of them")
+    width, _, height = args.size.lower().partition("x")
+    if args.size and not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise UserError(f"--size {args.size}: give WIDTHxHEIGHT in pixels, as 768x512")
+    return f"{width}:{height}" if args.size else args.shape
 
 
 def read_prompts(path: Path) -> list[Request]:
@@ -195,18 +212,21 @@ def read_prompts(path: Path) -> list[Request]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        where, images = f"{path} line {number}", []
+        where, images, shape = f"{path} line {number}", [], ""
         if path.suffix.lower() == ".jsonl":
             try:
                 values = json.loads(line)
                 images = values.get("images", [])
+                shape = values.get("shape", "")
                 line = values.get("prompt", "") if images else values["prompt"]
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise UserError(f'{where}: not of the form {{"prompt": TEXT}}') from None
             if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
                 raise UserError(f"{where}: images is {images!r}: give a list of file names") from None
+        if not isinstance(shape, str):
+            raise UserError(f"{where}: shape is {shape!r}: give a ratio of width to height as \"4:3\"")
         prompt = "" if images and line == "" else check_prompt(line, where)
-        requests.append(Request(prompt, tuple(path.parent / image for image in images)))
+        requests.append(Request(prompt, tuple(path.parent / image for image in images), shape))
     if not requests:
         raise UserError(f"{path} holds no prompts: put one on each line")
     return requests
@@ -237,7 +257,7 @@ def run_job(
     """
     from tqdm import tqdm
 
-    from tools.generation import check_lengths, fingerprint, sample_seed, settings_of
+    from tools.generation import check_lengths, fingerprint, sample_seed, settings_of, shape_number
     from tools.generation_results import make_batch, write_sheets
 
     check_lengths(export, task, requests, sampling)
@@ -251,6 +271,9 @@ def run_job(
             job["sample_seed"] = sample_seed(sampling.seed, number, sample)
             if request.images:
                 job["images"] = [str(path) for path in request.images]
+            shape = shape_number(export, request.shape)
+            if export.templates.shapes and task in PICTURE_TASKS:
+                job["shape"] = "" if shape is None else size_word(export.templates.grids[shape])
             jobs.append((request, job))
             if not record.holds((number, sample), job):
                 open_jobs.add((number, sample))

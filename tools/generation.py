@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import UserError
+from model.hf.shapes_uni_x import trailing_shape
 from model.prompts import (
     TURN_END,
     edit_ids,
     image_to_text_ids,
     picture_ids,
+    size_ids,
     text_to_image_ids,
     turn_ids,
     unconditional_ids,
 )
+
+from model.shapes import Framing, shape_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,6 +59,7 @@ class Request:
 
     prompt: str
     images: tuple[Path, ...] = ()
+    shape: str = ""  # of the picture that is drawn, as a ratio 4:3 or rows*columns; empty where the model chooses
 
 
 def sample_seed(seed: int, prompt: int, sample: int) -> int:
@@ -79,22 +84,53 @@ def settings_of(task: str, sampling: Sampling) -> dict:
 
 def check_lengths(export: Export, task: str, requests: Sequence[Request], sampling: Sampling) -> None:
     """Raises UserError if a request and its answer are longer than the model's longest sequence."""
-    codes = export.templates.grid[0] * export.templates.grid[1]
+    codes = most_tokens(export)
     answer = {"draw": codes, "edit": codes}.get(task, sampling.max_new_tokens)
     if task == "interleaved":
         answer += sampling.max_images * (codes + 1)
     limit = export.model.config.max_position_embeddings
     for request in requests:
-        blank = [[0] * source_codes(export)] * len(request.images)
+        blank = blank_sources(export, len(request.images))
         tokens = len(prompt_ids(export, task, request, blank, sampling.chat)[0]) + answer
         if tokens > limit:
             words = f"prompt {request.prompt[:60]!r}"
             raise UserError(f"{words} needs {tokens} tokens, the model has {limit}: shorten it")
 
 
-def source_codes(export: Export) -> int:
-    """Codes of a picture that stands in a prompt."""
-    return (export.vq.image_size // export.vq.downsample) ** 2
+def blank_sources(export: Export, count: int) -> list:
+    """What `codes_of` may give of so many pictures, in the longest case."""
+    import numpy
+
+    grids = export.templates.shapes
+    if not grids:
+        return [[0] * (export.vq.image_size // export.vq.downsample) ** 2] * count
+    return [numpy.zeros(max(grids, key=lambda grid: grid[0] * grid[1]), int)] * count
+
+
+def most_tokens(export: Export) -> int:
+    """Tokens that a picture which is drawn adds to its prompt, in the longest case."""
+    templates = export.templates
+    if not templates.shapes:
+        return templates.grid[0] * templates.grid[1]
+    words = [len(size_ids(shape, export.encode, templates)) for shape in range(len(templates.shapes))]
+    return max(rows * columns + 1 + said for (rows, columns), said in zip(templates.shapes, words, strict=True))
+
+
+def framing_of(export: Export) -> Framing:
+    """How pictures of prompts are brought to the shapes that the model knows, as in training; or to the image tokenizer's
+    own square."""
+    side, pixels = export.vq.image_size // export.vq.downsample, export.vq.downsample
+    return Framing(export.templates.shapes or ((side, side),), pixels, export.templates.fit == "pad")
+
+
+def shape_number(export: Export, said: str) -> int | None:
+    """The number of a shape that is asked for; None where nothing is. Raises UserError for one that is not drawn."""
+    if not said:
+        return None
+    try:
+        return shape_of(said, export.templates.grids)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def prompt_ids(
@@ -105,22 +141,31 @@ def prompt_ids(
     if task == "draw":
         return text_to_image_ids(request.prompt, encode, vocabulary, templates), None
     if task == "edit":
-        return edit_ids(sources, request.prompt, encode, export.markup, vocabulary)
+        return edit_ids(sources, request.prompt, encode, export.markup, vocabulary, templates)
     if chat:
         question = request.prompt or templates.image_to_text[0]
-        return turn_ids(sources, question, encode, export.markup, vocabulary), None
+        return turn_ids(sources, question, encode, export.markup, vocabulary, templates), None
     if task == "caption":
         return image_to_text_ids(sources[0], encode, vocabulary, templates, request.prompt or 0), None
-    pictures = [token for codes in sources for token in picture_ids(codes, vocabulary)]
+    pictures = [token for codes in sources for token in picture_ids(codes, vocabulary, encode, templates)]
     return [*pictures, *(int(token) for token in encode(request.prompt))], None
 
 
 def codes_of(export: Export, request: Request) -> list:
-    """Codes [rows * columns] of each picture of a request. Raises RejectedImage, a UserError, for a bad file."""
+    """Codes of each picture of a request, [rows * columns], or [rows, columns] where a model knows several shapes.
+
+    Raises RejectedImage, a UserError, for a bad file.
+    """
     from tokenization.preprocess import open_image, preprocess
 
-    pictures = [preprocess(open_image(path), export.vq.image_size) for path in request.images]
-    return [export.vq.encode([picture])[0].flatten() for picture in pictures]
+    pictures = [preprocess(open_image(path), framing_of(export)) for path in request.images]
+    return [source_codes(export, picture) for picture in pictures]
+
+
+def source_codes(export: Export, picture: Image.Image):
+    """Codes of a picture of a prompt, encoded alone, so that they do not depend on its neighbours."""
+    codes = export.vq.encode([picture])[0]
+    return codes if export.templates.shapes else codes.flatten()
 
 
 def draw_batch(
@@ -130,10 +175,15 @@ def draw_batch(
     sampling: Sampling,
     image_only: Sequence[Sequence[int]] | None = None,
     on_codes: Callable | None = None,
+    shapes: Sequence[int | None] = (),
 ) -> list[Image.Image]:
     """One picture a prompt, of the codes that `draw_codes` draws."""
-    codes = draw_codes(export, prompts, seeds, sampling, image_only, on_codes)
-    return export.vq.decode(codes.view(len(prompts), *export.templates.grid))
+    import torch
+
+    codes = draw_codes(export, prompts, seeds, sampling, image_only, on_codes, shapes)
+    if len({tuple(one.shape) for one in codes}) == 1:
+        return export.vq.decode(torch.stack(codes))
+    return [export.vq.decode(one[None])[0] for one in codes]
 
 
 def draw_codes(
@@ -143,18 +193,19 @@ def draw_codes(
     sampling: Sampling,
     image_only: Sequence[Sequence[int]] | None = None,
     on_codes: Callable | None = None,
+    shapes: Sequence[int | None] = (),
 ):
-    """The codes [b, rows * columns] of one picture a prompt.
+    """The codes [rows, columns] of one picture a prompt, in a list.
 
-    Each row of ids ends with `<|vision_start|>` and has a seed of its own. `image_only` are the prompts of edits
+    Each row of ids ends as `text_to_image_ids` ends them and has a seed of its own. `image_only` are the prompts of edits
     without their instructions; with them the source picture has a scale of guidance of its own. `on_codes` is called
-    with the codes so far after each one, [b, n].
+    after each code with the codes so far, [b, n], and the grid of each picture; where a row has fewer than n codes, -1
+    stands after them. `shapes`: numbers of shapes, None (or nothing at all) where the model is to choose.
     """
     from model.hf.generation_uni_x import left_pad
 
-    rows, columns = export.templates.grid
     device, pad = export.model.device, export.vocabulary.eos_id
-    options = {}
+    options: dict = {}
     if image_only is not None:
         ids, mask = left_pad(image_only, pad)
         options = {
@@ -163,19 +214,28 @@ def draw_codes(
             "image_guidance_scale": schedule(sampling.image_guidance),
         }
     ids, mask = left_pad(prompts, pad)
-    return export.model.generate_images(
-        ids.to(device),
-        mask.to(device),
+    ids, mask, chance = ids.to(device), mask.to(device), generators(seeds)
+    known = export.templates.grids
+    if len(known) > 1:
+        chosen = export.model.choose_shapes(
+            ids, mask, list(shapes) or None, temperature=sampling.temperature, generator=chance
+        )
+        grids, options["shapes"] = [known[shape] for shape in chosen], chosen
+    else:
+        grids, options["num_codes"] = list(known) * len(prompts), known[0][0] * known[0][1]
+    found = export.model.generate_images(
+        ids,
+        mask,
         unconditional(export),
-        num_codes=rows * columns,
         guidance_scale=schedule(sampling.guidance),
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
-        generator=generators(seeds),
-        on_codes=on_codes,
+        generator=chance,
+        on_codes=on_codes and (lambda codes: on_codes(codes, grids)),
         **options,
     )
+    return [codes.view(grid) for codes, grid in zip(found, grids, strict=True)]
 
 
 def write_batch(
@@ -245,7 +305,7 @@ def document_batch(
     found = export.model.generate_documents(
         prompts,
         unconditional(export),
-        num_codes=rows * columns,
+        num_codes=None if export.templates.shapes else rows * columns,
         max_new_tokens=sampling.max_new_tokens,
         max_images=sampling.max_images,
         guidance_scale=schedule(sampling.guidance),
@@ -265,14 +325,18 @@ def parts_of(export: Export, ids: Sequence[int]) -> list[str | Image.Image]:
     """The texts and whole pictures of a document's ids, in order; empty texts are left out."""
     import numpy
 
+    templates, grid = export.templates, export.templates.grid
+    sizes = [size_ids(shape, export.encode, templates) for shape in range(len(templates.shapes))]
     parts, words, codes = [], [], []
     for token in [*ids, export.vocabulary.vision_end_id]:
         if export.vocabulary.is_code(token):
             codes.append(token - export.vocabulary.image_token_offset)
             continue
         if codes:
-            parts += export.vq.decode(numpy.array(codes).reshape(1, *export.templates.grid))
+            parts += export.vq.decode(numpy.array(codes).reshape(1, *grid))
             codes = []
+        if token == export.vocabulary.vision_start_id and (shape := trailing_shape(words, sizes)) is not None:
+            words, grid = words[: -len(sizes[shape])], templates.shapes[shape]
         if token in (export.vocabulary.vision_start_id, export.vocabulary.vision_end_id):
             text, words = export.decode(words).strip(), []
             parts += [text] if text else []
@@ -281,20 +345,19 @@ def parts_of(export: Export, ids: Sequence[int]) -> list[str | Image.Image]:
     return parts
 
 
-def partial_pictures(export: Export, codes) -> list[Image.Image]:
-    """Pictures of the codes so far, int64 [b, n]: what is not drawn yet is grey."""
+def partial_picture(export: Export, codes, grid: tuple[int, int]) -> Image.Image:
+    """The picture of its codes so far, int64 [n]: what is not drawn yet is grey."""
     import torch
 
-    rows, columns = export.templates.grid
-    batch, count = codes.shape
-    rest = codes[:, -1:].expand(batch, rows * columns - count)
-    pictures = export.vq.decode(torch.cat((codes, rest), dim=1).view(batch, rows, columns))
+    rows, columns = grid
+    count = len(codes)
+    rest = codes[-1:].expand(rows * columns - count)
+    picture = export.vq.decode(torch.cat((codes, rest)).view(1, rows, columns))[0]
     side = export.vq.downsample
-    for picture in pictures:
-        for place in range(count, rows * columns):
-            top, left = place // columns * side, place % columns * side
-            picture.paste(GREY, (left, top, left + side, top + side))
-    return pictures
+    for place in range(count, rows * columns):
+        top, left = place // columns * side, place % columns * side
+        picture.paste(GREY, (left, top, left + side, top + side))
+    return picture
 
 
 def schedule(scale: Scale):

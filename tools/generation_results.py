@@ -13,8 +13,9 @@ from tools.generation import (
     codes_of,
     document_batch,
     draw_batch,
-    partial_pictures,
+    partial_picture,
     prompt_ids,
+    shape_number,
     write_batch,
 )
 
@@ -39,7 +40,7 @@ def make_batch(
     """
     from tokenization.preprocess import RejectedImage
 
-    lines, prompts, sources_only = [], [], []
+    lines, prompts, sources_only, shapes = [], [], [], []
     for request, job in batch:
         try:
             whole, image_only = prompt_ids(export, task, request, codes_of(export, request), sampling.chat)
@@ -49,6 +50,7 @@ def make_batch(
         lines.append(dict(job))
         prompts.append(whole)
         sources_only.append(image_only)
+        shapes.append(shape_number(export, request.shape))
     made = [line for line in lines if "error" not in line]
     if not made:
         return lines
@@ -57,10 +59,12 @@ def make_batch(
         names = [name_of(line) for line in made]
         on_codes = previews(export, folder, names, preview) if preview else None
         image_only = sources_only if task == "edit" else None
-        pictures = draw_batch(export, prompts, seeds, sampling, image_only, on_codes)
+        pictures = draw_batch(export, prompts, seeds, sampling, image_only, on_codes, shapes)
         for line, picture, name in zip(made, pictures, names, strict=True):
             save_picture(picture, folder / f"{name}.png")
             line["file"] = f"{name}.png"
+            if export.templates.shapes:
+                line["size"] = f"{picture.width}x{picture.height}"
             (folder / f"{name}.partial.png").unlink(missing_ok=True)
     elif task == "interleaved":
         for line, parts in zip(made, document_batch(export, prompts, seeds, sampling), strict=True):
@@ -87,13 +91,12 @@ def name_of(line: dict) -> str:
 
 def previews(export: Export, folder: Path, names: Sequence[str], rows: int):
     """A function that writes the pictures so far, whenever `rows` more rows of their codes are drawn."""
-    every = rows * export.templates.grid[1]
-    last = export.templates.grid[0] * export.templates.grid[1]
 
-    def write(codes) -> None:
-        if codes.shape[1] % every == 0 and codes.shape[1] < last:
-            for name, picture in zip(names, partial_pictures(export, codes), strict=True):
-                save_picture(picture, folder / f"{name}.partial.png")
+    def write(codes, grids) -> None:
+        drawn = codes.shape[1]
+        for name, row, grid in zip(names, codes, grids, strict=True):
+            if drawn % (rows * grid[1]) == 0 and drawn < grid[0] * grid[1]:
+                save_picture(partial_picture(export, row, grid), folder / f"{name}.partial.png")
 
     return write
 
@@ -102,7 +105,7 @@ def write_sheets(record: Record, jobs: Sequence[dict], samples: int) -> None:
     """`contact_sheet.png`, then `contact_sheet-2.png` and so on: a row a prompt, or a block where a prompt has one."""
     from PIL import Image
 
-    from tokenization.contact_sheet import contact_sheet
+    from tokenization.contact_sheet import contact_sheet, inside
 
     shown = [record.lines[job["prompt_index"], job["sample_index"]] for job in jobs]
     shown = [line for line in shown if "file" in line]
@@ -111,8 +114,10 @@ def write_sheets(record: Record, jobs: Sequence[dict], samples: int) -> None:
     for sheet, start in enumerate(range(0, len(shown), a_sheet), 1):
         lines = shown[start : start + a_sheet]
         pictures = [Image.open(record.folder / line["file"]) for line in lines]
-        if pictures[0].width > SHEET_CELL:
-            pictures = [picture.resize((SHEET_CELL, SHEET_CELL), Image.Resampling.LANCZOS) for picture in pictures]
+        if max(max(picture.size) for picture in pictures) > SHEET_CELL:
+            pictures = [
+                picture.resize(inside(picture.size, SHEET_CELL), Image.Resampling.LANCZOS) for picture in pictures
+            ]
         labels = [f"{line['prompt_index']}-{line['sample_index']} {line['prompt']}" for line in lines]
         name = "contact_sheet.png" if sheet == 1 else f"contact_sheet-{sheet}.png"
         save_picture(contact_sheet(pictures, labels, columns, SHEET_CELL), record.folder / name)

@@ -43,7 +43,8 @@ def model_card(config, templates, vq, checkpoint: Path, results: Sequence[Path] 
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     run = next((folder for folder in checkpoint.parents[:2] if (folder / "config.yaml").is_file()), None)
     separated = sum(kind != "shared" for kind in config.layer_kinds)
-    rows, columns = templates.grid
+    grids = ", ".join(f"{rows} x {columns}" for rows, columns in templates.grids)
+    shaped = f" Its shape, unless it is asked for (`processor.draw(captions, shape=\"4:3\")`), is chosen by the model." if templates.shapes else ""
     licence, words = licences(config, vq)
     return f"""---
 library_name: transformers
@@ -54,8 +55,8 @@ pipeline_tag: text-to-image
 
 A unified autoregressive transformer that reads and writes text and pictures (Uni-X, arXiv 2509.24365):
 {config.num_hidden_layers} layers, {separated} of them with weights of their own for text and vision. Trained for
-{state["step"]} steps ({state["rows"]} rows). A picture is {rows} x {columns} codes out of {config.codebook_size}, by
-the image tokenizer in `vq/`; `processor` turns pictures, captions and conversations into ids and back.
+{state["step"]} steps ({state["rows"]} rows). A picture is {grids} codes out of {config.codebook_size}, by
+the image tokenizer in `vq/`;{shaped} `processor` turns pictures, captions and conversations into ids and back.
 
 ```python
 {SNIPPET}

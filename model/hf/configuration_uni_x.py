@@ -40,12 +40,15 @@ class UniXConfig(PretrainedConfig):
     code c of the picture codebook has id `image_token_offset + c`. The defaults are the sizes of Uni-X 3B: 12
     separated, 18 shared and 6 separated layers on Qwen2.5-3B (Uni-X, arXiv 2509.24365). `text_logits_only` takes picture
     codes out of the logits: benchmarks of text then see the distribution over text that the base model has.
+    `picture_shapes` are the shapes that a model draws, the square first, each {"grid": [rows, columns], "ids": [...]}: the ids
+    of the size words that stand before its `<|vision_start|>`. None for a model that knows one shape, and no size words.
 
     Raises ValueError for an unknown kind of layer or for sizes that do not fit together.
     """
 
     model_type = "uni_x"
     keys_to_ignore_at_inference = ["past_key_values"]
+    picture_shapes = None  # of a model of squares; set only where there are several, so that other files say nothing of it
     rope_scaling = None  # an attribute of its own: transformers 5 has a property here, which renames it
 
     def __init__(
@@ -73,6 +76,7 @@ class UniXConfig(PretrainedConfig):
         rope_scaling: dict | None = None,
         use_cache: bool = True,
         text_logits_only: bool = False,
+        picture_shapes: list[dict] | None = None,
         **kwargs,
     ) -> None:
         self.hidden_size = hidden_size
@@ -96,6 +100,8 @@ class UniXConfig(PretrainedConfig):
         self.max_position_embeddings = max_position_embeddings
         self.use_cache = use_cache
         self.text_logits_only = text_logits_only
+        if picture_shapes:
+            self.picture_shapes = picture_shapes
         self._check()
         kwargs.pop("model_type", None)  # a folder's own, which may be an earlier name of this one
         # transformers 5 leaves out those that are not given, and its own code reads them
@@ -130,11 +136,24 @@ class UniXConfig(PretrainedConfig):
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
                 f"{self.num_key_value_heads}: change one of them"
             )
+        words = self.size_words
+        if words and (not all(words) or len({tuple(word) for word in words}) < len(words)):
+            raise ValueError("picture_shapes: each shape needs size words of its own, as the tokenizer spells rows*columns")
         if self.vocab_size < self.image_token_offset + self.codebook_size:
             raise ValueError(
                 f"vocab_size {self.vocab_size} is below image_token_offset + codebook_size = "
                 f"{self.image_token_offset + self.codebook_size}: every code needs an embedding row"
             )
+
+    @property
+    def size_words(self) -> list[list[int]]:
+        """Ids that stand before the `<|vision_start|>` of each shape; none in a model of squares."""
+        return [list(shape["ids"]) for shape in self.picture_shapes or ()]
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """Rows and columns of codes of each shape; none in a model of squares."""
+        return [tuple(shape["grid"]) for shape in self.picture_shapes or ()]
 
     def is_visual(self, ids):
         """[...] ids -> boolean mask of the same shape: which tokens the vision branch handles.

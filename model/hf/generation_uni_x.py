@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList, StaticCache
 
 from .cache_uni_x import reserved_cache
-from .guidance_uni_x import Scale, combine, scales_of, weights_of
+from .guidance_uni_x import Scale, combine, scales_of, weights_at, weights_of
 from .sampling_uni_x import (
     Chance,
     PictureGrammarLogitsProcessor,
@@ -19,9 +19,11 @@ from .sampling_uni_x import (
     sample,
     warpers,
 )
+from .shaped_uni_x import ShapesMixin
+from .shapes_uni_x import trailing_shape
 
 
-class PictureGenerationMixin:
+class PictureGenerationMixin(ShapesMixin):
     """What a Uni-X causal LM can do beyond transformers' `generate`."""
 
     def generate(self, *args, free_codes: bool = False, logits_processor: Sequence = (), **kwargs):
@@ -49,7 +51,8 @@ class PictureGenerationMixin:
         attention_mask: Tensor | None = None,
         unconditional_ids: Tensor | None = None,
         *,
-        num_codes: int,
+        num_codes: int | None = None,
+        shapes: Sequence[int | None] | int | None = None,
         guidance_scale: Scale = 4.0,
         image_guidance_scale: Scale | None = None,
         image_only_ids: Tensor | None = None,
@@ -60,17 +63,22 @@ class PictureGenerationMixin:
         generator: Chance = None,
         on_codes: Callable[[Tensor], None] | None = None,
         compiled: bool = False,
-    ) -> Tensor:
+    ) -> Tensor | list[Tensor]:
         """Sample the codes of one picture a prompt.
+
+        A model of several shapes (`config.picture_shapes`) takes prompts that end before the size words, which it adds, and
+        draws exactly as many codes as the shape of each picture has; shapes may differ within a batch.
 
         A prompt may hold pictures in any place, as the sources of an edit do. Scales of guidance are numbers, lists of
         one number a code, or functions of (code, codes in all); `guidance_uni_x.py` has the formula.
 
         Args:
-            input_ids: [b, s] prompts that end with `<|vision_start|>`, padded on the left.
+            input_ids: [b, s] prompts that end with `<|vision_start|>`, or before size words; padded on the left.
             attention_mask: [b, s], 0 for padding; all tokens count if not given.
             unconditional_ids: [u] or [1, u], the prompt for "any picture", which also ends with `<|vision_start|>`.
-            num_codes: codes of a picture, rows times columns.
+            num_codes: codes of a picture, rows times columns, of a model of one shape.
+            shapes: of a model of several, the number of each prompt's shape, or of all; None lets the model choose
+                (`choose_shapes`).
             guidance_scale: of the text. Where it is 1.0 throughout, and `image_guidance_scale` too, nothing else than
                 the prompts themselves is computed.
             image_guidance_scale: of the source pictures; None gives them the scale of the text.
@@ -85,20 +93,35 @@ class PictureGenerationMixin:
                 compiles for minutes; prompts whose room (with their codes) falls in the same `ROOM` tokens share a graph.
 
         Returns:
-            Codes [b, num_codes] int64 in 0..codebook_size - 1, row-major.
+            Codes [b, num_codes] int64 in 0..codebook_size - 1, row-major; of a model of several shapes a list of
+            [rows, columns].
 
         Raises:
             ValueError: a prompt that does not end with `<|vision_start|>`, or an argument out of its range.
         """
-        if num_codes < 1:
-            raise ValueError(f"num_codes {num_codes}: need num_codes >= 1")
+        shaped = bool(self.config.picture_shapes)
+        if shaped and num_codes is not None:
+            raise ValueError(f"num_codes {num_codes}: this model has shapes, which say how many codes: pass shapes, or nothing")
+        if not shaped and (num_codes is None or num_codes < 1 or shapes is not None):
+            raise ValueError(f"num_codes {num_codes}, shapes {shapes}: need num_codes >= 1, and this model has one shape")
         check_sampling(temperature, top_k, top_p)
         if isinstance(generator, Sequence) and len(generator) != len(input_ids):
             raise ValueError(f"{len(generator)} generators for {len(input_ids)} prompts: give one, or one each")
-        text_scales = scales_of(guidance_scale, num_codes)
-        image_scales = None if image_guidance_scale is None else scales_of(image_guidance_scale, num_codes)
-        weights = weights_of(text_scales, image_scales)
-        used = [True, *(any(step[part] for step in weights) for part in (1, 2))]
+        if shaped:
+            self._check_unopened(input_ids, attention_mask)
+            shapes = self.choose_shapes(input_ids, attention_mask, shapes, temperature=temperature, generator=generator)
+            counts = [rows * columns for rows, columns in (self.config.grids[shape] for shape in shapes)]
+        else:
+            counts = [num_codes] * len(input_ids)
+        weights_by_count = {
+            count: weights_of(
+                scales_of(guidance_scale, count),
+                None if image_guidance_scale is None else scales_of(image_guidance_scale, count),
+            )
+            for count in set(counts)
+        }
+        weights = [weights_by_count[count] for count in counts]
+        used = [True, *(any(step[part] for of_row in weights for step in of_row) for part in (1, 2))]
         prompts = [(input_ids, attention_mask)]
         if used[1]:
             if image_only_ids is None:
@@ -108,10 +131,14 @@ class PictureGenerationMixin:
             if unconditional_ids is None:
                 raise ValueError(f"guidance_scale {guidance_scale}: pass unconditional_ids too, or guidance_scale=1.0")
             prompts.append((unconditional_ids.view(1, -1).expand(len(input_ids), -1), None))
-        self._check_prompts(prompts, unconditional_ids if used[2] else None)
+        if shaped:
+            for ids, mask in prompts[1:]:
+                self._check_unopened(ids, mask)
+            prompts = [self.with_size_words(ids.to(input_ids.device), mask, shapes) for ids, mask in prompts]
+        self._check_prompts(prompts, unconditional_ids if used[2] and not shaped else None)
         ids, mask = _joined([(ids.to(input_ids.device), mask) for ids, mask in prompts])
         padded, warp = not bool(mask.all()), warpers(temperature, top_k, top_p)
-        room = ids.shape[1] + num_codes
+        room = ids.shape[1] + max(counts)
         if compiled:
             room += -room % ROOM
             cache, one_graph = StaticCache(config=self.config, max_cache_len=room), compiled_forward(self.model)
@@ -120,9 +147,9 @@ class PictureGenerationMixin:
             cache = reserved_cache(len(self.config.layer_kinds), room)
         offset, size = self.config.image_token_offset, self.config.codebook_size
         codes_only = slice(offset, offset + size)
-        codes = input_ids.new_empty(len(input_ids), num_codes)
+        codes = input_ids.new_full((len(input_ids), max(counts)), -1)
         places = torch.arange(ids.shape[1], device=ids.device)
-        for step in range(num_codes):
+        for step in range(max(counts)):
             forward = one_graph if compiled and step else self.model
             # Without padding no mask is given, so that the fast path of shared layers is open.
             hidden = forward(
@@ -134,17 +161,25 @@ class PictureGenerationMixin:
                 use_cache=True,
             ).last_hidden_state[:, -1]
             logits = head_of(self.lm_head, hidden, codes_only).float().chunk(len(prompts))
-            logits = combine(logits, [weight for weight, kept in zip(weights[step], used, strict=True) if kept])
-            codes[:, step] = logits.argmax(-1) if temperature == 0 else sample(warp(None, logits), generator)
+            at_step = weights_at(step, weights, logits[0].device)
+            logits = combine(logits, [weight for weight, kept in zip(at_step, used, strict=True) if kept])
+            chance, going = generator, [row for row, count in enumerate(counts) if step < count]
+            if len(going) < len(counts):  # rows that are done draw nothing more, so that their chance is where it was
+                logits = logits[going]
+                chance = [generator[row] for row in going] if isinstance(generator, Sequence) else generator
+            codes[going, step] = logits.argmax(-1) if temperature == 0 else sample(warp(None, logits), chance)
             if on_codes is not None:
                 on_codes(codes[:, : step + 1])
-            ids = (codes[:, step] + offset).repeat(len(prompts))[:, None]
+            ids = (codes[:, step].clamp(min=0) + offset).repeat(len(prompts))[:, None]
             places = places[-1:] + 1
             if compiled:
                 mask.index_fill_(1, places, 1)
             elif padded:
                 mask = torch.cat((mask, mask.new_ones(len(ids), 1)), dim=1)
-        return codes
+        if not shaped:
+            return codes
+        grids = [self.config.grids[shape] for shape in shapes]
+        return [row[: rows * columns].view(rows, columns) for row, (rows, columns) in zip(codes, grids, strict=True)]
 
     @torch.no_grad()
     def generate_documents(
@@ -152,7 +187,7 @@ class PictureGenerationMixin:
         prompts: Sequence[Sequence[int]],
         unconditional_ids: Tensor | None = None,
         *,
-        num_codes: int,
+        num_codes: int | None = None,
         max_new_tokens: int = 256,
         max_images: int = 4,
         guidance_scale: Scale = 4.0,
@@ -168,12 +203,12 @@ class PictureGenerationMixin:
         """Continue documents in text and pictures, in whatever order the model chooses.
 
         Where the model says `<|vision_start|>`, a picture of exactly `num_codes` codes follows, then `<|vision_end|>`,
-        then text again. A document ends at the end-of-text token, or where its limits are reached.
+        then text again. A model of several shapes says size words before it, and as many codes follow as they say. A document ends at the end-of-text token, or where its limits are reached.
 
         Args:
             prompts: ids of each document so far; one that ends with `<|vision_start|>` goes on with a picture.
             unconditional_ids: [u] or [1, u], as for `generate_images`.
-            num_codes: codes of a picture.
+            num_codes: codes of a picture, of a model of one shape.
             max_new_tokens: most text tokens that are added to a document.
             max_images: most pictures that are added to a document.
             guidance_scale, temperature, top_k, top_p: of pictures, as for `generate_images`.
@@ -198,12 +233,14 @@ class PictureGenerationMixin:
         while going:
             drawing = [row for row in going if rows[row][-1] == start and images_left[row]]
             if drawing:
-                ids, mask = left_pad([rows[row] for row in drawing], eos)
+                shapes, opened = self._opened([rows[row] for row in drawing])
+                ids, mask = left_pad(opened, eos)
                 codes = self.generate_images(
                     ids.to(self.device),
                     mask.to(self.device),
                     unconditional_ids,
                     num_codes=num_codes,
+                    shapes=shapes,
                     guidance_scale=guidance_scale,
                     temperature=temperature,
                     top_k=top_k,
@@ -211,7 +248,7 @@ class PictureGenerationMixin:
                     generator=[generators[row] for row in drawing],
                 )
                 for row, drawn in zip(drawing, codes, strict=True):
-                    rows[row] += [*(drawn + config.image_token_offset).tolist(), end]
+                    rows[row] += [*(drawn.flatten() + config.image_token_offset).tolist(), end]
                     images_left[row] -= 1
             going = [row for row in going if text_left[row] and rows[row][-1] != start]
             if not going:
@@ -240,6 +277,29 @@ class PictureGenerationMixin:
                 text_left[row] -= len(new)
             going = [row for row in going if rows[row][-1] == start]
         return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
+
+    def _opened(self, rows: list[list[int]]) -> tuple[list[int] | None, list[list[int]]]:
+        """Shapes of the pictures that rows of ids end with, and the rows as `generate_images` takes them."""
+        words = self.config.size_words
+        if not words:
+            return None, rows
+        shapes = [trailing_shape(row[:-1], words) for row in rows]
+        if None in shapes:
+            row = rows[shapes.index(None)]
+            raise ValueError(
+                f"a prompt of {len(row)} ids ends with <|vision_start|> and no size words before it: see config.picture_shapes"
+            )
+        return shapes, [row[: -len(words[shape]) - 1] for row, shape in zip(rows, shapes, strict=True)]
+
+    def _check_unopened(self, ids: Tensor, mask: Tensor | None) -> None:
+        start = self.config.vision_start_token_id
+        if ids.ndim != 2 or not ids.shape[1] or bool((ids[:, -1] == start).any()):
+            raise ValueError(
+                f"input_ids {list(ids.shape)} must be [b, s] and end before the size words of a picture, without "
+                f"<|vision_start|> (id {start}): this model has several shapes"
+            )
+        if mask is not None and not bool(mask[:, -1].all()):
+            raise ValueError("attention_mask is 0 at the end of a prompt: pad on the left")
 
     def _check_prompts(self, prompts: Sequence[tuple[Tensor, Tensor | None]], unconditional: Tensor | None) -> None:
         start, batch = self.config.vision_start_token_id, len(prompts[0][0])

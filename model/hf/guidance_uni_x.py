@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
+Scalars = float | Tensor
 Scale = float | Sequence[float] | Callable[[int, int], float]
 """A number, one number a code, or a function of (code, codes in all)."""
 
@@ -40,7 +42,20 @@ def weights_of(text: Sequence[float], image: Sequence[float] | None) -> list[tup
     return [(t, v - t, 1.0 - v) for t, v in zip(text, text if image is None else image, strict=True)]
 
 
-def combine(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The weighted sum of logits. Weight 1 alone gives the logits themselves, to the last bit."""
+def weights_at(step: int, rows: Sequence[Sequence[tuple[float, float, float]]], device) -> tuple[Scalars, ...]:
+    """Weights of c, i and u at a code, of rows that have their own and end earlier: numbers, or [b, 1] where rows differ."""
+    each = [weights[min(step, len(weights) - 1)] for weights in rows]
+    if len(set(each)) == 1:
+        return each[0]
+    return tuple(torch.tensor(column, device=device)[:, None] for column in zip(*each, strict=True))
+
+
+def combine(parts: Sequence[Tensor], weights: Sequence[Scalars]) -> Tensor:
+    """The weighted sum of logits. Weight 1 alone gives the logits themselves, to the last bit.
+
+    Weights are numbers, or [b, 1] for logits [b, codes].
+    """
+    if any(isinstance(weight, Tensor) for weight in weights):
+        return sum((part * weight for part, weight in zip(parts[1:], weights[1:], strict=True)), parts[0] * weights[0])
     used = [part if weight == 1 else part * weight for part, weight in zip(parts, weights, strict=True) if weight]
     return sum(used[1:], used[0]) if used else parts[0] * 0.0

@@ -41,6 +41,8 @@ from .layers_uni_x import VISION_WEIGHTS, UniXBranch, UniXRMSNorm, rotary_angles
 from .rope_uni_x import Rope
 from .routing_uni_x import TEXT, Keys, Routing, keys_after, locate, starts_of
 from .sampling_uni_x import sample  # noqa: F401
+from .shaped_uni_x import ShapesMixin  # noqa: F401
+from .shapes_uni_x import Grid  # noqa: F401
 
 # transformers 4.57 and 5 have two names for the cache, in outputs and in what `generate` passes
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"

@@ -25,9 +25,9 @@ for _name, _module in list(sys.modules.items()) if _release.startswith("CODE = "
     if _imported and f'CODE = "{getattr(_module, "CODE", "")}"' != _release:
         del sys.modules[_name]
 
-from .pictures_uni_x import fit_square, images_of, pixels_of
-from .shapes_uni_x import nearest_shape  # noqa: F401  (transformers 4.57 copies what this file names, and no more)
-from .sources_uni_x import make_batch, open_picture
+from .pictures_uni_x import fit, images_of, pixels_of
+from .shapes_uni_x import shape_of, size_word, trailing_shape
+from .sources_uni_x import listed, make_batch, open_picture, parts_of_messages, without_pictures
 from .text_uni_x import TextEncoder
 from .vq_uni_x import FAMILIES, open_picture_tokenizer
 from .vqgan_uni_x import VQGAN  # noqa: F401
@@ -75,6 +75,7 @@ class UniXProcessor(ProcessorMixin):
         self.settings, self.prompts, self.folder = settings, prompts, folder
         self.grid = tuple(prompts["grid"])
         self.num_codes = self.grid[0] * self.grid[1]
+        self.shapes = [tuple(grid) for grid in prompts.get("shapes", ())]  # none of a model of squares
         self.offset = settings["image_token_offset"]
         self.start, self.end, self.eos = (
             settings[f"{name}_token_id"] for name in ("vision_start", "vision_end", "eos")
@@ -82,9 +83,10 @@ class UniXProcessor(ProcessorMixin):
         self._tokenizer_as_opened = self._tokenizer_state()
         self._picture_tokenizer: tuple[torch.nn.Module, Any] | None = None
         self._text_encoder: tuple[int, TextEncoder] | None = None
+        self.size_words = [self.encode(size_word(grid)) for grid in self.shapes]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.folder!r}, grid={self.grid})"
+        return f"{type(self).__name__}({self.folder!r}, grid={self.grid}{', shapes=' + str(self.shapes) if self.shapes else ''})"
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, revision: str | None = None, **kwargs) -> UniXProcessor:
@@ -147,38 +149,42 @@ class UniXProcessor(ProcessorMixin):
         before their text. With `split_special_tokens` control tokens in the text are characters. Other arguments cut and
         pad as transformers' tokenizers do. Raises ValueError for other numbers of pictures and for unknown arguments.
         """
-        texts = [text] if isinstance(text, str) else list(text or [""] * len(_listed(images)))
-        pictures = _listed(images) or [[]] * len(texts)
+        texts = [text] if isinstance(text, str) else list(text or [""] * len(listed(images)))
+        pictures = listed(images) or [[]] * len(texts)
         if isinstance(text, str) and len(pictures) > 1 and not isinstance(pictures[0], list | tuple):
             pictures = [pictures]
         if len(pictures) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(pictures)} pictures: give one picture, or list, a text")
         rows = [
-            self._marked_up(said, _listed(own), plain=split_special_tokens)
+            self._marked_up(said, listed(own), plain=split_special_tokens)
             for own, said in zip(pictures, texts, strict=True)
         ]
         return self.batch(rows, **options)
 
-    def draw(self, captions: Sequence[str], wording: int = 0) -> BatchFeature:
-        """Prompts for pictures of `captions`, for `generate_images`."""
-        before, after = self.prompts["text_to_image"][wording].split(CAPTION)
-        rows = [[*self.encode(before), *self.encode(text), *self.encode(after), self.start] for text in captions]
-        return self._for_pictures(self.batch(rows))
+    def draw(self, captions: Sequence[str], wording: int = 0, shape=None) -> BatchFeature:
+        """Prompts for pictures of `captions`, for `generate_images`.
 
-    def edit(self, images: Sequence, instructions: Sequence[str]) -> BatchFeature:
+        `shape`, or a list of one a caption, is a ratio of width to height as "4:3", or one of `shapes`, [rows, columns] of
+        codes; None lets a model of several shapes choose. Raises ValueError for a shape that it does not draw.
+        """
+        before, after = self.prompts["text_to_image"][wording].split(CAPTION)
+        rows = [[*self.encode(before), *self.encode(text), *self.encode(after), *self._opening] for text in captions]
+        return self._for_pictures(self.batch(rows), shape, len(rows))
+
+    def edit(self, images: Sequence, instructions: Sequence[str], shape=None) -> BatchFeature:
         """Prompts for edits, for `generate_images`: for each instruction a source picture, or a list of them.
 
-        The instruction, then the sources, are a user's turn, and the answer opens with a picture.
+        The instruction, then the sources, are a user's turn, and the answer opens with a picture. `shape` as for `draw`.
         """
         if len(images) != len(instructions):
             raise ValueError(f"{len(images)} pictures for {len(instructions)} instructions: give one, or a list, each")
-        sources = [self.ids_of([open_picture(one) for one in _listed(own)]) for own in images]
-        answer = [*self._markup("<|im_start|>assistant\n"), self.start]
+        sources = [self.ids_of([open_picture(one) for one in listed(own)]) for own in images]
+        answer = [*self._markup("<|im_start|>assistant\n"), *self._opening]
         pairs = zip(sources, instructions, strict=True)
         found = self.batch([[*self._turn("user", [*self.encode(text), *own]), *answer] for own, text in pairs])
         image_only = self.batch([[*self._turn("user", own), *answer] for own in sources])
         found["image_only_ids"], found["image_only_mask"] = image_only["input_ids"], image_only["attention_mask"]
-        return self._for_pictures(found)
+        return self._for_pictures(found, shape, len(instructions))
 
     def caption(self, images: Sequence[Image.Image], question: str | None = None) -> BatchFeature:
         """Prompts for captions of `images`, or for answers to a question about each, for `generate`."""
@@ -220,14 +226,14 @@ class UniXProcessor(ProcessorMixin):
             template = chat_template or self.chat_template
             texts = [
                 self.tokenizer.apply_chat_template(
-                    [{**message, "content": _without_pictures(message["content"])} for message in messages],
+                    [{**message, "content": without_pictures(message["content"])} for message in messages],
                     chat_template=template, tokenize=False, **prompting,
                 )
                 for messages in conversations
             ]  # fmt: skip
             if not tokenize:
                 return texts[0] if single else texts
-            own = [[part for part in _parts_of(messages) if not isinstance(part, str)] for messages in conversations]
+            own = [[part for part in parts_of_messages(messages) if not isinstance(part, str)] for messages in conversations]
             rows = [self._marked_up(text, pictures) for text, pictures in zip(texts, own, strict=True)]
             masks = None
         else:
@@ -244,13 +250,20 @@ class UniXProcessor(ProcessorMixin):
         parts: list[Part] = []
         words: list[int] = []
         codes: list[int] = []
+        shape = None
         for token in [*map(int, ids), self.end]:
             if token >= self.offset:
                 codes.append(token - self.offset)
                 continue
             if codes:
-                parts += self.pictures(torch.tensor([codes]))
+                grid = self.grid if shape is None else self.shapes[shape]
+                if len(codes) != grid[0] * grid[1]:
+                    raise ValueError(f"{len(codes)} codes are no picture of {grid[0]} x {grid[1]} = {grid[0] * grid[1]}")
+                parts += self.pictures([torch.tensor(codes).view(grid)])
                 codes = []
+            if token == self.start and self.shapes:
+                shape = trailing_shape(words, self.size_words)
+                words = words if shape is None else words[: len(words) - len(self.size_words[shape])]
             if token in (self.start, self.end):
                 text = self.tokenizer.decode(words, skip_special_tokens=True)
                 parts += [text] if text.strip() else []
@@ -264,21 +277,36 @@ class UniXProcessor(ProcessorMixin):
         new = ids[:, prompt["input_ids"].shape[1] :]
         return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in new]
 
-    def pictures(self, codes: Tensor) -> list[Image.Image]:
-        """Pictures of codes [b, rows * columns]. Raises ValueError for another number of codes."""
+    def pictures(self, codes: Tensor | Sequence[Tensor]) -> list[Image.Image]:
+        """Pictures of codes [b, rows * columns], or of a list of [rows, columns], of a shape of the model each.
+
+        Raises ValueError for another number of codes or another shape.
+        """
+        model, family = self._tokenizer_of_pictures()
         rows, columns = self.grid
+        if not isinstance(codes, Tensor):
+            wrong = [list(one.shape) for one in codes if tuple(one.shape) not in (self.shapes or [self.grid])]
+            if wrong:
+                raise ValueError(f"codes of shape {wrong[0]} are no picture: it has {self.shapes or [self.grid]}")
+            with torch.no_grad():
+                decoded = [family.decode(model, one.cpu()[None]).numpy() for one in codes]
+            return [image for pixels in decoded for image in images_of(pixels)]
         if codes.shape[-1] != self.num_codes:
             raise ValueError(f"{codes.shape[-1]} codes are no picture: it has {rows} x {columns} = {self.num_codes}")
-        model, family = self._tokenizer_of_pictures()
         with torch.no_grad():
             return images_of(family.decode(model, codes.cpu().view(-1, rows, columns)).numpy())
 
-    def codes(self, images: Sequence[Image.Image]) -> Tensor:
-        """Codes [b, rows * columns] int64 of pictures of any size."""
+    def codes(self, images: Sequence[Image.Image]) -> Tensor | list[Tensor]:
+        """Codes [b, rows * columns] int64 of pictures of any size; of a model of several shapes a list of [rows, columns]."""
         model, family = self._tokenizer_of_pictures()
-        squares = [fit_square(open_picture(image), self.settings["image_size"]) for image in images]
+        side, pixels = self.settings["image_size"], self.settings.get("pixels_per_code", 0)
+        sizes = [(columns * pixels, rows * pixels) for rows, columns in self.shapes] or [(side, side)]
+        fitted = [fit(open_picture(image), sizes, self.prompts.get("fit") == "pad") for image in images]
         with torch.no_grad():  # one at a time, so that the codes of a picture never depend on its neighbours
-            return torch.cat([family.encode(model, torch.from_numpy(pixels_of([one]))).flatten(1) for one in squares])
+            found = [family.encode(model, torch.from_numpy(pixels_of([one]))) for one in fitted]
+        if not self.shapes:
+            return torch.cat([one.flatten(1) for one in found])
+        return [one.view(image.height // pixels, image.width // pixels) for one, image in zip(found, fitted, strict=True)]
 
     def ids_of(self, parts: Sequence) -> list[int]:
         """A user's texts and pictures in order -> ids, each picture between its markers."""
@@ -288,7 +316,8 @@ class UniXProcessor(ProcessorMixin):
                 ids += self.encode(part)
             else:
                 codes = self.codes([part])[0]
-                ids += [self.start, *(codes + self.offset).tolist(), self.end]
+                size = self.size_words[self.shapes.index(tuple(codes.shape))] if self.shapes else []
+                ids += [*size, self.start, *(codes.flatten() + self.offset).tolist(), self.end]
         return ids
 
     def encode(self, text: str) -> list[int]:
@@ -323,7 +352,12 @@ class UniXProcessor(ProcessorMixin):
     @property
     def unconditional_ids(self) -> Tensor:
         """Ids [u] of the prompt for any picture, guidance's other half."""
-        return torch.tensor([*self.encode(self.prompts["unconditional"]), self.start])
+        return torch.tensor([*self.encode(self.prompts["unconditional"]), *self._opening])
+
+    @property
+    def _opening(self) -> list[int]:
+        """What a prompt for a picture ends with: nothing where `generate_images` adds size words."""
+        return [] if self.shapes else [self.start]
 
     def _markup(self, text: str) -> list[int]:
         """Ids of text whose control tokens are meant. Raises ValueError for a token whose id is a picture code's."""
@@ -360,7 +394,7 @@ class UniXProcessor(ProcessorMixin):
         mask: list[int] = []
         for place, message in enumerate(messages):
             opening, ending, between = self._turn_marks(message["role"])
-            content = self.ids_of(_parts_of([message]))
+            content = self.ids_of(parts_of_messages([message]))
             if continue_final_message and place == len(messages) - 1:
                 ending, between = [], []
             spoken = int(message["role"] == "assistant")
@@ -384,8 +418,15 @@ class UniXProcessor(ProcessorMixin):
         tokenizer = self.tokenizer
         return len(tokenizer), tokenizer.special_tokens_map, tokenizer.chat_template, tokenizer.model_max_length
 
-    def _for_pictures(self, found: BatchFeature) -> BatchFeature:
-        found["unconditional_ids"], found["num_codes"] = self.unconditional_ids, self.num_codes
+    def _for_pictures(self, found: BatchFeature, shape, count: int) -> BatchFeature:
+        """A batch of `count` prompts with what else `generate_images` takes. Raises ValueError for a shape that is none."""
+        a_grid = isinstance(shape, list | tuple) and len(shape) == 2 and all(type(number) is int for number in shape)
+        asked = list(shape) if isinstance(shape, list | tuple) and not a_grid else [shape] * count
+        if len(asked) != count:
+            raise ValueError(f"{len(asked)} shapes for {count} prompts: give one each, one for all, or none")
+        shapes = [None if one is None else shape_of(one, self.shapes or [self.grid]) for one in asked]
+        found["unconditional_ids"] = self.unconditional_ids
+        found["shapes" if self.shapes else "num_codes"] = shapes if self.shapes else self.num_codes
         return found
 
     def _tokenizer_of_pictures(self) -> tuple[torch.nn.Module, Any]:
@@ -395,39 +436,6 @@ class UniXProcessor(ProcessorMixin):
             kind = config.get("_class_name", config.get("model_type"))
             self._picture_tokenizer = open_picture_tokenizer(str(folder), kind), FAMILIES[kind]
         return self._picture_tokenizer
-
-
-def _listed(images) -> list:
-    if images is None:
-        return []
-    return list(images) if isinstance(images, list | tuple) else [images]
-
-
-def _parts_of(messages: Sequence[dict]) -> list:
-    """Texts, and what pictures are named by, of messages in order. Raises ValueError for a part that is neither."""
-    parts: list = []
-    for message in messages:
-        content = message["content"]
-        for item in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
-            kind = item.get("type")
-            if kind == "text":
-                parts.append(item["text"])
-                continue
-            named = [item[key] for key in ("image", "url", "path", "image_url") if item.get(key) is not None]
-            if kind not in ("image", "image_url") or not named:
-                raise ValueError(
-                    f"a part of type {kind!r} with {sorted(set(item) - {'type'})}: give {{'type': 'text', 'text': ...}} or "
-                    "{'type': 'image', 'image': a picture of PIL, a path or a URL}"
-                )
-            parts.append(open_picture(named[0]["url"] if isinstance(named[0], dict) else named[0]))
-    return parts
-
-
-def _without_pictures(content) -> Any:
-    """A message's content as templates take it, pictures without what they are."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    return [item if item.get("type") == "text" else {"type": "image"} for item in content]
 
 
 UniXProcessor.register_for_auto_class()

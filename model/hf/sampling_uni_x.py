@@ -9,33 +9,45 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from .shapes_uni_x import trailing_shape
+
 Chance = torch.Generator | Sequence[torch.Generator] | None
 
 
 class TextOnlyLogitsProcessor(LogitsProcessor):
-    """Forbids picture codes and both vision markers, so that `generate` continues in text."""
+    """Forbids picture codes and both vision markers, so that `generate` continues in text.
+
+    Of a model of several shapes, a row that may open a picture does so after size words only.
+    """
 
     def __init__(self, config, picture_rows: Sequence[bool] | None = None) -> None:
         """`config` is a UniXConfig; rows that are True in `picture_rows` may open a picture, but nothing more of it."""
         self.image_token_offset = config.image_token_offset
         self.start, self.end = config.vision_start_token_id, config.vision_end_token_id
         self.picture_rows = picture_rows
+        self.words = config.size_words
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores [b, vocab] -> the same with -inf at ids that may not follow."""
         scores = scores.clone()
         scores[:, self.image_token_offset :] = -torch.inf
         scores[:, self.end] = -torch.inf
-        closed = [not may for may in self.picture_rows or [False] * len(scores)]
-        scores[torch.tensor(closed, device=scores.device), self.start] = -torch.inf
+        closed = torch.tensor([not may for may in self.picture_rows or [False] * len(scores)], device=scores.device)
+        if self.words:
+            closed |= ~said_size(input_ids, self.words)
+        scores[closed, self.start] = -torch.inf
         return scores
 
 
 class PictureGrammarLogitsProcessor(LogitsProcessor):
-    """Codes and `<|vision_end|>` only within a picture, which `<|vision_start|>` opens, and nothing else there."""
+    """Codes and `<|vision_end|>` only within a picture, which `<|vision_start|>` opens, and nothing else there.
+
+    Of a model of several shapes, `<|vision_start|>` follows size words only, and then exactly as many codes as they say.
+    """
 
     def __init__(self, config) -> None:
         """`config` is a UniXConfig."""
+        self.words, self.grids = config.size_words, config.grids
         self.codes = slice(config.image_token_offset, config.image_token_offset + config.codebook_size)
         self.start, self.end = config.vision_start_token_id, config.vision_end_token_id
 
@@ -49,7 +61,36 @@ class PictureGrammarLogitsProcessor(LogitsProcessor):
         ids = torch.arange(scores.shape[-1], device=scores.device)
         inside = (ids >= self.codes.start) & (ids < self.codes.stop) | (ids == self.end)
         outside = (ids < self.codes.start) & (ids != self.end)
+        if self.words:
+            left = torch.tensor([self._codes_left(row, at) for row, at in zip(input_ids, _numbers(opened, len(scores)))])
+            left = left.to(scores.device)[:, None]
+            inside = torch.where(left > 0, inside & (ids != self.end), ids == self.end)
+            outside = outside & ((ids != self.start) | said_size(input_ids, self.words)[:, None])
         return scores.masked_fill(~torch.where(within, inside, outside), -torch.inf)
+
+
+    def _codes_left(self, row: Tensor, opened: int) -> int:
+        """Codes that are missing in the picture that was opened by the `opened`-th id of a row [s]; 0 for none."""
+        if not opened:
+            return 0
+        longest = max(map(len, self.words))
+        shape = trailing_shape(row[max(0, opened - 1 - longest) : opened - 1].tolist(), self.words)
+        if shape is None:
+            raise ValueError(f"<|vision_start|> at place {opened - 1} does not follow the size words of a shape: see picture_shapes")
+        return max(0, self.grids[shape][0] * self.grids[shape][1] - (len(row) - opened))
+
+
+def said_size(input_ids: Tensor, words: Sequence[Sequence[int]]) -> Tensor:
+    """bool [b]: whether each row of ids [b, s] ends with size words."""
+    found = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    for word in words:
+        if len(word) <= input_ids.shape[1]:
+            found |= (input_ids[:, -len(word) :] == torch.tensor(list(word), device=input_ids.device)).all(-1)
+    return found
+
+
+def _numbers(places: Tensor | int, count: int) -> list[int]:
+    return [places] * count if isinstance(places, int) else places.tolist()
 
 
 class SeededSamplingLogitsProcessor(LogitsProcessor):

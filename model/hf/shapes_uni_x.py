@@ -23,11 +23,11 @@ def nearest_shape(grids: Sequence[Grid], width: float, height: float) -> int:
     return away.index(min(away))
 
 
-def shape_of(said: object, grids: Sequence[Grid], least: float = 1.35) -> int:
+def shape_of(said: object, grids: Sequence[Grid], most: float = 1.2) -> int:
     """Number of the shape that is asked for: `rows*columns`, [rows, columns], or a ratio of sides as `4:3` or `1.5`.
 
     The nearest grid is taken for a ratio. Raises ValueError for a grid that is not in the set, for what is neither, and for a
-    ratio that lies more than a factor of `least` beyond the longest shapes.
+    ratio that no shape is near: that of the nearest is off by more than a factor of `most`.
     """
     known = ", ".join(map(size_word, grids))
     if isinstance(said, Sequence) and not isinstance(said, str):
@@ -48,7 +48,7 @@ def shape_of(said: object, grids: Sequence[Grid], least: float = 1.35) -> int:
         raise ValueError(f"shape {said!r}: give a ratio of width to height, as 4:3, or one of {known}")
     number = nearest_shape(grids, width, height)
     rows, columns = grids[number]
-    if abs(math.log(columns * height / (rows * width))) > math.log(least):
+    if abs(math.log(columns * height / (rows * width))) > math.log(most):
         raise ValueError(f"shape {said!r} is far from all that this model draws: {known} (rows*columns)")
     return number
 

@@ -79,6 +79,39 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
 
 
+def listed(images) -> list:
+    if images is None:
+        return []
+    return list(images) if isinstance(images, list | tuple) else [images]
+
+
+def parts_of_messages(messages: Sequence[dict]) -> list:
+    """Texts, and what pictures are named by, of messages in order. Raises ValueError for a part that is neither."""
+    parts: list = []
+    for message in messages:
+        content = message["content"]
+        for item in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
+            kind = item.get("type")
+            if kind == "text":
+                parts.append(item["text"])
+                continue
+            named = [item[key] for key in ("image", "url", "path", "image_url") if item.get(key) is not None]
+            if kind not in ("image", "image_url") or not named:
+                raise ValueError(
+                    f"a part of type {kind!r} with {sorted(set(item) - {'type'})}: give {{'type': 'text', 'text': ...}} or "
+                    "{'type': 'image', 'image': a picture of PIL, a path or a URL}"
+                )
+            parts.append(open_picture(named[0]["url"] if isinstance(named[0], dict) else named[0]))
+    return parts
+
+
+def without_pictures(content):
+    """A message's content as templates take it, pictures without what they are."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return [item if item.get("type") == "text" else {"type": "image"} for item in content]
+
+
 def make_batch(
     columns: dict[str, Sequence[Sequence[int]]],
     pad: dict[str, int],

@@ -17,7 +17,7 @@ from tests.tools.test_generate import pixels, run
 from tests.tools.tiny_export import CHATML, GRID, write_export
 from tools import generate, generation_results
 from tools.export_folder import open_export
-from tools.generation import Request, codes_of, partial_pictures, prompt_ids, sample_seed, stop_ids
+from tools.generation import Request, codes_of, partial_picture, prompt_ids, sample_seed, stop_ids
 from tools.generation_record import Record, sole_user
 
 
@@ -130,7 +130,7 @@ def test_previews_show_what_is_drawn_so_far(export, tmp_path, monkeypatch):
     assert (partial[4:] == 128).all() and not (partial[:4] == 128).all()  # two of four rows, two pixels a code
     assert not list((tmp_path / "out").glob("*.partial.png"))
     opened = open_export(export)
-    whole = partial_pictures(opened, torch.arange(16)[None])[0]
+    whole = partial_picture(opened, torch.arange(16), GRID)
     assert np.array_equal(np.asarray(whole), np.asarray(opened.vq.decode(torch.arange(16).view(1, *GRID))[0]))
 
 

@@ -46,8 +46,8 @@ def test_any_size_is_drawn_and_resized(served):
 
 def test_sizes_are_fitted_without_distortion():
     shapes = [(512, 512), (640, 384), (384, 640)]
-    assert nearest(shapes, (1792, 1024)) == (640, 384) and nearest(shapes, (100, 101)) == (512, 512)
-    assert nearest(shapes, None) == (512, 512) == fitted((512, 512), None)
+    assert nearest(shapes, (1792, 1024)) == 1 and nearest(shapes, (100, 101)) == 0 and nearest(shapes, (9, 16)) == 2
+    assert nearest(shapes, None) is None and fitted((512, 512), None) == (512, 512)
     assert fitted((640, 384), (1792, 1024)) == (1707, 1024) and fitted((512, 512), (1, 4000)) == (1, 1)
     assert asked_size("1024x768", 10**9) == (1024, 768) and asked_size("auto", 1) is None
 

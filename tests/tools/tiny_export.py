@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from model.prompts import PromptTemplates
+from model.shapes import size_word
 from tests.model.tiny_hf import tiny_model
 from tests.tokenization.vq_folders import TINY_DIFFUSERS
 from tokenization.vq import load_vq
@@ -32,13 +33,24 @@ def write_tokenizer(folder: Path, added: tuple[str, ...] = ()) -> dict[str, int]
     return {name: tokenizer.token_to_id(name) for name in SPECIALS}
 
 
-def write_export(folder: Path, added: tuple[str, ...] = (), **changes) -> Path:
-    """Write the folder that `tools/convert_to_hf.py` would; `changes` go to the model's config, `added` are tokens."""
+SHAPES = (GRID, (3, 5), (5, 3), (2, 8), (8, 2))
+
+
+def write_export(folder: Path, added: tuple[str, ...] = (), shapes: tuple = (), **changes) -> Path:
+    """Write the folder that `tools/convert_to_hf.py` would; `changes` go to the model's config, `added` are tokens.
+
+    `shapes` are the grids of a model of several, GRID first.
+    """
     from diffusers import VQModel
+    from tokenizers import Tokenizer
 
     folder.mkdir(parents=True)
     eos, start, end = write_tokenizer(folder, added).values()
     offset = end + 1
+    if shapes:
+        controls = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        words = [controls.encode(size_word(grid)).ids for grid in shapes]
+        changes["picture_shapes"] = [{"grid": list(grid), "ids": ids} for grid, ids in zip(shapes, words)]
     model = tiny_model(
         seed=1,
         **{
@@ -61,11 +73,12 @@ def write_export(folder: Path, added: tuple[str, ...] = (), **changes) -> Path:
         image_to_text=("It is:",),
         grid=GRID,
         vq_fingerprint=load_vq(folder / "vq").fingerprint,
+        shapes=shapes,
     )
     (folder / "unix_prompts.json").write_text(templates.to_json())
     settings = {"eos_token": SPECIALS[0], "pad_token": SPECIALS[0], "tokenizer_class": "PreTrainedTokenizerFast"}
     settings["model_input_names"] = ["input_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     write_code(folder)
-    write_processor(folder, model.config, 16)
+    write_processor(folder, model.config, 16, 2 if shapes else 0)
     return folder

@@ -6,14 +6,18 @@ job that was ended go on; OUTPUT/images is the folder for the scorer, made of th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.errors import UserError
+from model.shapes import nearest_shape, size_word
 from tokenization.files import save_picture, sha256_of, write_text
 from tools.evaluation.benchmarks import (
     BENCHMARKS,
@@ -28,8 +32,11 @@ from tools.evaluation.benchmarks import (
 from tools.evaluation.record import export_identity, machine, make_record, read_record, require_all
 from tools.evaluation.scored import read_scores
 from tools.evaluation.scorers import MISSING, Findings, check, file_name, files_of_item
-from tools.generation import Request, Sampling
+from tools.generation import Request, Sampling, shape_number
 from tools.generation_record import RECORD, Record, sole_user
+
+if TYPE_CHECKING:
+    from tools.export_folder import Export
 
 IMAGES, GENERATIONS = "images", "generations"
 JUDGES = {"geneval": "the official scorer's Mask2Former and CLIP", "dpg": "the official scorer's mPLUG", "imgedit": ""}
@@ -74,6 +81,7 @@ def draw(args: Namespace) -> tuple[dict, Findings]:
         device = choose_device(args.device)
         export = open_export(args.model, device, args.dtype)
         dtype = str(export.model.dtype).removeprefix("torch.")
+        requests = shaped(export, requests, args.shape, squares=args.task == "dpg")
         run_job(export, benchmark.task, requests, benchmark.samples, sampling, args.batch_size, 0, record,
                 [item.number for item in chosen], {"dtype": dtype})  # fmt: skip
         lay_out(benchmark, chosen, record, args.output / IMAGES)
@@ -89,6 +97,8 @@ def draw(args: Namespace) -> tuple[dict, Findings]:
         "batch_size": args.batch_size,
         **machine(device),
     }
+    if export.templates.shapes:
+        settings["shape"] = args.shape or ("nearest to the source" if benchmark.task == "edit" else "1:1")
     if benchmark.task == "edit":
         settings |= {"image_guidance": sampling.image_guidance, "wording": "a user's turn: source picture, instruction"}
     else:
@@ -129,6 +139,30 @@ def requests_of(benchmark: Benchmark, items: Sequence[Item], sources: Path | Non
         raise UserError(f"--pictures {sources}: has no {absent[0]} ({len(absent)} are missing): give the folder of the "
                         f"{benchmark.name} source pictures")  # fmt: skip
     return [Request(item.prompt.strip(), (sources / item.source,)) for item in items]
+
+
+def shaped(export: Export, requests: Sequence[Request], shape: str, squares: bool = False) -> list[Request]:
+    """The requests with the shape that is meant: `shape`, or a square, or for an edit the nearest to its first source.
+
+    The pictures of an item must be of one size to be laid out, so none is left to the model. Raises UserError for a shape
+    that the model does not draw, and for another than the square where a scorer reads `squares` only.
+    """
+    from model.hf.pictures_uni_x import upright
+    from tokenization.preprocess import RejectedImage, open_image
+
+    if shape_number(export, shape) and squares:
+        raise UserError(f"--shape {shape}: the scorer of DPG-Bench cuts its files into four squares: leave it out")
+    grids = export.templates.shapes
+    if not grids:
+        return list(requests)
+    found = []
+    for request in requests:
+        said = shape or "1:1"
+        if not shape and request.images:
+            with contextlib.suppress(RejectedImage):  # a damaged source gets a line of its own later
+                said = size_word(grids[nearest_shape(grids, *upright(open_image(request.images[0])).size)])
+        found.append(replace(request, shape=said))
+    return found
 
 
 def lay_out(benchmark: Benchmark, items: Sequence[Item], record: Record, folder: Path) -> None:

@@ -120,6 +120,7 @@ def described(service: Service) -> dict:
     defaults, limits = service.defaults, service.limits
     own = {
         "size": "{}x{}".format(*service.shapes[0]),
+        "sizes": ["{}x{}".format(*shape) for shape in service.shapes],  # the first is the usual one
         "chat_format": "turns" if service.turns else "plain",
         "skills": list(service.skills),
         "context": service.context,

@@ -62,7 +62,7 @@ def turns_prompt(service: Service, turns: Sequence[Turn]) -> Callable:
         filled = [(role, [next(left) if part is None else part for part in parts]) for role, parts in turns]
         if not any(isinstance(part, str) and part.strip() for part in filled[-1][1]):
             filled[-1] = (filled[-1][0], [*filled[-1][1], question])
-        return conversation_ids(filled, export.encode, export.markup, export.vocabulary), None
+        return conversation_ids(filled, export.encode, export.markup, export.vocabulary, export.templates), None
 
     return ids
 
@@ -86,7 +86,7 @@ def plain_prompt(service: Service, turns: Sequence[Turn]) -> Callable:
                 found += image_to_text_ids(pictures[0], encode, vocabulary, export.templates, text or 0)
                 continue
             for codes_of_one in pictures:
-                found += picture_ids(codes_of_one, vocabulary)
+                found += picture_ids(codes_of_one, vocabulary, encode, export.templates)
             if last and not text:
                 text = export.templates.image_to_text[0]
             found += map(int, encode(text if last else f"{text}\n"))

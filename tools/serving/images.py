@@ -82,7 +82,6 @@ async def answer(
     service.check_model(asked.model)
     check_picture(service, asked)
     wanted = asked_size(asked.size, service.limits.pixels)
-    size = fitted(nearest(service.shapes, wanted), wanted)
     sources = await service.squares(files, "image")
     sampling = sampling_of(service.defaults, asked)
     seed, prompt = draw_seed(asked.seed), Prompt(asked.prompt.strip())
@@ -92,12 +91,12 @@ async def answer(
         sources,
         [sample_seed(seed, 0, sample) for sample in range(asked.n or 1)],
         sampling,
+        shape=nearest(service.shapes, wanted) if len(service.shapes) > 1 else None,
         partial=(asked.partial_images or 0) if asked.stream else 0,
     )
     service.room(job, "prompt")
     kind = asked.output_format or "png"
     common = {
-        "size": f"{size[0]}x{size[1]}",
         "output_format": kind,
         "background": "opaque",
         "quality": "auto",
@@ -106,10 +105,13 @@ async def answer(
 
     async def encoded(picture: Image.Image) -> bytes:
         quality = 100 if asked.output_compression is None else asked.output_compression
-        return await asyncio.to_thread(file_of, picture, size, kind, quality)
+        return await asyncio.to_thread(file_of, picture, fitted(picture.size, wanted), kind, quality)
+
+    def size_of(picture: Image.Image) -> str:
+        return "{}x{}".format(*fitted(picture.size, wanted))
 
     if asked.stream:
-        return event_stream(picture_events(service, request, job, encoded, common))
+        return event_stream(picture_events(service, request, job, encoded, size_of, common))
     pictures, usage = {}, None
     async for event in service.events(request, job):
         if event.kind == "picture":
@@ -117,6 +119,7 @@ async def answer(
         elif event.kind == "end":
             usage = event.value
     data = []
+    sizes = [size_of(picture) for _, picture in sorted(pictures.items())]
     for _, picture in sorted(pictures.items()):
         file = await encoded(picture)
         if asked.response_format == "url":
@@ -124,6 +127,10 @@ async def answer(
             data.append({"url": f"{request.base_url}pictures/{name}.{kind}"})
         else:
             data.append({"b64_json": base64_of(file)})
+    if len(set(sizes)) > 1:  # the model chose for each: then each says its own
+        for entry, own in zip(data, sizes, strict=True):
+            entry["size"] = own
+    common = {"size": sizes[0], **common}
     return json_response({"created": int(time.time()), "data": data, **common, "usage": usage_of(usage)})
 
 
@@ -148,24 +155,24 @@ def sampling_of(defaults: Sampling, asked: PictureRequest) -> Sampling:
 
 
 async def picture_events(
-    service: Service, request: Request, job: Job, encoded: Callable, common: dict
+    service: Service, request: Request, job: Job, encoded: Callable, size_of: Callable, common: dict
 ) -> AsyncIterator[dict]:
     """The events of a stream, as the OpenAI API frames them; `index` tells the pictures of one request apart."""
 
-    def message(kind: str, picture: bytes, **more: object) -> dict:
-        values = {"type": f"{NAMES[job.task]}.{kind}", "b64_json": base64_of(picture), "created_at": int(time.time())}
-        return {**values, **common, **more}
+    async def message(kind: str, picture: Image.Image, **more: object) -> dict:
+        file = base64_of(await encoded(picture))
+        values = {"type": f"{NAMES[job.task]}.{kind}", "b64_json": file, "created_at": int(time.time())}
+        return {**values, "size": size_of(picture), **common, **more}
 
     done = {}
     async for event in service.events(request, job):
         if event.kind == "partial":
-            picture = await encoded(event.value)
-            yield message("partial_image", picture, partial_image_index=event.index, index=event.row)
+            yield await message("partial_image", event.value, partial_image_index=event.index, index=event.row)
         elif event.kind == "picture":
             done[event.row] = event.value
         elif event.kind == "end":
             for row, picture in sorted(done.items()):
-                yield message("completed", await encoded(picture), index=row, usage=usage_of(event.value))
+                yield await message("completed", picture, index=row, usage=usage_of(event.value))
 
 
 def pictures_endpoint(service: Service) -> Callable:

@@ -44,7 +44,7 @@ class Usage:
 class Job:
     """One request to the model, made on the event loop that its events go to.
 
-    `prompt` makes the ids of the codes of `pictures`, which are RGB squares as the image tokenizer wants them, and for
+    `prompt` makes the ids of the codes of `pictures`, which are RGB pictures as the image tokenizer wants them, and for
     an edit those without the instruction too.
     """
 
@@ -58,6 +58,7 @@ class Job:
     raw: bool = False  # a text is sent with the white space around it
     logprobs: int | None = None  # how likely each token of a text is, and so many of the likeliest
     echo: bool = False  # of the prompt's tokens too
+    shape: int | None = None  # number of the shape that is drawn; None where the model chooses
     partial: int = 0  # half-drawn pictures that are sent of each picture
     cancelled: bool = False
     events: asyncio.Queue = field(default_factory=asyncio.Queue)

@@ -19,7 +19,7 @@ import openai
 
 from tokenization.preprocess import preprocess
 from tools.export_folder import Export
-from tools.generation import Request, Sampling, draw_batch, prompt_ids, sample_seed, write_batch
+from tools.generation import Request, Sampling, draw_batch, framing_of, prompt_ids, sample_seed, source_codes, write_batch
 from tools.serving.pictures import file_of
 
 WORDS = ("red heart", "pizza", "sun behind a cloud", "green apple", "house", "smiling face", "cat", "blue square")
@@ -48,7 +48,7 @@ def make_pool(export: Export, distinct: int) -> list[Task]:
         picture = draw_batch(export, [ids], seeds, sampling)[0]
         source = file_of(picture, picture.size)
         pool.append(Task("draw", words, number, source, np.asarray(picture)))
-        codes = [export.vq.encode([preprocess(picture, export.vq.image_size)])[0].flatten()]
+        codes = [source_codes(export, preprocess(picture, framing_of(export)))]
         ids, image_only = prompt_ids(export, "edit", Request(words), codes)
         edited = draw_batch(export, [ids], seeds, sampling, [image_only])[0]
         pool.append(Task("edit", words, number, source, np.asarray(edited)))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import math
 import re
 from collections.abc import Sequence
 
 from PIL import Image
 
+from model.shapes import Framing, nearest_shape
 from tokenization.preprocess import RejectedImage, open_image, preprocess
 from tools.serving.api_error import ApiError
 
@@ -34,10 +34,10 @@ def bytes_of_data_uri(uri: str, param: str) -> bytes:
         raise ApiError(400, f"{param} is not valid base64", param, "invalid_base64") from None
 
 
-def square_of(data: bytes, size: int, max_pixels: int, param: str) -> Image.Image:
-    """The picture of a file as `size` x `size` RGB. Raises ApiError 400 for whatever is no sound picture."""
+def picture_of(data: bytes, framing: Framing, max_pixels: int, param: str) -> Image.Image:
+    """The picture of a file as RGB in the nearest shape. Raises ApiError 400 for whatever is no sound picture."""
     try:
-        return preprocess(open_image(data, max_pixels, FORMATS), size)
+        return preprocess(open_image(data, max_pixels, FORMATS), framing)
     except RejectedImage as error:
         raise ApiError(400, f"{param}: {error}", param, error.reason) from None
 
@@ -55,11 +55,9 @@ def asked_size(text: str | None, max_pixels: int) -> Size | None:
     return width, height
 
 
-def nearest(shapes: Sequence[Size], wanted: Size | None) -> Size:
-    """That of `shapes` whose ratio of sides is nearest to what is wanted; the first where nothing is."""
-    if wanted is None:
-        return shapes[0]
-    return min(shapes, key=lambda shape: abs(math.log(shape[0] * wanted[1] / (shape[1] * wanted[0]))))
+def nearest(shapes: Sequence[Size], wanted: Size | None) -> int | None:
+    """Number of that of `shapes` whose ratio of sides is nearest to what is wanted; None where nothing is."""
+    return None if wanted is None else nearest_shape([(high, wide) for wide, high in shapes], *wanted)
 
 
 def fitted(drawn: Size, wanted: Size | None) -> Size:

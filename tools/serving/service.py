@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tools.export_folder import Export
-from tools.generation import Sampling, source_codes
+from tools.generation import Sampling, blank_sources, framing_of, most_tokens
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue
 from tools.serving.limits import Limits
-from tools.serving.pictures import Size, square_of
+from tools.serving.pictures import Size, picture_of
 from tools.serving.shelf import Shelf
 
 
@@ -50,9 +50,8 @@ class Service:
     @property
     def shapes(self) -> list[Size]:
         """Width and height in pixels of the pictures that the model draws, the usual one first."""
-        rows, columns = self.export.templates.grid
         side = self.export.vq.downsample
-        return [(columns * side, rows * side)]
+        return [(columns * side, rows * side) for rows, columns in self.export.templates.grids]
 
     @property
     def context(self) -> int:
@@ -79,9 +78,9 @@ class Service:
 
     def room(self, job: Job, param: str) -> int:
         """Tokens that the model has left after a job's prompt. Raises ApiError 400 if there are none."""
-        blank = [[0] * source_codes(self.export)] * len(job.pictures)
+        blank = blank_sources(self.export, len(job.pictures))
         tokens, limit = len(job.prompt(blank)[0]), self.context
-        least = 1 if job.task == "text" else self.export.templates.grid[0] * self.export.templates.grid[1]
+        least = 1 if job.task == "text" else most_tokens(self.export)
         if tokens + least > limit:
             message = f"{param}: {tokens} tokens and an answer of {least} are more than the model's {limit}: shorten it"
             raise ApiError(400, message, param, "context_length_exceeded")
@@ -91,8 +90,8 @@ class Service:
         """Pictures of files, decoded outside the event loop. Raises ApiError 400."""
         if len(files) > self.limits.pictures:
             raise ApiError(400, f"{param}: {len(files)} pictures, the limit is {self.limits.pictures}", param)
-        size, pixels = self.export.vq.image_size, self.limits.pixels
-        return [await asyncio.to_thread(square_of, data, size, pixels, param) for data in files]
+        framing, pixels = framing_of(self.export), self.limits.pixels
+        return [await asyncio.to_thread(picture_of, data, framing, pixels, param) for data in files]
 
     async def events(self, request: Request, job: Job) -> AsyncIterator[Event]:
         """Queue a job and yield its events up to `end`.

@@ -13,7 +13,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 
 from model.hf.sampling_uni_x import SeededSamplingLogitsProcessor
 from tools.export_folder import Export
-from tools.generation import continue_texts, draw_codes, generators, partial_pictures, stop_ids
+from tools.generation import continue_texts, draw_codes, generators, partial_picture, source_codes, stop_ids
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue, Usage
 from tools.serving.likelihood import judge
@@ -54,36 +54,36 @@ class Worker(threading.Thread):
 def draw(export: Export, jobs: Sequence[Job]) -> int:
     """Draw the pictures of jobs of one kind -> how many codes were drawn. Raises Abandoned when all are cancelled."""
     rows = [(job, number) for job in jobs for number in range(len(job.seeds))]
-    grid = export.templates.grid
-    codes_in_all = grid[0] * grid[1]
     prompts = {job: job.prompt(codes_of(export, job)) for job in jobs}
-    moments = {job: partial_moments(job.partial, codes_in_all) for job in jobs}
 
-    def on_codes(codes: torch.Tensor) -> None:
+    def on_codes(codes: torch.Tensor, grids: Sequence[tuple[int, int]]) -> None:
         if all(job.cancelled for job in jobs):
             raise Abandoned
-        for row, (job, number) in enumerate(rows):
-            if codes.shape[1] in moments[job] and not job.cancelled:
-                picture = partial_pictures(export, codes[row : row + 1])[0]
-                job.emit(Event("partial", picture, number, moments[job].index(codes.shape[1])))
+        for (job, number), drawn, grid in zip(rows, codes, grids, strict=True):
+            moments = partial_moments(job.partial, grid[0] * grid[1])
+            if len(drawn) in moments and not job.cancelled:
+                job.emit(Event("partial", partial_picture(export, drawn, grid), number, moments.index(len(drawn))))
 
     image_only = [prompts[job][1] for job, _ in rows] if jobs[0].task == "edit" else None
     seeds = [job.seeds[number] for job, number in rows]
-    codes = draw_codes(export, [prompts[job][0] for job, _ in rows], seeds, jobs[0].sampling, image_only, on_codes)
-    for (job, number), picture in zip(rows, decoded(export, codes.view(len(rows), *grid)), strict=True):
+    shapes = [job.shape for job, _ in rows]
+    codes = draw_codes(export, [prompts[job][0] for job, _ in rows], seeds, jobs[0].sampling, image_only, on_codes, shapes)
+    made = dict.fromkeys(jobs, 0)
+    for (job, number), drawn, picture in zip(rows, codes, decoded(export, codes), strict=True):
         job.emit(Event("picture", picture, number))
+        made[job] += drawn.numel()
     for job in jobs:
-        made = codes_in_all * len(job.seeds)
-        job.emit(Event("end", usage(export, prompts[job][0], made)))
-    return codes_in_all * len(rows)
+        job.emit(Event("end", usage(export, prompts[job][0], made[job])))
+    return sum(made.values())
 
 
-def decoded(export: Export, codes: torch.Tensor) -> list[Image.Image]:
-    """Pictures of codes [b, rows, columns], none of whose pixels depends on its neighbours.
+def decoded(export: Export, codes: Sequence[torch.Tensor]) -> list[Image.Image]:
+    """Pictures of codes [rows, columns] each, none of whose pixels depends on its neighbours.
 
     On a CPU each is decoded by a thread of its own; a GPU would choose its kernels by the size of the batch.
     """
-    groups = [codes] if codes.device.type == "cpu" else codes.split(1)
+    alike = len({one.shape for one in codes}) == 1
+    groups = [torch.stack(list(codes))] if alike and codes[0].device.type == "cpu" else [one[None] for one in codes]
     return [picture for group in groups for picture in export.vq.decode(group)]
 
 
@@ -170,8 +170,8 @@ class Follower(StoppingCriteria):
 
 
 def codes_of(export: Export, job: Job) -> list[torch.Tensor]:
-    """Codes [rows * columns] of a job's pictures, one at a time, so that none depends on its neighbours."""
-    return [export.vq.encode([picture])[0].flatten() for picture in job.pictures]
+    """Codes of a job's pictures, one at a time, so that none depends on its neighbours."""
+    return [source_codes(export, picture) for picture in job.pictures]
 
 
 def partial_moments(partial: int, codes: int) -> list[int]:

@@ -8,11 +8,25 @@ export function numbers(form) {
   return Object.fromEntries(typed.map((input) => [input.name, Number(input.value)]));
 }
 
+/** The sizes of a model that draws several shapes, in the form's list; the first entry leaves the choice to the model. */
+export function offerSizes(form, sizes) {
+  const list = form.elements.size;
+  list.closest("label").hidden = sizes.length < 2;
+  list.replaceChildren(new Option("the model chooses", ""), ...sizes.map((size) => new Option(size.replace("x", " × "), size)));
+}
+
+/** The size that is chosen in a form, as a setting; nothing where the model is to choose. */
+export function chosenSize(form) {
+  const { value } = form.elements.size;
+  return value ? { size: value } : {};
+}
+
 /** Put numbers back into a form; fields that are not named become empty where the page has no value for them. */
 export function setNumbers(form, values) {
   for (const input of form.querySelectorAll("input[type=number]")) {
     input.value = values[input.name] ?? (input.name === "seed" ? "" : input.value);
   }
+  if (form.elements.size) form.elements.size.value = values.size ?? "";
 }
 
 /** The first setting that is wrong, in words, shown and focused even in closed settings; null if all are right. */

@@ -2,7 +2,7 @@
 
 import { ApiError, ask, askJson, events } from "./api.js";
 import { copyPicture, dataUri, download, fileOf, readable, show, takeFiles, zoomable } from "./files.js";
-import { button, examples, flash, numbers, runForm, setNumbers } from "./forms.js";
+import { button, chosenSize, examples, flash, numbers, offerSizes, runForm, setNumbers } from "./forms.js";
 import { allKept, forget, keep } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
@@ -100,12 +100,13 @@ export async function startPictures(model, name, open) {
 
   function startDrawing() {
     const form = $("draw-form");
+    offerSizes(form, model.uni_x.sizes);
     examples($("draw-examples"), ["red heart", "pizza", "sun behind a cloud"], (words) => {
       form.elements.prompt.value = words;
       form.elements.prompt.focus();
     });
     runForm(form, async (signal) => {
-      const [prompt, settings] = [form.elements.prompt.value.trim(), numbers(form)];
+      const [prompt, settings] = [form.elements.prompt.value.trim(), { ...numbers(form), ...chosenSize(form) }];
       if (!prompt) throw new ApiError("Describe the picture first.");
       const body = { model: name, prompt, stream: true, partial_images: PARTIAL, ...settings };
       const how = common(form, "draw", prompt, settings);
@@ -115,10 +116,11 @@ export async function startPictures(model, name, open) {
 
   function startEditing() {
     const [form, source] = [$("edit-form"), $("edit-source")];
+    offerSizes(form, model.uni_x.sizes);
     let chosen = null;
     const running = runForm(form, async (signal) => {
       if (!chosen) throw new ApiError("Choose a picture first.");
-      const [prompt, settings] = [form.elements.prompt.value.trim(), numbers(form)];
+      const [prompt, settings] = [form.elements.prompt.value.trim(), { ...numbers(form), ...chosenSize(form) }];
       if (!prompt) throw new ApiError("Say first what is to change.");
       const body = new FormData();
       body.append("image", chosen);
