@@ -47,7 +47,8 @@ function listed(words) {
 /** What the model can do and what not, in words, and only the tabs for that. */
 function describe(model) {
   const own = model.uni_x;
-  $("model").textContent = `${model.id}, pictures of ${own.size.replace("x", " × ")} pixels`;
+  $("model").textContent = `${model.id}, pictures of ${own.size.replace("x", " × ")} pixels${
+    own.sizes.length > 1 ? ` and ${own.sizes.length - 1} other shapes` : ""}`;
   const [can, cannot] = [true, false].map((able) =>
     Object.keys(ABLE).filter((skill) => own.skills.includes(skill) === able).map((skill) => ABLE[skill]));
   $("skills").textContent = `This model learned to ${listed(can)}${cannot.length ? `; not to ${listed(cannot)}` : ""}.`;

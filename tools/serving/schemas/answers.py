@@ -34,6 +34,7 @@ class OwnSettings(Answer):
     """What the server's own page needs to know."""
 
     size: str
+    sizes: list[str]
     chat_format: Literal["turns", "plain"]
     skills: list[Literal["draw", "edit", "caption", "chat"]]
     context: int
@@ -117,6 +118,7 @@ class Completion(Answer):
 class Picture(Answer):
     b64_json: str | None = None
     url: str | None = None
+    size: str | None = None  # where the pictures of an answer have several
 
 
 class PictureUsage(Answer):
