@@ -57,7 +57,8 @@ def test_what_is_cheap_is_computed_again_and_not_kept(ranks):
 def test_gradients_in_bfloat16_take_and_send_half(ranks):
     whole, half = (ranks[name][0]["sent"]["reduce_scatter_tensor_coalesced"] for name in ("tp1", "tp1 gradients bf16"))
     assert 2 * half == whole
-    assert ranks["tp1"][0]["static"] - ranks["tp1 gradients bf16"][0]["static"] > 0.4 * whole
+    saved = ranks["tp1"][0]["static"] - ranks["tp1 gradients bf16"][0]["static"]
+    assert saved > 0.35 * whole  # half the buffer, but for the rank's own eighth in float32, which the update reads
 
 
 def test_what_saves_memory_saves_it(ranks):
