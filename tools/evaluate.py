@@ -157,7 +157,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     else:
         need("model", "the folder of the model")
         need("tasks", "names of lm-eval's tasks")
-    check_paths(args)
 
 
 def check_paths(args: argparse.Namespace) -> None:
@@ -178,6 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Do the task, write its result, print the scores."""
     args = build_parser().parse_args(arguments)
     check_arguments(args)
+    check_paths(args)
     from tools.evaluation import pictures
     from tools.evaluation.record import write_record
 

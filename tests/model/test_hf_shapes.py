@@ -167,11 +167,8 @@ def test_a_model_of_squares_says_nothing_of_shapes(tmp_path: Path):
         model.generate_images(batch["input_ids"], num_codes=16, shapes=[0])
 
 
-def test_the_folder_alone_draws_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_folder_alone_draws_shapes(tmp_path: Path):
     """With the code that travels in the folder, as a stranger opens it."""
-    import transformers.dynamic_module_utils as dynamic
-
-    monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = write_export(tmp_path / "shaped_export", (), SHAPES)
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)

@@ -32,6 +32,7 @@ from tests.pretrain.tiny_run import write_config
 from tests.small_disk import small_disk
 from tests.tools.test_full_disk import assert_no_room
 from tokenization.vq import load_vq
+from tools.convert_to_hf import UNFINISHED
 from tools.export_folder import open_export
 from tools.model_card import licences
 
@@ -292,7 +293,8 @@ def test_a_checkpoint_can_be_named_and_an_older_export_is_replaced(commands, exp
     exported = exports["fp32-tied-qwen2.5"]
     output = tmp_path / "export"
     (output.with_name("export.partial")).mkdir()
-    (output.with_name("export.partial") / "leftover").touch()
+    for name in ("leftover", UNFINISHED):
+        (output.with_name("export.partial") / name).touch()
     assert convert(commands, exports["bf16-untied-qwen3"].run, output).code == 0
     (output / "stale.txt").touch()
     older = checkpoint.folder_of(exported.run, 2)
