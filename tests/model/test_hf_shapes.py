@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoProcessor
 
 from model.hf.configuration_uni_x import UniXConfig
 from model.hf.modeling_uni_x import UniXForCausalLM
@@ -167,10 +169,20 @@ def test_a_model_of_squares_says_nothing_of_shapes(tmp_path: Path):
         model.generate_images(batch["input_ids"], num_codes=16, shapes=[0])
 
 
+ELSEWHERE = """
+import sys
+from transformers import AutoModelForCausalLM, AutoProcessor
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+drawn = model.generate_images(**processor.draw(["a"], shape="1:4"), guidance_scale=2.0, temperature=0)
+print(*processor.pictures(drawn)[0].size)
+"""
+
+
 def test_the_folder_alone_draws_shapes(tmp_path: Path):
-    """With the code that travels in the folder, as a stranger opens it."""
+    """With the code that travels in the folder, in a process that knows nothing of this one."""
     folder = write_export(tmp_path / "shaped_export", (), SHAPES)
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-    drawn = model.generate_images(**processor.draw(["a"], shape="1:4"), guidance_scale=2.0, temperature=0)
-    assert processor.pictures(drawn)[0].size == (4, 16)
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, "-I", "-W", "ignore", "-c", ELSEWHERE, str(folder)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "4 16", done.stderr
