@@ -2,6 +2,7 @@
 # make demo-long   the same with more training; can be stopped and started again
 # make demo-edit   teaches the model of make demo to edit pictures: editing corpus, shards, training, export, report
 # make test        all tests
+# make lint        ruff's rules and format (pyproject.toml), as .ci/run and the hook of .pre-commit-config.yaml check them
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
 # make test-megatron  engines, parity, checkpoints and conversion with the other megatron-core, whose wheel is unpacked beside
 # make test-transformers-suite  transformers' own common suites on the classes of exports, with 4.57 and 5, and their counts
@@ -29,7 +30,7 @@ MEGATRON := .megatron-0.19.2
 MEGATRON_TESTS := tests/megatron_versions_tests.py tests/pretrain/test_engine.py tests/pretrain/test_sharded_files.py \
 	tests/model/test_uni_x.py tests/model/test_layer_kinds.py tests/tools/test_convert_from_hf.py
 
-.PHONY: setup setup-eval test test-eval test-megatron test-transformers5 test-transformers-suite test-export-by-hand gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
+.PHONY: setup setup-eval lint test test-eval test-megatron test-transformers5 test-transformers-suite test-export-by-hand gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
 	setup-clients test-clients study count-pictures fuzz-readers
 setup: $(STAMP)
 
@@ -48,6 +49,10 @@ SPREAD := -n auto
 
 test: setup
 	$(RUN) -m pytest -q $(SPREAD) --durations=20 tests
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 
 # On Python 3.12 `make setup` installs megatron-core 0.19.2, and `make test` runs with it. On 3.11 its wheel, of which the Python
 # files run there too, stands before 0.16.1 on the path.

@@ -12,8 +12,9 @@ from torch import Tensor
 from model.fused import rotate
 from model.routing import Segments
 
-
-WRITTEN_OUT_UP_TO = 256  # tokens; on a CPU two matrix products and a softmax take a third of the time of its fused kernel
+WRITTEN_OUT_UP_TO = (
+    256  # tokens; on a CPU two matrix products and a softmax take a third of the time of its fused kernel
+)
 
 
 def short_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -38,10 +39,8 @@ def padded_attention(query: Tensor, key: Tensor, value: Tensor, layout: Segments
             x.index_select(0, group.gather).view(group.documents, group.length, x.shape[1], x.shape[2]).transpose(1, 2)
             for x in (query, key, value)
         )
-        if group.length <= WRITTEN_OUT_UP_TO:
-            out = short_attention(q, k, v)
-        else:
-            out = fused_attention(q, k, v, expand=q.is_cuda)
+        short = group.length <= WRITTEN_OUT_UP_TO
+        out = short_attention(q, k, v) if short else fused_attention(q, k, v, expand=q.is_cuda)
         outputs.append(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]).index_select(0, group.keep))
     if not outputs:
         return query

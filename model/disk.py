@@ -14,7 +14,9 @@ from typing import TextIO
 ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REMEDIES = {
     **dict.fromkeys(ROOM, "make room there, or have the quota raised"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may write to, or change its permissions"),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may write to, or change its permissions"
+    ),
     **dict.fromkeys((errno.EIO, errno.ESTALE), "see that the disk or the file server is well"),
 }
 RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell an error of the system

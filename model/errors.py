@@ -57,7 +57,10 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except ModuleNotFoundError as error:
         if importlib.util.find_spec("torch"):
             raise  # it is the environment, and something in it is broken
-        print(f"error: {sys.executable} has no {error.name}: run make setup, then source .venv/bin/activate", file=sys.stderr)
+        print(
+            f"error: {sys.executable} has no {error.name}: run make setup, then source .venv/bin/activate",
+            file=sys.stderr,
+        )
         code = 2
     except KeyboardInterrupt:
         print("interrupted: what is published under its final name is whole", file=sys.stderr)
@@ -69,7 +72,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         found = disk_error(error)
         if found is None:
             raise
-        tell(f"error: {told(found, named_output())}: {REMEDIES[found.errno]}, and run the same command again", sys.stderr)
+        tell(
+            f"error: {told(found, named_output())}: {REMEDIES[found.errno]}, and run the same command again", sys.stderr
+        )
         code = 1
     let_output_go()
     sys.exit(code)

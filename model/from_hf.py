@@ -33,7 +33,9 @@ class NewWeights:
     dtype: torch.dtype | None = None  # None: as stored
 
 
-def starting_weights(source: Source, config: ModelConfig, new: NewWeights) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+def starting_weights(
+    source: Source, config: ModelConfig, new: NewWeights
+) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """(training name, function that makes the weight) of every weight; one weight is in memory at a time.
 
     Raises UserError, before the first is made, when the folder lacks a weight, or has one that would not be used.
@@ -56,7 +58,9 @@ def _check_complete(source: Source, config: ModelConfig, plan: dict[str, list[st
     needed = {part for parts in plan.values() for part in parts}
     missing = sorted(needed - source.files.keys())
     if missing:
-        raise UserError(f"{source.folder}: lacks {missing[0]} ({len(missing)} weights in all): its config.json needs them")
+        raise UserError(
+            f"{source.folder}: lacks {missing[0]} ({len(missing)} weights in all): its config.json needs them"
+        )
     unused = sorted(name for name in source.files.keys() - needed if not name.endswith(UNUSED))
     if unused == [HEAD] and config.tie_word_embeddings:
         if not torch.equal(source.tensor(HEAD), source.tensor(EMBEDDING)):
@@ -101,8 +105,15 @@ def _shape(config: ModelConfig, part: str) -> tuple[int, ...]:
         return (config.head_dim,)
     if part.endswith("norm.weight"):
         return (hidden,)
-    rows = {"q_proj": heads, "k_proj": groups, "v_proj": groups, "o_proj": hidden, "gate_proj": ffn, "up_proj": ffn,
-            "down_proj": hidden}  # fmt: skip
+    rows = {
+        "q_proj": heads,
+        "k_proj": groups,
+        "v_proj": groups,
+        "o_proj": hidden,
+        "gate_proj": ffn,
+        "up_proj": ffn,
+        "down_proj": hidden,
+    }
     columns = {"o_proj": heads, "down_proj": ffn}
     kind = part.split(".")[-2]
     return (rows[kind],) if part.endswith("bias") else (rows[kind], columns.get(kind, hidden))

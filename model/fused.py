@@ -88,7 +88,9 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx, gradient):
         x, weight, scale = ctx.saved_tensors
         normed = x * scale
-        of_normed = gradient * normed  # [..., h]: its sum over tokens is the weight's gradient, weighted over h the mean
+        of_normed = (
+            gradient * normed
+        )  # [..., h]: its sum over tokens is the weight's gradient, weighted over h the mean
         of_weight = of_normed.reshape(-1, x.shape[-1]).sum(0) if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
             return None, of_weight, None

@@ -15,18 +15,34 @@ from model.errors import UserError
 from model.families import FAMILIES, OTHERS
 
 USED = (
-    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "head_dim", "vocab_size", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings",
-    "initializer_range", "max_position_embeddings",
-)  # fmt: skip
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "tie_word_embeddings",
+    "initializer_range",
+    "max_position_embeddings",
+)
 """Read by model/hf_source.py and model/rope.py."""
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 """Those that no config.json may leave out."""
 
 PUBLISHED = (
-    "num_vision_encode_layers", "num_vision_decode_layers", "real_text_vocab_size", "vision_vocab_size", "vision_start_id",
-)  # fmt: skip
+    "num_vision_encode_layers",
+    "num_vision_decode_layers",
+    "real_text_vocab_size",
+    "vision_vocab_size",
+    "vision_start_id",
+)
 """Used of the published Uni-X models only."""
 
 PLAIN: dict[str, tuple] = {
@@ -60,42 +76,98 @@ REMEDIES = {
 
 HARMLESS: dict[str, tuple[str, ...]] = {
     "notes of whoever saved the folder": (
-        "_name_or_path", "_commit_hash", "transformers_version", "architectures", "unsloth_version", "unsloth_fixed",
+        "_name_or_path",
+        "_commit_hash",
+        "transformers_version",
+        "architectures",
+        "unsloth_version",
+        "unsloth_fixed",
     ),
     "how weights are stored: each says so itself": ("dtype", "torch_dtype", "use_bfloat16"),
     "what a call of transformers returns": (
-        "return_dict", "output_attentions", "output_hidden_states", "output_scores", "return_dict_in_generate", "torchscript",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+        "output_scores",
+        "return_dict_in_generate",
+        "torchscript",
         "use_cache",
     ),
     "which kernel or how much memory, not which numbers": (
-        "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "chunk_size_feed_forward",
-        "pretraining_tp", "tf_legacy_loss",
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "attn_implementation",
+        "chunk_size_feed_forward",
+        "pretraining_tp",
+        "tf_legacy_loss",
     ),
     "dropout in training is the run's to choose": ("attention_dropout",),
     "only read with use_sliding_window": ("sliding_window", "max_window_layers"),
     "heads of classifiers, whose weights would be refused by name": (
-        "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "classifier_dropout",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "finetuning_task",
+        "task_specific_params",
+        "classifier_dropout",
     ),
     "tokens of generation: ours are those of tokenizer.json": (
-        "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "forced_bos_token_id",
-        "forced_eos_token_id", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "tokenizer_class", "prefix",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "sep_token_id",
+        "decoder_start_token_id",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "bad_words_ids",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "tokenizer_class",
+        "prefix",
     ),
     "encoders and decoders of other models, which these classes never read": (
-        "is_decoder", "cross_attention_hidden_size", "tie_encoder_decoder",
+        "is_decoder",
+        "cross_attention_hidden_size",
+        "tie_encoder_decoder",
     ),
     "how a text is sampled, which is asked for when one is": (
-        "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
-        "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
-        "encoder_no_repeat_ngram_size", "num_return_sequences", "remove_invalid_values", "exponential_decay_length_penalty",
+        "max_length",
+        "min_length",
+        "do_sample",
+        "early_stopping",
+        "num_beams",
+        "num_beam_groups",
+        "diversity_penalty",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "repetition_penalty",
+        "length_penalty",
+        "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size",
+        "num_return_sequences",
+        "remove_invalid_values",
+        "exponential_decay_length_penalty",
     ),
-}  # fmt: skip
+}
 """Reason -> the keys that have no effect on logits, for it."""
 
 WITHOUT_EFFECT = {key: reason for reason, keys in HARMLESS.items() for key in keys}
 
 
-NOT_SAMPLING = ("transformers_version", "_from_model_config", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache",
-                "output_attentions", "output_hidden_states", "do_sample")  # fmt: skip
+NOT_SAMPLING = (
+    "transformers_version",
+    "_from_model_config",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "do_sample",
+)
 """Keys of a generation_config.json that an export has of its own, or that change no text."""
 
 
@@ -117,7 +189,11 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
             found = f"{key} is {values.get(key)!r}"
             raise UserError(f"{name}: {found}: a whole number above 0 is needed: is the download complete?")
     published = "num_vision_encode_layers" in values
-    used = {*USED, *(PUBLISHED if published else ()), *(ModelConfig.__dataclass_fields__ if kind in MODEL_TYPES else ())}
+    used = {
+        *USED,
+        *(PUBLISHED if published else ()),
+        *(ModelConfig.__dataclass_fields__ if kind in MODEL_TYPES else ()),
+    }
     plain = PLAIN | dict(FAMILIES[kind].plain if kind in FAMILIES else {})
     code_of_its_own = published or kind in MODEL_TYPES
     for key, value in values.items():
@@ -132,7 +208,9 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
                 why = REMEDIES.get(key, "this model has no such thing, take another one")
                 raise UserError(f"{name}: {key} is {value!r}: {why}")
         else:
-            unknown = f"({_shortened(value)}) is not known here, and may change what is computed: remove it if it does not"
+            unknown = (
+                f"({_shortened(value)}) is not known here, and may change what is computed: remove it if it does not"
+            )
             raise UserError(f"{name}: {key}: {REMEDIES[key]}" if key in REMEDIES else f"{name}: {key} {unknown}")
 
 

@@ -85,7 +85,9 @@ def read_json(path: Path) -> dict:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error.__class__.__name__}): is this a Hugging Face folder?") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.__class__.__name__}): is this a Hugging Face folder?"
+        ) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: is no JSON object: is this a Hugging Face folder?")
     return values
@@ -149,7 +151,9 @@ def special_ids(source: Source, tokenizer: Any | None) -> tuple[int, int, int]:
         raise UserError(f"{source.folder}: the tokenizer has no token {' or '.join(names)}: give another --tokenizer")
     if source.published and start != values["vision_start_id"]:
         said = f"config.json says vision_start_id {values['vision_start_id']}"
-        raise UserError(f"{source.folder}: {PICTURE_MARKS[0]} is {start} in the tokenizer, {said}: give another --tokenizer")
+        raise UserError(
+            f"{source.folder}: {PICTURE_MARKS[0]} is {start} in the tokenizer, {said}: give another --tokenizer"
+        )
     return start, end, eos
 
 
@@ -183,7 +187,9 @@ def model_config(
         offset = image_token_offset or max(values["vocab_size"], text_ids)
         kinds = kinds or layer_kinds(layers)
         if offset <= max(special):
-            raise UserError(f"--image-token-offset {offset} is not above the special tokens, as {max(special)}: raise it")
+            raise UserError(
+                f"--image-token-offset {offset} is not above the special tokens, as {max(special)}: raise it"
+            )
     start, end, eos = special
     name = f"{source.folder}/config.json"
     family = FAMILIES[values["model_type"]]

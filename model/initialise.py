@@ -28,7 +28,9 @@ def initialise(
             parameter.copy_(first_weight(config, name, parameter.shape, seed, rank, ranks))
 
 
-def first_weight(config: ModelConfig, name: str, shape: Sequence[int], seed: int, rank: int = 0, ranks: int = 1) -> Tensor:
+def first_weight(
+    config: ModelConfig, name: str, shape: Sequence[int], seed: int, rank: int = 0, ranks: int = 1
+) -> Tensor:
     """What `initialise` gives to one weight, of which this rank holds `shape`: float32, on the CPU."""
     if name.endswith("norm.weight"):
         return torch.ones(*shape)

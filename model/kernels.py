@@ -65,7 +65,9 @@ def training_name(name: str) -> str:
 def check_installed(name: str) -> None:
     """Raises UserError for kernels that are not there, before torch is imported."""
     if name != TORCH and importlib.util.find_spec(TRANSFORMER_ENGINE) is None:
-        raise UserError(f"run.kernels is {name}, which is not installed: requirements-gpu.txt says how, or set run.kernels=torch")
+        raise UserError(
+            f"run.kernels is {name}, which is not installed: requirements-gpu.txt says how, or set run.kernels=torch"
+        )
 
 
 def check_loads(name: str) -> None:
@@ -75,8 +77,10 @@ def check_loads(name: str) -> None:
     import torch
 
     if why := unloadable():
-        raise UserError(f"run.kernels is {name}, which does not load ({why}): install the versions of requirements-gpu.txt, or "
-                        "set run.kernels=torch")  # fmt: skip
+        raise UserError(
+            f"run.kernels is {name}, which does not load ({why}): install the versions of requirements-gpu.txt, or "
+            "set run.kernels=torch"
+        )
     if not torch.cuda.is_available():
         raise UserError(f"run.kernels is {name}, which needs a GPU, and torch finds none: set run.kernels=torch")
 
@@ -107,4 +111,6 @@ def in_use(name: str, fp8: str, optimizer, engine: str) -> str:
     fused = ", fused" if any(group.get("fused") for group in optimizer.param_groups) else ""
     norm = "one call for all gradients" if engine == "megatron" else "DeepSpeed's"
     products = f"{name}, FP8 ({fp8} scaling) but for the head" if fp8 != "none" else name
-    return f"kernels: {products}; optimizer: {made_by}'s {type(optimizer).__name__}{fused}; norm of the gradient: {norm}"
+    return (
+        f"kernels: {products}; optimizer: {made_by}'s {type(optimizer).__name__}{fused}; norm of the gradient: {norm}"
+    )

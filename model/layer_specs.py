@@ -97,7 +97,9 @@ class SeparatedLayer(MegatronModule):
     The branches take contiguous slices of the row: nothing is gathered, masked or counted here.
     """
 
-    def __init__(self, config, submodules: SeparatedLayerSubmodules, layer_number=1, arrives_in=SEPARATED_ORDER, **kwargs):
+    def __init__(
+        self, config, submodules: SeparatedLayerSubmodules, layer_number=1, arrives_in=SEPARATED_ORDER, **kwargs
+    ):
         super().__init__(config=config)
         self.arrives_in = arrives_in
         self.text = build_module(submodules.text, config=config, layer_number=layer_number, **kwargs)
@@ -195,7 +197,9 @@ def feed_forward(layer: TransformerLayer, hidden: Tensor) -> Tensor:
     return add(layer, layer.mlp_bda, layer.mlp(layer.pre_mlp_layernorm(hidden)), hidden)
 
 
-def branch_submodules(config: ModelConfig, kernels: Kernels, one_norm_for_two: bool = False) -> TransformerLayerSubmodules:
+def branch_submodules(
+    config: ModelConfig, kernels: Kernels, one_norm_for_two: bool = False
+) -> TransformerLayerSubmodules:
     """A pre-norm layer of Qwen's make: grouped-query attention and a SwiGLU feed-forward.
 
     one_norm_for_two: two feed-forwards read what the second norm gives, so that it is part of neither.
@@ -219,9 +223,9 @@ def branch_submodules(config: ModelConfig, kernels: Kernels, one_norm_for_two: b
         ),
         self_attn_bda=get_bias_dropout_add,
         pre_mlp_layernorm=second_norm,
-        mlp=feed_forward_spec(MLPSubmodules(
-            linear_fc1=linear_fc1, linear_fc2=kernels.row, activation_func=kernels.activation
-        )),
+        mlp=feed_forward_spec(
+            MLPSubmodules(linear_fc1=linear_fc1, linear_fc2=kernels.row, activation_func=kernels.activation)
+        ),
         mlp_bda=get_bias_dropout_add,
     )
 
@@ -247,7 +251,9 @@ def layer_spec(config: ModelConfig, index: int, kernels: Kernels) -> ModuleSpec:
         submodules = branch_submodules(config, kernels, one_norm_for_two=kind == MOE_HARD)
         return ModuleSpec(module=module, params={"arrives_in": arrives_in}, submodules=submodules)
     # A layer changes the submodules that it is built from, so each branch has its own.
-    text, vision = (ModuleSpec(module=TransformerLayer, submodules=branch_submodules(config, kernels)) for _ in range(2))
+    text, vision = (
+        ModuleSpec(module=TransformerLayer, submodules=branch_submodules(config, kernels)) for _ in range(2)
+    )
     return ModuleSpec(
         module=SeparatedLayer if kind == SEPARATED else MotLayer,
         params={"arrives_in": arrives_in},

@@ -133,7 +133,7 @@ def vq_model() -> type:
     """diffusers' VQModel without its other models, and without what these use: the compiler, transformers, peft, accelerate."""
     leave_torchvision_out()
     with hidden("torch._dynamo", "transformers", "peft", "accelerate"):
-        import diffusers.models
+        import diffusers.models  # noqa: F401
 
         lazy_packages(*(f"diffusers.models.{name}" for name in ("autoencoders", "unets", "transformers")))
         from diffusers.models.autoencoders.vq_model import VQModel

@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from model.vocabulary import IGNORED
 
-LOGITS_AT_ONCE = 2**29  # elements of [tokens, vocab / tp] that may exist at a time: 1 GiB in bfloat16. The sum of the weight's
+LOGITS_AT_ONCE = (
+    2**29
+)  # elements of [tokens, vocab / tp] that may exist at a time: 1 GiB in bfloat16. The sum of the weight's
 # gradient is gone over once for each such part, which with small ones takes longer than the softmax.
 SOFTMAX_AT_ONCE = 2**25  # elements of them that are float32 at a time: 128 MiB, and as much for their logarithms
 LOGITS_AT_ONCE_CPU = 2**21  # what processors keep in their caches

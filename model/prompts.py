@@ -132,7 +132,8 @@ def text_to_image_ids(
 ) -> list[int]:
     """Ids of a prompt whose continuation is a picture: the wording around the caption, then `<|vision_start|>`.
 
-    A model of several shapes says size words before that: the prompt ends before them (`opening`). `caption` is text or, where it was encoded before, its ids; both give the same prompt.
+    A model of several shapes says size words before that: the prompt ends before them (`opening`). `caption` is text
+    or, where it was encoded before, its ids; both give the same prompt.
     """
     before, after = templates.text_to_image[wording].split(CAPTION)
     ids = encode(caption) if isinstance(caption, str) else caption
@@ -155,17 +156,24 @@ def image_to_text_ids(
 
 
 def turn_ids(
-    pictures: Iterable[Iterable[int]], text: str, encode: Encode, markup: Encode, vocabulary: Vocabulary,
+    pictures: Iterable[Iterable[int]],
+    text: str,
+    encode: Encode,
+    markup: Encode,
+    vocabulary: Vocabulary,
     templates: PromptTemplates = DEFAULT_TEMPLATES,
-) -> list[int]:  # fmt: skip
+) -> list[int]:
     """Ids of a user's turn and the opening of the assistant's: the pictures' codes, each between markers, then text."""
     return conversation_ids([("user", [*pictures, text])], encode, markup, vocabulary, templates)
 
 
 def conversation_ids(
-    turns: Iterable[tuple[str, Iterable[str | Iterable[int]]]], encode: Encode, markup: Encode, vocabulary: Vocabulary,
+    turns: Iterable[tuple[str, Iterable[str | Iterable[int]]]],
+    encode: Encode,
+    markup: Encode,
+    vocabulary: Vocabulary,
     templates: PromptTemplates = DEFAULT_TEMPLATES,
-) -> list[int]:  # fmt: skip
+) -> list[int]:
     """Ids of turns, each (role, parts), and the opening of the assistant's; a part is a text or a picture's codes.
 
     `markup` encodes Qwen's marks of turns as the control tokens that they are; `encode` never makes a control token. A
@@ -183,9 +191,13 @@ def conversation_ids(
 
 
 def edit_ids(
-    sources: Iterable[Iterable[int]], instruction: str, encode: Encode, markup: Encode, vocabulary: Vocabulary,
+    sources: Iterable[Iterable[int]],
+    instruction: str,
+    encode: Encode,
+    markup: Encode,
+    vocabulary: Vocabulary,
     templates: PromptTemplates = DEFAULT_TEMPLATES,
-) -> tuple[list[int], list[int]]:  # fmt: skip
+) -> tuple[list[int], list[int]]:
     """Ids of a prompt whose continuation is an edited picture, and of the same prompt without the instruction.
 
     `sources` are the codes of the source pictures, as for `picture_ids`. The instruction and then they are a user's turn, as in
@@ -194,7 +206,8 @@ def edit_ids(
     """
     pictures, start = list(sources), opening(vocabulary, templates)
     whole, without = (
-        conversation_ids([("user", [text, *pictures])], encode, markup, vocabulary, templates) for text in (instruction, "")
+        conversation_ids([("user", [text, *pictures])], encode, markup, vocabulary, templates)
+        for text in (instruction, "")
     )
     return [*whole, *start], [*without, *start]
 
@@ -215,9 +228,11 @@ def size_ids(shape: int, encode: Encode, templates: PromptTemplates) -> list[int
 
 
 def picture_ids(
-    codes: Iterable[int], vocabulary: Vocabulary, encode: Encode | None = None,
+    codes: Iterable[int],
+    vocabulary: Vocabulary,
+    encode: Encode | None = None,
     templates: PromptTemplates = DEFAULT_TEMPLATES,
-) -> list[int]:  # fmt: skip
+) -> list[int]:
     """A picture as it stands in a document: `<|vision_start|>`, one id a code, `<|vision_end|>`; first its size words.
 
     `codes` are codebook indices in row-major order; an array [rows, columns] of them, and `encode`, where the templates have
@@ -228,7 +243,9 @@ def picture_ids(
     if templates.shapes:
         if grid not in templates.shapes or encode is None:
             known = ", ".join(map(size_word, templates.shapes))
-            raise UserError(f"a picture of codes {list(grid)} is none of the shapes {known} (rows*columns) of this model")
+            raise UserError(
+                f"a picture of codes {list(grid)} is none of the shapes {known} (rows*columns) of this model"
+            )
         size = size_ids(templates.shapes.index(grid), encode, templates)
     if len(grid) == 2:
         codes = codes.reshape(-1)

@@ -50,7 +50,9 @@ def rope_of(values: Mapping[str, Any], default_theta: float, name: str) -> tuple
     scalings = {}
     for key, settings in found:
         if any(isinstance(value, Mapping) for value in settings.values()):
-            raise UserError(f"{name}: {key} differs by kind of layer: this model has one kind of positions, take another one")
+            raise UserError(
+                f"{name}: {key} differs by kind of layer: this model has one kind of positions, take another one"
+            )
         if settings.get("rope_theta") is not None:
             thetas[f"{key}.rope_theta"] = settings["rope_theta"]
         settings.pop("rope_theta", None)
@@ -68,7 +70,9 @@ def _scaling(settings: dict[str, Any], name: str, positions: int | None) -> dict
     kinds = {settings.pop(key) for key in ("rope_type", "type") if settings.get(key) is not None}
     settings = {key: value for key, value in settings.items() if value is not None and key not in ("rope_type", "type")}
     if len(kinds) > 1:
-        raise UserError(f"{name}: rope_type and type disagree ({', '.join(sorted(map(str, kinds)))}): remove the wrong one")
+        raise UserError(
+            f"{name}: rope_type and type disagree ({', '.join(sorted(map(str, kinds)))}): remove the wrong one"
+        )
     kind = kinds.pop() if kinds else "default"
     if settings.pop("partial_rotary_factor", 1.0) != 1.0:
         raise UserError(f"{name}: partial_rotary_factor is not 1: positions turn whole heads here, take another model")

@@ -57,7 +57,9 @@ class RowRouting(PackedSeqParams):
     """Everything that layers need to know about a row; activations are [S(/tp), 1, h] in one of the two orders."""
 
     num_text: int = 0  # text tokens that this rank holds in separated order
-    to_document: Tensor | None = None  # int64 [S]: document-order slot i holds the token at this place in separated order
+    to_document: Tensor | None = (
+        None  # int64 [S]: document-order slot i holds the token at this place in separated order
+    )
     to_separated: Tensor | None = None  # int64 [S]: the inverse permutation
     document: Segments | None = None
     text: Segments | None = None
@@ -150,9 +152,14 @@ def padded_groups(lengths: list[int], device=None) -> tuple[list[PaddedGroup], T
 
 
 def segments(
-    lengths: list[int], positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype, ends: Tensor | None = None,
+    lengths: list[int],
+    positions: Tensor,
+    head_dim: int,
+    rope: Rope,
+    dtype: torch.dtype,
+    ends: Tensor | None = None,
     with_angles: bool = False,
-) -> Segments:  # fmt: skip
+) -> Segments:
     """Document lengths (their sum is len(positions)) and positions [tokens] -> what one slice's attention needs.
 
     ends: int32 [documents + 1] on the device, where documents without tokens are left out; None: made here.
@@ -218,8 +225,13 @@ def route(
         dropout_key=dropout_key,
     )
     if sequence_parallel:
-        rank, ranks = (f() for f in (parallel_state.get_tensor_model_parallel_rank,
-                                     parallel_state.get_tensor_model_parallel_world_size))  # fmt: skip
+        rank, ranks = (
+            f()
+            for f in (
+                parallel_state.get_tensor_model_parallel_rank,
+                parallel_state.get_tensor_model_parallel_world_size,
+            )
+        )
         share = len(positions) // ranks
         made.rank_major = rank_major_order(num_text, len(positions) - num_text, ranks, positions.device)
         made.here = slice(rank * share, (rank + 1) * share)

@@ -12,10 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.errors import UserError
-from model.hf.shapes_uni_x import Grid, nearest_shape, share_lost, shape_of, size_word
+from model.hf.shapes_uni_x import Grid, nearest_shape, shape_of, share_lost, size_word
 
-__all__ = ["ASPECT_RATIOS", "FITS", "MOST_SHAPES", "Framing", "Grid", "framing_of", "grid_of_ratio", "grids_from", "grids_of",
-           "nearest_shape", "recorded", "shape_of", "share_lost", "size_word"]  # fmt: skip
+__all__ = [
+    "ASPECT_RATIOS",
+    "FITS",
+    "MOST_SHAPES",
+    "Framing",
+    "Grid",
+    "framing_of",
+    "grid_of_ratio",
+    "grids_from",
+    "grids_of",
+    "nearest_shape",
+    "recorded",
+    "shape_of",
+    "share_lost",
+    "size_word",
+]
 
 MOST_SHAPES = 16
 FITS = ("crop", "pad")
@@ -77,7 +91,9 @@ def grids_from(text: str, side: int) -> tuple[Grid, ...]:
         ratios.append((int(first), int(last)))
     grids = grids_of(side, ratios)
     if len(grids) > MOST_SHAPES:
-        raise UserError(f"--shapes {text}: {len(grids)} shapes with the square, the limit is {MOST_SHAPES}: leave some out")
+        raise UserError(
+            f"--shapes {text}: {len(grids)} shapes with the square, the limit is {MOST_SHAPES}: leave some out"
+        )
     return grids
 
 

@@ -48,7 +48,9 @@ def _places(index: Path) -> dict[str, str]:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return {name: Path(place).name for name, place in places.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{index}: cannot be read as an index ({error.__class__.__name__}): download it again") from None
+        raise UserError(
+            f"{index}: cannot be read as an index ({error.__class__.__name__}): download it again"
+        ) from None
 
 
 def _names(path: Path) -> list[str]:

@@ -31,8 +31,16 @@ class FusedDocumentAttention(MegatronModule):
         super().__init__(config=config)
         self.kernel = TEDotProductAttention(config, layer_number, attn_mask_type, attention_type, **named)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attention_mask=None, attn_mask_type=None,
-                attention_bias=None, packed_seq_params: Segments | None = None) -> Tensor:  # fmt: skip
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask=None,
+        attn_mask_type=None,
+        attention_bias=None,
+        packed_seq_params: Segments | None = None,
+    ) -> Tensor:
         """query [t, heads, d], key and value [t, kv_heads, d] -> [t, heads, d]; t is the whole slice."""
         layout = packed_seq_params
         if not layout.max_seqlen_q:  # no document: nothing to attend to, and no kernel takes it
@@ -58,5 +66,11 @@ def turned(x: Tensor, layout: Segments) -> Tensor:
 
 def transformer_engine_kernels() -> Kernels:
     """The classes; the activation function is megatron-core's compiled one in either case."""
-    return Kernels(TENorm, TEColumnParallelLinear, TERowParallelLinear, FusedDocumentAttention, SwiGLU,
-                   TELayerNormColumnParallelLinear)  # fmt: skip
+    return Kernels(
+        TENorm,
+        TEColumnParallelLinear,
+        TERowParallelLinear,
+        FusedDocumentAttention,
+        SwiGLU,
+        TELayerNormColumnParallelLinear,
+    )

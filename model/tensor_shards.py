@@ -52,9 +52,7 @@ def whole_shape(name: str, shape: Sequence[int], ranks: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def runs(
-    name: str, shape: Sequence[int], rank: int, ranks: int
-) -> list[tuple[int, int, tuple[int, ...]]]:
+def runs(name: str, shape: Sequence[int], rank: int, ranks: int) -> list[tuple[int, int, tuple[int, ...]]]:
     """Where the share of rank `rank`, of `shape`, lies in the whole: (first row, last row + 1, offsets in the whole)."""
     rows, rest = shape[0], (0,) * (len(shape) - 1)
     if name.endswith(IN_HALVES):

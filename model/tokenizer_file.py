@@ -20,29 +20,65 @@ PLAIN: dict[str, tuple] = {
 
 HARMLESS: dict[str, tuple[str, ...]] = {
     "notes of whoever saved the folder": (
-        "_name_or_path", "name_or_path", "transformers_version", "tokenizer_file", "special_tokens_map_file", "auto_map",
-        "is_local", "local_files_only", "backend", "processor_class", "from_slow", "_commit_hash",
+        "_name_or_path",
+        "name_or_path",
+        "transformers_version",
+        "tokenizer_file",
+        "special_tokens_map_file",
+        "auto_map",
+        "is_local",
+        "local_files_only",
+        "backend",
+        "processor_class",
+        "from_slow",
+        "_commit_hash",
     ),
     "the class around tokenizer.json, whose ids are those of the file": (
-        "tokenizer_class", "use_fast", "vocab_file", "merges_file",
+        "tokenizer_class",
+        "use_fast",
+        "vocab_file",
+        "merges_file",
     ),
     "names of tokens: which are there is asked of tokenizer.json": (
-        "bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token",
-        "additional_special_tokens", "extra_special_tokens", "image_token", "vision_bos_token", "vision_eos_token",
-        "audio_token", "video_token", "model_specific_special_tokens",
+        "bos_token",
+        "eos_token",
+        "pad_token",
+        "unk_token",
+        "sep_token",
+        "cls_token",
+        "mask_token",
+        "additional_special_tokens",
+        "extra_special_tokens",
+        "image_token",
+        "vision_bos_token",
+        "vision_eos_token",
+        "audio_token",
+        "video_token",
+        "model_specific_special_tokens",
     ),
     "text never becomes a control token here, whatever is set": ("split_special_tokens",),
     "lengths, padding and what a call returns: asked for where texts are encoded": (
-        "model_max_length", "max_length", "padding_side", "truncation_side", "padding", "truncation", "stride",
-        "pad_to_multiple_of", "pad_token_type_id", "truncation_strategy", "model_input_names", "return_token_type_ids",
+        "model_max_length",
+        "max_length",
+        "padding_side",
+        "truncation_side",
+        "padding",
+        "truncation",
+        "stride",
+        "pad_to_multiple_of",
+        "pad_token_type_id",
+        "truncation_strategy",
+        "model_input_names",
+        "return_token_type_ids",
     ),
     "spaces of decoded text, which stays as the model wrote it": (
-        "clean_up_tokenization_spaces", "spaces_between_special_tokens",
+        "clean_up_tokenization_spaces",
+        "spaces_between_special_tokens",
     ),
     "tokenizers written in Python alone": ("sp_model_kwargs", "legacy", "errors", "use_default_system_prompt"),
     "begins a text of transformers; a document of ours begins with its first token": ("add_bos_token",),
     "turns are marked as a run is trained with": ("chat_template", "response_schema", "tool_parser_type"),
-}  # fmt: skip
+}
 """Reason -> the keys of tokenizer_config.json that change no ids here, for it."""
 
 WITHOUT_EFFECT = {key: reason for reason, keys in HARMLESS.items() for key in keys}
@@ -95,7 +131,9 @@ def check_settings(path: Path, tokenizer: Any) -> None:
                 alone = f"tokenizer.json alone does not do so: set it to {PLAIN[key][0]}"
                 raise UserError(f"{path}: {key} is {value!r}, and {alone}")
         else:
-            raise UserError(f"{path}: {key} ({repr(value)[:60]}) is not known, and may change ids: remove it if it does not")
+            raise UserError(
+                f"{path}: {key} ({repr(value)[:60]}) is not known, and may change ids: remove it if it does not"
+            )
 
 
 def _check_prefix(tokenizer: Any, wanted: bool, path: Path) -> None:
@@ -112,14 +150,18 @@ def _check_added(tokenizer: Any, added: dict[str, Any], path: Path) -> None:
         found = tokenizer.token_to_id(content)
         if found != number:
             has = f"tokenizer.json gives it {found}" if found is not None else "tokenizer.json has no such token"
-            raise UserError(f"{path}: says that {content} has id {number}, but {has}: copy both again from the base model")
+            raise UserError(
+                f"{path}: says that {content} has id {number}, but {has}: copy both again from the base model"
+            )
 
 
 def _object(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error.__class__.__name__}): copy it again from the base model") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.__class__.__name__}): copy it again from the base model"
+        ) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: is no JSON object: copy it again from the base model")
     return values

@@ -116,7 +116,9 @@ class UniXModel(LanguageModule):
         if not self.post_process:
             return hidden
         if self.config.sequence_parallel:
-            hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden)  # backward: summed over the vocabulary
+            hidden = tensor_parallel.gather_from_sequence_parallel_region(
+                hidden
+            )  # backward: summed over the vocabulary
         else:
             hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden)
         hidden = hidden.squeeze(1).index_select(0, routing.place(targets, self.last_order))

@@ -51,9 +51,8 @@ def training_names(config: ModelConfig) -> dict[str, list[str]]:
             for name, parts in IN_LAYER.items():
                 if not name.startswith(beginning) or (name.endswith("bias") and not config.attention_bias):
                     continue
-                if "q_layernorm" in name or "k_layernorm" in name:
-                    if not config.qk_norm:
-                        continue
+                if ("q_layernorm" in name or "k_layernorm" in name) and not config.qk_norm:
+                    continue
                 names[place + name] = [f"model.{group}.{index}.{part}" for part in parts]
     return names
 

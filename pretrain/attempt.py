@@ -65,7 +65,9 @@ def number_of_this_start(run: Path) -> int:
     if not given:
         return there
     if not given.isdigit():
-        raise UserError(f"{VARIABLE} is {given!r}: set it to a whole number that grows with each start, or leave it out")
+        raise UserError(
+            f"{VARIABLE} is {given!r}: set it to a whole number that grows with each start, or leave it out"
+        )
     if int(given) < there:
         raise TakenOver(f"{run}: attempt {there} owns this folder, this is attempt {given}: it was started too late")
     return int(given)

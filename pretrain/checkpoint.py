@@ -67,7 +67,9 @@ def publish(
     def finish() -> None:
         if rank == 0:
             files = {name: entry for part in parts for name, entry in part.items()}
-            (temporary / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n", encoding="utf-8")
+            (temporary / MANIFEST).write_text(
+                json.dumps({"step": step, "files": files}, indent=1) + "\n", encoding="utf-8"
+            )
             _sync(temporary / MANIFEST)
             _sync(temporary)
             if attempt:
@@ -77,7 +79,7 @@ def publish(
 
     parts: list[dict] = []
     for action in (begin, summed, finish):
-        result, problem = together.attempt(lambda: _on_disk(temporary, action))
+        result, problem = together.attempt(lambda: _on_disk(temporary, action))  # noqa: B023
         if problem:
             if rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its room back

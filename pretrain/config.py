@@ -27,7 +27,9 @@ class RunSection:
     seed: int = 0  # seed of the weights, of the row plan and of the samples
     engine: str = "megatron"  # megatron (megatron-core's optimizer and schedules) or zero3 (DeepSpeed ZeRO)
     precision: str = "fp32"  # fp32, or bf16 with fp32 master weights
-    kernels: str = "torch"  # torch, or transformer_engine where it is installed: same weights and checkpoints, other rounding
+    kernels: str = (
+        "torch"  # torch, or transformer_engine where it is installed: same weights and checkpoints, other rounding
+    )
     fp8: str = "none"  # of transformer_engine's matrix products: none, or delayed or current scaling; never of the head
     threads: int = 0  # torch threads (0: the cores that it may use)
     deterministic: bool = False  # whether GPUs use kernels only that give the same bits each time, which are slower
@@ -53,7 +55,9 @@ class ModelSection:
     flavour: str = "qwen2.5"  # qwen2.5 (bias on q, k, v), qwen3 (norms on q and k) or llama (neither)
     tie_word_embeddings: bool = True
     rope_theta: float = 1_000_000.0
-    rope_scaling: dict = field(default_factory=dict)  # of positions, as config.json has it: rope_type, factor, ... ({}: none)
+    rope_scaling: dict = field(
+        default_factory=dict
+    )  # of positions, as config.json has it: rope_type, factor, ... ({}: none)
     max_position_embeddings: int = 0  # longest text that the export is for, in tokens (0: 32,768)
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
@@ -101,7 +105,9 @@ class DataSection:
     drop_instruction: float = 0.0  # share of edits whose instruction is dropped, for guidance of the source picture
     drop_source: float = 0.0  # share of edits whose source picture is dropped, drawn independently
     drop_both: float = 0.0  # share of edits that lose both, beside those that lose both by chance
-    shared_noise: float = 0.0  # share of edits of whose codes some are replaced by random ones, the same in all pictures
+    shared_noise: float = (
+        0.0  # share of edits of whose codes some are replaced by random ones, the same in all pictures
+    )
 
 
 @dataclass(frozen=True)
@@ -128,9 +134,13 @@ class ZeroSection:
 
     stage: int = 3  # 1: optimizer state; 2: gradients too; 3: weights too
     offload: bool = False  # whether the CPU holds the optimizer state and makes the update
-    init: bool = True  # of stage 3: whether weights are cut as they are made, so that no rank ever holds the whole model
+    init: bool = (
+        True  # of stage 3: whether weights are cut as they are made, so that no rank ever holds the whole model
+    )
     keep_whole: int = 100_000  # of stage 3: weights of fewer elements stay whole on every rank
-    hierarchical: int = 0  # of stage 3: ranks, those of a node, among which weights are cut a second time (0: they are not)
+    hierarchical: int = (
+        0  # of stage 3: ranks, those of a node, among which weights are cut a second time (0: they are not)
+    )
 
 
 @dataclass(frozen=True)
@@ -147,11 +157,15 @@ class CheckpointSection:
 class ResilienceSection:
     """What a run does about steps that are no good, and about processes that hang."""
 
-    spike: float = 0.0  # standard deviations above the mean of the window that make a loss no good (0: any finite one is)
+    spike: float = (
+        0.0  # standard deviations above the mean of the window that make a loss no good (0: any finite one is)
+    )
     window: int = 64  # good steps that a spike is measured against, and steps among which bad ones are counted
     bad_steps: int = 8  # bad ones among them at which the run goes back, and leaves out the rows since (0: never)
     go_backs: int = 2  # times that it goes back to an earlier checkpoint before it stops with a report
-    hang_factor: float = 0.0  # times the median step without the end of a step, at which a process ends itself (0: never)
+    hang_factor: float = (
+        0.0  # times the median step without the end of a step, at which a process ends itself (0: never)
+    )
     hang_seconds: float = 600.0  # but not before so many seconds: longer than any save, measurement or drawing
 
 
@@ -188,20 +202,31 @@ class TrainConfig:
 
 
 OTHER_NAMES = {  # what these keys are called elsewhere: megatron-core, DeepSpeed, transformers and others
-    **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "optim.lr"), **dict.fromkeys(("min_lr", "lr_min"), "optim.final_lr"),
+    **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "optim.lr"),
+    **dict.fromkeys(("min_lr", "lr_min"), "optim.final_lr"),
     **dict.fromkeys(("lr_warmup_iters", "lr_warmup_steps", "num_warmup_steps"), "optim.warmup_steps"),
     **dict.fromkeys(("lr_scheduler", "lr_scheduler_type", "lr_decay_style", "scheduler"), "optim.decay"),
     **dict.fromkeys(("grad_clip", "max_grad_norm", "gradient_clipping", "max_norm"), "optim.clip_grad"),
-    **dict.fromkeys(("batch_size", "global_batch_size", "train_batch_size", "per_device_train_batch_size"), "data.rows_per_step"),
-    **dict.fromkeys(("seq_length", "seq_len", "sequence_length", "max_seq_length", "max_length", "context_length", "block_size"),
-                    "data.row_length"),
-    **dict.fromkeys(("max_steps", "train_iters", "iterations", "total_steps", "epochs", "num_train_epochs"), "run.steps"),
+    **dict.fromkeys(
+        ("batch_size", "global_batch_size", "train_batch_size", "per_device_train_batch_size"), "data.rows_per_step"
+    ),
+    **dict.fromkeys(
+        ("seq_length", "seq_len", "sequence_length", "max_seq_length", "max_length", "context_length", "block_size"),
+        "data.row_length",
+    ),
+    **dict.fromkeys(
+        ("max_steps", "train_iters", "iterations", "total_steps", "epochs", "num_train_epochs"), "run.steps"
+    ),
     **dict.fromkeys(("output_dir", "save_dir", "out_dir"), "run.folder"),
-    **dict.fromkeys(("save_steps", "save_interval"), "checkpoint.every"), "save_total_limit": "checkpoint.keep",
-    **dict.fromkeys(("log_interval", "logging_steps"), "log.every"), **dict.fromkeys(("eval_steps", "eval_interval"), "log.heldout_every"),
-    "num_workers": "data.workers", "num_layers": "model.num_hidden_layers", "n_layers": "model.num_hidden_layers",
+    **dict.fromkeys(("save_steps", "save_interval"), "checkpoint.every"),
+    "save_total_limit": "checkpoint.keep",
+    **dict.fromkeys(("log_interval", "logging_steps"), "log.every"),
+    **dict.fromkeys(("eval_steps", "eval_interval"), "log.heldout_every"),
+    "num_workers": "data.workers",
+    "num_layers": "model.num_hidden_layers",
+    "n_layers": "model.num_hidden_layers",
     "ffn_hidden_size": "model.intermediate_size",
-}  # fmt: skip
+}
 
 CHOICES = {
     "run.precision": ("fp32", "bf16"),
@@ -215,11 +240,26 @@ CHOICES = {
     "zero.stage": (1, 2, 3),
     "parallel.gradients": ("fp32", "bf16"),
 }
-POSITIVE = ("run.steps", "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers",
-            "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim", "data.row_length",
-            "data.row_multiple", "data.rows_per_step", "checkpoint.every", "checkpoint.keep", "log.every",
-            "log.heldout_rows", "log.conflict_targets", "parallel.tensor", "parallel.pipeline",
-            "resilience.window")  # fmt: skip
+POSITIVE = (
+    "run.steps",
+    "model.hidden_size",
+    "model.intermediate_size",
+    "model.num_hidden_layers",
+    "model.num_attention_heads",
+    "model.num_key_value_heads",
+    "model.head_dim",
+    "data.row_length",
+    "data.row_multiple",
+    "data.rows_per_step",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "log.every",
+    "log.heldout_rows",
+    "log.conflict_targets",
+    "parallel.tensor",
+    "parallel.pipeline",
+    "resilience.window",
+)
 ABSENT = {  # what somebody who knows megatron-core may ask for
     "context": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
     "context_parallel": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
@@ -227,8 +267,17 @@ ABSENT = {  # what somebody who knows megatron-core may ask for
     "expert_parallel": "there are no expert layers to be parallel over: use parallel.tensor and parallel.pipeline",
     "fp8": "FP8 is run.fp8=delayed or run.fp8=current, beside run.precision=bf16 and run.kernels=transformer_engine",
 }
-SHARES = ("data.text_to_image", "data.unconditional", "data.first_text", "data.code_noise", "data.drop_instruction",
-          "data.drop_source", "data.drop_both", "data.shared_noise", "optim.dropout")  # fmt: skip
+SHARES = (
+    "data.text_to_image",
+    "data.unconditional",
+    "data.first_text",
+    "data.code_noise",
+    "data.drop_instruction",
+    "data.drop_source",
+    "data.drop_both",
+    "data.shared_noise",
+    "optim.dropout",
+)
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:
@@ -236,7 +285,9 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Train
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error.__class__.__name__}): give a YAML file with --config") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.__class__.__name__}): give a YAML file with --config"
+        ) from None
     try:
         values = read_yaml(text, str(path))
     except ValueError as error:
@@ -377,8 +428,10 @@ def _check(config: TrainConfig, origin: Origin) -> None:
             raise UserError(f"{origin.of(key)}: {key} is {value!r}: choose {' or '.join(map(str, choices))}")
     _check_kernels(config, origin)
     if config.parallel.gradients == "bf16" and config.run.precision != "bf16":
-        raise UserError(f"{origin.of('parallel.gradients')}: parallel.gradients is bf16, and run.precision is {config.run.precision}: "
-                        "gradients have the precision of the weights at least: set run.precision=bf16, or leave it out")  # fmt: skip
+        raise UserError(
+            f"{origin.of('parallel.gradients')}: parallel.gradients is bf16, and run.precision is {config.run.precision}: "
+            "gradients have the precision of the weights at least: set run.precision=bf16, or leave it out"
+        )
     if config.log.conflict_every and not config.data.heldout:
         raise UserError(
             f"{origin.of('log.conflict_every')}: log.conflict_every is {config.log.conflict_every}: it measures on data.heldout, which is empty"
@@ -402,24 +455,32 @@ def _check_kernels(config: TrainConfig, origin: Origin) -> None:
     run, fused = config.run, config.run.kernels == kernels.TRANSFORMER_ENGINE
     head, share = config.model.head_dim, config.parallel.tensor if config.parallel.sequence else 1
     if run.fp8 != "none" and not fused:
-        raise UserError(f"{origin.of('run.fp8')}: run.fp8 is {run.fp8!r}: FP8 products are transformer-engine's: set "
-                        "run.kernels=transformer_engine, or run.fp8=none")  # fmt: skip
+        raise UserError(
+            f"{origin.of('run.fp8')}: run.fp8 is {run.fp8!r}: FP8 products are transformer-engine's: set "
+            "run.kernels=transformer_engine, or run.fp8=none"
+        )
     if not fused:
         return
     who = f"{origin.of('run.kernels')}: run.kernels is {run.kernels!r}"
     if run.precision != "bf16":
-        raise UserError(f"{who}: its attention takes half precision only, and run.precision is {run.precision}: set "
-                        "run.precision=bf16, or run.kernels=torch")  # fmt: skip
+        raise UserError(
+            f"{who}: its attention takes half precision only, and run.precision is {run.precision}: set "
+            "run.precision=bf16, or run.kernels=torch"
+        )
     if head % 8 or head > kernels.WIDEST_HEAD:
-        raise UserError(f"{who}: its attention takes heads of a multiple of 8 up to {kernels.WIDEST_HEAD}, and model.head_dim is "
-                        f"{head}: set run.kernels=torch")  # fmt: skip
+        raise UserError(
+            f"{who}: its attention takes heads of a multiple of 8 up to {kernels.WIDEST_HEAD}, and model.head_dim is "
+            f"{head}: set run.kernels=torch"
+        )
     if run.engine != "megatron":
         raise UserError(f"{who}: it was not made to work with DeepSpeed: set run.engine=megatron, or run.kernels=torch")
     rows = config.data.row_multiple
     if run.fp8 != "none" and rows % (kernels.FP8_MULTIPLE * share):
-        raise UserError(f"{origin.of('run.fp8')}: run.fp8 is {run.fp8!r}: a product's tokens must be a multiple of "
-                        f"{kernels.FP8_MULTIPLE} on every rank, and data.row_multiple is {rows}: set it to a multiple of "
-                        f"{kernels.FP8_MULTIPLE * share}")  # fmt: skip
+        raise UserError(
+            f"{origin.of('run.fp8')}: run.fp8 is {run.fp8!r}: a product's tokens must be a multiple of "
+            f"{kernels.FP8_MULTIPLE} on every rank, and data.row_multiple is {rows}: set it to a multiple of "
+            f"{kernels.FP8_MULTIPLE * share}"
+        )
 
 
 def _numbers(value, key: str = "") -> Iterator[tuple[str, float]]:

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from model.disk import tell
 from model.errors import UserError
 from model.hf.text_uni_x import TextEncoder
-from model.disk import tell
 from model.prompts import size_ids
 from pretrain import setup
 from pretrain.config import DataSection, TrainConfig
@@ -95,8 +95,10 @@ class Data:
     def picture_shapes(self) -> list[dict]:
         """The shapes that a model of this data draws, as its export's configuration has them; none of squares."""
         templates = self.templates
-        return [{"grid": list(grid), "ids": size_ids(number, self.encode, templates)}
-                for number, grid in enumerate(templates.shapes)]  # fmt: skip
+        return [
+            {"grid": list(grid), "ids": size_ids(number, self.encode, templates)}
+            for number, grid in enumerate(templates.shapes)
+        ]
 
     def markup(self, text: str) -> list[int]:
         """Marks of turns -> ids, which are control tokens."""
@@ -125,13 +127,17 @@ class Data:
                 yield told
         per_step, whole = self.rows_per_step * self.train.size.tokens, self.train.plan.tokens()
         if per_step > whole:
-            yield (f"data.rows_per_step {self.rows_per_step:,}: a step reads {per_step:,} tokens, {per_step / max(1, whole):,.1f} times "
-                   f"all documents together ({whole:,.0f}): lower it unless that is meant")  # fmt: skip
+            yield (
+                f"data.rows_per_step {self.rows_per_step:,}: a step reads {per_step:,} tokens, {per_step / max(1, whole):,.1f} times "
+                f"all documents together ({whole:,.0f}): lower it unless that is meant"
+            )
         for number, source in enumerate(self.paths):
             share = self.train.plan.cut_turns(number)
             if share:
-                yield (f"{source}: {share:.2%} of its conversations are longer than a row of {self.train.size.tokens} tokens and "
-                       "are cut: raise data.row_length, or shorten them")  # fmt: skip
+                yield (
+                    f"{source}: {share:.2%} of its conversations are longer than a row of {self.train.size.tokens} tokens and "
+                    "are cut: raise data.row_length, or shorten them"
+                )
         if not self.cache_limit:
             return
         datasets, plan = self.train.datasets, self.train.plan
@@ -139,8 +145,10 @@ class Data:
         if self.cache_limit < best:
             often = self.cache_limit < 1.25 * needed  # blocks differ by the shards at their ends
             what = "may be fetched again and again" if often else "are not fetched before they are needed"
-            yield (f"data.cache_limit {self.cache_limit:g}: rows that are read together need {needed:.3g} GiB of shards, and "
-                   f"{best:.3g} with those that come next: shards {what}; raise it")  # fmt: skip
+            yield (
+                f"data.cache_limit {self.cache_limit:g}: rows that are read together need {needed:.3g} GiB of shards, and "
+                f"{best:.3g} with those that come next: shards {what}; raise it"
+            )
 
     def checkpoint_files(self) -> dict[str, bytes]:
         """What a checkpoint holds beside tensors, so that it can be converted without anything else of the run."""

@@ -26,12 +26,19 @@ def check_inputs(data: DataSection, init_from: str = "") -> None:
     if data.vq:
         find_folder(data.vq)
     if init_from and not holds_checkpoint(Path(init_from)):
-        raise UserError(f"run.init_from: {init_from} holds no checkpoint: give a run folder or one of its checkpoints/step_*")
+        raise UserError(
+            f"run.init_from: {init_from} holds no checkpoint: give a run folder or one of its checkpoints/step_*"
+        )
 
 
 def holds_checkpoint(folder: Path) -> bool:
     """Whether something like a checkpoint is there: its own folder, or a run's. Whether it is whole is found out later."""
-    return (folder / "manifest.json").is_file() or any((folder / "checkpoints").glob("step_*")) or folder.name.startswith("step_") and folder.is_dir()
+    return (
+        (folder / "manifest.json").is_file()
+        or any((folder / "checkpoints").glob("step_*"))
+        or folder.name.startswith("step_")
+        and folder.is_dir()
+    )
 
 
 def tokenizer_file(folder: str | Path) -> Path:

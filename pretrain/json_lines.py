@@ -16,12 +16,16 @@ def lines_backwards(path: Path) -> Iterator[tuple[int, bytes]]:
     What follows the last line's end, a line that is being written or that a kill has cut, comes first where there is any.
     """
     try:
-        file = open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115
     except OSError:
         return
     with file:
         begin = after = file.seek(0, 2)
-        rest, size, ends = b"", BLOCK, 0  # the end of the line whose beginning is not read yet; bytes after the last one
+        rest, size, ends = (
+            b"",
+            BLOCK,
+            0,
+        )  # the end of the line whose beginning is not read yet; bytes after the last one
         while begin:
             size = min(size, begin)
             begin -= size

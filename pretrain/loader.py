@@ -85,12 +85,16 @@ class RowDataset(torch.utils.data.Dataset):
     def _document(self, piece: Piece, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
         parts = self.plan.parts(piece) if self.routing_only else self._contents(piece)
         if self.shares.shared_noise and piece.task in (TURNS, NO_INSTRUCTION) and self._is_edit(piece):
-            parts = replace_shared_codes(parts, self.tokenized.vocabulary.codebook_size, self.shares.shared_noise, noise)
+            parts = replace_shared_codes(
+                parts, self.tokenized.vocabulary.codebook_size, self.shares.shared_noise, noise
+            )
         if piece.task in ORDERED:
             ids, labels = build_ordered(self.tokenized, piece.task, piece.text, parts)
         else:
             caption = next(part.wordings for part in parts if part.codes is None)[piece.text][1]
-            codes, shape = next(((part.codes, part.shape) for part in parts if part.codes is not None), (caption[:0], 0))
+            codes, shape = next(
+                ((part.codes, part.shape) for part in parts if part.codes is not None), (caption[:0], 0)
+            )
             ids, labels = build_document(
                 self.tokenized, piece.task, piece.wording, caption, codes, self.shares.train_on_prompts, shape
             )
@@ -232,19 +236,27 @@ def check_sources(manifests: list[dict], vocabulary: Vocabulary) -> None:
         name = "sha256" if key == "tokenizer" else "fingerprint"
         found = {manifest[key][name] for manifest in manifests}
         if len(found) > 1:
-            raise UserError(f"data.sources were made with different {key}s ({sorted(found)}): shard them again with one")
+            raise UserError(
+                f"data.sources were made with different {key}s ({sorted(found)}): shard them again with one"
+            )
     sizes = sorted({manifest["vq"]["image_size"] for manifest in manifests})
     if len(sizes) > 1:
-        raise UserError(f"data.sources have pictures of {' and '.join(map(str, sizes))} pixels a side, and a model draws one "
-                        "grid of codes: shard them again with one --image-size")  # fmt: skip
+        raise UserError(
+            f"data.sources have pictures of {' and '.join(map(str, sizes))} pixels a side, and a model draws one "
+            "grid of codes: shard them again with one --image-size"
+        )
     with_pictures = [framing_of(manifest["vq"]) for manifest in manifests if manifest["counts"]["pictures"]]
     sets = {framing.grids for framing in with_pictures if len(framing.grids) > 1}
     if len(sets) > 1:
         found = " and ".join(sorted(", ".join(map(size_word, grids)) for grids in sets))
-        raise UserError(f"data.sources have pictures of different sets of shapes ({found}): shard them again with one --shapes")
+        raise UserError(
+            f"data.sources have pictures of different sets of shapes ({found}): shard them again with one --shapes"
+        )
     if len({framing.pad for framing in with_pictures}) > 1:
-        raise UserError("some of data.sources have pictures that were cropped, and some padded ones: shard them again with one "
-                        "--fit, which the model then has for pictures of prompts")  # fmt: skip
+        raise UserError(
+            "some of data.sources have pictures that were cropped, and some padded ones: shard them again with one "
+            "--fit, which the model then has for pictures of prompts"
+        )
     codes = manifests[0]["vq"]["codebook_size"]
     if codes != vocabulary.codebook_size:
         raise UserError(f"the model has {vocabulary.codebook_size} picture codes, the shards have {codes}")

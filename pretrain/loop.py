@@ -37,7 +37,6 @@ from pretrain.schedule import learning_rate
 from pretrain.together import Together, all_processes
 from pretrain.watchdog import Watchdog
 
-
 LINE_SECONDS = 30.0  # after which a line is printed, however few steps there were
 ESTIMATE_AFTER = 2  # steps of a start; the first one also warms up
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -94,7 +93,7 @@ class Work:
 GOING, STOPPING, FAILED, OUSTED = range(4)  # what a process finds before a step; the largest of all is what happens
 
 
-def loop(work: Work, progress: Progress) -> bool:
+def loop(work: Work, progress: Progress) -> bool:  # noqa: C901
     """Train on from `progress`, which moves along, to the end or until a process is asked to stop.
 
     False when too many steps were no good and the run should go back.
@@ -138,13 +137,19 @@ def loop(work: Work, progress: Progress) -> bool:
             if found == FAILED and saved != progress.step:  # the weights are as good as before the rows were asked for
                 save()
                 work.saver.wait()
-            together.all_do(lambda: fail(error))
+            together.all_do(lambda: fail(error))  # noqa: B023
         if found == STOPPING:
             break
         batch = work.sharing.share(batch)
         shared = time.perf_counter()
-        lr = learning_rate(progress.step, peak=optim.lr, final=optim.final_lr, warmup=optim.warmup_steps, steps=steps,
-                           decay=optim.decay)  # fmt: skip
+        lr = learning_rate(
+            progress.step,
+            peak=optim.lr,
+            final=optim.final_lr,
+            warmup=optim.warmup_steps,
+            steps=steps,
+            decay=optim.decay,
+        )
         figures = engine.train_step(batch, lr, lambda figures: progress.sound(figures, resilience))
         progress.note(figures, per_step, resilience)
         progress.add(figures)
@@ -160,7 +165,9 @@ def loop(work: Work, progress: Progress) -> bool:
             if together.rank == 0:
                 note_event(work.records, work.attempt, "bad step", step=step, rows=[first, end], why=wrong)
         if pace.steps == ESTIMATE_AFTER and steps - step > ESTIMATE_AFTER:
-            together.say(f"a step takes {pace.last_step:.2g} s: about {duration(pace.last_step * (steps - step))} to go")
+            together.say(
+                f"a step takes {pace.last_step:.2g} s: about {duration(pace.last_step * (steps - step))} to go"
+            )
         logged = step % log.every == 0 or last
         if logged or pace.is_due(LINE_SECONDS):
             rate, data_wait, left = pace.take()
@@ -233,7 +240,9 @@ def train(config: TrainConfig, command: list[str]) -> int:
     engine = together.all_do(lambda: make_engine(config, data))
     sampler = together.all_do(lambda: Sampler(config, data, run, together))
     watch = together.all_do(lambda: make_watch(config, data, heldout, together))
-    warnings = together.first_does(lambda: list(data.warnings()))  # what cannot be trained on is refused before a folder is made
+    warnings = together.first_does(
+        lambda: list(data.warnings())
+    )  # what cannot be trained on is refused before a folder is made
     lock = together.all_do(lambda: hold(run) if together.rank == 0 else None)
     for line in warnings:
         together.say(f"warning: {line}")
@@ -263,8 +272,22 @@ def train(config: TrainConfig, command: list[str]) -> int:
         Watchdog(stacks, options.hang_factor, options.hang_seconds, together.rank) as watchdog,
         Stop() as stop,
     ):
-        work = Work(config, engine, data, heldout, sharing, sampler, saver, together, attempt, records, log, watchdog, stop,
-                    watch)  # fmt: skip
+        work = Work(
+            config,
+            engine,
+            data,
+            heldout,
+            sharing,
+            sampler,
+            saver,
+            together,
+            attempt,
+            records,
+            log,
+            watchdog,
+            stop,
+            watch,
+        )
         while not loop(work, progress):
             progress = go_back(config, attempt, records, engine, together, progress)
             saver.save(progress.step, engine.pieces(), work.state(progress))  # a restart goes on from here, too

@@ -35,14 +35,20 @@ def sent(item: Any) -> Sent:
 
 
 def never_lost(
-    begin: Callable[[int], Iterator[Sent]], first: int, step: int, tell: Callable[[str], None], stopped: Callable[[], bool]
+    begin: Callable[[int], Iterator[Sent]],
+    first: int,
+    step: int,
+    tell: Callable[[str], None],
+    stopped: Callable[[], bool],
 ) -> Iterator[Any]:
     """The items of rows `first`, `first` + `step`, ...; `begin` starts workers at a row.
 
     When workers are killed it begins them again, RESTARTS times at most, each told. Raises WorkersLost after that, and
     torch's own error where the run is `stopped` anyway: a signal may have gone to all its processes.
     """
-    return _items(begin, begin(first), first, step, tell, stopped)  # the first workers start here, not with the first item
+    return _items(
+        begin, begin(first), first, step, tell, stopped
+    )  # the first workers start here, not with the first item
 
 
 def _items(begin, items: Iterator[Sent] | None, row: int, step: int, tell, stopped) -> Iterator[Any]:
@@ -55,7 +61,9 @@ def _items(begin, items: Iterator[Sent] | None, row: int, step: int, tell, stopp
             named = LOST.search(str(error))
             # A worker that has sent a row also holds the memory that it lies in: if it dies before that is asked for, the
             # connection breaks, and torch may not know yet why. What a worker's own code raises, torch marks so.
-            broken = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and not str(error).startswith("Caught")
+            broken = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and not str(error).startswith(
+                "Caught"
+            )
             if not (named or broken) or stopped():
                 raise
             numbers = [int(number) for number in named[1].split(",")] if named else []
@@ -69,11 +77,15 @@ def _items(begin, items: Iterator[Sent] | None, row: int, step: int, tell, stopp
         who = ", ".join(f"{number} ({_memory(held.get(number))})" for number in numbers)
         for number in numbers:
             held.pop(number, None)
-        told = (f"loader worker {who or 'of an unknown number'} was killed at row {row}; this machine has {_available()} of "
-                "memory left")  # fmt: skip
+        told = (
+            f"loader worker {who or 'of an unknown number'} was killed at row {row}; this machine has {_available()} of "
+            "memory left"
+        )
         if restarts > RESTARTS:
-            raise WorkersLost(f"{told}, and workers were begun again {RESTARTS} times: lower data.workers or ask for more "
-                              "memory, and start the run again: it goes on from here")  # fmt: skip
+            raise WorkersLost(
+                f"{told}, and workers were begun again {RESTARTS} times: lower data.workers or ask for more "
+                "memory, and start the run again: it goes on from here"
+            )
         tell(f"warning: {told}: workers begin again there ({restarts} of {RESTARTS} times)")
 
 

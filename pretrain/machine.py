@@ -21,7 +21,8 @@ def describe() -> dict:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
-        "libraries": {name: version for name in LIBRARIES if (version := _version(name))} | {"torch": torch.__version__},
+        "libraries": {name: version for name in LIBRARIES if (version := _version(name))}
+        | {"torch": torch.__version__},
     }
     limited = {name: os.environ[name] for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY") if name in os.environ}
     if limited:
@@ -60,7 +61,9 @@ def what_changed(before: dict, now: dict) -> str:
         old, new = ([machine.get(key) for machine in start["machines"]] for start in (before, now))
         if key == "libraries":
             names = sorted({name for versions in (*old, *new) for name in versions or ()})
-            pairs = [(name, *([(versions or {}).get(name) for versions in side] for side in (old, new))) for name in names]
+            pairs = [
+                (name, *([(versions or {}).get(name) for versions in side] for side in (old, new))) for name in names
+            ]
         else:
             pairs = [(key, old, new)]
         changes += [f"{name} {_words(a)}, now {_words(b)}" for name, a, b in pairs if _words(a) != _words(b)]

@@ -114,8 +114,11 @@ class Pace:
 
 def progress_line(step: int, steps: int, values: dict[str, float], rate: float, waiting: float, left: float) -> str:
     """One line that a person can read."""
-    parts = [f"{name[6:].replace('loss_', '')} {values[name]:.3f}" for name in
-             ("train/loss", "train/loss_text", "train/loss_image") if name in values]  # fmt: skip
+    parts = [
+        f"{name[6:].replace('loss_', '')} {values[name]:.3f}"
+        for name in ("train/loss", "train/loss_text", "train/loss_image")
+        if name in values
+    ]
     return (
         f"step {step:>{len(str(steps))}}/{steps}  {' '.join(parts)}  lr {values['train/learning_rate']:.1e}  "
         f"grad {values['train/grad_norm']:.2f}  {rate:,.0f} tok/s  data wait {waiting:.0f} %  "

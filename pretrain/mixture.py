@@ -176,4 +176,8 @@ def tokens_of(index: LengthIndex, documents: numpy.ndarray | None = None) -> flo
 
 def _mean_tokens(lengths: numpy.ndarray, layout: numpy.ndarray) -> float:
     group = numpy.cumsum(layout & WORDING == 0) - 1
-    return float((numpy.bincount(group, lengths.astype(numpy.float64)) / numpy.bincount(group)).sum()) if len(group) else 0.0
+    return (
+        float((numpy.bincount(group, lengths.astype(numpy.float64)) / numpy.bincount(group)).sum())
+        if len(group)
+        else 0.0
+    )

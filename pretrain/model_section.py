@@ -16,9 +16,20 @@ def section_of(config: ModelConfig) -> ModelSection:
     ]
     if not flavours:
         raise ValueError(f"no flavour has attention_bias {config.attention_bias} and qk_norm {config.qk_norm}")
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-             "tie_word_embeddings", "rope_theta", "rms_norm_eps", "initializer_range", "image_token_offset",
-             "max_position_embeddings")  # fmt: skip
+    names = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "tie_word_embeddings",
+        "rope_theta",
+        "rms_norm_eps",
+        "initializer_range",
+        "image_token_offset",
+        "max_position_embeddings",
+    )
     return ModelSection(
         **{name: getattr(config, name) for name in names},
         **_kinds_of(config.layer_kinds),
@@ -55,6 +66,9 @@ def section_yaml(config: ModelConfig) -> str:
     except ValueError as error:
         return f"{said}# it cannot be written: {error}\n"
     defaults = {spec.name: spec.default for spec in dataclasses.fields(ModelSection)}
-    values = {key: value for key, value in dataclasses.asdict(section).items() if value != {} and
-              (value != defaults[key] or key not in ("shallow", "deep", "every"))}  # fmt: skip
+    values = {
+        key: value
+        for key, value in dataclasses.asdict(section).items()
+        if value != {} and (value != defaults[key] or key not in ("shallow", "deep", "every"))
+    }
     return said + yaml.safe_dump({"model": values}, sort_keys=False)

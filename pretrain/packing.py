@@ -4,9 +4,10 @@ Best fit alone puts equal lengths together, and a row of captions that are all e
 else, is no fair sample of the data. So pieces that follow each other in their random order make a bundle that nearly
 fills a row, and best fit puts what is left over into the gaps.
 
-Best fit works on the histogram of the lengths instead of one piece at a time. The longest piece that is left opens a row, and the row takes the longest that still fits, again and again. As long as
-there are enough pieces of these lengths, the next row has the same lengths in it; so a row's lengths are found once and
-used as often as they can be. The work depends on how many different lengths there are, hardly on how many pieces.
+Best fit works on the histogram of the lengths instead of one piece at a time. The longest piece that is left opens a
+row, and the row takes the longest that still fits, again and again. As long as there are enough pieces of these
+lengths, the next row has the same lengths in it; so a row's lengths are found once and used as often as they can be.
+The work depends on how many different lengths there are, hardly on how many pieces.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy
-
 
 GAP = 1.0  # mean lengths of a piece that a bundle leaves free in a row, at least; but it may fill half of a row
 
@@ -40,7 +40,9 @@ def bundle(lengths: numpy.ndarray, capacity: int) -> numpy.ndarray:
     mean = float(lengths @ lengths) / total  # of the piece that a token is in
     limit = max(capacity - int(GAP * mean), capacity // 2)
     ends = numpy.cumsum(lengths, dtype=numpy.int64)
-    after = numpy.searchsorted(ends, ends - lengths + limit, side="right")  # the first piece that a bundle from here leaves
+    after = numpy.searchsorted(
+        ends, ends - lengths + limit, side="right"
+    )  # the first piece that a bundle from here leaves
     after = numpy.maximum(after, numpy.arange(1, len(lengths) + 1)).tolist()
     starts, piece = [], 0
     while piece < len(after) and len(starts) < total // capacity:
@@ -84,9 +86,7 @@ def decreasing(lengths: numpy.ndarray) -> numpy.ndarray:
 
 def argsort_small(numbers: numpy.ndarray) -> numpy.ndarray:
     """Positions of numbers from 0 on in increasing order, equal ones in their order."""
-    narrow = (
-        numpy.uint16 if numbers.max(initial=0) < 1 << 16 else numpy.int64
-    )  # radix sort, much faster
+    narrow = numpy.uint16 if numbers.max(initial=0) < 1 << 16 else numpy.int64  # radix sort, much faster
     return numpy.argsort(numbers.astype(narrow), kind="stable")
 
 

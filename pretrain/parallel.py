@@ -19,9 +19,15 @@ class ParallelLayout:
     layout: str = ""  # layers of each stage, as in "Ett|tttt|ttL" ("": even); twice the stages, and a rank has two
     distributed_optimizer: bool = False  # whether optimizer state is cut over data-parallel ranks
     recompute: bool = False  # whether layers are computed again in the backward pass, to save memory
-    recompute_cheap: bool = False  # whether norms and activation functions are, which costs little and saves a good part
-    overlap: bool = True  # whether gradients are summed during the backward pass, and weights gathered during the next forward
-    gradients: str = "fp32"  # dtype in which they are added up over rows and sent (bf16: half the bytes; with run.precision bf16)
+    recompute_cheap: bool = (
+        False  # whether norms and activation functions are, which costs little and saves a good part
+    )
+    overlap: bool = (
+        True  # whether gradients are summed during the backward pass, and weights gathered during the next forward
+    )
+    gradients: str = (
+        "fp32"  # dtype in which they are added up over rows and sent (bf16: half the bytes; with run.precision bf16)
+    )
 
 
 BUCKET = 40_000_000  # elements of gradients that are sent as soon as all of them are there
@@ -46,7 +52,9 @@ def stage_layers(layout: str, pipeline: int, layers: int) -> list[str]:
         written = re.sub(pattern, lambda found: found.group(1) * int(found.group(2)), written)
     stages = written.split("|")
     if not re.fullmatch(r"E[t|]*L", written):
-        raise UserError(f"pipeline layout {layout!r}: write E, then layers t in stages cut by |, then L, as in Ett|tttt|ttL")
+        raise UserError(
+            f"pipeline layout {layout!r}: write E, then layers t in stages cut by |, then L, as in Ett|tttt|ttL"
+        )
     if written.count("t") != layers:
         raise UserError(f"pipeline layout {layout!r} has {written.count('t')} layers: the model has {layers}")
     if pipeline == 1 and len(stages) > 1:
@@ -67,11 +75,15 @@ def check_layout(parallel: ParallelLayout, model: ModelConfig) -> None:
     """Raises UserError, naming what does not divide, for a model that cannot be cut so."""
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size"):
         if getattr(model, name) % parallel.tensor:
-            raise UserError(f"{name} {getattr(model, name)} is not divisible by {parallel.tensor} tensor-parallel ranks")
+            raise UserError(
+                f"{name} {getattr(model, name)} is not divisible by {parallel.tensor} tensor-parallel ranks"
+            )
     if parallel.sequence and parallel.tensor == 1:
         raise UserError("sequence parallelism needs at least 2 tensor-parallel ranks: it shares tokens over them")
     if parallel.recompute and parallel.recompute_cheap:
-        raise UserError("parallel.recompute computes whole layers again, what parallel.recompute_cheap names included: take one")
+        raise UserError(
+            "parallel.recompute computes whole layers again, what parallel.recompute_cheap names included: take one"
+        )
     stage_layers(parallel.layout, parallel.pipeline, model.num_hidden_layers)
 
 

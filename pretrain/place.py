@@ -66,8 +66,10 @@ def check_zero(config: TrainConfig) -> None:
         )
     zero = config.zero
     if zero.hierarchical and zero.stage != 3:
-        raise UserError(f"zero.hierarchical {zero.hierarchical} cuts weights a second time, which zero.stage {zero.stage} does not "
-                        "cut at all: set zero.stage=3, or leave it out")  # fmt: skip
+        raise UserError(
+            f"zero.hierarchical {zero.hierarchical} cuts weights a second time, which zero.stage {zero.stage} does not "
+            "cut at all: set zero.stage=3, or leave it out"
+        )
     if parallel.distributed_optimizer:
         raise UserError(
             "parallel.distributed_optimizer belongs to run.engine megatron: zero3 cuts optimizer state by itself "

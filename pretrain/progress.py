@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pretrain.config import ResilienceSection
 from pretrain.engines import StepFigures, finite
 
-
 NO_STEPS = (0.0, 0.0, 0, 0, 0)
 """Text loss, image loss, text tokens, image tokens, as sums over steps, and how many steps these are."""
 
@@ -24,7 +23,9 @@ class Progress:
     updates: int = 0  # steps that moved the weights
     losses: list[float] = field(default_factory=list)  # of the last good steps, as many as the window has
     bad: list[int] = field(default_factory=list)  # steps that were no good, of the last ones
-    went_back: list[dict] = field(default_factory=list)  # {"from": step, "to": step, "left_out": [first row, last row + 1]}
+    went_back: list[dict] = field(
+        default_factory=list
+    )  # {"from": step, "to": step, "left_out": [first row, last row + 1]}
 
     since_line: list[float] = field(default_factory=lambda: list(NO_STEPS))  # steps since the last line, as NO_STEPS
 

@@ -92,8 +92,10 @@ class Records:
                 self._write_one(first)
             except OSError as error:
                 if not self._waited:
-                    self._say(f"warning: {told(error, first.path)}: what this run records is kept in memory until there is "
-                              "room, and training goes on")  # fmt: skip
+                    self._say(
+                        f"warning: {told(error, first.path)}: what this run records is kept in memory until there is "
+                        "room, and training goes on"
+                    )
                 self._waited = max(self._waited, len(self._waiting))
                 return
             self._waiting.popleft()

@@ -183,7 +183,9 @@ class RowPlan:
             picture = layout & PICTURE != 0
             starts = (offsets[:-1] - offsets[0]).astype(numpy.int64)
             lengths = lengths + numpy.where(picture, self.tokenized.size_lengths[layout // SHAPE], 0)
-            pictures, texts = (numpy.maximum.reduceat(numpy.where(which, lengths, 0), starts) for which in (picture, ~picture))
+            pictures, texts = (
+                numpy.maximum.reduceat(numpy.where(which, lengths, 0), starts) for which in (picture, ~picture)
+            )
             paired = pictures + 3 + numpy.maximum(texts + most, alone)
             longest = numpy.where(kinds == KINDS.index(CAPTION_PAIR), paired, pictures + 2 * (pictures > 0))
             chosen = longest > self.size.capacity
@@ -266,17 +268,16 @@ class RowPlan:
         shapes = index.layout[first] // SHAPE
         lengths = sum(document_lengths(self.tokenized, task, wording, captions, pictures, shapes))
         if in_order.any():
-            lengths[in_order] = self._ordered_lengths(index, first[in_order], counts[in_order], task[in_order],
-                                                      text[in_order])  # fmt: skip
+            lengths[in_order] = self._ordered_lengths(
+                index, first[in_order], counts[in_order], task[in_order], text[in_order]
+            )
         zeros = numpy.zeros_like(documents)
         return numpy.stack([zeros + number, documents, text, task, wording, zeros, lengths], axis=1)
 
     def _ordered_lengths(self, index: LengthIndex, first, counts, task, text) -> numpy.ndarray:
         starts = numpy.cumsum(counts) - counts
         entries = numpy.arange(counts.sum()) + numpy.repeat(first - starts, counts)
-        return ordered_lengths(
-            self.tokenized, task, text, counts, index.lengths[entries], index.layout[entries]
-        )
+        return ordered_lengths(self.tokenized, task, text, counts, index.lengths[entries], index.layout[entries])
 
     def _split(self, pieces: numpy.ndarray) -> numpy.ndarray:
         """Cut what no row can hold into stretches: text wherever a row is full, documents in order between pictures.

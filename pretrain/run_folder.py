@@ -22,7 +22,6 @@ from pretrain.records import Records
 from pretrain.together import Together
 from tokenization.files import write_atomically
 
-
 MOST_CHANGES = 6  # settings that are told
 
 
@@ -33,12 +32,14 @@ def hold(run: Path):
     one may be cut off from the rest of the machine and alive.
     """
     run.mkdir(parents=True, exist_ok=True)
-    lock = open(run / "lock", "w")
+    lock = open(run / "lock", "w")  # noqa: SIM115
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         if not may_take_over(run):
-            raise UserError(f"{run}: another process is training in this folder: wait for it, or choose another run.folder")
+            raise UserError(
+                f"{run}: another process is training in this folder: wait for it, or choose another run.folder"
+            ) from None
     return lock
 
 
@@ -126,7 +127,9 @@ def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> 
     found = None
     if config.run.resume == "never":
         if checkpoint.all_checkpoints(run):
-            raise UserError(f"{run} has checkpoints and run.resume is never: choose another run.folder, or set it to auto")
+            raise UserError(
+                f"{run} has checkpoints and run.resume is never: choose another run.folder, or set it to auto"
+            )
     else:
         found = checkpoint.newest_good(run, lambda line: together.say(f"warning: {line}"), together)
     if found is None:

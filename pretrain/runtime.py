@@ -212,7 +212,9 @@ def start_distributed(
         parallel_state.get_virtual_pipeline_model_parallel_world_size(),
     )
     if there != (tensor, pipeline, interleaved):
-        raise ValueError(f"the groups are those of layout {there}, not {(tensor, pipeline, interleaved)}: leave them first")
+        raise ValueError(
+            f"the groups are those of layout {there}, not {(tensor, pipeline, interleaved)}: leave them first"
+        )
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
 
 

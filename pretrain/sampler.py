@@ -43,15 +43,28 @@ class Sampler:
         def draw(going_on: Callable[[], None]) -> None:
             device, dtype = place_of_drawing()
             try:
-                model = hugging_face_model(self.data.model_config, weights, dtype, self.data.picture_shapes()).to(device)
+                model = hugging_face_model(self.data.model_config, weights, dtype, self.data.picture_shapes()).to(
+                    device
+                )
                 log, seed = self.config.log, self.config.run.seed
-                pictures = draw_samples(model, self.data.encode, self.data.templates, self.vq, self.captions,
-                                        log.guidance, log.temperature, seed, lambda _: going_on())  # fmt: skip
+                pictures = draw_samples(
+                    model,
+                    self.data.encode,
+                    self.data.templates,
+                    self.vq,
+                    self.captions,
+                    log.guidance,
+                    log.temperature,
+                    seed,
+                    lambda _: going_on(),
+                )
             except torch.OutOfMemoryError:
                 size = sum(tensor.numel() for _, tensor in weights) * dtype.itemsize / 2**30
-                self.together.say(f"warning: the sample pictures of step {step} are not drawn: the GPU has no room for a second "
-                                  f"copy of the weights ({size:.1f} GiB): set log.samples_every=0, and draw from checkpoints "
-                                  "with tools/convert_to_hf.py and tools/generate.py")  # fmt: skip
+                self.together.say(
+                    f"warning: the sample pictures of step {step} are not drawn: the GPU has no room for a second "
+                    f"copy of the weights ({size:.1f} GiB): set log.samples_every=0, and draw from checkpoints "
+                    "with tools/convert_to_hf.py and tools/generate.py"
+                )
                 return
             records.put(self.run / "samples" / f"step_{step:08d}.png", sheet(pictures, self.captions))
 

@@ -54,8 +54,10 @@ class Saver:
         """Wait for the last save. Raises RunFailed when it failed: what was trained since the one before would be lost."""
         self.wait()
         if self.problem:
-            raise RunFailed(f"{self.run}: the last checkpoint could not be written ({self.problem}): make room, and run "
-                            "the same command again")  # fmt: skip
+            raise RunFailed(
+                f"{self.run}: the last checkpoint could not be written ({self.problem}): make room, and run "
+                "the same command again"
+            )
 
     def _in_thread(self, step: int, pieces: list[Piece], state: dict) -> None:
         try:
@@ -74,12 +76,16 @@ class Saver:
         self.problem, self.step = None, step
         try:
             options = self.options
-            checkpoint.publish(self.run, step, write, state, options.keep, options.keep_every, self.writers, self.attempt)
+            checkpoint.publish(
+                self.run, step, write, state, options.keep, options.keep_every, self.writers, self.attempt
+            )
         except checkpoint.SaveFailed as error:
             self.problem = str(error)
 
     def _tell(self) -> None:
         if self.problem:
             self.together.first_does(self.attempt.check)  # a run that was taken over is at its end
-            self.together.say(f"warning: the checkpoint of step {self.step} could not be written ({self.problem}): the run "
-                              "goes on, the older checkpoints are untouched")  # fmt: skip
+            self.together.say(
+                f"warning: the checkpoint of step {self.step} could not be written ({self.problem}): the run "
+                "goes on, the older checkpoints are untouched"
+            )

@@ -27,8 +27,10 @@ def load_tokenizer(folder: str | Path, manifest: dict):
     tokenizer, data = read_tokenizer(path)
     digest = hashlib.sha256(data).hexdigest()
     if digest != manifest["tokenizer"]["sha256"]:
-        raise UserError(f"{path} is not the tokenizer that made the shards (sha256 {digest[:12]}, the shards have "
-                        f"{manifest['tokenizer']['sha256'][:12]}): set data.tokenizer to that one")  # fmt: skip
+        raise UserError(
+            f"{path} is not the tokenizer that made the shards (sha256 {digest[:12]}, the shards have "
+            f"{manifest['tokenizer']['sha256'][:12]}): set data.tokenizer to that one"
+        )
     return tokenizer
 
 
@@ -101,5 +103,7 @@ def check_shapes(path: str | Path, manifest: dict, templates: PromptTemplates) -
     grids = framing_of(manifest["vq"]).grids
     known = ", ".join(map(size_word, templates.grids))
     if manifest["counts"]["pictures"] and grids not in (templates.grids, templates.grids[:1]):
-        raise UserError(f"{path} has pictures of {', '.join(map(size_word, grids))} codes (rows*columns), and the model knows "
-                        f"{known}: shard with the --shapes and --image-size of its training data")  # fmt: skip
+        raise UserError(
+            f"{path} has pictures of {', '.join(map(size_word, grids))} codes (rows*columns), and the model knows "
+            f"{known}: shard with the --shapes and --image-size of its training data"
+        )

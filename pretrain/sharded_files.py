@@ -19,8 +19,13 @@ from torch import Tensor
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
@@ -28,7 +33,12 @@ from model.disk import disk_error, writing
 from model.errors import UserError
 from pretrain.pieces import Piece
 
-FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1, "common_backend": "torch", "common_backend_version": 1}
+FORMAT = {
+    "sharded_backend": "torch_dist",
+    "sharded_backend_version": 1,
+    "common_backend": "torch",
+    "common_backend_version": 1,
+}
 
 
 class _SavePieces(DefaultSavePlanner):
@@ -106,8 +116,12 @@ def write_whole(folder: Path, tensors: Iterable[tuple[str, Callable[[], Tensor]]
     with writing(folder), open(folder / file_name, "wb") as file:
         for name, make in tensors:
             tensor, at = make().detach().contiguous(), file.tell()
-            torch.save(tensor if tensor.numel() == tensor.untyped_storage().nbytes() // tensor.element_size()
-                       else tensor.clone(), file)  # fmt: skip
+            torch.save(
+                tensor
+                if tensor.numel() == tensor.untyped_storage().nbytes() // tensor.element_size()
+                else tensor.clone(),
+                file,
+            )
             origin = torch.Size([0] * tensor.dim())
             chunk = ChunkStorageMetadata(origin, tensor.shape)
             described[name] = TensorStorageMetadata(TensorProperties(dtype=tensor.dtype), tensor.shape, [chunk])
@@ -131,16 +145,29 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         if module.startswith("torch.distributed.checkpoint.") and name in _METADATA_CLASSES:
             return super().find_class(module, name)
-        if (module, name) in {("torch", "Size"), ("collections", "OrderedDict"), ("torch.serialization", "_get_layout"),
-                              ("pathlib", "PosixPath")}:  # fmt: skip
+        if (module, name) in {
+            ("torch", "Size"),
+            ("collections", "OrderedDict"),
+            ("torch.serialization", "_get_layout"),
+            ("pathlib", "PosixPath"),
+        }:
             return super().find_class(module, name)
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         raise pickle.UnpicklingError(f"{module}.{name} has no place in the metadata of a checkpoint")
 
 
-_METADATA_CLASSES = {"Metadata", "MetadataIndex", "ChunkStorageMetadata", "TensorStorageMetadata", "TensorProperties",
-                     "BytesStorageMetadata", "_MEM_FORMAT_ENCODING", "_StorageInfo", "StorageMeta"}  # fmt: skip
+_METADATA_CLASSES = {
+    "Metadata",
+    "MetadataIndex",
+    "ChunkStorageMetadata",
+    "TensorStorageMetadata",
+    "TensorProperties",
+    "BytesStorageMetadata",
+    "_MEM_FORMAT_ENCODING",
+    "_StorageInfo",
+    "StorageMeta",
+}
 
 
 def _open(folder: Path) -> tuple[_Reader, dict[str, TensorStorageMetadata]]:

@@ -28,8 +28,17 @@ from tokenization.readers.document import TEXT as TEXT_KIND
 from tokenization.sample import PICTURE, ROLE, SHAPE, WORDING, Part
 
 TEXT, TEXT_TO_IMAGE, IMAGE_TO_TEXT, UNCONDITIONAL, IN_ORDER, TURNS, NO_INSTRUCTION, NO_SOURCE, NEITHER = range(9)
-TASK_NAMES = ("text", "text_to_image", "image_to_text", "unconditional", "in_order", "turns", "edit_without_instruction",
-              "edit_without_source", "edit_without_either")  # fmt: skip
+TASK_NAMES = (
+    "text",
+    "text_to_image",
+    "image_to_text",
+    "unconditional",
+    "in_order",
+    "turns",
+    "edit_without_instruction",
+    "edit_without_source",
+    "edit_without_either",
+)
 ORDERED = (IN_ORDER, TURNS, NO_INSTRUCTION, NO_SOURCE, NEITHER)
 """Tasks whose documents are put together part by part. The last three are edits that lose what guidance leaves out."""
 
@@ -51,7 +60,9 @@ class TaskShares:
     drop_instruction: float = 0.0  # share of edits whose instruction is dropped
     drop_source: float = 0.0  # share of edits whose source picture is dropped, drawn independently
     drop_both: float = 0.0  # share of edits that lose both, beside those that lose both by chance
-    shared_noise: float = 0.0  # share of edits of whose codes some are replaced by random ones, the same in all pictures
+    shared_noise: float = (
+        0.0  # share of edits of whose codes some are replaced by random ones, the same in all pictures
+    )
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,9 @@ def tokenize_prompts(
     for wording in templates.text_to_image:
         texts.update(wording.split(prompts.CAPTION))
     pieces = {text: tuple(encode(text)) if text else () for text in sorted(texts)}
-    return TokenizedPrompts(vocabulary, templates, pieces | {mark: tuple((markup or encode)(mark)) for mark in sorted(marks)})
+    return TokenizedPrompts(
+        vocabulary, templates, pieces | {mark: tuple((markup or encode)(mark)) for mark in sorted(marks)}
+    )
 
 
 @lru_cache(maxsize=8)
@@ -180,9 +193,13 @@ def _joined(*stretches: Sequence[int] | numpy.ndarray | int) -> numpy.ndarray:
 
 
 def ordered_lengths(
-    tokenized: TokenizedPrompts, task: numpy.ndarray, draw: numpy.ndarray, counts: numpy.ndarray,
-    lengths: numpy.ndarray, layout: numpy.ndarray,
-) -> numpy.ndarray:  # fmt: skip
+    tokenized: TokenizedPrompts,
+    task: numpy.ndarray,
+    draw: numpy.ndarray,
+    counts: numpy.ndarray,
+    lengths: numpy.ndarray,
+    layout: numpy.ndarray,
+) -> numpy.ndarray:
     """Tokens [n] that `build_ordered` will make of n documents.
 
     task: int [n], of ORDERED. draw: int [n], chooses among wordings. counts: entries of each document; lengths and
@@ -330,5 +347,7 @@ def draw_tasks(generator: numpy.random.Generator, kinds: numpy.ndarray, shares: 
     instruction, source, both = generator.random((3, len(kinds)))
     both = both < shares.drop_both
     no_instruction, no_source = both | (instruction < shares.drop_instruction), both | (source < shares.drop_source)
-    edits = numpy.array([[TURNS, NO_SOURCE], [NO_INSTRUCTION, NEITHER]])[no_instruction.astype(int), no_source.astype(int)]
+    edits = numpy.array([[TURNS, NO_SOURCE], [NO_INSTRUCTION, NEITHER]])[
+        no_instruction.astype(int), no_source.astype(int)
+    ]
     return numpy.where(kinds == KINDS.index(EDIT), edits, tasks)

@@ -86,7 +86,9 @@ class Together:
         """Do it on rank 0 only, and hand its result, or its failure, to all."""
         return self.gathered(self.all_do(lambda: action() if self.rank == 0 else None))[0]
 
-    def wait_for_first(self, action: Callable[[Callable[[], None]], Result], alive: Callable[[], None]) -> Result | None:
+    def wait_for_first(
+        self, action: Callable[[Callable[[], None]], Result], alive: Callable[[], None]
+    ) -> Result | None:
         """Do something long on rank 0 -> its result there, None elsewhere; its failure, as in `all_do`, everywhere.
 
         action: is given a function to call often, through which the others hear of it: however long it takes, none of them

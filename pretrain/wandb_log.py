@@ -21,7 +21,9 @@ class WandbLog:
         try:
             import wandb
         except ImportError:
-            raise UserError("log.wandb is set, but the package wandb is missing: install it, or leave log.wandb empty") from None
+            raise UserError(
+                "log.wandb is set, but the package wandb is missing: install it, or leave log.wandb empty"
+            ) from None
         import yaml
 
         config = folder / "config.yaml"

@@ -26,11 +26,21 @@ from pretrain.json_lines import last_objects
 
 DONE, REFUSED, REQUEUE, RESTART, STOP = "done", "refused", "requeue", "restart", "stop"
 WORDS = {0: "done", 1: "failed", 2: "wrong configuration or input", 75: "hung", 130: "saved and left after a signal"}
-SIGNALS = {129: "SIGHUP", 134: "SIGABRT", 135: "SIGBUS", 136: "SIGFPE", 137: "SIGKILL", 138: "SIGUSR1",
-           139: "SIGSEGV", 143: "SIGTERM"}  # fmt: skip
+SIGNALS = {
+    129: "SIGHUP",
+    134: "SIGABRT",
+    135: "SIGBUS",
+    136: "SIGFPE",
+    137: "SIGKILL",
+    138: "SIGUSR1",
+    139: "SIGSEGV",
+    143: "SIGTERM",
+}
 RANK_ENDED = re.compile(r"error: (\S+): tasks? ([\d,-]+): (.+)")  # srun's line of a rank that ended badly
 AN_ERROR = re.compile(r"^(error: .+|(?:\w+\.)*\w*(?:Error|Exception|RunFailed|Interrupt)\b: .+|.*watchdog.*no step.*)$")
-FOLLOWS = re.compile(r"closed by peer|Connection (reset|refused)|Broken pipe|gloo|NCCL|Terminated")  # another rank's end
+FOLLOWS = re.compile(
+    r"closed by peer|Connection (reset|refused)|Broken pipe|gloo|NCCL|Terminated"
+)  # another rank's end
 TAIL = 16_384  # bytes at the end of a log in which an error is looked for
 
 
@@ -124,7 +134,9 @@ def begin(run: Path, nodes: list[str], ranks: int) -> int:
     try:
         run.mkdir(parents=True, exist_ok=True)
         if last["attempt"] and all(entry["attempt"] != last["attempt"] for entry in ended(run)):
-            write_end(run, last, None, "ended without a word: its first node was lost, or Slurm killed the job", REQUEUE)
+            write_end(
+                run, last, None, "ended without a word: its first node was lost, or Slurm killed the job", REQUEUE
+            )
         temporary = current.with_suffix(".partial")
         temporary.write_text(json.dumps(started) + "\n", encoding="utf-8")
         os.replace(temporary, current)
@@ -232,7 +244,9 @@ def left_early(logs: Path) -> bool:
     step that is cancelled loses them on a busy node.
     """
     try:
-        return "; the same command goes on from here" in (logs / "rank_0000.log").read_text(encoding="utf-8", errors="replace")
+        return "; the same command goes on from here" in (logs / "rank_0000.log").read_text(
+            encoding="utf-8", errors="replace"
+        )
     except OSError:
         return False
 

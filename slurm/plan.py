@@ -28,9 +28,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", required=True, help="YAML file of the run")
     parser.add_argument("--nodes", type=int, required=True, help="nodes of the allocation")
     parser.add_argument("--ranks-per-node", type=int, required=True, help="processes on a node: its GPUs")
-    parser.add_argument("--no-data", action="store_true", help="look at the configuration only, not at data and checkpoints")
-    parser.add_argument("--for-script", action="store_true", help="print the nodes to use and the run folder; a run "
-                        "that has begun may then go on with fewer nodes than there are, where the batch divides")
+    parser.add_argument(
+        "--no-data", action="store_true", help="look at the configuration only, not at data and checkpoints"
+    )
+    parser.add_argument(
+        "--for-script",
+        action="store_true",
+        help="print the nodes to use and the run folder; a run "
+        "that has begun may then go on with fewer nodes than there are, where the batch divides",
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the file's")
     options = parser.parse_args()
     for name in ("nodes", "ranks_per_node"):
@@ -67,9 +73,15 @@ def check_start(config) -> str:
     found = checkpoint.all_checkpoints(run)
     if not found:
         if config.run.init_from and not Path(config.run.init_from).is_dir():
-            raise UserError(f"run.init_from {config.run.init_from} is no folder: make it with tools/convert_from_hf.py, or "
-                            "leave it empty to start from random weights")  # fmt: skip
-        return f"starts from the weights of {config.run.init_from}" if config.run.init_from else "starts from random weights"
+            raise UserError(
+                f"run.init_from {config.run.init_from} is no folder: make it with tools/convert_from_hf.py, or "
+                "leave it empty to start from random weights"
+            )
+        return (
+            f"starts from the weights of {config.run.init_from}"
+            if config.run.init_from
+            else "starts from random weights"
+        )
     if config.run.resume == "never":
         raise UserError(f"{run} has checkpoints and run.resume is never: choose another run.folder, or set it to auto")
     newest = found[-1]  # whether it verifies is found out by the run, which passes over one that does not
@@ -78,8 +90,10 @@ def check_start(config) -> str:
     except (OSError, ValueError):
         return f"goes on from {newest.name}, or an earlier one: this one is damaged"
     if state["plan"] != data.train.plan.fingerprint:
-        raise UserError(f"{newest}: was trained on other rows (data, mixture, prompts, seed or row length changed): restore "
-                        "them, or choose another run.folder")  # fmt: skip
+        raise UserError(
+            f"{newest}: was trained on other rows (data, mixture, prompts, seed or row length changed): restore "
+            "them, or choose another run.folder"
+        )
     check_model(newest, data.model_config, "resume with the configuration that made it, or choose another run.folder")
     return f"goes on from {newest.name}"
 
@@ -138,8 +152,11 @@ def main() -> int:
             raise
         # a run that has begun has had its data: its ranks ask the store again, as often as attempts may fail
     if nodes < arguments.nodes:
-        print(f"warning: {arguments.nodes - nodes} of {arguments.nodes} nodes stay idle: data.rows_per_step "
-              f"{config.data.rows_per_step} does not divide over them", file=sys.stderr)  # fmt: skip
+        print(
+            f"warning: {arguments.nodes - nodes} of {arguments.nodes} nodes stay idle: data.rows_per_step "
+            f"{config.data.rows_per_step} does not divide over them",
+            file=sys.stderr,
+        )
     if arguments.for_script:
         print(f"{nodes} {Path(config.run.folder).absolute()}")
         return 0

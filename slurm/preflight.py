@@ -77,7 +77,9 @@ def look(config) -> dict:
         "gpus": count_gpus(),
         "disk_gib": round(shutil.disk_usage(run).free / GIB, 1),
         "shared_memory_gib": round(shutil.disk_usage("/dev/shm").free / GIB, 1),
-        "code": fingerprint(sorted(path for name in ("model", "pretrain", "tokenization") for path in (ROOT / name).rglob("*.py"))),
+        "code": fingerprint(
+            sorted(path for name in ("model", "pretrain", "tokenization") for path in (ROOT / name).rglob("*.py"))
+        ),
         "data": fingerprint([inside(source.path, "manifest.json") for source in config.data.sources]),
         "software": f"Python {sys.version.split()[0]}, torch {metadata.version('torch')}",
         "removed": remove_leftovers(),
@@ -166,9 +168,14 @@ def rounds(count: int) -> list[list[tuple[int, int]]]:
 def judge_nodes(records: dict[str, dict], nodes: list[str], limits: argparse.Namespace) -> dict[str, str]:
     """What `node` found on each -> {bad node: why}."""
     bad = {}
-    answered = [records[name] for name in nodes if name in records]  # of two views that are held equally often, the first
-    usual = {key: Counter(found[key] for found in answered).most_common(1)[0][0]
-             for key in ("code", "data", "software") if answered}  # fmt: skip
+    answered = [
+        records[name] for name in nodes if name in records
+    ]  # of two views that are held equally often, the first
+    usual = {
+        key: Counter(found[key] for found in answered).most_common(1)[0][0]
+        for key in ("code", "data", "software")
+        if answered
+    }
     for name in nodes:
         found = records.get(name)
         if found is None:
@@ -203,7 +210,11 @@ def judge_links(links: dict[str, dict], nodes: list[str], limits: argparse.Names
 
 def read(folder: Path, prefix: str) -> dict[str, dict]:
     """The records of all nodes, by name."""
-    return {found["node"]: found for path in folder.glob(f"{prefix}_*.json") for found in [json.loads(path.read_text("utf-8"))]}
+    return {
+        found["node"]: found
+        for path in folder.glob(f"{prefix}_*.json")
+        for found in [json.loads(path.read_text("utf-8"))]
+    }
 
 
 def write(folder: Path, prefix: str, found: dict) -> None:

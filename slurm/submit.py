@@ -23,7 +23,9 @@ import subprocess
 from model.errors import RunFailed, UserError, run_command
 from slurm import plan
 
-WITH_SITE = 'set -a; . "$UNIX_ROOT/slurm/site.sh"; exec "$@"'  # bash: the rest of the command line, in the site's settings
+WITH_SITE = (
+    'set -a; . "$UNIX_ROOT/slurm/site.sh"; exec "$@"'  # bash: the rest of the command line, in the site's settings
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,13 +36,17 @@ def parse_arguments() -> argparse.Namespace:
         epilog="example:\n  python slurm/submit.py --nodes 4 --dry-run slurm/pretrain_3b.sbatch optim.lr=1e-4",
     )
     parser.add_argument("script", type=Path, help="batch script that trains, such as slurm/pretrain_3b.sbatch")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the configuration's")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="values that replace the configuration's"
+    )
     parser.add_argument("--config", help="another configuration than the script's (sets UNIX_CONFIG)")
     parser.add_argument("--nodes", help="N, or from-to: the job then starts with what is there (default: the script's)")
     parser.add_argument("--gpus-per-node", type=int, help="default: the script's")
     parser.add_argument("--time", help="limit, as sbatch has it (default: the script's)")
     parser.add_argument("--dry-run", action="store_true", help="show and check, do not submit")
-    parser.add_argument("--no-data", action="store_true", help="check neither data nor checkpoints, if they are not seen from here")
+    parser.add_argument(
+        "--no-data", action="store_true", help="check neither data nor checkpoints, if they are not seen from here"
+    )
     return parser.parse_args()
 
 
@@ -89,8 +95,9 @@ def main() -> int:
     per_node = arguments.gpus_per_node or int(os.environ.get("UNIX_RANKS_PER_NODE") or options.get("gpus-per-node", 1))
     environment = {**os.environ, "UNIX_ROOT": str(ROOT), "UNIX_CONFIG": str(Path(config_path).absolute())}
     config = load_config(config_path, [*own, *arguments.overrides])
-    work = subprocess.run(["bash", "-c", WITH_SITE, "bash", "printenv", "UNIX_WORK"], env=environment, text=True,
-                          capture_output=True)  # fmt: skip
+    work = subprocess.run(
+        ["bash", "-c", WITH_SITE, "bash", "printenv", "UNIX_WORK"], env=environment, text=True, capture_output=True
+    )
     if work.returncode:
         raise UserError(f"slurm/site.sh cannot be read: {' '.join(work.stderr.split())}")
     here = Path.cwd()

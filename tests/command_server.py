@@ -7,6 +7,7 @@ saves the seconds that importing torch and its kin takes. `tests/commands.py` ta
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -59,8 +60,8 @@ def become(request: dict) -> NoReturn:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
     sys.path.insert(0, os.getcwd())
     os.chdir(request["cwd"])
     if request["hook"]:
@@ -96,10 +97,8 @@ def fork_the_server_of_workers() -> None:
         if pid == 0:
             for file in map(int, os.listdir("/proc/self/fd")):
                 if file > 2 and file not in passed:
-                    try:
+                    with contextlib.suppress(OSError):  # the one that listed the others
                         os.close(file)
-                    except OSError:  # the one that listed the others
-                        pass
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             try:

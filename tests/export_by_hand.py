@@ -66,17 +66,31 @@ def opened_without_a_question(folder: Path, work: Path) -> str:
 def tokenizer_without_the_flag(folder: Path, work: Path) -> str:
     """transformers 5 asks about the model's code, of which the tokenizer needs nothing: no is as good as yes."""
     code = "import sys; from transformers import AutoTokenizer as A; print(A.from_pretrained(sys.argv[1])('red')['input_ids'])"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(folder)], cwd=work, capture_output=True, text=True,
-                          input="n\n", check=False)  # fmt: skip
-    assert done.returncode == 0 and done.stdout.strip().endswith(str(open_processor(folder).encode("red"))), done.stderr[-300:]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(folder)],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        input="n\n",
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.strip().endswith(str(open_processor(folder).encode("red"))), (
+        done.stderr[-300:]
+    )
     return "asks; opens when answered no" if "[y/N]" in done.stdout + done.stderr else "opens"
 
 
 def snippet_of_the_card(folder: Path, work: Path) -> str:
     """As it stands, in a process of its own."""
     snippet = (folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    done = subprocess.run([sys.executable, "-c", snippet, str(folder)], cwd=work, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", snippet, str(folder)],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
     assert done.returncode == 0 and (work / "picture.png").is_file(), done.stderr[-300:]
     return f"a picture, and {len(done.stdout.split())} words"
 
@@ -107,8 +121,12 @@ def image_text_to_text_pipeline(folder: Path, work: Path) -> str:
 def feature_extraction_pipeline(folder: Path, work: Path) -> str:
     from transformers import AutoTokenizer, pipeline
 
-    found = pipeline("feature-extraction", model=str(folder), tokenizer=AutoTokenizer.from_pretrained(folder, trust_remote_code=True),
-                     trust_remote_code=True)("red heart")  # fmt: skip
+    found = pipeline(
+        "feature-extraction",
+        model=str(folder),
+        tokenizer=AutoTokenizer.from_pretrained(folder, trust_remote_code=True),
+        trust_remote_code=True,
+    )("red heart")
     return f"{len(found[0])} x {len(found[0][0])}"
 
 
@@ -122,11 +140,26 @@ def trainer(folder: Path, work: Path) -> str:
     row = [*start, *(processor.codes([picture()])[0] + processor.offset).tolist(), processor.end, processor.eos]
     rows = [{"input_ids": row, "attention_mask": [1] * len(row), "labels": row}] * 8
     arguments = TrainingArguments(
-        str(work / "trainer"), max_steps=5, per_device_train_batch_size=2, bf16=True, gradient_checkpointing=True, use_cpu=True,
-        learning_rate=3e-3, lr_scheduler_type="constant", logging_steps=1, save_strategy="no", report_to=[], seed=1,
-    )  # fmt: skip
-    made = Trainer(model, arguments, train_dataset=rows, processing_class=processor,
-                   data_collator=lambda some: {k: torch.tensor([one[k] for one in some]) for k in some[0]})  # fmt: skip
+        str(work / "trainer"),
+        max_steps=5,
+        per_device_train_batch_size=2,
+        bf16=True,
+        gradient_checkpointing=True,
+        use_cpu=True,
+        learning_rate=3e-3,
+        lr_scheduler_type="constant",
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        seed=1,
+    )
+    made = Trainer(
+        model,
+        arguments,
+        train_dataset=rows,
+        processing_class=processor,
+        data_collator=lambda some: {k: torch.tensor([one[k] for one in some]) for k in some[0]},
+    )
     made.train()
     losses = [line["loss"] for line in made.state.log_history if "loss" in line]
     assert len(losses) == 5 and losses[-1] < losses[0], losses
@@ -213,7 +246,7 @@ def offloaded(folder: Path, work: Path) -> str:
 
 
 def device_map(folder: Path, work: Path) -> str:
-    """"auto" over a budget that holds a part of the weights; the rest lies on the disk."""
+    """The map "auto" over a budget that holds a part of the weights; the rest lies on the disk."""
     processor = open_processor(folder)
     expected = codes_of(open_model(folder), processor)
     size = (folder / "model.safetensors").stat().st_size
@@ -312,10 +345,25 @@ def attention_kinds(folder: Path, work: Path) -> str:
 
 
 CHECKS = (
-    opened_without_a_question, tokenizer_without_the_flag, snippet_of_the_card, text_generation_pipeline, image_text_to_text_pipeline,
-    feature_extraction_pipeline, text_streamer, beams_with_pictures, assisted_decoding, attention_kinds, trainer, lora, offloaded,
-    device_map, resized, two_of_one_name, exported, compiled,
-)  # fmt: skip
+    opened_without_a_question,
+    tokenizer_without_the_flag,
+    snippet_of_the_card,
+    text_generation_pipeline,
+    image_text_to_text_pipeline,
+    feature_extraction_pipeline,
+    text_streamer,
+    beams_with_pictures,
+    assisted_decoding,
+    attention_kinds,
+    trainer,
+    lora,
+    offloaded,
+    device_map,
+    resized,
+    two_of_one_name,
+    exported,
+    compiled,
+)
 
 
 def check(folder: Path) -> None:
@@ -349,7 +397,9 @@ def main() -> int:
     """Run all Pythons, one after the other, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="export of tools/convert_to_hf.py")
-    parser.add_argument("--python", type=Path, action="append", help="Python with torch, transformers, accelerate and peft")
+    parser.add_argument(
+        "--python", type=Path, action="append", help="Python with torch, transformers, accelerate and peft"
+    )
     arguments = parser.parse_args()
     if not arguments.python:
         check(arguments.model.resolve())
@@ -359,14 +409,26 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             shutil.copy(__file__, Path(folder, "checks.py"))
             home = {"HF_HOME": f"{folder}/home", "HF_MODULES_CACHE": f"{folder}/modules", "HF_HUB_OFFLINE": "1"}
-            done = subprocess.run([python.absolute(), "checks.py", "--model", arguments.model.resolve()], cwd=folder,
-                                  env={**os.environ, **home, "PYTHONPATH": ""}, stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.PIPE, text=True, check=False)  # fmt: skip
+            done = subprocess.run(
+                [python.absolute(), "checks.py", "--model", arguments.model.resolve()],
+                cwd=folder,
+                env={**os.environ, **home, "PYTHONPATH": ""},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
         if done.returncode or not lines:
             sys.exit(f"error: {python} ended with code {done.returncode}")
         columns[lines[0]["version"]] = {line["name"]: line for line in lines[1:]}
-    print("| | " + " | ".join(f"transformers {version}" for version in columns) + " |\n" + "|---" * (1 + len(columns)) + "|")
+    print(
+        "| | "
+        + " | ".join(f"transformers {version}" for version in columns)
+        + " |\n"
+        + "|---" * (1 + len(columns))
+        + "|"
+    )
     names = list(dict.fromkeys(name for lines in columns.values() for name in lines))
     for name in names:
         said = (lines[name]["said"] if name in lines else "" for lines in columns.values())

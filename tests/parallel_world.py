@@ -68,7 +68,9 @@ class World:
             self.close()
         if len(answers) < ranks:
             silent = ", ".join(str(rank) for rank in range(ranks) if rank not in answers)
-            failed.append(f"rank {silent} of {ranks} gave no answer in {seconds} s, or after another had failed or ended")
+            failed.append(
+                f"rank {silent} of {ranks} gave no answer in {seconds} s, or after another had failed or ended"
+            )
         assert not failed, f"{job.__name__}\n" + "\n".join(failed)
         return [answers[rank][1] for rank in range(ranks)]
 

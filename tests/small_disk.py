@@ -14,9 +14,12 @@ from pathlib import Path
 def small_disk(folder: Path, size: int) -> Iterator[tuple[Path, tuple]]:
     """-> the folder, and the hook (module, function, arguments) for `commands.run`."""
     folder.mkdir(parents=True)
-    mounted = os.getuid() == 0 and not subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
-    ).returncode
+    mounted = (
+        os.getuid() == 0
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
+        ).returncode
+    )
     try:
         yield folder, (() if mounted else (__name__, "limit_files", size // 64))
     finally:

@@ -56,6 +56,8 @@ def put_in_order(items: list[pytest.Item]) -> None:
     for item in items:
         for name, group in SHARED.items():
             if name in getattr(item, "fixturenames", ()) and group_of(item.nodeid.split("::")[0]) != group:
-                raise pytest.UsageError(f"{item.nodeid} uses {name}: name it among a function's arguments in its module")
+                raise pytest.UsageError(
+                    f"{item.nodeid} uses {name}: name it among a function's arguments in its module"
+                )
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(group_of(item.nodeid.split("::")[0]), len(places)))  # stable

@@ -20,7 +20,18 @@ COMMANDS = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if re.search(r"^if __name__ == .__main__.:", path.read_text(encoding="utf-8"), re.MULTILINE)
 )
-HEAVY = {"torch", "numpy", "transformers", "megatron", "diffusers", "streaming", "tokenizers", "PIL", "yaml", "safetensors"}
+HEAVY = {
+    "torch",
+    "numpy",
+    "transformers",
+    "megatron",
+    "diffusers",
+    "streaming",
+    "tokenizers",
+    "PIL",
+    "yaml",
+    "safetensors",
+}
 
 
 class Parsed(Exception):
@@ -57,7 +68,11 @@ def helps() -> dict[str, subprocess.CompletedProcess]:
     """What each command answers to --help, in a fresh process that lists what it imports."""
     return {
         command: subprocess.run(
-            [sys.executable, "-X", "importtime", command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+            [sys.executable, "-X", "importtime", command, "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         for command in COMMANDS
     }

@@ -16,8 +16,13 @@ def links(page: Path) -> list[tuple[Path, str]]:
     """(file, anchor) of each link of a page to a file of the repository."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
     found = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
-    return [((page.parent / target.partition("#")[0]).resolve() if not target.startswith("#") else page,
-             target.partition("#")[2]) for target in found]  # fmt: skip
+    return [
+        (
+            (page.parent / target.partition("#")[0]).resolve() if not target.startswith("#") else page,
+            target.partition("#")[2],
+        )
+        for target in found
+    ]
 
 
 def anchors(page: Path) -> set[str]:

@@ -16,8 +16,23 @@ from tools.console import COMMANDS
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("model", "pretrain", "slurm", "tokenization", "tools")
 # Commands of this repository's own demo, study and benchmarks, which need the clone
-OF_THE_CLONE = {"demo", "demo_report", "edit_report", "demo_corpus", "demo_edits", "run_study", "study_measure", "study_speed",
-                "bench_generate", "bench_serve", "bench_step", "run_vlmevalkit", "fetch_texts", "dry_run", "gpu_check"}  # fmt: skip
+OF_THE_CLONE = {
+    "demo",
+    "demo_report",
+    "edit_report",
+    "demo_corpus",
+    "demo_edits",
+    "run_study",
+    "study_measure",
+    "study_speed",
+    "bench_generate",
+    "bench_serve",
+    "bench_step",
+    "run_vlmevalkit",
+    "fetch_texts",
+    "dry_run",
+    "gpu_check",
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +72,31 @@ def test_every_file_of_the_packages_is_in_the_wheel(wheel: Path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_console_command_answers(installed: Path, tmp_path: Path, name: str):
-    done = subprocess.run([installed / "bin" / name, "--help"], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(installed)})  # fmt: skip
+    done = subprocess.run(
+        [installed / "bin" / name, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+    )
     assert done.returncode == 0 and done.stdout.startswith(f"usage: {name}"), done.stderr
 
 
 def test_a_console_command_refuses_in_one_line(installed: Path, tmp_path: Path):
-    done = subprocess.run([installed / "bin" / "uni-x-train", "--config", "missing.yaml"], cwd=tmp_path, capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": str(installed)})  # fmt: skip
+    done = subprocess.run(
+        [installed / "bin" / "uni-x-train", "--config", "missing.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+    )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "missing.yaml" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_every_command_of_users_has_a_console_command():
-    scripts = {path.stem: path for folder in ("pretrain", "tokenization", "tools") for path in (ROOT / folder).glob("*.py")}
+    scripts = {
+        path.stem: path for folder in ("pretrain", "tokenization", "tools") for path in (ROOT / folder).glob("*.py")
+    }
     commands = {stem for stem, path in scripts.items() if "\n    run_command(main)" in path.read_text(encoding="utf-8")}
     assert commands - OF_THE_CLONE == {module.split(".")[-1] for module in COMMANDS.values()}

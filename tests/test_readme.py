@@ -12,13 +12,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "tokenization/weights").glob("*/README.md")])
+PAGES = sorted(
+    [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "tokenization/weights").glob("*/README.md")]
+)
 SMALL = [
-    "run.steps=3", "log.every=1", "log.samples_every=3", "log.heldout_rows=1", "checkpoint.every=2",
-    "model.hidden_size=32", "model.intermediate_size=64", "model.num_hidden_layers=3", "model.num_attention_heads=2",
-    "model.num_key_value_heads=1", "model.head_dim=16", "data.row_length=512", "log.sample_prompts=[sun]",
+    "run.steps=3",
+    "log.every=1",
+    "log.samples_every=3",
+    "log.heldout_rows=1",
+    "checkpoint.every=2",
+    "model.hidden_size=32",
+    "model.intermediate_size=64",
+    "model.num_hidden_layers=3",
+    "model.num_attention_heads=2",
+    "model.num_key_value_heads=1",
+    "model.head_dim=16",
+    "data.row_length=512",
+    "log.sample_prompts=[sun]",
     "run.threads=1",
-]  # fmt: skip
+]
 
 
 def commands(page: Path) -> list[str]:
@@ -65,7 +77,7 @@ def test_the_demo_ends_with_a_report(demo):
     for words in ("Names that were trained on", "Names that were held out", "held-out image loss", "times chance"):
         assert words in page
     assert page.count("data:image/png;base64,") > 20
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
 
 
 def test_the_longer_demo_trains_on_moved_copies_too(demo):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests import spread
 
-TESTS = '''
+TESTS = """
 import os, pytest
 @pytest.fixture
 def world():
@@ -17,7 +17,7 @@ def world():
 def test_it(WORLD number):
     with open("workers", "a") as file:
         file.write(f"{os.environ['PYTEST_XDIST_WORKER']} {__name__}\\n")
-'''
+"""
 
 
 def test_groups_are_seen_in_the_text_of_modules():

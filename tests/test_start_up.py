@@ -24,13 +24,39 @@ record, sys.argv = sys.argv[1], sys.argv[2:]
 atexit.register(lambda: open(record, "w").write(json.dumps([name for name in sys.modules if sys.modules[name]])))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-NOBODYS = {"wandb", "boto3", "botocore", "google.cloud", "azure", "oci", "paramiko", "torchvision", "peft", "deepspeed",
-           "tensorflow", "matplotlib", "pandas", "scipy", "sklearn", "datasets", "IPython", "pytest"}  # fmt: skip
+NOBODYS = {
+    "wandb",
+    "boto3",
+    "botocore",
+    "google.cloud",
+    "azure",
+    "oci",
+    "paramiko",
+    "torchvision",
+    "peft",
+    "deepspeed",
+    "tensorflow",
+    "matplotlib",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "datasets",
+    "IPython",
+    "pytest",
+}
 """What no command may import that was not asked for it."""
 OTHERS = {
     "train": {"transformers", "diffusers", "accelerate", "tensorboard", "torch.utils.tensorboard", "pyarrow"},
-    "shard": {"transformers", "accelerate", "megatron", "torch._dynamo", "sympy", "torch.distributed.tensor", "pyarrow",
-              "streaming.base.dataset"},  # fmt: skip
+    "shard": {
+        "transformers",
+        "accelerate",
+        "megatron",
+        "torch._dynamo",
+        "sympy",
+        "torch.distributed.tensor",
+        "pyarrow",
+        "streaming.base.dataset",
+    },
     "convert": {"megatron", "streaming", "tensorboard"},
     "generate": {"megatron", "streaming", "tensorboard", "starlette", "pyarrow"},
     "serve": {"megatron", "streaming", "tensorboard", "pyarrow"},
@@ -75,14 +101,34 @@ def test_training_to_its_first_step_and_its_export(tiny_data: TinyData, tmp_path
 
 
 def test_sharding_a_folder(tiny_data: TinyData, tmp_path: Path):
-    finished("shard", tmp_path / "shard.json", "tokenization/shard_images.py", "--input", tiny_data.corpus / "heldout/folder",
-             "--output", tmp_path / "shards", "--vq", tiny_data.vq, "--tokenizer", tiny_data.tokenizer)  # fmt: skip
+    finished(
+        "shard",
+        tmp_path / "shard.json",
+        "tokenization/shard_images.py",
+        "--input",
+        tiny_data.corpus / "heldout/folder",
+        "--output",
+        tmp_path / "shards",
+        "--vq",
+        tiny_data.vq,
+        "--tokenizer",
+        tiny_data.tokenizer,
+    )
 
 
 def test_a_picture_and_a_server(tmp_path: Path):
     model = write_export(tmp_path / "model")
-    finished("generate", tmp_path / "generate.json", "tools/generate.py", "--model", model, "--prompt", "a", "--output",
-             tmp_path / "drawn")  # fmt: skip
+    finished(
+        "generate",
+        tmp_path / "generate.json",
+        "tools/generate.py",
+        "--model",
+        model,
+        "--prompt",
+        "a",
+        "--output",
+        tmp_path / "drawn",
+    )
     server = start(tmp_path / "serve.json", "tools/serve.py", "--model", model, "--port", 0)
     try:
         lines = []
@@ -106,13 +152,39 @@ def test_a_picture_and_a_server(tmp_path: Path):
         (("tools/convert_to_hf.py", "--checkpoint", "nowhere", "--output", "docs"), "docs"),
         (("tools/generate.py", "--model", "nowhere", "--prompt", "a", "--output", "nothing"), "nowhere"),
         (("tools/serve.py", "--model", "nowhere"), "nowhere"),
-        (("tokenization/shard_images.py", "--input", "docs", "--output", "nothing", "--vq", "nowhere", "--tokenizer", "docs"),
-         "nowhere"),
-        (("tokenization/shard_images.py", "--input", "nowhere", "--output", "nothing", "--vq", "openmoji-64", "--tokenizer",
-          "docs"), "nowhere"),
+        (
+            (
+                "tokenization/shard_images.py",
+                "--input",
+                "docs",
+                "--output",
+                "nothing",
+                "--vq",
+                "nowhere",
+                "--tokenizer",
+                "docs",
+            ),
+            "nowhere",
+        ),
+        (
+            (
+                "tokenization/shard_images.py",
+                "--input",
+                "nowhere",
+                "--output",
+                "nothing",
+                "--vq",
+                "openmoji-64",
+                "--tokenizer",
+                "docs",
+            ),
+            "nowhere",
+        ),
     ],
-)  # fmt: skip
-def test_what_is_absent_is_said_before_the_heavy_imports(tiny_data: TinyData, tmp_path: Path, command: tuple, names: str):
+)
+def test_what_is_absent_is_said_before_the_heavy_imports(
+    tiny_data: TinyData, tmp_path: Path, command: tuple, names: str
+):
     if command[-1].startswith("data.tokenizer"):
         command = (*command, f"data.sources=[{{path: {tiny_data.train}}}]", f"data.heldout={tiny_data.heldout}")
     process = start(tmp_path / "modules.json", *command)

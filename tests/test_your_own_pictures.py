@@ -58,7 +58,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         path = place / f"p{seed:02d}.{'webp' if seed % 5 == 4 else 'jpg'}"
         photograph(seed, SHAPES[seed % 5]).save(path, quality=90, **({"exif": exif} if seed % 4 == 1 else {}))
-        path.with_suffix(".txt").write_text(f"{'a person in uniform' if seed % 2 else 'hills under the sky'}, number {seed}\n")
+        path.with_suffix(".txt").write_text(
+            f"{'a person in uniform' if seed % 2 else 'hills under the sky'}, number {seed}\n"
+        )
     return folder
 
 
@@ -78,33 +80,63 @@ def walked(commands: CommandServer, photos: Path) -> dict[str, list]:
 
 def test_the_page_ends_with_pictures_and_a_folder_to_share(walked, photos):
     work = photos / "work/photos"
-    for name in ("look/index.html", "look/contact_sheet.png", "vq/reconstructions.png", "shards-look/index.html", "run.yaml", "model/README.md"):
+    for name in (
+        "look/index.html",
+        "look/contact_sheet.png",
+        "vq/reconstructions.png",
+        "shards-look/index.html",
+        "run.yaml",
+        "model/README.md",
+    ):
         assert (work / name).stat().st_size > 300, name
     assert list((work / "run/samples").glob("*.png")) and (work / "drawn/contact_sheet.png").is_file()
     assert Image.open(work / "drawn/0000-00.png").size == (32, 32)
     counts = [json.loads((work / f"shards/{name}/manifest.json").read_text()) for name in ("train", "heldout")]
     assert [(each["counts"]["pictures"], each["rejects"]) for each in counts] == [(20, {}), (4, {})]
     assert f"{Path('work/photos/drawn')}: 1 picture" in walked["tools/generate.py"][0].err
-    assert "million parameters" in walked["pretrain/train.py"][0].out and "finished" in walked["tools/watch_run.py"][0].out
+    assert (
+        "million parameters" in walked["pretrain/train.py"][0].out and "finished" in walked["tools/watch_run.py"][0].out
+    )
 
 
 def test_the_written_configuration_is_complete_and_commented(walked, photos):
     path = photos / "work/photos/run.yaml"
     config = load_config(str(path), [])
-    assert (config.run.folder, config.data.vq, config.data.heldout) == ("work/photos/run", "work/photos/vq", "work/photos/shards/heldout")
+    assert (config.run.folder, config.data.vq, config.data.heldout) == (
+        "work/photos/run",
+        "work/photos/vq",
+        "work/photos/shards/heldout",
+    )
     assert config.log.sample_prompts and all("number" in prompt for prompt in config.log.sample_prompts)
     assert config.run.steps >= 10 and config.data.code_noise == 0.5 and config.optim.warmup_steps < config.run.steps
     for line in path.read_text().splitlines():
         if re.match(r"  \w+:", line):
             assert "# " in line, line
     told = walked["tools/new_run.py"][0].out
-    assert "20 documents" in told and "20 pictures" in told and told.endswith("python pretrain/train.py --config work/photos/run.yaml\n")
+    assert (
+        "20 documents" in told
+        and "20 pictures" in told
+        and told.endswith("python pretrain/train.py --config work/photos/run.yaml\n")
+    )
 
 
 def new_run(commands: CommandServer, photos: Path, *more: object, output: str = "other.yaml"):
     work = "work/photos"
-    return commands.run("tools/new_run.py", "--shards", f"{work}/shards/train", "--tokenizer", f"{work}/tokenizer", "--vq", f"{work}/vq",
-                        "--folder", "run", "--output", output, *more, cwd=photos)  # fmt: skip
+    return commands.run(
+        "tools/new_run.py",
+        "--shards",
+        f"{work}/shards/train",
+        "--tokenizer",
+        f"{work}/tokenizer",
+        "--vq",
+        f"{work}/vq",
+        "--folder",
+        "run",
+        "--output",
+        output,
+        *more,
+        cwd=photos,
+    )
 
 
 def test_a_base_model_gives_its_own_section(walked, commands, photos):
@@ -112,7 +144,15 @@ def test_a_base_model_gives_its_own_section(walked, commands, photos):
     first, second = (load_config(str(photos / name), []) for name in ("work/photos/run.yaml", "base.yaml"))
     assert second.run.init_from == "work/photos/run" and second.model.hidden_size == 32 != first.model.hidden_size
     assert second.optim.lr < first.optim.lr
-    small = ("run.steps=2", "run.precision=fp32", "run.threads=1", "log.samples_every=0", "checkpoint.every=2", "data.row_length=256", "data.rows_per_step=1")
+    small = (
+        "run.steps=2",
+        "run.precision=fp32",
+        "run.threads=1",
+        "log.samples_every=0",
+        "checkpoint.every=2",
+        "data.row_length=256",
+        "data.rows_per_step=1",
+    )
     done = commands.run("pretrain/train.py", "--config", "base.yaml", *small, cwd=photos)
     assert done.code == 0 and "starting from the weights of work/photos/run" in done.out, done.err
 
@@ -123,10 +163,24 @@ def test_mistakes_are_one_line_and_nothing_is_written(walked, commands, photos):
     assert_refused(new_run(commands, photos, "--shards", "photos/train"), "photos/train", "manifest.json")
     assert_refused(new_run(commands, photos, "--init-from", "photos"), "photos holds no checkpoint")
     assert_refused(new_run(commands, photos, "--tokenizer", "photos"), "photos/tokenizer.json")
-    other = commands.run("tokenization/shard_images.py", "--input", "photos/heldout", "--output", "other", "--vq", "openmoji-64", "--tokenizer",
-                         "work/photos/tokenizer", "--workers", 0, cwd=photos)  # fmt: skip
+    other = commands.run(
+        "tokenization/shard_images.py",
+        "--input",
+        "photos/heldout",
+        "--output",
+        "other",
+        "--vq",
+        "openmoji-64",
+        "--tokenizer",
+        "work/photos/tokenizer",
+        "--workers",
+        0,
+        cwd=photos,
+    )
     assert other.code == 0, other.err
-    assert_refused(new_run(commands, photos, "--heldout", "other"), "other: was made with another image tokenizer ('openmoji-64')")
+    assert_refused(
+        new_run(commands, photos, "--heldout", "other"), "other: was made with another image tokenizer ('openmoji-64')"
+    )
     assert not (photos / "other.yaml").exists()
     assert new_run(commands, photos, "--size", "small", "--init-from", "x").code == 2
 
@@ -136,9 +190,16 @@ def test_rows_hold_the_longest_picture_and_corpora_of_all_sizes_get_a_file(tmp_p
 
     from tools.new_run import settings
 
-    arguments = argparse.Namespace(size="auto", epochs=0, init_from=None, heldout=None, folder="f", tokenizer="t", vq="v", shards=["s"])
+    arguments = argparse.Namespace(
+        size="auto", epochs=0, init_from=None, heldout=None, folder="f", tokenizer="t", vq="v", shards=["s"]
+    )
     for documents, codes in ((1, 16), (100, 64), (5_000, 1024), (10**6, 1024), (10**8, 4096)):
-        found = {"documents": documents, "pictures": documents, "tokens": documents * (codes + 50), "longest": codes + 20}
+        found = {
+            "documents": documents,
+            "pictures": documents,
+            "tokens": documents * (codes + 50),
+            "longest": codes + 20,
+        }
         values = settings(arguments, found, ["a"])
         assert values["data"]["row_length"] >= codes + 20 + 64 and values["data"]["row_length"] % 64 == 0
         assert 1 <= values["data"]["rows_per_step"] <= 64 and values["run"]["steps"] >= 10

@@ -83,7 +83,9 @@ def codes_in_batches(vq: VQ, pixels: torch.Tensor) -> torch.Tensor:
     if size == 1:
         return torch.cat(one_thread_each(vq._encode, pixels.split(1)))
     bound = bound_for(vq, pixels)
-    latents, codes, slack = map(torch.cat, zip(*one_thread_each(lambda some: _settled(vq, some), pixels.split(size)), strict=True))
+    latents, codes, slack = map(
+        torch.cat, zip(*one_thread_each(lambda some: _settled(vq, some), pixels.split(size)), strict=True)
+    )
     done = torch.zeros(len(pixels), dtype=torch.bool)
     while True:
         # a latent that is not a number compares as not certain

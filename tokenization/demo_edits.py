@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 SIDES = ("train", "heldout")
 LEAST_CHANGE = 0.005  # share of the pixels that an edit changes, at least
-LEAST_SHOWN = 0.02  # share of the pixels of a picture that are not white, at least: the face of a clock needs its outlines
+LEAST_SHOWN = (
+    0.02  # share of the pixels of a picture that are not white, at least: the face of a clock needs its outlines
+)
 SEEN = 16  # of 255: a pixel is changed where a channel differs by more; less is the smoothing of an edge
 ROWS_IN_FILE = 8192
 ROWS_IN_GROUP = 64
@@ -158,9 +160,7 @@ def candidates(keys: dict[str, tuple[int, ...]], drawings: Drawings) -> dict[str
     return found
 
 
-def choose(
-    by_kind: dict[str, list[Edit]], limit: int, drawings: Drawings, elsewhere: set[str], progress
-) -> list[Edit]:
+def choose(by_kind: dict[str, list[Edit]], limit: int, drawings: Drawings, elsewhere: set[str], progress) -> list[Edit]:
     """At most `limit` edits of each kind that change and show enough, with no picture of `elsewhere`, a set of hashes."""
     chosen = []
     for edits in by_kind.values():
@@ -259,7 +259,9 @@ def main() -> int:
         train = choose(candidates(split["train"], drawings), arguments.train, drawings, kept, progress)
     for side, edits in (("train", train), ("heldout", heldout)):
         if not edits:
-            raise UserError(f"{arguments.corpus}: no edit is possible among its {len(split[side])} {side} pictures: make it larger")
+            raise UserError(
+                f"{arguments.corpus}: no edit is possible among its {len(split[side])} {side} pictures: make it larger"
+            )
     for side, edits in (("train", train), ("heldout", heldout)):
         write_rows(temporary / side, edits, drawings, wordings)
         summary[side] = {"edits": len(edits), "kinds": count_kinds(edits)}

@@ -126,9 +126,7 @@ def look_alikes(hashes: np.ndarray, colours: np.ndarray, bits: int) -> Iterator[
                         yield one[close], other[close]
 
 
-def by_colour(
-    order: np.ndarray, group: np.ndarray, colours: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def by_colour(order: np.ndarray, group: np.ndarray, colours: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pictures of large groups in smaller ones, eight times: those of a group with close colours are together once at least.
 
     Each time a colour is cut into cells of another grid. Two grids for each of red, green and blue are half a cell apart,

@@ -20,14 +20,26 @@ RIGHT = 0x27A1  # joined to a person: who faces right
 SKIN = {0x1F3FB: "light", 0x1F3FC: "medium-light", 0x1F3FD: "medium", 0x1F3FE: "medium-dark", 0x1F3FF: "dark"}
 HAIR = {0x1F9B0: "red", 0x1F9B1: "curly", 0x1F9B2: "bald", 0x1F9B3: "white"}
 PEOPLE = {  # code point -> (its representative, gender, age)
-    0x1F9D1: (0x1F9D1, "person", "adult"), 0x1F468: (0x1F9D1, "man", "adult"), 0x1F469: (0x1F9D1, "woman", "adult"),
-    0x1F9D2: (0x1F9D1, "person", "child"), 0x1F466: (0x1F9D1, "man", "child"), 0x1F467: (0x1F9D1, "woman", "child"),
-    0x1F9D3: (0x1F9D1, "person", "old"), 0x1F474: (0x1F9D1, "man", "old"), 0x1F475: (0x1F9D1, "woman", "old"),
-    0x1FAC5: (0x1FAC5, "person", ""), 0x1F934: (0x1FAC5, "man", ""), 0x1F478: (0x1FAC5, "woman", ""),
-    0x1FAC4: (0x1FAC4, "person", ""), 0x1FAC3: (0x1FAC4, "man", ""), 0x1F930: (0x1FAC4, "woman", ""),
-    0x1F385: (0x1F385, "man", ""), 0x1F936: (0x1F385, "woman", ""),
-    0x1F57A: (0x1F57A, "man", ""), 0x1F483: (0x1F57A, "woman", ""),
-}  # fmt: skip
+    0x1F9D1: (0x1F9D1, "person", "adult"),
+    0x1F468: (0x1F9D1, "man", "adult"),
+    0x1F469: (0x1F9D1, "woman", "adult"),
+    0x1F9D2: (0x1F9D1, "person", "child"),
+    0x1F466: (0x1F9D1, "man", "child"),
+    0x1F467: (0x1F9D1, "woman", "child"),
+    0x1F9D3: (0x1F9D1, "person", "old"),
+    0x1F474: (0x1F9D1, "man", "old"),
+    0x1F475: (0x1F9D1, "woman", "old"),
+    0x1FAC5: (0x1FAC5, "person", ""),
+    0x1F934: (0x1FAC5, "man", ""),
+    0x1F478: (0x1FAC5, "woman", ""),
+    0x1FAC4: (0x1FAC4, "person", ""),
+    0x1FAC3: (0x1FAC4, "man", ""),
+    0x1F930: (0x1FAC4, "woman", ""),
+    0x1F385: (0x1F385, "man", ""),
+    0x1F936: (0x1F385, "woman", ""),
+    0x1F57A: (0x1F57A, "man", ""),
+    0x1F483: (0x1F57A, "woman", ""),
+}
 CLOCKS = range(0x1F550, 0x1F568)  # one to twelve o'clock, then half past each
 FAMILIES = {  # colours of OpenMoji's palette, the lighter first
     "red": ("#ea5a47", "#d22f27"),
@@ -40,10 +52,27 @@ FAMILIES = {  # colours of OpenMoji's palette, the lighter first
     "brown": ("#a57939", "#6a462f"),
     "grey": ("#d0cfce", "#9b9b9a"),
 }
-HAIR_COLOURS = {"black": "#3f3f3f", "blond": "#f1b31c", "red": "#e27022", "grey": "#9b9b9a", "brown": "#a57939",
-                "blue": "#61b2e4"}  # fmt: skip
-KINDS = ("skin", "gender", "age", "hair", "direction", "clock", "hair colour", "recolour", "line art", "colour in",
-         "outline")  # fmt: skip
+HAIR_COLOURS = {
+    "black": "#3f3f3f",
+    "blond": "#f1b31c",
+    "red": "#e27022",
+    "grey": "#9b9b9a",
+    "brown": "#a57939",
+    "blue": "#61b2e4",
+}
+KINDS = (
+    "skin",
+    "gender",
+    "age",
+    "hair",
+    "direction",
+    "clock",
+    "hair colour",
+    "recolour",
+    "line art",
+    "colour in",
+    "outline",
+)
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -143,7 +172,7 @@ def changed_svg(svg: str, change: str) -> str:
                 _paint(layer, lambda _: HAIR_COLOURS[change.removeprefix("hair=")])
         elif ">" in change and not is_line:
             before, after = (FAMILIES[name] for name in change.split(">"))
-            _paint(layer, lambda colour: dict(zip(before, after)).get(colour, colour))
+            _paint(layer, lambda colour: dict(zip(before, after)).get(colour, colour))  # noqa: B023
     return ElementTree.tostring(root, encoding="unicode")
 
 

@@ -38,7 +38,11 @@ def described(record: dict[str, Any]) -> str:
     if not record:
         return "an unrecorded processor"
     words = [f"{record['device']} ({record['capability']})", f"torch {record['torch']}", f"Pillow {record['pillow']}"]
-    words += [f"{record[key]} {word}" for key, word in (("threads", "threads"), ("batch_size", "pictures at once")) if key in record]
+    words += [
+        f"{record[key]} {word}"
+        for key, word in (("threads", "threads"), ("batch_size", "pictures at once"))
+        if key in record
+    ]
     return ", ".join(words)
 
 

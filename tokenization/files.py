@@ -68,7 +68,9 @@ def begin_folder(output: Path, summary: str) -> Path | None:
         print(f"{output} is complete: {(output / summary).read_text(encoding='utf-8').strip()}")
         return None
     if output.exists():
-        raise UserError(f"{output} exists and holds no {summary}, so it is not finished: remove it, or choose another --output")
+        raise UserError(
+            f"{output} exists and holds no {summary}, so it is not finished: remove it, or choose another --output"
+        )
     temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     return temporary

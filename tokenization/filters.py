@@ -43,13 +43,9 @@ class Filters:
         """Raise RejectedImage `small_picture` or `extreme_aspect`."""
         short, long = sorted((width, height))
         if short < self.min_side:
-            raise RejectedImage(
-                "small_picture", f"{width} x {height} pixels, --min-side is {self.min_side}"
-            )
+            raise RejectedImage("small_picture", f"{width} x {height} pixels, --min-side is {self.min_side}")
         if self.max_aspect and long > self.max_aspect * short:
-            raise RejectedImage(
-                "extreme_aspect", f"{width} x {height} pixels, --max-aspect is {self.max_aspect:g}"
-            )
+            raise RejectedImage("extreme_aspect", f"{width} x {height} pixels, --max-aspect is {self.max_aspect:g}")
 
     def check_texts(self, texts: tuple[str, ...]) -> None:
         """Raise BadRecord `short_text` or `long_text` for any text of a document."""

@@ -96,8 +96,7 @@ def start_or_continue(output: Path, job: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error}); remove {output} and start again") from error
     if change:
         raise UserError(
-            f"{output}: it was started with {change}; start again as then to continue it, "
-            "or pass --output a new folder"
+            f"{output}: it was started with {change}; start again as then to continue it, or pass --output a new folder"
         )
     return recorded
 
@@ -120,7 +119,9 @@ def first_change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
     for key, usual in (("shapes", []), ("fit", "crop")):
         old, new = (job["vq"].get(key, usual) for job in (then, now))
         if old != new:
-            old, new = (", ".join(map(size_word, value)) or "square" if key == "shapes" else value for value in (old, new))
+            old, new = (
+                ", ".join(map(size_word, value)) or "square" if key == "shapes" else value for value in (old, new)
+            )
             return f"--{key} {old}, and now it is {new}"
     if (drafted := then["vq"].get("draft", False)) != now["vq"].get("draft", False):
         return f"{'' if drafted else 'no '}--draft, and now it is with{'out' if drafted else ''} it"

@@ -165,7 +165,7 @@ class _Array:
 
     def __init__(self, path: Path, size: int, dtype: type):
         self.size, self.dtype, self.filled = size, dtype, 0
-        self.file, self.digest, self.path = open(path, "wb"), hashlib.sha256(), path
+        self.file, self.digest, self.path = open(path, "wb"), hashlib.sha256(), path  # noqa: SIM115
         header = io.BytesIO()
         description = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (size,)}
         np.lib.format.write_array_header_1_0(header, description)

@@ -39,8 +39,8 @@ def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -
     """Write the dataset's own files from the records of all input files, in order. Returns the manifest.
 
     Nothing in them depends on the time or the number of attempts and workers, so the same job gives the same bytes on
-    machines of one kind; `encoders` in the manifest says which kinds there were. DamagedPart if a shard is missing or has another size, or if counts do not add up; TooManyRejects if
-    there are no documents at all.
+    machines of one kind; `encoders` in the manifest says which kinds there were. DamagedPart if a shard is missing or
+    has another size, or if counts do not add up; TooManyRejects if there are no documents at all.
     """
     parts = [part for file in files for part in file.parts]
     if not any(part.counts["documents"] for part in parts):
@@ -86,7 +86,9 @@ def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -
         "shards": entries,
     }
     write_rejects(
-        output, (folder / REJECTS for folder in folders), (reject.as_json() for reject in repeated(output, files, left_out))
+        output,
+        (folder / REJECTS for folder in folders),
+        (reject.as_json() for reject in repeated(output, files, left_out)),
     )
     write_atomically(output / INDEX, index)
     write_atomically(output / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())

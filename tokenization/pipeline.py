@@ -75,7 +75,9 @@ class Preparation:
         texts = [text for item, _, _ in decoded if isinstance(item, Document) for text in item.texts]
         ids = iter(self.tokenizer.encode(texts))
         items = [
-            Prepared(item, [next(ids) for _ in item.texts], pictures, hashes, keys_of(pictures), self.shapes_of(pictures))
+            Prepared(
+                item, [next(ids) for _ in item.texts], pictures, hashes, keys_of(pictures), self.shapes_of(pictures)
+            )
             if isinstance(item, Document)
             else item
             for item, pictures, hashes in decoded

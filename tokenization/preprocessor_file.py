@@ -33,19 +33,40 @@ Janus' file describes the pictures of its other encoder, so CLIP's say nothing a
 
 HARMLESS: dict[str, tuple[str, ...]] = {
     "notes of whoever saved the folder": (
-        "image_processor_type", "processor_class", "feature_extractor_type", "auto_map", "_processor_class",
-        "_valid_processor_keys", "data_format", "input_data_format", "return_tensors", "device", "disable_grouping",
+        "image_processor_type",
+        "processor_class",
+        "feature_extractor_type",
+        "auto_map",
+        "_processor_class",
+        "_valid_processor_keys",
+        "data_format",
+        "input_data_format",
+        "return_tensors",
+        "device",
+        "disable_grouping",
     ),
     "the size of pictures is that of the shards (preprocess.json, --image-size)": (
-        "do_resize", "size", "min_size", "max_pixels", "min_pixels", "spatial_factor", "do_center_crop", "crop_size",
-        "default_to_square", "size_divisor",
+        "do_resize",
+        "size",
+        "min_size",
+        "max_pixels",
+        "min_pixels",
+        "spatial_factor",
+        "do_center_crop",
+        "crop_size",
+        "default_to_square",
+        "size_divisor",
     ),
     "pictures are made smaller by one filter, whatever the tokenizer": ("resample",),
     "pictures become square by cutting, so nothing is filled": (
-        "do_pad", "background_color", "pad_size", "padding_mode", "high_res_resample",
+        "do_pad",
+        "background_color",
+        "pad_size",
+        "padding_mode",
+        "high_res_resample",
     ),
     "of Janus' other encoder, which describes pictures": ("num_image_tokens", "image_seq_length"),
-}  # fmt: skip
+}
 """Reason -> the keys that change no pixels here, for it."""
 
 WITHOUT_EFFECT = {key: reason for reason, keys in HARMLESS.items() for key in keys}
@@ -60,7 +81,9 @@ def check_preprocessor(folder: Path) -> None:
         if value is None or key in WITHOUT_EFFECT:
             continue
         if key not in PLAIN:
-            raise UserError(f"{path}: {key} ({repr(value)[:60]}) is not known, and may change pixels: remove it if it does not")
+            raise UserError(
+                f"{path}: {key} ({repr(value)[:60]}) is not known, and may change pixels: remove it if it does not"
+            )
         if not any(_same(value, plain) for plain in PLAIN[key]):
             raise UserError(
                 f"{path}: {key} is {value!r}: pictures come as RGB in -1..1 (mean and deviation 0.5): remove the key if the "

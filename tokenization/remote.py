@@ -17,7 +17,12 @@ from model.errors import TryAgain, UserError
 from tokenization.files import sha256_of
 from tokenization.storage import filesystem_of, is_remote
 
-PAUSES = (1.0, 3.0, 9.0, 27.0)  # seconds between tries, give or take half: a hundred readers do not come back all at once
+PAUSES = (
+    1.0,
+    3.0,
+    9.0,
+    27.0,
+)  # seconds between tries, give or take half: a hundred readers do not come back all at once
 SILENCE = 60.0  # seconds without a byte after which an HTTP request counts as failed
 DIFFERENT = 2  # times that other content is taken for an accident on the way
 NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -69,8 +74,9 @@ def fetch_file(url: str, target: Path, entry: dict[str, Any]) -> None:
     try:
         _patiently(url, read)
     except OSError as error:
-        raise UserError(f"{target.parent}: the cache is full ({error.strerror}): give it room, or a lower limit "
-                        "(data.cache_limit)") from None  # fmt: skip
+        raise UserError(
+            f"{target.parent}: the cache is full ({error.strerror}): give it room, or a lower limit (data.cache_limit)"
+        ) from None
 
 
 def _patiently(url: str, action: Callable[[], Result]) -> Result:
@@ -81,8 +87,10 @@ def _patiently(url: str, action: Callable[[], Result]) -> Result:
         except _Different as error:
             different += 1
             if different == DIFFERENT or pause is None:
-                raise UserError(f"{url}: is not what the manifest says ({error}): restore it, or make the dataset again in "
-                                "another place with shard_images.py") from None  # fmt: skip
+                raise UserError(
+                    f"{url}: is not what the manifest says ({error}): restore it, or make the dataset again in "
+                    "another place with shard_images.py"
+                ) from None
         except NOT_THERE:
             raise UserError(f"{url}: is not there: give the URL of a finished dataset of shard_images.py") from None
         except UserError:
@@ -96,8 +104,10 @@ def _patiently(url: str, action: Callable[[], Result]) -> Result:
             if not _of_the_store(error):
                 raise
             if pause is None:
-                raise TryAgain(f"{url}: the store does not answer (tried {len(PAUSES) + 1} times in "
-                               f"{time.monotonic() - began:.0f} s; {said}): start the run again") from None  # fmt: skip
+                raise TryAgain(
+                    f"{url}: the store does not answer (tried {len(PAUSES) + 1} times in "
+                    f"{time.monotonic() - began:.0f} s; {said}): start the run again"
+                ) from None
         time.sleep(pause * random.SystemRandom().uniform(0.5, 1.5))  # not the random numbers of the training
     raise AssertionError("the last try returns or raises")
 

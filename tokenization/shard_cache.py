@@ -170,7 +170,7 @@ def _is_sound(path: Path, entry: dict[str, Any]) -> bool:
 def _locked(path: Path, shared: bool = False) -> Iterator[None]:
     """Hold a lock; as long as nobody holds it alone, any number can share it."""
     with _cache_errors(path.parent):
-        file = open(path, "ab")
+        file = open(path, "ab")  # noqa: SIM115
     with file:
         with _cache_errors(path.parent):
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
@@ -196,5 +196,7 @@ def _cache_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be used as a cache ({error.strerror}): give a folder of yours "
-                        "on a disk of this node (data.cache)") from None  # fmt: skip
+        raise UserError(
+            f"{error.filename or folder}: cannot be used as a cache ({error.strerror}): give a folder of yours "
+            "on a disk of this node (data.cache)"
+        ) from None

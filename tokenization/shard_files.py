@@ -52,7 +52,7 @@ class ShardFiles:
                 return self._read(shard, number, file)
         file = self._open.get(shard)
         if file is None:
-            file = self._open[shard] = open(self.folder / self.names[shard], "rb", buffering=0)
+            file = self._open[shard] = open(self.folder / self.names[shard], "rb", buffering=0)  # noqa: SIM115
             while len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)  # a thread that still reads it keeps it open
         return self._read(shard, number, file)

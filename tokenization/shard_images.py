@@ -76,12 +76,24 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--job-index", type=int, help="which worker this is, from 0 (default: SLURM_ARRAY_TASK_ID, else 0)")
     add("--job-count", type=int, help="how many workers share the files (default: SLURM_ARRAY_TASK_COUNT, else 1)")
     add("--batch-size", type=int, default=32, help="pictures encoded at once (default: %(default)s)")
-    add("--image-size", type=int, help="side of squares in pixels; other shapes have about that area (default: the image tokenizer's)")
-    add("--shapes", default="square", metavar="SET",
+    add(
+        "--image-size",
+        type=int,
+        help="side of squares in pixels; other shapes have about that area (default: the image tokenizer's)",
+    )
+    add(
+        "--shapes",
+        default="square",
+        metavar="SET",
         help="shapes of pictures: square; aspect, eleven from 1:3 to 3:1 with about as many codes; or ratios of width to "
-        "height beside the square, as 4:3,3:4 (default: %(default)s)")
-    add("--fit", choices=FITS, default="crop",
-        help="what a picture has beyond the nearest shape is cut off, or white is laid beside it (default: %(default)s)")
+        "height beside the square, as 4:3,3:4 (default: %(default)s)",
+    )
+    add(
+        "--fit",
+        choices=FITS,
+        default="crop",
+        help="what a picture has beyond the nearest shape is cut off, or white is laid beside it (default: %(default)s)",
+    )
     add(
         "--draft",
         action="store_true",
@@ -168,11 +180,17 @@ def main(arguments: list[str] | None = None) -> int:
     framing = Framing(grids_from(options.shapes, image_size // vq.downsample), vq.downsample, options.fit == "pad")
     vq.check_grids(framing.grids)
     filters = Filters(
-        options.min_side, options.max_aspect, options.min_text, options.max_text, options.max_pixels or MAX_PIXELS,
+        options.min_side,
+        options.max_aspect,
+        options.min_text,
+        options.max_text,
+        options.max_pixels or MAX_PIXELS,
         options.duplicate_bits,
-    )  # fmt: skip
+    )
     files = listed(corpora)
-    job = describe_job(corpora, vq, tokenizer, framing, options.samples_per_part, filters, options.batch_size, options.draft)
+    job = describe_job(
+        corpora, vq, tokenizer, framing, options.samples_per_part, filters, options.batch_size, options.draft
+    )
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -222,9 +240,17 @@ def run(
     preparation = Preparation(tokenizer, framing_of(job["vq"]), filters, options.picture_seconds, options.draft)
     try:
         pictures = encode_files(
-            options.output, mine, options.samples_per_part, preparation, vq, options.batch_size, options.workers,
-            watch, RejectLimit(options.max_rejects), warn=lambda line: say(f"warning: {line}"),
-        )  # fmt: skip
+            options.output,
+            mine,
+            options.samples_per_part,
+            preparation,
+            vq,
+            options.batch_size,
+            options.workers,
+            watch,
+            RejectLimit(options.max_rejects),
+            warn=lambda line: say(f"warning: {line}"),
+        )
         records = [read_file_record(options.output, work.number) for work in files]
         missing = sum(record is None for record in records)
         if missing:
@@ -246,9 +272,8 @@ def run(
 
 def open_vq(name: str, device: str | None) -> VQ:
     """The image tokenizer on the device asked for, by default the GPU if there is one."""
-    from model.threads import settle_threads
-
     from model.cpu_memory import keep_freed_memory
+    from model.threads import settle_threads
 
     threads = settle_threads()
     keep_freed_memory()  # a fifth of the encoder's time on a CPU

@@ -107,7 +107,9 @@ class CodeDataset:
         return (self[number] for number in range(len(self)))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_readers", "_files")} | {"_verified": set()}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_readers", "_files")} | {
+            "_verified": set()
+        }
 
     def verify(self) -> None:
         """Check every shard against its hash; UserError names the first that is damaged."""

@@ -110,7 +110,9 @@ def main() -> int:
 
     corpus = open_corpus(arguments.input)
     if corpus.kind != CAPTION_PAIR:
-        raise UserError(f"{arguments.input}: holds no pictures with captions (it holds {corpus.kind}): give another --input")
+        raise UserError(
+            f"{arguments.input}: holds no pictures with captions (it holds {corpus.kind}): give another --input"
+        )
     temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     counts: Counter[str] = Counter()
@@ -125,7 +127,9 @@ def main() -> int:
     if not moved:
         raise UserError(f"{arguments.input}: none of its pictures can be used ({rejected or 'it is empty'})")
     publish_folder(temporary, output)
-    print(f"{output}: {moved:,} pictures" + (f"; {counts.total():,} documents rejected ({rejected})" if rejected else ""))
+    print(
+        f"{output}: {moved:,} pictures" + (f"; {counts.total():,} documents rejected ({rejected})" if rejected else "")
+    )
     return 0
 
 

@@ -76,7 +76,11 @@ def files_below(folder: str) -> list[Entry]:
         start = inner.rstrip("/") + "/"
         with remote_errors(folder):
             for path, info in filesystem.find(inner, detail=True).items():
-                name = path.removeprefix(start) if path.startswith(start) else path.lstrip("/").removeprefix(start.lstrip("/"))
+                name = (
+                    path.removeprefix(start)
+                    if path.startswith(start)
+                    else path.lstrip("/").removeprefix(start.lstrip("/"))
+                )
                 found.append(Entry(name, f"{folder.rstrip('/')}/{name}", int(info["size"] or 0), False))
     else:
         for place, folders, names in os.walk(folder):

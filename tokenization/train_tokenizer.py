@@ -23,9 +23,10 @@ from tokenization.files import write_text
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 SMALLEST = 256 + len(SPECIAL_TOKENS)
+# the pre-tokenizer pattern of Qwen2.5's tokenizer.json
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)  # the pre-tokenizer pattern of Qwen2.5's tokenizer.json
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -37,9 +38,15 @@ def parse_arguments() -> argparse.Namespace:
         "--output work/tokenizer",
     )
     parser.add_argument(
-        "--captions", "--input", dest="captions", type=Path, nargs="+", required=True, metavar="PATH",
+        "--captions",
+        "--input",
+        dest="captions",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
         help="JSONL files with caption or captions, or any input of shard_images.py that has texts",
-    )  # fmt: skip
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for tokenizer.json")
     parser.add_argument("--vocab-size", type=int, default=4096, help="ids in all, special ones included")
     arguments = parser.parse_args()

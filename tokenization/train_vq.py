@@ -43,8 +43,12 @@ def parse_arguments() -> argparse.Namespace:
         epilog="example:\n  python tokenization/train_vq.py --train work/corpus/train/folder "
         "--heldout work/corpus/heldout/folder --output work/vq --steps 4000",
     )
-    parser.add_argument("--train", nargs="+", required=True, metavar="PATH", help="pictures: a folder, or an input of shard_images.py")
-    parser.add_argument("--heldout", nargs="+", metavar="PATH", help="pictures only measured on (default: 5 %% of --train)")
+    parser.add_argument(
+        "--train", nargs="+", required=True, metavar="PATH", help="pictures: a folder, or an input of shard_images.py"
+    )
+    parser.add_argument(
+        "--heldout", nargs="+", metavar="PATH", help="pictures only measured on (default: 5 %% of --train)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for the weights (diffusers format)")
     parser.add_argument("--start", type=Path, help="folder of an earlier run, whose weights are trained further")
     parser.add_argument("--image-size", type=int, default=64, help="picture side in pixels (default: 64)")
@@ -320,8 +324,11 @@ def main() -> int:
     codebook = MovingCodebook(model.quantize.embedding.weight)
     generator = torch.Generator().manual_seed(arguments.seed)
     rest = "" if buffer.is_whole else " at a time, and there are more"
-    print(f"{len(usable):,} training pictures{rest}, {len(heldout):,} held out, {sum(buffer.rejected.values()):,} "
-          f"left out; {parameters / 1e6:.2f} M parameters, {device} in {'bf16' if bf16 else 'fp32'}", flush=True)  # fmt: skip
+    print(
+        f"{len(usable):,} training pictures{rest}, {len(heldout):,} held out, {sum(buffer.rejected.values()):,} "
+        f"left out; {parameters / 1e6:.2f} M parameters, {device} in {'bf16' if bf16 else 'fp32'}",
+        flush=True,
+    )
     started = told = time.time()
     order = usable[torch.randperm(len(usable), generator=generator)]
     for step in range(arguments.steps):
@@ -357,8 +364,11 @@ def main() -> int:
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == arguments.steps:
             figures = measure(model, heldout)
             save(model, arguments, {"step": step + 1, "heldout": figures})  # what a killed run leaves behind
-            print(f"step {step + 1}/{arguments.steps}  loss {loss.item():.4f}  held-out PSNR {figures['psnr']:.2f} dB  "
-                  f"codes used {figures['codebook_used']:.0%}  {time.time() - started:.0f} s", flush=True)  # fmt: skip
+            print(
+                f"step {step + 1}/{arguments.steps}  loss {loss.item():.4f}  held-out PSNR {figures['psnr']:.2f} dB  "
+                f"codes used {figures['codebook_used']:.0%}  {time.time() - started:.0f} s",
+                flush=True,
+            )
     record = {
         "command": "python " + " ".join(sys.argv),
         "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()},

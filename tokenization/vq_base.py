@@ -68,7 +68,9 @@ class VQ(ABC):
         self.downsample = downsample
         self.image_size = image_size
         self.model = model.float().eval().requires_grad_(False)
-        if str(device) != "cpu":  # where it is already: a diffusers model's `to` imports torch's compiler, whatever is asked
+        if (
+            str(device) != "cpu"
+        ):  # where it is already: a diffusers model's `to` imports torch's compiler, whatever is asked
             self.model.to(device)
         self.fingerprint = self._fingerprint()
         self.bounds: dict[tuple[int, int], float] = {}  # by height and width: how far rounding may move a latent
@@ -155,7 +157,7 @@ class VQ(ABC):
         """Their codes, and how far each latent may move before its code could change."""
         raise NotImplementedError
 
-    def _check_grid(self, rows: int, columns: int) -> None:
+    def _check_grid(self, rows: int, columns: int) -> None:  # noqa: B027
         """Raise UserError if the model cannot take a grid of this many codes; most take any."""
 
     def _each(self, work: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> list[torch.Tensor]:

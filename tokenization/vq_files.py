@@ -35,8 +35,9 @@ def check_settings(config: dict[str, Any], known: Collection[str], source: Path)
     """
     for key, value in config.items():
         if not (key in known or key in WITHOUT_EFFECT or key.startswith("_") or value is None):
-            raise UserError(f"{source}: {key} ({repr(value)[:60]}) is not known, and may change the codes: "
-                            "remove it if it does not")  # fmt: skip
+            raise UserError(
+                f"{source}: {key} ({repr(value)[:60]}) is not known, and may change the codes: remove it if it does not"
+            )
 
 
 def read_safetensors(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, torch.Tensor]:
@@ -46,7 +47,7 @@ def read_safetensors(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str,
     state = {}
     try:
         with safe_open(path, framework="pt") as file:
-            for key in file.keys():
+            for key in file.keys():  # noqa: SIM118
                 prefix = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
                 if prefix is not None:
                     state[key.removeprefix(prefix)] = file.get_tensor(key)

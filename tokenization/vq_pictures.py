@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from model.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
 
@@ -25,8 +24,16 @@ class PictureBuffer:
     picture at all.
     """
 
-    def __init__(self, paths: list[str], size: int, capacity: int, with_large: bool = False, warn: Callable[[str], None] = print):
-        self.paths, self.size, self.capacity, self.with_large, self.warn = paths, size, max(1, capacity), with_large, warn
+    def __init__(
+        self, paths: list[str], size: int, capacity: int, with_large: bool = False, warn: Callable[[str], None] = print
+    ):
+        self.paths, self.size, self.capacity, self.with_large, self.warn = (
+            paths,
+            size,
+            max(1, capacity),
+            with_large,
+            warn,
+        )
         self.rejected: Counter[str] = Counter()
         self.is_whole = False
         self._stream = self._decoded()
@@ -45,7 +52,9 @@ class PictureBuffer:
         if len(taken) < self.capacity or not taken:
             if not taken and not hasattr(self, "small"):
                 reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.rejected.items())
-                raise UserError(f"{', '.join(self.paths)}: no picture that can be used{f' ({reasons})' if reasons else ''}")
+                raise UserError(
+                    f"{', '.join(self.paths)}: no picture that can be used{f' ({reasons})' if reasons else ''}"
+                )
             self.is_whole = not hasattr(self, "small")
             self._stream = self._decoded()  # the next pass begins at the front
             if not taken:
@@ -78,7 +87,11 @@ def sources_of(paths: list[str]) -> Iterator[Path | str | bytes]:
     for path in paths:
         found = storage.entry_of(path)
         files = storage.files_below(path) if found and found.is_folder and not storage.is_remote(path) else []
-        pictures = [entry.path for entry in files if is_picture(entry.name) and not entry.name.rpartition("/")[2].startswith(".")]
+        pictures = [
+            entry.path
+            for entry in files
+            if is_picture(entry.name) and not entry.name.rpartition("/")[2].startswith(".")
+        ]
         if pictures:
             yield from map(Path, pictures)
             continue

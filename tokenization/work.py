@@ -131,7 +131,12 @@ def events(
 
 
 def _file_events(
-    output: Path, work: WorkFile, opened: OpenFile, size: int, warn: Callable[[str], None], before: dict[str, PartRecord]
+    output: Path,
+    work: WorkFile,
+    opened: OpenFile,
+    size: int,
+    warn: Callable[[str], None],
+    before: dict[str, PartRecord],
 ) -> Iterator[Event]:
     damage = None
     try:

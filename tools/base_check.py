@@ -53,7 +53,6 @@ def largest_difference(source: Source, checkpoint: Path, config: ModelConfig) ->
 
 def _base(source: Source, config: ModelConfig, dtype):
     """The folder's model in float32, its weights rounded to `dtype` as the converted ones are."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from model.hf.modeling_uni_x import UniXForCausalLM

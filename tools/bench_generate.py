@@ -219,12 +219,16 @@ def main() -> int:
     rounds = [measure_round(model, num_codes, arguments.every) for _ in range(arguments.rounds)]
     found = report(rounds)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{arguments.model}: {parameters / 1e6:.1f} M parameters, {num_codes} codes a picture, "
-          f"{torch.get_num_threads()} threads, {len(rounds)} rounds, all ways drew the same codes")  # fmt: skip
+    print(
+        f"{arguments.model}: {parameters / 1e6:.1f} M parameters, {num_codes} codes a picture, "
+        f"{torch.get_num_threads()} threads, {len(rounds)} rounds, all ways drew the same codes"
+    )
     print("| way | s a picture | times the first (least to greatest) |\n|---|---|---|")
     for line in found.values():
-        print(f"| {line['what']} | {line['seconds_a_picture']:.3f} | {line['times_the_first']:.2f} "
-              f"({line['least']:.2f} to {line['greatest']:.2f}) |")  # fmt: skip
+        print(
+            f"| {line['what']} | {line['seconds_a_picture']:.3f} | {line['times_the_first']:.2f} "
+            f"({line['least']:.2f} to {line['greatest']:.2f}) |"
+        )
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         figures = {"model": arguments.model, "parameters": parameters, "codes": num_codes, "ways": found}

@@ -118,7 +118,7 @@ def compare(arguments: argparse.Namespace) -> dict:
     figures = []
     for case in made:
         seconds = {name: parts.part_seconds(each, case.row) for name, each in engines.items()}  # warms both up
-        steps = [lambda each=each: paired.timed_step(each, case.row) for each in engines.values()]
+        steps = [lambda each=each: paired.timed_step(each, case.row) for each in engines.values()]  # noqa: B023
         pairs = paired.paired_steps(*steps, arguments.steps, arguments.budget)
         flops = {name: row_flops(each, case.row.lengths, len(case.row.targets)) for name, each in configs.items()}
         some = engines[tables.UNI_X]
@@ -128,8 +128,10 @@ def compare(arguments: argparse.Namespace) -> dict:
         figures.append(tables.case_figures(case.name, case.row, pairs, flops, calibrated, seconds, clock))
         figures[-1]["slice_seconds"] = dataclasses.asdict(slices)
         print(f"{case.name}: measured", file=sys.stderr, flush=True)
-    print(f"{arguments.model}: {config.num_hidden_layers} layers of {config.hidden_size}, {arguments.precision}, "
-          f"{arguments.threads} threads, {arguments.device}; Uni-X over shared, {clock} time\n")  # fmt: skip
+    print(
+        f"{arguments.model}: {config.num_hidden_layers} layers of {config.hidden_size}, {arguments.precision}, "
+        f"{arguments.threads} threads, {arguments.device}; Uni-X over shared, {clock} time\n"
+    )
     for lines in (
         tables.ratio_table(figures),
         tables.step_table(figures, arguments.device == "cuda"),
@@ -172,8 +174,10 @@ def measure_memory(arguments: argparse.Namespace) -> dict:
     tokens = max(arguments.documents)
     row = cases.long_row(config, tokens).row
     figures = memory.measure(lambda: engine(config, arguments, tokens), row)
-    print(f"{arguments.model}: one separated and one shared layer of {config.hidden_size}, {arguments.precision}, "
-          f"one document of {tokens:,} tokens, forward and backward\n")  # fmt: skip
+    print(
+        f"{arguments.model}: one separated and one shared layer of {config.hidden_size}, {arguments.precision}, "
+        f"one document of {tokens:,} tokens, forward and backward\n"
+    )
     print("\n".join(memory.memory_lines(figures)))
     return {"model_config": config.to_dict(), "tokens": tokens, "memory": dataclasses.asdict(figures)}
 

@@ -33,8 +33,19 @@ def token_statistics(dataset: CodeDataset) -> list[tuple[Any, ...]]:
         ends = numpy.concatenate([[0], numpy.cumsum(lengths)])[index.offsets[low : high + 1] - first]
         documents = numpy.diff(ends) if high > low else numpy.zeros(1, numpy.int64)
         middle, near_most, most = (int(value) for value in numpy.percentile(documents, (50, 99, 100)))
-        lines.append((name, high - low, int(picture.sum()), int(lengths[picture].sum()), int((~picture).sum()),
-                      int(lengths[~picture].sum()), middle, near_most, most))  # fmt: skip
+        lines.append(
+            (
+                name,
+                high - low,
+                int(picture.sum()),
+                int(lengths[picture].sum()),
+                int((~picture).sum()),
+                int(lengths[~picture].sum()),
+                middle,
+                near_most,
+                most,
+            )
+        )
     return lines
 
 

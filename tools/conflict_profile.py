@@ -17,8 +17,15 @@ from model.errors import UserError
 from tokenization.files import save_picture, write_text
 from tools.figure_layout import fit_with_legend
 
-PARTS = {"q_proj": "attention", "k_proj": "attention", "v_proj": "attention", "o_proj": "attention",
-         "gate_proj": "ffn", "up_proj": "ffn", "down_proj": "ffn"}  # fmt: skip
+PARTS = {
+    "q_proj": "attention",
+    "k_proj": "attention",
+    "v_proj": "attention",
+    "o_proj": "attention",
+    "gate_proj": "ffn",
+    "up_proj": "ffn",
+    "down_proj": "ffn",
+}
 NUMBERS = ("conflict", "low", "high", "between", "halves", "noise_free")
 COLUMNS = ("layer", "kind", "met_by", "matrix", *NUMBERS)
 
@@ -147,8 +154,17 @@ def plot(profiles: dict[str, list[Line]], path: Path, colours: dict[str, str] | 
             middle = [line.conflict for line in shown]
             bars = [[line.conflict - line.low for line in shown], [line.high - line.conflict for line in shown]]
             shift = 0.08 * (number - (len(profiles) - 1) / 2)
-            axis.errorbar([line.layer + shift for line in shown], middle, yerr=bars, fmt="o-", capsize=2, markersize=4,
-                          linewidth=1.2, label=name or None, color=(colours or {}).get(name))  # fmt: skip
+            axis.errorbar(
+                [line.layer + shift for line in shown],
+                middle,
+                yerr=bars,
+                fmt="o-",
+                capsize=2,
+                markersize=4,
+                linewidth=1.2,
+                label=name or None,
+                color=(colours or {}).get(name),
+            )
         axis.axhline(0, color="#999", linewidth=0.8)
         axis.set(title=f"{part}, weights met by both modalities", xlabel="layer")
         axis.grid(alpha=0.3)

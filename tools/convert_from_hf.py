@@ -29,25 +29,57 @@ def parse_arguments() -> argparse.Namespace:
         epilog="example:\n  python tools/convert_from_hf.py --hf Qwen2.5-3B --output start-3b --separate 12 6",
     )
     parser.add_argument("--hf", type=Path, required=True, help="folder with config.json and safetensors")
-    parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to make; an earlier one is replaced")
-    parser.add_argument("--separate", type=int, nargs=2, metavar=("SHALLOW", "DEEP"),
-                        help="layers of --kind at the input end and at the output end (default: none)")  # fmt: skip
-    parser.add_argument("--every", type=int, default=0, metavar="N",
-                        help="instead of --separate: the last of each N layers is of --kind (1: all)")  # fmt: skip
-    parser.add_argument("--kind", choices=("separated", "mot", "moe_hard"), default="separated",
-                        help="of the layers with vision weights (default: separated, which is Uni-X)")  # fmt: skip
-    parser.add_argument("--vision-init", choices=("copy", "random"), default="copy",
-                        help="vision weights of those layers (default: copies of the text ones)")  # fmt: skip
-    parser.add_argument("--new-rows", choices=("mean", "random"), default="mean",
-                        help="rows of picture codes: mean of the text rows plus noise (default), or random")  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, required=True, help="checkpoint folder to make; an earlier one is replaced"
+    )
+    parser.add_argument(
+        "--separate",
+        type=int,
+        nargs=2,
+        metavar=("SHALLOW", "DEEP"),
+        help="layers of --kind at the input end and at the output end (default: none)",
+    )
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="instead of --separate: the last of each N layers is of --kind (1: all)",
+    )
+    parser.add_argument(
+        "--kind",
+        choices=("separated", "mot", "moe_hard"),
+        default="separated",
+        help="of the layers with vision weights (default: separated, which is Uni-X)",
+    )
+    parser.add_argument(
+        "--vision-init",
+        choices=("copy", "random"),
+        default="copy",
+        help="vision weights of those layers (default: copies of the text ones)",
+    )
+    parser.add_argument(
+        "--new-rows",
+        choices=("mean", "random"),
+        default="mean",
+        help="rows of picture codes: mean of the text rows plus noise (default), or random",
+    )
     parser.add_argument("--codebook-size", type=int, default=8192, help="picture codes (default: 8192, Chameleon's)")
-    parser.add_argument("--image-token-offset", type=int, default=0,
-                        help="id of code 0 (default: the rows of the model's embedding)")  # fmt: skip
+    parser.add_argument(
+        "--image-token-offset", type=int, default=0, help="id of code 0 (default: the rows of the model's embedding)"
+    )
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json (default: the one of --hf)")
-    parser.add_argument("--add-tokens", action="store_true",
-                        help="add marks of pictures that the tokenizer lacks; the output's then makes shards")  # fmt: skip
-    parser.add_argument("--verify", action=argparse.BooleanOptionalAction, default=None,
-                        help="compare logits with those of the base, in float32 (default: up to 2 GB of weights)")  # fmt: skip
+    parser.add_argument(
+        "--add-tokens",
+        action="store_true",
+        help="add marks of pictures that the tokenizer lacks; the output's then makes shards",
+    )
+    parser.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="compare logits with those of the base, in float32 (default: up to 2 GB of weights)",
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the weights written (default: as stored)")
     parser.add_argument("--seed", type=int, default=0, help="of what is random (default: 0)")
     return parser.parse_args()
@@ -56,7 +88,9 @@ def parse_arguments() -> argparse.Namespace:
 def convert(arguments: argparse.Namespace) -> str:
     """Write the checkpoint -> a line that says what it is. Raises UserError for what cannot be read or does not fit."""
     if not (arguments.hf / "config.json").is_file():  # before the seconds that it takes to import torch
-        raise UserError(f"{arguments.hf / 'config.json'}: cannot be read (FileNotFoundError): is this a Hugging Face folder?")
+        raise UserError(
+            f"{arguments.hf / 'config.json'}: cannot be read (FileNotFoundError): is this a Hugging Face folder?"
+        )
     import torch
 
     from model.config import layer_kinds

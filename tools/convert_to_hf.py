@@ -54,11 +54,18 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder (its newest good one) or checkpoint")
     parser.add_argument("--output", type=Path, required=True, help="folder to make; an export there is replaced")
-    parser.add_argument("--results", type=Path, action="append", default=[], metavar="FILE",
-                        help="JSON of figures that a tool wrote, for the model card's table; repeatable")  # fmt: skip
+    parser.add_argument(
+        "--results",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="JSON of figures that a tool wrote, for the model card's table; repeatable",
+    )
     parser.add_argument("--vq", default="", help="image tokenizer to put in (default: the one that the run names)")
-    parser.add_argument("--text-only", action="store_true",
-                        help="a plain folder of the base's family without pictures, for other tools")  # fmt: skip
+    parser.add_argument(
+        "--text-only", action="store_true", help="a plain folder of the base's family without pictures, for other tools"
+    )
     return parser.parse_args()
 
 
@@ -77,7 +84,10 @@ def export_text(checkpoint: Path, output: Path) -> None:
         write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
         (temporary / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         write_generation(temporary, config)
-        for mark in ("{% generation %}", "{% endgeneration %}"):  # other readers of templates than transformers know none
+        for mark in (
+            "{% generation %}",
+            "{% endgeneration %}",
+        ):  # other readers of templates than transformers know none
             assert mark in CHAT_TEMPLATE
         template = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
         (temporary / "chat_template.jinja").write_text(template, encoding="utf-8")
@@ -112,15 +122,22 @@ def published(output: Path) -> Iterator[Path]:
 def _taken(temporary: Path, output: Path) -> IO:
     """Make the folder anew, for this process alone -> the lock, which is held while it is open."""
     mark = temporary / UNFINISHED
-    if temporary.is_symlink() or temporary.exists() and not mark.is_file() and (not temporary.is_dir() or any(temporary.iterdir())):
+    if (
+        temporary.is_symlink()
+        or temporary.exists()
+        and not mark.is_file()
+        and (not temporary.is_dir() or any(temporary.iterdir()))
+    ):
         raise UserError(f"{temporary}: is in the way, and no unfinished export: move it away, or give another --output")
     temporary.mkdir(parents=True, exist_ok=True)
-    lock = open(mark, "a")
+    lock = open(mark, "a")  # noqa: SIM115
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise UserError(f"{output}: another export is writing it: wait for that one, or give another --output") from None
+        raise UserError(
+            f"{output}: another export is writing it: wait for that one, or give another --output"
+        ) from None
     for path in temporary.iterdir():
         if path != mark:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -233,7 +250,6 @@ def picture_shapes(checkpoint: Path, templates) -> list[dict]:
 def write_configuration(folder: Path, config, dtype: str, shapes: Sequence[dict] = ()) -> None:
     """config.json with the auto map, generation_config.json, and the code that they name."""
     from model.hf.configuration_uni_x import AUTO_MAP
-
     from tools.text_only import family_of
 
     write_code(folder)

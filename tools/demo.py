@@ -59,8 +59,18 @@ def stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
     if arguments.preset == "demo-long":  # as many moved pictures as others in an epoch
         sources.append(f"{{path: {data}/shards/moved, weight: {1 / MOVED_COPIES}}}")
         moved = [
-            ("moved copies", ["tokenization/shift_pictures.py", "--input", f"{data}/corpus/train/webdataset",
-                              "--copies", str(MOVED_COPIES), "--output", f"{data}/moved"]),
+            (
+                "moved copies",
+                [
+                    "tokenization/shift_pictures.py",
+                    "--input",
+                    f"{data}/corpus/train/webdataset",
+                    "--copies",
+                    str(MOVED_COPIES),
+                    "--output",
+                    f"{data}/moved",
+                ],
+            ),
             ("moved shards", [*shard, "--input", f"{data}/moved", "--output", f"{data}/shards/moved"]),
         ]
     paths = [
@@ -74,15 +84,23 @@ def stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
     report = ["tools/demo_report.py", "--model", f"{out}/model", "--run", f"{out}/run", "--data", str(data)]
     return [
         ("corpus", [*corpus, *(["--limit", str(arguments.pictures)] if arguments.pictures else [])]),
-        ("tokenizer", ["tokenization/train_tokenizer.py", "--captions", f"{data}/corpus/train/folder/captions.jsonl",
-                       "--output", f"{data}/tokenizer"]),
+        (
+            "tokenizer",
+            [
+                "tokenization/train_tokenizer.py",
+                "--captions",
+                f"{data}/corpus/train/folder/captions.jsonl",
+                "--output",
+                f"{data}/tokenizer",
+            ],
+        ),
         ("shards", [*shard, "--input", f"{data}/corpus/train/webdataset", "--output", f"{data}/shards/train"]),
         ("held-out shards", [*shard, "--input", f"{data}/corpus/heldout/folder", "--output", f"{data}/shards/heldout"]),
         *moved,
         ("training", ["pretrain/train.py", "--config", PRESETS[arguments.preset], *paths, *arguments.set]),
         ("export", ["tools/convert_to_hf.py", "--checkpoint", f"{out}/run", "--output", f"{out}/model"]),
         ("report", [*report, "--prompts", str(arguments.prompts), "--output", f"{out}/report"]),
-    ]  # fmt: skip
+    ]
 
 
 def edit_stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
@@ -107,9 +125,21 @@ def edit_stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
         ("held-out shards", [*shard, "--input", f"{data}/edits/heldout", "--output", f"{data}/edit-shards/heldout"]),
         ("training", ["pretrain/train.py", "--config", PRESETS[EDITS], *paths, *arguments.set]),
         ("export", ["tools/convert_to_hf.py", "--checkpoint", f"{out}/run", "--output", f"{out}/model"]),
-        ("report", ["tools/edit_report.py", "--model", f"{out}/model", "--run", f"{out}/run", "--edits", f"{data}/edits",
-                    "--output", f"{out}/report"]),
-    ]  # fmt: skip
+        (
+            "report",
+            [
+                "tools/edit_report.py",
+                "--model",
+                f"{out}/model",
+                "--run",
+                f"{out}/run",
+                "--edits",
+                f"{data}/edits",
+                "--output",
+                f"{out}/report",
+            ],
+        ),
+    ]
 
 
 def is_done(name: str, data: Path) -> bool:
@@ -140,8 +170,10 @@ def main() -> int:
         if code:
             print(f"the stage {name} failed with exit code {code}, see above", file=sys.stderr)
             return 1
-    print(f"\n{out}/report/report.html is ready. Stages, in seconds: "
-          + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))  # fmt: skip
+    print(
+        f"\n{out}/report/report.html is ready. Stages, in seconds: "
+        + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
+    )
     return 0
 
 

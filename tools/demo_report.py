@@ -38,7 +38,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="run folder, for curves and samples")
     parser.add_argument("--data", type=Path, required=True, help="folder with shards/train, shards/heldout and corpus")
     parser.add_argument("--output", type=Path, required=True, help="folder for report.html and its figures")
-    parser.add_argument("--prompts", type=int, default=300, help="training names to draw, and pictures to caption (default: 300)")
+    parser.add_argument(
+        "--prompts", type=int, default=300, help="training names to draw, and pictures to caption (default: 300)"
+    )
     parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance (default: 3)")
     parser.add_argument("--temperature", type=float, default=0.5, help="of the codes (default: 0.5)")
     parser.add_argument("--seed", type=int, default=0, help="choice of names, and sampling (default: 0)")
@@ -160,8 +162,12 @@ def losses(run: Path) -> dict:
     for name in ("heldout/loss_image", "heldout/loss_text", "train/loss_image", "train/loss_text"):
         values = [(line["step"], line[name]) for line in lines if name in line]
         if values:
-            found[name] = {"first_step": values[0][0], "first": values[0][1], "last": values[-1][1],
-                           "last_step": values[-1][0]}  # fmt: skip
+            found[name] = {
+                "first_step": values[0][0],
+                "first": values[0][1],
+                "last": values[-1][1],
+                "last_step": values[-1][0],
+            }
     return found
 
 
@@ -202,8 +208,9 @@ def main() -> int:
 
     from tools import report_page
 
-    train, heldout = (load_gallery(arguments.data / "shards" / side, export.templates.grid)
-                      for side in ("train", "heldout"))  # fmt: skip
+    train, heldout = (
+        load_gallery(arguments.data / "shards" / side, export.templates.grid) for side in ("train", "heldout")
+    )
     chooser = numpy.random.default_rng(arguments.seed)
     sampling = Sampling(arguments.guidance, arguments.temperature, 0, 1.0, arguments.seed)
     every_name = sorted({name for names in train.names for name in names})
@@ -215,8 +222,11 @@ def main() -> int:
     drawn, drawn_unseen = draw(export, seen, sampling), draw(export, unseen, sampling)
     order = nearest(pixels(drawn), pixels(real_train))
     how = {"guidance": arguments.guidance, "temperature": arguments.temperature, "seed": arguments.seed}
-    figures = {"drawn_names": {**measure_recall(train, seen, order), **how}, "losses": losses(arguments.run),
-               "captions": {}}  # fmt: skip
+    figures = {
+        "drawn_names": {**measure_recall(train, seen, order), **how},
+        "losses": losses(arguments.run),
+        "captions": {},
+    }
     captions = {}
     for side, gallery in (("seen", train), ("held-out", heldout)):
         picked = chooser.permutation(len(gallery.names))[: arguments.prompts].tolist()
@@ -231,18 +241,22 @@ def main() -> int:
         figures,
         read_metrics(arguments.run),
         {
-            "seen": [(name, real_train[at], picture, train.names[row[0]][0])
-                     for name, at, picture, row in zip(seen, own, drawn, order)][:SHOWN],
+            "seen": [
+                (name, real_train[at], picture, train.names[row[0]][0])
+                for name, at, picture, row in zip(seen, own, drawn, order)
+            ][:SHOWN],
             "unseen": list(zip(unseen, export.vq.decode(heldout.codes[unseen_at]), drawn_unseen)),
             "reconstructions": list(zip(names, real, decoded))[:SHOWN],
             "captions": {
                 "seen": [(train.names[i][0], real_train[i], text) for i, text in captions["seen"]],
-                "held-out": [(heldout.names[i][0], export.vq.decode(heldout.codes[[i]])[0], text)
-                             for i, text in captions["held-out"]],
+                "held-out": [
+                    (heldout.names[i][0], export.vq.decode(heldout.codes[[i]])[0], text)
+                    for i, text in captions["held-out"]
+                ],
             },
         },
         arguments.run,
-    )  # fmt: skip
+    )
     report_page.print_figures(figures)
     print(f"{arguments.output}/report.html is written")
     return 0

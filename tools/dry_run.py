@@ -35,8 +35,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("config", help="YAML file of a run; pretrain/configs has complete ones")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the file's")
     parser.add_argument("--gpus", type=int, required=True, help="devices of the run")
-    parser.add_argument("--document", type=int, nargs=2, metavar=("TEXT", "VISION"),
-                        help="tokens of the documents that fill a row (default: 64 1025, or half a row each)")  # fmt: skip
+    parser.add_argument(
+        "--document",
+        type=int,
+        nargs=2,
+        metavar=("TEXT", "VISION"),
+        help="tokens of the documents that fill a row (default: 64 1025, or half a row each)",
+    )
     parser.add_argument("--json", type=Path, help="file for all figures")
     words = [word for word in sys.argv[1:] if re.match(r"\w+(\.\w+)+=", word)]  # argparse wants them beside CONFIG
     arguments = parser.parse_args([word for word in sys.argv[1:] if word not in words])
@@ -56,10 +61,14 @@ def figures_of(arguments: argparse.Namespace) -> list[dict]:
 
     config = load_config(arguments.config, arguments.overrides)
     if config.run.engine != "megatron":
-        raise UserError(f"{arguments.config}: run.engine is {config.run.engine}: a dry run knows run.engine=megatron alone")
+        raise UserError(
+            f"{arguments.config}: run.engine is {config.run.engine}: a dry run knows run.engine=megatron alone"
+        )
     if config.run.kernels != "torch":
-        raise UserError(f"{arguments.config}: run.kernels is {config.run.kernels}, whose kernels a dry run cannot imitate: add "
-                        "run.kernels=torch run.fp8=none")  # fmt: skip
+        raise UserError(
+            f"{arguments.config}: run.kernels is {config.run.kernels}, whose kernels a dry run cannot imitate: add "
+            "run.kernels=torch run.fp8=none"
+        )
     model = sized_config(config.model, *sizes_of_data(config, 0, 0), special=(0, 1, 2))
     check_layout(config.parallel, model)
     check_world(config, arguments.gpus)
@@ -77,8 +86,14 @@ def figures_of(arguments: argparse.Namespace) -> list[dict]:
     found = []
     for stage, count in enumerate(planned):
         seen = dry_step(config, model, shape, arguments.gpus, stage * per_stage)
-        found.append({"stage": stage + 1, "planned": count.total, "planned_static": count.static.total,
-                      **dataclasses.asdict(seen)})  # fmt: skip
+        found.append(
+            {
+                "stage": stage + 1,
+                "planned": count.total,
+                "planned_static": count.static.total,
+                **dataclasses.asdict(seen),
+            }
+        )
     return found
 
 
@@ -86,13 +101,25 @@ def report(found: list[dict]) -> Iterator[str]:
     """The lines to print."""
     from tools.text_table import table
 
-    head = ["stage", "static GiB", "planned", "kept of rows", "peak", "planned", "TFLOP", "host reads", "waits", "copies"]
+    head = [
+        "stage",
+        "static GiB",
+        "planned",
+        "kept of rows",
+        "peak",
+        "planned",
+        "TFLOP",
+        "host reads",
+        "waits",
+        "copies",
+    ]
     rows = [head]
     for each in found:
         sizes = (each[name] / GIB for name in ("static", "planned_static", "kept", "peak", "planned"))
         counts = (sum(each["reads"].values()), each["synchronised"], each["copies"])
-        rows.append([str(each["stage"]), *(f"{size:.2f}" for size in sizes), f"{each['flops'] / 1e12:,.0f}",
-                     *map(str, counts)])  # fmt: skip
+        rows.append(
+            [str(each["stage"]), *(f"{size:.2f}" for size in sizes), f"{each['flops'] / 1e12:,.0f}", *map(str, counts)]
+        )
     yield from table(rows)
     for each in found:
         yield f"\nstage {each['stage']}: sent in a step, GiB by collective"

@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 REPLICATES = 1000
 INSIDE, OUTSIDE = "inside", "outside"
 RESULT, COPY, SOURCE, NO_SOURCE, OTHER, MEAN, CEILING = (
-    "result", "copied codes", "source as it is", "instruction only", "another target", "mean target", "target's codes"
-)  # fmt: skip
+    "result",
+    "copied codes",
+    "source as it is",
+    "instruction only",
+    "another target",
+    "mean target",
+    "target's codes",
+)
 CANDIDATES = {
     RESULT: "what the model made of the source picture and the instruction",
     COPY: "the source picture, encoded and decoded, as a model would that copies it",
@@ -28,8 +34,16 @@ CANDIDATES = {
     MEAN: "the mean of training targets of the same kind",
     CEILING: "the target, encoded and decoded: nothing that the model can say is nearer, but for chance",
 }
-BETTER_THAN = ((COPY, INSIDE), (SOURCE, INSIDE), (NO_SOURCE, INSIDE), (NO_SOURCE, OUTSIDE), (OTHER, INSIDE),
-               (OTHER, OUTSIDE), (MEAN, INSIDE), (MEAN, OUTSIDE))  # fmt: skip
+BETTER_THAN = (
+    (COPY, INSIDE),
+    (SOURCE, INSIDE),
+    (NO_SOURCE, INSIDE),
+    (NO_SOURCE, OUTSIDE),
+    (OTHER, INSIDE),
+    (OTHER, OUTSIDE),
+    (MEAN, INSIDE),
+    (MEAN, OUTSIDE),
+)
 """What an edit must be nearer to its target than, and where. Outside, a copy cannot be beaten: nothing changes there."""
 
 
@@ -66,7 +80,9 @@ def read_edits(folder: Path, size: int, most: int) -> list[EditRow]:
         try:
             rows += pyarrow.parquet.read_table(path).to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{path}: is no sound parquet file ({error}): make {folder} again with demo_edits.py") from None
+            raise UserError(
+                f"{path}: is no sound parquet file ({error}): make {folder} again with demo_edits.py"
+            ) from None
     if not rows:
         raise UserError(f"{folder} holds no edits: give --edits a folder that tokenization/demo_edits.py made")
     by_kind: dict[str, list[dict]] = {}
@@ -130,11 +146,13 @@ def measure(rows: Sequence[EditRow], candidates: Mapping[str, Sequence], seed: i
             "edits": len(at),
             "things": len(set(of)),
             "changed_pixels": float(mask[at].mean()),
-            "distance": {name: {where: interval(values[where][at], of, seed) for where in (INSIDE, OUTSIDE)}
-                         for name, values in found.items()},
+            "distance": {
+                name: {where: interval(values[where][at], of, seed) for where in (INSIDE, OUTSIDE)}
+                for name, values in found.items()
+            },
             "result_minus": {f"{name}, {where}": interval(values, of, seed) for (name, where), values in gap.items()},
             "nearer_than_the_copy": float((gap[COPY, INSIDE] < 0).mean()),
-        }  # fmt: skip
+        }
     return figures
 
 
@@ -144,7 +162,9 @@ def distance_table(figures: dict, where: str) -> list[list[str]]:
     lines = [["", "edits", *names]]
     for kind, of_kind in figures.items():
         means = [of_kind["distance"][name][where] for name in names]
-        lines.append([kind, str(of_kind["edits"]), *(f"{mean:.1f} ({low:.1f}-{high:.1f})" for mean, low, high in means)])
+        lines.append(
+            [kind, str(of_kind["edits"]), *(f"{mean:.1f} ({low:.1f}-{high:.1f})" for mean, low, high in means)]
+        )
     return lines
 
 
@@ -157,8 +177,10 @@ def verdicts(figures: dict) -> list[str]:
         answer = "nearer" if high < 0 else "farther" if low > 0 else "no clear difference"
         kinds = [kind for kind in figures if kind != "all"]
         better = [kind for kind in kinds if figures[kind]["result_minus"][key][2] < 0]
-        lines.append(f"{where} the changed region, result against {name}: {mean:+.1f} ({low:+.1f} to {high:+.1f}), "
-                     f"{answer}; nearer in {len(better)} of {len(kinds)} kinds")  # fmt: skip
+        lines.append(
+            f"{where} the changed region, result against {name}: {mean:+.1f} ({low:+.1f} to {high:+.1f}), "
+            f"{answer}; nearer in {len(better)} of {len(kinds)} kinds"
+        )
     share = figures["all"]["nearer_than_the_copy"]
     lines.append(f"nearer to the target than a copy is, in the changed region: {share:.0%} of the edits")
     return lines

@@ -86,8 +86,10 @@ def mean_targets(folder: Path, size: int) -> dict:
     by_kind: dict[str, list] = {}
     for row in read_edits(folder, size, AVERAGED):
         by_kind.setdefault(row.kind, []).append(row.target)
-    return {kind: Image.fromarray(pixels(targets).mean(axis=0).round().astype(numpy.uint8))
-            for kind, targets in by_kind.items()}  # fmt: skip
+    return {
+        kind: Image.fromarray(pixels(targets).mean(axis=0).round().astype(numpy.uint8))
+        for kind, targets in by_kind.items()
+    }
 
 
 def encode_all(export, pictures):
@@ -117,8 +119,9 @@ def main() -> int:
     rows = edit_figures.read_edits(arguments.edits / arguments.side, size, arguments.per_kind)
     means = mean_targets(arguments.edits / "train", size)
     rows = [row for row in rows if row.kind in means]
-    source_codes, target_codes = (encode_all(export, [getattr(row, side) for row in rows])
-                                  for side in ("source", "target"))  # fmt: skip
+    source_codes, target_codes = (
+        encode_all(export, [getattr(row, side) for row in rows]) for side in ("source", "target")
+    )
     sampling = Sampling(arguments.guidance, arguments.temperature, 0, 1.0, arguments.seed, arguments.image_guidance)
     candidates = {
         edit_figures.RESULT: edit_all(export, rows, source_codes, sampling),

@@ -90,8 +90,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder that tools/convert_to_hf.py wrote")
     add("--checkpoint", type=Path, metavar="DIR", help="in place of --model: a run folder (its newest) or a checkpoint")
     add("--prompts-file", type=Path, metavar="FILE", help="official prompt file of the benchmark, the user's own copy")
-    add("--rewritten", type=Path, metavar="FILE",
-        help="other prompts for the same items: .txt, one a line, or .json {key: prompt}; results say so")
+    add(
+        "--rewritten",
+        type=Path,
+        metavar="FILE",
+        help="other prompts for the same items: .txt, one a line, or .json {key: prompt}; results say so",
+    )
     add("--pictures", type=Path, metavar="DIR", help="source pictures of ImgEdit")
     add("--per-kind", type=at_least(1, int), metavar="N", help="only the first N items of each kind, to try it out")
     add("--check", action="store_true", help="check OUTPUT/images, draw nothing")
@@ -99,15 +103,22 @@ def build_parser() -> argparse.ArgumentParser:
     add("--judge", metavar="NAME", help="which model judged --scored; ImgEdit needs it")
     add("--guidance", type=scale, metavar="SCALE", help="as tools/generate.py takes it (default 4)")
     add("--image-guidance", type=scale, metavar="SCALE", help="the same of the source picture of an edit (default 1.5)")
-    add("--shape", metavar="SHAPE",
-        help="of the pictures, as 4:3 (default: squares; for edits the shape that is nearest to the source's)")
+    add(
+        "--shape",
+        metavar="SHAPE",
+        help="of the pictures, as 4:3 (default: squares; for edits the shape that is nearest to the source's)",
+    )
     add("--temperature", type=at_least(0, float), help="of the codes (default 0.99)")
     add("--top-k", type=at_least(0, int), help="likeliest codes kept, 0 for all (default 4096)")
     add("--top-p", type=share, help="probability mass kept (default 0.96)")
     add("--seed", type=int, help="of all chance (default 0)")
     add("--batch-size", type=at_least(1, int), help="pictures, or texts, at a time (default 16)")
-    add("--data", type=Path, metavar="PATH",
-        help="code shards (heldout, retrieval), or pictures in any form that shard_images.py takes (reconstruction)")
+    add(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="code shards (heldout, retrieval), or pictures in any form that shard_images.py takes (reconstruction)",
+    )
     add("--config", type=Path, metavar="FILE", help="configuration of the run whose held-out rows are meant")
     add("--rows", type=at_least(0, int), metavar="N", help="held-out rows, 0 for all (default: the run's, else all)")
     add("--row-length", type=at_least(16, int), metavar="N", help="tokens of a row (default: the run's, else 1024)")
@@ -119,9 +130,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--include-path", type=Path, metavar="DIR", help="folder with lm-eval tasks of your own")
     add("--lm-eval", type=Path, metavar="FILE", help="lm-eval's command (default .venv-eval/bin/lm_eval)")
     add("--dtype", choices=("float32", "bfloat16"), help="of the weights (default float32 on a CPU, bfloat16 on a GPU)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
-        help="default auto: the GPU if there is one")
-    return parser  # fmt: skip
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto: the GPU if there is one"
+    )
+    return parser
 
 
 def check_arguments(args: argparse.Namespace) -> None:

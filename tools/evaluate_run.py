@@ -37,11 +37,18 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of pretrain/train.py")
     parser.add_argument("evaluations", nargs="+", metavar='"--task NAME ..."', help="what to measure on each")
-    parser.add_argument("--step", type=int, action="append", default=[], metavar="N",
-                        help="only the checkpoint of this step; repeatable (default: all that are there)")  # fmt: skip
+    parser.add_argument(
+        "--step",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="only the checkpoint of this step; repeatable (default: all that are there)",
+    )
     parser.add_argument("--follow", action="store_true", help="wait for new checkpoints until the run has its last one")
-    parser.add_argument("--seconds", type=float, default=60.0, metavar="N",
-                        help="seconds between two looks of --follow (default 60)")  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, metavar="N", help="seconds between two looks of --follow (default 60)"
+    )
     return parser.parse_args()
 
 

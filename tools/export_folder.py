@@ -43,7 +43,9 @@ def check_export(folder: Path) -> None:
         raise UserError(f"{folder / 'config.json'} is not JSON ({error}): export the model again") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in MODEL_TYPES:
-        raise UserError(f"{folder / 'config.json'} is of model_type {kind!r}, not {MODEL_TYPES[0]!r}: not a Uni-X model")
+        raise UserError(
+            f"{folder / 'config.json'} is of model_type {kind!r}, not {MODEL_TYPES[0]!r}: not a Uni-X model"
+        )
     for name in (PROMPTS_FILE, VQ_FOLDER, "tokenizer.json"):
         if not (folder / name).exists():
             raise UserError(f"{folder} has no {name}: export the model again with tools/convert_to_hf.py")
@@ -97,8 +99,10 @@ def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
 def check_square(export: Export, command: str) -> None:
     """Raise UserError for a model of several shapes, which a command does not work with."""
     if export.templates.shapes:
-        raise UserError(f"{export.folder} draws pictures of {len(export.templates.shapes)} shapes, and {command} reads squares "
-                        "only: use tools/generate.py and tools/evaluate.py")  # fmt: skip
+        raise UserError(
+            f"{export.folder} draws pictures of {len(export.templates.shapes)} shapes, and {command} reads squares "
+            "only: use tools/generate.py and tools/evaluate.py"
+        )
 
 
 def load_model(folder: Path, device: str, dtype: str = ""):

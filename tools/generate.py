@@ -49,18 +49,42 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     add("--task", choices=TASKS, help="what to make (default: caption if there are pictures, else draw)")
     add("--prompt", action="append", default=[], metavar="TEXT", help="a caption, question, instruction or beginning")
-    add("--prompts-file", type=Path, metavar="FILE",
-        help='.txt, a prompt a line, or .jsonl, {"prompt": TEXT, "images": [FILE, ...], "shape": 4:3} a line, FILE relative to it')
-    add("--image", action="append", default=[], type=Path, metavar="FILE",
-        help="a picture to caption, edit or continue from; repeatable")
+    add(
+        "--prompts-file",
+        type=Path,
+        metavar="FILE",
+        help='.txt, a prompt a line, or .jsonl, {"prompt": TEXT, "images": [FILE, ...], "shape": 4:3} a line, FILE relative to it',
+    )
+    add(
+        "--image",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a picture to caption, edit or continue from; repeatable",
+    )
     add("--num-images", type=at_least(1, int), default=4, metavar="N", help="pictures a prompt (default 4)")
-    add("--shape", default="", metavar="SHAPE",
-        help="of pictures that are drawn: width to height as 4:3, or rows*columns of codes (default: the model chooses)")
+    add(
+        "--shape",
+        default="",
+        metavar="SHAPE",
+        help="of pictures that are drawn: width to height as 4:3, or rows*columns of codes (default: the model chooses)",
+    )
     add("--size", default="", metavar="WxH", help="the same in pixels: the nearest shape is drawn, and is not resized")
-    add("--guidance", type=scale, default=4.0, metavar="SCALE",
-        help="classifier-free guidance of the text, 1 for none; FIRST:LAST changes it over a picture (default 4)")
-    add("--image-guidance", type=scale, default=1.5, metavar="SCALE",
-        help="the same of the source picture of an edit (default 1.5)")
+    add(
+        "--guidance",
+        type=scale,
+        default=4.0,
+        metavar="SCALE",
+        help="classifier-free guidance of the text, 1 for none; FIRST:LAST changes it over a picture (default 4)",
+    )
+    add(
+        "--image-guidance",
+        type=scale,
+        default=1.5,
+        metavar="SCALE",
+        help="the same of the source picture of an edit (default 1.5)",
+    )
     add("--temperature", type=at_least(0, float), default=0.99, help="of the codes, 0 for the likeliest (default 0.99)")
     add("--top-k", type=at_least(0, int), default=4096, help="likeliest codes kept, 0 for all (default 4096)")
     add("--top-p", type=share, default=0.96, help="probability mass kept (default 0.96)")
@@ -70,11 +94,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--chat", action="store_true", help="ask in a user's turn, as models that learned conversations expect")
     add("--seed", type=int, default=0, help="of all chance (default 0)")
     add("--batch-size", type=at_least(1, int), default=16, help="results at a time (default 16)")
-    add("--preview", type=at_least(0, int), default=0, metavar="ROWS",
-        help="write PPPP-KK.partial.png after each ROWS rows of codes (default 0: never)")
+    add(
+        "--preview",
+        type=at_least(0, int),
+        default=0,
+        metavar="ROWS",
+        help="write PPPP-KK.partial.png after each ROWS rows of codes (default 0: never)",
+    )
     add("--overwrite", action="store_true", help="remove the results in OUTPUT first")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto: the GPU if there is one")
-    return parser  # fmt: skip
+    return parser
 
 
 def at_least(lowest: int, number: type):
@@ -186,7 +215,7 @@ def read_requests(args: argparse.Namespace) -> tuple[str, list[Request]]:
 def asked_shape(args: argparse.Namespace, task: str, listed: Sequence[Request]) -> str:
     """The shape that the flags ask for, empty for none. Raises UserError for one that cannot be."""
     if (args.shape or args.size or any(request.shape for request in listed)) and task not in PICTURE_TASKS:
-        raise UserError(f"--task {task} draws no picture of a given shape: leave out --shape, --size and \"shape\"")
+        raise UserError(f'--task {task} draws no picture of a given shape: leave out --shape, --size and "shape"')
     if args.shape and args.size:
         raise UserError("--shape and --size say the same in two ways: give one of them")
     width, _, height = args.size.lower().partition("x")
@@ -224,7 +253,7 @@ def read_prompts(path: Path) -> list[Request]:
             if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
                 raise UserError(f"{where}: images is {images!r}: give a list of file names") from None
         if not isinstance(shape, str):
-            raise UserError(f"{where}: shape is {shape!r}: give a ratio of width to height as \"4:3\"")
+            raise UserError(f'{where}: shape is {shape!r}: give a ratio of width to height as "4:3"')
         prompt = "" if images and line == "" else check_prompt(line, where)
         requests.append(Request(prompt, tuple(path.parent / image for image in images), shape))
     if not requests:

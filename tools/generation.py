@@ -21,7 +21,6 @@ from model.prompts import (
     turn_ids,
     unconditional_ids,
 )
-
 from model.shapes import Framing, shape_of
 
 if TYPE_CHECKING:

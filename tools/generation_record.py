@@ -49,7 +49,9 @@ class Record:
         if there != job:
             key = next(key for key in job if there[key] != job[key])
             told = _difference(key, there[key], job[key])
-            raise UserError(f"{self.path} holds a result of another job ({told}): give another --output, or --overwrite")
+            raise UserError(
+                f"{self.path} holds a result of another job ({told}): give another --output, or --overwrite"
+            )
         if all((self.folder / name).is_file() for name in files_of(line)):
             return True
         del self.lines[place]  # its pictures were removed: it is made again, and has one line then too
@@ -98,7 +100,9 @@ def _difference(name: str, there: object, now: object) -> str:
     """In words, what differs between two values; of two groups of settings only those that do."""
     if isinstance(there, dict) and isinstance(now, dict):
         keys = [key for key in {**there, **now} if there.get(key) != now.get(key)]
-        return ", ".join(_difference(f"{name}.{key}" if name != "settings" else key, there.get(key), now.get(key)) for key in keys)
+        return ", ".join(
+            _difference(f"{name}.{key}" if name != "settings" else key, there.get(key), now.get(key)) for key in keys
+        )
     return f"{name} is {_short(there)} there, {_short(now)} now"
 
 

@@ -86,8 +86,15 @@ def run(arguments: argparse.Namespace) -> int:
     runtime.install()
     runtime.start_distributed(seed=0)
     setting = setting_of("cuda" if torch.cuda.is_available() else "cpu", arguments.model)
-    record = {"command": shlex.join(["python", *sys.argv]), "machine": machine.describe(), "setting": vars(setting),
-              "sections": {}, "not run": {}, "failed": {}, "seconds": {}}  # fmt: skip
+    record = {
+        "command": shlex.join(["python", *sys.argv]),
+        "machine": machine.describe(),
+        "setting": vars(setting),
+        "sections": {},
+        "not run": {},
+        "failed": {},
+        "seconds": {},
+    }
     if not setting.gpu:
         record["not run"]["GPU"] = "torch finds none here: sizes are small, and no time says anything about one"
     for name, measure in sections(setting, arguments.against, record["sections"]):
@@ -121,23 +128,41 @@ def table(record: dict) -> str:
     """The record as Markdown."""
     machine, sections = record["machine"], record["sections"]
     where = machine.get("gpus") or f"CPU {machine['processor']} ({machine['capability']}, {machine['threads']} threads)"
-    lines = ["# GPU check", "", f"`{record['command']}` on {where}; "
-             + ", ".join(f"{name} {version}" for name, version in machine["libraries"].items()) + ".", ""]  # fmt: skip
+    lines = [
+        "# GPU check",
+        "",
+        f"`{record['command']}` on {where}; "
+        + ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
+        + ".",
+        "",
+    ]
     if record["not run"] or record["failed"]:
         lines += ["| not run | why |", "|---|---|"]
         lines += [f"| {name} | {why} |" for name, why in record["not run"].items()]
-        lines += [f"| {name} | **failed**: {error.splitlines()[-1]} |" for name, error in record["failed"].items()] + [""]
+        lines += [f"| {name} | **failed**: {error.splitlines()[-1]} |" for name, error in record["failed"].items()] + [
+            ""
+        ]
     if "ceilings" in sections:
         found = sections["ceilings"]
-        lines += [f"By itself: products {found['product']} {found['tflops']} TFLOP/s, copies {found['copy_gb_per_s']} GB/s.", ""]
+        lines += [
+            f"By itself: products {found['product']} {found['tflops']} TFLOP/s, copies {found['copy_gb_per_s']} GB/s.",
+            "",
+        ]
     lines += rows_of(sections.get("exactness"), ("loss_off", "norm_off", "within"), "layers and precision")
-    lines += rows_of(sections.get("steps"), ("seconds", "tokens_per_s", "tflops", "of_measured_peak", "peak_gib"),
-                     "precision and tokens")  # fmt: skip
+    lines += rows_of(
+        sections.get("steps"),
+        ("seconds", "tokens_per_s", "tflops", "of_measured_peak", "peak_gib"),
+        "precision and tokens",
+    )
     lines += rows_of(sections.get("against"), ("times_faster", "range", "peak_gib"), "tokens")
     if "host reads and kernels" in sections:
         found = sections["host reads and kernels"]
-        lines += ["Waits in a step: " + ", ".join(f"{name} {count}" for name, count in found["reads"].items()) + ".", "",
-                  "| kernel | calls | share |", "|---|---|---|"]  # fmt: skip
+        lines += [
+            "Waits in a step: " + ", ".join(f"{name} {count}" for name, count in found["reads"].items()) + ".",
+            "",
+            "| kernel | calls | share |",
+            "|---|---|---|",
+        ]
         lines += [f"| `{each['kernel']}` | {each['calls']} | {each['share']:.1%} |" for each in found["longest"]] + [""]
     lines += rows_of(sections.get("drawing"), ("ms_per_code", "codes_per_s"), "drawing")
     lines += rows_of(sections.get("decoding"), ("ms_per_token", "off", "not run"), "decoding")

@@ -49,15 +49,20 @@ def parse_arguments() -> argparse.Namespace:
     add("--image-size", type=int, default=256, help="side of squares in pixels (default: %(default)s)")
     add("--shapes", default="square", metavar="SET", help="as for shard_images.py (default: %(default)s)")
     add("--fit", choices=FITS, default="crop", help="as for shard_images.py (default: %(default)s)")
-    add("--pixels-per-code", type=int, default=16, metavar="N",
-        help="side of a code of the image tokenizer, 8 of openmoji-64 (default: %(default)s)")
+    add(
+        "--pixels-per-code",
+        type=int,
+        default=16,
+        metavar="N",
+        help="side of a code of the image tokenizer, 8 of openmoji-64 (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     for name in ("documents", "show", "image_size", "pixels_per_code"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
     if arguments.shapes != "square" and arguments.image_size % arguments.pixels_per_code:
         parser.error(f"--image-size must be a multiple of --pixels-per-code {arguments.pixels_per_code}")
-    return arguments  # fmt: skip
+    return arguments
 
 
 def framing_of(arguments: argparse.Namespace) -> Framing:
@@ -134,8 +139,8 @@ class Findings:
 
     def add(self, item: Document | Reject, framing: Framing | int) -> None:
         """Take an item as it was read."""
-        from tokenization import storage
         from model.hf.pictures_uni_x import to_rgb, upright
+        from tokenization import storage
         from tokenization.preprocess import RejectedImage, open_image, preprocess
         from tokenization.readers import Reject
         from tools.cut_pictures import thumbnail

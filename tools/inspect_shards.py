@@ -112,8 +112,10 @@ def samples_page(arguments: argparse.Namespace) -> list[str]:
     if len(left_out):
         print(f"{len(left_out):,} documents are left out of training: they repeat pictures of other files")
         shown = ", ".join(map(str, left_out[:MOST_NUMBERS])) + (" ..." if len(left_out) > MOST_NUMBERS else "")
-        parts.append(f"<p>{len(left_out):,} documents are in the shards, but left out of training, since they repeat "
-                     f"pictures of other files: {shown}</p>")  # fmt: skip
+        parts.append(
+            f"<p>{len(left_out):,} documents are in the shards, but left out of training, since they repeat "
+            f"pictures of other files: {shown}</p>"
+        )
     parts.append("<h2>Samples</h2>")
     count = min(12, len(dataset))
     for number in arguments.samples or [place * len(dataset) // count for place in range(count)]:
@@ -162,10 +164,16 @@ def rows_page(arguments: argparse.Namespace) -> list[str]:
         targets = len(row.targets)
         epoch = data.train.plan.epoch_of(number)
         parts.append(f"<h2>Row {number}, epoch or stage {epoch}</h2>")
-        parts.append(table(("tokens", "text", "vision", "learned", "padding", "documents"), [
-            (counts["document"], counts["text"], counts["vision"], targets, row.padding, len(pieces))]))  # fmt: skip
-        print(f"row {number}: {len(pieces)} documents, {targets:,} of {counts['document']:,} tokens learned, "
-              f"{row.padding:,} padding")  # fmt: skip
+        parts.append(
+            table(
+                ("tokens", "text", "vision", "learned", "padding", "documents"),
+                [(counts["document"], counts["text"], counts["vision"], targets, row.padding, len(pieces))],
+            )
+        )
+        print(
+            f"row {number}: {len(pieces)} documents, {targets:,} of {counts['document']:,} tokens learned, "
+            f"{row.padding:,} padding"
+        )
         ids, labels = row.ids[row.to_document].numpy(), row.labels[row.to_document].numpy()
         at = 0
         for piece in pieces:

@@ -33,17 +33,30 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for conflict.csv, .png, .json and summary.md"
     )
-    parser.add_argument("--text", choices=("any", "plain", "captions"), default="any",
-                        help="text targets: any (default), of documents without a picture, or of those with one")  # fmt: skip
+    parser.add_argument(
+        "--text",
+        choices=("any", "plain", "captions"),
+        default="any",
+        help="text targets: any (default), of documents without a picture, or of those with one",
+    )
     parser.add_argument(
         "--blocks", type=int, default=16, help="blocks of each modality, for the bootstrap (default: 16)"
     )
     parser.add_argument("--targets", type=int, default=256, help="target tokens of a block (default: 256)")
     parser.add_argument("--row-length", type=int, default=2048, help="tokens of a row (default: 2048)")
-    parser.add_argument("--text-to-image", type=float, default=0.5,
-                        help="share of captioned pictures that are drawn; the others are captioned (default: 0.5)")  # fmt: skip
-    parser.add_argument("--memory", type=float, default=4.0, metavar="GIB",
-                        help="for the gradients of all blocks; less takes more passes (default: 4)")  # fmt: skip
+    parser.add_argument(
+        "--text-to-image",
+        type=float,
+        default=0.5,
+        help="share of captioned pictures that are drawn; the others are captioned (default: 0.5)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        default=4.0,
+        metavar="GIB",
+        help="for the gradients of all blocks; less takes more passes (default: 4)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="order of documents, and bootstrap (default: 0)")
     parser.add_argument("--threads", type=int, default=0, help="torch threads (default: all cores)")
     return parser.parse_args()

@@ -28,8 +28,13 @@ def parse_arguments() -> argparse.Namespace:
         "--image pictures=work/data/shards/train --output work/entropy",
     )
     for modality, what in (("text", "all texts of its documents"), ("image", "the codes of its pictures")):
-        parser.add_argument(f"--{modality}", nargs="+", default=[], metavar="NAME=FOLDER",
-                            help=f"folders of code shards to take: {what}")  # fmt: skip
+        parser.add_argument(
+            f"--{modality}",
+            nargs="+",
+            default=[],
+            metavar="NAME=FOLDER",
+            help=f"folders of code shards to take: {what}",
+        )
     parser.add_argument("--output", type=Path, required=True, help="folder for entropy.csv, .png and summary.md")
     parser.add_argument("--orders", type=int, default=6, help="n = 1 .. this (default: 6)")
     parser.add_argument("--points", type=int, default=5, help="sample sizes, each half of the next (default: 5)")
@@ -74,7 +79,7 @@ def main() -> int:
     from tools.entropy.measurement import measure, write
 
     opened = [(modality, name, open_dataset(folder)) for modality, name, folder in asked]
-    for modality, name, dataset in opened:
+    for modality, _, dataset in opened:
         if not dataset.manifest["counts"]["text_tokens" if modality == "text" else "image_tokens"]:
             raise UserError(f"{dataset.folder}: has no {modality} tokens: leave it out of --{modality}")
     found = []

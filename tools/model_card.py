@@ -16,7 +16,7 @@ from tools.text_only import CLASSES, family_of
 
 QWEN_VOCABULARY = 151_643  # base tokens of Qwen2.5 and Qwen3; a model with fewer text ids has another tokenizer
 
-SNIPPET = '''\
+SNIPPET = """\
 import sys
 import torch
 from transformers import AutoModelForCausalLM, AutoProcessor
@@ -32,7 +32,7 @@ picture.save("picture.png")
 
 prompt = processor.caption([picture])
 said = model.generate(**prompt, max_new_tokens=32, do_sample=False, logits_processor=model.text_only())
-print(processor.texts(said, prompt)[0])'''
+print(processor.texts(said, prompt)[0])"""
 
 
 def model_card(config, templates, vq, checkpoint: Path, results: Sequence[Path] = ()) -> str:
@@ -44,7 +44,11 @@ def model_card(config, templates, vq, checkpoint: Path, results: Sequence[Path] 
     run = next((folder for folder in checkpoint.parents[:2] if (folder / "config.yaml").is_file()), None)
     separated = sum(kind != "shared" for kind in config.layer_kinds)
     grids = ", ".join(f"{rows} x {columns}" for rows, columns in templates.grids)
-    shaped = f" Its shape, unless it is asked for (`processor.draw(captions, shape=\"4:3\")`), is chosen by the model." if templates.shapes else ""
+    shaped = (
+        ' Its shape, unless it is asked for (`processor.draw(captions, shape="4:3")`), is chosen by the model.'
+        if templates.shapes
+        else ""
+    )
     licence, words = licences(config, vq)
     return f"""---
 library_name: transformers

@@ -23,25 +23,62 @@ if TYPE_CHECKING:
     from tokenization.shards import CodeDataset
 
 SIZES: dict[str, dict[str, Any]] = {  # of models from nothing; all are ours
-    "tiny": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4, "shallow": 1, "deep": 1, "lr": 3e-3},
-    "small": {"hidden_size": 384, "intermediate_size": 1152, "num_hidden_layers": 8, "num_attention_heads": 6, "shallow": 2, "deep": 1, "lr": 1e-3},
-    "medium": {"hidden_size": 768, "intermediate_size": 2304, "num_hidden_layers": 12, "num_attention_heads": 12, "shallow": 3, "deep": 2, "lr": 6e-4},
-}  # fmt: skip
+    "tiny": {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "shallow": 1,
+        "deep": 1,
+        "lr": 3e-3,
+    },
+    "small": {
+        "hidden_size": 384,
+        "intermediate_size": 1152,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 6,
+        "shallow": 2,
+        "deep": 1,
+        "lr": 1e-3,
+    },
+    "medium": {
+        "hidden_size": 768,
+        "intermediate_size": 2304,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "shallow": 3,
+        "deep": 2,
+        "lr": 6e-4,
+    },
+}
 TOKENS_FOR = {"tiny": 0, "small": 10_000_000, "medium": 300_000_000}
 """Tokens of a corpus from which on a size is taken."""
 OF_A_BASE = {"lr": 5e-5, "rows": 10240}
 """Peak rate and longest rows of a run that goes on from a language model, as in pretrain_3b.yaml."""
-FEW = 100_000  # pictures below which each is seen so often that a model learns them by heart without noise in their codes
+FEW = (
+    100_000  # pictures below which each is seen so often that a model learns them by heart without noise in their codes
+)
 AROUND = 64  # tokens beside a picture's codes and its text: marks and words of the prompt
 PROMPTS = 8
 COMMENTS = {  # of keys that pretrain/config.py leaves to their names
-    "hidden_size": "width of the residual stream", "intermediate_size": "width of the feed-forward", "num_hidden_layers": "layers in all",
-    "num_attention_heads": "query heads", "num_key_value_heads": "key and value heads", "head_dim": "width of a head",
-    "tie_word_embeddings": "whether the embedding is the head too", "rope_theta": "base of the positions' wavelengths",
-    "rms_norm_eps": "of the norms", "initializer_range": "standard deviation of random first weights", "lr": "peak", "final_lr": "at the last step",
-    "warmup_steps": "linear, from 0", "weight_decay": "of AdamW; not on norms and biases", "every": "steps",
-    "sample_prompts": "first texts of some documents", "sources": "folders of code shards, relative to where the command runs",
-}  # fmt: skip
+    "hidden_size": "width of the residual stream",
+    "intermediate_size": "width of the feed-forward",
+    "num_hidden_layers": "layers in all",
+    "num_attention_heads": "query heads",
+    "num_key_value_heads": "key and value heads",
+    "head_dim": "width of a head",
+    "tie_word_embeddings": "whether the embedding is the head too",
+    "rope_theta": "base of the positions' wavelengths",
+    "rms_norm_eps": "of the norms",
+    "initializer_range": "standard deviation of random first weights",
+    "lr": "peak",
+    "final_lr": "at the last step",
+    "warmup_steps": "linear, from 0",
+    "weight_decay": "of AdamW; not on norms and biases",
+    "every": "steps",
+    "sample_prompts": "first texts of some documents",
+    "sources": "folders of code shards, relative to where the command runs",
+}
 MOST_SAMPLES = 10  # sheets of sample pictures, checkpoints and measurements in a run
 
 
@@ -56,11 +93,32 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--shards", type=Path, nargs="+", required=True, metavar="DIR", help="datasets of shard_images.py to train on")
     add("--heldout", type=Path, metavar="DIR", help="dataset that is only measured on")
-    add("--tokenizer", type=Path, required=True, metavar="DIR", help="folder with the tokenizer.json that made the shards")
+    add(
+        "--tokenizer",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with the tokenizer.json that made the shards",
+    )
     add("--vq", required=True, metavar="NAME_OR_DIR", help="image tokenizer that made the shards")
-    add("--init-from", type=Path, metavar="DIR", help="base model, as tools/convert_from_hf.py writes one (default: from nothing)")
-    add("--size", choices=(*SIZES, "auto"), default="auto", help="of a model from nothing (default: by the tokens there are)")
-    add("--epochs", type=float, default=0, help="times that each document is used (default: 20 for up to 100,000 pictures, else 2)")
+    add(
+        "--init-from",
+        type=Path,
+        metavar="DIR",
+        help="base model, as tools/convert_from_hf.py writes one (default: from nothing)",
+    )
+    add(
+        "--size",
+        choices=(*SIZES, "auto"),
+        default="auto",
+        help="of a model from nothing (default: by the tokens there are)",
+    )
+    add(
+        "--epochs",
+        type=float,
+        default=0,
+        help="times that each document is used (default: 20 for up to 100,000 pictures, else 2)",
+    )
     add("--folder", type=Path, required=True, metavar="DIR", help="run folder, for run.folder")
     add("--output", type=Path, required=True, metavar="FILE", help="YAML file to write")
     add("--overwrite", action="store_true", help="write over OUTPUT")
@@ -88,7 +146,9 @@ def main() -> int:
     datasets = [open_dataset(path) for path in arguments.shards]
     heldout = open_dataset(arguments.heldout) if arguments.heldout else None
     manifest = datasets[0].manifest
-    check_alike([*arguments.shards, *([arguments.heldout] if heldout else [])], [*datasets, *([heldout] if heldout else [])])
+    check_alike(
+        [*arguments.shards, *([arguments.heldout] if heldout else [])], [*datasets, *([heldout] if heldout else [])]
+    )
     tokenizer = load_tokenizer(arguments.tokenizer, manifest)
     found = what_there_is(datasets)
     values = settings(arguments, found, prompts_of(heldout or datasets[0]))
@@ -115,12 +175,17 @@ def check_alike(paths: list[Path], datasets: list[CodeDataset]) -> None:
         for section, key, what in (("vq", "fingerprint", "image tokenizer"), ("tokenizer", "sha256", "text tokenizer")):
             first, own = (each.manifest[section] for each in (datasets[0], dataset))
             if first[key] != own[key]:
-                raise UserError(f"{path}: was made with another {what} ({own['name']!r}) than {paths[0]} ({first['name']!r}): make it again with that one")
+                raise UserError(
+                    f"{path}: was made with another {what} ({own['name']!r}) than {paths[0]} ({first['name']!r}): make it again with that one"
+                )
 
 
 def what_there_is(datasets: list[CodeDataset]) -> dict[str, int]:
     """Documents, pictures and tokens of all datasets, and the tokens of the longest document that may not be cut."""
-    counts = {key: sum(dataset.manifest["counts"][key] for dataset in datasets) for key in ("documents", "pictures", "text_tokens", "image_tokens")}
+    counts = {
+        key: sum(dataset.manifest["counts"][key] for dataset in datasets)
+        for key in ("documents", "pictures", "text_tokens", "image_tokens")
+    }
     counts["tokens"] = counts["text_tokens"] + counts["image_tokens"] + AROUND // 2 * counts["documents"]
     counts["longest"] = max(longest_of(dataset) for dataset in datasets)
     if not counts["documents"]:
@@ -178,17 +243,39 @@ def settings(arguments: argparse.Namespace, found: dict[str, int], prompts: list
     lr = OF_A_BASE["lr"] if arguments.init_from else SIZES[size]["lr"]
     heldout = {"heldout": str(arguments.heldout)} if arguments.heldout else {}
     return {
-        "run": {"folder": str(arguments.folder), "steps": steps, "precision": "bf16" if arguments.init_from else "fp32",
-                **({"init_from": str(arguments.init_from)} if arguments.init_from else {})},
+        "run": {
+            "folder": str(arguments.folder),
+            "steps": steps,
+            "precision": "bf16" if arguments.init_from else "fp32",
+            **({"init_from": str(arguments.init_from)} if arguments.init_from else {}),
+        },
         "model": base_section(arguments.init_from) if arguments.init_from else section_from_nothing(size, needed),
-        "data": {"tokenizer": str(arguments.tokenizer), "vq": arguments.vq, "sources": [{"path": str(path)} for path in arguments.shards],
-                 **heldout, "row_length": row_length, "rows_per_step": rows, "text_to_image": 0.8, "unconditional": 0.1,
-                 "code_noise": 0.5 if few else 0.0},
-        "optim": {"lr": lr, "final_lr": lr / 30, "warmup_steps": max(1, steps // 30), "decay": "cosine", "weight_decay": 0.1},
+        "data": {
+            "tokenizer": str(arguments.tokenizer),
+            "vq": arguments.vq,
+            "sources": [{"path": str(path)} for path in arguments.shards],
+            **heldout,
+            "row_length": row_length,
+            "rows_per_step": rows,
+            "text_to_image": 0.8,
+            "unconditional": 0.1,
+            "code_noise": 0.5 if few else 0.0,
+        },
+        "optim": {
+            "lr": lr,
+            "final_lr": lr / 30,
+            "warmup_steps": max(1, steps // 30),
+            "decay": "cosine",
+            "weight_decay": 0.1,
+        },
         "checkpoint": {"every": often, "keep": 2},
-        "log": {"every": max(1, min(100, steps // 50)), **({"heldout_every": often} if heldout else {}), "samples_every": often if prompts else 0,
-                "sample_prompts": prompts},
-    }  # fmt: skip
+        "log": {
+            "every": max(1, min(100, steps // 50)),
+            **({"heldout_every": often} if heldout else {}),
+            "samples_every": often if prompts else 0,
+            "sample_prompts": prompts,
+        },
+    }
 
 
 def section_from_nothing(size: str, needed: int) -> dict[str, Any]:
@@ -196,8 +283,14 @@ def section_from_nothing(size: str, needed: int) -> dict[str, Any]:
     values = {key: value for key, value in SIZES[size].items() if key != "lr"}
     heads = values["num_attention_heads"]
     width = values["hidden_size"] // heads
-    return values | {"num_key_value_heads": heads // 2, "head_dim": width, "flavour": "qwen3", "tie_word_embeddings": False,
-                     "rope_theta": 10_000.0 if needed < 2048 else 1_000_000.0, "initializer_range": round(values["hidden_size"] ** -0.5 * 0.7, 3)}  # fmt: skip
+    return values | {
+        "num_key_value_heads": heads // 2,
+        "head_dim": width,
+        "flavour": "qwen3",
+        "tie_word_embeddings": False,
+        "rope_theta": 10_000.0 if needed < 2048 else 1_000_000.0,
+        "initializer_range": round(values["hidden_size"] ** -0.5 * 0.7, 3),
+    }
 
 
 def base_section(checkpoint: Path) -> dict[str, Any]:
@@ -212,11 +305,17 @@ def base_section(checkpoint: Path) -> dict[str, Any]:
 
     if not holds_checkpoint(checkpoint):
         raise UserError(f"--init-from: {checkpoint} holds no checkpoint: make one with tools/convert_from_hf.py")
-    found = checkpoint if (checkpoint / "model.json").is_file() else max((checkpoint / "checkpoints").glob("step_*"), default=checkpoint)
+    found = (
+        checkpoint
+        if (checkpoint / "model.json").is_file()
+        else max((checkpoint / "checkpoints").glob("step_*"), default=checkpoint)
+    )
     try:
         text = section_yaml(ModelConfig.from_dict(json.loads((found / "model.json").read_text(encoding="utf-8"))))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{found / 'model.json'}: cannot be read ({error.__class__.__name__}): make it again with tools/convert_from_hf.py") from None
+        raise UserError(
+            f"{found / 'model.json'}: cannot be read ({error.__class__.__name__}): make it again with tools/convert_from_hf.py"
+        ) from None
     section = yaml.safe_load(text)
     if not section:
         raise UserError(f"{found / 'model.json'}: {text.splitlines()[-1].lstrip('# ')}")

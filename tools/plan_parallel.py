@@ -38,28 +38,52 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, required=True, help="devices of the run")
     parser.add_argument("--gpu-memory", type=float, required=True, metavar="GIB", help="memory of a device")
     parser.add_argument("--gpus-per-node", type=int, default=8, help="devices that share a node (default: 8)")
-    parser.add_argument("--headroom", type=float, default=0.1,
-                        help="share of the memory to leave for the driver, buffers and fragments (default: 0.1)")  # fmt: skip
-    parser.add_argument("--document", type=int, nargs=2, metavar=("TEXT", "VISION"),
-                        help="tokens of the documents that fill a row (default: 64 1025, or half a row each)")  # fmt: skip
-    parser.add_argument("--text-rows", type=int, default=0,
-                        help="id of code 0, where the file does not say (default: the shards', or 151936)")  # fmt: skip
+    parser.add_argument(
+        "--headroom",
+        type=float,
+        default=0.1,
+        help="share of the memory to leave for the driver, buffers and fragments (default: 0.1)",
+    )
+    parser.add_argument(
+        "--document",
+        type=int,
+        nargs=2,
+        metavar=("TEXT", "VISION"),
+        help="tokens of the documents that fill a row (default: 64 1025, or half a row each)",
+    )
+    parser.add_argument(
+        "--text-rows",
+        type=int,
+        default=0,
+        help="id of code 0, where the file does not say (default: the shards', or 151936)",
+    )
     parser.add_argument("--codes", type=int, default=0, help="picture codes (default: the shards', or 8192)")
     parser.add_argument("--tflops", type=float, default=989.0, help="peak of a device (default: 989, an H100 in bf16)")
-    parser.add_argument("--products", type=float, default=0.55,
-                        help="share of it that matrix products reach (default: 0.55)")  # fmt: skip
+    parser.add_argument(
+        "--products", type=float, default=0.55, help="share of it that matrix products reach (default: 0.55)"
+    )
     parser.add_argument("--memory-speed", type=float, default=2800.0, help="GB/s of its memory (default: 2800)")
-    parser.add_argument("--utilisation", type=float,
-                        help="share of the peak that all arithmetic reaches (default: counted from the two above)")  # fmt: skip
-    parser.add_argument("--node-link", type=float, default=300.0,
-                        help="GB/s of a device to its node, one direction (default: 300)")  # fmt: skip
-    parser.add_argument("--network-link", type=float, default=40.0,
-                        help="GB/s of a device to other nodes (default: 40)")  # fmt: skip
-    parser.add_argument("--measured", type=Path, metavar="JSON",
-                        help="cut stages by the part times of tools/bench_step.py --json, not by the FLOP count")  # fmt: skip
+    parser.add_argument(
+        "--utilisation",
+        type=float,
+        help="share of the peak that all arithmetic reaches (default: counted from the two above)",
+    )
+    parser.add_argument(
+        "--node-link", type=float, default=300.0, help="GB/s of a device to its node, one direction (default: 300)"
+    )
+    parser.add_argument(
+        "--network-link", type=float, default=40.0, help="GB/s of a device to other nodes (default: 40)"
+    )
+    parser.add_argument(
+        "--measured",
+        type=Path,
+        metavar="JSON",
+        help="cut stages by the part times of tools/bench_step.py --json, not by the FLOP count",
+    )
     parser.add_argument("--top", type=int, default=8, help="layouts in the ranked table (default: 8)")
-    parser.add_argument("--all", action="store_true",
-                        help="rank every layout, not the best one for each tensor x pipeline x data")  # fmt: skip
+    parser.add_argument(
+        "--all", action="store_true", help="rank every layout, not the best one for each tensor x pipeline x data"
+    )
     words = [word for word in sys.argv[1:] if re.match(r"\w+(\.\w+)+=", word)]  # argparse wants them beside CONFIG
     arguments = parser.parse_args([word for word in sys.argv[1:] if word not in words])
     arguments.overrides += words

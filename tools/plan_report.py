@@ -49,19 +49,43 @@ def ranked(job: Job, plans: Sequence[Plan], peak_flops: float) -> Iterator[str]:
     forward = sum(one_layer_flops(job.model, job.row, kind) for kind in job.model.layer_kinds)
     forward += 2 * job.model.hidden_size * job.model.vocab_size * job.row.tokens
     useful = 3 * forward * job.config.data.rows_per_step
-    head = ["", "tensor", "pipeline", "data", "with", "step s", "tokens/s/GPU", "MFU %", "bubble %", "sent GB",
-            "weights+grads GiB", "optimizer", "activations", "peak"]  # fmt: skip
+    head = [
+        "",
+        "tensor",
+        "pipeline",
+        "data",
+        "with",
+        "step s",
+        "tokens/s/GPU",
+        "MFU %",
+        "bubble %",
+        "sent GB",
+        "weights+grads GiB",
+        "optimizer",
+        "activations",
+        "peak",
+    ]
     rows = [head]
     for number, plan in enumerate(plans, start=1):
         parallel, time, fullest = plan.parallel, plan.time, plan.fullest
         cells = [number, parallel.tensor, parallel.pipeline, plan.data_ranks, layout_name(parallel, plan.zero)]
         per_device = time.total * job.gpus
-        figures = (time.total, 2), (tokens / per_device, 0), (100 * useful / per_device / peak_flops, 1), \
-            (100 * time.bubble / time.total, 1), (time.sent / GB, 1)  # fmt: skip
+        figures = (
+            (time.total, 2),
+            (tokens / per_device, 0),
+            (100 * useful / per_device / peak_flops, 1),
+            (100 * time.bubble / time.total, 1),
+            (time.sent / GB, 1),
+        )
         static = fullest.static
         sizes = static.weights + static.gradients, static.optimizer, fullest.activations.peak, fullest.total
-        rows.append([*map(str, cells), *(f"{value:,.{digits}f}" for value, digits in figures),
-                     *(f"{size / GIB:.1f}" for size in sizes)])  # fmt: skip
+        rows.append(
+            [
+                *map(str, cells),
+                *(f"{value:,.{digits}f}" for value, digits in figures),
+                *(f"{size / GIB:.1f}" for size in sizes),
+            ]
+        )
     return iter(table(rows))
 
 
@@ -81,8 +105,23 @@ def rejections(rejected: Sequence[Rejected]) -> Iterator[str]:
 
 def stages(job: Job, plan: Plan) -> Iterator[str]:
     """A line for each stage of a layout: its layers, what a device of it holds, and its share of the arithmetic."""
-    rows = [["stage", "layers", "separated", "million parameters", "weights GiB", "gradients", "optimizer", "a row",
-             "rows", "activations", "peak", "TFLOP a row", "compute %"]]  # fmt: skip
+    rows = [
+        [
+            "stage",
+            "layers",
+            "separated",
+            "million parameters",
+            "weights GiB",
+            "gradients",
+            "optimizer",
+            "a row",
+            "rows",
+            "activations",
+            "peak",
+            "TFLOP a row",
+            "compute %",
+        ]
+    ]
     seconds = [job.costs.of(job.model, each.stage, plan.parallel) for each in plan.stages]
     for number, (each, time) in enumerate(zip(plan.stages, seconds), start=1):
         static, activations = each.static, each.activations

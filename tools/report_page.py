@@ -57,8 +57,10 @@ def write(output: Path, figures: dict, metrics: list[dict], pictures: dict, run:
         grid([cell([real, decoded], name) for name, real, decoded in pictures["reconstructions"]]),
     ]
     for sheet in sorted((run / "samples").glob("*.png"))[-1:]:
-        parts += [f"<h2>Last samples drawn in training ({sheet.stem})</h2>",
-                  f'<img class="wide" alt="samples" src="{embed_file(sheet)}">']  # fmt: skip
+        parts += [
+            f"<h2>Last samples drawn in training ({sheet.stem})</h2>",
+            f'<img class="wide" alt="samples" src="{embed_file(sheet)}">',
+        ]
     parts.append('<p class="note">Pictures: OpenMoji, CC BY-SA 4.0. Names: Unicode CLDR.</p>')
     write_text(output / "report.html", page("Demo report", parts))
 
@@ -66,7 +68,9 @@ def write(output: Path, figures: dict, metrics: list[dict], pictures: dict, run:
 def page(title: str, parts: list[str]) -> str:
     """Pieces of HTML as a page that needs nothing else."""
     body = "\n".join(parts)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    )
     return f'<!doctype html><html lang="en"><head>{head}<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n'
 
 
@@ -83,14 +87,26 @@ def rows_of(figures: dict) -> list[tuple[str, str]]:
         ("place of the right picture by distance, median", f"{drawn['median_place_of_the_right_picture']:g}"),
     ]
     for side, found in figures["captions"].items():
-        rows.append((f"{side} pictures whose caption is one of their names",
-                     f"{found['right']} of {found['pictures']} ({found['rate']:.1%})"))  # fmt: skip
-        rows.append(("different captions; right if all had the best one",
-                     f"{found['different']}; {found['best_of_one_for_all']:.2%}"))  # fmt: skip
+        rows.append(
+            (
+                f"{side} pictures whose caption is one of their names",
+                f"{found['right']} of {found['pictures']} ({found['rate']:.1%})",
+            )
+        )
+        rows.append(
+            (
+                "different captions; right if all had the best one",
+                f"{found['different']}; {found['best_of_one_for_all']:.2%}",
+            )
+        )
     for name, values in figures["losses"].items():
         label = name.replace("heldout/", "held-out ").replace("train/", "training ").replace("loss_", "")
-        rows.append((f"{label} loss, step {values['first_step']} -> step {values['last_step']}",
-                     f"{values['first']:.3f} -> {values['last']:.3f} nats a token"))  # fmt: skip
+        rows.append(
+            (
+                f"{label} loss, step {values['first_step']} -> step {values['last_step']}",
+                f"{values['first']:.3f} -> {values['last']:.3f} nats a token",
+            )
+        )
     kept = figures["reconstruction_psnr"]
     rows.append(("image tokenizer on held-out pictures", f"{kept['psnr']:.2f} dB PSNR ({kept['pictures']} pictures)"))
     return rows

@@ -147,7 +147,9 @@ def rank_times(folder: Path) -> list[RankTimes]:
     for path in sorted(logs[-1].glob("rank_*.jsonl")) if logs else []:
         last = last_objects(path, "seconds", WINDOW)
         if last:
-            means = [statistics.mean(line.get(name, 0.0) for line in last) for name in ("seconds", "waited_rows", "alone")]
+            means = [
+                statistics.mean(line.get(name, 0.0) for line in last) for name in ("seconds", "waited_rows", "alone")
+            ]
             found.append(RankTimes(int(path.stem.removeprefix("rank_")), last[-1]["step"], *means))
     return found
 
@@ -159,7 +161,9 @@ def slow_ranks(times: list[RankTimes]) -> list[tuple[RankTimes, str]]:
     own, rows = (statistics.median_low([getattr(each, name) for each in times]) for name in ("own", "waited_rows"))
     step = statistics.median(each.seconds for each in times)
     slow = [each for each in times if each.own - own > (SLOWER - 1) * step]
-    named = [(each, "reading rows" if each.waited_rows - rows > 0.5 * (each.own - own) else "computing") for each in slow]
+    named = [
+        (each, "reading rows" if each.waited_rows - rows > 0.5 * (each.own - own) else "computing") for each in slow
+    ]
     behind = [(each, "behind the others, or gone") for each in times if each.step < max(t.step for t in times) - 1]
     return sorted(named, key=lambda pair: -pair[0].own) + behind
 

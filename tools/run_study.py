@@ -39,8 +39,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("work/data"), help="what make demo made (default: work/data)")
     parser.add_argument("--folder", type=Path, help="of this study (default: work/study-PRESET)")
     parser.add_argument("--packages", type=Path, help="folder with the Debian packages of the texts (default: fetched)")
-    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="cells at a time, each on one thread (default: one for "
-                        "each core)")  # fmt: skip
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="cells at a time, each on one thread (default: one for each core)",
+    )
     parser.add_argument("--only", type=int, default=0, metavar="N", help="stop after N more cells, with what there is")
     parser.add_argument("--report", action="store_true", help="write the report of what is there; train nothing")
     arguments = parser.parse_args()
@@ -162,8 +167,19 @@ def measure_speed(folder: Path, preset, results: list[dict], heldout: str) -> st
     runs = {result["cell"]["arm"]: result["run"] for result in results if "measures" in result}
     if (folder / SPEED).is_file() or not set(runs) >= set(ARMS):
         return None
-    command = ["tools/study_speed.py", "--runs", *(runs[arm] for arm in ARMS), "--data", heldout, "--row-length",
-               str(preset.row_length), "--rounds", str(SPEED_ROUNDS), "--output", str(folder / SPEED)]  # fmt: skip
+    command = [
+        "tools/study_speed.py",
+        "--runs",
+        *(runs[arm] for arm in ARMS),
+        "--data",
+        heldout,
+        "--row-length",
+        str(preset.row_length),
+        "--rounds",
+        str(SPEED_ROUNDS),
+        "--output",
+        str(folder / SPEED),
+    ]
     code = run_command_here(command, folder / "speed.log")
     return f"exit code {code}, see {folder}/speed.log" if code else None
 
@@ -184,8 +200,13 @@ def main() -> int:
         read = fingerprints(data)
         plan = {"preset": asdict(preset), "arms": ARMS, "sources": sources(data), "data": read}
         check_same_study(folder, json.loads(json.dumps(plan)))
-        paths = {"tokenizer": f"{data}/tokenizer", "pictures": f"{data}/shards", "texts": f"{data}/texts/shards",
-                 "heldout": f"{data}/texts/heldout-mixed", "sources": plan["sources"]}  # fmt: skip
+        paths = {
+            "tokenizer": f"{data}/tokenizer",
+            "pictures": f"{data}/shards",
+            "texts": f"{data}/texts/shards",
+            "heldout": f"{data}/texts/heldout-mixed",
+            "sources": plan["sources"],
+        }
         run_cells(arguments, folder, preset, paths)
     results = collect(folder, preset)
     problems = {
@@ -196,8 +217,10 @@ def main() -> int:
     write(folder / "report", folder, preset, results, problems)
     failed = [result["cell"]["arm"] for result in results if "failed" in result]
     missing = sum(result.get("missing", False) for result in results)
-    print(f"{folder}/report/report.md is written: {len(results) - len(failed) - missing} cells done, {len(failed)} failed, "
-          f"{missing} not run" + "".join(f"; {name}: {problem}" for name, problem in problems.items()))  # fmt: skip
+    print(
+        f"{folder}/report/report.md is written: {len(results) - len(failed) - missing} cells done, {len(failed)} failed, "
+        f"{missing} not run" + "".join(f"; {name}: {problem}" for name, problem in problems.items())
+    )
     return 1 if failed or problems else 0
 
 

@@ -34,8 +34,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME", help="data sets, by VLMEvalKit's names")
     parser.add_argument("--output", type=Path, required=True, help="folder for answers and scores (its --work-dir)")
     parser.add_argument("--judge", default="exact_matching", help="its judge (default: %(default)s, without a network)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="",
-                        help="of the weights (default: float32 on a CPU, bfloat16 on a GPU)")  # fmt: skip
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="",
+        help="of the weights (default: float32 on a CPU, bfloat16 on a GPU)",
+    )
     parser.add_argument("--chat", action="store_true", help="ask in a user's turn of a conversation")
     parser.add_argument("--raw", action="store_true", help="answers as they are, not reduced to the option they name")
     parser.add_argument("theirs", nargs="*", metavar="OPTION", help="of VLMEvalKit, after --")
@@ -60,11 +64,15 @@ def main() -> int:
     """Register the model, hand over, and look whether every data set has its scores."""
     arguments = parse_arguments()
     if not (arguments.model / "config.json").is_file():
-        raise UserError(f"{arguments.model}: no config.json in it: give --model a folder that tools/convert_to_hf.py wrote")
+        raise UserError(
+            f"{arguments.model}: no config.json in it: give --model a folder that tools/convert_to_hf.py wrote"
+        )
     output_folder(arguments.output)
     from model.torchvision_compat import ensure_torchvision
 
-    sys.path.append(str(Path(sys.prefix, "vlmevalkit")))  # make setup-eval puts torchvision there, where lm-eval meets it not
+    sys.path.append(
+        str(Path(sys.prefix, "vlmevalkit"))
+    )  # make setup-eval puts torchvision there, where lm-eval meets it not
     ensure_torchvision()
     try:
         from vlmeval import run
@@ -75,12 +83,24 @@ def main() -> int:
     from tools.evaluation.vlmevalkit import UniX
 
     supported_VLM[MODEL] = partial(UniX, str(arguments.model), arguments.dtype, arguments.chat, not arguments.raw)
-    sys.argv = ["vlmeval", "--model", MODEL, "--data", *arguments.data, "--work-dir", str(arguments.output),
-                "--judge", arguments.judge, *arguments.theirs]  # fmt: skip
+    sys.argv = [
+        "vlmeval",
+        "--model",
+        MODEL,
+        "--data",
+        *arguments.data,
+        "--work-dir",
+        str(arguments.output),
+        "--judge",
+        arguments.judge,
+        *arguments.theirs,
+    ]
     run.main()
     bad = failures(arguments.output / MODEL / "status.json", arguments.data)
     if bad:
-        raise RunFailed(f"{arguments.output}: no scores of " + "; ".join(f"{name} ({why})" for name, why in bad.items()))
+        raise RunFailed(
+            f"{arguments.output}: no scores of " + "; ".join(f"{name} ({why})" for name, why in bad.items())
+        )
     return 0
 
 

@@ -19,7 +19,10 @@ DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def write_shards(
-    folder: Path, described: Sequence[tuple[str, Tensor]], tensors: Iterable[tuple[str, Tensor]], limit: int = SHARD_BYTES
+    folder: Path,
+    described: Sequence[tuple[str, Tensor]],
+    tensors: Iterable[tuple[str, Tensor]],
+    limit: int = SHARD_BYTES,
 ) -> list[str]:
     """Write model.safetensors, or numbered files of at most `limit` bytes and their index -> the files' names.
 
@@ -41,7 +44,9 @@ def write_shards(
             for name, shape in members:
                 found, tensor = next(stream, ("nothing", shape))
                 if (found, tensor.shape, tensor.dtype) != (name, shape.shape, shape.dtype):
-                    raise ValueError(f"{found} {list(tensor.shape)} came where {name} {list(shape.shape)} was announced")
+                    raise ValueError(
+                        f"{found} {list(tensor.shape)} came where {name} {list(shape.shape)} was announced"
+                    )
                 file.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
                 del tensor
     if len(groups) > 1:

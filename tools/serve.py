@@ -43,50 +43,133 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", required=True, type=Path, metavar="DIR", help="folder that tools/convert_to_hf.py wrote")
-    add("--name", action="append", metavar="NAME",
+    add(
+        "--name",
+        action="append",
+        metavar="NAME",
         help="what requests call the model; repeatable, and answers say the first (default: the name of its folder, "
-        "after its parent's where that is 'model')")
+        "after its parent's where that is 'model')",
+    )
     add("--host", default="127.0.0.1", help="address to bind to (default 127.0.0.1: this machine only)")
     add("--port", type=at_least(0, int), default=8000, help="default 8000; 0 for any that is free")
-    add("--allow-host", action="append", default=[], metavar="NAME",
-        help="a name that this server may be called by, beside --host and localhost; repeatable; * for any")
-    add("--allow-origin", action="append", default=[], metavar="ORIGIN",
-        help="a site whose pages may ask, as https://chat.example.org; repeatable; * for any")
-    add("--api-key", action="append", default=[], metavar="KEY",
-        help=f"asked of every request under /v1 and to /metrics; repeatable; or set {KEY_VARIABLE}")
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that this server may be called by, beside --host and localhost; repeatable; * for any",
+    )
+    add(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="a site whose pages may ask, as https://chat.example.org; repeatable; * for any",
+    )
+    add(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help=f"asked of every request under /v1 and to /metrics; repeatable; or set {KEY_VARIABLE}",
+    )
     add("--api-key-file", type=Path, metavar="FILE", help="the same from a file, a key a line")
-    add("--skills", nargs="+", choices=SKILLS, metavar="SKILL",
+    add(
+        "--skills",
+        nargs="+",
+        choices=SKILLS,
+        metavar="SKILL",
         help="what the model learned, which the page offers and /v1/models tells: draw, edit, caption, chat "
-        "(default: all; draw and caption with --chat-format plain)")
-    add("--chat-format", choices=("turns", "plain"), default="turns",
-        help="turns: as models that learned conversations expect (default); plain: a caption, or a text that goes on")
-    add("--guidance", type=at_least(0, float), default=4.0, metavar="SCALE",
-        help="of the text, where a request for pictures does not say (default 4)")
-    add("--image-guidance", type=at_least(0, float), default=1.5, metavar="SCALE",
-        help="of the source picture of an edit, likewise (default 1.5)")
+        "(default: all; draw and caption with --chat-format plain)",
+    )
+    add(
+        "--chat-format",
+        choices=("turns", "plain"),
+        default="turns",
+        help="turns: as models that learned conversations expect (default); plain: a caption, or a text that goes on",
+    )
+    add(
+        "--guidance",
+        type=at_least(0, float),
+        default=4.0,
+        metavar="SCALE",
+        help="of the text, where a request for pictures does not say (default 4)",
+    )
+    add(
+        "--image-guidance",
+        type=at_least(0, float),
+        default=1.5,
+        metavar="SCALE",
+        help="of the source picture of an edit, likewise (default 1.5)",
+    )
     add("--temperature", type=at_least(0, float), default=0.99, help="of the codes, likewise (default 0.99)")
     add("--top-k", type=at_least(0, int), default=4096, help="likeliest codes kept, likewise (default 4096)")
     add("--top-p", type=share, default=0.96, help="probability mass kept, likewise (default 0.96)")
-    add("--batch-size", type=at_least(1, int), default=limits.batch_size, metavar="N",
-        help=f"results that the model makes at a time (default {limits.batch_size})")
-    add("--max-requests", type=at_least(1, int), default=limits.requests, metavar="N",
-        help=f"requests at once, waiting ones included; one more gets 429 (default {limits.requests})")
-    add("--max-images", type=at_least(1, int), default=limits.samples, metavar="N",
-        help=f"most pictures that a request may ask for (default {limits.samples})")
-    add("--max-tokens", type=at_least(1, int), default=limits.max_tokens, metavar="N",
-        help=f"longest text answer (default {limits.max_tokens})")
-    add("--max-characters", type=at_least(1, int), default=limits.prompt_characters, metavar="N",
-        help=f"longest prompt, all messages together (default {limits.prompt_characters})")
-    add("--max-body", type=at_least(1, int), default=limits.body_bytes, metavar="BYTES",
-        help=f"largest request (default {limits.body_bytes})")
-    add("--max-pixels", type=at_least(1, int), default=limits.pixels, metavar="N",
-        help=f"largest picture in a request (default {limits.pixels})")
-    add("--timeout", type=at_least(0, float), default=limits.seconds, metavar="SECONDS",
-        help=f"for an answer, waiting included (default {limits.seconds:g})")
-    add("--grace", type=at_least(0, float), default=limits.grace_seconds, metavar="SECONDS",
-        help=f"for unfinished answers once the server is told to end (default {limits.grace_seconds:g})")
+    add(
+        "--batch-size",
+        type=at_least(1, int),
+        default=limits.batch_size,
+        metavar="N",
+        help=f"results that the model makes at a time (default {limits.batch_size})",
+    )
+    add(
+        "--max-requests",
+        type=at_least(1, int),
+        default=limits.requests,
+        metavar="N",
+        help=f"requests at once, waiting ones included; one more gets 429 (default {limits.requests})",
+    )
+    add(
+        "--max-images",
+        type=at_least(1, int),
+        default=limits.samples,
+        metavar="N",
+        help=f"most pictures that a request may ask for (default {limits.samples})",
+    )
+    add(
+        "--max-tokens",
+        type=at_least(1, int),
+        default=limits.max_tokens,
+        metavar="N",
+        help=f"longest text answer (default {limits.max_tokens})",
+    )
+    add(
+        "--max-characters",
+        type=at_least(1, int),
+        default=limits.prompt_characters,
+        metavar="N",
+        help=f"longest prompt, all messages together (default {limits.prompt_characters})",
+    )
+    add(
+        "--max-body",
+        type=at_least(1, int),
+        default=limits.body_bytes,
+        metavar="BYTES",
+        help=f"largest request (default {limits.body_bytes})",
+    )
+    add(
+        "--max-pixels",
+        type=at_least(1, int),
+        default=limits.pixels,
+        metavar="N",
+        help=f"largest picture in a request (default {limits.pixels})",
+    )
+    add(
+        "--timeout",
+        type=at_least(0, float),
+        default=limits.seconds,
+        metavar="SECONDS",
+        help=f"for an answer, waiting included (default {limits.seconds:g})",
+    )
+    add(
+        "--grace",
+        type=at_least(0, float),
+        default=limits.grace_seconds,
+        metavar="SECONDS",
+        help=f"for unfinished answers once the server is told to end (default {limits.grace_seconds:g})",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto: the GPU if there is one")
-    return parser  # fmt: skip
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -82,9 +82,17 @@ def conflict_of(opened, arguments: argparse.Namespace, languages: list[Path]) ->
     from tools.measure_conflict import measure
 
     data = [folder / "train" for folder in languages] + [arguments.pictures / "train"]
-    settings = {"checkpoint": str(opened.folder), "data": [str(path) for path in data], "text": "plain", "seed": 0,
-                "blocks": arguments.blocks, "targets": arguments.targets, "row_length": arguments.row_length,
-                "text_to_image": 0.8, "memory": 2.0}  # fmt: skip
+    settings = {
+        "checkpoint": str(opened.folder),
+        "data": [str(path) for path in data],
+        "text": "plain",
+        "seed": 0,
+        "blocks": arguments.blocks,
+        "targets": arguments.targets,
+        "row_length": arguments.row_length,
+        "text_to_image": 0.8,
+        "memory": 2.0,
+    }
     grams = measure(opened, SimpleNamespace(**{**settings, "data": data}), Together())
     lines = estimates(opened.config, grams)
     write(arguments.output / "conflict", lines, opened.config, settings)
@@ -116,11 +124,13 @@ def main() -> int:
     found = {
         "checkpoint": str(opened.folder),
         "losses": heldout_losses(opened, arguments, languages),
-        "pairs": {side: both_directions(losses, tokenized, open_dataset(folder), arguments.pairs, arguments.row_length)
-                  for side, folder in sides.items()},
+        "pairs": {
+            side: both_directions(losses, tokenized, open_dataset(folder), arguments.pairs, arguments.row_length)
+            for side, folder in sides.items()
+        },
         "parameters": sizes_of(opened),
         "conflict": conflict_of(opened, arguments, languages),
-    }  # fmt: skip
+    }
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_text(arguments.output / "measures.json", json.dumps(found, indent=1) + "\n")
     print(json.dumps(found))

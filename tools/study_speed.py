@@ -62,8 +62,10 @@ def main() -> int:
     wanted = WARM_UP + arguments.rounds
     rows = list(islice(planned_rows(opened, [arguments.data], arguments.row_length, text_to_image=0.8), wanted))
     if len(rows) < wanted:
-        raise UserError(f"{arguments.data}: has {len(rows)} rows of {arguments.row_length} tokens, {wanted} are needed: "
-                        "lower --rounds or --row-length")  # fmt: skip
+        raise UserError(
+            f"{arguments.data}: has {len(rows)} rows of {arguments.row_length} tokens, {wanted} are needed: "
+            "lower --rounds or --row-length"
+        )
     engines = {}
     for run in arguments.runs:
         values = json.loads((checkpoint.find(run) / "model.json").read_text(encoding="utf-8"))

@@ -48,10 +48,18 @@ def parse_arguments() -> argparse.Namespace:
         epilog="example:\n  python tools/suggest_separation.py --profile work/shared/conflict --budget 0.5",
     )
     parser.add_argument("--profile", type=Path, required=True, help="folder that tools/measure_conflict.py wrote")
-    parser.add_argument("--budget", type=float, required=True,
-                        help="parameters that may be added, as a share of all layers' (0.5: half of the layers twice)")  # fmt: skip
-    parser.add_argument("--matrix", choices=("layer", "attention", "ffn"), default="layer",
-                        help="whose conflict decides (default: layer, attention and feed-forward together)")  # fmt: skip
+    parser.add_argument(
+        "--budget",
+        type=float,
+        required=True,
+        help="parameters that may be added, as a share of all layers' (0.5: half of the layers twice)",
+    )
+    parser.add_argument(
+        "--matrix",
+        choices=("layer", "attention", "ffn"),
+        default="layer",
+        help="whose conflict decides (default: layer, attention and feed-forward together)",
+    )
     parser.add_argument("--output", type=Path, help="JSON file for the proposal and its evidence")
     return parser.parse_args()
 

@@ -14,14 +14,30 @@ from model.errors import UserError
 
 CLASSES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
 KEPT = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "eos_token_id", "rope_theta", "rms_norm_eps", "tie_word_embeddings", "initializer_range", "max_position_embeddings",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "eos_token_id",
+    "rope_theta",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "initializer_range",
+    "max_position_embeddings",
     "rope_scaling",
-)  # fmt: skip
+)
 LEFT_OUT = (
-    "vocab_size", "image_token_offset", "codebook_size", "vision_start_token_id", "vision_end_token_id", "layer_kinds",
-    "attention_bias", "qk_norm",
-)  # fmt: skip
+    "vocab_size",
+    "image_token_offset",
+    "codebook_size",
+    "vision_start_token_id",
+    "vision_end_token_id",
+    "layer_kinds",
+    "attention_bias",
+    "qk_norm",
+)
 """What a plain folder says in its own way, or has not."""
 OWN = {
     "qwen2": {"use_sliding_window": False},

@@ -30,9 +30,16 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--once", action="store_true", help="print and leave; also without a terminal")
-    parser.add_argument("--every", type=float, default=5, metavar="SECONDS", help="between two looks (default: %(default)s)")
-    parser.add_argument("--peak-tflops", type=float, default=0, metavar="N",
-                        help="of a device, dense, to show MFU: 989 for H100 SXM in bf16, 312 for A100")  # fmt: skip
+    parser.add_argument(
+        "--every", type=float, default=5, metavar="SECONDS", help="between two looks (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--peak-tflops",
+        type=float,
+        default=0,
+        metavar="N",
+        help="of a device, dense, to show MFU: 989 for H100 SXM in bf16, 312 for A100",
+    )
     options = parser.parse_args()
     if options.every <= 0 or options.peak_tflops < 0:
         parser.error("--every must be positive, --peak-tflops not negative")
@@ -49,15 +56,24 @@ def overview(state: RunState, peak_tflops: float) -> list[tuple[str, str]]:
     """(name, value) of what a person wants to know first."""
     share = state.step / state.steps
     left = state.seconds_left
-    rows = [("step", f"{state.step:,} of {state.steps:,} ({share:.1%})"),
-            ("tokens", f"{state.step * state.tokens_per_step:,} of {state.steps * state.tokens_per_step:,}")]  # fmt: skip
+    rows = [
+        ("step", f"{state.step:,} of {state.steps:,} ({share:.1%})"),
+        ("tokens", f"{state.step * state.tokens_per_step:,} of {state.steps * state.tokens_per_step:,}"),
+    ]
     if state.finished:
         rows.append(("state", "finished"))
     elif state.interrupted:
         step, sent = state.interrupted.get("step", state.step), state.interrupted.get("signal", "a signal")
-        rows.append(("state", f"interrupted ({sent}) and saved after step {step:,}, {duration(state.age)} ago; the same command goes on from there"))
+        rows.append(
+            (
+                "state",
+                f"interrupted ({sent}) and saved after step {step:,}, {duration(state.age)} ago; the same command goes on from there",
+            )
+        )
     else:
-        rows.append(("state", f"last word {duration(state.age)} ago, about {duration(left)} to go" if left else "no step yet"))
+        rows.append(
+            ("state", f"last word {duration(state.age)} ago, about {duration(left)} to go" if left else "no step yet")
+        )
     speed = f"{state.tokens_per_second:,.0f} tokens/s on {state.ranks} ranks"
     waiting = state.mean("data_wait_pct")
     rows.append(("speed", speed + (f", {waiting:.0f} % of it waiting for data" if waiting is not None else "")))
@@ -70,7 +86,9 @@ def overview(state: RunState, peak_tflops: float) -> list[tuple[str, str]]:
         if mean is not None:
             held = (state.heldout or {}).get(f"heldout/{name}")
             last = next(line[f"train/{name}"] for line in reversed(state.train) if f"train/{name}" in line)
-            rows.append((name.replace("_", " "), f"{last:.4f}, mean {mean:.4f}" + (f", held-out {held:.4f}" if held else "")))
+            rows.append(
+                (name.replace("_", " "), f"{last:.4f}, mean {mean:.4f}" + (f", held-out {held:.4f}" if held else ""))
+            )
     return rows
 
 
@@ -93,8 +111,10 @@ def restarts(state: RunState) -> list[list[str]]:
 
 def ranks(state: RunState) -> list[list[str]]:
     """A row for each slow rank."""
-    return [[str(each.rank), f"{each.seconds:.3f}", f"{each.waited_rows:.3f}", f"{each.alone:.3f}", what]
-            for each, what in slow_ranks(state.times)[:SHOWN]]  # fmt: skip
+    return [
+        [str(each.rank), f"{each.seconds:.3f}", f"{each.waited_rows:.3f}", f"{each.alone:.3f}", what]
+        for each, what in slow_ranks(state.times)[:SHOWN]
+    ]
 
 
 def render(state: RunState, peak_tflops: float):
@@ -116,9 +136,14 @@ def render(state: RunState, peak_tflops: float):
         columns = ["attempt", "ended", "steps", "steps again", "ranks", "then", "why"]
         parts.append(table(f"attempts that ended ({len(state.attempts)})", columns, restarts(state)))
     if state.events:
-        events = [[str(event.get("time", "")), str(event.get("event", "")),
-                   ", ".join(f"{key} {value}" for key, value in event.items() if key not in ("time", "event", "attempt"))]
-                  for event in state.events[-SHOWN:]]  # fmt: skip
+        events = [
+            [
+                str(event.get("time", "")),
+                str(event.get("event", "")),
+                ", ".join(f"{key} {value}" for key, value in event.items() if key not in ("time", "event", "attempt")),
+            ]
+            for event in state.events[-SHOWN:]
+        ]
         parts.append(table(f"events ({len(state.events)})", ["time", "what", "more"], events))
     slow = ranks(state)
     if slow:

@@ -32,7 +32,9 @@ def attention_masks(
     plain = queries in (1, keys_seen) and not tracing and int(cache_position[-1]) + 1 == keys_seen
     plain = plain and not padded and not several
     if plain and queries == 1:  # a step of decoding
-        same = new.modality[:, None, :, None] == keys.modality[:, None, None, :] if within and keys is not None else None
+        same = (
+            new.modality[:, None, :, None] == keys.modality[:, None, None, :] if within and keys is not None else None
+        )
         return None, None if same is None or bool(same.all()) else same
     rows, columns = cache_position[:, None], torch.arange(keys_seen, device=cache_position.device)
     if not plain:

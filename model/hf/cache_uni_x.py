@@ -91,7 +91,9 @@ def record_of(cache: Cache) -> CacheLayerMixin:
     first = cache.layers[0]
     if not isinstance(first, TokenRecord):
         if type(first) is DynamicLayer and not first.is_initialized:
-            layer = RecordedDynamicLayer()  # so made, a graph of torch.compile can hold it: nothing of `first` has to be kept
+            layer = (
+                RecordedDynamicLayer()
+            )  # so made, a graph of torch.compile can hold it: nothing of `first` has to be kept
         else:
             kind = _recording(type(first))
             layer = kind.__new__(kind)

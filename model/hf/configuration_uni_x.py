@@ -48,7 +48,9 @@ class UniXConfig(PretrainedConfig):
 
     model_type = "uni_x"
     keys_to_ignore_at_inference = ["past_key_values"]
-    picture_shapes = None  # of a model of squares; set only where there are several, so that other files say nothing of it
+    picture_shapes = (
+        None  # of a model of squares; set only where there are several, so that other files say nothing of it
+    )
     rope_scaling = None  # an attribute of its own: transformers 5 has a property here, which renames it
 
     def __init__(
@@ -138,7 +140,9 @@ class UniXConfig(PretrainedConfig):
             )
         words = self.size_words
         if words and (not all(words) or len({tuple(word) for word in words}) < len(words)):
-            raise ValueError("picture_shapes: each shape needs size words of its own, as the tokenizer spells rows*columns")
+            raise ValueError(
+                "picture_shapes: each shape needs size words of its own, as the tokenizer spells rows*columns"
+            )
         if self.vocab_size < self.image_token_offset + self.codebook_size:
             raise ValueError(
                 f"vocab_size {self.vocab_size} is below image_token_offset + codebook_size = "

@@ -45,7 +45,7 @@ class PictureGenerationMixin(ShapesMixin):
         return LogitsProcessorList([TextOnlyLogitsProcessor(self.config, picture_rows)])
 
     @torch.no_grad()
-    def generate_images(
+    def generate_images(  # noqa: C901
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
@@ -101,9 +101,13 @@ class PictureGenerationMixin(ShapesMixin):
         """
         shaped = bool(self.config.picture_shapes)
         if shaped and num_codes is not None:
-            raise ValueError(f"num_codes {num_codes}: this model has shapes, which say how many codes: pass shapes, or nothing")
+            raise ValueError(
+                f"num_codes {num_codes}: this model has shapes, which say how many codes: pass shapes, or nothing"
+            )
         if not shaped and (num_codes is None or num_codes < 1 or shapes is not None):
-            raise ValueError(f"num_codes {num_codes}, shapes {shapes}: need num_codes >= 1, and this model has one shape")
+            raise ValueError(
+                f"num_codes {num_codes}, shapes {shapes}: need num_codes >= 1, and this model has one shape"
+            )
         check_sampling(temperature, top_k, top_p)
         if isinstance(generator, Sequence) and len(generator) != len(input_ids):
             raise ValueError(f"{len(generator)} generators for {len(input_ids)} prompts: give one, or one each")
@@ -203,7 +207,8 @@ class PictureGenerationMixin(ShapesMixin):
         """Continue documents in text and pictures, in whatever order the model chooses.
 
         Where the model says `<|vision_start|>`, a picture of exactly `num_codes` codes follows, then `<|vision_end|>`,
-        then text again. A model of several shapes says size words before it, and as many codes follow as they say. A document ends at the end-of-text token, or where its limits are reached.
+        then text again. A model of several shapes says size words before it, and as many codes follow as they say. A
+        document ends at the end-of-text token, or where its limits are reached.
 
         Args:
             prompts: ids of each document so far; one that ends with `<|vision_start|>` goes on with a picture.

@@ -24,7 +24,9 @@ class UniXRMSNorm(nn.Module):
         size = self.weight.shape
         if x.dtype == self.weight.dtype == torch.float32:
             return nn.functional.rms_norm(x, size, self.weight, self.eps)
-        return self.weight * nn.functional.rms_norm(x.float(), size, eps=self.eps).to(x.dtype)  # rounded before its weight
+        return self.weight * nn.functional.rms_norm(x.float(), size, eps=self.eps).to(
+            x.dtype
+        )  # rounded before its weight
 
 
 class UniXAttention(nn.Module):

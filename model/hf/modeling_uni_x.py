@@ -49,9 +49,14 @@ CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else 
 
 
 PROCESSOR_FILES = (
-    "processor_config.json", "unix_prompts.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "vq",
-)  # fmt: skip
+    "processor_config.json",
+    "unix_prompts.json",
+    "chat_template.jinja",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vq",
+)
 """What an export has beside its model, the first one always."""
 
 
@@ -336,14 +341,14 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
 
         `input_ids` [b, s], or `inputs_embeds` [b, s, hidden] with `modality` [b, s], True for tokens of pictures, which
         layers route by. Where all new tokens are of one kind, `modality` may be True or False: then no value decides
-        what is computed, and a graph that is compiled has one branch. `attention_mask` [b, cached + s]: 0 for padding, on the left when generating. `position_ids`
-        [b, s]: positions in the document, counted from the mask if not given; where they do not grow the next document
-        of a packed row starts, and documents do not see each other. `seq_idx` [b, s], the number of each token's
-        document, and `cu_seq_lens_q` [documents + 1], where those of the one row start, say the same. `labels` [b, s]:
-        ids to predict, -100 to leave out; the loss is the mean cross-entropy of each next token. `past_key_values`, or
-        `cache` as transformers 5 names it: any cache of transformers. With
-        `output_attentions` attention is computed eagerly. transformers 4.57 adds `cache_position`; 5 warns of a signature
-        that names it.
+        what is computed, and a graph that is compiled has one branch. `attention_mask` [b, cached + s]: 0 for padding,
+        on the left when generating. `position_ids` [b, s]: positions in the document, counted from the mask if not
+        given; where they do not grow the next document of a packed row starts, and documents do not see each other.
+        `seq_idx` [b, s], the number of each token's document, and `cu_seq_lens_q` [documents + 1], where those of the
+        one row start, say the same. `labels` [b, s]: ids to predict, -100 to leave out; the loss is the mean
+        cross-entropy of each next token. `past_key_values`, or `cache` as transformers 5 names it: any cache of
+        transformers. With `output_attentions` attention is computed eagerly. transformers 4.57 adds `cache_position`; 5
+        warns of a signature that names it.
 
         Raises ValueError for inputs that cannot be routed, TypeError for arguments that the model has no use for.
         """

@@ -37,13 +37,28 @@ CAPTION = "{caption}"
 PLACEHOLDER = "<|vision_start|><|image_pad|><|vision_end|>"  # what stands for a picture in text that is marked up
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 BATCHING = (
-    "truncation", "padding", "max_length", "padding_side", "truncation_side", "pad_to_multiple_of", "return_tensors"
-)  # fmt: skip
+    "truncation",
+    "padding",
+    "max_length",
+    "padding_side",
+    "truncation_side",
+    "pad_to_multiple_of",
+    "return_tensors",
+)
 # arguments of transformers that change nothing here: Qwen's tokenizers add no tokens of their own, a mask is always made
 WITHOUT_EFFECT = (
-    "add_special_tokens", "return_attention_mask", "return_token_type_ids", "return_mm_token_type_ids", "verbose",
-    "load_audio_from_video", "video_fps", "num_frames", "sampling_rate", "do_rescale", "padding_mode",
-)  # fmt: skip
+    "add_special_tokens",
+    "return_attention_mask",
+    "return_token_type_ids",
+    "return_mm_token_type_ids",
+    "verbose",
+    "load_audio_from_video",
+    "video_fps",
+    "num_frames",
+    "sampling_rate",
+    "do_rescale",
+    "padding_mode",
+)
 Part = str | Image.Image
 
 
@@ -227,13 +242,18 @@ class UniXProcessor(ProcessorMixin):
             texts = [
                 self.tokenizer.apply_chat_template(
                     [{**message, "content": without_pictures(message["content"])} for message in messages],
-                    chat_template=template, tokenize=False, **prompting,
+                    chat_template=template,
+                    tokenize=False,
+                    **prompting,
                 )
                 for messages in conversations
-            ]  # fmt: skip
+            ]
             if not tokenize:
                 return texts[0] if single else texts
-            own = [[part for part in parts_of_messages(messages) if not isinstance(part, str)] for messages in conversations]
+            own = [
+                [part for part in parts_of_messages(messages) if not isinstance(part, str)]
+                for messages in conversations
+            ]
             rows = [self._marked_up(text, pictures) for text, pictures in zip(texts, own, strict=True)]
             masks = None
         else:
@@ -258,7 +278,9 @@ class UniXProcessor(ProcessorMixin):
             if codes:
                 grid = self.grid if shape is None else self.shapes[shape]
                 if len(codes) != grid[0] * grid[1]:
-                    raise ValueError(f"{len(codes)} codes are no picture of {grid[0]} x {grid[1]} = {grid[0] * grid[1]}")
+                    raise ValueError(
+                        f"{len(codes)} codes are no picture of {grid[0]} x {grid[1]} = {grid[0] * grid[1]}"
+                    )
                 parts += self.pictures([torch.tensor(codes).view(grid)])
                 codes = []
             if token == self.start and self.shapes:
@@ -306,7 +328,9 @@ class UniXProcessor(ProcessorMixin):
             found = [family.encode(model, torch.from_numpy(pixels_of([one]))) for one in fitted]
         if not self.shapes:
             return torch.cat([one.flatten(1) for one in found])
-        return [one.view(image.height // pixels, image.width // pixels) for one, image in zip(found, fitted, strict=True)]
+        return [
+            one.view(image.height // pixels, image.width // pixels) for one, image in zip(found, fitted, strict=True)
+        ]
 
     def ids_of(self, parts: Sequence) -> list[int]:
         """A user's texts and pictures in order -> ids, each picture between its markers."""
@@ -341,8 +365,11 @@ class UniXProcessor(ProcessorMixin):
         unknown = [name for name in options if name not in (*BATCHING, *WITHOUT_EFFECT) and options[name]]
         if unknown:
             raise ValueError(f"{unknown[0]}={options[unknown[0]]!r} is not known here: {', '.join(BATCHING)} are")
-        options = {name: value for name, value in options.items() if name in BATCHING and value is not None
-                   or name == "return_tensors"}  # fmt: skip
+        options = {
+            name: value
+            for name, value in options.items()
+            if name in BATCHING and value is not None or name == "return_tensors"
+        }
         columns = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
         if masks is not None:
             columns["assistant_masks"] = masks

@@ -112,10 +112,7 @@ def locate(
         restarts = _restarts(position_ids, real, before)
         starts = restarts if starts is None else starts | restarts
     several = starts is not None and (tracing or bool(starts.any()))
-    if real is None:
-        counts = torch.arange(1, length + 1, device=visual.device)[None]
-    else:
-        counts = real.long().cumsum(-1)
+    counts = torch.arange(1, length + 1, device=visual.device)[None] if real is None else real.long().cumsum(-1)
     positions, documents = position_ids, number.expand(batch, length)
     if positions is None:
         positions = (before + counts).expand(batch, length)

@@ -62,12 +62,13 @@ class PictureGrammarLogitsProcessor(LogitsProcessor):
         inside = (ids >= self.codes.start) & (ids < self.codes.stop) | (ids == self.end)
         outside = (ids < self.codes.start) & (ids != self.end)
         if self.words:
-            left = torch.tensor([self._codes_left(row, at) for row, at in zip(input_ids, _numbers(opened, len(scores)))])
+            left = torch.tensor(
+                [self._codes_left(row, at) for row, at in zip(input_ids, _numbers(opened, len(scores)))]
+            )
             left = left.to(scores.device)[:, None]
             inside = torch.where(left > 0, inside & (ids != self.end), ids == self.end)
             outside = outside & ((ids != self.start) | said_size(input_ids, self.words)[:, None])
         return scores.masked_fill(~torch.where(within, inside, outside), -torch.inf)
-
 
     def _codes_left(self, row: Tensor, opened: int) -> int:
         """Codes that are missing in the picture that was opened by the `opened`-th id of a row [s]; 0 for none."""
@@ -76,7 +77,9 @@ class PictureGrammarLogitsProcessor(LogitsProcessor):
         longest = max(map(len, self.words))
         shape = trailing_shape(row[max(0, opened - 1 - longest) : opened - 1].tolist(), self.words)
         if shape is None:
-            raise ValueError(f"<|vision_start|> at place {opened - 1} does not follow the size words of a shape: see picture_shapes")
+            raise ValueError(
+                f"<|vision_start|> at place {opened - 1} does not follow the size words of a shape: see picture_shapes"
+            )
         return max(0, self.grids[shape][0] * self.grids[shape][1] - (len(row) - opened))
 
 

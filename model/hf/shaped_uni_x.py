@@ -79,7 +79,9 @@ class ShapesMixin:
         """
         words, start = self.config.size_words, self.config.vision_start_token_id
         rows = input_ids.expand(len(shapes), -1)
-        masks = torch.ones_like(rows) if attention_mask is None else attention_mask.to(rows.device).expand(len(shapes), -1)
+        masks = (
+            torch.ones_like(rows) if attention_mask is None else attention_mask.to(rows.device).expand(len(shapes), -1)
+        )
         longest = max(len(words[shape]) for shape in shapes)
         added = torch.tensor([[start] * (longest - len(words[shape])) + words[shape] + [start] for shape in shapes])
         kept = torch.tensor([[0] * (longest - len(words[shape])) + [1] * (len(words[shape]) + 1) for shape in shapes])

@@ -47,11 +47,25 @@ def _compiled(torch_folder: Path) -> Path:
         return made
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
-        raise UserError("a dry run with a build of torch without CUDA compiles 50 lines of C++: install g++, or torch for CUDA")
+        raise UserError(
+            "a dry run with a build of torch without CUDA compiles 50 lines of C++: install g++, or torch for CUDA"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        words = [compiler, "-O0", "-std=c++20", "-shared", "-fPIC", f"-I{torch_folder / 'include'}", str(GUARD),
-                 "-o", f"{scratch}/{name}", f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch_cpu"]  # fmt: skip
+        words = [
+            compiler,
+            "-O0",
+            "-std=c++20",
+            "-shared",
+            "-fPIC",
+            f"-I{torch_folder / 'include'}",
+            str(GUARD),
+            "-o",
+            f"{scratch}/{name}",
+            f"-L{torch_folder / 'lib'}",
+            "-lc10",
+            "-ltorch_cpu",
+        ]
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"{GUARD.name} does not compile with {compiler}: {done.stderr.strip().splitlines()[0]}")

@@ -62,15 +62,21 @@ def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: in
     parallel, layers = config.parallel, config.model.num_hidden_layers
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
     new_group = torch.distributed.new_group
-    with patch.object(torch.distributed, "new_group", lambda *words, **named: new_group(*words, **{**named, "backend": None})):
-        runtime.start_distributed(config.run.seed, parallel.tensor, parallel.pipeline, stages_per_rank(parallel, layers))
+    with patch.object(
+        torch.distributed, "new_group", lambda *words, **named: new_group(*words, **{**named, "backend": None})
+    ):
+        runtime.start_distributed(
+            config.run.seed, parallel.tensor, parallel.pipeline, stages_per_rank(parallel, layers)
+        )
     data_ranks = ranks // (parallel.tensor * parallel.pipeline)
     count = min(config.data.rows_per_step // data_ranks, 2 * parallel.pipeline)
     rows = [planned_row(index, model, shape, config.data.row_multiple) for index in range(count)]
     watch = Watch()
     apply = patch.object(torch.nn.Module, "_apply", _check_nothing_moves)
     gather = patch.object(torch.distributed, "all_gather_object", _all_say_the_same)
-    norm = patch.object(torch.nn.functional, "rms_norm", lambda x, shape, weight, eps: _KernelNorm.apply(x, weight, watch))
+    norm = patch.object(
+        torch.nn.functional, "rms_norm", lambda x, shape, weight, eps: _KernelNorm.apply(x, weight, watch)
+    )
     activation = patch.object(layer_specs, "swiglu", lambda x: _KernelSwiGLU.apply(x, watch))
     attention = patch.object(torch.nn.functional, "scaled_dot_product_attention", _kernel_attention)
     with FakeTensorMode(allow_non_fake_inputs=True), watch.counted(), apply, gather, norm, activation, attention:
@@ -82,9 +88,20 @@ def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: in
         watch.phase = "forward and backward"
         engine.train_step(rows, config.optim.lr)
     runtime.leave_distributed()
-    return Seen(rank, static, max(kept, default=static) - static, watch.peak, watch.peak_phase, watch.at_peak,
-                dict(watch.reads), watch.synchronised, watch.copies["to the device"], watch.flops, watch.moved,
-                dict(watch.sent))  # fmt: skip
+    return Seen(
+        rank,
+        static,
+        max(kept, default=static) - static,
+        watch.peak,
+        watch.peak_phase,
+        watch.at_peak,
+        dict(watch.reads),
+        watch.synchronised,
+        watch.copies["to the device"],
+        watch.flops,
+        watch.moved,
+        dict(watch.sent),
+    )
 
 
 class _KernelNorm(torch.autograd.Function):

@@ -21,9 +21,14 @@ REMEDY = "resume with the configuration that made it, or choose another run.fold
 
 
 def routing_of(
-    row: Row, model: ModelConfig, dtype: torch.dtype, seed: int, dropping: bool, sequence_parallel: bool,
+    row: Row,
+    model: ModelConfig,
+    dtype: torch.dtype,
+    seed: int,
+    dropping: bool,
+    sequence_parallel: bool,
     with_angles: bool = False,
-) -> RowRouting:  # fmt: skip
+) -> RowRouting:
     """The routing of a row that is on its device; `dropping`: whether something is left out (dropout in training);
     `with_angles`: for kernels that rotate by them."""
     return route(

@@ -33,12 +33,12 @@ def frozen_names(patterns: Sequence[str], model: ModelConfig) -> set[str]:
 
 def _in_common(pattern: str, name: str) -> int:
     """Letters that both have in the same order."""
-    return sum(block.size for block in difflib.SequenceMatcher(None, pattern, name, autojunk=False).get_matching_blocks())
+    return sum(
+        block.size for block in difflib.SequenceMatcher(None, pattern, name, autojunk=False).get_matching_blocks()
+    )
 
 
-def freeze(
-    patterns: Sequence[str], model: ModelConfig, weights: Iterable[tuple[str, torch.nn.Parameter]]
-) -> None:
+def freeze(patterns: Sequence[str], model: ModelConfig, weights: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
     """Take the gradient from those of a rank's weights, (training name, parameter), that the patterns match."""
     if not patterns:
         return

@@ -73,7 +73,9 @@ class MegatronEngine:
         let_gradients_through(self.stages)
         data_ranks = parallel_state.get_data_parallel_group().size()
         overlap = parallel.overlap and data_ranks > 1
-        self.gathers_late = overlap and parallel.distributed_optimizer  # weights, by the modules that the next forward calls
+        self.gathers_late = (
+            overlap and parallel.distributed_optimizer
+        )  # weights, by the modules that the next forward calls
         buckets = DistributedDataParallelConfig(
             grad_reduce_in_fp32=not half or parallel.gradients == "fp32",
             use_distributed_optimizer=parallel.distributed_optimizer,

@@ -61,7 +61,10 @@ def whole_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, Tensor]]:
 
     A weight is gathered over its tensor-parallel group, then handed to the other pipeline ranks, one at a time.
     """
-    pipeline, tensor = parallel_state.get_pipeline_model_parallel_group(), parallel_state.get_tensor_model_parallel_group()
+    pipeline, tensor = (
+        parallel_state.get_pipeline_model_parallel_group(),
+        parallel_state.get_tensor_model_parallel_group(),
+    )
     held = dict(held_weights(stages))
     shapes = {name: (tuple(parameter.shape), parameter.dtype) for name, parameter in held.items()}
     everywhere: list[dict] = [None] * pipeline.size()

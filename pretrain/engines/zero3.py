@@ -79,7 +79,9 @@ class Zero3Engine:
 
             # The head reads this weight outside of the module that holds it.
             deepspeed.zero.register_external_parameter(module, module.output_weight())
-        values = zero3_setup.settings(zero, optim, self.dtype == torch.bfloat16, elements, parallel, self._largest_layer(module))
+        values = zero3_setup.settings(
+            zero, optim, self.dtype == torch.bfloat16, elements, parallel, self._largest_layer(module)
+        )
         self.adam = torch.optim.AdamW(self._groups(), lr=optim.lr, fused=True)
         self.engine = zero3_setup.wrap(module, self.adam, values)
         self.held = list(zero3_state.stretches(self.engine, self.names))
@@ -87,7 +89,10 @@ class Zero3Engine:
     @staticmethod
     def _largest_layer(module: UniXModel) -> int:
         """Elements of its weights, and at least as many as DeepSpeed fetches ahead by itself."""
-        sizes = [sum(getattr(each, "ds_numel", each.numel()) for each in layer.parameters()) for layer in module.decoder.layers]
+        sizes = [
+            sum(getattr(each, "ds_numel", each.numel()) for each in layer.parameters())
+            for layer in module.decoder.layers
+        ]
         return max([zero3_setup.PREFETCHED, *sizes])
 
     def _cut_as_made(self, zero: ZeroSection, parallel: ParallelLayout):
@@ -251,8 +256,11 @@ class Zero3Engine:
             self._forget_second_cuts()
         else:  # every rank holds every weight
             rank, ranks = zero3_state.tensor_ranks()
-            whole = [piece for parameter, name in self.names.items()
-                     for piece in pieces_of(name, name, parameter.shape, parameter.data, rank, ranks)]  # fmt: skip
+            whole = [
+                piece
+                for parameter, name in self.names.items()
+                for piece in pieces_of(name, name, parameter.shape, parameter.data, rank, ranks)
+            ]
             read_pieces(folder, [*whole, *states])
         if self.dtype == torch.float32:
             for stretch in self.held:

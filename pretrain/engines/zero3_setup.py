@@ -30,7 +30,9 @@ def start() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("LOCAL_RANK", "0")  # zero.Init reads it
     os.environ.setdefault("DS_LOG_LEVEL", "warning")
-    warnings.filterwarnings("ignore", category=FutureWarning, message=".*all_gather_into_tensor|.*reduce_scatter_tensor")
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, message=".*all_gather_into_tensor|.*reduce_scatter_tensor"
+    )
     import deepspeed
 
     deepspeed.utils.logger.setLevel("WARNING")
@@ -83,9 +85,13 @@ class Ranks:
 
 
 def settings(
-    zero: ZeroSection, optim: OptimSection, half: bool, elements: int, parallel: ParallelLayout = ParallelLayout(),
+    zero: ZeroSection,
+    optim: OptimSection,
+    half: bool,
+    elements: int,
+    parallel: ParallelLayout = ParallelLayout(),
     layer: int = PREFETCHED,
-) -> dict:  # fmt: skip
+) -> dict:
     """DeepSpeed's configuration; `elements`: of the weights that a tensor-parallel rank holds, `layer`: of the largest layer.
 
     Rows are accumulated by the engine's own loop, and losses come divided by the tokens of the whole step, so DeepSpeed
@@ -130,7 +136,14 @@ def wrap(model: torch.nn.Module, optimizer: torch.optim.Optimizer, values: dict)
             return ZERO_OPTIMIZATION
 
     config = DeepSpeedConfig(values, Ranks)
-    made = Engine(args=None, model=model, optimizer=optimizer, mpu=Ranks, dist_init_required=False,
-                  config=values, config_class=config)  # fmt: skip
+    made = Engine(
+        args=None,
+        model=model,
+        optimizer=optimizer,
+        mpu=Ranks,
+        dist_init_required=False,
+        config=values,
+        config_class=config,
+    )
     _engines.add(made)
     return made

@@ -45,20 +45,38 @@ def stretches(engine, names: dict[torch.nn.Parameter, str]) -> Iterator[Stretch]
                 start = rank * size
                 count = min(size, parameter.ds_numel - start)
                 if count > 0:
-                    yield Stretch(names[parameter], tuple(parameter.ds_shape), start, parameter.ds_tensor.data[:count],
-                                  flat.data[place : place + count], flat, place)  # fmt: skip
+                    yield Stretch(
+                        names[parameter],
+                        tuple(parameter.ds_shape),
+                        start,
+                        parameter.ds_tensor.data[:count],
+                        flat.data[place : place + count],
+                        flat,
+                        place,
+                    )
                 place += size
         return
-    groups = zip(optimizer.round_robin_bit16_groups, optimizer.round_robin_bit16_offsets, optimizer.partition_size,
-                 optimizer.single_partition_of_fp32_groups, strict=True)  # fmt: skip
+    groups = zip(
+        optimizer.round_robin_bit16_groups,
+        optimizer.round_robin_bit16_offsets,
+        optimizer.partition_size,
+        optimizer.single_partition_of_fp32_groups,
+        strict=True,
+    )
     for parameters, offsets, size, flat in groups:
         for parameter, at in zip(parameters, offsets, strict=True):
             first, last = max(at, rank * size), min(at + parameter.numel(), (rank + 1) * size)
             if first < last:
                 place = first - rank * size
-                yield Stretch(names[parameter], tuple(parameter.shape), first - at,
-                              parameter.data.view(-1)[first - at : last - at],
-                              flat.data[place : place + last - first], flat, place)  # fmt: skip
+                yield Stretch(
+                    names[parameter],
+                    tuple(parameter.shape),
+                    first - at,
+                    parameter.data.view(-1)[first - at : last - at],
+                    flat.data[place : place + last - first],
+                    flat,
+                    place,
+                )
 
 
 def weight_pieces(held: list[Stretch]) -> list[Piece]:
@@ -75,7 +93,9 @@ def frozen_pieces(names: dict[torch.nn.Parameter, str], cut: bool) -> list[Piece
     for parameter, name in names.items():
         if parameter.requires_grad:
             continue
-        flat, shape = (parameter.ds_tensor.data, parameter.ds_shape) if cut else (parameter.data.view(-1), parameter.shape)
+        flat, shape = (
+            (parameter.ds_tensor.data, parameter.ds_shape) if cut else (parameter.data.view(-1), parameter.shape)
+        )
         elements = math.prod(shape)
         size = len(flat) if cut else -(-elements // group.size())
         start = group.rank() * size

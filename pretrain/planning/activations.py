@@ -14,7 +14,10 @@ from model.config import ModelConfig
 from pretrain.parallel import ParallelLayout
 from pretrain.planning.memory import Stage
 
-LOGITS_AT_ONCE, SOFTMAX_AT_ONCE = 2**29, 2**25  # as in model/loss.py, which needs torch to be imported; a test compares them
+LOGITS_AT_ONCE, SOFTMAX_AT_ONCE = (
+    2**29,
+    2**25,
+)  # as in model/loss.py, which needs torch to be imported; a test compares them
 
 
 @dataclass(frozen=True)
@@ -48,24 +51,26 @@ class ActivationBytes:
         return self.rows * self.kept + self.working
 
 
-def layer_bytes(
-    config: ModelConfig, row: RowShape, parallel: ParallelLayout, width: int, on_cpu: bool = False
-) -> int:
+def layer_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLayout, width: int, on_cpu: bool = False) -> int:
     """Bytes that one layer saves for its backward pass on one rank. width: bytes of an element of an activation.
 
     Branches of separated layers share the row's tokens, so a layer of any kind saves equally much.
     """
     tensor, d = parallel.tensor, config.head_dim
     along = row.tokens // tensor if parallel.sequence else row.tokens
-    ffn, queries, keys = (size // tensor for size in (
-        config.intermediate_size, config.num_attention_heads * d, config.num_key_value_heads * d))  # fmt: skip
+    ffn, queries, keys = (
+        size // tensor
+        for size in (config.intermediate_size, config.num_attention_heads * d, config.num_key_value_heads * d)
+    )
     heads = config.num_attention_heads // tensor
     norms = 2 * _norm(along * config.hidden_size, along, width, on_cpu)
     again = parallel.recompute_cheap
     inputs = 0 if again else 2 * along * config.hidden_size  # of linear_qkv and linear_fc1
     # What linear_qkv gave is kept where norms on queries and keys are made of it; values are then a copy nevertheless.
     mixed = queries + 2 * keys if config.qk_norm and not on_cpu else 0
-    wide = width == 4 and not on_cpu  # documents are padded copies there, in which every query head has a key head of its own
+    wide = (
+        width == 4 and not on_cpu
+    )  # documents are padded copies there, in which every query head has a key head of its own
     rotated = 3 * queries if wide else queries + 2 * keys
     attended = (2 if on_cpu or wide else 1) * queries  # saved by attention, and again as the input of linear_proj
     feed_forward = (2 if again else 3) * ffn  # gate and up, and what is made of them, the input of linear_fc2
@@ -101,7 +106,9 @@ def layer_working_bytes(config: ModelConfig, stage: Stage, row: RowShape, parall
     matrix = 2 * (config.intermediate_size // parallel.tensor) * config.hidden_size * width
     # The gradient of the activation function's output is there with that of its input, which has twice the width, while
     # that output itself is gone; it is there too where it was made again.
-    layer = (3 if parallel.recompute_cheap else 2) * row.tokens * (config.intermediate_size // parallel.tensor) * width + matrix
+    layer = (3 if parallel.recompute_cheap else 2) * row.tokens * (
+        config.intermediate_size // parallel.tensor
+    ) * width + matrix
     if parallel.sequence:
         layer += row.tokens * config.hidden_size * width  # megatron-core's buffer for gathered tokens
     table = (config.vocab_size // parallel.tensor) * config.hidden_size * width
@@ -130,9 +137,14 @@ def head_working_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLay
 
 
 def activation_bytes(
-    config: ModelConfig, stage: Stage, row: RowShape, parallel: ParallelLayout, width: int, rows_under_way: int,
+    config: ModelConfig,
+    stage: Stage,
+    row: RowShape,
+    parallel: ParallelLayout,
+    width: int,
+    rows_under_way: int,
     on_cpu: bool = False,
-) -> ActivationBytes:  # fmt: skip
+) -> ActivationBytes:
     """Of a rank of this stage; `rows_under_way`: microbatches whose backward pass is still to come, at most."""
     layer = layer_bytes(config, row, parallel, width, on_cpu)
     along = row.tokens // parallel.tensor if parallel.sequence else row.tokens

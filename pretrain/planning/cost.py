@@ -26,9 +26,13 @@ class Devices:
 
     flops: float = 989e12  # a second, dense bf16; data sheet
     products: float = 0.55  # share of it that matrix products reach: 0.80 by themselves, 0.5 and more in published runs
-    attention: float = 0.25  # share of it that attention's kernel reaches, its backward pass counted as 2.5 forward passes
+    attention: float = (
+        0.25  # share of it that attention's kernel reaches, its backward pass counted as 2.5 forward passes
+    )
     memory: float = 2.8e12  # bytes a second; 3.35e12 by the data sheet, of whose like 90 % are measured for a copy
-    utilisation: float = 0.0  # share of `flops` that all arithmetic and its passes over memory reach together (0: counted)
+    utilisation: float = (
+        0.0  # share of `flops` that all arithmetic and its passes over memory reach together (0: counted)
+    )
     within: float = 300e9  # bytes a second of a device to others of its node, in one direction
     between: float = 40e9  # bytes a second of a device to other nodes
     contention: float = 0.2  # share of the time of hidden sends that arithmetic loses, to the processors that send
@@ -73,8 +77,12 @@ def counted_costs(config: ModelConfig, row: RowShape, devices: Devices, half: bo
     if devices.utilisation:
         speed = devices.flops * devices.utilisation
         layers = {kind: (1 + BACKWARD) * one_layer_flops(config, row, kind) / speed for kind in kinds}
-        return PartCosts(layers, embedding=0.0, head=(1 + BACKWARD) * head / speed,
-                         cheap=passes.cheap_bytes(config, row, width) / devices.memory)  # fmt: skip
+        return PartCosts(
+            layers,
+            embedding=0.0,
+            head=(1 + BACKWARD) * head / speed,
+            cheap=passes.cheap_bytes(config, row, width) / devices.memory,
+        )
     speed, products = devices.flops * devices.products, 2 * layer_weights(config) * row.tokens
     layers = {}
     for kind in kinds:
@@ -130,7 +138,9 @@ class StepTime:
     data: float  # sums of gradients, and weights gathered with the distributed optimizer, as far as nothing hides them
     update: float  # the optimizer reading and writing its state
     sent: float  # bytes
-    hidden: float = 0.0  # seconds of sends that go on beside arithmetic, and are in no other figure but for its contention
+    hidden: float = (
+        0.0  # seconds of sends that go on beside arithmetic, and are in no other figure but for its contention
+    )
 
     @property
     def total(self) -> float:
@@ -155,9 +165,17 @@ def tensor_bytes(config: ModelConfig, stage: Stage, row: RowShape, parallel: Par
 
 
 def step_time(
-    config: ModelConfig, stages: Sequence[Stage], static: Sequence[StaticBytes], row: RowShape,
-    parallel: ParallelLayout, data_ranks: int, microbatches: int, costs: PartCosts, devices: Devices, half: bool,
-) -> StepTime:  # fmt: skip
+    config: ModelConfig,
+    stages: Sequence[Stage],
+    static: Sequence[StaticBytes],
+    row: RowShape,
+    parallel: ParallelLayout,
+    data_ranks: int,
+    microbatches: int,
+    costs: PartCosts,
+    devices: Devices,
+    half: bool,
+) -> StepTime:
     """Of a one-forward-one-backward pipeline: the slowest stage for every microbatch, the others for one.
 
     Ranks of a tensor-parallel group are neighbours, then those of a data-parallel group, then stages, as megatron-core

@@ -61,8 +61,14 @@ def balance(layers: int, pipeline: int, seconds: OfStage, memory: OfStage, limit
     if cut(float("inf"), limit) is None:
         return None
     places = {0, min(1, pipeline - 1), pipeline - 1}
-    times = sorted({seconds(place, first, count) for place in places for first in range(layers + 1)
-                    for count in range(layers - first + 1)})  # fmt: skip
+    times = sorted(
+        {
+            seconds(place, first, count)
+            for place in places
+            for first in range(layers + 1)
+            for count in range(layers - first + 1)
+        }
+    )
     fastest = times[bisect_left(times, True, key=lambda time: cut(time, limit) is not None)]
     sizes = range(int(limit / MEBIBYTE) + 1)
     least = bisect_left(sizes, True, key=lambda size: cut(fastest, size * MEBIBYTE) is not None)

@@ -58,8 +58,13 @@ def expected_ranks(config: TrainConfig, model: ModelConfig, row: RowShape, data_
         sizes = share_sizes(shapes, parallel.tensor)
         decays = {name: len(shape) > 1 and not name.endswith(".bias") for name, shape in shapes.items()}
         activations = activation_bytes(model, stage, row, parallel, width, 1).peak
-        return [Expected(zero_bytes(sizes, decays, data_ranks, config.zero, half), activations,
-                         buffer_bytes(sizes, config.zero, half))]  # fmt: skip
+        return [
+            Expected(
+                zero_bytes(sizes, decays, data_ranks, config.zero, half),
+                activations,
+                buffer_bytes(sizes, config.zero, half),
+            )
+        ]
     ranks = []
     for place in range(parallel.pipeline):
         under_way = rows_under_way(parallel, microbatches, place)
@@ -67,7 +72,11 @@ def expected_ranks(config: TrainConfig, model: ModelConfig, row: RowShape, data_
         for stage in stages[place :: parallel.pipeline]:  # several where stages are interleaved
             static.append(static_bytes(model, stage, parallel, data_ranks, half))
             activations += activation_bytes(model, stage, row, parallel, width, under_way).peak
-        held = StaticBytes(*(sum(getattr(each, name) for each in static)
-                             for name in ("parameters", "weights", "gradients", "optimizer")))  # fmt: skip
+        held = StaticBytes(
+            *(
+                sum(getattr(each, name) for each in static)
+                for name in ("parameters", "weights", "gradients", "optimizer")
+            )
+        )
         ranks.append(Expected(held, activations, 0))
     return ranks

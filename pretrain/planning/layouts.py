@@ -18,7 +18,6 @@ from pretrain.planning.cost import Devices, PartCosts, StepTime, step_time
 from pretrain.planning.cuts import MEBIBYTE, OfStage, balance, fill, layout_string, stages_of
 from pretrain.planning.memory import Stage, StaticBytes, gradient_width, state_width, static_bytes
 
-
 GIB = 2**30
 
 
@@ -95,10 +94,16 @@ def candidates(gpus: int) -> Iterator[tuple[ParallelLayout, int]]:
             for sequence in (True, False) if tensor > 1 else (False,):
                 for again in ({}, {"recompute_cheap": True}, {"recompute": True}):
                     for distributed in (True, False) if ranks > 1 else (False,):
-                        yield ParallelLayout(
-                            tensor=tensor, sequence=sequence, pipeline=pipeline,
-                            distributed_optimizer=distributed, **again,
-                        ), ranks  # fmt: skip
+                        yield (
+                            ParallelLayout(
+                                tensor=tensor,
+                                sequence=sequence,
+                                pipeline=pipeline,
+                                distributed_optimizer=distributed,
+                                **again,
+                            ),
+                            ranks,
+                        )
 
 
 def plan_layouts(job: Job) -> tuple[list[Plan], list[Rejected]]:
@@ -120,8 +125,11 @@ def plan_one(job: Job, parallel: ParallelLayout, ranks: int) -> Plan | Rejected:
     """One layout: the best cut of its stages, or why there is none."""
     layers = job.model.num_hidden_layers
     if parallel.tensor > job.devices.per_node:
-        return Rejected(parallel, ranks, f"{parallel.tensor} tensor-parallel ranks do not fit in a node of "
-                                         f"{job.devices.per_node} devices")  # fmt: skip
+        return Rejected(
+            parallel,
+            ranks,
+            f"{parallel.tensor} tensor-parallel ranks do not fit in a node of {job.devices.per_node} devices",
+        )
     if parallel.pipeline > layers:
         return Rejected(parallel, ranks, f"{parallel.pipeline} stages for {layers} layers")
     try:
@@ -147,7 +155,7 @@ def plan_one(job: Job, parallel: ParallelLayout, ranks: int) -> Plan | Rejected:
     static = [each.static for each in made]
     time = step_time(
         job.model, stages, static, job.row, parallel, ranks, microbatches, job.costs, job.devices, job.half
-    )  # fmt: skip
+    )
     return Plan(parallel, ranks, tuple(made), time)
 
 
@@ -174,7 +182,9 @@ def memory_of_stages(job: Job, parallel: ParallelLayout, ranks: int, microbatche
         before.append(before[-1] + sum(share_sizes(layer_shapes(model, kind), parallel.tensor).values()))
     table = sum(share_sizes({EMBEDDING: (model.vocab_size, model.hidden_size)}, parallel.tensor).values())
     share = ranks if parallel.distributed_optimizer else 1
-    each = (2 if job.half else 4) + gradient_width(parallel, job.half) + state_width(job.half) / share  # bytes an element
+    each = (
+        (2 if job.half else 4) + gradient_width(parallel, job.half) + state_width(job.half) / share
+    )  # bytes an element
     known: dict[tuple[int, int], int] = {}
 
     def memory(place: int, first: int, count: int) -> float:

@@ -18,7 +18,9 @@ BUCKET = 2**27  # elements of gradients that wait to be sent together, at most; 
 MASTER_AND_MOMENTS = 12  # bytes an element
 
 
-def zero_bytes(sizes: Mapping[str, int], decays: Mapping[str, bool], ranks: int, zero: ZeroSection, half: bool) -> StaticBytes:
+def zero_bytes(
+    sizes: Mapping[str, int], decays: Mapping[str, bool], ranks: int, zero: ZeroSection, half: bool
+) -> StaticBytes:
     """Between steps. sizes: elements of each weight on a tensor-parallel rank; decays: whether weight decay applies to it,
     which makes two groups; half: bfloat16 weights."""
     held, width = sum(sizes.values()), 2 if half else 4

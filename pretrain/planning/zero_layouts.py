@@ -32,7 +32,9 @@ def zero_candidates(job: Job) -> Iterator[tuple[ParallelLayout, ZeroSection, int
     for tensor in divisors(job.gpus):
         for sequence in (True, False) if tensor > 1 else (False,):
             for again in ({}, {"recompute_cheap": True}, {"recompute": True}):
-                layout = ParallelLayout(tensor=tensor, sequence=sequence, overlap=given.overlap, gradients=given.gradients, **again)
+                layout = ParallelLayout(
+                    tensor=tensor, sequence=sequence, overlap=given.overlap, gradients=given.gradients, **again
+                )
                 for stage in (1, 2, 3):
                     yield layout, dataclasses.replace(job.config.zero, stage=stage), job.gpus // tensor
 
@@ -47,8 +49,11 @@ def plan_zero(job: Job) -> tuple[list[Plan], list[Rejected]]:
 
 def _plan_one(job: Job, parallel: ParallelLayout, zero: ZeroSection, ranks: int) -> Plan | Rejected:
     if parallel.tensor > job.devices.per_node:
-        return Rejected(parallel, ranks, f"{parallel.tensor} tensor-parallel ranks do not fit in a node of "
-                                         f"{job.devices.per_node} devices")  # fmt: skip
+        return Rejected(
+            parallel,
+            ranks,
+            f"{parallel.tensor} tensor-parallel ranks do not fit in a node of {job.devices.per_node} devices",
+        )
     try:
         check_layout(parallel, job.model)
         check_world(dataclasses.replace(job.config, parallel=parallel, zero=zero), job.gpus)
@@ -72,7 +77,12 @@ def zero_step_time(
     job: Job, parallel: ParallelLayout, zero: ZeroSection, ranks: int, stage: Stage, static: StaticBytes
 ) -> StepTime:
     """Of one step: rows one after the other, what each sends hidden behind its own arithmetic as far as that goes."""
-    devices, tensor, width, rows = job.devices, parallel.tensor, 2 if job.half else 4, job.config.data.rows_per_step // ranks
+    devices, tensor, width, rows = (
+        job.devices,
+        parallel.tensor,
+        2 if job.half else 4,
+        job.config.data.rows_per_step // ranks,
+    )
     row = job.costs.of(job.model, stage, parallel) / tensor
     if tensor > 1 and not parallel.sequence:
         again = passes.PASSES * job.row.tokens * job.model.hidden_size * width / devices.memory * (tensor - 1) / tensor
@@ -99,7 +109,12 @@ def zero_step_time(
     sent = rows * sent_tensor + weights * (2 * rows if zero.stage == 3 else 1) + sums * (rows if zero.stage > 1 else 1)
     updated = dataclasses.replace(parallel, distributed_optimizer=True)
     return StepTime(
-        compute=rows * row + devices.contention * (total - open_), bubble=0.0,
-        tensor=rows * sent_tensor / devices.within, pipeline=0.0, data=open_,
-        update=passes.update_bytes(static, updated, ranks, job.half) / devices.memory, sent=sent, hidden=total - open_,
-    )  # fmt: skip
+        compute=rows * row + devices.contention * (total - open_),
+        bubble=0.0,
+        tensor=rows * sent_tensor / devices.within,
+        pipeline=0.0,
+        data=open_,
+        update=passes.update_bytes(static, updated, ranks, job.half) / devices.memory,
+        sent=sent,
+        hidden=total - open_,
+    )

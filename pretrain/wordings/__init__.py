@@ -34,7 +34,9 @@ def read_wordings(name: str) -> PromptTemplates:
     for direction, languages in values.items():
         if not isinstance(languages, dict) or not all(isinstance(texts, list) for texts in languages.values()):
             raise UserError(f"data.wordings {path}: {direction} is not lists by language, as in en: [...]")
-    lists = {direction: tuple(text for texts in values[direction].values() for text in texts) for direction in DIRECTIONS}
+    lists = {
+        direction: tuple(text for texts in values[direction].values() for text in texts) for direction in DIRECTIONS
+    }
     try:
         return PromptTemplates(**lists)
     except UserError as error:

@@ -28,7 +28,9 @@ def test_what_is_computed_again_is_the_same_to_the_last_bit(world: World, layout
     ranks, switches = LAYOUTS[layout]
     changes = {"layer_kinds": KINDS, "tie_word_embeddings": False, **flavour}
     kept, again = (
-        world.run(parallel_jobs.train, ranks, changes=changes, optim=DROPOUT, parallel=ParallelLayout(**switches, **more))
+        world.run(
+            parallel_jobs.train, ranks, changes=changes, optim=DROPOUT, parallel=ParallelLayout(**switches, **more)
+        )
         for more in ({}, {"recompute_cheap": True})
     )
     for (steps, measured, weights), (steps_again, measured_again, weights_again) in zip(kept, again, strict=True):
@@ -81,4 +83,3 @@ def test_an_error_inside_leaves_nothing_behind():
         (x * x).sum().backward()
     assert saved, "hooks of the layer that failed are gone"
     lean(x).sum().backward()
-

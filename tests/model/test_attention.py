@@ -72,13 +72,26 @@ def test_varlen_attention_is_called_as_this_torch_has_it(monkeypatch, knows_shar
         assert window_size == (-1, 0) and max_q == max_k == max(LENGTHS) and torch.equal(cu_seq_q, cu_seq_k)
         return by_document(query, key, value, cu_seq_q.diff().tolist())
 
-    def of_2_13(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None,
-                window_size=(-1, -1), enable_gqa=False):  # fmt: skip
+    def of_2_13(
+        query,
+        key,
+        value,
+        cu_seq_q,
+        cu_seq_k,
+        max_q,
+        max_k,
+        *,
+        return_aux=None,
+        scale=None,
+        window_size=(-1, -1),
+        enable_gqa=False,
+    ):
         assert enable_gqa
         return compute(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size)
 
-    def of_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None,
-                window_size=(-1, -1)):  # fmt: skip
+    def of_2_11(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)
+    ):
         return compute(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", of_2_13 if knows_shared_heads else of_2_11)

@@ -57,6 +57,8 @@ def test_without_torchrun_it_leaves_at_once(monkeypatch):
 def test_a_python_without_the_environment_is_one_line(tmp_path):
     """-S: without what is installed, as the Python of whoever did not activate the environment."""
     words = ["--input", tmp_path, "--output", tmp_path / "out", "--vq", "openmoji-64", "--tokenizer", tmp_path]
-    done = subprocess.run([sys.executable, "-S", ROOT / "tokenization/shard_images.py", *words], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-S", ROOT / "tokenization/shard_images.py", *words], capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "source .venv/bin/activate" in done.stderr

@@ -47,8 +47,12 @@ def test_rotation_turns_pairs_by_their_angle(tokens, heads, half):
 @pytest.mark.parametrize("shape", [(5, 1, 16), (7, 3, 8), (1, 4), (0, 1, 8)])
 def test_the_norm_is_that_of_torch(shape):
     weight = draw(shape[-1])
-    compare(lambda x, w: rms_norm(x, w, 1e-6), lambda x, w: torch.nn.functional.rms_norm(x, w.shape, w, 1e-6),
-            draw(*shape), weight)  # fmt: skip
+    compare(
+        lambda x, w: rms_norm(x, w, 1e-6),
+        lambda x, w: torch.nn.functional.rms_norm(x, w.shape, w, 1e-6),
+        draw(*shape),
+        weight,
+    )
 
 
 def test_the_norm_of_nothing_but_zeros_is_zero():
@@ -60,6 +64,8 @@ def test_the_norm_of_nothing_but_zeros_is_zero():
 
 def test_the_activation_keeps_its_input_alone():
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda each: each):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.shape) or tensor, lambda each: each
+    ):
         swiglu(draw(6, 1, 32))
     assert kept == [(6, 1, 32)]

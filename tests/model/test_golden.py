@@ -22,7 +22,7 @@ CASES = 4  # text + image + text, text, two images, image first
 @pytest.fixture(scope="module")
 def reference() -> tuple[dict, dict[str, torch.Tensor]]:
     with safe_open(REFERENCE, framework="pt") as file:
-        return json.loads(file.metadata()["config"]), {name: file.get_tensor(name) for name in file.keys()}
+        return json.loads(file.metadata()["config"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 @pytest.fixture(scope="module")

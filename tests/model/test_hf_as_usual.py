@@ -65,9 +65,16 @@ def test_documents_of_a_packed_row_do_not_see_each_other(rows, said, cut, kinds,
 def test_packed_rows_of_text_are_those_of_qwen2():
     ours = tiny_model(seed=1, layer_kinds=("shared",) * 2)
     config = Qwen2Config(
-        vocab_size=ours.config.vocab_size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, rope_theta=10_000.0, tie_word_embeddings=True, use_cache=False,
-    )  # fmt: skip
+        vocab_size=ours.config.vocab_size,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        use_cache=False,
+    )
     base = Qwen2ForCausalLM(config).eval()
     base.load_state_dict(ours.state_dict())
     row = packed([document([7]), document([4], 1), document([9], 2)])
@@ -275,8 +282,10 @@ def test_one_graph_without_breaks_gives_the_same(kinds):
         assert (found.logits - expected)[mask.bool()].abs().max() <= 1e-5
     following = {"input_ids": ids[:, -1:], "attention_mask": torch.nn.functional.pad(mask, (0, 1), value=1)}
     plain = model(ids, attention_mask=mask, use_cache=True)
-    assert torch.equal(compiled(**following, past_key_values=found[CACHE]).logits.argmax(-1),
-                       model(**following, past_key_values=plain[CACHE]).logits.argmax(-1))  # fmt: skip
+    assert torch.equal(
+        compiled(**following, past_key_values=found[CACHE]).logits.argmax(-1),
+        model(**following, past_key_values=plain[CACHE]).logits.argmax(-1),
+    )
     row = packed([document([4, 3]), document([5], 1)])
     del row["cu_seq_lens_q"]
     expected = model(**row, use_cache=False).logits
@@ -302,8 +311,11 @@ def test_decoding_is_one_graph_over_a_static_cache(kinds):
     torch._dynamo.reset()
     expected = pictures(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation_uni_x, "compiled_forward", lambda one: torch.compile(
-            one.forward, fullgraph=True, dynamic=False, backend=counter))  # fmt: skip
+        patch.setattr(
+            generation_uni_x,
+            "compiled_forward",
+            lambda one: torch.compile(one.forward, fullgraph=True, dynamic=False, backend=counter),
+        )
         for _ in range(2):
             assert pictures(model, compiled=True) == expected
     assert counter.frame_count == 1

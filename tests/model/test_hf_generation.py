@@ -15,8 +15,12 @@ from tests.model.tiny_hf import CODES, KINDS, QWEN3, START, TEXT_IDS, document, 
 
 TOLERANCE = 1e-5
 UNCONDITIONAL = torch.tensor([7, 7, START])
-ALL_KINDS = {"uni-x": KINDS, "mot": ("mot",) * 3, "moe_hard": ("shared", "moe_hard") * 2,
-             "all four": ("moe_hard", "separated", "mot", "shared")}  # fmt: skip
+ALL_KINDS = {
+    "uni-x": KINDS,
+    "mot": ("mot",) * 3,
+    "moe_hard": ("shared", "moe_hard") * 2,
+    "all four": ("moe_hard", "separated", "mot", "shared"),
+}
 
 
 @torch.no_grad()
@@ -183,7 +187,9 @@ def test_sampled_text_is_text_only_and_repeats_with_its_seed():
     new = sample(1, logits_processor=model.text_only())
     assert not model.config.is_visual(new).any()
     assert torch.equal(new, sample(1, logits_processor=model.text_only()))
-    assert model.config.is_visual(sample(1, free_codes=True)).any()  # without the constraint this random model does draw codes
+    assert model.config.is_visual(
+        sample(1, free_codes=True)
+    ).any()  # without the constraint this random model does draw codes
 
 
 def picture_by_whole_passes(model, prompt, steps, guidance) -> list[int]:
@@ -241,9 +247,7 @@ def test_a_picture_depends_on_its_own_generator_only():
 
     ids, mask = left_pad(prompts)
     one = [
-        model.generate_images(
-            ids, mask, num_codes=8, guidance_scale=1.0, generator=torch.Generator().manual_seed(seed)
-        )
+        model.generate_images(ids, mask, num_codes=8, guidance_scale=1.0, generator=torch.Generator().manual_seed(seed))
         for seed in (1, 1, 2)
     ]
     assert torch.equal(one[0], one[1]) and not torch.equal(one[0], one[2])

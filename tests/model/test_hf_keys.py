@@ -8,7 +8,8 @@ from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from model.errors import UserError
 from model.families import COMMON_DEFAULTS, FAMILIES, OTHERS
-from model.hf_keys import HARMLESS, PLAIN, PUBLISHED as PUBLISHED_KEYS, USED, WITHOUT_EFFECT, check_keys
+from model.hf_keys import HARMLESS, PLAIN, USED, WITHOUT_EFFECT, check_keys
+from model.hf_keys import PUBLISHED as PUBLISHED_KEYS
 from model.hf_source import Source, model_config
 from tests.model.base_configs import CLASSES, PUBLISHED, TINY, written_by_4, written_by_5
 from tests.model.tiny_hf import randomise
@@ -67,11 +68,27 @@ def test_the_lists_of_keys_do_not_overlap():
 def test_what_is_called_harmless_is(kind):
     """transformers' own class gives the same logits whatever the value."""
     others = {
-        "attention_dropout": 0.5, "sliding_window": 3, "max_window_layers": 1, "pretraining_tp": 2, "chunk_size_feed_forward": 1,
-        "bos_token_id": 7, "eos_token_id": 7, "pad_token_id": 7, "use_cache": False, "is_decoder": True,
-        "tie_encoder_decoder": True, "prefix": "x", "torchscript": False, "tf_legacy_loss": True, "temperature": 0.1, "top_k": 1,
-        "repetition_penalty": 2.0, "classifier_dropout": 0.5, "tokenizer_class": "X", "id2label": {"0": "a"},
-    }  # fmt: skip
+        "attention_dropout": 0.5,
+        "sliding_window": 3,
+        "max_window_layers": 1,
+        "pretraining_tp": 2,
+        "chunk_size_feed_forward": 1,
+        "bos_token_id": 7,
+        "eos_token_id": 7,
+        "pad_token_id": 7,
+        "use_cache": False,
+        "is_decoder": True,
+        "tie_encoder_decoder": True,
+        "prefix": "x",
+        "torchscript": False,
+        "tf_legacy_loss": True,
+        "temperature": 0.1,
+        "top_k": 1,
+        "repetition_penalty": 2.0,
+        "classifier_dropout": 0.5,
+        "tokenizer_class": "X",
+        "id2label": {"0": "a"},
+    }
     assert others.keys() <= WITHOUT_EFFECT.keys()
     ids = torch.randint(0, 272, (2, 20), generator=torch.Generator().manual_seed(3))
     base = randomise(MODELS[kind](CLASSES[kind](**TINY)), seed=5)

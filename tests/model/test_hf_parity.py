@@ -29,14 +29,18 @@ from tests.model.tiny_hf import (
     tiny_model,
 )
 
-
 LLAMA = {"attention_bias": False, "qk_norm": False}
 SCALINGS = [
     {"rope_type": "linear", "factor": 4.0},
     {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
-    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-     "original_max_position_embeddings": 64},
-]  # fmt: skip
+    {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+]
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["rope_type"])
@@ -90,7 +94,9 @@ def grown_from(base: torch.nn.Module, tied: bool, **flavour) -> UniXForCausalLM:
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("name, flavour", [("qwen25", QWEN25), ("qwen3", QWEN3), ("llama", LLAMA)], ids=lambda x: str(x)[:6])
+@pytest.mark.parametrize(
+    "name, flavour", [("qwen25", QWEN25), ("qwen3", QWEN3), ("llama", LLAMA)], ids=lambda x: str(x)[:6]
+)
 @torch.no_grad()
 def test_text_logits_are_the_base_llms(name, flavour, tied):
     base = base_llm(name, tied)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import base64
+import copy
 import json
 import os
 import shutil
@@ -207,7 +207,9 @@ def test_the_python_of_the_documentation_runs(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "work/demo/model")
     code += "\nprint([picture.size for picture in hearts], list(codes.shape), len(documents))\n"
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[(8, 8), (8, 8)] [2, 16] 2" and len(done.stdout.splitlines()) >= 3
 
@@ -219,8 +221,10 @@ def test_a_saved_folder_is_equal(folder, processor, pictures, tmp_path):
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", trust_remote_code=True).eval()
     same = AutoProcessor.from_pretrained(tmp_path / "saved", trust_remote_code=True)
     prompt = processor.edit(pictures, ["redder", "much larger"])
-    assert all(torch.equal(torch.as_tensor(value), torch.as_tensor(same.edit(pictures, ["redder", "much larger"])[key]))
-               for key, value in prompt.items())  # fmt: skip
+    assert all(
+        torch.equal(torch.as_tensor(value), torch.as_tensor(same.edit(pictures, ["redder", "much larger"])[key]))
+        for key, value in prompt.items()
+    )
     ids = {key: prompt[key] for key in ("input_ids", "attention_mask")}
     with torch.no_grad():
         assert torch.equal(again(**ids).logits, model(**ids).logits)
@@ -296,8 +300,13 @@ def test_pictures_come_from_wherever_they_are(processor, tmp_path):
     sources = [tmp_path / "a.png", str(tmp_path / "a.png"), address, array, tensor, tensor / 255]
     expected = processor.codes([Image.fromarray(array)])[0].tolist()
     assert all(row == expected for row in processor.codes(sources).tolist())
-    for source, message in [("nowhere.png", "there is no such picture"), (3, "given as int"), (array[..., :2], "is no picture"),
-                            (tensor.float(), "floats of 0 to 1"), (Path(__file__), "cannot be read")]:  # fmt: skip
+    for source, message in [
+        ("nowhere.png", "there is no such picture"),
+        (3, "given as int"),
+        (array[..., :2], "is no picture"),
+        (tensor.float(), "floats of 0 to 1"),
+        (Path(__file__), "cannot be read"),
+    ]:
         with pytest.raises(ValueError, match=message):
             processor.codes([source])
     with pytest.raises(ValueError, match="a part of type 'image' with"):
@@ -331,7 +340,9 @@ def test_what_does_not_fit_is_refused(processor, pictures):
 
 def test_a_tokenizer_without_marks_of_turns_spells_them_out(tmp_path):
     base = write_export(tmp_path / "base")
-    (row,) = rows_of(AutoProcessor.from_pretrained(base, trust_remote_code=True).apply_chat_template(
-        [{"role": "user", "content": "x"}], add_generation_prompt=True
-    ))  # fmt: skip
+    (row,) = rows_of(
+        AutoProcessor.from_pretrained(base, trust_remote_code=True).apply_chat_template(
+            [{"role": "user", "content": "x"}], add_generation_prompt=True
+        )
+    )
     assert open_export(base).decode(row) == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"

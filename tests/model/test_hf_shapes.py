@@ -40,10 +40,14 @@ def test_a_batch_of_mixed_shapes_is_equal_to_one_by_one(opened):
     assert [tuple(codes.shape) for codes in together] == list(SHAPES)
     chance = seeds(*range(5))
     for number, caption in enumerate(captions):
-        alone = model.generate_images(**processor.draw([caption], shape=shapes[number]), **GUIDED, generator=[chance[number]])
+        alone = model.generate_images(
+            **processor.draw([caption], shape=shapes[number]), **GUIDED, generator=[chance[number]]
+        )
         assert torch.equal(alone[0], together[number])
     mixed = seeds(*range(5))
-    model.generate_images(**batch, **GUIDED, generator=mixed)  # what is drawn later does not depend on the others either
+    model.generate_images(
+        **batch, **GUIDED, generator=mixed
+    )  # what is drawn later does not depend on the others either
     assert all(torch.equal(one.get_state(), other.get_state()) for one, other in zip(mixed, chance))
     assert [picture.size for picture in processor.pictures(together)] == [(2 * c, 2 * r) for r, c in SHAPES]
 
@@ -83,7 +87,11 @@ def test_a_choice_has_the_probabilities_of_the_model(opened):
 
 def test_plain_generate_gives_each_picture_exactly_its_codes(opened):
     model, processor = opened
-    start, end, offset = model.config.vision_start_token_id, model.config.vision_end_token_id, model.config.image_token_offset
+    start, end, offset = (
+        model.config.vision_start_token_id,
+        model.config.vision_end_token_id,
+        model.config.image_token_offset,
+    )
     rows = [[*processor.encode("a"), *processor.size_words[number], start] for number in (1, 3)]
     ids = processor.batch(rows)
     torch.manual_seed(0)
@@ -92,7 +100,9 @@ def test_plain_generate_gives_each_picture_exactly_its_codes(opened):
         assert all(token >= offset for token in row[:count]) and row[count] == end
         assert all(token < offset for token in row[count + 1 :])
     torch.manual_seed(0)
-    free = model.generate(torch.tensor([processor.encode("abc")] * 8), do_sample=True, max_new_tokens=60, eos_token_id=-1)
+    free = model.generate(
+        torch.tensor([processor.encode("abc")] * 8), do_sample=True, max_new_tokens=60, eos_token_id=-1
+    )
     for row in free.tolist():
         for place, token in enumerate(row):
             if token == start:
@@ -114,7 +124,12 @@ def test_documents_draw_what_their_words_say(opened):
         parts = processor.document([*prompt, *new])
         assert parts[0] == "a picture: " and parts[1].size == (2 * columns, 2 * rows)
     alone = model.generate_documents(
-        prompts[1:], processor.unconditional_ids, max_images=1, max_new_tokens=5, guidance_scale=2.0, generators=seeds(2)
+        prompts[1:],
+        processor.unconditional_ids,
+        max_images=1,
+        max_new_tokens=5,
+        guidance_scale=2.0,
+        generators=seeds(2),
     )
     assert alone[0] == documents[1]
     with pytest.raises(ValueError, match="no size words before it"):
@@ -143,10 +158,18 @@ def test_what_does_not_fit_is_refused(opened):
         model.generate_images(ids, num_codes=16)
     with pytest.raises(ValueError, match="must be .* end before the size words"):
         model.generate_images(torch.cat((ids, start), dim=1), guidance_scale=1.0)
-    for shapes, message in (([9], "give a number of 0 to 4"), ([0, 1], "2 shapes for 1 prompts"), ("0", "give a number")):
+    for shapes, message in (
+        ([9], "give a number of 0 to 4"),
+        ([0, 1], "2 shapes for 1 prompts"),
+        ("0", "give a number"),
+    ):
         with pytest.raises(ValueError, match=message):
             model.generate_images(ids, shapes=shapes, guidance_scale=1.0)
-    for shape, message in (("5:1", "far from all"), ("round", "give a ratio"), (["1:1", "1:1"], "2 shapes for 1 prompts")):
+    for shape, message in (
+        ("5:1", "far from all"),
+        ("round", "give a ratio"),
+        (["1:1", "1:1"], "2 shapes for 1 prompts"),
+    ):
         with pytest.raises(ValueError, match=message):
             processor.draw(["a"], shape=shape)
     with pytest.raises(ValueError, match="are no picture"):

@@ -11,10 +11,17 @@ from model.hf.vq_uni_x import FAMILIES, VQGAN, encode_emu3, open_picture_tokeniz
 
 SHAPES = {
     "as in tests": {"block_out_channels": [32, 32], "latent_channels": 4, "sample_size": 16, "num_vq_embeddings": 32},
-    "chameleon's form": {"block_out_channels": [32, 32, 64], "layers_per_block": 2, "latent_channels": 8, "vq_embed_dim": 6,
-                         "num_vq_embeddings": 64, "sample_size": 32, "norm_num_groups": 16},
+    "chameleon's form": {
+        "block_out_channels": [32, 32, 64],
+        "layers_per_block": 2,
+        "latent_channels": 8,
+        "vq_embed_dim": 6,
+        "num_vq_embeddings": 64,
+        "sample_size": 32,
+        "norm_num_groups": 16,
+    },
     "no attention": {"block_out_channels": [32, 64], "mid_block_add_attention": False, "num_vq_embeddings": 16},
-}  # fmt: skip
+}
 
 
 def vq_model(folder, **config) -> torch.nn.Module:
@@ -52,7 +59,9 @@ def test_layouts_in_memory_are_those_of_diffusers(tmp_path, config):
         for name, module in model.named_modules():
             if name.startswith("decoder.") and isinstance(module, torch.nn.Conv2d | torch.nn.GroupNorm):
                 module.register_forward_hook(
-                    lambda _, inputs, output, name=name: strides.setdefault(name, []).append((inputs[0].stride(), output.stride()))
+                    lambda _, inputs, output, name=name: strides.setdefault(name, []).append(
+                        (inputs[0].stride(), output.stride())
+                    )
                 )
     codes = torch.randint(0, 16, (2, 8, 8), generator=torch.Generator().manual_seed(1))
     for model in (theirs, ours):
@@ -78,8 +87,17 @@ def test_emu3_reads_pictures_in_every_version_of_transformers():
 
     torch.manual_seed(0)
     model = Emu3VQVAE(
-        Emu3VQVAEConfig(codebook_size=64, embed_dim=4, latent_channels=4, base_channels=32, channel_multiplier=[1, 2],
-                        num_res_blocks=1, attn_resolutions=[1], hidden_size=64, temporal_downsample_factor=4)
-    ).eval()  # fmt: skip
+        Emu3VQVAEConfig(
+            codebook_size=64,
+            embed_dim=4,
+            latent_channels=4,
+            base_channels=32,
+            channel_multiplier=[1, 2],
+            num_res_blocks=1,
+            attn_resolutions=[1],
+            hidden_size=64,
+            temporal_downsample_factor=4,
+        )
+    ).eval()
     codes = encode_emu3(model, torch.rand(2, 3, 16, 16) * 2 - 1)
     assert codes.shape == (2, 8, 8) and codes.dtype == torch.int64

@@ -64,7 +64,9 @@ def test_megatron_core_takes_the_settings_of_every_choice(kernels, fp8):
 def test_a_run_says_what_it_computes_with():
     plain = torch.optim.AdamW([torch.zeros(2, requires_grad=True)], fused=True)
     line = in_use("transformer_engine", "delayed", plain, "megatron")
-    assert line.startswith("kernels: transformer_engine, FP8 (delayed scaling) but for the head; optimizer: torch's AdamW, fused")
+    assert line.startswith(
+        "kernels: transformer_engine, FP8 (delayed scaling) but for the head; optimizer: torch's AdamW, fused"
+    )
     assert "norm of the gradient" in line and "FP8" not in in_use("torch", "none", plain, "zero3")
 
 
@@ -77,25 +79,33 @@ def run_with(package: str | None, tmp_path, program: str) -> subprocess.Complete
         (folder / "__init__.py").write_text(package)
         (folder / "pytorch" / "__init__.py").write_text("")
         environment["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
-    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
 
 
 BROKEN = "raise OSError('libtransformer_engine.so: undefined symbol: cublasLtX\\nand more')"
 
 
 def test_what_is_installed_and_does_not_load_is_one_line(tmp_path):
-    program = "from model import kernels; print(kernels.unloadable()); kernels.check_installed('transformer_engine')\n" \
-        "try: kernels.check_loads('transformer_engine')\nexcept Exception as error: print(type(error).__name__, error)"  # fmt: skip
+    program = (
+        "from model import kernels; print(kernels.unloadable()); kernels.check_installed('transformer_engine')\n"
+        "try: kernels.check_loads('transformer_engine')\nexcept Exception as error: print(type(error).__name__, error)"
+    )
     done = run_with(BROKEN, tmp_path, program)
     first, second = done.stdout.splitlines()
     assert first == "OSError: libtransformer_engine.so: undefined symbol: cublasLtX"
-    assert second.startswith("UserError run.kernels is transformer_engine, which does not load (OSError: libtransformer_engine.so")
+    assert second.startswith(
+        "UserError run.kernels is transformer_engine, which does not load (OSError: libtransformer_engine.so"
+    )
 
 
 def test_megatron_core_goes_on_without_what_does_not_load(tmp_path):
     """It imports transformer-engine itself, and expects an ImportError alone."""
-    program = "from model.light_imports import import_megatron; import_megatron()\n" \
-        "from megatron.core.optimizer import Adam; print(Adam.__module__)"  # fmt: skip
+    program = (
+        "from model.light_imports import import_megatron; import_megatron()\n"
+        "from megatron.core.optimizer import Adam; print(Adam.__module__)"
+    )
     done = run_with(BROKEN, tmp_path, program)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "transformer-engine is installed and does not load (OSError: lib" in done.stdout + done.stderr

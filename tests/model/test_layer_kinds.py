@@ -124,9 +124,13 @@ def test_layers_are_chosen_by_their_ends_or_by_every_so_many(arguments, kinds):
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [((4, 3, 2, "mot"), "do not fit"), ((4, 1, 0, "mot", 2), "one or the other"), ((4, 0, 0, "mot", 5), "would be none"),
-     ((4, 1, 0, "shared"), "which other kind")],
-)  # fmt: skip
+    [
+        ((4, 3, 2, "mot"), "do not fit"),
+        ((4, 1, 0, "mot", 2), "one or the other"),
+        ((4, 0, 0, "mot", 5), "would be none"),
+        ((4, 1, 0, "shared"), "which other kind"),
+    ],
+)
 def test_layers_that_cannot_be_chosen_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         layer_kinds(*arguments)

@@ -29,9 +29,12 @@ def in_float64(hidden, weight, labels, factors, upstream: float = 1.0):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    tokens=strategies.integers(1, 40), vocabulary=strategies.integers(2, 60), at_once=strategies.integers(1, 2000),
-    weighted=strategies.booleans(), upstream=strategies.sampled_from([1.0, 0.25, -3.0]),
-)  # fmt: skip
+    tokens=strategies.integers(1, 40),
+    vocabulary=strategies.integers(2, 60),
+    at_once=strategies.integers(1, 2000),
+    weighted=strategies.booleans(),
+    upstream=strategies.sampled_from([1.0, 0.25, -3.0]),
+)
 def test_the_gradient_of_one_pass_is_that_of_float64(tokens, vocabulary, at_once, weighted, upstream):
     hidden, weight, labels, factors = head(tokens, vocabulary, 8)
     factors = factors if weighted else None
@@ -114,8 +117,15 @@ def test_measuring_makes_no_gradient():
 def test_a_shared_vocabulary_has_the_losses_and_gradients_of_a_whole_one(world, ranks):
     hidden, weight, labels, factors = head(23, 48, 8)
     expected = in_float64(hidden, weight, labels, factors)
-    parts = world.run(parallel_jobs.head_of_a_rank, ranks, hidden=hidden.detach(), weight=weight.detach(), labels=labels,
-                      factors=factors, at_once=7 * 48 // ranks)  # fmt: skip
+    parts = world.run(
+        parallel_jobs.head_of_a_rank,
+        ranks,
+        hidden=hidden.detach(),
+        weight=weight.detach(),
+        labels=labels,
+        factors=factors,
+        at_once=7 * 48 // ranks,
+    )
     for losses, _, _ in parts:
         torch.testing.assert_close(losses.double(), expected[0], atol=1e-5, rtol=1e-5)
     of_hidden = sum(part[1].double() for part in parts)

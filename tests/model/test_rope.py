@@ -22,7 +22,13 @@ SCALINGS = [
     {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
     {"rope_type": "yarn", "factor": 4.0},
     {"rope_type": "yarn", "factor": 0.5, "original_max_position_embeddings": 512},
-    {"rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096, "mscale": 0.7, "mscale_all_dim": 1.0},
+    {
+        "rope_type": "yarn",
+        "factor": 40.0,
+        "original_max_position_embeddings": 4096,
+        "mscale": 0.7,
+        "mscale_all_dim": 1.0,
+    },
     {"rope_type": "yarn", "factor": 8.0, "attention_factor": 1.3, "beta_fast": 16, "beta_slow": 2, "truncate": False},
     {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4, "beta_fast": None},
 ]
@@ -78,7 +84,10 @@ def test_the_base_is_found_in_every_spelling(values):
         ({"rope_scaling": {"rope_type": "linear"}}, "linear positions need factor"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 9, "x": 1}}, "x is 1"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": "4"}, "max_position_embeddings": 9}, "factor is '4'"),
-        ({"rope_scaling": {**LLAMA3, "rope_type": "llama3", "low_freq_factor": None}}, "llama3 positions need low_freq"),
+        (
+            {"rope_scaling": {**LLAMA3, "rope_type": "llama3", "low_freq_factor": None}},
+            "llama3 positions need low_freq",
+        ),
         *[({"rope_scaling": {"rope_type": kind, "factor": 2.0}}, f"rope_type '{kind}'") for kind in UNSUPPORTED],
     ],
 )

@@ -66,11 +66,26 @@ def test_manifests_say_nothing_of_cut_squares():
 
 def test_a_shape_by_name():
     grids = grids_from("aspect", 32)
-    for said, expected in (("28*37", (28, 37)), ("28x37", (28, 37)), ([28, 37], (28, 37)), ("4:3", (28, 37)), ("1.3", (28, 37)),
-                           ("1", (32, 32)), ("5:2", (21, 49)), ("1920:1080", (24, 43))):  # fmt: skip
+    for said, expected in (
+        ("28*37", (28, 37)),
+        ("28x37", (28, 37)),
+        ([28, 37], (28, 37)),
+        ("4:3", (28, 37)),
+        ("1.3", (28, 37)),
+        ("1", (32, 32)),
+        ("5:2", (21, 49)),
+        ("1920:1080", (24, 43)),
+    ):
         assert grids[shape_of(said, grids)] == expected
-    for wrong, message in (("9*9", "none of rows"), ("wide", "give a ratio"), ("0:1", "give a ratio"), ("nan", "give a ratio"),
-                           ("5:1", "far from all"), ([3], "none of rows"), ("", "give a ratio")):  # fmt: skip
+    for wrong, message in (
+        ("9*9", "none of rows"),
+        ("wide", "give a ratio"),
+        ("0:1", "give a ratio"),
+        ("nan", "give a ratio"),
+        ("5:1", "far from all"),
+        ([3], "none of rows"),
+        ("", "give a ratio"),
+    ):
         with pytest.raises(ValueError, match=message):
             shape_of(wrong, grids)
     with pytest.raises(ValueError, match="far from all"):
@@ -88,7 +103,9 @@ def test_size_words_among_ids():
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 10), st.booleans())
-def test_a_picture_takes_the_nearest_shape_and_nothing_is_pulled_out_of_it(width: int, height: int, seed: int, pad: bool):
+def test_a_picture_takes_the_nearest_shape_and_nothing_is_pulled_out_of_it(
+    width: int, height: int, seed: int, pad: bool
+):
     framing = Framing(grids_from("aspect", 4), 8, pad)
     image = Image.fromarray(numpy.random.default_rng(seed).integers(0, 99, (height, width, 3), dtype=numpy.uint8))
     found = fit(image, framing.sizes, pad)

@@ -27,8 +27,11 @@ def test_one_file_or_those_of_the_index(tmp_path):
     assert stored_tensors_of(one) == {"a": one / SINGLE, "b": one / SINGLE}
     write(one, {}, {"a": SINGLE, "b": SINGLE})  # an index of that one file says the same
     assert stored_tensors_of(one).keys() == {"a", "b"}
-    two = write(tmp_path / "two", {"1.safetensors": ["a"], "2.safetensors": ["b"], "old.safetensors": ["a", "c"]},
-                {"a": "1.safetensors", "b": "2.safetensors"})  # fmt: skip
+    two = write(
+        tmp_path / "two",
+        {"1.safetensors": ["a"], "2.safetensors": ["b"], "old.safetensors": ["a", "c"]},
+        {"a": "1.safetensors", "b": "2.safetensors"},
+    )
     assert stored_tensors_of(two) == {"a": two / "1.safetensors", "b": two / "2.safetensors"}
     assert stored_tensors_of(tmp_path) == {}
 
@@ -36,10 +39,22 @@ def test_one_file_or_those_of_the_index(tmp_path):
 @pytest.mark.parametrize(
     ("files", "index", "message"),
     [
-        ({SINGLE: ["a"], "1.safetensors": ["a"]}, {"a": "1.safetensors"}, "holds model.safetensors and an .*remove the stale one"),
+        (
+            {SINGLE: ["a"], "1.safetensors": ["a"]},
+            {"a": "1.safetensors"},
+            "holds model.safetensors and an .*remove the stale one",
+        ),
         ({"1.safetensors": ["a", "b"]}, {"a": "1.safetensors"}, "1.safetensors: holds b, which .* does not name"),
-        ({"1.safetensors": ["a"]}, {"a": "1.safetensors", "b": "1.safetensors"}, "1.safetensors holds b, which it does not"),
-        ({"1.safetensors": ["a"], "2.safetensors": ["a"]}, {"a": "1.safetensors", "b": "2.safetensors"}, "a is in 1.safetensors"),
+        (
+            {"1.safetensors": ["a"]},
+            {"a": "1.safetensors", "b": "1.safetensors"},
+            "1.safetensors holds b, which it does not",
+        ),
+        (
+            {"1.safetensors": ["a"], "2.safetensors": ["a"]},
+            {"a": "1.safetensors", "b": "2.safetensors"},
+            "a is in 1.safetensors",
+        ),
         ({}, {"a": "1.safetensors"}, "1.safetensors is missing"),
         ({}, {"a": 1}, "cannot be read as an index"),
     ],

@@ -31,7 +31,11 @@ def fresh(monkeypatch) -> pytest.MonkeyPatch:
 def test_alone_threads_spin_for_a_short_while(fresh):
     """A load may begin when the OpenMP library has read its settings."""
     settled = settle_threads()
-    assert settled.count == 4 and "OMP_WAIT_POLICY" not in os.environ and str(settled) == "threads: 4 (4 cores may be used)"
+    assert (
+        settled.count == 4
+        and "OMP_WAIT_POLICY" not in os.environ
+        and str(settled) == "threads: 4 (4 cores may be used)"
+    )
     assert os.environ["GOMP_SPINCOUNT"] == str(threads.SPINS)
 
 
@@ -39,7 +43,9 @@ def test_one_thread_waits_for_none(fresh):
     assert settle_threads(1).count == 1 and not any(name in os.environ for name in threads.POLICIES)
 
 
-@pytest.mark.parametrize("others, asked, passive", [(1, 0, True), (2, 2, False), (3, 2, True), (30, 4, True), (30, 1, False)])
+@pytest.mark.parametrize(
+    "others, asked, passive", [(1, 0, True), (2, 2, False), (3, 2, True), (30, 4, True), (30, 1, False)]
+)
 def test_threads_sleep_where_cores_are_wanted_by_others(fresh, others: int, asked: int, passive: bool):
     fresh.setattr(threads, "others_running", lambda: others)
     settled = settle_threads(asked)
@@ -100,9 +106,17 @@ def test_who_wants_the_cores(tmp_path: Path):
 @pytest.mark.parametrize("others, heard", [(99, "OMP_WAIT_POLICY = 'PASSIVE'"), (0, "GOMP_SPINCOUNT = '2000'")])
 def test_the_library_of_torch_hears_it(others: int, heard: str):
     """In a fresh process: what is set before torch is loaded is what its OpenMP says of itself."""
-    code = (f"from model import threads; threads.others_running = lambda: {others}; import os; os.cpu_count = lambda: 2;"
-            "settled = threads.settle_threads(2); import torch; settled.use(); assert torch.get_num_threads() == 2")  # fmt: skip
+    code = (
+        f"from model import threads; threads.others_running = lambda: {others}; import os; os.cpu_count = lambda: 2;"
+        "settled = threads.settle_threads(2); import torch; settled.use(); assert torch.get_num_threads() == 2"
+    )
     environment = {name: value for name, value in os.environ.items() if name not in threads.POLICIES}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**environment, "OMP_DISPLAY_ENV": "verbose"},
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**environment, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0 and heard in done.stderr, done.stderr

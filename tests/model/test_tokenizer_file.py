@@ -67,8 +67,14 @@ def test_every_key_of_a_real_file_is_known(name, folder):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"added_tokens_decoder": {"5": {"content": "<|im_start|>"}}}, r"<\|im_start\|> has id 5, but tokenizer.json gives it 256"),
-        ({"added_tokens_decoder": {"300": {"content": "<new>"}}}, "<new> has id 300, but tokenizer.json has no such token"),
+        (
+            {"added_tokens_decoder": {"5": {"content": "<|im_start|>"}}},
+            r"<\|im_start\|> has id 5, but tokenizer.json gives it 256",
+        ),
+        (
+            {"added_tokens_decoder": {"300": {"content": "<new>"}}},
+            "<new> has id 300, but tokenizer.json has no such token",
+        ),
         ({"added_tokens_decoder": 3}, "added_tokens_decoder cannot be read"),
         ({"add_prefix_space": True}, "add_prefix_space is True, tokenizer.json has False"),
         ({"do_lower_case": True}, "do_lower_case is True"),

@@ -179,7 +179,9 @@ def train_run_with_bad_rows(config: Path, overrides: list[str], bad: list[int]):
     from pretrain.engines import common
 
     original = loss.weighted_loss
-    modules = [sys.modules[name] for name in ("pretrain.engines.megatron", "pretrain.engines.zero3") if name in sys.modules]
+    modules = [
+        sys.modules[name] for name in ("pretrain.engines.megatron", "pretrain.engines.zero3") if name in sys.modules
+    ]
     assert modules, "the engine is imported before, so that its names can be replaced"
     rows: list[int] = []
 

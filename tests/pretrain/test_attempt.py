@@ -58,6 +58,7 @@ def test_an_older_attempt_publishes_nothing(monkeypatch, tmp_path, moment):
     if moment == "before":
         take_over()
     elif moment == "while it writes":
+
         def action(folder) -> None:
             write(folder)
             take_over()

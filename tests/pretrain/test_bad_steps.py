@@ -16,13 +16,19 @@ ENGINES = {
     "megatron fp32": (parallel_jobs.train_megatron_past_a_bad_step, "fp32", {"parallel": ParallelLayout()}),
     "megatron tp2 bf16": (parallel_jobs.train_megatron_past_a_bad_step, "bf16", {"parallel": ParallelLayout(tensor=2)}),
     "megatron distributed optimizer": (
-        parallel_jobs.train_megatron_past_a_bad_step, "bf16", {"parallel": ParallelLayout(distributed_optimizer=True)}
+        parallel_jobs.train_megatron_past_a_bad_step,
+        "bf16",
+        {"parallel": ParallelLayout(distributed_optimizer=True)},
     ),
     "zero3 bf16": (zero3_jobs.train_zero_past_a_bad_step, "bf16", {"zero": ZeroSection(keep_whole=200)}),
-    "zero3 fp32 offload": (zero3_jobs.train_zero_past_a_bad_step, "fp32", {"zero": ZeroSection(keep_whole=0, offload=True)}),
+    "zero3 fp32 offload": (
+        zero3_jobs.train_zero_past_a_bad_step,
+        "fp32",
+        {"zero": ZeroSection(keep_whole=0, offload=True)},
+    ),
     "zero2 bf16": (zero3_jobs.train_zero_past_a_bad_step, "bf16", {"zero": ZeroSection(stage=2)}),
     "zero1 bf16": (zero3_jobs.train_zero_past_a_bad_step, "bf16", {"zero": ZeroSection(stage=1)}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -19,9 +19,13 @@ from tests.model.tiny_training import training_config
 from tests.tools.tiny_export import write_tokenizer
 
 SIZES = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
     "head_dim": 8,
-}  # fmt: skip
+}
 MANIFEST = {"vq": {"codebook_size": 64}}
 
 
@@ -33,7 +37,9 @@ def tokenizer(tmp_path) -> Tokenizer:
 
 def started(tmp_path, there: ModelConfig, said: int, here: int) -> list:
     """Where the weights came from: the engine that takes them stands for either of the two."""
-    publish_alone(tmp_path / "start", lambda folder: (folder / "model.json").write_text(json.dumps(there.to_dict())), {})
+    publish_alone(
+        tmp_path / "start", lambda folder: (folder / "model.json").write_text(json.dumps(there.to_dict())), {}
+    )
     config = SimpleNamespace(
         run=SimpleNamespace(init_from=str(tmp_path / "start")), model=SimpleNamespace(max_position_embeddings=said)
     )
@@ -66,6 +72,10 @@ def test_the_section_sets_context_positions_and_family(tokenizer):
 
 def test_positions_are_read_from_yaml_and_the_command_line(tmp_path):
     source = "pretrain/configs/demo.yaml"
-    config = load_config(source, ["model.rope_scaling={rope_type: linear, factor: 2}", "model.max_position_embeddings=9"])
-    assert config.model.rope_scaling == {"rope_type": "linear", "factor": 2} and config.model.max_position_embeddings == 9
+    config = load_config(
+        source, ["model.rope_scaling={rope_type: linear, factor: 2}", "model.max_position_embeddings=9"]
+    )
+    assert (
+        config.model.rope_scaling == {"rope_type": "linear", "factor": 2} and config.model.max_position_embeddings == 9
+    )
     assert load_config(source).model.rope_scaling == {}

@@ -56,9 +56,16 @@ def test_defaults_fill_what_the_file_leaves_out(path):
 def test_overrides_win_and_are_read_as_yaml(path):
     config = load_config(
         path,
-        ["optim.lr=3e-4", "run.folder=a=b", "data.train_on_prompts=true", "log.sample_prompts=[a cat, 'dog: a']",
-         "data.sources=[{path: c, weight: 0.5}]", "log.every=3", "log.every=4"],
-    )  # fmt: skip
+        [
+            "optim.lr=3e-4",
+            "run.folder=a=b",
+            "data.train_on_prompts=true",
+            "log.sample_prompts=[a cat, 'dog: a']",
+            "data.sources=[{path: c, weight: 0.5}]",
+            "log.every=3",
+            "log.every=4",
+        ],
+    )
     assert (config.optim.lr, config.run.folder, config.data.train_on_prompts) == (3e-4, "a=b", True)
     assert config.log.sample_prompts == ("a cat", "dog: a")
     assert [(source.path, source.weight) for source in config.data.sources] == [("c", 0.5)]
@@ -83,7 +90,7 @@ FUSED = ["run.kernels=transformer_engine", "run.precision=bf16"]
         (["parallel.gradients=fp16"], ["parallel.gradients", "fp32 or bf16"]),
         (["parallel.gradients=bf16"], ["run.precision is fp32", "run.precision=bf16"]),
     ],
-)  # fmt: skip
+)
 def test_kernels_refuse_what_they_exclude(path, overrides, parts):
     message = refusal(path, *overrides)
     assert all(part in message for part in parts), message
@@ -249,9 +256,14 @@ def test_every_key_of_a_shipped_file_has_a_comment(path):
 
 
 def test_messages_say_whose_value_it_is_and_what_it_is_called_here(path):
-    assert refusal(path, "optim.learning_rate=1") == "command line: unknown key optim.learning_rate: it is called optim.lr here"
+    assert (
+        refusal(path, "optim.learning_rate=1")
+        == "command line: unknown key optim.learning_rate: it is called optim.lr here"
+    )
     assert refusal(path, "run.steps=x") == "command line: run.steps is 'x': expected int"
-    assert refusal(path, "data.sources=[{path: a, weigt: 1}]").startswith("command line: unknown key data.sources[0].weigt")
+    assert refusal(path, "data.sources=[{path: a, weigt: 1}]").startswith(
+        "command line: unknown key data.sources[0].weigt"
+    )
     assert refusal(path, "optim.beta1=1e400").startswith("command line: optim.beta1 is inf")
     assert refusal(path, "model.qqq=1").startswith("command line: unknown key model.qqq: model has hidden_size, ")
     path.write_text(path.read_text().replace("steps: 5", "steps: many"))
@@ -264,12 +276,17 @@ def test_numbers_with_an_exponent_and_empty_values(path):
     assert "expected int" in refusal(path, "run.steps=1.5") and "expected int" in refusal(path, "run.steps=")
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("optim:\n  lr: 1\n  warmup_steps: 5\n  lr: 2\n", "key 'lr' stands twice, in lines 2 and 4"),
-    ("optim: {lr: 1, lr: 2}\n", "key 'lr' stands twice, in lines 1 and 1"),
-    ("run: {folder: a}\nrun: {steps: 2}\n", "key 'run' stands twice"),
-    ("run: [a\n", "line 2, column 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim:\n  lr: 1\n  warmup_steps: 5\n  lr: 2\n", "key 'lr' stands twice, in lines 2 and 4"),
+        ("optim: {lr: 1, lr: 2}\n", "key 'lr' stands twice, in lines 1 and 1"),
+        ("run: {folder: a}\nrun: {steps: 2}\n", "key 'run' stands twice"),
+        ("run: [a\n", "line 2, column 1"),
+    ],
+)
 def test_a_key_that_stands_twice_is_refused_and_errors_name_the_file_and_line(path, text, message):
     path.write_text(text)
-    assert refusal(path).startswith(f"{path}: not YAML: ") and message in refusal(path) and "unicode" not in refusal(path)
+    assert (
+        refusal(path).startswith(f"{path}: not YAML: ") and message in refusal(path) and "unicode" not in refusal(path)
+    )

@@ -90,7 +90,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_target_tokens(changes):
     found = gradients(engine)
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4, msg=lambda text: f"{name}: {text}")  # noqa: B023
 
 
 def test_the_loss_of_picture_codes_counts_by_its_weight_in_the_gradient_alone():
@@ -107,7 +107,13 @@ def test_the_loss_of_picture_codes_counts_by_its_weight_in_the_gradient_alone():
     ((losses[~code].sum() + losses[code].sum() / 4) / len(labels)).backward()
     found = gradients(engine)
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-4, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name],
+            parameter.grad,
+            atol=1e-6,
+            rtol=1e-4,
+            msg=lambda text: f"{name}: {text}",  # noqa: B023
+        )
 
 
 def plain_adamw(model: UniXModel) -> torch.optim.AdamW:
@@ -163,7 +169,7 @@ def test_losses_are_those_of_the_hugging_face_model_by_modality():
     engine = engine_of(config)
     reference = hugging_face_model(config, engine.weights())
     sums, counts = {False: 0.0, True: 0.0}, {False: 0, True: 0}
-    for ids in (torch.tensor(document) for row in DOCUMENTS for document in row):
+    for ids in (torch.tensor(ids) for row in DOCUMENTS for ids in row):
         with torch.no_grad():
             logits = reference(input_ids=ids[None]).logits[0, :-1].double()
         losses = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")

@@ -31,20 +31,43 @@ def overrides(tiny_data: TinyData, commands: CommandServer, tmp_path_factory: py
     """Shards of conversations and of edits, a pretrained run of two steps, and a configuration that goes on from it."""
     root = tmp_path_factory.mktemp("tuning")
     inputs = {
-        "conversations": [kinds.llava(root / "llava", as_list=True), kinds.parquet(root / "fine.parquet", kinds.finevision())],
+        "conversations": [
+            kinds.llava(root / "llava", as_list=True),
+            kinds.parquet(root / "fine.parquet", kinds.finevision()),
+        ],
         "edits": [kinds.parquet(root / "edits.parquet", kinds.bagel())],
     }
     for name, paths in inputs.items():
-        done = commands.run("tokenization/shard_images.py", "--input", *paths, "--output", root / name, "--vq", tiny_data.vq,
-                            "--tokenizer", tiny_data.tokenizer, "--workers", 0)  # fmt: skip
+        done = commands.run(
+            "tokenization/shard_images.py",
+            "--input",
+            *paths,
+            "--output",
+            root / name,
+            "--vq",
+            tiny_data.vq,
+            "--tokenizer",
+            tiny_data.tokenizer,
+            "--workers",
+            0,
+        )
         assert done.code == 0, done.err
     done = commands.run("pretrain/train.py", "--config", write_config(tiny_data, root / "pretrained"), "run.steps=2")
     assert done.code == 0, done.err
     paths = [root / "conversations", root / "edits", tiny_data.train]
     sources = ", ".join(f"{{path: {path}, share: {share}}}" for path, share in zip(paths, SHARES, strict=True))
-    return [f"run.init_from={root / 'pretrained'}", f"data.sources=[{sources}]", "data.wordings=en-de-zh",
-            "data.drop_instruction=0.2", "data.drop_source=0.2", "data.drop_both=0.2", "data.row_length=256",
-            "optim.decay=linear", "optim.final_lr=0", f"optim.freeze=['{FROZEN}*', '*layernorm.weight']"]  # fmt: skip
+    return [
+        f"run.init_from={root / 'pretrained'}",
+        f"data.sources=[{sources}]",
+        "data.wordings=en-de-zh",
+        "data.drop_instruction=0.2",
+        "data.drop_source=0.2",
+        "data.drop_both=0.2",
+        "data.row_length=256",
+        "optim.decay=linear",
+        "optim.final_lr=0",
+        f"optim.freeze=['{FROZEN}*', '*layernorm.weight']",
+    ]
 
 
 def test_killed_and_started_again_it_is_the_run_that_never_stopped(commands, tiny_data, tmp_path, overrides):
@@ -89,17 +112,38 @@ def test_rows_mix_the_kinds_in_their_shares_and_ask_in_all_languages(tiny_data, 
 
 
 def test_conversations_that_are_cut_are_told(commands, tiny_data, tmp_path, overrides):
-    run = Run(commands, tiny_data, tmp_path / "run", *overrides, "data.row_length=64", "data.row_multiple=4", "run.steps=1",
-              f"data.sources=[{overrides[1].partition('=[')[2].split('}')[0]}}}]", "data.heldout=''")  # fmt: skip
+    run = Run(
+        commands,
+        tiny_data,
+        tmp_path / "run",
+        *overrides,
+        "data.row_length=64",
+        "data.row_multiple=4",
+        "run.steps=1",
+        f"data.sources=[{overrides[1].partition('=[')[2].split('}')[0]}}}]",
+        "data.heldout=''",
+    )
     out = run.finish().out
     assert "conversations: 40.00% of its conversations are longer than a row of 64 tokens and are cut" in out
 
 
 def test_sources_of_two_grids_are_refused(commands, tiny_data, tmp_path, overrides):
     """The image tokenizer is one, the pictures are of 4 x 4 codes here and of 8 x 8 there."""
-    done = commands.run("tokenization/shard_images.py", "--input", tiny_data.corpus / "heldout/folder", "--output",
-                        tmp_path / "large", "--vq", tiny_data.vq, "--tokenizer", tiny_data.tokenizer, "--image-size", 64,
-                        "--workers", 0)  # fmt: skip
+    done = commands.run(
+        "tokenization/shard_images.py",
+        "--input",
+        tiny_data.corpus / "heldout/folder",
+        "--output",
+        tmp_path / "large",
+        "--vq",
+        tiny_data.vq,
+        "--tokenizer",
+        tiny_data.tokenizer,
+        "--image-size",
+        64,
+        "--workers",
+        0,
+    )
     assert done.code == 0, done.err
     sources = f"data.sources=[{{path: {tiny_data.train}}}, {{path: {tmp_path / 'large'}}}]"
     done = Run(commands, tiny_data, tmp_path / "run", *overrides, sources).start().wait()
@@ -116,7 +160,16 @@ def test_the_shipped_configurations_follow_one_another_and_are_the_published_rec
     assert (tuned.run.steps, tuned.optim.warmup_steps, tuned.data.row_length) == (10_000, 1_000, 20_480)
     for config in (tuned, edits):
         assert config.optim.warmup_steps == config.run.steps / 10 and config.data.row_length == 20_480
-        assert config.data.rows_per_step == 56 and sum(source.share for source in config.data.sources) == pytest.approx(1)
+        assert config.data.rows_per_step == 56 and sum(source.share for source in config.data.sources) == pytest.approx(
+            1
+        )
     triple = 2 * 1026 + 30 + 20  # two pictures, an instruction, marks of turns
-    seen = edits.run.steps * edits.data.rows_per_step * edits.data.row_length * edits.data.sources[0].share / triple / 90_000
+    seen = (
+        edits.run.steps
+        * edits.data.rows_per_step
+        * edits.data.row_length
+        * edits.data.sources[0].share
+        / triple
+        / 90_000
+    )
     assert 3.5 < seen < 4.5

@@ -26,11 +26,15 @@ STEPS = 3
 def test_patterns_are_globs_over_training_names():
     config = training_config()
     names = training_names(config)
-    assert frozen_names(("decoder.layers.0.text.*",), config) == {n for n in names if n.startswith("decoder.layers.0.text.")}
+    assert frozen_names(("decoder.layers.0.text.*",), config) == {
+        n for n in names if n.startswith("decoder.layers.0.text.")
+    }
     assert frozen_names(("decoder.layers.[12].*", "embedding*"), config) == {
         n for n in names if n.startswith(("decoder.layers.1.", "decoder.layers.2.", "embedding"))
     }
-    with pytest.raises(UserError, match="'decoder.layers.9.*' is the name of no weight: there are .*decoder.layers.0.") as told:
+    with pytest.raises(
+        UserError, match="'decoder.layers.9.*' is the name of no weight: there are .*decoder.layers.0."
+    ) as told:
         frozen_names(("embedding*", "decoder.layers.9.text.mlp"), config)
     assert "\n" not in str(told.value)
     with pytest.raises(UserError, match="leaves nothing to learn"):
@@ -72,7 +76,9 @@ def test_saved_and_loaded_it_goes_on_to_the_last_bit_without_state_of_what_is_fr
     for lr in (0.01, 0.003):
         assert engine.train_step(rows, lr) == other.train_step(rows, lr)
     assert all(torch.equal(tensor, weights_of(other)[name]) for name, tensor in engine.weights())
-    with pytest.raises(UserError, match="has no optimizer state of .* tensors that learn here .* set optim.freeze as it was"):
+    with pytest.raises(
+        UserError, match="has no optimizer state of .* tensors that learn here .* set optim.freeze as it was"
+    ):
         engine_of(config, precision=precision).load(tmp_path, 1)
 
 

@@ -15,8 +15,10 @@ from pretrain.metrics import keep_until
 
 
 @hypothesis.settings(deadline=None)
-@hypothesis.given(strategies.lists(strategies.sampled_from([b"", b"a", b"\n", b"{}", b"\r", b"longer line"]), max_size=30),
-                  strategies.integers(1, 40))  # fmt: skip
+@hypothesis.given(
+    strategies.lists(strategies.sampled_from([b"", b"a", b"\n", b"{}", b"\r", b"longer line"]), max_size=30),
+    strategies.integers(1, 40),
+)
 def test_lines_are_those_of_the_file_from_its_end(tmp_path_factory, pieces: list[bytes], block: int):
     path, whole = tmp_path_factory.getbasetemp() / "lines", b"".join(pieces)
     path.write_bytes(whole)
@@ -55,5 +57,7 @@ def test_what_is_kept_ends_with_a_step(tmp_path: Path, step: int):
     lines = [{"step": 1}, {"step": 1, "heldout": 1}, {"step": 2}, {"step": 3}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4')
     keep_until(path, step)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [line for line in lines if line["step"] <= step]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        line for line in lines if line["step"] <= step
+    ]
     assert not path.read_bytes() or path.read_bytes().endswith(b"\n")

@@ -34,10 +34,24 @@ def test_what_changed_is_said_by_name():
 
 def test_a_resume_with_other_threads_says_so_once(commands, tiny_data, tmp_path):
     config = write_config(tiny_data, tmp_path / "run")
-    words = ["pretrain/train.py", "--config", config, "log.heldout_rows=1", "checkpoint.every=1", "run.deterministic=true"]
-    said = [commands.run(*words, f"run.steps={steps}", f"run.threads={threads}") for steps, threads in ((1, 1), (2, 2), (3, 2))]
+    words = [
+        "pretrain/train.py",
+        "--config",
+        config,
+        "log.heldout_rows=1",
+        "checkpoint.every=1",
+        "run.deterministic=true",
+    ]
+    said = [
+        commands.run(*words, f"run.steps={steps}", f"run.threads={threads}")
+        for steps, threads in ((1, 1), (2, 2), (3, 2))
+    ]
     assert [done.code for done in said] == [0, 0, 0], said
     lines = ["".join(line for line in done.out.splitlines() if "other machines" in line) for done in said]
-    assert lines == ["", "other machines than before (threads 1, now 2): losses follow to rounding, not to the last bit", ""]
+    assert lines == [
+        "",
+        "other machines than before (threads 1, now 2): losses follow to rounding, not to the last bit",
+        "",
+    ]
     starts = [json.loads(line) for line in (tmp_path / "run/starts.jsonl").read_text().splitlines()]
     assert [found["machines"][0]["threads"] for found in starts] == [1, 2, 2]

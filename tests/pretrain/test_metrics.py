@@ -39,8 +39,14 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
     write(tmp_path, 0, range(6), 0.0)
     write(tmp_path, 3, range(4, 7), 100.0)
     assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [
-        (0, 0), (1, 1), (2, 2), (3, 3), (4, 104), (5, 105), (6, 106),
-    ]  # fmt: skip
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (4, 104),
+        (5, 105),
+        (6, 106),
+    ]
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -67,8 +73,14 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [
-        (1, 1), (2, 2), (3, 3), (4, 104), (5, 105), (6, 106), (7, 107),
-    ]  # fmt: skip
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (4, 104),
+        (5, 105),
+        (6, 106),
+        (7, 107),
+    ]
 
 
 def test_pace_counts_from_the_last_line_and_foresees_from_all_steps(monkeypatch):
@@ -95,10 +107,20 @@ def test_the_progress_line_says_what_a_person_wants_to_know():
 def test_a_line_holds_the_mean_of_all_steps_since_the_last_one():
     """With one row a step, a modality may be missing from single steps; steps weigh by their target tokens."""
     progress = Progress()
-    for figures in (StepFigures(6.0, 0.0, 3, 0), StepFigures(0.0, 8.0, 0, 2), StepFigures(math.nan, 1.0, 5, 5),
-                    StepFigures(2.0, 1.0, 1, 1)):  # fmt: skip
+    for figures in (
+        StepFigures(6.0, 0.0, 3, 0),
+        StepFigures(0.0, 8.0, 0, 2),
+        StepFigures(math.nan, 1.0, 5, 5),
+        StepFigures(2.0, 1.0, 1, 1),
+    ):
         progress.add(figures)
-    assert progress.means() == {"loss": 17 / 7, "loss_text": 2.0, "loss_image": 3.0, "tokens_text": 4 / 3, "tokens_image": 1.0}
+    assert progress.means() == {
+        "loss": 17 / 7,
+        "loss_text": 2.0,
+        "loss_image": 3.0,
+        "tokens_text": 4 / 3,
+        "tokens_image": 1.0,
+    }
     again = Progress.of(json.loads(json.dumps({**progress.state(), "step": 4})))
     assert again.means() == progress.means()  # a run that resumes between two lines writes what it would have written
     assert Progress.of({"step": 3, "rows": 6}).means() == {"tokens_text": 0.0, "tokens_image": 0.0}
@@ -125,4 +147,10 @@ def test_a_run_that_goes_back_on_a_full_disk_has_each_step_once(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         for step in (4, 5):
             log.write(step, {"train/loss": 100.0 + step})
-    assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [(1, 1), (2, 2), (3, 3), (4, 104), (5, 105)]
+    assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (4, 104),
+        (5, 105),
+    ]

@@ -31,8 +31,10 @@ def walked(mixed: Mixture, blocks: range) -> list[numpy.ndarray]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 6), st.floats(0.1, 3)), min_size=1, max_size=3),
-       st.integers(5, 40))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(1, 6), st.floats(0.1, 3)), min_size=1, max_size=3),
+    st.integers(5, 40),
+)
 def test_no_document_again_before_all_others_were_there(sources, block_documents):
     sources = [texts(count, 5, min(shards, count), weight) for count, shards, weight in sources]
     if sum(entry.weight * len(entry.index) for entry in sources) < 1:
@@ -75,8 +77,10 @@ def kinds_of_documents(shares: tuple[float, ...]) -> list[SourceLengths]:
         "conversation": [[(4, asked), (2 + n % 9, answer)] * (1 + n % 3) for n in range(1500)],
         "edit": [[(16, PICTURE + asked), (6, asked), (8, asked + WORDING), (16, PICTURE + answer)] for _ in range(400)],
     }
-    return [SourceLengths(kind, 1.0, index_of(documents, [kind] * len(documents), shards=4), share)
-            for (kind, documents), share in zip(entries.items(), shares, strict=True)]  # fmt: skip
+    return [
+        SourceLengths(kind, 1.0, index_of(documents, [kind] * len(documents), shards=4), share)
+        for (kind, documents), share in zip(entries.items(), shares, strict=True)
+    ]
 
 
 def test_kinds_are_mixed_in_their_shares_of_tokens_over_a_run():
@@ -135,8 +139,11 @@ def test_rows_of_many_blocks_hold_every_document_once(monkeypatch: pytest.Monkey
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 60).flatmap(lambda count: st.lists(st.booleans(), min_size=count, max_size=count)),
-       st.integers(1, 6), st.integers(3, 20))  # fmt: skip
+@given(
+    st.integers(1, 60).flatmap(lambda count: st.lists(st.booleans(), min_size=count, max_size=count)),
+    st.integers(1, 6),
+    st.integers(3, 20),
+)
 def test_documents_that_are_left_out_never_come_and_others_as_often_as_before(kept, shards, block_documents):
     kept = [True, *kept]
     index = index_of([[(16, PICTURE), (4 + number, 0), (8, WORDING)] for number in range(len(kept))], shards=shards)

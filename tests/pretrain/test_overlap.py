@@ -25,10 +25,15 @@ ELEMENTS = 2000  # the tiny model then has a dozen buckets
 def test_overlap_changes_nothing_beyond_rounding(world: World, layout: str, flavour: str):
     ranks, switches = LAYOUTS[layout]
     (beside, after) = (
-        world.run(parallel_jobs.train_in_buckets, ranks, changes=FLAVOURS[flavour], elements=ELEMENTS,
-                  parallel=ParallelLayout(**switches, overlap=overlap))
+        world.run(
+            parallel_jobs.train_in_buckets,
+            ranks,
+            changes=FLAVOURS[flavour],
+            elements=ELEMENTS,
+            parallel=ParallelLayout(**switches, overlap=overlap),
+        )
         for overlap in (True, False)
-    )  # fmt: skip
+    )
     for (one, buckets, sent, fresh), (other, single, _, _) in zip(beside, after, strict=True):
         assert fresh, "what is stored are the weights of the last update"
         assert single <= 3 and (buckets > 3 or "pipeline" in switches)
@@ -38,16 +43,24 @@ def test_overlap_changes_nothing_beyond_rounding(world: World, layout: str, flav
         for here, there in zip([*steps, measured], [*steps_after, measured_after], strict=True):
             assert here == pytest.approx(there, rel=2e-6)
         for name, tensor in weights.items():
-            torch.testing.assert_close(tensor, weights_after[name], atol=2e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                tensor, weights_after[name], atol=2e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def test_gradients_in_bf16_are_those_of_bf16_and_no_others(world: World):
     switches = {"distributed_optimizer": True, "overlap": True}
     whole, half = (
-        world.run(parallel_jobs.train_in_buckets, 2, changes={}, elements=ELEMENTS, precision="bf16",
-                  parallel=ParallelLayout(**switches, gradients=gradients))[0][0]
+        world.run(
+            parallel_jobs.train_in_buckets,
+            2,
+            changes={},
+            elements=ELEMENTS,
+            precision="bf16",
+            parallel=ParallelLayout(**switches, gradients=gradients),
+        )[0][0]
         for gradients in ("fp32", "bf16")
-    )  # fmt: skip
+    )
     assert whole[0][0][:4] == half[0][0][:4]
     assert whole[0] != half[0], "rounded to bfloat16, sums are others"
     for here, there in zip(whole[0], half[0], strict=True):

@@ -46,8 +46,10 @@ LAYOUTS = {
 @pytest.fixture(scope="module")
 def alone(world: World) -> dict:
     """What one process does, by flavour."""
-    return {name: world.run(parallel_jobs.train, 1, changes=FLAVOURS[name], parallel=ParallelLayout())[0]
-            for name in FLAVOURS}  # fmt: skip
+    return {
+        name: world.run(parallel_jobs.train, 1, changes=FLAVOURS[name], parallel=ParallelLayout())[0]
+        for name in FLAVOURS
+    }
 
 
 def assert_same_training(found: list, expected: tuple, ranks: int) -> None:
@@ -88,7 +90,11 @@ DROPOUT = dataclasses.replace(parallel_jobs.OPTIM, dropout=0.2)
 BASELINES = {
     "mot": {"layer_kinds": ("mot",) * 4, "tie_word_embeddings": True, **QWEN25},
     "moe_hard": {"layer_kinds": ("moe_hard", "shared", "shared", "moe_hard"), "tie_word_embeddings": False, **QWEN3},
-    "all four kinds": {"layer_kinds": ("mot", "shared", "moe_hard", "separated"), "tie_word_embeddings": False, **QWEN3},
+    "all four kinds": {
+        "layer_kinds": ("mot", "shared", "moe_hard", "separated"),
+        "tie_word_embeddings": False,
+        **QWEN3,
+    },
 }
 
 

@@ -154,7 +154,9 @@ def test_who_reads_what(world, tiny_data, tmp_path, reference):
         run = tmp_path / f"run-{ranks}"
         stopped_after_the_save(reference, run)
         config = write_config(tiny_data, run, layout)
-        found = [documents for _, _, documents in world.run(checkpoint_jobs.train_run, ranks, config=config, overrides=[])]
+        found = [
+            documents for _, _, documents in world.run(checkpoint_jobs.train_run, ranks, config=config, overrides=[])
+        ]
         assert all(found[rank] == found[0] and len(found[0]) > 8 for rank in readers)
         assert all(found[rank] == [] for rank in range(ranks) if rank not in readers)
         assert_follows(run, reference)
@@ -166,9 +168,14 @@ def test_a_disk_that_is_full_costs_a_warning(world, tiny_data, tmp_path, referen
         run = tmp_path / f"run-{asynchronous}"
         config = write_config(tiny_data, run, {"tensor": 2}, checkpoint={"every": 2})
         found = world.run(
-            checkpoint_jobs.train_run_with_small_files, 2, config=config, rank=1, saves=(2,), limit=4096,
+            checkpoint_jobs.train_run_with_small_files,
+            2,
+            config=config,
+            rank=1,
+            saves=(2,),
+            limit=4096,
             overrides=[f"checkpoint.async_save={asynchronous}"],
-        )  # fmt: skip
+        )
         assert [code for code, _, _ in found] == [0, 0] and not found[1][1]
         (warning,) = [line for line in found[0][1].splitlines() if line.startswith("warning")]
         assert "checkpoint of step 4 could not be written" in warning and "the run goes on" in warning
@@ -181,8 +188,9 @@ def test_a_last_save_that_fails_is_a_failed_run(world, tiny_data, tmp_path, refe
     run = tmp_path / "run"
     config = write_config(tiny_data, run, {"tensor": 2})
     with pytest.raises(AssertionError, match="RunFailed: .*the last checkpoint could not be written"):
-        world.run(checkpoint_jobs.train_run_with_small_files, 2, config=config, rank=0, saves=(2,), limit=4096,
-                  overrides=[])  # fmt: skip
+        world.run(
+            checkpoint_jobs.train_run_with_small_files, 2, config=config, rank=0, saves=(2,), limit=4096, overrides=[]
+        )
     assert checkpoint_names(run) == ["step_00000004"]
     found = world.run(checkpoint_jobs.train_run, 1, config=config, overrides=["parallel.tensor=1"])
     assert "at step 4, row 8" in found[0][1]
@@ -206,11 +214,11 @@ def test_damage_is_passed_over_by_all_ranks(world, tiny_data, tmp_path, referenc
     half = checkpoint.folder_of(run, 9).with_suffix(checkpoint.PARTIAL)
     half.mkdir()
     (half / "__0_0.distcp").write_bytes(b"half")
-    found = world.run(
-        checkpoint_jobs.train_run, 4, config=write_config(tiny_data, run, {"tensor": 2}), overrides=[]
-    )  # fmt: skip
+    found = world.run(checkpoint_jobs.train_run, 4, config=write_config(tiny_data, run, {"tensor": 2}), overrides=[])
     warnings = [line for line in found[0][1].splitlines() if line.startswith("warning")]
-    assert [name in line for name, line in zip(("step_00000008", "00000007", "00000006"), warnings, strict=True)] == [True] * 3
+    assert [name in line for name, line in zip(("step_00000008", "00000007", "00000006"), warnings, strict=True)] == [
+        True
+    ] * 3
     assert "at step 4, row 8" in found[0][1] and not found[1][1]
     assert_follows(run, reference)
     assert checkpoint_names(run) == [f"step_0000000{step}" for step in (4, 6, 7, 8)]  # the half-written one is gone

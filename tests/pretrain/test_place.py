@@ -35,7 +35,11 @@ def test_data_parallelism_takes_what_is_left():
         (4, ["parallel.pipeline=2", "parallel.layout=Et|t|t|tL", "data.rows_per_step=6"], ["6", "microbatches"]),
         (2, ["parallel.tensor=2", "parallel.sequence=true", "data.row_multiple=3"], ["data.row_multiple 3"]),
         (2, ["parallel.pipeline=2", "parallel.layout=Et|ttL"], ["has 3 layers", "the model has 4"]),
-        (2, ["run.engine=zero3", "parallel.pipeline=2"], ["no pipeline stages", "parallel.pipeline 2", "parallel.tensor"]),
+        (
+            2,
+            ["run.engine=zero3", "parallel.pipeline=2"],
+            ["no pipeline stages", "parallel.pipeline 2", "parallel.tensor"],
+        ),
         (2, ["run.engine=zero3", "parallel.distributed_optimizer=true"], ["zero.stage", "leave it out"]),
         (4, ["run.engine=zero3", "zero.hierarchical=3"], ["zero.hierarchical 3", "4 data-parallel ranks"]),
         (4, ["run.engine=zero3", "zero.hierarchical=2", "zero.stage=2"], ["zero.stage 2", "zero.stage=3"]),

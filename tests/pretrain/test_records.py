@@ -34,7 +34,9 @@ class Full:
         resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
 
 
-WRITES = st.lists(st.tuples(st.sampled_from("abW"), st.integers(0, 300), st.sampled_from([0, 7, 150, None])), max_size=12)
+WRITES = st.lists(
+    st.tuples(st.sampled_from("abW"), st.integers(0, 300), st.sampled_from([0, 7, 150, None])), max_size=12
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -83,13 +85,15 @@ let_output_go()
 """
 
 
-@pytest.mark.parametrize("room, found", [
-    (True, "third\nwarning: this log had no room for 2 lines before the last one\n"), (False, "")
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "room, found", [(True, "third\nwarning: this log had no room for 2 lines before the last one\n"), (False, "")]
+)
 def test_a_log_on_a_full_disk_ends_nothing(tmp_path, room, found):
     """Python drops lines that could not be flushed: they are counted. The exit code is the program's own."""
     with open(tmp_path / "log", "w") as log:
-        done = subprocess.run([sys.executable, "-c", LOG.format(room=room)], cwd=ROOT, stdout=log, stderr=subprocess.PIPE)
+        done = subprocess.run(
+            [sys.executable, "-c", LOG.format(room=room)], cwd=ROOT, stdout=log, stderr=subprocess.PIPE
+        )
     assert (done.returncode, done.stderr, (tmp_path / "log").read_text()) == (0, b"", found)
 
 
@@ -99,8 +103,10 @@ def test_what_is_lost_at_the_end_is_counted(tmp_path, capsys, monkeypatch):
     with Full(0), Records(said.append) as kept:
         for _ in range(4):
             kept.append(tmp_path / "a", b"123\n")
-    assert said == [f"warning: {tmp_path / 'a'}: File too large: what this run records is kept in memory until there is room, "
-                    "and training goes on"]  # fmt: skip
+    assert said == [
+        f"warning: {tmp_path / 'a'}: File too large: what this run records is kept in memory until there is room, "
+        "and training goes on"
+    ]
     assert capsys.readouterr().err == f"warning: records that could not be written are lost: 4 of {tmp_path / 'a'}\n"
     assert (tmp_path / "a").read_bytes() == b""
 
@@ -117,7 +123,9 @@ def test_a_disk_that_is_full_for_some_steps_costs_a_run_nothing_but_their_checkp
     for name, full, room in (("whole", STEPS, STEPS), ("full", 2, 7)):
         changes = {"checkpoint": {"every": 2, "keep": 9}, "log": {"tensorboard": True}}
         config = write_config(tiny_data, tmp_path / name, {}, **changes)
-        found[name] = world.run(checkpoint_jobs.train_run_on_a_full_disk, 2, config=config, overrides=[], full=full, room=room)
+        found[name] = world.run(
+            checkpoint_jobs.train_run_on_a_full_disk, 2, config=config, overrides=[], full=full, room=room
+        )
     assert [code for code, _, _ in found["full"]] == [0, 0] and not found["full"][1][1]
     run, whole = tmp_path / "full", tmp_path / "whole"
     warnings = [line for line in found["full"][0][1].splitlines() if "warning" in line]
@@ -138,8 +146,12 @@ def events(run: Path) -> list:
 
     found = EventAccumulator(str(run / "tensorboard"))
     found.Reload()
-    return [(name, event.step, event.value) for name in found.Tags()["scalars"] for event in found.Scalars(name)
-            if not name.startswith(("tok_per", "data_wait"))]  # fmt: skip
+    return [
+        (name, event.step, event.value)
+        for name in found.Tags()["scalars"]
+        for event in found.Scalars(name)
+        if not name.startswith(("tok_per", "data_wait"))
+    ]
 
 
 def test_a_start_without_room_is_one_line(tiny_data, tmp_path, commands):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.data import cache_of
 from pretrain.config import load_config
+from pretrain.data import cache_of
 from tests.commands import Finished, assert_refused
 from tests.pretrain import checkpoint_jobs
 from tests.pretrain.test_parallel_run import write_config
@@ -39,7 +39,9 @@ def overrides(store: Store, cache: Path, *more: str) -> list[str]:
 def assert_store_lost(done: Finished, url: str) -> None:
     """Exit code 75, and one line with the URL."""
     assert done.code == 75, (done.code, done.err)
-    assert done.err.startswith(f"error: {url}") and "does not answer" in done.err and done.err.count("\n") == 1, done.err
+    assert done.err.startswith(f"error: {url}") and "does not answer" in done.err and done.err.count("\n") == 1, (
+        done.err
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -116,5 +118,8 @@ def test_a_resumed_run_may_read_the_same_dataset_from_elsewhere(commands, tiny_d
     run.arguments += overrides(store, tmp_path / "cache", f"data.cache_limit={1e-6}")
     done = run.finish()
     assert "at step 4, row 8" in done.out
-    assert "warning: data.cache_limit 1e-06: rows that are read together need" in done.out and "again and again" in done.out
+    assert (
+        "warning: data.cache_limit 1e-06: rows that are read together need" in done.out
+        and "again and again" in done.out
+    )
     assert_same(run, uninterrupted(commands, tiny_data, "fp32"))

@@ -97,8 +97,7 @@ def test_killed_and_started_again_with_workers(commands, tiny_data, tmp_path, pr
 
 @pytest.mark.parametrize(
     "number, workers, whole_job",
-    [(signal.SIGTERM, 0, False), (signal.SIGTERM, 2, True), (signal.SIGINT, 2, True),
-     (signal.SIGUSR1, 2, True)],
+    [(signal.SIGTERM, 0, False), (signal.SIGTERM, 2, True), (signal.SIGINT, 2, True), (signal.SIGUSR1, 2, True)],
     ids=["SIGTERM", "SIGTERM to the job", "ctrl-c", "SIGUSR1 to the job"],
 )
 def test_a_signal_saves_after_the_step(commands, tiny_data, tmp_path, number, workers, whole_job):
@@ -136,7 +135,9 @@ def test_workers_that_are_killed_are_begun_again_at_the_next_row(commands, tiny_
     done = run.start("kill_workers_after_updates", 1, 3).wait()
     assert (done.code, done.err) == (0, "")
     told = [line for line in done.out.splitlines() if "workers begin again" in line]
-    assert len(told) == 2 and all(re.search(r"worker \d+ \(it held [\d,]+ MiB .* was killed at row \d+", line) for line in told)
+    assert len(told) == 2 and all(
+        re.search(r"worker \d+ \(it held [\d,]+ MiB .* was killed at row \d+", line) for line in told
+    )
     assert "(1 of 5 times)" in told[0] and "(2 of 5 times)" in told[1]
     assert read_metrics(run.folder) == read_metrics(reference.folder)
 

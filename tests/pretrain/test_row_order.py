@@ -49,8 +49,19 @@ def shards(tmp_path_factory: pytest.TempPathFactory, commands: CommandServer, to
         ],
     }
     for name, paths in inputs.items():
-        done = commands.run("tokenization/shard_images.py", "--input", *paths, "--output", root / name, "--vq", vq,
-                            "--tokenizer", tokenizer_folder, "--samples-per-part", 16)  # fmt: skip
+        done = commands.run(
+            "tokenization/shard_images.py",
+            "--input",
+            *paths,
+            "--output",
+            root / name,
+            "--vq",
+            vq,
+            "--tokenizer",
+            tokenizer_folder,
+            "--samples-per-part",
+            16,
+        )
         assert done.code == 0, done.err
     return root
 

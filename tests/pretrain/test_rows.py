@@ -190,9 +190,13 @@ def test_documents_in_order_have_the_planned_length_and_are_cut_between_pictures
     kind, task = ("conversation", TURNS) if turns else ("interleaved", IN_ORDER)
     lengths, layout = (numpy.array(column) for column in zip(*document))
     planned = ordered_lengths(
-        PROMPTS, numpy.array([task] * 2), numpy.array([draw, draw + 1]), numpy.array([len(document)] * 2),
-        numpy.tile(lengths, 2), numpy.tile(layout, 2),
-    )  # fmt: skip
+        PROMPTS,
+        numpy.array([task] * 2),
+        numpy.array([draw, draw + 1]),
+        numpy.array([len(document)] * 2),
+        numpy.tile(lengths, 2),
+        numpy.tile(layout, 2),
+    )
     source = SourceLengths("a", 1.0, index_of([document], [kind]))
     rows = epoch(plan([source], size=RowSize(56, 4)))
     pieces = sorted((piece for row in rows for piece in row), key=lambda piece: piece.start)
@@ -326,7 +330,9 @@ def test_what_no_row_can_hold_is_known_from_the_index_and_left_out(sizes, in_ord
     planned = plan([SourceLengths("a", 1.0, index_of(entries, [kind] * len(entries)))], size=RowSize(84, 4))
     found = set(planned.too_long(0).tolist())
     longest = max(len(PROMPTS.encode(piece)) for piece in PROMPTS.templates.image_to_text)
-    wordings = [sum(len(PROMPTS.encode(part)) for part in w.split("{caption}")) for w in PROMPTS.templates.text_to_image]
+    wordings = [
+        sum(len(PROMPTS.encode(part)) for part in w.split("{caption}")) for w in PROMPTS.templates.text_to_image
+    ]
     most, alone = max(longest, *wordings), len(PROMPTS.encode(PROMPTS.templates.unconditional))
     for number, (tokens, codes) in enumerate(sizes):
         whole = codes + 2 if in_order else codes + 3 + max(tokens + most, alone)
@@ -338,5 +344,7 @@ def test_what_no_row_can_hold_is_known_from_the_index_and_left_out(sizes, in_ord
 
 
 def test_a_plan_knows_the_tokens_of_all_documents():
-    planned = plan([SourceLengths("a", 1.0, index_of([[(9, 0)]] * 20)), SourceLengths("b", 1.0, index_of([[(4, 0)]] * 5))])
+    planned = plan(
+        [SourceLengths("a", 1.0, index_of([[(9, 0)]] * 20)), SourceLengths("b", 1.0, index_of([[(4, 0)]] * 5))]
+    )
     assert planned.tokens() == 20 * 10 + 5 * 5  # texts and the ends of their documents

@@ -29,7 +29,15 @@ def test_settings_that_changed_since_the_last_start_are_named_with_both_values(t
         f"run.steps 17 (was {before.run.steps}), data.rows_per_step 3 (was {before.data.rows_per_step}), "
         f"optim.lr 0.25 (was {before.optim.lr}), log.every 7 (was {before.log.every})"
     )
-    many = settings_changed(tmp_path, config(*(f"optim.{key}=0.5" for key in ("lr", "final_lr", "dropout", "clip_grad", "weight_decay", "beta1", "beta2"))))
+    many = settings_changed(
+        tmp_path,
+        config(
+            *(
+                f"optim.{key}=0.5"
+                for key in ("lr", "final_lr", "dropout", "clip_grad", "weight_decay", "beta1", "beta2")
+            )
+        ),
+    )
     assert many.endswith("and 1 more")
 
 
@@ -43,7 +51,9 @@ def test_a_wrong_image_token_offset_is_named_before_what_follows_from_it(tmp_pat
     model = training_config()
     (tmp_path / "model.json").write_text(json.dumps(model.to_dict()))
     assert check_model(tmp_path, model, "x")["image_token_offset"] == model.image_token_offset
-    other = dataclasses.replace(model, image_token_offset=model.image_token_offset + 64, vocab_size=model.vocab_size + 64)
+    other = dataclasses.replace(
+        model, image_token_offset=model.image_token_offset + 64, vocab_size=model.vocab_size + 64
+    )
     with pytest.raises(UserError) as refused:
         check_model(tmp_path, other, "remedy")
     words = f"(image_token_offset {model.image_token_offset} there, {other.image_token_offset} here, vocab_size "

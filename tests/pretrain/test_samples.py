@@ -30,8 +30,10 @@ def test_a_gpu_without_room_costs_a_warning_and_no_run(monkeypatch, capsys):
 
     monkeypatch.setattr(samples, "hugging_face_model", no_room)
     drawing = object.__new__(Sampler)
-    drawing.captions, drawing.together, drawing.data = ("a",), Together(), SimpleNamespace(
-        model_config=None, picture_shapes=list
+    drawing.captions, drawing.together, drawing.data = (
+        ("a",),
+        Together(),
+        SimpleNamespace(model_config=None, picture_shapes=list),
     )
     engine = SimpleNamespace(weights=lambda: iter([("w", torch.zeros(1 << 10))]))
     drawing.draw(engine, 7, records=None, alive=lambda: None)

@@ -41,7 +41,7 @@ from pretrain.tasks import (
 )
 from tests.commands import CommandServer
 from tests.pretrain.test_rows import index_of
-from tests.pretrain.test_targets import ANSWER, CAPTION, QUESTION, STOP, VOCABULARY, encode, markup, said, spelt
+from tests.pretrain.test_targets import ANSWER, QUESTION, STOP, VOCABULARY, encode, markup, said, spelt
 from tests.pretrain.tiny_run import STEPS, TinyData, read_metrics, write_config
 from tokenization.sample import PICTURE, ROLE, SHAPE, WORDING, Part
 from tokenization.shards import open_dataset
@@ -55,12 +55,15 @@ def shown(role: str, codes: str, shape: int) -> Part:
     return Part(role, numpy.array([int(code) for code in codes]), GRIDS[shape], (), shape)
 
 
-@pytest.mark.parametrize("task, on_prompts, expected", [
-    (TEXT_TO_IMAGE, False, "cat Draw![1*3<123>$]"),
-    (TEXT_TO_IMAGE, True, "c[at Draw!1*3<123>$]"),
-    (UNCONDITIONAL, False, "any[1*3<123>$]"),
-    (IMAGE_TO_TEXT, False, "1*3<123>Say:[cat$]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "task, on_prompts, expected",
+    [
+        (TEXT_TO_IMAGE, False, "cat Draw![1*3<123>$]"),
+        (TEXT_TO_IMAGE, True, "c[at Draw!1*3<123>$]"),
+        (UNCONDITIONAL, False, "any[1*3<123>$]"),
+        (IMAGE_TO_TEXT, False, "1*3<123>Say:[cat$]"),
+    ],
+)
 def test_size_words_stand_before_each_picture_and_are_learned_where_it_is_drawn(task, on_prompts, expected):
     caption, codes = numpy.array(encode("cat")), numpy.array([1, 2, 3])
     assert spelt(*build_document(PROMPTS, task, 0, caption, codes, on_prompts, 1)) == expected
@@ -117,8 +120,11 @@ def test_a_document_has_the_length_that_was_planned(task, caption, shape, on_pro
         assert learned.sum() == len(codes) + 3 + len(PROMPTS.sizes[shape])  # both markers and the end of the document
 
 
-ENTRIES = st.lists(st.tuples(st.integers(1, 9), st.sampled_from(["text", "wording", "picture"]), st.integers(1, 3), SHAPES),
-                   min_size=1, max_size=8)  # fmt: skip
+ENTRIES = st.lists(
+    st.tuples(st.integers(1, 9), st.sampled_from(["text", "wording", "picture"]), st.integers(1, 3), SHAPES),
+    min_size=1,
+    max_size=8,
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -135,11 +141,15 @@ def test_documents_in_order_have_the_planned_length_and_keep_each_picture_with_i
             document.append((length, said_by))
     kind, task = ("conversation", TURNS) if turns else ("interleaved", IN_ORDER)
     lengths, layout = (numpy.array(column, dtype) for column, dtype in zip(zip(*document), (int, numpy.uint8)))
-    planned = ordered_lengths(PROMPTS, numpy.array([task]), numpy.array([draw]), numpy.array([len(document)]), lengths, layout)
+    planned = ordered_lengths(
+        PROMPTS, numpy.array([task]), numpy.array([draw]), numpy.array([len(document)]), lengths, layout
+    )
     source = SourceLengths("a", 1.0, index_of([document], [kind]))
     plan = RowPlan([source], PROMPTS, TaskShares(0.6, 0.2, False), RowSize(40, 4), 0)
-    pieces = sorted((piece for index in range(8) if plan.epoch_of(index) == 0 for piece in plan.row(index)),
-                    key=lambda piece: piece.start)  # fmt: skip
+    pieces = sorted(
+        (piece for index in range(8) if plan.epoch_of(index) == 0 for piece in plan.row(index)),
+        key=lambda piece: piece.start,
+    )
     assert planned[0] == len(build_ordered(PROMPTS, task, draw, plan.parts(pieces[0]))[0])
     whole, _ = build_ordered(PROMPTS, task, pieces[0].text, plan.parts(pieces[0]))
     assert sum(piece.length for piece in pieces) == len(whole)
@@ -155,23 +165,32 @@ def test_documents_in_order_have_the_planned_length_and_keep_each_picture_with_i
 
 
 def test_a_picture_with_its_words_that_no_row_can_hold_is_refused():
-    ids = numpy.array([*encode("a1*3"), VOCABULARY.vision_start_id, 0xF000, 0xF001, 0xF002, VOCABULARY.vision_end_id, 65])
+    ids = numpy.array(
+        [*encode("a1*3"), VOCABULARY.vision_start_id, 0xF000, 0xF001, 0xF002, VOCABULARY.vision_end_id, 65]
+    )
     assert stretches_of(ids, VOCABULARY, 8, PROMPTS.sizes) == [(0, 1), (1, 8), (9, 1)]
     with pytest.raises(UserError, match="raise data.row_length"):
         stretches_of(ids, VOCABULARY, 7, PROMPTS.sizes)
     document = [(12, PICTURE + 3 * SHAPE), (4, 0)]
     wide = SourceLengths("a", 1.0, index_of([document]))
-    fits = {size: len(RowPlan([wide], PROMPTS, TaskShares(0.6, 0.2, False), RowSize(size, 1), 0).too_long(0))
-            for size in (12 + 3 + 4 + 6 + 4, 12 + 3 + 4 + 6 + 5)}  # fmt: skip
-    assert list(fits.values()) == [1, 0]  # picture, markers and end, caption, " Draw!", "1*12", and the room for rounding up
+    fits = {
+        size: len(RowPlan([wide], PROMPTS, TaskShares(0.6, 0.2, False), RowSize(size, 1), 0).too_long(0))
+        for size in (12 + 3 + 4 + 6 + 4, 12 + 3 + 4 + 6 + 5)
+    }
+    assert list(fits.values()) == [
+        1,
+        0,
+    ]  # picture, markers and end, caption, " Draw!", "1*12", and the room for rounding up
 
 
 def test_equal_numbers_of_codes_in_other_shapes_share_no_noise():
     generator = numpy.random.default_rng(0)
     same, other = ([shown("user", "123", 1), shown("assistant", "456", shape)] for shape in (1, 2))
     noisy = [replace_shared_codes(parts, 10, 1.0, generator) for parts in [other] * 5 + [same] * 5]
-    changed = [any((a.codes != b.codes).any() for a, b in zip(found, parts))
-               for found, parts in zip(noisy, [other] * 5 + [same] * 5)]  # fmt: skip
+    changed = [
+        any((a.codes != b.codes).any() for a, b in zip(found, parts))
+        for found, parts in zip(noisy, [other] * 5 + [same] * 5)
+    ]
     assert not any(changed[:5]) and any(changed[5:])
 
 
@@ -180,12 +199,16 @@ def test_the_set_of_shapes_is_part_of_the_plan_and_squares_are_planned_as_before
 
     def fingerprint(templates: PromptTemplates) -> str:
         tokenized = tokenize_prompts(markup, VOCABULARY, templates)
-        return RowPlan([SourceLengths("a", 1.0, index)], tokenized, TaskShares(0.5, 0.2, False), RowSize(64, 4), 0).fingerprint
+        return RowPlan(
+            [SourceLengths("a", 1.0, index)], tokenized, TaskShares(0.5, 0.2, False), RowSize(64, 4), 0
+        ).fingerprint
 
     square = dataclasses.replace(TEMPLATES, shapes=())
     turned = dataclasses.replace(TEMPLATES, shapes=(GRIDS[0], *reversed(GRIDS[1:])))
     assert len({fingerprint(templates) for templates in (TEMPLATES, square, turned)}) == 3
-    assert fingerprint(square) == "e0b484e4ca00e459cb93912256808541f1be00037f524341684f16a55b0664ad"  # as before there were shapes
+    assert (
+        fingerprint(square) == "e0b484e4ca00e459cb93912256808541f1be00037f524341684f16a55b0664ad"
+    )  # as before there were shapes
 
 
 def manifest(shapes: list | None = None, fit: str | None = None, pictures: int = 3) -> dict:

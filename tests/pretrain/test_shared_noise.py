@@ -34,7 +34,11 @@ def parts(*pictures: numpy.ndarray) -> list[Part]:
 
 def test_some_places_are_random_and_the_same_in_every_picture():
     generator = numpy.random.default_rng(0)
-    before, after, last = numpy.full(64, 70), numpy.full(64, 71), numpy.full(64, 72)  # of no codebook: noise is told apart
+    before, after, last = (
+        numpy.full(64, 70),
+        numpy.full(64, 71),
+        numpy.full(64, 72),
+    )  # of no codebook: noise is told apart
     changed = []
     for _ in range(600):
         found = replace_shared_codes(parts(before, after, last), 64, 0.5, generator)
@@ -70,9 +74,19 @@ def shards(tmp_path_factory, commands: CommandServer, tiny_data: TinyData) -> di
     found = {}
     for kind, table in tables.items():
         found[kind] = folder / kind
-        done = commands.run("tokenization/shard_images.py", "--input", kinds.parquet(folder / f"{kind}.parquet", table),
-                            "--output", found[kind], "--vq", tiny_data.vq, "--tokenizer", tiny_data.tokenizer,
-                            "--workers", 0)  # fmt: skip
+        done = commands.run(
+            "tokenization/shard_images.py",
+            "--input",
+            kinds.parquet(folder / f"{kind}.parquet", table),
+            "--output",
+            found[kind],
+            "--vq",
+            tiny_data.vq,
+            "--tokenizer",
+            tiny_data.tokenizer,
+            "--workers",
+            0,
+        )
         assert done.code == 0, done.err
     return found
 
@@ -103,7 +117,9 @@ def test_an_edit_learns_its_noise_from_its_source(shards):
     true = {document["codes"][:16].tobytes() for document in open_dataset(shards["edit"])}
     first, second, learned = codes_in_rows(shards["edit"], 1.0)
     assert len(first) == 6 and (first == second).all() and (second == learned).all()
-    assert len({codes.astype(numpy.uint16).tobytes() for codes in first} - true) >= 4  # how many of the 16 are replaced is drawn, from none on
+    assert (
+        len({codes.astype(numpy.uint16).tobytes() for codes in first} - true) >= 4
+    )  # how many of the 16 are replaced is drawn, from none on
     first, second, learned = codes_in_rows(shards["edit"], 0.0)
     assert {codes.astype(numpy.uint16).tobytes() for codes in first} == true and (first == second).all()
 

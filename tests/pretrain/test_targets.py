@@ -54,7 +54,9 @@ def encode(text: str) -> list[int]:
 def markup(text: str) -> list[int]:
     """The same with the marks of turns as one token each, as Qwen's tokenizer has them."""
     pieces = re.split(r"(<\|im_start\|>|<\|im_end\|>)", text)
-    return [token for piece in pieces for token in {"<|im_start|>": [TURN], "<|im_end|>": [OVER]}.get(piece, encode(piece))]
+    return [
+        token for piece in pieces for token in {"<|im_start|>": [TURN], "<|im_end|>": [OVER]}.get(piece, encode(piece))
+    ]
 
 
 PROMPTS = tokenize_prompts(markup, VOCABULARY, TEMPLATES)
@@ -89,8 +91,13 @@ QUESTION, ANSWER, STOP = "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_
 
 
 def test_a_conversation_of_text():
-    parts = [said("system", "Be kind."), said("user", "Hi"), said("assistant", "Hello"), said("user", "Bye"),
-             said("assistant", "Ciao")]  # fmt: skip
+    parts = [
+        said("system", "Be kind."),
+        said("user", "Hi"),
+        said("assistant", "Hello"),
+        said("user", "Bye"),
+        said("assistant", "Ciao"),
+    ]
     assert ordered(TURNS, *parts) == (
         f"<|im_start|>system\nBe kind.{STOP}\n{QUESTION}Hi{STOP}\n{ANSWER}[Hello{STOP}]\n"
         f"{QUESTION}Bye{STOP}\n{ANSWER}[Ciao{STOP}]\n"
@@ -103,16 +110,30 @@ def test_a_conversation_with_the_picture_first():
 
 
 def test_a_conversation_about_several_pictures():
-    parts = [shown("user", "12"), said("user", "and"), shown("user", "34"), said("user", "?"), said("assistant", "Cats"),
-             shown("user", "56"), said("user", "And?"), said("assistant", "Dog")]  # fmt: skip
+    parts = [
+        shown("user", "12"),
+        said("user", "and"),
+        shown("user", "34"),
+        said("user", "?"),
+        said("assistant", "Cats"),
+        shown("user", "56"),
+        said("user", "And?"),
+        said("assistant", "Dog"),
+    ]
     assert ordered(TURNS, *parts) == (
         f"{QUESTION}<12>and<34>?{STOP}\n{ANSWER}[Cats{STOP}]\n{QUESTION}<56>And?{STOP}\n{ANSWER}[Dog{STOP}]\n"
     )
 
 
 def test_a_conversation_whose_answers_have_texts_and_pictures():
-    parts = [said("user", "Show"), said("assistant", "Here"), shown("assistant", "12"), said("assistant", "it is"),
-             said("user", "More"), shown("assistant", "34")]  # fmt: skip
+    parts = [
+        said("user", "Show"),
+        said("assistant", "Here"),
+        shown("assistant", "12"),
+        said("assistant", "it is"),
+        said("user", "More"),
+        shown("assistant", "34"),
+    ]
     assert ordered(TURNS, *parts) == (
         f"{QUESTION}Show{STOP}\n{ANSWER}[Here<12>it is{STOP}]\n{QUESTION}More{STOP}\n{ANSWER}[<34>{STOP}]\n"
     )
@@ -209,8 +230,13 @@ def test_turns_are_those_of_qwens_chat_template():
     """As Qwen2.5-Instruct's template renders these messages, all of it. Without a system turn, that template puts one in
     ("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."); here the data say whether there is one.
     """
-    parts = [said("system", "You are a helpful assistant."), said("user", "Hi"), said("assistant", "Hello"),
-             said("user", "Bye"), said("assistant", "Ciao")]  # fmt: skip
+    parts = [
+        said("system", "You are a helpful assistant."),
+        said("user", "Hi"),
+        said("assistant", "Hello"),
+        said("user", "Bye"),
+        said("assistant", "Ciao"),
+    ]
     rendered = (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\nCiao<|im_end|>\n"
@@ -223,8 +249,13 @@ ROUNDS = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 3), st.integers(1
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 9), ROUNDS, st.sampled_from([TURNS, NO_INSTRUCTION, NO_SOURCE, NEITHER]),
-       st.integers(0, 2**16 - 1))  # fmt: skip
+@given(
+    st.integers(1, 3),
+    st.integers(1, 9),
+    ROUNDS,
+    st.sampled_from([TURNS, NO_INSTRUCTION, NO_SOURCE, NEITHER]),
+    st.integers(0, 2**16 - 1),
+)
 def test_edits_have_the_planned_length_whatever_they_lost(sources, codes, rounds, task, draw):
     """Several sources, several rounds, several wordings of an instruction; beside a document that lost nothing."""
     entries, parts = [], []
@@ -238,9 +269,13 @@ def test_edits_have_the_planned_length_whatever_they_lost(sources, codes, rounds
         parts.append(Part("assistant", numpy.zeros(answer, int), None, ()))
     lengths, layout = (numpy.array(column) for column in zip(*entries))
     planned = ordered_lengths(
-        PROMPTS, numpy.array([TURNS, task, task]), numpy.array([draw, draw, draw + 1]), numpy.array([len(entries)] * 3),
-        numpy.tile(lengths, 3), numpy.tile(layout, 3),
-    )  # fmt: skip
+        PROMPTS,
+        numpy.array([TURNS, task, task]),
+        numpy.array([draw, draw, draw + 1]),
+        numpy.array([len(entries)] * 3),
+        numpy.tile(lengths, 3),
+        numpy.tile(layout, 3),
+    )
     built = [build_ordered(PROMPTS, *asked, parts)[0] for asked in ((TURNS, draw), (task, draw), (task, draw + 1))]
     assert planned.tolist() == [len(ids) for ids in built]
 
@@ -252,7 +287,9 @@ def test_edits_lose_what_they_lose_as_often_as_asked_and_nothing_else_does():
 
     def tasks(**shares: float) -> numpy.ndarray:
         """How many of the edits got each task, all documents being drawn once."""
-        planned = RowPlan([SourceLengths("a", 1.0, index)], PROMPTS, TaskShares(0.5, 0.2, False, **shares), RowSize(400, 4), 3)
+        planned = RowPlan(
+            [SourceLengths("a", 1.0, index)], PROMPTS, TaskShares(0.5, 0.2, False, **shares), RowSize(400, 4), 3
+        )
         rows, number = [], 0
         while planned.epoch_of(number) == 0:
             rows += planned.row(number)
@@ -276,6 +313,9 @@ def test_what_edits_lose_is_part_of_the_plan_only_where_it_is_asked_for():
         return RowPlan([SourceLengths("a", 1.0, index)], PROMPTS, shares, RowSize(64, 4), 0).fingerprint
 
     plain = TaskShares(0.5, 0.2, False)
-    found = {fingerprint(dataclasses.replace(plain, **{name: share}))
-             for name in ("drop_instruction", "drop_source", "drop_both", "shared_noise") for share in (0.0, 0.1)}  # fmt: skip
+    found = {
+        fingerprint(dataclasses.replace(plain, **{name: share}))
+        for name in ("drop_instruction", "drop_source", "drop_both", "shared_noise")
+        for share in (0.0, 0.1)
+    }
     assert len(found) == 5 and fingerprint(plain) in found

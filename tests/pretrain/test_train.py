@@ -42,8 +42,16 @@ def content(folder: Path) -> dict[str, bytes]:
 def finished(commands, tiny_data, tmp_path_factory) -> Path:
     """A run folder with everything that a run can write."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    done = train(commands, tiny_data, folder, "log.tensorboard=true", "log.samples_every=4",
-                 "log.sample_prompts=['keycap: 0', 红心]", "run.precision=bf16", "model.flavour=qwen3")  # fmt: skip
+    done = train(
+        commands,
+        tiny_data,
+        folder,
+        "log.tensorboard=true",
+        "log.samples_every=4",
+        "log.sample_prompts=['keycap: 0', 红心]",
+        "run.precision=bf16",
+        "model.flavour=qwen3",
+    )
     assert (done.code, done.err) == (0, "")
     return folder
 
@@ -51,9 +59,14 @@ def finished(commands, tiny_data, tmp_path_factory) -> Path:
 def test_a_run_folder_says_what_was_run(finished):
     assert load_config(finished / "config.yaml") == load_config(
         finished.with_suffix(".yaml"),
-        ["log.tensorboard=true", "log.samples_every=4", "log.sample_prompts=['keycap: 0', 红心]",
-         "run.precision=bf16", "model.flavour=qwen3"],
-    )  # fmt: skip
+        [
+            "log.tensorboard=true",
+            "log.samples_every=4",
+            "log.sample_prompts=['keycap: 0', 红心]",
+            "run.precision=bf16",
+            "model.flavour=qwen3",
+        ],
+    )
     (started,) = [json.loads(line) for line in (finished / "starts.jsonl").read_text().splitlines()]
     assert started["command"][0].endswith("pretrain/train.py") and "--config" in started["command"]
     assert started["python"] == sys.version.split()[0] and started.keys() >= {"time", "commit", "changed_files"}
@@ -144,7 +157,10 @@ def test_first_lines_say_what_a_run_is_about_and_a_resume_what_changed(commands,
     assert first.out.count("a step takes ") == 1 and " to go" in first.out and "settings" not in first.out
     second = train(commands, tiny_data, folder, "run.steps=8", "optim.lr=0.5", "data.rows_per_step=4")
     assert second.code == 0
-    assert "other settings than at the last start: run.steps 8 (was 7), data.rows_per_step 4 (was 2), optim.lr 0.5 (was 0.01)\n" in second.out
+    assert (
+        "other settings than at the last start: run.steps 8 (was 7), data.rows_per_step 4 (was 2), optim.lr 0.5 (was 0.01)\n"
+        in second.out
+    )
 
 
 def test_what_the_command_line_gets_wrong(commands, tiny_data, tmp_path):
@@ -198,7 +214,9 @@ def test_gradients_that_are_not_finite_end_the_run_in_one_line(commands, tiny_da
     assert f"{folder}: stopped at step " in done.err and "no checkpoint" in done.err and "optim.lr" in done.err
     report = json.loads((folder / "trouble.json").read_text())
     assert len(report["bad"]) == 3 and report["error"] in done.err
-    assert [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()] == ["bad step"] * 3
+    assert [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()] == [
+        "bad step"
+    ] * 3
 
 
 def test_samples_need_the_image_tokenizer_of_the_shards(commands, tiny_data, tmp_path):

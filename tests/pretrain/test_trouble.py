@@ -23,7 +23,12 @@ OPTIONS = {"bad_steps": 2, "window": 4}
 
 def run_of(world, data, run: Path, bad: list[int], engine: str = "megatron", ranks: int = 2, **options) -> str:
     """Train into `run` with rows whose gradient is not finite -> what rank 0 printed."""
-    changes = {"run": {"engine": engine}, "resilience": options, "checkpoint": {"every": 2, "keep": 9}, **ENGINES[engine]}
+    changes = {
+        "run": {"engine": engine},
+        "resilience": options,
+        "checkpoint": {"every": 2, "keep": 9},
+        **ENGINES[engine],
+    }
     config = write_config(data, run, {}, **changes)
     world.run(checkpoint_jobs.import_engines, ranks)
     found = world.run(checkpoint_jobs.train_run_with_bad_rows, ranks, config=config, overrides=[], bad=bad)

@@ -26,7 +26,9 @@ def history(folder: Path) -> list[dict]:
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             if record.WhichOneof("record_type") == "history":
-                found.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item})
+                found.append(
+                    {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+                )
     return found
 
 

@@ -18,8 +18,10 @@ def start_two(commands, config, moment: str, count: int, *overrides: str) -> lis
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = ("pretrain/train.py", "--config", config, "data.rows_per_step=2", *overrides)
-    return [commands.start(*arguments, hook=(HOOKS, "as_rank", 0, 2, port)),
-            commands.start(*arguments, hook=(HOOKS, "as_rank", 1, 2, port, moment, count))]  # fmt: skip
+    return [
+        commands.start(*arguments, hook=(HOOKS, "as_rank", 0, 2, port)),
+        commands.start(*arguments, hook=(HOOKS, "as_rank", 1, 2, port, moment, count)),
+    ]
 
 
 def test_a_hung_process_leaves_its_stacks_and_an_exit_code(commands, tiny_data, tmp_path):

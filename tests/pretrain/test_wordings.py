@@ -31,7 +31,9 @@ def test_shipped_files_have_several_languages_and_begin_with_the_wordings_of_pre
 
 
 def test_a_file_of_ones_own(tmp_path):
-    (tmp_path / "mine.yaml").write_text("text_to_image: {fr: ['Dessine : {caption}']}\nimage_to_text: {fr: ['On voit :']}\n")
+    (tmp_path / "mine.yaml").write_text(
+        "text_to_image: {fr: ['Dessine : {caption}']}\nimage_to_text: {fr: ['On voit :']}\n"
+    )
     found = read_wordings(str(tmp_path / "mine.yaml"))
     assert (found.text_to_image, found.image_to_text) == (("Dessine : {caption}",), ("On voit :",))
 

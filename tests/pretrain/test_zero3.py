@@ -38,26 +38,38 @@ BOTH_FLAVOURS = ("zero3 on 2", "tp2 x zero3", "zero2 on 4")  # tied and untied, 
 @pytest.fixture(scope="module")
 def alone(world: World) -> dict:
     """What one process of the megatron engine does, by flavour."""
-    return {name: world.run(parallel_jobs.train, 1, changes=FLAVOURS[name], parallel=ParallelLayout(), steps=STEPS)[0]
-            for name in FLAVOURS}  # fmt: skip
+    return {
+        name: world.run(parallel_jobs.train, 1, changes=FLAVOURS[name], parallel=ParallelLayout(), steps=STEPS)[0]
+        for name in FLAVOURS
+    }
 
 
 @pytest.mark.parametrize(
-    "case, flavour", [(case, flavour) for case in CASES for flavour in FLAVOURS
-                      if flavour == "untied qwen3" or case in BOTH_FLAVOURS]
-)  # fmt: skip
+    "case, flavour",
+    [(case, flavour) for case in CASES for flavour in FLAVOURS if flavour == "untied qwen3" or case in BOTH_FLAVOURS],
+)
 def test_zero_trains_as_one_process(world: World, alone: dict, case: str, flavour: str):
     """Four rows a step, so with two ranks two rows are accumulated; clipping cuts most steps."""
     ranks, parallel, zero = CASES[case]
-    found = world.run(zero3_jobs.train, ranks, changes=FLAVOURS[flavour], parallel=ParallelLayout(**parallel),
-                      zero=ZeroSection(**zero), steps=STEPS)  # fmt: skip
+    found = world.run(
+        zero3_jobs.train,
+        ranks,
+        changes=FLAVOURS[flavour],
+        parallel=ParallelLayout(**parallel),
+        zero=ZeroSection(**zero),
+        steps=STEPS,
+    )
     assert_same_training(found, alone[flavour], ranks)
     assert any(step[4] > parallel_jobs.OPTIM.clip_grad for step in alone[flavour][0])
 
 
 def test_zero_weighs_the_loss_of_pictures_as_one_process_does(world: World, alone: dict):
-    options = {"changes": FLAVOURS["untied qwen3"], "parallel": ParallelLayout(), "steps": 2,
-               "optim": dataclasses.replace(parallel_jobs.OPTIM, image_loss_weight=0.1)}  # fmt: skip
+    options = {
+        "changes": FLAVOURS["untied qwen3"],
+        "parallel": ParallelLayout(),
+        "steps": 2,
+        "optim": dataclasses.replace(parallel_jobs.OPTIM, image_loss_weight=0.1),
+    }
     expected = world.run(parallel_jobs.train, 1, **options)[0]
     assert_same_training(world.run(zero3_jobs.train, 2, zero=ZeroSection(**CUT), **options), expected, 2)
     assert expected[0] != alone["untied qwen3"][0][:2]
@@ -79,9 +91,17 @@ def test_zero_trains_as_one_process_in_bf16(world: World, ranks: int, zero: dict
 def test_cut_as_made_is_the_same_model(world: World):
     """zero.Init changes nothing but memory: to the last bit."""
     made, built = (
-        world.run(zero3_jobs.train, 2, changes=FLAVOURS["tied qwen2.5"], parallel=ParallelLayout(), steps=2,
-                  precision="bf16", zero=ZeroSection(**CUT, init=init))[0] for init in (True, False)
-    )  # fmt: skip
+        world.run(
+            zero3_jobs.train,
+            2,
+            changes=FLAVOURS["tied qwen2.5"],
+            parallel=ParallelLayout(),
+            steps=2,
+            precision="bf16",
+            zero=ZeroSection(**CUT, init=init),
+        )[0]
+        for init in (True, False)
+    )
     assert made[:2] == built[:2]
     assert all(torch.equal(tensor, built[2][name]) for name, tensor in made[2].items())
 
@@ -113,9 +133,18 @@ def test_text_on_some_ranks_and_pictures_on_others(world: World, ranks: int, zer
 def test_what_is_left_out_is_that_of_one_process(world: World):
     optim = dataclasses.replace(parallel_jobs.OPTIM, dropout=0.2)
     changes = FLAVOURS["untied qwen3"]
-    expected = world.run(parallel_jobs.train, 1, changes=changes, parallel=ParallelLayout(), optim=optim, steps=STEPS)[0]
-    found = world.run(zero3_jobs.train, 2, changes=changes, parallel=ParallelLayout(recompute=True),
-                      zero=ZeroSection(**CUT), optim=optim, steps=STEPS)  # fmt: skip
+    expected = world.run(parallel_jobs.train, 1, changes=changes, parallel=ParallelLayout(), optim=optim, steps=STEPS)[
+        0
+    ]
+    found = world.run(
+        zero3_jobs.train,
+        2,
+        changes=changes,
+        parallel=ParallelLayout(recompute=True),
+        zero=ZeroSection(**CUT),
+        optim=optim,
+        steps=STEPS,
+    )
     assert_same_training(found, expected, 2)
 
 

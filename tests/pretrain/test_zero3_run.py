@@ -49,8 +49,9 @@ def test_the_same_world_goes_on_to_the_last_bit(world, tiny_data, tmp_path, refe
         whole = tmp_path / "whole"
         run_of(world, tiny_data, whole, 2, run={"precision": precision})
     stopped_after_the_save(whole, tmp_path / "run")
-    printed = run_of(world, tiny_data, tmp_path / "run", 2, run={"precision": precision},
-                     checkpoint={"async_save": True})  # fmt: skip
+    printed = run_of(
+        world, tiny_data, tmp_path / "run", 2, run={"precision": precision}, checkpoint={"async_save": True}
+    )
     assert "at step 4, row 16" in printed
     assert read_metrics(tmp_path / "run") == read_metrics(whole)
     ours, theirs = (checkpoint.folder_of(folder, STEPS) for folder in (tmp_path / "run", whole))
@@ -61,7 +62,11 @@ def test_the_same_world_goes_on_to_the_last_bit(world, tiny_data, tmp_path, refe
 @pytest.mark.parametrize("zero", [CUT, {"keep_whole": 200}, {"stage": 2}], ids=str)
 def test_frozen_weights_stay_and_the_run_goes_on_to_the_last_bit(world, tiny_data, tmp_path, zero):
     """They have no place in DeepSpeed's optimizer, and one in every checkpoint."""
-    whole, run, options = tmp_path / "whole", tmp_path / "run", {"optim": {"freeze": ["decoder.layers.*.text.*", "embed*"]}}
+    whole, run, options = (
+        tmp_path / "whole",
+        tmp_path / "run",
+        {"optim": {"freeze": ["decoder.layers.*.text.*", "embed*"]}},
+    )
     run_of(world, tiny_data, whole, 2, zero=zero, **options)
     stopped_after_the_save(whole, run)
     assert "at step 4, row 16" in run_of(world, tiny_data, run, 2, zero=zero, **options)
@@ -100,7 +105,9 @@ def test_another_world_or_engine_goes_on(world, tiny_data, tmp_path, reference, 
 @pytest.mark.parametrize(
     "ranks, layout, zero", [(4, {}, CUT), (2, {"tensor": 2}, CUT), (2, {}, {"stage": 1})], ids=["zero3", "tp2", "zero1"]
 )
-def test_zero_goes_on_from_the_other_engine_and_from_more_ranks(world, tiny_data, tmp_path, reference, ranks, layout, zero):
+def test_zero_goes_on_from_the_other_engine_and_from_more_ranks(
+    world, tiny_data, tmp_path, reference, ranks, layout, zero
+):
     """The first half by the megatron engine on 4 ranks, the second by ZeRO."""
     run = tmp_path / "run"
     run_of(world, tiny_data, run, 4, {"tensor": 2, "sequence": True}, zero={}, run={"engine": "megatron"})
@@ -113,8 +120,13 @@ def test_bf16_masters_and_moments_move_between_engines(world, tiny_data, tmp_pat
     """A checkpoint that ZeRO wrote is read by the other engine on other ranks, and written again: the same numbers."""
     first, again = tmp_path / "first", tmp_path / "again"
     run_of(world, tiny_data, first, 2, run={"precision": "bf16", "steps": 4})
-    found = world.run(zero3_jobs.load_and_save, 4, config=first.with_suffix(".yaml"),
-                      start=checkpoint.folder_of(first, 4), output=again)  # fmt: skip
+    found = world.run(
+        zero3_jobs.load_and_save,
+        4,
+        config=first.with_suffix(".yaml"),
+        start=checkpoint.folder_of(first, 4),
+        output=again,
+    )
     assert found == [4] * 4
     assert_same_tensors(checkpoint.folder_of(first, 4), again)
     assert any(name.startswith("optimizer.master.") for name in stored_tensors(again))

@@ -63,8 +63,21 @@ def shaped_data(tmp_path_factory: pytest.TempPathFactory, commands: CommandServe
     data = replace(tiny_data, corpus=root / "corpus", train=root / "train", heldout=root / "heldout")
     for output, times in ((data.train, 4), (data.heldout, 1)):
         corpus = shaped_corpus(root / "corpus" / output.name, SHAPED_SIZES * times)
-        done = commands.run("tokenization/shard_images.py", "--input", corpus, "--output", output, "--vq", data.vq,
-                            "--tokenizer", data.tokenizer, "--workers", 0, "--shapes", "aspect")  # fmt: skip
+        done = commands.run(
+            "tokenization/shard_images.py",
+            "--input",
+            corpus,
+            "--output",
+            output,
+            "--vq",
+            data.vq,
+            "--tokenizer",
+            data.tokenizer,
+            "--workers",
+            0,
+            "--shapes",
+            "aspect",
+        )
         assert done.code == 0, done.err
     return data
 
@@ -84,8 +97,19 @@ def build_tiny_data(root: Path, commands: CommandServer) -> TinyData:
     save_tiny_vq(data.other_vq, seed=1)
     for output in (data.train, data.heldout):
         pictures = data.corpus / output.name / "folder"
-        run("tokenization/shard_images.py", "--input", pictures, "--output", output, "--vq", data.vq,
-            "--tokenizer", data.tokenizer, "--workers", 0)  # fmt: skip
+        run(
+            "tokenization/shard_images.py",
+            "--input",
+            pictures,
+            "--output",
+            output,
+            "--vq",
+            data.vq,
+            "--tokenizer",
+            data.tokenizer,
+            "--workers",
+            0,
+        )
     return data
 
 

@@ -59,8 +59,14 @@ class Cluster:
 
     def run(self, *command: object, seconds: float = 30, **environment: str) -> str:
         """Run a command of Slurm's -> what it printed."""
-        done = subprocess.run([*map(str, command)], env={**self.environment, **environment}, cwd=ROOT, text=True,
-                              capture_output=True, timeout=seconds)  # fmt: skip
+        done = subprocess.run(
+            [*map(str, command)],
+            env={**self.environment, **environment},
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=seconds,
+        )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         return done.stdout.strip()
 
@@ -95,7 +101,10 @@ class Cluster:
             except OSError:  # it ended meanwhile
                 continue
             environment = dict(word.split("=", 1) for word in words if "=" in word)
-            mine = environment.get("SLURM_JOB_ID") == job and environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
+            mine = (
+                environment.get("SLURM_JOB_ID") == job
+                and environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
+            )
             if mine and state != "Z":
                 found[int(path.parent.name)] = environment
         return found
@@ -108,7 +117,11 @@ class Cluster:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if "RANK" in environment and any(word.endswith(b"pretrain/train.py") for word in words) and words[0] != b"bash":
+            if (
+                "RANK" in environment
+                and any(word.endswith(b"pretrain/train.py") for word in words)
+                and words[0] != b"bash"
+            ):
                 found[int(environment["RANK"])] = pid
         return found
 

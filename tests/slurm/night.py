@@ -62,8 +62,14 @@ class Night:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"{what}: not in {seconds} s\n{self.log()}"
-            assert self.cluster.show(self.job)["JobState"] in ("RUNNING", "PENDING", "REQUEUED", "COMPLETING", "PREEMPTED",
-                                                               "NODE_FAIL"), f"{what}: the job ended\n{self.log()}"  # fmt: skip
+            assert self.cluster.show(self.job)["JobState"] in (
+                "RUNNING",
+                "PENDING",
+                "REQUEUED",
+                "COMPLETING",
+                "PREEMPTED",
+                "NODE_FAIL",
+            ), f"{what}: the job ended\n{self.log()}"
             time.sleep(0.2)
 
     def log(self) -> str:
@@ -74,8 +80,10 @@ class Night:
     def train_on(self, steps: int) -> None:
         """Let it train some steps more, at least to the second checkpoint."""
         goal = self.step() + steps
-        self.until(lambda: self.step() >= goal and len(list((self.run / "checkpoints").glob("step_*[0-9]"))) > 1,
-                   f"{steps} more steps")  # fmt: skip
+        self.until(
+            lambda: self.step() >= goal and len(list((self.run / "checkpoints").glob("step_*[0-9]"))) > 1,
+            f"{steps} more steps",
+        )
 
     def suffer(self, name: str, fault: Callable[[Night], None], restarts: bool = True) -> None:
         """Do something to the run, and wait until it trains again beyond where it was."""
@@ -87,15 +95,17 @@ class Night:
             self.until(lambda: self.attempt() > before, f"{name}: a new attempt")
         self.until(lambda: self.step() > step + 2 and len(self.cluster.ranks(self.job)) > 0, f"{name}: new steps")
         entry = next((e for e in ended(self.run) if e["attempt"] == before), None)
-        self.told.append({
-            "fault": name,
-            "at_step": step,
-            "seconds": round(time.monotonic() - begin, 1),
-            "attempt": before,
-            "reason": entry["reason"] if entry else "training went on",
-            "ranks_after": json.loads((self.run / "attempt.json").read_text())["ranks"],
-            "zombies": self.zombies,
-        })  # fmt: skip
+        self.told.append(
+            {
+                "fault": name,
+                "at_step": step,
+                "seconds": round(time.monotonic() - begin, 1),
+                "attempt": before,
+                "reason": entry["reason"] if entry else "training went on",
+                "ranks_after": json.loads((self.run / "attempt.json").read_text())["ranks"],
+                "zombies": self.zombies,
+            }
+        )
         print(f"night: {json.dumps(self.told[-1])}", flush=True)
 
 
@@ -157,8 +167,11 @@ def power_cut(night: Night) -> None:
 
 def cut(night: Night, node: int) -> None:
     """Pull a node's cable, and put it back when the run trains elsewhere; its ranks live on meanwhile, unseen."""
-    zombies = [pid for pid, environment in night.cluster.processes(night.job).items()
-               if environment.get("SLURMD_NODENAME") == f"node{node}" and "RANK" in environment]  # fmt: skip
+    zombies = [
+        pid
+        for pid, environment in night.cluster.processes(night.job).items()
+        if environment.get("SLURMD_NODENAME") == f"node{node}" and "RANK" in environment
+    ]
     night.cluster.minislurm("cut-node", node)
     before, step = night.attempt(), night.step()
     night.until(lambda: night.attempt() > before, "an attempt without the node")
@@ -221,8 +234,16 @@ def write_config(data: TinyData, run: Path, steps: int) -> Path:
 
 def submit(cluster: Cluster, config: Path, run: Path, words: list[str], **environment: str) -> str:
     """The batch script as it is, with two nodes of two, or one of them where there is no other."""
-    return cluster.submit("--nodes=1-2", "--gpus-per-node=2", f"--output={run.with_suffix('.out')}",
-                          "slurm/pretrain_3b.sbatch", *words, UNIX_CONFIG=str(config), **SETTINGS, **environment)  # fmt: skip
+    return cluster.submit(
+        "--nodes=1-2",
+        "--gpus-per-node=2",
+        f"--output={run.with_suffix('.out')}",
+        "slurm/pretrain_3b.sbatch",
+        *words,
+        UNIX_CONFIG=str(config),
+        **SETTINGS,
+        **environment,
+    )
 
 
 @contextlib.contextmanager
@@ -251,8 +272,11 @@ exec {sys.executable} "$@"
 def losses(run: Path) -> dict[int, dict[str, float]]:
     """What each step consumed and gave, without its speed."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: {key: value for key, value in line.items() if key.startswith("train/")}
-            for line in lines if "train/rows" in line}  # fmt: skip
+    return {
+        line["step"]: {key: value for key, value in line.items() if key.startswith("train/")}
+        for line in lines
+        if "train/rows" in line
+    }
 
 
 def compare(night: Night, reference: Path) -> dict:
@@ -263,13 +287,22 @@ def compare(night: Night, reference: Path) -> dict:
     ours, theirs = losses(night.run), losses(reference)
     assert list(ours) == list(theirs) == list(range(1, len(theirs) + 1))
     whole = max(entry["ranks"] for entry in ended(night.run))
-    changed = [entry["from_step"] for entry in ended(night.run) if entry["ranks"] != whole and entry["to_step"] > entry["from_step"]]
+    changed = [
+        entry["from_step"]
+        for entry in ended(night.run)
+        if entry["ranks"] != whole and entry["to_step"] > entry["from_step"]
+    ]
     exact_until = min(changed, default=len(ours))
     worst = 0.0
     for step, values in theirs.items():
         for name, value in values.items():
             here = ours[step][name]
-            if step <= exact_until or name in ("train/rows", "train/tokens_text", "train/tokens_image", "train/learning_rate"):
+            if step <= exact_until or name in (
+                "train/rows",
+                "train/tokens_text",
+                "train/tokens_image",
+                "train/learning_rate",
+            ):
                 assert here == value, f"step {step}: {name} is {here}, {value} in the undisturbed run"
             elif "loss" in name:
                 difference = abs(here - value) / abs(value)
@@ -307,24 +340,42 @@ def spend(
         night.suffer(name, *FAULTS[name])
     shown = cluster.finished(night.job, 300 + 4 * steps)
     assert shown["JobState"] == "COMPLETED", night.log()
-    steps_again = {entry["attempt"]: count for entry, count in zip(ended(night.run), recomputed(ended(night.run)), strict=True)}
+    steps_again = {
+        entry["attempt"]: count for entry, count in zip(ended(night.run), recomputed(ended(night.run)), strict=True)
+    }
     for told in night.told:
         told["recomputed"] = steps_again[told["attempt"]] if FAULTS[told["fault"]][1] else 0
     events = night.run / "events.jsonl"
     bad = [json.loads(line) for line in events.read_text().splitlines()] if events.exists() else []
-    return {"engine": engine, "faults": night.told, "steps_left_out": sorted({e["step"] for e in bad if e["event"] == "bad step"}),
-            **compare(night, calm)}  # fmt: skip
+    return {
+        "engine": engine,
+        "faults": night.told,
+        "steps_left_out": sorted({e["step"] for e in bad if e["event"] == "bad step"}),
+        **compare(night, calm),
+    }
 
 
 def page(report: dict) -> str:
     """The report as a page."""
-    rows = [f"| {told['fault']} | {told['at_step']} | {told['seconds']} | {told['recomputed']} | {told['ranks_after']} | "
-            f"{told['zombies']} | "
-            f"{told['reason']} |" for told in report["faults"]]  # fmt: skip
+    rows = [
+        f"| {told['fault']} | {told['at_step']} | {told['seconds']} | {told['recomputed']} | {told['ranks_after']} | "
+        f"{told['zombies']} | "
+        f"{told['reason']} |"
+        for told in report["faults"]
+    ]
     facts = "\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in report.items() if key != "faults")
-    return "\n".join(["# A night in ten minutes", "", facts, "",
-                      "| what happened | at step | seconds to new steps | steps recomputed | ranks after | zombies | what the run says |",
-                      "|---|---|---|---|---|---|---|", *rows, ""])  # fmt: skip
+    return "\n".join(
+        [
+            "# A night in ten minutes",
+            "",
+            facts,
+            "",
+            "| what happened | at step | seconds to new steps | steps recomputed | ranks after | zombies | what the run says |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -356,8 +407,7 @@ def main() -> int:
         commands.close()
         with small_disk(folder / "night" / "checkpoints", 24):
             cluster.up()
-            report = spend(cluster, data, folder, arguments.faults.split(","), arguments.steps,
-                           arguments.engine)  # fmt: skip
+            report = spend(cluster, data, folder, arguments.faults.split(","), arguments.steps, arguments.engine)
             report["seconds"] = round(time.monotonic() - begin)
     finally:
         cluster.down()

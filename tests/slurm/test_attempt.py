@@ -41,10 +41,21 @@ def test_numbers_grow_whatever_happens_between(run):
 
 @pytest.mark.parametrize(
     "code, signal, decision",
-    [(0, "", "done"), (0, "warned", "done"), (2, "", "refused"), (2, "warned", "refused"), (130, "", "requeue"),
-     (130, "warned", "requeue"), (137, "warned", "requeue"), (1, "", "restart"), (75, "", "restart"), (137, "", "restart"),
-     (130, "cancelled", "stop"), (137, "cancelled", "stop")],
-)  # fmt: skip
+    [
+        (0, "", "done"),
+        (0, "warned", "done"),
+        (2, "", "refused"),
+        (2, "warned", "refused"),
+        (130, "", "requeue"),
+        (130, "warned", "requeue"),
+        (137, "warned", "requeue"),
+        (1, "", "restart"),
+        (75, "", "restart"),
+        (137, "", "restart"),
+        (130, "cancelled", "stop"),
+        (137, "cancelled", "stop"),
+    ],
+)
 def test_what_follows_an_exit_code(run, code, signal, decision):
     assert ended(run, code, signal=signal) == decision
     assert attempt.ended(run)[0]["decision"] == decision
@@ -82,7 +93,11 @@ def test_the_first_cause_is_found_among_its_consequences(run):
 
 @pytest.mark.parametrize(
     "first, code, decision",
-    [("Exited with exit code 75", 75, "restart"), ("Exited with exit code 2", 2, "refused"), ("Killed", 137, "restart")],
+    [
+        ("Exited with exit code 75", 75, "restart"),
+        ("Exited with exit code 2", 2, "refused"),
+        ("Killed", 137, "restart"),
+    ],
 )
 def test_the_rank_that_left_first_has_the_say(run, first, code, decision):
     """The others waited for it until srun killed them, and srun's own code is then the largest: 137."""
@@ -136,7 +151,9 @@ def test_steps_done_again_are_counted_from_where_the_next_attempt_went_on(run):
     attempt.begin(run, ["node1"], 2)
     logs = attempt.logs_of(run, 2)
     logs.mkdir(parents=True)
-    (logs / "rank_0000.log").write_text("warning: step_00000020 is damaged\nresumed from x/step_00000015 at step 15, row 60\n")
+    (logs / "rank_0000.log").write_text(
+        "warning: step_00000020 is damaged\nresumed from x/step_00000015 at step 15, row 60\n"
+    )
     told(run, 40)
     attempt.end(run, 0, "", "", 3)
     assert attempt.recomputed(attempt.ended(run)) == [7, 20]
@@ -158,5 +175,7 @@ def test_an_end_that_cannot_be_written_is_told_and_the_job_goes_on(commands, run
 def test_an_attempt_that_cannot_be_noted_does_not_begin(commands, run):
     attempt.begin(run, ["node1"], 2)
     nodes = ",".join(f"node{number}" for number in range(1000))
-    done = commands.run("slurm/attempt.py", "begin", run, "--nodes", nodes, hook=("tests.small_disk", "limit_files", 4096))
+    done = commands.run(
+        "slurm/attempt.py", "begin", run, "--nodes", nodes, hook=("tests.small_disk", "limit_files", 4096)
+    )
     assert done.code == 2 and done.out == "" and done.err.count("\n") == 1 and "make room there" in done.err

@@ -19,8 +19,12 @@ def test_every_setting_is_in_the_table_and_every_row_is_a_setting():
     site = (ROOT / "slurm/site.sh").read_text(encoding="utf-8")
     settings = set(re.findall(r'^: "\$\{(\w+):=', site, re.MULTILINE)) - {"UNIX_ROOT"}
     table = PAGE[PAGE.index("| setting |") : PAGE.index("The number of nodes, GPUs")]
-    named = {name for row in table.splitlines() if row.startswith("|")
-             for name in re.findall(r"`([A-Z]\w+)`", row.split("|")[1])}  # fmt: skip
+    named = {
+        name
+        for row in table.splitlines()
+        if row.startswith("|")
+        for name in re.findall(r"`([A-Z]\w+)`", row.split("|")[1])
+    }
     assert settings == named
     for name in settings:  # and something reads it
         readers = [path for path in (ROOT / "slurm").iterdir() if path.is_file() and path.name != "site.sh"]
@@ -28,7 +32,9 @@ def test_every_setting_is_in_the_table_and_every_row_is_a_setting():
 
 
 def test_its_commands_name_files_that_exist():
-    commands = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) for line in block.splitlines() if line.strip()]
+    commands = [
+        line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) for line in block.splitlines() if line.strip()
+    ]
     assert len(commands) >= 8
     for command in commands:
         for word in shlex.split(command):
@@ -59,7 +65,17 @@ def divides_over(config: TrainConfig, processes: int) -> bool:
 
 def test_the_table_of_exit_codes_is_what_the_script_does():
     table = PAGE[PAGE.index("| the ranks end with |") : PAGE.index("Attempts have numbers")]
-    said = {code.strip(): row.split("|")[3] for row in table.splitlines()[2:] if "|" in row for code in row.split("|")[1].split(",")}
-    words = {"done": "the job ends", "refused": "is not tried again", "requeue": "back into the queue", "restart": "a new attempt"}
+    said = {
+        code.strip(): row.split("|")[3]
+        for row in table.splitlines()[2:]
+        if "|" in row
+        for code in row.split("|")[1].split(",")
+    }
+    words = {
+        "done": "the job ends",
+        "refused": "is not tried again",
+        "requeue": "back into the queue",
+        "restart": "a new attempt",
+    }
     for code in (0, 1, 2, 75, 130):
         assert words[attempt.decide(code, "")] in said[str(code)]

@@ -23,8 +23,15 @@ SCRIPT = "slurm/pretrain_3b.sbatch"
 
 
 def submit(cluster: Cluster, config: Path, *words: str, **environment: str) -> str:
-    return cluster.submit("--nodes=2", "--gpus-per-node=2", f"--output={config.with_suffix('.out')}", SCRIPT, *words,
-                          UNIX_CONFIG=str(config), **{**night.SETTINGS, **environment})  # fmt: skip
+    return cluster.submit(
+        "--nodes=2",
+        "--gpus-per-node=2",
+        f"--output={config.with_suffix('.out')}",
+        SCRIPT,
+        *words,
+        UNIX_CONFIG=str(config),
+        **{**night.SETTINGS, **environment},
+    )
 
 
 def test_from_the_script_to_a_picture(cluster: Cluster, tiny_data: TinyData, commands: CommandServer, tmp_path):
@@ -38,15 +45,37 @@ def test_from_the_script_to_a_picture(cluster: Cluster, tiny_data: TinyData, com
     assert "attempt 1: 2 nodes (node1,node2) x 2 ranks" in out and f"{run}: 12 of 12 steps done" in out
     assert [entry["decision"] for entry in ended(run)] == ["done"], out
     assert {path.name for path in (run / "preflight/attempt_0001").iterdir()} == {
-        "node_node1.json", "node_node2.json", "link_node1.json", "link_node2.json"}  # fmt: skip
+        "node_node1.json",
+        "node_node2.json",
+        "link_node1.json",
+        "link_node2.json",
+    }
     assert len(list((run / "logs/attempt_0001").glob("rank_000[0-3].log"))) == 4
-    export = cluster.submit("--mem=2G", f"--output={tmp_path / 'export.out'}", "slurm/convert_to_hf.sbatch", "--checkpoint",
-                            str(run), "--output", str(tmp_path / "model"))  # fmt: skip
+    export = cluster.submit(
+        "--mem=2G",
+        f"--output={tmp_path / 'export.out'}",
+        "slurm/convert_to_hf.sbatch",
+        "--checkpoint",
+        str(run),
+        "--output",
+        str(tmp_path / "model"),
+    )
     assert cluster.finished(export)["JobState"] == "COMPLETED", (tmp_path / "export.out").read_text()
-    done = commands.run("tools/generate.py", "--model", tmp_path / "model", "--prompt", "red heart", "--output", tmp_path / "drawn")
+    done = commands.run(
+        "tools/generate.py", "--model", tmp_path / "model", "--prompt", "red heart", "--output", tmp_path / "drawn"
+    )
     assert done.code == 0 and (tmp_path / "drawn/0000-00.png").stat().st_size > 0, done.err
-    measured = cluster.submit("--mem=2G", "--cpus-per-task=1", f"--output={tmp_path / 'measured.out'}", "slurm/evaluate.sbatch",
-                              "--run", str(run), "--step", "12", "--task heldout")  # fmt: skip
+    measured = cluster.submit(
+        "--mem=2G",
+        "--cpus-per-task=1",
+        f"--output={tmp_path / 'measured.out'}",
+        "slurm/evaluate.sbatch",
+        "--run",
+        str(run),
+        "--step",
+        "12",
+        "--task heldout",
+    )
     assert cluster.finished(measured)["JobState"] == "COMPLETED", (tmp_path / "measured.out").read_text()
     assert json.loads((run / "evaluations/00000012/heldout.json").read_text())["complete"]
 
@@ -61,8 +90,10 @@ def test_an_array_of_workers_makes_the_shards_of_one(cluster: Cluster, tiny_data
     words = ["--input", tars, "--vq", tiny_data.vq, "--tokenizer", tiny_data.tokenizer]
     outputs = [tmp_path / name for name in ("array", "one")]
     options = ["--mem=2G", "--cpus-per-task=1", f"--output={tmp_path}/task-%a.out", "slurm/shard_images.sbatch", *words]
-    jobs = [cluster.submit("--array=0-2", *options, "--output", outputs[0]),
-            cluster.submit("--array=0-0", *options, "--output", outputs[1])]  # fmt: skip
+    jobs = [
+        cluster.submit("--array=0-2", *options, "--output", outputs[0]),
+        cluster.submit("--array=0-0", *options, "--output", outputs[1]),
+    ]
     for job, tasks in zip(jobs, (3, 1)):
         for task in range(tasks):
             shown = cluster.finished(f"{job}_{task}")
@@ -77,8 +108,20 @@ def test_submit_hands_the_job_to_slurm(cluster: Cluster, tiny_data: TinyData, tm
     """slurm/submit.py without --dry-run: what it shows is what runs."""
     run = tmp_path / "run"
     config = night.write_config(tiny_data, run, 3)
-    said = cluster.run(sys.executable, "slurm/submit.py", "--config", config, "--nodes", 1, "--gpus-per-node", 2, SCRIPT,
-                       seconds=60, SBATCH_OUTPUT=str(config.with_suffix(".out")), **night.SETTINGS)  # fmt: skip
+    said = cluster.run(
+        sys.executable,
+        "slurm/submit.py",
+        "--config",
+        config,
+        "--nodes",
+        1,
+        "--gpus-per-node",
+        2,
+        SCRIPT,
+        seconds=60,
+        SBATCH_OUTPUT=str(config.with_suffix(".out")),
+        **night.SETTINGS,
+    )
     assert "1 x 2 processes = 2" in said and "GiB on a device" in said
     job = said.split()[-1]
     shown = cluster.finished(job)
@@ -146,17 +189,29 @@ def test_a_bad_node_is_named_and_left_out(cluster: Cluster, tiny_data: TinyData,
     out = config.with_suffix(".out").read_text()
     assert shown["JobState"] == "COMPLETED", out
     assert "node node2 is left out: it sees other data than most" in out
-    assert [(entry["nodes"], entry["decision"]) for entry in ended(run)] == [(["node1", "node2"], "restart"), (["node1"], "done")]
+    assert [(entry["nodes"], entry["decision"]) for entry in ended(run)] == [
+        (["node1", "node2"], "restart"),
+        (["node1"], "done"),
+    ]
 
 
 def test_a_night_in_two_minutes(cluster: Cluster, tiny_data: TinyData, tmp_path):
     """Part of tests/slurm/night.py: its faults that take least time, one that changes the number of ranks among them."""
     try:
-        report = night.spend(cluster, tiny_data, tmp_path, ["pre-emption", "flipped byte in the newest checkpoint",
-                                                            "power-cut node"], STEPS, "megatron", hang=12)  # fmt: skip
+        report = night.spend(
+            cluster,
+            tiny_data,
+            tmp_path,
+            ["pre-emption", "flipped byte in the newest checkpoint", "power-cut node"],
+            STEPS,
+            "megatron",
+            hang=12,
+        )
     finally:
         cluster.minislurm("join-node", 2)
     assert report["attempts"] == 4 and report["steps"] == STEPS
     assert [told["ranks_after"] for told in report["faults"]] == [4, 4, 2]
-    assert report["faults"][1]["recomputed"] >= 5  # those between two checkpoints, since the newer one is damaged, and more
+    assert (
+        report["faults"][1]["recomputed"] >= 5
+    )  # those between two checkpoints, since the newer one is damaged, and more
     assert report["equal_to_the_last_bit"] >= report["ranks_changed_after_step"] > 20

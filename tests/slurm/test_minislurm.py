@@ -37,8 +37,15 @@ def test_up_and_down(cluster: Cluster, tmp_path):
     own.minislurm("up", "--nodes", 3)  # again: nothing changes
     assert own.run("sinfo", "-h", "-p", "long", "-o", "%D %f %G") == "3 h100 gpu:2"
     out = tmp_path / "out"
-    job = own.submit("--nodes=3", "--ntasks-per-node=2", "--gpus-per-node=2", "--partition=gpu", "--constraint=h100",
-                     f"--output={out}", "--wrap=srun bash -c 'echo $(hostname) $CUDA_VISIBLE_DEVICES $(cat /proc/net/dev | wc -l)'")  # fmt: skip
+    job = own.submit(
+        "--nodes=3",
+        "--ntasks-per-node=2",
+        "--gpus-per-node=2",
+        "--partition=gpu",
+        "--constraint=h100",
+        f"--output={out}",
+        "--wrap=srun bash -c 'echo $(hostname) $CUDA_VISIBLE_DEVICES $(cat /proc/net/dev | wc -l)'",
+    )
     assert own.finished(job)["JobState"] == "COMPLETED"
     lines = sorted(out.read_text().splitlines())
     assert [line.split()[:2] for line in lines] == [[f"node{number}", "0,1"] for number in (1, 1, 2, 2, 3, 3)]
@@ -56,8 +63,13 @@ def test_up_and_down(cluster: Cluster, tmp_path):
 
 @pytest.mark.parametrize("words", [["up", "--nodes"], ["up", "--colour", "red"], ["kill-node", "77"]])
 def test_wrong_usage_is_one_line(cluster: Cluster, words, tmp_path):
-    done = subprocess.run([str(ROOT / "slurm/minislurm"), *words], env={**os.environ, "MINISLURM_DIR": str(tmp_path / "none")},
-                          capture_output=True, text=True, timeout=30)  # fmt: skip
+    done = subprocess.run(
+        [str(ROOT / "slurm/minislurm"), *words],
+        env={**os.environ, "MINISLURM_DIR": str(tmp_path / "none")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 

@@ -35,15 +35,23 @@ def plan(commands: CommandServer, config: Path, *words: object, nodes: int = 2, 
 def test_the_plan_says_what_would_run(commands, config):
     done = plan(commands, config)
     assert done.code == 0, done.err
-    for words in ("2 x 2 processes = 4", "tensor 1 x pipeline 1 x data 4", "8 rows a step, 2 on each", "1,024 a step, 7,168 in",
-                  "starts from random weights", "GiB on a device: "):  # fmt: skip
+    for words in (
+        "2 x 2 processes = 4",
+        "tensor 1 x pipeline 1 x data 4",
+        "8 rows a step, 2 on each",
+        "1,024 a step, 7,168 in",
+        "starts from random weights",
+        "GiB on a device: ",
+    ):
         assert words in done.out
     done = plan(commands, config, "--for-script", "--no-data", nodes=4)
     assert done.out == f"4 {config.with_suffix('')}\n"
 
 
 def test_a_batch_that_does_not_divide_is_refused_but_a_run_that_has_begun_goes_on_with_less(commands, config):
-    assert_refused(plan(commands, config, "--for-script", nodes=3), "3 nodes x 2", "data.rows_per_step 8", "6 data-parallel")
+    assert_refused(
+        plan(commands, config, "--for-script", nodes=3), "3 nodes x 2", "data.rows_per_step 8", "6 data-parallel"
+    )
     (config.with_suffix("") / "attempt.json").parent.mkdir()
     (config.with_suffix("") / "attempt.json").write_text("{}")
     done = plan(commands, config, "--for-script", nodes=3)
@@ -94,11 +102,14 @@ def test_a_run_that_cannot_go_on_is_refused(commands, tiny_data, tmp_path):
     assert_refused(plan(commands, config, "run.seed=9", **one), "trained on other rows")
     assert_refused(plan(commands, config, "run.resume=never", **one), "run.resume is never")
     shutil.copytree(tiny_data.train, tmp_path / "other")
-    assert plan(commands, config, f"data.sources=[{{path: {tmp_path / 'other'}}}]", **one).code == 0  # same data elsewhere
+    assert (
+        plan(commands, config, f"data.sources=[{{path: {tmp_path / 'other'}}}]", **one).code == 0
+    )  # same data elsewhere
 
 
 def test_submit_shows_without_submitting(commands, config):
     script = ROOT / "slurm/pretrain_3b.sbatch"
+
     def run(script: Path, *options: object) -> Finished:
         return commands.run("slurm/submit.py", "--config", config, "--dry-run", *options, script, "optim.lr=1e-4")
 
@@ -112,9 +123,15 @@ def test_submit_shows_without_submitting(commands, config):
 
 
 def test_shipped_scripts_are_thin_and_whole():
-    assert {path.name for path in SHIPPED} >= {"pretrain_3b.sbatch", "pretrain_1b5.sbatch", "sft_3b.sbatch",
-                                               "sft_edit_3b.sbatch", "shard_images.sbatch", "convert_to_hf.sbatch",
-                                               "evaluate.sbatch"}  # fmt: skip
+    assert {path.name for path in SHIPPED} >= {
+        "pretrain_3b.sbatch",
+        "pretrain_1b5.sbatch",
+        "sft_3b.sbatch",
+        "sft_edit_3b.sbatch",
+        "shard_images.sbatch",
+        "convert_to_hf.sbatch",
+        "evaluate.sbatch",
+    }
     for path in SHIPPED:
         text = path.read_text(encoding="utf-8")
         doing = [line for line in text.splitlines() if line and not line.startswith("#")]

@@ -32,9 +32,13 @@ def test_good_nodes_pass():
 
 
 def test_the_bad_node_is_named_and_why():
-    cases = [({"gpus": 7}, "7 GPUs"), ({"disk_gib": 3.0}, "3.0 GiB free"), ({"code": "beef"}, "other code"),
-             ({"data": "x/manifest.json cannot be read (Stale file handle)"}, "Stale file handle"),
-             ({"software": "Python 3.11.7, torch 2.12.0"}, "torch 2.12.0")]  # fmt: skip
+    cases = [
+        ({"gpus": 7}, "7 GPUs"),
+        ({"disk_gib": 3.0}, "3.0 GiB free"),
+        ({"code": "beef"}, "other code"),
+        ({"data": "x/manifest.json cannot be read (Stale file handle)"}, "Stale file handle"),
+        ({"software": "Python 3.11.7, torch 2.12.0"}, "torch 2.12.0"),
+    ]
     for change, words in cases:
         for name in NODES:
             bad = preflight.judge_nodes(records(**{name: change}), NODES, LIMITS)
@@ -137,7 +141,9 @@ def test_data_at_a_url_is_compared_too(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(remote, "PAUSES", (0.01,))
     (tmp_path / "manifest.json").write_text("{}")
     with serving(tmp_path) as store:
-        assert preflight.fingerprint([f"{store.url}/manifest.json"]) == preflight.fingerprint([tmp_path / "manifest.json"])
+        assert preflight.fingerprint([f"{store.url}/manifest.json"]) == preflight.fingerprint(
+            [tmp_path / "manifest.json"]
+        )
         assert preflight.fingerprint([f"{store.url}/other.json"]).startswith(f"{store.url}/other.json: is not there")
         store.fault = unavailable
         assert preflight.fingerprint([f"{store.url}/manifest.json"]) == f"{store.url}/manifest.json does not answer"

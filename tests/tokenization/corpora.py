@@ -85,7 +85,19 @@ def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
     return path
 
 
-SHAPED_SIZES = [(24, 24), (40, 30), (30, 40), (60, 20), (20, 60), (48, 27), (36, 24), (24, 36), (27, 48), (35, 15), (14, 33)]
+SHAPED_SIZES = [
+    (24, 24),
+    (40, 30),
+    (30, 40),
+    (60, 20),
+    (20, 60),
+    (48, 27),
+    (36, 24),
+    (24, 36),
+    (27, 48),
+    (35, 15),
+    (14, 33),
+]
 """Width and height of a picture for each shape of `--shapes aspect`."""
 
 

@@ -49,7 +49,14 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tests/tokenization/count_pictures.py --pictures /usr/share --most 6000",
     )
-    parser.add_argument("--pictures", type=Path, nargs="+", required=True, metavar="DIR", help="folders with pictures anywhere below them")
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders with pictures anywhere below them",
+    )
     parser.add_argument("--most", type=int, default=10_000, help="pictures that are taken (default: %(default)s)")
     parser.add_argument("--forms", nargs="*", default=[], help="only these (default: all)")
     return parser.parse_args()
@@ -62,7 +69,10 @@ def main() -> int:
     pictures = find(arguments.pictures, arguments.most)
     if not pictures:
         raise UserError(f"{arguments.pictures[0]}: no picture files below it")
-    print(f"{len(pictures):,} picture files, {sum(found.path.stat().st_size for found in pictures) / 1e6:,.0f} MB", flush=True)
+    print(
+        f"{len(pictures):,} picture files, {sum(found.path.stat().st_size for found in pictures) / 1e6:,.0f} MB",
+        flush=True,
+    )
     outcomes: dict[bytes, str] = {}
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -77,8 +87,11 @@ def main() -> int:
             right = read + reasons.total() == len(pictures) and not told
             wrong += not right
             why = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
-            print(f"{'ok  ' if right else 'LOST'} {name}: {read:,} read + {reasons.total():,} rejected = {read + reasons.total():,} "
-                  f"of {len(pictures):,} found ({why}){'; ' + told if told else ''}; {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
+            print(
+                f"{'ok  ' if right else 'LOST'} {name}: {read:,} read + {reasons.total():,} rejected = {read + reasons.total():,} "
+                f"of {len(pictures):,} found ({why}){'; ' + told if told else ''}; {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
     return 1 if wrong else 0
 
 
@@ -86,7 +99,9 @@ def find(folders: list[Path], most: int) -> list[Found]:
     """The picture files below these folders, named anew: by their number, in folders and with dots and spaces."""
     from tokenization.readers.pairs import is_picture
 
-    paths = sorted({path.resolve() for folder in folders for path in folder.rglob("*") if is_picture(path.name) and path.is_file()})
+    paths = sorted(
+        {path.resolve() for folder in folders for path in folder.rglob("*") if is_picture(path.name) and path.is_file()}
+    )
     found = []
     for number, path in enumerate(paths[:: max(1, len(paths) // most)][:most]):
         stem = (f"{number:05d}", f"d{number % 7}/v1.5_{number:05d}", f"d{number % 3}/e/p {number:05d} ä")[number % 3]
@@ -107,7 +122,10 @@ def count(path: Path, outcomes: dict[bytes, str]) -> tuple[int, Counter[str], st
         with corpus.open(file) as opened:
             for number, item in corpus.read(opened, 0):
                 if isinstance(item, Document):
-                    pictures, bad = len(item.pictures), [why for each in item.pictures if (why := outcome(preparation, each, outcomes))]
+                    pictures, bad = (
+                        len(item.pictures),
+                        [why for each in item.pictures if (why := outcome(preparation, each, outcomes))],
+                    )
                     read += 0 if bad else pictures
                     if bad:
                         reasons[bad[0]] += pictures
@@ -174,8 +192,16 @@ def jsonl(folder: Path, pictures: list[Found]) -> Path:
 def llava(folder: Path, pictures: list[Found]) -> Path:
     for found in pictures:
         put(folder, found)
-    turns = [{"image": found.name, "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": words(found) or ""}]}
-             for found in pictures]  # fmt: skip
+    turns = [
+        {
+            "image": found.name,
+            "conversations": [
+                {"from": "human", "value": "<image>\nWhat?"},
+                {"from": "gpt", "value": words(found) or ""},
+            ],
+        }
+        for found in pictures
+    ]
     (folder / "mix.json").write_text(json.dumps(turns))
     return folder / "mix.json"
 
@@ -193,7 +219,10 @@ def tars(folder: Path, pictures: list[Found], by_suffix: bool = False) -> Path:
         members = []
         for found in pictures[start : start + PER_TAR]:
             stem = found.name.rpartition(".")[0]
-            members += [(found.name, found.path.read_bytes()), *([(f"{stem}.txt", found.text)] if found.text is not None else [])]
+            members += [
+                (found.name, found.path.read_bytes()),
+                *([(f"{stem}.txt", found.text)] if found.text is not None else []),
+            ]
         if by_suffix:
             members.sort(key=lambda member: (member[0].rpartition(".")[2], member[0]))
         with tarfile.open(folder / f"{start:06d}.tar", "w") as archive:
@@ -220,7 +249,10 @@ def parquet(folder: Path, pictures: list[Found], columns: Callable[[list[Found]]
 
 
 def as_bytes(some: list[Found]) -> dict:
-    return {"image": [{"bytes": found.path.read_bytes(), "path": found.name} for found in some], "caption": [words(found) for found in some]}
+    return {
+        "image": [{"bytes": found.path.read_bytes(), "path": found.name} for found in some],
+        "caption": [words(found) for found in some],
+    }
 
 
 def as_paths(folder: Path) -> Callable[[list[Found]], dict]:
@@ -236,8 +268,10 @@ def as_paths(folder: Path) -> Callable[[list[Found]], dict]:
 
 
 def as_turns(some: list[Found]) -> dict:
-    return {"images": [[{"bytes": found.path.read_bytes(), "path": None}] for found in some],
-            "texts": [[{"user": "What?", "assistant": words(found) or ""}] for found in some]}  # fmt: skip
+    return {
+        "images": [[{"bytes": found.path.read_bytes(), "path": None}] for found in some],
+        "texts": [[{"user": "What?", "assistant": words(found) or ""}] for found in some],
+    }
 
 
 def saved(folder: Path, pictures: list[Found]) -> Path:
@@ -247,7 +281,10 @@ def saved(folder: Path, pictures: list[Found]) -> Path:
     names = []
     for number, table in enumerate(tables(pictures, as_bytes)):
         names.append(f"data-{number:05d}-of-{-(-len(pictures) // ROWS):05d}.arrow")
-        with pyarrow.OSFile(str(folder / names[-1]), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as stream:
+        with (
+            pyarrow.OSFile(str(folder / names[-1]), "wb") as sink,
+            pyarrow.ipc.new_stream(sink, table.schema) as stream,
+        ):
             stream.write_table(table)
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
     (folder / "dataset_info.json").write_text("{}")
@@ -263,8 +300,10 @@ def edits(folder: Path, pictures: list[Found]) -> Path:
         groups[-1] = pictures[-3:]
     for start in range(0, len(groups), ROWS):
         some = groups[start : start + ROWS]
-        rows = {"image_list": [[found.path.read_bytes() for found in group] for group in some],
-                "instruction_list": [[["make it so"]] * (len(group) - 1) for group in some]}  # fmt: skip
+        rows = {
+            "image_list": [[found.path.read_bytes() for found in group] for group in some],
+            "instruction_list": [[["make it so"]] * (len(group) - 1) for group in some],
+        }
         pyarrow.parquet.write_table(pyarrow.table(rows), folder / f"{start:05d}.parquet")
     return folder
 

@@ -15,7 +15,24 @@ import tarfile
 from pathlib import Path
 
 PAIRS, JSON_PARQUET, JSON_ARROW = "pairs.folder", "values.parquet", "values.arrow"
-NAMES = ("", ".", "._a.png", "a", "A", "b.txt", "a.png.txt", "v1.5_0.png", "ä.png", ".png", "d/e.txt", "d.png/e.txt", "a.JPG", "a.caption", "a.json", "x" * 200)
+NAMES = (
+    "",
+    ".",
+    "._a.png",
+    "a",
+    "A",
+    "b.txt",
+    "a.png.txt",
+    "v1.5_0.png",
+    "ä.png",
+    ".png",
+    "d/e.txt",
+    "d.png/e.txt",
+    "a.JPG",
+    "a.caption",
+    "a.json",
+    "x" * 200,
+)
 
 
 def packed(files: dict[str, bytes]) -> bytes:
@@ -31,9 +48,17 @@ def unpacked(data: bytes) -> dict[str, bytes]:
 def folder_seed(jpeg: bytes, picture: bytes) -> bytes:
     """Pairs of one name in nested folders, with texts in each of the three forms."""
     return packed(
-        {"a.png": picture, "a.txt": b"a cat", "d/b.jpg": jpeg, "d/b.json": b'{"captions": ["b", "zwei"], "id": "b"}',
-         "d/e/c.png": picture, "d/e/c.caption": "\ufeffein Haus".encode(), "d/c.webp": b"RIFF", "d/c.txt": b"broken"}
-    )  # fmt: skip
+        {
+            "a.png": picture,
+            "a.txt": b"a cat",
+            "d/b.jpg": jpeg,
+            "d/b.json": b'{"captions": ["b", "zwei"], "id": "b"}',
+            "d/e/c.png": picture,
+            "d/e/c.caption": "\ufeffein Haus".encode(),
+            "d/c.webp": b"RIFF",
+            "d/c.txt": b"broken",
+        }
+    )
 
 
 def mutated_folder(data: bytes, dice: random.Random, mutate) -> bytes:
@@ -47,7 +72,9 @@ def mutated_folder(data: bytes, dice: random.Random, mutate) -> bytes:
         elif how == 1:
             files[dice.choice(NAMES) if dice.random() < 0.5 else name + dice.choice(NAMES)] = files.pop(name)
         elif how == 2:
-            files[name.rpartition(".")[0] + dice.choice([".png", ".txt", ".json", ".caption", ".jpeg", ".tar"])] = files[name]
+            files[name.rpartition(".")[0] + dice.choice([".png", ".txt", ".json", ".caption", ".jpeg", ".tar"])] = (
+                files[name]
+            )
         else:
             files[name] = mutate(files[name], dice)
     return packed(files)
@@ -104,7 +131,9 @@ def sparse_tar(folder: Path, picture: bytes, form: str) -> bytes:
         file.write(picture)
         file.truncate(1 << 17)
     (folder / "hole.txt").write_text("a hole")
-    subprocess.run(["tar", f"--format={form}", "--sparse", "-cf", "sparse.tar", "hole.png", "hole.txt"], cwd=folder, check=True)
+    subprocess.run(
+        ["tar", f"--format={form}", "--sparse", "-cf", "sparse.tar", "hole.png", "hole.txt"], cwd=folder, check=True
+    )
     return (folder / "sparse.tar").read_bytes()
 
 
@@ -116,7 +145,11 @@ def linked_tar(picture: bytes) -> bytes:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-        for name, target, kind in (("b.png", "a.png", tarfile.LNKTYPE), ("b.txt", "a.txt", tarfile.LNKTYPE), ("c.png", "a.png", tarfile.SYMTYPE)):
+        for name, target, kind in (
+            ("b.png", "a.png", tarfile.LNKTYPE),
+            ("b.txt", "a.txt", tarfile.LNKTYPE),
+            ("c.png", "a.png", tarfile.SYMTYPE),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, target
             archive.addfile(info)

@@ -188,7 +188,7 @@ def attempt_pairs(path: Path, corpus, preparation) -> str:
     from tokenization.readers.pairs import is_picture
 
     if corpus.format.name != "pictures and texts of one name":
-        assert not corpus.unused == "" or not pictures_in(path), f"pictures beside {corpus.format.name} are not told"
+        assert corpus.unused != "" or not pictures_in(path), f"pictures beside {corpus.format.name} are not told"
         return "other format"
     read, reasons = 0, []
     for file in corpus.files:

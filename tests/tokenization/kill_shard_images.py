@@ -120,9 +120,20 @@ def start(arguments: argparse.Namespace, output: Path, count: int) -> list[int]:
     from tests.tokenization.corpora import child
     from tokenization import shard_images
 
-    command = ["--input", *arguments.input, "--output", str(output), "--vq", arguments.vq, "--tokenizer",
-               arguments.tokenizer, "--samples-per-part", str(arguments.samples_per_part), "--duplicate-bits",
-               str(arguments.duplicate_bits)]  # fmt: skip
+    command = [
+        "--input",
+        *arguments.input,
+        "--output",
+        str(output),
+        "--vq",
+        arguments.vq,
+        "--tokenizer",
+        arguments.tokenizer,
+        "--samples-per-part",
+        str(arguments.samples_per_part),
+        "--duplicate-bits",
+        str(arguments.duplicate_bits),
+    ]
     return [
         child(
             lambda worker=worker: shard_images.main([*command, "--job-index", str(worker), "--job-count", str(count)])

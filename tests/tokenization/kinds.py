@@ -21,17 +21,33 @@ LLAVA = [
             {"from": "gpt", "value": "None."},
         ],
     },
-    {"id": "one", "image": "a.png", "conversations": [
-        {"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]},
-    {"id": "none", "conversations": [
-        {"from": "system", "value": "Be kind."}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
-]  # fmt: skip
+    {
+        "id": "one",
+        "image": "a.png",
+        "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}],
+    },
+    {
+        "id": "none",
+        "conversations": [
+            {"from": "system", "value": "Be kind."},
+            {"from": "human", "value": "Hi"},
+            {"from": "gpt", "value": "Hello"},
+        ],
+    },
+]
 LLAVA_PARTS = {
-    "both": ["user:0", "user:What is this, and", "user:1", "user:?", "assistant:A cat, a dog.", "user:Which is red?",
-             "assistant:None."],
+    "both": [
+        "user:0",
+        "user:What is this, and",
+        "user:1",
+        "user:?",
+        "assistant:A cat, a dog.",
+        "user:Which is red?",
+        "assistant:None.",
+    ],
     "one": ["user:0", "user:What?", "assistant:That."],
     "none": ["system:Be kind.", "user:Hi", "assistant:Hello"],
-}  # fmt: skip
+}
 
 
 def llava(folder: Path, as_list: bool) -> Path:
@@ -72,8 +88,12 @@ def in_order() -> pyarrow.Table:
     """Texts and pictures in order, null where the other stands; the last row is pictures alone."""
     images = [[None, picture(0), None, picture(1)], [picture(2), picture(3)]]
     texts = [["Once", None, "then", None], [None, None]]
-    return pyarrow.table({"images": pyarrow.array(images, pyarrow.list_(pyarrow.binary())),
-                          "texts": pyarrow.array(texts, pyarrow.list_(pyarrow.string()))})  # fmt: skip
+    return pyarrow.table(
+        {
+            "images": pyarrow.array(images, pyarrow.list_(pyarrow.binary())),
+            "texts": pyarrow.array(texts, pyarrow.list_(pyarrow.string())),
+        }
+    )
 
 
 def parquet(path: Path, table: pyarrow.Table) -> Path:

@@ -92,16 +92,27 @@ def test_no_code_changes_while_latents_move_by_less_than_their_slack(seed, width
     """Judged in float64, with moves at random and straight to each other entry."""
     generator = torch.Generator().manual_seed(seed)
     codebook = torch.randn(entries, width, generator=generator) * closeness + torch.randn(width, generator=generator)
-    latents = codebook[torch.randint(entries, (1, 3, 5), generator=generator)] + closeness * scale * torch.randn(1, 3, 5, width, generator=generator)
+    latents = codebook[torch.randint(entries, (1, 3, 5), generator=generator)] + closeness * scale * torch.randn(
+        1, 3, 5, width, generator=generator
+    )
     unit = torch.nn.functional.normalize(codebook, dim=-1)
-    for settled, book in ((batches.nearest_two(latents, codebook), codebook), (batches.largest_two(latents, unit), unit)):
+    for settled, book in (
+        (batches.nearest_two(latents, codebook), codebook),
+        (batches.largest_two(latents, unit), unit),
+    ):
         certain = settled.slack > 0
         towards = book[None, None, None] - latents[:, :, :, None]  # [1, 3, 5, entries, width]
         moves = torch.cat([towards, torch.randn(1, 3, 5, 4, width, generator=generator)], 3).double()
-        moves = moves / moves.norm(dim=-1, keepdim=True).clamp_min(1e-300) * settled.slack.clamp(max=1e30)[..., None, None].double()
+        moves = (
+            moves
+            / moves.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+            * settled.slack.clamp(max=1e30)[..., None, None].double()
+        )
         moved = latents[:, :, :, None].double() + moves
         if book is codebook:
-            found = torch.cdist(moved.reshape(-1, width), book.double(), compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
+            found = torch.cdist(
+                moved.reshape(-1, width), book.double(), compute_mode="donot_use_mm_for_euclid_dist"
+            ).argmin(1)
         else:
             found = (moved.reshape(-1, width) @ book.double().T).argmax(1)
         same = found.view(1, 3, 5, -1) == settled.codes[..., None]

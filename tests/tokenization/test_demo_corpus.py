@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from tests.commands import CommandServer, assert_refused
-from tests.pretrain.tiny_run import TinyData
 from tokenization.demo_corpus import concept_key, emoji_names, split_by_concept
 
 SIDES = ("train", "heldout")
@@ -86,8 +85,15 @@ def test_groups_are_never_split_and_the_share_is_kept():
     records = []
     for number in range(3000):
         group = number // 3  # three pictures each, joined by concept, by pixels, and by a name in one language
-        records.append(record(number, group if number % 3 else -number, f"{number if number % 3 else group * 3 + 1}",
-                              en=f"{number}", de=f"{group}"))  # fmt: skip
+        records.append(
+            record(
+                number,
+                group if number % 3 else -number,
+                f"{number if number % 3 else group * 3 + 1}",
+                en=f"{number}",
+                de=f"{group}",
+            )
+        )
     split = split_by_concept(records, 0.1)
     sides = {entry["id"]: side for side, entries in split.items() for entry in entries}
     assert len(sides) == 3000

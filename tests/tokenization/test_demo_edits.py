@@ -24,7 +24,16 @@ from tokenization.demo_edits import (
     read_split,
     read_wordings,
 )
-from tokenization.edit_pairs import FAMILIES, KINDS, Edit, attributes_of, changed_svg, drawn_edits, layer_edits, layers_of
+from tokenization.edit_pairs import (
+    FAMILIES,
+    KINDS,
+    Edit,
+    attributes_of,
+    changed_svg,
+    drawn_edits,
+    layer_edits,
+    layers_of,
+)
 
 SCRIPT = "tokenization/demo_edits.py"
 SMALL = ("--size", 32, "--train", 12, "--heldout", 6)
@@ -56,7 +65,9 @@ def test_pictures_that_differ_in_one_attribute_are_an_edit(before, after, kind, 
     assert edits_between(before, after) == {(kind, before, after, forth), (kind, after, before, back)}
 
 
-@pytest.mark.parametrize("before, after", [("👍🏿", "👎🏿"), ("👩🏻", "👨🏿"), ("👧", "👨"), ("🍎", "🍏"), ("🕐", "🍎")])
+@pytest.mark.parametrize(
+    "before, after", [("👍🏿", "👎🏿"), ("👩🏻", "👨🏿"), ("👧", "👨"), ("🍎", "🍏"), ("🕐", "🍎")]
+)
 def test_pictures_that_differ_in_more_are_not(before, after):
     assert not edits_between(before, after)
 
@@ -89,19 +100,43 @@ def test_every_layer_edit_can_be_made_and_asked_for():
     made = list(layer_edits("A", SVG))
     assert {edit.kind for edit in made} == {"line art", "colour in", "outline", "recolour", "hair colour"}
     for edit in made:
-        assert any("+" in name and layers_of(changed_svg(SVG, name.split("+")[1])) != layers_of(SVG)
-                   for name in (edit.source, edit.target))  # fmt: skip
+        assert any(
+            "+" in name and layers_of(changed_svg(SVG, name.split("+")[1])) != layers_of(SVG)
+            for name in (edit.source, edit.target)
+        )
     recolour = next(edit for edit in made if edit.values == ("red", "blue"))
     assert instructions(recolour, wordings) == [
-        "make the red parts blue", "change red to blue", "Ändere die Farbe Rot zu Blau", "把红色的部分变成蓝色"
-    ]  # fmt: skip
+        "make the red parts blue",
+        "change red to blue",
+        "Ändere die Farbe Rot zu Blau",
+        "把红色的部分变成蓝色",
+    ]
     assert instructions(Edit("clock", "a", "b", ("4:30",)), wordings)[0] == "set the clock to 4:30"
 
 
 def test_every_drawn_edit_can_be_asked_for():
     """All values that the pictures have are in the table, in every language."""
     wordings = read_wordings()
-    people = ["👶", "👍", "👍🏻", "👍🏼", "👍🏽", "👍🏾", "👍🏿", "👨", "👩", "🧑", "🧒", "🧓", "👩‍🦰", "👩‍🦱", "👩‍🦲", "👩‍🦳", "🚶", "🚶‍➡️"]
+    people = [
+        "👶",
+        "👍",
+        "👍🏻",
+        "👍🏼",
+        "👍🏽",
+        "👍🏾",
+        "👍🏿",
+        "👨",
+        "👩",
+        "🧑",
+        "🧒",
+        "🧓",
+        "👩‍🦰",
+        "👩‍🦱",
+        "👩‍🦲",
+        "👩‍🦳",
+        "🚶",
+        "🚶‍➡️",
+    ]
     asked = {edit.kind: instructions(edit, wordings) for edit in drawn_edits(keys_of(*people, "🕐", "🕜"))}
     assert set(asked) == {"skin", "gender", "age", "hair", "direction", "clock"}
     assert all(len(texts) == 4 and all(texts) for texts in asked.values())
@@ -145,8 +180,10 @@ def test_no_held_out_picture_is_a_training_picture(edits, tiny_data):
 
     seen = {looks(data) for row in rows_of(edits / "train") for data in row["image_list"]}
     drawings = Drawings(32)
-    corpus = {side: {looks(drawings.picture(name)[0]) for name in names}
-              for side, names in read_split(tiny_data.corpus).items()}  # fmt: skip
+    corpus = {
+        side: {looks(drawings.picture(name)[0]) for name in names}
+        for side, names in read_split(tiny_data.corpus).items()
+    }
     heldout = {looks(data) for row in rows_of(edits / "heldout") for data in row["image_list"]}
     assert seen and heldout
     assert not heldout & (seen | corpus["train"]) and not seen & corpus["heldout"]
@@ -184,8 +221,19 @@ def keys_of_ids(*names: str) -> dict[str, tuple[int, ...]]:
 def test_the_rows_become_editing_shards(edits, tiny_data, commands, tmp_path):
     from tokenization.shards import open_dataset
 
-    done = commands.run("tokenization/shard_images.py", "--input", edits / "heldout", "--output", tmp_path / "shards",
-                        "--vq", tiny_data.vq, "--tokenizer", tiny_data.tokenizer, "--workers", 0)  # fmt: skip
+    done = commands.run(
+        "tokenization/shard_images.py",
+        "--input",
+        edits / "heldout",
+        "--output",
+        tmp_path / "shards",
+        "--vq",
+        tiny_data.vq,
+        "--tokenizer",
+        tiny_data.tokenizer,
+        "--workers",
+        0,
+    )
     assert done.code == 0, done.err
     dataset = open_dataset(tmp_path / "shards")
     assert {document["kind"] for document in dataset} == {"edit"}
@@ -198,8 +246,10 @@ def test_the_same_command_makes_the_same_bytes_and_leaves_a_finished_folder(edit
     command = (SCRIPT, "--corpus", tiny_data.corpus, "--output", other, *SMALL)
     (tmp_path / "edits.partial" / "train").mkdir(parents=True)  # of a run that was killed
     assert commands.run(*command).code == 0
-    files = [{str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-             for folder in (edits, other)]  # fmt: skip
+    files = [
+        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (edits, other)
+    ]
     assert files[0] == files[1] and len(files[0]) == 4
     assert not (tmp_path / "edits.partial").exists()
     times = {path: path.stat().st_mtime_ns for path in other.rglob("*")}
@@ -216,7 +266,9 @@ def test_a_corpus_that_is_none_is_refused(commands, tmp_path):
     assert not (tmp_path / "edits").exists()
 
 
-@pytest.mark.parametrize("content, said", [('{"a": 1}\n', "captions.jsonl"), ("\0" * 99, "captions.jsonl"), ("", "no edit")])
+@pytest.mark.parametrize(
+    "content, said", [('{"a": 1}\n', "captions.jsonl"), ("\0" * 99, "captions.jsonl"), ("", "no edit")]
+)
 def test_a_damaged_corpus_is_refused_and_nothing_is_made(commands, tmp_path, content, said):
     for side in ("train", "heldout"):
         (tmp_path / side / "folder").mkdir(parents=True)

@@ -26,12 +26,19 @@ def photographs(folder: Path) -> Path:
     folder.mkdir()
     for seed in range(4):
         (folder / f"{seed}.jpg").write_bytes(jpeg((400, 300), seed))
-    return jsonl(folder / "captions.jsonl", [{"image": f"{seed}.jpg", "caption": "a", "id": str(seed)} for seed in range(4)]).parent
+    return jsonl(
+        folder / "captions.jsonl", [{"image": f"{seed}.jpg", "caption": "a", "id": str(seed)} for seed in range(4)]
+    ).parent
 
 
 @pytest.mark.parametrize(
     ("size", "draft", "decoded"),
-    [((800, 600), 0, (800, 600)), ((800, 600), 150, (200, 150)), ((800, 600), 151, (400, 300)), ((800, 600), 700, (800, 600))],
+    [
+        ((800, 600), 0, (800, 600)),
+        ((800, 600), 150, (200, 150)),
+        ((800, 600), 151, (400, 300)),
+        ((800, 600), 700, (800, 600)),
+    ],
 )
 def test_a_jpeg_is_decoded_at_the_smallest_size_that_is_enough(size, draft, decoded):
     assert open_image(jpeg(size), draft=draft).size == decoded

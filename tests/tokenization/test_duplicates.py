@@ -113,7 +113,10 @@ def corpus(tmp_path: Path) -> Path:
             name = f"{number}-{seed}"
             picture = drawn(seed, file_format="JPEG", quality=85) if number else drawn(seed)
             record = {"captions": captions(seed), "id": name}
-            members += [(f"{name}.{'jpg' if number else 'png'}", picture), (f"{name}.json", json.dumps(record).encode())]
+            members += [
+                (f"{name}.{'jpg' if number else 'png'}", picture),
+                (f"{name}.json", json.dumps(record).encode()),
+            ]
         tar(folder / f"{number}.tar", members)
     return folder
 

@@ -127,8 +127,12 @@ def test_what_turns_must_have(tmp_path: Path):
     }
     corpus = open_corpus(jsonl(tmp_path / "bad.jsonl", [{"conversations": turns}, *bad.values()]))
     assert reasons(corpus) == [None, *bad]
-    rows = pyarrow.table({"image_list": [[picture(0)], [picture(0), None], [picture(0), picture(1)]],
-                          "instruction_list": [[["x"]], [["x"]], [[""]]]})  # fmt: skip
+    rows = pyarrow.table(
+        {
+            "image_list": [[picture(0)], [picture(0), None], [picture(0), picture(1)]],
+            "instruction_list": [[["x"]], [["x"]], [[""]]],
+        }
+    )
     corpus = open_corpus(kinds.parquet(tmp_path / "bad.parquet", rows))
     assert reasons(corpus) == ["picture_count", "missing_key", "empty_text"]
     rows = pyarrow.table({"images": [[picture(0), None]], "texts": [[None]]})

@@ -29,9 +29,15 @@ def reasons_in_the_code() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in RAISE:
                 place = 3 if node.func.id == "Reject" else 0
-                if len(node.args) > place and isinstance(word := node.args[place], ast.Constant) and isinstance(word.value, str):
+                if (
+                    len(node.args) > place
+                    and isinstance(word := node.args[place], ast.Constant)
+                    and isinstance(word.value, str)
+                ):
                     found.add(word.value)
-            elif isinstance(node, ast.Tuple) and len(node.elts) == 2 and isinstance(first := node.elts[0], ast.Constant):
+            elif (
+                isinstance(node, ast.Tuple) and len(node.elts) == 2 and isinstance(first := node.elts[0], ast.Constant)
+            ):
                 if first.value in ("missing_key", "several_pictures"):
                     found.add(first.value)
     return found
@@ -66,13 +72,20 @@ def prepared(path: Path) -> dict[str, str]:
 def test_pictures_of_many_kinds(tmp_path: Path):
     image = Image.open(io.BytesIO(picture(1)))
     kinds = {
-        "cmyk": (encoded("CMYK", "JPEG"), "read"), "palette": (encoded("P", "PNG"), "read"), "grey": (encoded("L", "BMP"), "read"),
-        "bit": (encoded("1", "PNG"), "read"), "deep": (encoded("I;16", "PNG"), "read"), "alpha": (encoded("LA", "PNG"), "read"),
+        "cmyk": (encoded("CMYK", "JPEG"), "read"),
+        "palette": (encoded("P", "PNG"), "read"),
+        "grey": (encoded("L", "BMP"), "read"),
+        "bit": (encoded("1", "PNG"), "read"),
+        "deep": (encoded("I;16", "PNG"), "read"),
+        "alpha": (encoded("LA", "PNG"), "read"),
         "pages": (encoded("RGB", "TIFF", save_all=True, append_images=[image]), "read"),
         "moving": (encoded("RGB", "GIF", save_all=True, append_images=[image]), "read"),
-        "float": (encoded("F", "TIFF"), "undecodable_picture"), "cut": (picture(1)[:200], "undecodable_picture"),
-        "icon": (encoded("RGB", "ICO"), "not_a_picture"), "empty": (b"", "not_a_picture"), "svg": (b"<svg/>", "not_a_picture"),
-    }  # fmt: skip
+        "float": (encoded("F", "TIFF"), "undecodable_picture"),
+        "cut": (picture(1)[:200], "undecodable_picture"),
+        "icon": (encoded("RGB", "ICO"), "not_a_picture"),
+        "empty": (b"", "not_a_picture"),
+        "svg": (b"<svg/>", "not_a_picture"),
+    }
     files = {f"{name}.png": data for name, (data, _) in kinds.items()} | {f"{name}.txt": name for name in kinds}
     assert prepared(write(tmp_path / "in", files)) == {f"{name}.png": outcome for name, (_, outcome) in kinds.items()}
 
@@ -107,13 +120,21 @@ def test_what_is_refused_before_the_job_begins(tmp_path: Path, name, files, word
 
 def test_texts_and_records(tmp_path: Path):
     texts = {
-        "ends": ("txt", b" one \r\n two \r\n", ("one \r\n two",)), "nul": ("txt", b"a\0b <|vision_start|>", ("a\0b <|vision_start|>",)),
-        "mark": ("txt", b"\xef\xbb\xbfA", ("A",)), "space": ("txt", b"  \n", "empty_caption"), "none": ("txt", b"", "empty_caption"),
-        "bytes": ("txt", b"\xff", "invalid_utf8"), "half": ("json", b'{"caption": "\\ud800"}', "invalid_utf8"),
-        "number": ("json", b'{"caption": 5}', "wrong_type"), "null": ("json", b'{"caption": null}', "missing_key"),
-        "cut": ("json", b'{"caption": "a"', "invalid_json"), "twice": ("json", b'{"caption": "a", "caption": "b"}', "invalid_json"),
-    }  # fmt: skip
-    files = {f"{name}.png": picture(0) for name in texts} | {f"{name}.{suffix}": data for name, (suffix, data, _) in texts.items()}
+        "ends": ("txt", b" one \r\n two \r\n", ("one \r\n two",)),
+        "nul": ("txt", b"a\0b <|vision_start|>", ("a\0b <|vision_start|>",)),
+        "mark": ("txt", b"\xef\xbb\xbfA", ("A",)),
+        "space": ("txt", b"  \n", "empty_caption"),
+        "none": ("txt", b"", "empty_caption"),
+        "bytes": ("txt", b"\xff", "invalid_utf8"),
+        "half": ("json", b'{"caption": "\\ud800"}', "invalid_utf8"),
+        "number": ("json", b'{"caption": 5}', "wrong_type"),
+        "null": ("json", b'{"caption": null}', "missing_key"),
+        "cut": ("json", b'{"caption": "a"', "invalid_json"),
+        "twice": ("json", b'{"caption": "a", "caption": "b"}', "invalid_json"),
+    }
+    files = {f"{name}.png": picture(0) for name in texts} | {
+        f"{name}.{suffix}": data for name, (suffix, data, _) in texts.items()
+    }
     read, rejected = outcomes(write(tmp_path / "in", files))
     assert {**read, **rejected} == {f"{name}.png": outcome for name, (_, _, outcome) in texts.items()}
 
@@ -134,7 +155,9 @@ def read_all(corpus, file) -> list:
 def test_paths_that_lead_elsewhere(tmp_path: Path):
     lines = [{"image": path, "caption": "a"} for path in ("../x.png", "/etc/hostname", "no.png")]
     assert list(prepared_reasons(jsonl(tmp_path / "a.jsonl", lines))) == ["unsafe_path", "unsafe_path", "missing_file"]
-    assert list(prepared_reasons(tar(tmp_path / "t.tar", [("../a.png", picture(0)), ("../a.txt", b"x")]))) == ["unsafe_path"]
+    assert list(prepared_reasons(tar(tmp_path / "t.tar", [("../a.png", picture(0)), ("../a.txt", b"x")]))) == [
+        "unsafe_path"
+    ]
 
 
 def prepared_reasons(path: Path):

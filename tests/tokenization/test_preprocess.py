@@ -184,11 +184,14 @@ def png(depth: int, colour_type: int, pixel: bytes, transparent: tuple[int, ...]
 @pytest.mark.parametrize(
     ("depth", "colour_type", "sample", "colour", "opaque"),
     [
-        (1, 0, b"\x00", (0,), (0, 0, 0)), (2, 0, b"\x55", (1,), (85, 85, 85)), (4, 0, b"\x33", (3,), (51, 51, 51)),
-        (8, 0, b"\x33", (0x33,), (51, 51, 51)), (16, 0, b"\x01\x02", (0x0102,), (1, 1, 1)),
+        (1, 0, b"\x00", (0,), (0, 0, 0)),
+        (2, 0, b"\x55", (1,), (85, 85, 85)),
+        (4, 0, b"\x33", (3,), (51, 51, 51)),
+        (8, 0, b"\x33", (0x33,), (51, 51, 51)),
+        (16, 0, b"\x01\x02", (0x0102,), (1, 1, 1)),
         (8, 2, b"\x01\x02\x03", (1, 2, 3), (1, 2, 3)),
     ],
-)  # fmt: skip
+)
 def test_the_transparent_colour_of_a_png_of_any_depth_shows_white(depth, colour_type, sample, colour, opaque):
     assert pixel(open_image(png(depth, colour_type, sample, colour))) == (255, 255, 255)
     other = tuple(part ^ 1 for part in colour)

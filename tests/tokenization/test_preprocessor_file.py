@@ -8,22 +8,48 @@ import pytest
 
 from model.errors import UserError
 from tests.tokenization.vq_folders import tiny_emu3, tiny_janus
-from tokenization.preprocessor_file import CLIP_MEAN, CLIP_STD, FILE, HARMLESS, PLAIN, WITHOUT_EFFECT, check_preprocessor
+from tokenization.preprocessor_file import (
+    CLIP_MEAN,
+    CLIP_STD,
+    FILE,
+    HARMLESS,
+    PLAIN,
+    WITHOUT_EFFECT,
+    check_preprocessor,
+)
 from tokenization.vq import load_vq
 
 SAVED_BY_5 = {
     "emu3": {
-        "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True, "image_mean": CLIP_MEAN,
-        "image_processor_type": "Emu3ImageProcessor", "image_std": CLIP_STD, "max_pixels": 1048576, "min_pixels": 262144,
-        "resample": 3, "rescale_factor": 0.00392156862745098, "size": {"max_pixels": 1048576, "min_pixels": 262144},
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": CLIP_MEAN,
+        "image_processor_type": "Emu3ImageProcessor",
+        "image_std": CLIP_STD,
+        "max_pixels": 1048576,
+        "min_pixels": 262144,
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"max_pixels": 1048576, "min_pixels": 262144},
         "spatial_factor": 8,
     },
     "janus": {
-        "background_color": [122, 116, 104], "do_normalize": True, "do_pad": True, "do_rescale": True, "do_resize": True,
-        "image_mean": CLIP_MEAN, "image_processor_type": "JanusImageProcessor", "image_std": CLIP_STD, "min_size": 14,
-        "resample": 3, "rescale_factor": 0.00392156862745098, "size": {"height": 384, "width": 384},
+        "background_color": [122, 116, 104],
+        "do_normalize": True,
+        "do_pad": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": CLIP_MEAN,
+        "image_processor_type": "JanusImageProcessor",
+        "image_std": CLIP_STD,
+        "min_size": 14,
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"height": 384, "width": 384},
     },
-}  # fmt: skip
+}
 """As Emu3ImageProcessor and JanusImageProcessor of transformers 5.24.0 write them."""
 
 
@@ -52,9 +78,16 @@ def test_what_transformers_writes_comes_in_and_every_key_is_known(family, versio
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("image_mean", [0.0, 0.0, 0.0]), ("image_std", [1, 1, 1]), ("image_mean", 0.5), ("do_normalize", False),
-     ("do_rescale", 1), ("rescale_factor", 1.0), ("do_flip_channel_order", True)],
-)  # fmt: skip
+    [
+        ("image_mean", [0.0, 0.0, 0.0]),
+        ("image_std", [1, 1, 1]),
+        ("image_mean", 0.5),
+        ("do_normalize", False),
+        ("do_rescale", 1),
+        ("rescale_factor", 1.0),
+        ("do_flip_channel_order", True),
+    ],
+)
 def test_what_asks_for_other_pixels_is_one_line(key, value, tmp_path):
     (tmp_path / FILE).write_text(json.dumps({key: value}))
     with pytest.raises(UserError, match=f"{FILE}: {key} ") as error:

@@ -191,19 +191,33 @@ def test_webdataset_members(tmp_path: Path):
     path = tar(
         tmp_path / "00001.tar",
         [
-            ("a.jpg", data), ("a.txt", b"from txt\n"), ("a.cls", b"3"),
-            ("b.PNG", data), ("b.json", b'{"caption": "from json"}'), ("b.txt", b"from txt too"),
-            ("c.png", data), ("c.json", b'{"width": 3}'), ("c.txt", "aus txt \u00fc".encode()),
-            ("sub/d.png", data), ("sub/d.txt", b"in a folder"),
+            ("a.jpg", data),
+            ("a.txt", b"from txt\n"),
+            ("a.cls", b"3"),
+            ("b.PNG", data),
+            ("b.json", b'{"caption": "from json"}'),
+            ("b.txt", b"from txt too"),
+            ("c.png", data),
+            ("c.json", b'{"width": 3}'),
+            ("c.txt", "aus txt \u00fc".encode()),
+            ("sub/d.png", data),
+            ("sub/d.txt", b"in a folder"),
             ("e.txt", b"no picture"),
             ("f.png", data),
-            ("g.png", data), ("g.jpg", data), ("g.txt", b"two pictures"),
-            ("../h.png", data), ("../h.txt", b"outside"),
-            ("i.png", data), ("i.txt", b"\xff"),
-            ("j.png", data), ("j.json", b"{"),
-            ("k.seg.png", data), ("k.png", data), ("k.txt", b"k.seg.png is another extension"),
+            ("g.png", data),
+            ("g.jpg", data),
+            ("g.txt", b"two pictures"),
+            ("../h.png", data),
+            ("../h.txt", b"outside"),
+            ("i.png", data),
+            ("i.txt", b"\xff"),
+            ("j.png", data),
+            ("j.json", b"{"),
+            ("k.seg.png", data),
+            ("k.png", data),
+            ("k.txt", b"k.seg.png is another extension"),
         ],
-    )  # fmt: skip
+    )
     corpus = open_corpus(path)
     documents = [item for item in items(corpus) if isinstance(item, Document)]
     assert [(item.id, item.texts[0]) for item in documents] == [

@@ -40,21 +40,44 @@ def test_a_folder_of_pictures_and_texts_of_one_name(tmp_path: Path):
     folder = write(
         tmp_path / "photos",
         {
-            "a.png": picture(0), "a.txt": b"\xef\xbb\xbfa cat\n",
-            "b.JPG": picture(1), "b.caption": "a dog",
-            "deep/er/c.webp": picture(2), "deep/er/c.json": '{"caption": "a bird", "id": "bird", "width": 3}',
-            "v1.5_0.png": picture(3), "v1.5_0.txt": "dotted", "v1.5_1.png": picture(4), "v1.5_1.txt": "dotted too",
-            "d.png": picture(5), "d.txt": "one", "d.json": '{"captions": ["two", "one"]}',
-            "e.png": picture(6), "e.jpg": picture(7), "e.txt": "both are read",
-            "lone.png": picture(8), "text.txt": "no picture", "f.png": picture(9), "f.txt": " ",
-            "._a.png": b"fork", ".DS_Store": b"x", "__MACOSX/a.png": b"fork", "table.csv": "x", "README.md": "# x",
+            "a.png": picture(0),
+            "a.txt": b"\xef\xbb\xbfa cat\n",
+            "b.JPG": picture(1),
+            "b.caption": "a dog",
+            "deep/er/c.webp": picture(2),
+            "deep/er/c.json": '{"caption": "a bird", "id": "bird", "width": 3}',
+            "v1.5_0.png": picture(3),
+            "v1.5_0.txt": "dotted",
+            "v1.5_1.png": picture(4),
+            "v1.5_1.txt": "dotted too",
+            "d.png": picture(5),
+            "d.txt": "one",
+            "d.json": '{"captions": ["two", "one"]}',
+            "e.png": picture(6),
+            "e.jpg": picture(7),
+            "e.txt": "both are read",
+            "lone.png": picture(8),
+            "text.txt": "no picture",
+            "f.png": picture(9),
+            "f.txt": " ",
+            "._a.png": b"fork",
+            ".DS_Store": b"x",
+            "__MACOSX/a.png": b"fork",
+            "table.csv": "x",
+            "README.md": "# x",
         },
-    )  # fmt: skip
+    )
     texts, rejects = outcomes(folder)
     assert texts == {
-        "a.png": ("a cat",), "b.JPG": ("a dog",), "bird": ("a bird",), "v1.5_0.png": ("dotted",),
-        "v1.5_1.png": ("dotted too",), "d.png": ("two", "one"), "e.png": ("both are read",), "e.jpg": ("both are read",),
-    }  # fmt: skip
+        "a.png": ("a cat",),
+        "b.JPG": ("a dog",),
+        "bird": ("a bird",),
+        "v1.5_0.png": ("dotted",),
+        "v1.5_1.png": ("dotted too",),
+        "d.png": ("two", "one"),
+        "e.png": ("both are read",),
+        "e.jpg": ("both are read",),
+    }
     assert rejects == {"lone.png": "missing_key", "text.txt": "missing_key", "f.png": "empty_caption"}
     corpus = open_corpus(folder)
     assert "pictures and texts of one name, pictures with captions, 20 files" in corpus.describe()
@@ -91,7 +114,9 @@ def test_pictures_beside_what_is_read_are_counted(tmp_path: Path, layout: str):
     else:
         write(folder, {"list.json": '[{"image": "more/y.jpg", "caption": "y"}]'})
     used = {"jsonl": "1 .jpg", "list": "1 .png"}.get(layout, "1 .png, 1 .jpg")
-    assert f"not used: {used} (a picture is used if" in open_corpus(folder).warning().replace("1 .jpg, 1 .png", "1 .png, 1 .jpg")
+    assert f"not used: {used} (a picture is used if" in open_corpus(folder).warning().replace(
+        "1 .jpg, 1 .png", "1 .png, 1 .jpg"
+    )
 
 
 def test_pictures_of_records_lie_where_one_says(tmp_path: Path):
@@ -110,7 +135,11 @@ def test_a_folder_of_nothing_but_pictures_says_what_to_do(tmp_path: Path):
 
 
 def test_names_with_dots_in_a_tar_are_samples_of_their_own(tmp_path: Path):
-    members = [(f"v1.5_{n:04d}.{suffix}", picture(n) if suffix == "png" else b"x%d" % n) for n in range(50) for suffix in ("png", "txt")]
+    members = [
+        (f"v1.5_{n:04d}.{suffix}", picture(n) if suffix == "png" else b"x%d" % n)
+        for n in range(50)
+        for suffix in ("png", "txt")
+    ]
     texts, rejects = outcomes(tar(tmp_path / "a.tar", members))
     assert texts == {f"a/v1.5_{n:04d}": (f"x{n}",) for n in range(50)} and not rejects
     members[1:2] = []  # one without its text
@@ -119,16 +148,36 @@ def test_names_with_dots_in_a_tar_are_samples_of_their_own(tmp_path: Path):
 
 
 def test_members_that_are_sorted_by_suffix_are_joined(tmp_path: Path):
-    pairs = [("a.jpg", picture(0)), ("b.jpg", picture(1)), ("c.jpg", picture(2)), ("a.txt", b"A"), ("b.json", b'{"caption": "B"}')]
+    pairs = [
+        ("a.jpg", picture(0)),
+        ("b.jpg", picture(1)),
+        ("c.jpg", picture(2)),
+        ("a.txt", b"A"),
+        ("b.json", b'{"caption": "B"}'),
+    ]
     assert outcomes(tar(tmp_path / "t.tar", pairs)) == ({"t/a": ("A",), "t/b": ("B",)}, {"t.tar/c": "missing_key"})
-    twice = [("a.jpg", picture(0)), ("a.txt", b"A"), ("b.jpg", picture(1)), ("b.txt", b"B"), ("a.jpg", picture(2)), ("a.txt", b"C")]
+    twice = [
+        ("a.jpg", picture(0)),
+        ("a.txt", b"A"),
+        ("b.jpg", picture(1)),
+        ("b.txt", b"B"),
+        ("a.jpg", picture(2)),
+        ("a.txt", b"C"),
+    ]
     assert [item.texts for item in items(open_corpus(tar(tmp_path / "u.tar", twice)))] == [("A",), ("B",), ("C",)]
     one = [("a.image.jpg", picture(0)), ("a.txt", b"A")]
     assert outcomes(tar(tmp_path / "v.tar", one)) == ({"v/a": ("A",)}, {})
 
 
 def test_what_a_mac_puts_into_a_tar_is_passed_over(tmp_path: Path):
-    members = [("._a.png", b"fork"), ("a.png", picture(0)), ("._a.txt", b"fork"), ("a.txt", b"A"), (".DS_Store", b"x"), ("__MACOSX/a.png", b"")]
+    members = [
+        ("._a.png", b"fork"),
+        ("a.png", picture(0)),
+        ("._a.txt", b"fork"),
+        ("a.txt", b"A"),
+        (".DS_Store", b"x"),
+        ("__MACOSX/a.png", b""),
+    ]
     assert outcomes(tar(tmp_path / "t.tar", members)) == ({"t/a": ("A",)}, {})
 
 
@@ -195,7 +244,11 @@ def test_pictures_of_parquet_by_path(tmp_path: Path):
         assert [pictures(item) for item in found[:2]] == [[picture(1)]] * 2
         assert [item.reason for item in found[2:]] == ["unsafe_path", "unsafe_path", "missing_key"]
         assert "pass --image-root, or save the dataset with its pictures" in found[2].detail
-    found = items(open_corpus(parquet(tmp_path / "a.parquet", images=[["images/a.png"]], texts=[[{"user": "?", "assistant": "!"}]])))
+    found = items(
+        open_corpus(
+            parquet(tmp_path / "a.parquet", images=[["images/a.png"]], texts=[[{"user": "?", "assistant": "!"}]])
+        )
+    )
     assert pictures(found[0]) == [picture(1)]
 
 
@@ -205,7 +258,9 @@ def test_columns_of_json_are_decoded(tmp_path: Path):
     found = items(open_corpus(path))
     assert [item.texts for item in found[:2]] == [('a "quoted" cat',), ("one", "two")]
     assert [item.reason for item in found[2:]] == ["wrong_type", "invalid_json", "missing_key"]
-    turns = pyarrow.array(['[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]'], pyarrow.json_())
+    turns = pyarrow.array(
+        ['[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]'], pyarrow.json_()
+    )
     (document,) = items(open_corpus(parquet(tmp_path / "b.parquet", messages=turns)))
     assert document.texts == ("Hi", "Ho")
     each = pyarrow.ListArray.from_arrays([0, 2], pyarrow.array(['"one"', '"two"'], pyarrow.json_()))
@@ -221,7 +276,15 @@ def test_the_first_reasons_stand_in_the_terminal(command: Command, tmp_path: Pat
 
 
 def test_turns_of_one_role_on_end_are_not_glued_together(tmp_path: Path):
-    said = [("human", "One."), ("human", "Two."), ("gpt", "A."), ("gpt", "B."), ("human", "<image>"), ("human", "C?"), ("gpt", "D.")]
+    said = [
+        ("human", "One."),
+        ("human", "Two."),
+        ("gpt", "A."),
+        ("gpt", "B."),
+        ("human", "<image>"),
+        ("human", "C?"),
+        ("gpt", "D."),
+    ]
     turns = [{"from": role, "value": text} for role, text in said]
     path = jsonl(tmp_path / "a.jsonl", [{"image": "a.png", "conversations": turns}])
     (document,) = items(open_corpus(path))

@@ -22,6 +22,7 @@ from tokenization.sample import PICTURE, SHAPE, parts_of
 from tokenization.shards import open_dataset
 from tokenization.vq import load_vq
 
+
 @pytest.fixture(scope="module")
 def shaped(tmp_path_factory: pytest.TempPathFactory, vq_folder: Path, tokenizer_folder: Path) -> Path:
     """`corpus`, and `out`, which was made of it with --shapes aspect."""

@@ -91,7 +91,9 @@ def test_a_url_needs_a_cache_and_a_cache_a_disk(store: Store, tmp_path: Path):
 
 
 def test_processes_that_start_at_once_fetch_each_file_once(many: Store, tmp_path: Path):
-    context = multiprocessing.get_context("spawn")  # a forkserver begun here would lack what other tests' workers import
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a forkserver begun here would lack what other tests' workers import
     arguments = (f"{many.url}/data", tmp_path / "cache", context.Barrier(3))
     many.asked.clear()
     readers = [context.Process(target=open_and_verify, args=arguments) for _ in range(3)]

@@ -81,8 +81,12 @@ def test_a_dataset_holds_what_the_tokenizers_give(command: Command, tmp_path: Pa
     manifest = dataset.manifest
     assert manifest["vq"]["fingerprint"] == vq.fingerprint
     assert manifest["vq"] | {"fingerprint": ""} == {
-        "name": "tiny-0", "fingerprint": "", "codebook_size": 32, "downsample": 2, "image_size": 16,
-    }  # fmt: skip
+        "name": "tiny-0",
+        "fingerprint": "",
+        "codebook_size": 32,
+        "downsample": 2,
+        "image_size": 16,
+    }
     assert manifest["tokenizer"]["sha256"] == tokenizer.sha256
     assert manifest["sources"] == {"cats": 11} and manifest["rejects"] == {}
     assert manifest["counts"]["documents"] == manifest["counts"]["pictures"] == 11
@@ -192,7 +196,7 @@ def test_killed_before_or_after_every_step_of_publishing(
         return shard_images.main(arguments)
 
     kills = 0
-    while os.WIFSIGNALED(status := os.waitpid(child(lambda: killed_at(first + kills)), 0)[1]):
+    while os.WIFSIGNALED(status := os.waitpid(child(lambda: killed_at(first + kills)), 0)[1]):  # noqa: B023
         kills += 1
     assert status == 0 and kills > 5
     assert contents(output) == reference

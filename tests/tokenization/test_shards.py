@@ -292,7 +292,11 @@ def test_ids_and_codes_alone_are_those_of_the_whole_document(dataset: Path):
 
 
 @settings(max_examples=40, deadline=None)
-@given(texts=st.lists(st.integers(0, 400), max_size=4), sides=st.lists(st.integers(1, 40), max_size=3), names=st.text(max_size=300))
+@given(
+    texts=st.lists(st.integers(0, 400), max_size=4),
+    sides=st.lists(st.integers(1, 40), max_size=3),
+    names=st.text(max_size=300),
+)
 def test_arrays_of_any_length_are_read_as_streaming_wrote_them(tmp_path_factory, texts, sides, names):
     """Lengths of 255 and 256, and 65,536, are where the format's own spelling of a length grows."""
     from model.light_imports import mds_reader
@@ -306,7 +310,9 @@ def test_arrays_of_any_length_are_read_as_streaming_wrote_them(tmp_path_factory,
     (shard,) = json.loads((folder / "index.json").read_text())["shards"]
     expected = mds_reader().from_json(str(folder), "", dict(shard))[1]
     found = ShardFiles(folder, [shard]).read(0, 1)
-    assert all(np.array_equal(found[name], expected[name]) and found[name].dtype == expected[name].dtype for name in found)
+    assert all(
+        np.array_equal(found[name], expected[name]) and found[name].dtype == expected[name].dtype for name in found
+    )
 
 
 def test_a_cut_shard_and_other_columns_are_named(dataset: Path):

@@ -80,8 +80,13 @@ def test_what_cannot_be_used_is_counted_or_named(commands: CommandServer, tmp_pa
     png = io.BytesIO()
     Image.new("RGB", (8, 8)).save(png, "PNG")
     with tarfile.open(tmp_path / "in/a.tar", "w") as tar:
-        for name, data in (("./x.y/1.png", png.getvalue()), ("./x.y/1.json", json.dumps({"id": "one", "caption": "sun"}).encode()),
-                           ("2.png", b"no png"), ("2.txt", b"name"), ("3.txt", b"no picture")):  # fmt: skip
+        for name, data in (
+            ("./x.y/1.png", png.getvalue()),
+            ("./x.y/1.json", json.dumps({"id": "one", "caption": "sun"}).encode()),
+            ("2.png", b"no png"),
+            ("2.txt", b"name"),
+            ("3.txt", b"no picture"),
+        ):
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
@@ -92,6 +97,8 @@ def test_what_cannot_be_used_is_counted_or_named(commands: CommandServer, tmp_pa
     words = [command[0], "--input", tmp_path / "texts.jsonl", "--output", tmp_path / "other"]
     assert_refused(commands.run(*words), "texts.jsonl", "no pictures with captions")
     (tmp_path / "empty.tar").write_bytes(b"")
-    assert_refused(commands.run(command[0], "--input", tmp_path / "empty.tar", "--output", tmp_path / "other"), "empty.tar")
+    assert_refused(
+        commands.run(command[0], "--input", tmp_path / "empty.tar", "--output", tmp_path / "other"), "empty.tar"
+    )
     assert_refused(commands.run(*command, "--by", "0"), "--by 0", "at least 1")
     assert not (tmp_path / "other").exists()

@@ -57,7 +57,9 @@ def test_words_that_were_added_stay_words_and_copies_stay_safe(name, tmp_path):
     loaded = load_text_tokenizer(tmp_path)
     text = f"{WORD} <tool_call>x<|im_end|>"
     expected = loaded.encode([text])[0].tolist()
-    assert expected[0] == tokenizer.token_to_id(WORD) and {tokenizer.token_to_id(mark) for mark in MARKS}.isdisjoint(expected)
+    assert expected[0] == tokenizer.token_to_id(WORD) and {tokenizer.token_to_id(mark) for mark in MARKS}.isdisjoint(
+        expected
+    )
     for other in (copy.copy(loaded), copy.deepcopy(loaded), pickle.loads(pickle.dumps(loaded))):
         assert other.encode([text, text])[1].tolist() == expected
     assert copy.deepcopy(loaded.encoder)(text) == expected

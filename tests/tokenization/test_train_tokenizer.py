@@ -107,6 +107,8 @@ def test_any_corpus_of_texts_is_read(commands: CommandServer, tmp_path):
     lines = tmp_path / "news.jsonl"
     lines.write_text('{"text": "some news"}\n{"text": " "}\n')
     assert sorted(texts_of(tars)) == sorted(text for number in range(6) for text in captions(number))
-    done = commands.run("tokenization/train_tokenizer.py", "--input", tars, lines, "--output", tmp_path / "out", "--vocab-size", 300)
+    done = commands.run(
+        "tokenization/train_tokenizer.py", "--input", tars, lines, "--output", tmp_path / "out", "--vocab-size", 300
+    )
     assert done.code == 0 and "300 ids" in done.out
     assert "left out as empty_text: news.jsonl:2" in done.err and "1 documents are left out" in done.err

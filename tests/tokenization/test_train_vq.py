@@ -73,8 +73,12 @@ def test_the_record_says_how_it_was_made(trained):
     assert record["parameters"] > 1000 and record["train"]["pictures"] > record["heldout"]["pictures"]
     assert json.loads((trained / "preprocess.json").read_text()) == {"image_size": 32}
     assert {path.name for path in trained.iterdir()} == {
-        "config.json", "diffusion_pytorch_model.safetensors", "preprocess.json", "training.json", "reconstructions.png",
-    }  # fmt: skip
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "preprocess.json",
+        "training.json",
+        "reconstructions.png",
+    }
 
 
 def test_the_same_seed_makes_the_same_weights(commands, tiny_data, tmp_path):
@@ -138,18 +142,34 @@ def test_any_corpus_gives_its_pictures_in_order_and_round_and_round(tmp_path):
 
 def test_a_twentieth_is_held_out_of_pictures_of_ones_own_and_the_sheet_is_drawn(commands, tmp_path):
     folder = folder_corpus(tmp_path / "folder", 40)
-    done = commands.run("tokenization/train_vq.py", "--train", folder, "--output", tmp_path / "vq", *QUICK, *SHORT,
-                        "--augment", "none", "--precision", "fp32")  # fmt: skip
+    done = commands.run(
+        "tokenization/train_vq.py",
+        "--train",
+        folder,
+        "--output",
+        tmp_path / "vq",
+        *QUICK,
+        *SHORT,
+        "--augment",
+        "none",
+        "--precision",
+        "fp32",
+    )
     assert done.code == 0, done.err
     assert "38 training pictures, 2 held out, 0 left out" in done.out and "cpu in fp32" in done.out
     with Image.open(tmp_path / "vq/reconstructions.png") as sheet:
         assert min(sheet.size) > 100
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--steps", "20"], "--steps 20 ends within --warmup-steps 20"), (["--channels", "16", "20"], "must be multiples of 16"),
-    (["--image-size", "30"], "must be a multiple of 4"), (["--batch-size", "0"], "--batch-size must be at least 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "20"], "--steps 20 ends within --warmup-steps 20"),
+        (["--channels", "16", "20"], "must be multiples of 16"),
+        (["--image-size", "30"], "must be a multiple of 4"),
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
+    ],
+)
 def test_what_cannot_become_a_tokenizer_is_refused_at_once(monkeypatch, capsys, options, message):
     monkeypatch.setattr(sys, "argv", ["train_vq.py", "--train", "a", "--output", "b", *QUICK, *options])
     with pytest.raises(SystemExit) as ended:

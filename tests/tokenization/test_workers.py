@@ -121,8 +121,13 @@ def test_the_plan_is_a_function_of_the_listing(command: Command, pristine: Path,
 
 
 def test_who_a_worker_is():
-    array = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "5",
-             "SLURM_ARRAY_TASK_MAX": "8", "SLURM_ARRAY_TASK_STEP": "1"}  # fmt: skip
+    array = {
+        "SLURM_ARRAY_TASK_ID": "7",
+        "SLURM_ARRAY_TASK_COUNT": "4",
+        "SLURM_ARRAY_TASK_MIN": "5",
+        "SLURM_ARRAY_TASK_MAX": "8",
+        "SLURM_ARRAY_TASK_STEP": "1",
+    }
     step = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4"}
     assert slot_of({}, None, None) == (0, 1)
     assert slot_of({}, 2, 5) == (2, 5)
@@ -132,8 +137,11 @@ def test_who_a_worker_is():
     assert slot_of({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None, None) == (0, 1)  # a batch script, outside srun
     assert slot_of({"RANK": "1", "WORLD_SIZE": "2"}, 1, 2) == (3, 4)
     assert slot_of(array | {"SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "2"}, None, None) == (1, 2)
-    assert sorted(slot_of(array | step | {"SLURM_ARRAY_TASK_ID": str(t), "SLURM_PROCID": str(r)}, None, None)[0]
-                  for t in range(5, 9) for r in range(4)) == list(range(16))  # fmt: skip
+    assert sorted(
+        slot_of(array | step | {"SLURM_ARRAY_TASK_ID": str(t), "SLURM_PROCID": str(r)}, None, None)[0]
+        for t in range(5, 9)
+        for r in range(4)
+    ) == list(range(16))
     with pytest.raises(UserError, match="give --job-index and --job-count"):
         slot_of(array | {"SLURM_ARRAY_TASK_MAX": "12"}, None, None)  # tasks 5, 7, 8 and 12 again, say
     with pytest.raises(UserError, match="--job-index 4 is not below --job-count 4"):

@@ -63,11 +63,14 @@ def main() -> None:
         per_stage = 8 // parallel.pipeline
         planned = expected_ranks(config, model, shape, per_stage // parallel.tensor)
         found[name] = [
-            {"planned": planned[stage].total, **dataclasses.asdict(dry_step(config, model, shape, 8, stage * per_stage)),
-             "planned_moved": moved(config, model, shape, planned[stage].static) if name in COUNTED else 0,
-             "rows": 16 * parallel.tensor * parallel.pipeline // 8}
+            {
+                "planned": planned[stage].total,
+                **dataclasses.asdict(dry_step(config, model, shape, 8, stage * per_stage)),
+                "planned_moved": moved(config, model, shape, planned[stage].static) if name in COUNTED else 0,
+                "rows": 16 * parallel.tensor * parallel.pipeline // 8,
+            }
             for stage in range(parallel.pipeline)
-        ]  # fmt: skip
+        ]
     print(json.dumps(found))
 
 

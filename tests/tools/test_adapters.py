@@ -46,8 +46,14 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     (work / "demo/drawn/0000-00.png").write_bytes(picture(0))
     code = PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     environment = {**os.environ, "HF_HOME": str(root / "hf"), "HF_MODULES_CACHE": str(root / "modules")}
-    done = subprocess.run([sys.executable, "-I", "-c", code + AFTER], cwd=root, env=environment, capture_output=True,
-                          text=True, timeout=600)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code + AFTER],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     return work, json.loads(done.stdout.splitlines()[-1])
 

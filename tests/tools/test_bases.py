@@ -34,9 +34,19 @@ from tools.text_only import KEPT, LEFT_OUT, of_text, plain_configuration
 
 CODES = 64
 ARGUMENTS = {
-    "separate": None, "every": 0, "kind": "separated", "vision_init": "copy", "new_rows": "mean", "codebook_size": CODES,
-    "image_token_offset": 0, "tokenizer": None, "dtype": "keep", "seed": 0, "add_tokens": False, "verify": False,
-}  # fmt: skip
+    "separate": None,
+    "every": 0,
+    "kind": "separated",
+    "vision_init": "copy",
+    "new_rows": "mean",
+    "codebook_size": CODES,
+    "image_token_offset": 0,
+    "tokenizer": None,
+    "dtype": "keep",
+    "seed": 0,
+    "add_tokens": False,
+    "verify": False,
+}
 IDS = torch.randint(0, 250, (2, 60), generator=torch.Generator().manual_seed(7))
 
 
@@ -79,9 +89,14 @@ def test_the_text_path_is_the_base(kind, tied, saved_by, tmp_path):
 SCALINGS = {
     "linear": {"rope_type": "linear", "factor": 4.0},
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
-    "llama3": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-               "original_max_position_embeddings": 64},
-}  # fmt: skip
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
 
 
 @pytest.mark.parametrize("saved_by", ["4.57.6", "5.24.0"])
@@ -145,7 +160,9 @@ def test_biases_and_pickles_are_refused(tmp_path):
 
 def test_what_is_not_kept_of_generation_is_told(tmp_path):
     base = write_base(tmp_path / "base", "qwen2")
-    assert "not kept" not in convert(argparse.Namespace(**{**ARGUMENTS, "hf": tmp_path / "base", "output": tmp_path / "a"}))
+    assert "not kept" not in convert(
+        argparse.Namespace(**{**ARGUMENTS, "hf": tmp_path / "base", "output": tmp_path / "a"})
+    )
     base.generation_config.update(temperature=0.7, top_p=0.8, do_sample=True)
     base.generation_config.save_pretrained(tmp_path / "base")
     said = convert(argparse.Namespace(**{**ARGUMENTS, "hf": tmp_path / "base", "output": tmp_path / "b"}))
@@ -194,15 +211,24 @@ def test_a_text_of_llama_begins_with_its_first_token_wherever_it_is_encoded(tmp_
     alphabet = Tokenizer.from_str(json.dumps({**values, "added_tokens": []}))
     framed = Tokenizer(alphabet.model)
     framed.pre_tokenizer, framed.decoder = alphabet.pre_tokenizer, alphabet.decoder
-    framed.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|eot_id|>",
-                               *(f"<|reserved_{number}|>" for number in range(12))])  # fmt: skip
+    framed.add_special_tokens(
+        [
+            "<|begin_of_text|>",
+            "<|end_of_text|>",
+            "<|start_header_id|>",
+            "<|eot_id|>",
+            *(f"<|reserved_{number}|>" for number in range(12)),
+        ]
+    )
     begin = ("<|begin_of_text|>", framed.token_to_id("<|begin_of_text|>"))
     template = processors.TemplateProcessing(single=f"{begin[0]} $A", pair=f"{begin[0]} $A $B", special_tokens=[begin])
     framed.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
     framed.save(str(tmp_path / "base/tokenizer.json"))
     assert framed.encode("ab").ids[0] == begin[1]
     config, _ = converted(tmp_path / "base", tmp_path / "start", add_tokens=True, verify=True)
-    text = "ab <|begin_of_text|><|start_header_id|>user<|eot_id|>"  # a user's words, Llama's own marks of turns among them
+    text = (
+        "ab <|begin_of_text|><|start_header_id|>user<|eot_id|>"  # a user's words, Llama's own marks of turns among them
+    )
     trained = load_text_tokenizer(tmp_path / "start").encode([text, "ab"])
     write_exported_tokenizer(tmp_path / "base", tmp_path / "start/tokenizer.json", config)  # as an export has it
     opened = PreTrainedTokenizerFast.from_pretrained(tmp_path / "base")
@@ -214,7 +240,9 @@ def test_a_text_of_llama_begins_with_its_first_token_wherever_it_is_encoded(tmp_
 @pytest.mark.parametrize("kind", CLASSES)
 def test_the_model_section_is_written(kind, arguments, tmp_path):
     """Pasted into a configuration it makes the model that was converted, context and scaling included."""
-    write_base(tmp_path / "base", kind, rope_scaling=dict(SCALINGS["yarn"]), tie_word_embeddings=True, rms_norm_eps=1e-5)
+    write_base(
+        tmp_path / "base", kind, rope_scaling=dict(SCALINGS["yarn"]), tie_word_embeddings=True, rms_norm_eps=1e-5
+    )
     config, _ = converted(tmp_path / "base", tmp_path / "start", **arguments)
     values = yaml.safe_load((tmp_path / "start/model.yaml").read_text())
     section = ModelSection(**values["model"])
@@ -232,7 +260,9 @@ def test_a_start_is_not_exported(tmp_path, commands):
 def test_a_stale_index_beside_sound_weights_is_refused(tmp_path):
     """transformers takes model.safetensors; an index's files were trained on here."""
     base = write_base(tmp_path / "base", "qwen2")
-    write_base(tmp_path / "other", "qwen2", initializer_range=0.5).save_pretrained(tmp_path / "cut", max_shard_size="20KB")
+    write_base(tmp_path / "other", "qwen2", initializer_range=0.5).save_pretrained(
+        tmp_path / "cut", max_shard_size="20KB"
+    )
     for path in (tmp_path / "cut").glob("model*"):
         path.rename(tmp_path / "base" / path.name)
     with pytest.raises(UserError, match="remove the stale one"):

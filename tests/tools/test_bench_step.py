@@ -18,8 +18,8 @@ from pretrain import runtime
 from pretrain.config import OptimSection
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.flops import RowFlops, causal_pairs, layer_weights, row_flops
-from tests.model.tiny_training import row_of, routing_of, training_config, training_model
 from tests.model.tiny_hf import document
+from tests.model.tiny_training import routing_of, row_of, training_config, training_model
 from tools import bench_step
 from tools.benchmarks import cases, memory, paired, parts, tables
 
@@ -49,7 +49,9 @@ def test_products_of_the_flop_count_are_those_that_torch_counts():
         for slots in computed_lengths(getattr(routing_of(row, config), name))
         for _ in range(layers)
     )
-    assert counted["aten.bmm"] + counted["aten.baddbmm"] == 3 * 4 * config.num_attention_heads * config.head_dim * squares
+    assert (
+        counted["aten.bmm"] + counted["aten.baddbmm"] == 3 * 4 * config.num_attention_heads * config.head_dim * squares
+    )
 
 
 def computed_lengths(layout) -> list[int]:
@@ -184,8 +186,19 @@ def test_marks_lie_between_the_parts_in_the_order_of_the_step(monkeypatch):
     with parts.marked(engine, parts.StopWatch(engine.device)):
         engine.train_step([row], paired.LR)
     order = [part for part, before in zip(passed, [None, *passed]) if part != before]
-    forward = ["optimizer", "tables", "embedding", "separated", "shared", "permute", "shared", "separated", "permute",
-               "separated", "head"]  # fmt: skip
+    forward = [
+        "optimizer",
+        "tables",
+        "embedding",
+        "separated",
+        "shared",
+        "permute",
+        "shared",
+        "separated",
+        "permute",
+        "separated",
+        "head",
+    ]
     backward = ["head", "separated", "permute", "separated", "shared", "permute", "shared", "separated", "embedding"]
     assert order == forward + backward[1:]  # the head makes its gradient with its losses
 

@@ -33,9 +33,17 @@ CLASSES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen
 def write_base(folder: Path, kind: str, tied: bool, **save) -> torch.nn.Module:
     config_class, model_class = CLASSES[kind]
     config = config_class(
-        vocab_size=ROWS, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, rope_theta=10_000.0, tie_word_embeddings=tied, max_position_embeddings=256,
-    )  # fmt: skip
+        vocab_size=ROWS,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        rope_theta=10_000.0,
+        tie_word_embeddings=tied,
+        max_position_embeddings=256,
+    )
     model = randomise(model_class(config), seed=5)
     model.save_pretrained(folder, **save)
     write_tokenizer(folder)
@@ -46,7 +54,10 @@ def write_base(folder: Path, kind: str, tied: bool, **save) -> torch.nn.Module:
 def bases(tmp_path_factory) -> dict[str, tuple[Path, torch.nn.Module]]:
     root = tmp_path_factory.mktemp("bases")
     return {
-        f"{kind} {'tied' if tied else 'untied'}": (root / f"{kind}-{tied}", write_base(root / f"{kind}-{tied}", kind, tied))
+        f"{kind} {'tied' if tied else 'untied'}": (
+            root / f"{kind}-{tied}",
+            write_base(root / f"{kind}-{tied}", kind, tied),
+        )
         for kind in CLASSES
         for tied in (True, False)
     }
@@ -139,10 +150,18 @@ def test_the_model_is_the_one_that_a_run_makes(commands, bases, tmp_path, kind):
     folder, _ = bases[f"{kind} tied"]
     config, _ = made(commands, folder, tmp_path / "start", "--separate", 1, 1)
     section = ModelSection(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, shallow=1, deep=1, flavour="qwen3" if kind == "qwen3" else "qwen2.5", rope_theta=10_000.0,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        shallow=1,
+        deep=1,
+        flavour="qwen3" if kind == "qwen3" else "qwen2.5",
+        rope_theta=10_000.0,
         image_token_offset=ROWS,
-    )  # fmt: skip
+    )
     manifest = {"vq": {"codebook_size": CODES}}
     ours = model_config(section, Tokenizer.from_file(str(folder / "tokenizer.json")), manifest)
     assert {**ours.to_dict(), "max_position_embeddings": 256} == config.to_dict()
@@ -162,25 +181,40 @@ def test_an_export_comes_back_bit_for_bit(commands, tmp_path):
 
 def test_a_published_model_gives_the_published_logits(commands, tmp_path):
     """Its folder is made here from the reference's weights under the published names and settings."""
-    from tests.model.test_golden import REFERENCE
     from safetensors import safe_open
+
+    from tests.model.test_golden import REFERENCE
 
     with safe_open(REFERENCE, framework="pt") as file:
         sizes = json.loads(file.metadata()["config"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     folder = tmp_path / "published"
     folder.mkdir()
     weights = {n.removeprefix("weights."): t for n, t in tensors.items() if n.startswith("weights.")}
     save_file(weights, folder / "model.safetensors")
     values = {
-        "model_type": "qwen3", "hidden_size": sizes["H"], "intermediate_size": sizes["I"], "head_dim": sizes["hd"],
-        "num_hidden_layers": sizes["L"], "num_attention_heads": sizes["nh"], "num_key_value_heads": sizes["nkv"],
-        "num_vision_encode_layers": sizes["enc"], "num_vision_decode_layers": sizes["dec"],
-        "real_text_vocab_size": sizes["V"], "vision_vocab_size": sizes["C"], "vocab_size": sizes["V"] + sizes["C"],
-        "vision_start_id": sizes["vision_start_id"], "rope_theta": sizes["rope_theta"], "hidden_act": "silu",
-        "rms_norm_eps": sizes["rms_norm_eps"], "tie_word_embeddings": False, "attention_bias": False,
-        "use_share_ffn": 1, "skip_connection_loc": -1, "rope_scaling": None,
-    }  # fmt: skip
+        "model_type": "qwen3",
+        "hidden_size": sizes["H"],
+        "intermediate_size": sizes["I"],
+        "head_dim": sizes["hd"],
+        "num_hidden_layers": sizes["L"],
+        "num_attention_heads": sizes["nh"],
+        "num_key_value_heads": sizes["nkv"],
+        "num_vision_encode_layers": sizes["enc"],
+        "num_vision_decode_layers": sizes["dec"],
+        "real_text_vocab_size": sizes["V"],
+        "vision_vocab_size": sizes["C"],
+        "vocab_size": sizes["V"] + sizes["C"],
+        "vision_start_id": sizes["vision_start_id"],
+        "rope_theta": sizes["rope_theta"],
+        "hidden_act": "silu",
+        "rms_norm_eps": sizes["rms_norm_eps"],
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "use_share_ffn": 1,
+        "skip_connection_loc": -1,
+        "rope_scaling": None,
+    }
     (folder / "config.json").write_text(json.dumps(values))
     names = {"<|vision_start|>": sizes["vision_start_id"], "<|vision_end|>": sizes["vision_end_id"], "<|endoftext|>": 0}
     ids = {number: name for name, number in names.items()}
@@ -236,7 +270,9 @@ def test_what_does_not_fit_is_refused_by_name(commands, bases, tmp_path):
 
     key = "model.layers.1.mlp.up_proj.weight"
     refused(key, "lacks", weights={name: tensor for name, tensor in weights.items() if name != key})
-    refused("model.layers.0.extra.weight", "no place", weights={**weights, "model.layers.0.extra.weight": torch.zeros(2)})
+    refused(
+        "model.layers.0.extra.weight", "no place", weights={**weights, "model.layers.0.extra.weight": torch.zeros(2)}
+    )
     refused(key, "[3, 32]", "[48, 32]", weights={**weights, key: torch.zeros(3, 32)})
     refused("BF16", "F32", "--dtype", weights={**weights, key: weights[key].bfloat16()})
     refused("rope_scaling", "dynamic", values={**values, "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}})

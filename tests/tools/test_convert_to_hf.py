@@ -116,14 +116,22 @@ def elsewhere(exports, tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("elsewhere")
     documents = documents_for(model_config(next(iter(exports.values()))))
     done = subprocess.run(
-        [sys.executable, "-I", "-W", "ignore", "-c", ELSEWHERE, json.dumps(documents),
-         *(str(exported.folder) for exported in exports.values())],
+        [
+            sys.executable,
+            "-I",
+            "-W",
+            "ignore",
+            "-c",
+            ELSEWHERE,
+            json.dumps(documents),
+            *(str(exported.folder) for exported in exports.values()),
+        ],
         cwd=folder,
         env={**os.environ, "HF_HOME": str(folder / "hf"), "HF_MODULES_CACHE": str(folder / "modules")},
         capture_output=True,
         text=True,
         timeout=300,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -177,7 +185,9 @@ def test_the_snippet_of_the_model_card_draws_a_picture_and_says_a_caption(export
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "import time:" in line}
+    imported = {
+        line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "import time:" in line
+    }
     assert "transformers" in imported and not imported & {"diffusers", "torchvision", "model", "tools"}
     assert done.stdout.splitlines(), "a caption was printed; after three steps it may be empty"
     export = open_export(exports["fp32-tied-qwen2.5"].folder)
@@ -358,11 +368,15 @@ def test_an_export_without_room_is_one_line_and_the_old_one_stays(commands, expo
     with small_disk(tmp_path / "disk", 1 << 20) as (disk, hook):
         shutil.copytree(exported.folder, disk / "model")
         (disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(disk).free - (100 << 10) if not hook else 1))
-        done = commands.run("tools/convert_to_hf.py", "--checkpoint", exported.run, "--output", disk / "model", hook=hook)
+        done = commands.run(
+            "tools/convert_to_hf.py", "--checkpoint", exported.run, "--output", disk / "model", hook=hook
+        )
         assert_no_room(done, disk)
         assert sorted(path.name for path in disk.iterdir()) == ["ballast", "model"]
         for path in exported.folder.rglob("*"):
-            assert path.is_dir() or path.read_bytes() == (disk / "model" / path.relative_to(exported.folder)).read_bytes()
+            assert (
+                path.is_dir() or path.read_bytes() == (disk / "model" / path.relative_to(exported.folder)).read_bytes()
+            )
 
 
 def test_a_killed_export_leaves_nothing_under_its_name_and_the_next_one_takes_its_remains(commands, exports, tmp_path):
@@ -407,5 +421,7 @@ def stop_late(folder: str) -> None:
 
 def same_files(one: Path, other: Path) -> bool:
     """Whether two folders hold the same files with the same bytes."""
-    files = [sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file()) for folder in (one, other)]
+    files = [
+        sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file()) for folder in (one, other)
+    ]
     return files[0] == files[1] and all((one / path).read_bytes() == (other / path).read_bytes() for path in files[0])

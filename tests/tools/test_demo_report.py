@@ -37,7 +37,9 @@ def test_recall_counts_hits_and_chance():
 
 
 def test_a_name_on_two_pictures_has_twice_the_chance():
-    gallery = Gallery(names=[["flag"], ["flag"], ["sun"], ["cat"]], codes=None, ids=[["a"], ["b"], ["c"], ["d"]], texts=[])
+    gallery = Gallery(
+        names=[["flag"], ["flag"], ["sun"], ["cat"]], codes=None, ids=[["a"], ["b"], ["c"], ["d"]], texts=[]
+    )
     assert measure_recall(gallery, ["flag"], [[1, 0, 2, 3]])["chance"] == 0.5
 
 
@@ -50,8 +52,11 @@ def test_captions_count_in_any_language_beside_one_caption_for_all():
 
 
 def test_losses_are_the_first_and_the_last(tmp_path):
-    lines = [{"step": 0, "heldout/loss_image": 8.0}, {"step": 5, "train/loss_text": 3.0},
-             {"step": 9, "heldout/loss_image": 4.0}]  # fmt: skip
+    lines = [
+        {"step": 0, "heldout/loss_image": 8.0},
+        {"step": 5, "train/loss_text": 3.0},
+        {"step": 9, "heldout/loss_image": 4.0},
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = losses(tmp_path)
     assert found["heldout/loss_image"] == {"first_step": 0, "first": 8.0, "last": 4.0, "last_step": 9}
@@ -84,8 +89,11 @@ def test_the_page_shows_what_it_is_given(tmp_path):
     assert "a dog" in page and "nearest: moon" in page and "21.50 dB" in page and "8.000 -&gt; 4.000" in page
     assert ">0 of 1 (0.0%)<" in page and ">1; 25.00%<" in page
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
-        "report.html", "figures.json", "curves.png", "seen.png"
-    }  # fmt: skip
+        "report.html",
+        "figures.json",
+        "curves.png",
+        "seen.png",
+    }
 
 
 @pytest.mark.parametrize("script, data", [("tools/demo_report.py", "--data"), ("tools/edit_report.py", "--edits")])

@@ -75,12 +75,24 @@ def test_logits_never_exist_whole(ranks):
 def test_collectives_are_those_of_the_layout(ranks):
     weights = {case: ranks[case][0]["sent"] for case in ("tp1", "tp2 sp")}
     assert weights["tp1"]["allgather_into_tensor_coalesced"] * 2 == weights["tp1"]["reduce_scatter_tensor_coalesced"]
-    assert weights["tp2 sp"]["reduce_scatter_tensor_coalesced"] < 0.51 * weights["tp1"]["reduce_scatter_tensor_coalesced"]
+    assert (
+        weights["tp2 sp"]["reduce_scatter_tensor_coalesced"] < 0.51 * weights["tp1"]["reduce_scatter_tensor_coalesced"]
+    )
 
 
 def test_the_command_prints_a_line_for_each_stage_and_writes_its_figures(tmp_path):
-    words = [sys.executable, "tools/dry_run.py", "pretrain/configs/demo.yaml", "--gpus", "2", "parallel.pipeline=2",
-             "run.precision=bf16", "data.rows_per_step=4", "--json", str(tmp_path / "seen.json")]  # fmt: skip
+    words = [
+        sys.executable,
+        "tools/dry_run.py",
+        "pretrain/configs/demo.yaml",
+        "--gpus",
+        "2",
+        "parallel.pipeline=2",
+        "run.precision=bf16",
+        "data.rows_per_step=4",
+        "--json",
+        str(tmp_path / "seen.json"),
+    ]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()

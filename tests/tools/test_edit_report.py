@@ -30,8 +30,15 @@ def row(number: int, kind: str = "skin", drawing: str = "1F44D") -> EditRow:
 
 
 def candidates(rows: list[EditRow], result: Image.Image) -> dict[str, list[Image.Image]]:
-    made = {RESULT: result, COPY: picture(250, 250), SOURCE: picture(255, 255), NO_SOURCE: picture(100, 100),
-            OTHER: picture(50, 50), MEAN: picture(128, 128), CEILING: picture(5, 250)}  # fmt: skip
+    made = {
+        RESULT: result,
+        COPY: picture(250, 250),
+        SOURCE: picture(255, 255),
+        NO_SOURCE: picture(100, 100),
+        OTHER: picture(50, 50),
+        MEAN: picture(128, 128),
+        CEILING: picture(5, 250),
+    }
     return {name: [found] * len(rows) for name, found in made.items()}
 
 
@@ -59,8 +66,10 @@ def test_intervals_are_over_things_and_not_over_edits():
 
 
 def test_figures_of_a_good_and_of_a_bad_result():
-    rows = [row(number, kind, drawing) for number, (kind, drawing) in
-            enumerate([("skin", "1F44D"), ("skin", "1F44E"), ("line art", "1F34E")])]  # fmt: skip
+    rows = [
+        row(number, kind, drawing)
+        for number, (kind, drawing) in enumerate([("skin", "1F44D"), ("skin", "1F44E"), ("line art", "1F34E")])
+    ]
     good = edit_figures.measure(rows, candidates(rows, picture(10, 250)), seed=0)
     assert list(good) == ["all", "skin", "line art"]
     assert (good["all"]["edits"], good["skin"]["things"], good["line art"]["edits"]) == (3, 2, 1)
@@ -80,8 +89,13 @@ def test_figures_of_a_good_and_of_a_bad_result():
 
 
 def test_another_target_is_of_the_same_kind_and_of_another_thing():
-    rows = [row(1, "skin", "1F44D"), row(2, "skin", "1F44D-1F3FB"), row(3, "skin", "1F44E"), row(4, "hair"),
-            row(5, "hair", "1F468")]  # fmt: skip
+    rows = [
+        row(1, "skin", "1F44D"),
+        row(2, "skin", "1F44D-1F3FB"),
+        row(3, "skin", "1F44E"),
+        row(4, "hair"),
+        row(5, "hair", "1F468"),
+    ]
     assert rows[0].thing == rows[1].thing != rows[2].thing  # a skin tone is no other thing
     for seed in range(20):
         chosen = others(rows, seed)
@@ -93,9 +107,15 @@ def test_the_page_shows_what_it_is_given(tmp_path):
     rows = [row(1), row(2, "line art", "1F34E")]
     made = candidates(rows, picture(10, 250))
     figures = {
-        "side": "heldout", "guidance": 1.5, "image_guidance": 1.0, "temperature": 0.1, "seed": 0,
-        "codes_that_an_edit_changes": 0.25, "losses": {}, "kinds": edit_figures.measure(rows, made, seed=0),
-    }  # fmt: skip
+        "side": "heldout",
+        "guidance": 1.5,
+        "image_guidance": 1.0,
+        "temperature": 0.1,
+        "seed": 0,
+        "codes_that_an_edit_changes": 0.25,
+        "losses": {},
+        "kinds": edit_figures.measure(rows, made, seed=0),
+    }
     metrics = [{"step": 0, "heldout/loss_image": 8.0}, {"step": 9, "heldout/loss_image": 4.0}]
     edit_page.write(tmp_path / "report", figures, metrics, rows, made)
     page = (tmp_path / "report" / "report.html").read_text()

@@ -56,8 +56,11 @@ def test_packages_are_opened_and_what_is_none_is_refused(commands, tmp_path):
             f"Package: debian-reference-{name}\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n"
         )
         packages.mkdir(exist_ok=True)
-        subprocess.run(["dpkg-deb", "-b", tmp_path / language, packages / f"debian-reference-{name}_1_all.deb"], check=True,
-                       capture_output=True)  # fmt: skip
+        subprocess.run(
+            ["dpkg-deb", "-b", tmp_path / language, packages / f"debian-reference-{name}_1_all.deb"],
+            check=True,
+            capture_output=True,
+        )
     done = commands.run("tools/fetch_texts.py", "--packages", packages, "--output", tmp_path / "texts")
     assert done.code == 0 and "texts/zh: train" in done.out, done.err
     (packages / "debian-reference-de_1_all.deb").write_bytes(b"no package")

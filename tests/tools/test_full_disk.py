@@ -19,17 +19,34 @@ def inputs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     write_base(folder / "base", "qwen2", True)
     write_export(folder / "export")
-    (folder / "captions.jsonl").write_text("".join(json.dumps({"caption": f"red thing {n} {n * n}"}) + "\n" for n in range(99)))
+    (folder / "captions.jsonl").write_text(
+        "".join(json.dumps({"caption": f"red thing {n} {n * n}"}) + "\n" for n in range(99))
+    )
     return folder
 
 
 def arguments_of(name: str, inputs: Path, output: Path) -> list[object]:
     return {
-        "convert_from_hf": ["tools/convert_from_hf.py", "--hf", inputs / "base", "--output", output, "--codebook-size", 64],
+        "convert_from_hf": [
+            "tools/convert_from_hf.py",
+            "--hf",
+            inputs / "base",
+            "--output",
+            output,
+            "--codebook-size",
+            64,
+        ],
         "generate": ["tools/generate.py", "--model", inputs / "export", "--prompt", "a cat", "--output", output],
-        "train_tokenizer": ["tokenization/train_tokenizer.py", "--captions", inputs / "captions.jsonl", "--output", output,
-                            "--vocab-size", 400],
-    }[name]  # fmt: skip
+        "train_tokenizer": [
+            "tokenization/train_tokenizer.py",
+            "--captions",
+            inputs / "captions.jsonl",
+            "--output",
+            output,
+            "--vocab-size",
+            400,
+        ],
+    }[name]
 
 
 @pytest.mark.parametrize("name", ["convert_from_hf", "generate", "train_tokenizer"])

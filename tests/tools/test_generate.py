@@ -239,9 +239,14 @@ def test_the_last_line_says_where_results_lie_and_a_second_job_what_differs(expo
     out = tmp_path / "out"
     run(export, out, "--prompt", "a cat", "--num-images", 2)
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told == f"{out}: 2 pictures, all of them on {out}/contact_sheet.png, each with its prompt and settings in generations.jsonl"
+    assert (
+        told
+        == f"{out}: 2 pictures, all of them on {out}/contact_sheet.png, each with its prompt and settings in generations.jsonl"
+    )
     with pytest.raises(UserError) as refused:
         run(export, out, "--prompt", "a cat", "--num-images", 2, "--guidance", 2.5, "--top-k", 7)
     assert "(guidance is 4.0 there, 2.5 now, top_k is 4096 there, 7 now): give another --output" in str(refused.value)
     run(export, tmp_path / "captions", "--image", picture, "--max-new-tokens", 2)
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{tmp_path / 'captions'}: 1 caption, each with its prompt")
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith(f"{tmp_path / 'captions'}: 1 caption, each with its prompt")
+    )

@@ -10,8 +10,16 @@ from tools import gpu_check
 from tools.benchmarks.gpu import steps
 from tools.benchmarks.gpu.setting import Setting
 
-SECTIONS = {"ceilings", "exactness", "steps", "host reads and kernels", "pictures to codes", "drawing", "decoding",
-            "run.deterministic"}  # fmt: skip
+SECTIONS = {
+    "ceilings",
+    "exactness",
+    "steps",
+    "host reads and kernels",
+    "pictures to codes",
+    "drawing",
+    "decoding",
+    "run.deterministic",
+}
 
 
 def check(commands: CommandServer, output: Path, *arguments: object) -> tuple[Finished, dict]:
@@ -49,5 +57,13 @@ def test_what_there_was_no_time_for_is_said(commands, tmp_path):
 
 def test_a_section_that_fails_is_in_the_table():
     machine = {"gpus": "H100", "libraries": {"torch": "2.11.0"}}
-    record = {"command": "python", "machine": machine, "sections": {}, "not run": {}, "failed": {"steps": "Traceback\nOops: no"}}
-    assert "on H100; torch 2.11.0" in gpu_check.table(record) and "| steps | **failed**: Oops: no |" in gpu_check.table(record)
+    record = {
+        "command": "python",
+        "machine": machine,
+        "sections": {},
+        "not run": {},
+        "failed": {"steps": "Traceback\nOops: no"},
+    }
+    assert "on H100; torch 2.11.0" in gpu_check.table(record) and "| steps | **failed**: Oops: no |" in gpu_check.table(
+        record
+    )

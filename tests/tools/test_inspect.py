@@ -49,8 +49,19 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def shards(commands: CommandServer, tiny_data: TinyData, inputs: list[Path], tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("shards") / "all"
-    done = commands.run("tokenization/shard_images.py", "--input", *inputs, "--output", output, "--vq", tiny_data.vq,
-                        "--tokenizer", tiny_data.tokenizer, "--max-rejects", 0.2)  # fmt: skip
+    done = commands.run(
+        "tokenization/shard_images.py",
+        "--input",
+        *inputs,
+        "--output",
+        output,
+        "--vq",
+        tiny_data.vq,
+        "--tokenizer",
+        tiny_data.tokenizer,
+        "--max-rejects",
+        0.2,
+    )
     assert done.code == 0, done.err
     return output
 
@@ -82,17 +93,32 @@ def test_what_would_be_cut_is_told_and_shown(commands: CommandServer, tmp_path: 
     banner.paste("black", (60, 0, 120, 60))
     banner.save(tmp_path / "in/a.png")
     jsonl(tmp_path / "in/captions.jsonl", [{"image": "a.png", "caption": "a banner"}])
-    words = ["tools/inspect_data.py", "--input", tmp_path / "in", "--image-size", 64, "--pixels-per-code", 8, "--output"]
+    words = [
+        "tools/inspect_data.py",
+        "--input",
+        tmp_path / "in",
+        "--image-size",
+        64,
+        "--pixels-per-code",
+        8,
+        "--output",
+    ]
     seen = {}
     for shapes, fit, told in (
         ("square", "crop", "cut off a picture, share of the area, --shapes as asked: median 66.7%, most 66.7%"),
-        ("aspect", "crop", "the same with --shapes square: median 66.7%, most 66.7%, mean 66.7%; over 25% of 1 of 1 pictures"),
+        (
+            "aspect",
+            "crop",
+            "the same with --shapes square: median 66.7%, most 66.7%, mean 66.7%; over 25% of 1 of 1 pictures",
+        ),
         ("3:1", "pad", "white laid beside it, share of the area, --shapes as asked: median 13."),
     ):
         done = commands.run(*words, tmp_path / shapes, "--shapes", shapes, "--fit", fit)
         assert done.code == 0 and told in done.out, done.out + done.err
         sheet = numpy.asarray(Image.open(tmp_path / shapes / "cut_sheet.png").convert("RGB"))
-        seen[shapes] = {name: int((sheet == colour).all(-1).sum()) for name, colour in (("lime", (0, 255, 0)), ("black", (0, 0, 0)))}
+        seen[shapes] = {
+            name: int((sheet == colour).all(-1).sum()) for name, colour in (("lime", (0, 255, 0)), ("black", (0, 0, 0)))
+        }
         veiled = (abs(sheet.astype(int) - (153, 140, 38)).max(-1) < 3).sum()
         assert (veiled > 2000) == (shapes == "square")
     assert seen["square"]["lime"] < 100 and seen["square"]["black"] > 1500  # of 43 x 43
@@ -103,13 +129,26 @@ def test_what_would_be_cut_is_told_and_shown(commands: CommandServer, tmp_path: 
 
 
 def test_shapes_of_a_dataset_are_counted(commands: CommandServer, tiny_data: TinyData, tmp_path: Path):
-    done = commands.run("tokenization/shard_images.py", "--input", shaped_corpus(tmp_path / "in"), "--output",
-                        tmp_path / "out", "--vq", tiny_data.vq, "--tokenizer", tiny_data.tokenizer, "--shapes", "4:3,3:4,3:1")  # fmt: skip
+    done = commands.run(
+        "tokenization/shard_images.py",
+        "--input",
+        shaped_corpus(tmp_path / "in"),
+        "--output",
+        tmp_path / "out",
+        "--vq",
+        tiny_data.vq,
+        "--tokenizer",
+        tiny_data.tokenizer,
+        "--shapes",
+        "4:3,3:4,3:1",
+    )
     assert done.code == 0, done.err
     dataset = open_dataset(tmp_path / "out")
     shapes = shape_statistics(dataset)
     assert [line[0] for line in shapes] == ["4*4", "3*4", "4*3", "2*6"] and sum(line[1] for line in shapes) == 11
-    done = commands.run("tools/inspect_shards.py", "--shards", tmp_path / "out", "--vq", tiny_data.vq, "--output", tmp_path / "page")
+    done = commands.run(
+        "tools/inspect_shards.py", "--shards", tmp_path / "out", "--vq", tiny_data.vq, "--output", tmp_path / "page"
+    )
     assert "pictures by shape: " + ", ".join(f"{word} {count}" for word, count, _ in shapes) in done.out, done.err
     assert len(pictures_of((tmp_path / "page/index.html").read_text())) == 11
 
@@ -129,8 +168,19 @@ def test_samples_come_back_as_pictures_and_text(
 ):
     dataset = open_dataset(shards)
     edit = next(number for number, found in enumerate(dataset) if found["kind"] == "edit")
-    done = commands.run("tools/inspect_shards.py", "--shards", shards, "--vq", tiny_data.vq, "--samples", 0, edit,
-                        "--verify", "--output", tmp_path)  # fmt: skip
+    done = commands.run(
+        "tools/inspect_shards.py",
+        "--shards",
+        shards,
+        "--vq",
+        tiny_data.vq,
+        "--samples",
+        0,
+        edit,
+        "--verify",
+        "--output",
+        tmp_path,
+    )
     assert done.code == 0, done.err
     assert "shards are sound" in done.out and "captions: 29 documents, 464 image tokens" in done.out
     page = (tmp_path / "index.html").read_text()
@@ -143,19 +193,20 @@ def test_samples_come_back_as_pictures_and_text(
     assert "picture 0" in page and "paint it red" in page and "not_a_picture" in page
 
 
-def test_a_url_shows_what_the_folder_shows(
-    commands: CommandServer, tiny_data: TinyData, shards: Path, tmp_path: Path
-):
+def test_a_url_shows_what_the_folder_shows(commands: CommandServer, tiny_data: TinyData, shards: Path, tmp_path: Path):
     words = ["--vq", tiny_data.vq, "--samples", 0, 31, "--verify", "--output"]
     with serving(shards) as store:
         done = commands.run("tools/inspect_shards.py", "--shards", store.url, *words, tmp_path / "none")
         assert_refused(done, store.url, "--cache")
-        done = commands.run("tools/inspect_shards.py", "--shards", store.url, "--cache", tmp_path / "cache", *words,
-                            tmp_path / "url")  # fmt: skip
+        done = commands.run(
+            "tools/inspect_shards.py", "--shards", store.url, "--cache", tmp_path / "cache", *words, tmp_path / "url"
+        )
     assert done.code == 0, done.err
     assert commands.run("tools/inspect_shards.py", "--shards", shards, *words, tmp_path / "folder").code == 0
-    pages = [(tmp_path / name / "index.html").read_text().replace(str(where), "") for name, where in
-             (("url", store.url), ("folder", shards))]  # fmt: skip
+    pages = [
+        (tmp_path / name / "index.html").read_text().replace(str(where), "")
+        for name, where in (("url", store.url), ("folder", shards))
+    ]
     assert pages[0] == pages[1]
 
 
@@ -163,12 +214,35 @@ def test_what_is_left_out_of_training_is_said(
     commands: CommandServer, tiny_data: TinyData, inputs: list[Path], tmp_path: Path
 ):
     """The editing pictures and those of the conversations are among the captioned ones."""
-    done = commands.run("tokenization/shard_images.py", "--input", *inputs, "--output", tmp_path / "shards", "--vq",
-                        tiny_data.vq, "--tokenizer", tiny_data.tokenizer, "--duplicate-bits", 0, "--max-rejects", 0.2)  # fmt: skip
+    done = commands.run(
+        "tokenization/shard_images.py",
+        "--input",
+        *inputs,
+        "--output",
+        tmp_path / "shards",
+        "--vq",
+        tiny_data.vq,
+        "--tokenizer",
+        tiny_data.tokenizer,
+        "--duplicate-bits",
+        0,
+        "--max-rejects",
+        0.2,
+    )
     assert done.code == 0, done.err
     left_out = open_dataset(tmp_path / "shards").lengths.left_out().tolist()
-    done = commands.run("tools/inspect_shards.py", "--shards", tmp_path / "shards", "--vq", tiny_data.vq, "--samples", 0,
-                        left_out[0], "--output", tmp_path / "page")  # fmt: skip
+    done = commands.run(
+        "tools/inspect_shards.py",
+        "--shards",
+        tmp_path / "shards",
+        "--vq",
+        tiny_data.vq,
+        "--samples",
+        0,
+        left_out[0],
+        "--output",
+        tmp_path / "page",
+    )
     assert f"{len(left_out)} documents are left out of training" in done.out
     page = (tmp_path / "page/index.html").read_text()
     assert f"repeat pictures of other files: {', '.join(map(str, left_out))}</p>" in page
@@ -187,8 +261,9 @@ def test_rows_are_shown_with_what_is_learned(
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     rows = Data(load_config(tmp_path / "run.yaml", []), Place()).train
     numbers = range(next(n for n in range(100) if rows.plan.epoch_of(n)))
-    done = commands.run("tools/inspect_shards.py", "--config", tmp_path / "run.yaml", "--rows", *numbers, "--output",
-                        tmp_path / "page")  # fmt: skip
+    done = commands.run(
+        "tools/inspect_shards.py", "--config", tmp_path / "run.yaml", "--rows", *numbers, "--output", tmp_path / "page"
+    )
     assert done.code == 0, done.err
     page = html.unescape((tmp_path / "page/index.html").read_text())
     pieces = [piece for number in numbers for piece in rows.plan.row(number)]

@@ -70,8 +70,17 @@ def test_two_processes_find_what_one_finds(run, profile, tiny_data, tmp_path):
 
 def test_what_does_not_fit_is_refused(commands, run, tiny_data, tmp_path):
     def refused(*parts: str, checkpoint=run, data=tiny_data.train, arguments=()) -> None:
-        done = commands.run("tools/measure_conflict.py", "--checkpoint", checkpoint, "--data", data,
-                            "--output", tmp_path / "x", *SMALL, *arguments)  # fmt: skip
+        done = commands.run(
+            "tools/measure_conflict.py",
+            "--checkpoint",
+            checkpoint,
+            "--data",
+            data,
+            "--output",
+            tmp_path / "x",
+            *SMALL,
+            *arguments,
+        )
         assert_refused(done, *parts)
         assert not (tmp_path / "x").exists()
 

@@ -10,8 +10,19 @@ from tools.measure_entropy import sequences
 
 
 def test_streams_are_measured_and_told(commands, tiny_data, tmp_path):
-    done = commands.run("tools/measure_entropy.py", "--text", f"names={tiny_data.train}", "--image", f"codes={tiny_data.train}",
-                        "--output", tmp_path, "--orders", 3, "--points", 2)  # fmt: skip
+    done = commands.run(
+        "tools/measure_entropy.py",
+        "--text",
+        f"names={tiny_data.train}",
+        "--image",
+        f"codes={tiny_data.train}",
+        "--output",
+        tmp_path,
+        "--orders",
+        3,
+        "--points",
+        2,
+    )
     assert done.code == 0, done.err
     assert "| names |" in done.out and "| codes |" in done.out and "What can be trusted" in done.out
     with open(tmp_path / "entropy.csv", encoding="utf-8") as file:

@@ -134,7 +134,7 @@ def test_measured_parts_move_the_cut(commands, tiny_data: TinyData, tmp_path):
         ([CONFIG, *SIZES, "model.shallow=40"], ["40 shallow", "36 layers"]),
         ([CONFIG, "--gpus", 37, "--gpu-memory", 80], ["no layout over 37 devices", "data.rows_per_step 64"]),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line(commands, arguments, parts):
     assert_refused(commands.run(SCRIPT, *arguments), *parts)
 

@@ -32,7 +32,9 @@ def test_what_is_written_is_read(tmp_path_factory, sizes, limit):
     names = write_shards(folder, described, tensors.items(), limit)
     found = {name: tensor for file in names for name, tensor in load_file(folder / file).items()}
     assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items()
+    )
     if len(names) > 1:
         index = json.loads((folder / "model.safetensors.index.json").read_text())
         assert all(name in load_file(folder / file) for name, file in index["weight_map"].items())
@@ -87,8 +89,12 @@ def test_memory_stays_below_a_third_more_than_a_file(tmp_path, world, parts):
     (tmp_path / "output").mkdir()
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(tmp_path / "source"), str(tmp_path / "output")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "output").glob("*.safetensors"))) == 6
     assert int(done.stdout) * 1024 <= 1.3 * 64 * 2**20
@@ -122,8 +128,12 @@ def test_the_whole_conversion_holds_a_few_tensors_at_a_time(tmp_path):
     for step in ("make", "convert"):  # in processes of their own: the peak of one is not the other's
         done = subprocess.run(
             [sys.executable, "-c", CONVERSION, step, str(tmp_path / "source"), str(output)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=False,
-        )  # fmt: skip
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
     assert (output / "model.safetensors").stat().st_size > 375 * 2**20
     assert int(done.stdout) * 1024 <= 3 * 32 * 2**20

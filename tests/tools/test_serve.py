@@ -42,10 +42,11 @@ def served(commands, folder, tmp_path_factory):
 def user(*parts: str | bytes) -> dict:
     """A message of texts and picture files."""
     content = [
-        {"type": "text", "text": part} if isinstance(part, str) else
-        {"type": "image_url", "image_url": {"url": data_uri(part)}}
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "image_url", "image_url": {"url": data_uri(part)}}
         for part in parts
-    ]  # fmt: skip
+    ]
     return {"role": "user", "content": content}
 
 
@@ -103,7 +104,11 @@ def test_a_conversation_is_what_the_processor_makes_of_it(served, export, folder
     theirs = [dict(message) for message in messages]
     image = {"type": "image", "image": Image.open(io.BytesIO(data))}
     theirs[1] = {"role": "user", "content": [image, {"type": "text", "text": "What?"}]}
-    ids = UniXProcessor.from_pretrained(folder).apply_chat_template(theirs, add_generation_prompt=True)["input_ids"][0].tolist()
+    ids = (
+        UniXProcessor.from_pretrained(folder)
+        .apply_chat_template(theirs, add_generation_prompt=True)["input_ids"][0]
+        .tolist()
+    )
     assert found.usage.prompt_tokens == len(ids)
     assert found.choices[0].message.content == said(export, ids, 0, 9, temperature=0.0)
 

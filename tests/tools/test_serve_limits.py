@@ -95,7 +95,7 @@ CHAT_REFUSALS = {
     "last word": (b'{"model": "tiny", "messages": [{"role": "assistant", "content": "x"}]}', "must be the user's"),
     "many messages": (chat("x", messages=[{"role": "user", "content": "x"}] * 1025), "limit is 1024"),
     "many pictures": (chat([{"type": "image_url", "image_url": {"url": data_uri(picture_file())}}] * 17), "is 16"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("body", "words"), CHAT_REFUSALS.values(), ids=CHAT_REFUSALS)
@@ -159,8 +159,10 @@ def test_pictures_that_are_not_made_are_refused(served):
 
 def form(*parts: tuple[str, bytes]) -> tuple[bytes, str]:
     """A multipart body of (name, and filename if it is a file) and content, and its type."""
-    lines = [b"--edge\r\nContent-Disposition: form-data; name=" + name.encode() + b"\r\n\r\n" + content + b"\r\n"
-             for name, content in parts]  # fmt: skip
+    lines = [
+        b"--edge\r\nContent-Disposition: form-data; name=" + name.encode() + b"\r\n\r\n" + content + b"\r\n"
+        for name, content in parts
+    ]
     return b"".join(lines) + b"--edge--\r\n", "multipart/form-data; boundary=edge"
 
 
@@ -193,8 +195,11 @@ def test_malformed_edits_are_refused(served, parts, words):
 
 
 def test_a_form_that_is_none_is_refused(served):
-    for body, kind in [(b"{}", "application/json"), (b"--edge", "multipart/form-data; boundary=edge"),
-                       (b"x", "multipart/form-data")]:  # fmt: skip
+    for body, kind in [
+        (b"{}", "application/json"),
+        (b"--edge", "multipart/form-data; boundary=edge"),
+        (b"x", "multipart/form-data"),
+    ]:
         status, found, _ = served.post("/v1/images/edits", body, kind)
         assert status == 400 and found["error"]["message"], found
 
@@ -203,11 +208,13 @@ NAMES = ["model", "messages", "role", "content", "type", "text", "image_url", "u
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
-    max_leaves=12,
-))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
+        max_leaves=12,
+    )
+)
 def test_any_json_gets_a_clear_answer(served, value):
     for path in ("/v1/chat/completions", "/v1/images/generations"):
         status, found, _ = served.post(path, json.dumps(value).encode())

@@ -199,8 +199,13 @@ def test_errors_and_stopping_are_shown(page, served, width):
 def test_tabs_are_reached_by_keyboard(page, width):
     tabs = {name: page.get_by_role("tab", name=name) for name in ("Chat", "Generate", "Edit", "Gallery")}
     tabs["Chat"].focus()
-    for key, name in [("ArrowRight", "Generate"), ("End", "Gallery"), ("ArrowRight", "Chat"), ("ArrowLeft", "Gallery"),
-                      ("Home", "Chat")]:  # fmt: skip
+    for key, name in [
+        ("ArrowRight", "Generate"),
+        ("End", "Gallery"),
+        ("ArrowRight", "Chat"),
+        ("ArrowLeft", "Gallery"),
+        ("Home", "Chat"),
+    ]:
         page.keyboard.press(key)
         assert tabs[name].get_attribute("aria-selected") == "true"
         assert page.evaluate("document.activeElement.textContent") == name

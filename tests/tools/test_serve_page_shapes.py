@@ -24,11 +24,20 @@ def test_a_shape_is_chosen_and_drawn(commands, browser, tmp_path, width):  # noq
         page.get_by_role("tab", name="Generate").click()
         page.get_by_label("Description").fill("a cat")
         shape = page.locator("#draw").get_by_label("Shape")
-        assert shape.locator("option").all_text_contents() == ["the model chooses", "8 × 8", "10 × 6", "6 × 10", "16 × 4", "4 × 16"]
+        assert shape.locator("option").all_text_contents() == [
+            "the model chooses",
+            "8 × 8",
+            "10 × 6",
+            "6 × 10",
+            "16 × 4",
+            "4 × 16",
+        ]
         shape.select_option("16 × 4")
         page.get_by_role("button", name="Generate", exact=True).click()
         expect(page.locator("#draw-said")).to_contain_text("Done in")
-        sizes = page.locator("#draw-results img").evaluate_all("all => all.map((one) => [one.naturalWidth, one.naturalHeight])")
+        sizes = page.locator("#draw-results img").evaluate_all(
+            "all => all.map((one) => [one.naturalWidth, one.naturalHeight])"
+        )
         assert sizes == [[16, 4], [16, 4]]
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         page.screenshot(path=str(tmp_path / "page.png"), full_page=True)

@@ -51,12 +51,17 @@ def test_a_shape_is_drawn_as_asked_or_chosen(export: Path, tmp_path: Path):
 
 def test_a_mixed_batch_draws_what_each_alone_would(export: Path, tmp_path: Path):
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": "a cat", "shape": f"{rows}*{columns}"}) + "\n" for rows, columns in SHAPES))
+    prompts.write_text(
+        "".join(json.dumps({"prompt": "a cat", "shape": f"{rows}*{columns}"}) + "\n" for rows, columns in SHAPES)
+    )
     words = ["--prompts-file", prompts, "--num-images", 1, "--preview", 2]
     together = run(export, tmp_path / "a", *words)
     alone = run(export, tmp_path / "b", *words, "--batch-size", 1)
     for number, (line, other) in enumerate(zip(together, alone, strict=True)):
-        first, second = (np.asarray(Image.open(tmp_path / folder / "0000-00.png".replace("0000", f"{number:04d}"))) for folder in "ab")
+        first, second = (
+            np.asarray(Image.open(tmp_path / folder / "0000-00.png".replace("0000", f"{number:04d}")))
+            for folder in "ab"
+        )
         assert first.shape[:2] == SIZES[number][::-1] and np.abs(first.astype(int) - second).max() <= 1
         assert line["shape"] == other["shape"]
     assert not list((tmp_path / "a").glob("*.partial.png"))
@@ -73,8 +78,20 @@ def test_sources_and_documents(export: Path, tmp_path: Path):
     word = list(opened.encode("3*5"))
     assert whole[whole.index(start) - len(word) : whole.index(start)] == word and whole[-1] != start
     check_lengths(opened, "edit", [request], generate.Sampling(4.0, 1.0, 0, 1.0, 0))
-    lines = run(export, tmp_path / "edits", "--task", "edit", "--image", tmp_path / "wide.png", "--prompt", "turn it", "--shape", "1:4",
-                "--num-images", 1)  # fmt: skip
+    lines = run(
+        export,
+        tmp_path / "edits",
+        "--task",
+        "edit",
+        "--image",
+        tmp_path / "wide.png",
+        "--prompt",
+        "turn it",
+        "--shape",
+        "1:4",
+        "--num-images",
+        1,
+    )
     assert size_of(tmp_path / "edits", lines[0]) == SIZES[4]
     run(export, tmp_path / "captions", "--image", tmp_path / "wide.png", "--max-new-tokens", 3)
     lines = run(export, tmp_path / "documents", "--task", "interleaved", "--prompt", "Once", "--max-new-tokens", 20)
@@ -104,8 +121,11 @@ def test_what_cannot_be_drawn_is_refused(export: Path, tmp_path: Path):
 
 def test_the_server_draws_the_nearest_shape_and_fits_it(commands: CommandServer, export: Path, tmp_path: Path):
     with serving(commands, export, tmp_path) as served:
+
         def draw(**asked) -> dict:
-            status, found, _ = served.post("/v1/images/generations", json.dumps({"prompt": "a cat", "seed": 1, **asked}).encode())
+            status, found, _ = served.post(
+                "/v1/images/generations", json.dumps({"prompt": "a cat", "seed": 1, **asked}).encode()
+            )
             assert status == 200, found
             return found
 
@@ -130,22 +150,35 @@ def test_layouts_of_benchmarks_have_one_shape_an_item(export: Path, tmp_path: Pa
     assert evaluate.main([*map(str, words)]) == 0
     result = json.loads((tmp_path / f"out/{task}.json").read_text())
     expected = {"geneval": [[8, 8]], "dpg": [[16, 16]], "imgedit": [[10, 6]]}[task]  # sources of 24 x 20, or 1.2 to 1
-    assert result["pictures"]["sides"] in (expected, [[8, 8]]) and result["settings"]["shape"] in ("1:1", "nearest to the source")
+    assert result["pictures"]["sides"] in (expected, [[8, 8]]) and result["settings"]["shape"] in (
+        "1:1",
+        "nearest to the source",
+    )
     if task == "dpg":
         with pytest.raises(UserError, match="cuts its files into four squares"):
-            evaluate.main([*map(str, words[:2]), "--output", str(tmp_path / "wide"), *map(str, words[4:]), "--shape", "4:1"])
+            evaluate.main(
+                [*map(str, words[:2]), "--output", str(tmp_path / "wide"), *map(str, words[4:]), "--shape", "4:1"]
+            )
 
 
 def test_a_run_draws_samples_and_its_export_all_shapes(commands: CommandServer, shaped_data: TinyData, tmp_path: Path):
     config = write_config(shaped_data, tmp_path / "run")
-    done = commands.run("pretrain/train.py", "--config", config, "log.samples_every=7", "run.steps=7",
-                        "log.sample_prompts=[a, b, c, d, e, f, g, h, i]")  # fmt: skip
+    done = commands.run(
+        "pretrain/train.py",
+        "--config",
+        config,
+        "log.samples_every=7",
+        "run.steps=7",
+        "log.sample_prompts=[a, b, c, d, e, f, g, h, i]",
+    )
     assert done.code == 0, done.err
     assert Image.open(tmp_path / "run/samples/step_00000007.png").width > 300
     done = commands.run("tools/convert_to_hf.py", "--checkpoint", tmp_path / "run", "--output", tmp_path / "model")
     assert done.code == 0, done.err
     shapes = json.loads((tmp_path / "model/config.json").read_text())["picture_shapes"]
-    assert [shape["grid"] for shape in shapes] == json.loads((tmp_path / "model/unix_prompts.json").read_text())["shapes"]
+    assert [shape["grid"] for shape in shapes] == json.loads((tmp_path / "model/unix_prompts.json").read_text())[
+        "shapes"
+    ]
     assert "3 x 4" in (tmp_path / "model/README.md").read_text()
     for rows, columns in [tuple(shape["grid"]) for shape in shapes]:
         folder = tmp_path / f"{rows}-{columns}"

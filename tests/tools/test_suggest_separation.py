@@ -28,8 +28,11 @@ def test_the_planted_layers_are_proposed_and_no_others():
 def test_the_budget_goes_where_the_conflict_is():
     values = [0.9, 0.6, 0.2, 0.1, 0.3, 0.5]
     assert [(p["shallow"], p["deep"]) for p in (propose(profile(values), share / 6) for share in (1, 2, 3, 4))] == [
-        (1, 0), (2, 0), (2, 1), (2, 2)
-    ]  # fmt: skip
+        (1, 0),
+        (2, 0),
+        (2, 1),
+        (2, 2),
+    ]
 
 
 def test_what_cannot_be_told_from_nothing_is_not_separated():
@@ -62,8 +65,10 @@ def test_a_budget_that_buys_no_layer_or_more_than_all_is_refused(budget):
 
 def test_the_command_reads_a_profile(commands, tmp_path):
     def write_profile(folder, kinds):
-        lines = [Line(i, kind, "both", "layer", value, value - 0.1, value + 0.1, 0.0, value, 0.0)
-                 for i, (kind, value) in enumerate(zip(kinds, (0.8, 0.05, 0.02, 0.7)))]  # fmt: skip
+        lines = [
+            Line(i, kind, "both", "layer", value, value - 0.1, value + 0.1, 0.0, value, 0.0)
+            for i, (kind, value) in enumerate(zip(kinds, (0.8, 0.05, 0.02, 0.7)))
+        ]
         settings = {"blocks": 4, "targets": 8, "text": "any", "seed": 0, "checkpoint": "c", "data": ["d"]}
         write(folder, lines, training_config(layer_kinds=kinds), settings)
 

@@ -24,8 +24,11 @@ def store(tiny_data: TinyData) -> Iterator[Store]:
 def config_of(data: TinyData, run: Path, store: Store) -> Path:
     """The configuration of a run whose datasets are at the store."""
     values = config_values(data, run)
-    values["data"] |= {"sources": [{"path": f"{store.url}/train"}], "heldout": f"{store.url}/heldout/",
-                       "cache": str(run.parent / "cache")}  # fmt: skip
+    values["data"] |= {
+        "sources": [{"path": f"{store.url}/train"}],
+        "heldout": f"{store.url}/heldout/",
+        "cache": str(run.parent / "cache"),
+    }
     path = run.parent / "url.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
@@ -40,8 +43,10 @@ def test_plans_know_the_sizes(commands, tiny_data, tmp_path, store):
         done = commands.run("slurm/plan.py", "--config", path, "--nodes", 1, "--ranks-per-node", 1)
         assert done.code == 0 and "starts from random weights" in done.out, done.err
     assert store.shards_asked() == []
-    assert_refused(commands.run("tools/plan_parallel.py", remote, f"data.sources=[{{path: '{store.url}/nowhere'}}]", *words),
-                   f"{store.url}/nowhere/manifest.json")  # fmt: skip
+    assert_refused(
+        commands.run("tools/plan_parallel.py", remote, f"data.sources=[{{path: '{store.url}/nowhere'}}]", *words),
+        f"{store.url}/nowhere/manifest.json",
+    )
 
 
 def test_held_out_rows_of_a_run_are_measured(commands, tiny_data, tmp_path, store):
@@ -49,8 +54,17 @@ def test_held_out_rows_of_a_run_are_measured(commands, tiny_data, tmp_path, stor
     assert commands.run("pretrain/train.py", "--config", write_config(tiny_data, run), "run.steps=2").code == 0
     results = []
     for name, config in (("folder", run / "config.yaml"), ("url", config_of(tiny_data, run, store))):
-        done = commands.run("tools/evaluate.py", "--task", "heldout", "--checkpoint", run, "--config", config, "--output",
-                            tmp_path / name)  # fmt: skip
+        done = commands.run(
+            "tools/evaluate.py",
+            "--task",
+            "heldout",
+            "--checkpoint",
+            run,
+            "--config",
+            config,
+            "--output",
+            tmp_path / name,
+        )
         assert done.code == 0, done.err
         results.append((tmp_path / name / "heldout.json").read_bytes())
     assert results[0] == results[1] and len(store.shards_asked("heldout")) > 0

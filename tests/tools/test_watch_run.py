@@ -26,9 +26,20 @@ def run(tmp_path) -> Path:
     config = {"run": {"steps": 100}, "data": {"rows_per_step": 8, "row_length": 128}}
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    lines = [{"step": step, "train/loss": 4.0 - step / 100, "train/loss_text": 3.0, "train/loss_image": 5.0,
-              "train/tokens_text": 300, "train/tokens_image": 500, "train/grad_norm": 1.5, "tok_per_sec_per_gpu": 128.0,
-              "data_wait_pct": 7.0} for step in range(1, 31)]  # fmt: skip
+    lines = [
+        {
+            "step": step,
+            "train/loss": 4.0 - step / 100,
+            "train/loss_text": 3.0,
+            "train/loss_image": 5.0,
+            "train/tokens_text": 300,
+            "train/tokens_image": 500,
+            "train/grad_norm": 1.5,
+            "tok_per_sec_per_gpu": 128.0,
+            "data_wait_pct": 7.0,
+        }
+        for step in range(1, 31)
+    ]
     write_lines(folder / "metrics.jsonl", [*lines, {"step": 30, "heldout/loss": 3.9}])
     (folder / "metrics.jsonl").open("a").write('{"step": 31, "tra')
     write_lines(folder / "starts.jsonl", [{"processes": 2}, {"processes": 4}])
@@ -54,7 +65,10 @@ def test_slow_ranks():
     even = [times(1.0), times(1.05), times(0.95)]
     assert slow_ranks(even) == [] and slow_ranks(even[:1]) == []
     assert [what for _, what in slow_ranks([*even, times(1.0, rows=1.1)])] == ["reading rows"]
-    assert [what for _, what in slow_ranks([*even, times(2.0), times(1.0, step=3)])] == ["computing", "behind the others, or gone"]
+    assert [what for _, what in slow_ranks([*even, times(2.0), times(1.0, step=3)])] == [
+        "computing",
+        "behind the others, or gone",
+    ]
     assert slow_ranks([times(0.0), times(0.0), times(0.0)]) == []  # an engine that does not know
 
 
@@ -64,11 +78,13 @@ def test_what_a_rank_does_alone_is_told_from_waiting_for_it(world, tiny_data, tm
     from tests.pretrain.tiny_run import write_config
 
     config = write_config(tiny_data, tmp_path / "run")
-    found = world.run(checkpoint_jobs.train_run_with_a_slow_rank, 2, config=config, overrides=["run.steps=3"], rank=1,
-                      delay=1.0)  # fmt: skip
+    found = world.run(
+        checkpoint_jobs.train_run_with_a_slow_rank, 2, config=config, overrides=["run.steps=3"], rank=1, delay=1.0
+    )
     assert [code for code, _, _ in found] == [0, 0]
     first, second = (
-        [json.loads(line) for line in path.read_text().splitlines()] for path in sorted(tmp_path.glob("run/logs/*/*.jsonl"))
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted(tmp_path.glob("run/logs/*/*.jsonl"))
     )
     assert len(second) == 3 and all(line["alone"] >= 1.0 and line["seconds"] >= 1.0 for line in [*second])
     assert min(line["alone"] for line in first) < min(line["alone"] for line in second)
@@ -78,15 +94,30 @@ def test_what_a_rank_does_alone_is_told_from_waiting_for_it(world, tiny_data, tm
 def test_the_page(commands, run):
     done = commands.run("tools/watch_run.py", run, "--once")
     assert done.code == 0, done.err
-    for words in ("30 of 100 (30.0%)", "30,720 of 102,400", "about 0:02:20 to go", "512 tokens/s on 4 ranks", "7 % of it",
-                  "3.7000", "held-out 3.9000", "a rank was ended by SIGKILL", "slow ranks"):  # fmt: skip
+    for words in (
+        "30 of 100 (30.0%)",
+        "30,720 of 102,400",
+        "about 0:02:20 to go",
+        "512 tokens/s on 4 ranks",
+        "7 % of it",
+        "3.7000",
+        "held-out 3.9000",
+        "a rank was ended by SIGKILL",
+        "slow ranks",
+    ):
         assert words in done.out, done.out
 
 
 def test_a_run_that_was_told_to_stop_is_said_to_be_interrupted_until_it_goes_on(commands, run):
     started = {"processes": 4, "time": "2026-11-29T10:00:00Z"}
     write_lines(run / "starts.jsonl", [started])
-    ended = {"time": "2026-11-29T10:05:00Z", "attempt": 0, "event": "interrupted and saved", "step": 30, "signal": "SIGINT"}
+    ended = {
+        "time": "2026-11-29T10:05:00Z",
+        "attempt": 0,
+        "event": "interrupted and saved",
+        "step": 30,
+        "signal": "SIGINT",
+    }
     write_lines(run / "events.jsonl", [ended])
     done = commands.run("tools/watch_run.py", run, "--once")
     assert "interrupted (SIGINT) and saved after step 30" in done.out and "to go" not in done.out, done.out

@@ -32,5 +32,9 @@ SKIPS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
 }
 
-ONLY_IN_5 = ("test_gradient_checkpointing_enable_disable", "test_training_gradient_checkpointing", "test_bc_cache_name_forward")
+ONLY_IN_5 = (
+    "test_gradient_checkpointing_enable_disable",
+    "test_training_gradient_checkpointing",
+    "test_bc_cache_name_forward",
+)
 """Of these, what transformers 4.57 runs."""

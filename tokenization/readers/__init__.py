@@ -104,7 +104,9 @@ class Corpus:
                 root = self.image_root or self.path.rstrip("/")
             else:
                 root = (
-                    file.paths[0].rpartition("/")[0] if storage.is_remote(self.path) else str(Path(file.paths[0]).parent)
+                    file.paths[0].rpartition("/")[0]
+                    if storage.is_remote(self.path)
+                    else str(Path(file.paths[0]).parent)
                 )
             yield OpenFile(printable(file.name), paths, root, self.source, self.kind, file.members)
 
@@ -177,7 +179,9 @@ def open_corpus(path: Path | str, source: str = "", image_root: str = "") -> Cor
     used = {name for file in files for name, _ in file.members} or {entry.name for entry in entries}
     if format.read is json_records.read and not storage.is_remote(path) and not image_root:
         if sum(file.size for file in files) <= BYTES_TO_NAME:
-            used |= {posixpath.normpath(name) for file in files for name in json_records.picture_names(Path(file.paths[0]))}
+            used |= {
+                posixpath.normpath(name) for file in files for name in json_records.picture_names(Path(file.paths[0]))
+            }
         else:
             below = [entry for entry in below if not pairs.is_picture(entry.name)]
     unused = unused_of([entry for entry in below if entry.name not in used])
@@ -210,7 +214,11 @@ def unused_of(entries: list[storage.Entry]) -> str:
             counts[suffix] = counts.get(suffix, 0) + 1
     words = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items(), key=lambda item: -item[1]))
     some = any(pairs.is_picture(entry.name) for entry in entries)
-    return words + (" (a picture is used if a record names it, or a KEY.txt, .caption or .json of its name says what it is)" if some else "")
+    return words + (
+        " (a picture is used if a record names it, or a KEY.txt, .caption or .json of its name says what it is)"
+        if some
+        else ""
+    )
 
 
 def nothing_known(path: str, below: list[storage.Entry]) -> str:

@@ -212,7 +212,9 @@ def _has_json(kind: Any) -> bool:
     """Whether there is a column of JSON anywhere in a type."""
     if hasattr(kind, "value_type"):
         return _has_json(kind.value_type)
-    return is_json(kind) or (hasattr(kind, "num_fields") and any(_has_json(kind.field(at).type) for at in range(kind.num_fields)))
+    return is_json(kind) or (
+        hasattr(kind, "num_fields") and any(_has_json(kind.field(at).type) for at in range(kind.num_fields))
+    )
 
 
 def is_json(kind: Any) -> bool:

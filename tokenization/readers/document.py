@@ -20,7 +20,9 @@ CAPTION_KEYS = ("captions", "caption", "text")
 """Where the captions of a picture may stand; the first key that is there is used."""
 
 
-PICTURE_SUFFIXES = frozenset("png jpg jpeg jpe jfif webp gif bmp tif tiff ppm pgm jp2 avif".split())
+PICTURE_SUFFIXES = frozenset(
+    ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif"]
+)
 """Suffixes of files that are taken for pictures, in lower case and without the dot."""
 
 

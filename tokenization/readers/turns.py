@@ -1,10 +1,11 @@
 """Documents with turns, from the two spellings that people have: LLaVA's conversations and BAGEL's editing rows.
 
 A conversation is `[{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A cat."}]`;
-OpenAI's names, `role` and `content`, are read too. Turns of one role on end are a line each of one turn. Each `<image>` takes the next picture; pictures that no turn places
-stand first. An editing row has n + 1 pictures and n instructions, each a text or a list of alternative texts:
-instruction k asks for picture k + 1, given everything before. The first instruction stands before the source picture: its
-codes are then read in the light of what is asked, and the target stands equally far behind them whatever its length.
+OpenAI's names, `role` and `content`, are read too. Turns of one role on end are a line each of one turn. Each `<image>`
+takes the next picture; pictures that no turn places stand first. An editing row has n + 1 pictures and n instructions,
+each a text or a list of alternative texts: instruction k asks for picture k + 1, given everything before. The first
+instruction stands before the source picture: its codes are then read in the light of what is asked, and the target
+stands equally far behind them whatever its length.
 """
 
 from __future__ import annotations

@@ -122,7 +122,9 @@ def check_safe(members: list[Member]) -> None:
 def bytes_of(member: Member, tar: int) -> bytes:
     """The member's content, read in place. Raises BadRecord for one that memory need not hold."""
     if member.size > LARGEST_MEMBER:
-        raise BadRecord("too_large", f"{printable(member.name)} of {member.size:,} bytes; the limit is {LARGEST_MEMBER:,}")
+        raise BadRecord(
+            "too_large", f"{printable(member.name)} of {member.size:,} bytes; the limit is {LARGEST_MEMBER:,}"
+        )
     if member.pieces is None:
         return os.pread(tar, member.size, member.offset)
     content, at = bytearray(member.size), member.offset

@@ -62,7 +62,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--base", type=Path, help="another checkout of this project")
-    add("--vq", default="openmoji-64", help="a name, a folder, or chameleon-512: full size, random weights (default: %(default)s)")
+    add(
+        "--vq",
+        default="openmoji-64",
+        help="a name, a folder, or chameleon-512: full size, random weights (default: %(default)s)",
+    )
     add("--pictures", type=int, default=600, help="pictures a round (default: %(default)s)")
     add("--batch-size", type=int, default=32, help="of the loop (default: %(default)s)")
     add("--rounds", type=int, default=3, help="rounds (default: %(default)s)")
@@ -82,7 +86,9 @@ def main() -> int:
         if arguments.vq == "chameleon-512":
             import torch
 
-            torch.nn.init.normal_(vq.model.quantize.embedding.weight)  # diffusers' own is too narrow: each code would be rounding
+            torch.nn.init.normal_(
+                vq.model.quantize.embedding.weight
+            )  # diffusers' own is too narrow: each code would be rounding
             vq.save(folder / "vq")
             vq_name = str(folder / "vq")
         size = vq.image_size
@@ -95,8 +101,19 @@ def main() -> int:
         for number in range(arguments.rounds):
             for which, checkout in checkouts.items():
                 output = folder / f"{which.replace(' ', '-')}-{number}"
-                words = [str(checkout / "tokenization/shard_images.py"), "--input", str(tars), "--output", str(output), "--vq", vq_name,
-                         "--tokenizer", str(folder), "--device", "cpu"]  # fmt: skip
+                words = [
+                    str(checkout / "tokenization/shard_images.py"),
+                    "--input",
+                    str(tars),
+                    "--output",
+                    str(output),
+                    "--vq",
+                    vq_name,
+                    "--tokenizer",
+                    str(folder),
+                    "--device",
+                    "cpu",
+                ]
                 said[which] = run(words)
                 rate, start = re.search(r"([\d.]+) pictures/s; starting up took ([\d.]+) s", said[which]).groups()
                 rates[which].append(float(rate))
@@ -106,8 +123,10 @@ def main() -> int:
         for which, found in rates.items():
             ratios = [other / own for own, other in zip(found, rates["this checkout"], strict=True)]
             start = f", starting up {statistics.median(starts[which]):.1f} s" if which in starts else ""
-            print(f"{which}: {statistics.median(found):.3g} pictures/s ({min(found):.3g} to {max(found):.3g}){start}; this checkout "
-                  f"{statistics.median(ratios):.2f} times as many ({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
+            print(
+                f"{which}: {statistics.median(found):.3g} pictures/s ({min(found):.3g} to {max(found):.3g}){start}; this checkout "
+                f"{statistics.median(ratios):.2f} times as many ({min(ratios):.2f} to {max(ratios):.2f})"
+            )
         print("\n".join(said["this checkout"].strip().splitlines()[-2:]))
         compare(folder, list(checkouts))
     return 0
@@ -120,7 +139,11 @@ def compare(folder: Path, names: list[str]) -> None:
     loop = [json.loads(line) for line in (folder / "codes.jsonl").read_text().splitlines()]
     for name in names:
         dataset = open_dataset(folder / f"{name.replace(' ', '-')}-0")
-        pairs = [(int(a), b) for number, codes in enumerate(loop) for a, b in zip(dataset[number]["codes"], codes, strict=True)]
+        pairs = [
+            (int(a), b)
+            for number, codes in enumerate(loop)
+            for a, b in zip(dataset[number]["codes"], codes, strict=True)
+        ]
         print(f"{name}: {sum(a != b for a, b in pairs):,} of {len(pairs):,} codes differ from the loop's")
 
 

@@ -75,8 +75,19 @@ def released(root: Path, file: Path, values: dict) -> Callable[[int], list[int]]
     from safetensors.torch import load_file
 
     ends, layers = values["layer_kinds"].index("shared"), values["num_hidden_layers"]
-    shared = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-              "vocab_size", "rms_norm_eps", "rope_theta", "max_position_embeddings", "tie_word_embeddings")  # fmt: skip
+    shared = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "vocab_size",
+        "rms_norm_eps",
+        "rope_theta",
+        "max_position_embeddings",
+        "tie_word_embeddings",
+    )
     config = UniQwen3Config(**{key: values[key] for key in shared}, attn_implementation="sdpa")
     config.num_vision_encode_layers = config.num_vision_decode_layers = ends
     config.real_text_vocab_size, config.vision_start_id = values["image_token_offset"], values["vision_start_token_id"]
@@ -91,7 +102,9 @@ def released(root: Path, file: Path, values: dict) -> Callable[[int], list[int]]
             name = f"{start}vision_{'encode' if first else 'decode'}_layers.{place}.{rest}"
         renamed[name] = tensor
     found = model.load_state_dict(renamed, strict=False)
-    assert not found.unexpected_keys and set(found.missing_keys) <= {"lm_head.weight", "model.embed_tokens.weight"}, found
+    assert not found.unexpected_keys and set(found.missing_keys) <= {"lm_head.weight", "model.embed_tokens.weight"}, (
+        found
+    )
     model.tie_weights()
     offset, size = values["image_token_offset"], values["codebook_size"]
 
@@ -177,8 +190,9 @@ def main() -> int:
             if kind == "released" and arguments.released_path:
                 environment["PYTHONPATH"] = str(arguments.released_path.resolve())
             command = [sys.executable, "-W", "ignore", __file__, "--worker", kind, str(root), str(file), values]
-            workers[kind] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
-                                             env=environment)  # fmt: skip
+            workers[kind] = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment
+            )
         try:
             rounds = measure(workers, arguments.codes, arguments.rounds)
         finally:
@@ -194,7 +208,9 @@ def main() -> int:
         each = statistics.median(one[kind] for one in rounds) / arguments.codes * 1e3
         print(f"| {kind} | {each:.2f} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"model": arguments.model, "codes": arguments.codes, "rounds": rounds}) + "\n")
+        arguments.json.write_text(
+            json.dumps({"model": arguments.model, "codes": arguments.codes, "rounds": rounds}) + "\n"
+        )
     return 0
 
 

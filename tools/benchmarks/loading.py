@@ -52,10 +52,20 @@ def parse_arguments() -> argparse.Namespace:
     add("--http", action="store_true", help="from an HTTP server too")
     add("--latency", type=float, default=0.05, help="seconds before it answers (default: %(default)s)")
     add("--rate", type=float, default=50, help="MB/s of an answer (default: %(default)s)")
-    add("--pace", type=float, default=0, metavar="SECONDS",
-        help="in place of training, take a row and sleep so long, again and again")
-    add("--block-documents", type=int, default=0, metavar="N",
-        help="plan in blocks of N documents, as large data has many of (only --pace, --workers 0; default: the planner's)")
+    add(
+        "--pace",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="in place of training, take a row and sleep so long, again and again",
+    )
+    add(
+        "--block-documents",
+        type=int,
+        default=0,
+        metavar="N",
+        help="plan in blocks of N documents, as large data has many of (only --pace, --workers 0; default: the planner's)",
+    )
     arguments = parser.parse_args()
     if arguments.block_documents and (any(arguments.workers) or not arguments.pace):
         parser.error("--block-documents is known to this process only: give --pace and --workers 0")
@@ -77,19 +87,26 @@ def main() -> int:
     with store as urls, tempfile.TemporaryDirectory() as folder:
         for number, workers in product(range(arguments.rounds), arguments.workers):
             for place in ("folder", "empty cache", "full cache") if urls else ("folder",):
-                for kind, found, measure in (("read", read, read_rows), ("train", trained, take if arguments.pace else train)):
+                for kind, found, measure in (
+                    ("read", read, read_rows),
+                    ("train", trained, take if arguments.pace else train),
+                ):
                     overrides = list(arguments.set)
                     if place != "folder":  # the cache that was empty is full afterwards
                         overrides += from_store(sources, urls, Path(folder, f"{kind}-{number}-{workers}"))
                     found[f"{place}, {workers} workers"].append(measure(arguments, overrides, workers))
     for name, figures in read.items():
         rates, lengths, first = zip(*figures)
-        print(f"{name}: {told(rates, '.1f')} rows/s, {told([r * n / 1e6 for r, n in zip(rates, lengths)])} "
-              f"million tokens/s, first row after {told(first)} s")  # fmt: skip
+        print(
+            f"{name}: {told(rates, '.1f')} rows/s, {told([r * n / 1e6 for r, n in zip(rates, lengths)])} "
+            f"million tokens/s, first row after {told(first)} s"
+        )
     for name, figures in trained.items():
         medians, means, rates = zip(*figures)
-        print(f"{name}: a training step waits {told(medians)} % of its time, {told(means)} % as a mean of all but the first "
-              f"{LOG_EVERY} steps; {told(rates, ',.0f')} tokens/s")  # fmt: skip
+        print(
+            f"{name}: a training step waits {told(medians)} % of its time, {told(means)} % as a mean of all but the first "
+            f"{LOG_EVERY} steps; {told(rates, ',.0f')} tokens/s"
+        )
     return 0
 
 
@@ -149,9 +166,20 @@ def train(arguments: argparse.Namespace, overrides: list[str], workers: int) -> 
     """Percent of its time that a training waits for rows, median and mean of its log, and the median of tokens per second."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
-        command = [sys.executable, str(ROOT / "pretrain/train.py"), "--config", str(arguments.config), *overrides,
-                   f"run.folder={run}", f"run.steps={arguments.steps}", f"data.workers={workers}", f"log.every={LOG_EVERY}",
-                   "log.tensorboard=false", "log.samples_every=0", "log.heldout_every=0"]  # fmt: skip
+        command = [
+            sys.executable,
+            str(ROOT / "pretrain/train.py"),
+            "--config",
+            str(arguments.config),
+            *overrides,
+            f"run.folder={run}",
+            f"run.steps={arguments.steps}",
+            f"data.workers={workers}",
+            f"log.every={LOG_EVERY}",
+            "log.tensorboard=false",
+            "log.samples_every=0",
+            "log.heldout_every=0",
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RunFailed(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")

@@ -56,8 +56,9 @@ def parse_arguments() -> argparse.Namespace:
         epilog="example:\n  python tools/benchmarks/long_run.py --base ../other-checkout --lines 100000 --repeats 3",
     )
     parser.add_argument("--base", type=Path, help="another checkout to measure beside this one")
-    parser.add_argument("--lines", type=int, nargs="+", default=[1_000, 100_000, 1_000_000],
-                        help="of metrics (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--lines", type=int, nargs="+", default=[1_000, 100_000, 1_000_000], help="of metrics (default: %(default)s)"
+    )
     parser.add_argument("--checkpoints", type=int, default=10_000, help="folders beside them (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="(default: %(default)s)")
     return parser.parse_args()
@@ -72,7 +73,9 @@ def make_run(folder: Path, lines: int, checkpoints: int) -> None:
     values = {f"train/{name}": 3.141592653589793 for name in names}
     with open(folder / "metrics.jsonl", "w", encoding="utf-8") as file:
         for step in range(1, lines + 1):
-            file.write(json.dumps({"step": step, **values, "tok_per_sec_per_gpu": 11000.1, "data_wait_pct": 0.3}) + "\n")
+            file.write(
+                json.dumps({"step": step, **values, "tok_per_sec_per_gpu": 11000.1, "data_wait_pct": 0.3}) + "\n"
+            )
             if step % 100 == 0:
                 file.write(json.dumps({"step": step, "heldout/loss": 3.2}) + "\n")
     for number in range(1, checkpoints + 1):
@@ -98,13 +101,22 @@ def main() -> int:
                 shutil.copy(folder / "metrics.jsonl", Path(parent) / "kept")
                 found[name] = look(checkout, folder, arguments.repeats, lines - 10)
                 shutil.move(Path(parent) / "kept", folder / "metrics.jsonl")
-        print(f"\n| {lines:,} lines, CPU milliseconds | " + " | ".join(sides) + (" | base / here |" if arguments.base else " |"))
+        print(
+            f"\n| {lines:,} lines, CPU milliseconds | "
+            + " | ".join(sides)
+            + (" | base / here |" if arguments.base else " |")
+        )
         print("|---|" + "---|" * (len(sides) + bool(arguments.base)))
         for what in found["here"]["seconds"]:
             took = [found[name]["seconds"][what] for name in sides]
             ratio = f" {took[0] / took[1]:,.0f} |" if arguments.base else ""
             print(f"| {what} | " + " | ".join(f"{1000 * seconds:,.2f}" for seconds in took) + f" |{ratio}")
-        print("| peak memory, MiB | " + " | ".join(f"{found[name]['peak MiB']:,.0f}" for name in sides) + " |" + " |" * bool(arguments.base))
+        print(
+            "| peak memory, MiB | "
+            + " | ".join(f"{found[name]['peak MiB']:,.0f}" for name in sides)
+            + " |"
+            + " |" * bool(arguments.base)
+        )
     return 0
 
 

@@ -38,9 +38,9 @@ class LogitsWatch(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor) and tensor.dim() > 1 and tensor.shape[-1] == self.vocab:
-                if tensor.is_contiguous():  # the weight's transpose is a view
-                    self._saw(tensor)
+            logits = isinstance(tensor, torch.Tensor) and tensor.dim() > 1 and tensor.shape[-1] == self.vocab
+            if logits and tensor.is_contiguous():  # the weight's transpose is a view
+                self._saw(tensor)
         return made
 
     def _saw(self, tensor: torch.Tensor) -> None:

@@ -118,8 +118,12 @@ def products_seconds(config: ModelConfig, tokens: int, dtype, device) -> float:
     """Forward and backward of one layer's projections and feed-forward products over `tokens`, by themselves."""
     hidden, width = config.hidden_size, config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
-    shapes = ((hidden, width + 2 * keys), (width, hidden), (hidden, 2 * config.intermediate_size),
-              (config.intermediate_size, hidden))  # fmt: skip
+    shapes = (
+        (hidden, width + 2 * keys),
+        (width, hidden),
+        (hidden, 2 * config.intermediate_size),
+        (config.intermediate_size, hidden),
+    )
     factors = [
         [torch.randn(shape, dtype=dtype, device=device, requires_grad=True) for shape in ((tokens, into), (out, into))]
         for into, out in shapes

@@ -93,8 +93,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--shards", type=Path, help="dataset folder of shard_images.py (default: made, of random ids and codes)")
-    add("--documents", type=int, default=8000, help="of the made one: two thirds captions of 20 to 120 tokens with a picture of 1,024 codes, "
-        "one third texts of 200 to 1,500 (default: %(default)s)")
+    add(
+        "--documents",
+        type=int,
+        default=8000,
+        help="of the made one: two thirds captions of 20 to 120 tokens with a picture of 1,024 codes, "
+        "one third texts of 200 to 1,500 (default: %(default)s)",
+    )
     add("--base", type=Path, help="another checkout of this project")
     add("--python", default=sys.executable, help="a Python that has litdata beside all else (default: this one)")
     add("--rows", type=int, default=200, help="rows a round (default: %(default)s)")
@@ -118,13 +123,24 @@ def main() -> int:
         rates, digests = {name: [] for name in readers}, {}
         for _ in range(arguments.rounds):
             for name, (code, what, source) in readers.items():
-                words = [arguments.python, "-c", code, what, str(source), str(arguments.rows), str(arguments.row_length), str(ROOT)]
+                words = [
+                    arguments.python,
+                    "-c",
+                    code,
+                    what,
+                    str(source),
+                    str(arguments.rows),
+                    str(arguments.row_length),
+                    str(ROOT),
+                ]
                 rate, digests[name] = json.loads(run(words).splitlines()[-1])
                 rates[name].append(rate)
     for name, found in rates.items():
         ratios = [ours / other for ours, other in zip(rates["this loader"], found)]
-        print(f"{name}: {statistics.median(found):,.0f} rows a processor second ({min(found):,.0f} to {max(found):,.0f}); this loader "
-              f"{statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
+        print(
+            f"{name}: {statistics.median(found):,.0f} rows a processor second ({min(found):,.0f} to {max(found):,.0f}); this loader "
+            f"{statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
     if arguments.base:
         print("rows are the same to the last bit" if digests["this loader"] == digests["base"] else "ROWS DIFFER")
     return 0
@@ -145,7 +161,9 @@ def made(folder: Path, count: int) -> Path:
     dice, documents = numpy.random.default_rng(0), []
     for number in range(count):
         pictured = number % 3 != 2
-        ids = dice.integers(0, 151_000, dice.integers(20, 121) if pictured else dice.integers(200, 1501)).astype(numpy.uint32)
+        ids = dice.integers(0, 151_000, dice.integers(20, 121) if pictured else dice.integers(200, 1501)).astype(
+            numpy.uint32
+        )
         codes = [dice.integers(0, 8192, (32, 32)).astype(numpy.uint16)] if pictured else []
         layout = numpy.array([1, 0] if pictured else [0], numpy.uint8)
         kind = CAPTION_PAIR if pictured else TEXT
@@ -153,7 +171,12 @@ def made(folder: Path, count: int) -> Path:
     (folder / "parts").mkdir(parents=True)
     record = write_part(folder, 0, 0, "made", "made", documents, [])
     vq = {"name": "none", "fingerprint": "0" * 64, "codebook_size": 8192, "downsample": 16, "image_size": 512}
-    job = {"filters": asdict(Filters()), "vq": vq, "tokenizer": {"name": "none", "sha256": "0" * 64, "vocab_size": 151_936}, "inputs": []}
+    job = {
+        "filters": asdict(Filters()),
+        "vq": vq,
+        "tokenizer": {"name": "none", "sha256": "0" * 64, "vocab_size": 151_936},
+        "inputs": [],
+    }
     finish_dataset(folder, job, [FileRecord(0, "made", "made", count, [record])])
     return folder
 

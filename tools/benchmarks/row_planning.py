@@ -168,7 +168,9 @@ def touched(plan, rows: int) -> None:
     rows = min(rows, MOST_ROWS)
     starts = [source.index.shard_starts for source in plan.sources]
     first = numpy.cumsum([0, *(len(of_source) - 1 for of_source in starts)])
-    sizes = numpy.concatenate([numpy.diff(of_source) * of for of_source, of in zip(starts, BYTES.values(), strict=True)])
+    sizes = numpy.concatenate(
+        [numpy.diff(of_source) * of for of_source, of in zip(starts, BYTES.values(), strict=True)]
+    )
     shards, at, block = [], 0, 0  # those of each row
     while at < rows:
         table, begins = plan._planned(block)
@@ -190,7 +192,9 @@ def touched(plan, rows: int) -> None:
     for part in (0.8, 1.0, 1.25, 1.5, 2.0):
         limit = part * float(numpy.median(room))
         times = fetched(shards, sizes.tolist(), limit * GIB) / different
-        print(f"with room for {limit:.2f} GiB, {part} times what {WINDOW:,} rows touch, a shard is fetched {times:.2f} times")
+        print(
+            f"with room for {limit:.2f} GiB, {part} times what {WINDOW:,} rows touch, a shard is fetched {times:.2f} times"
+        )
 
 
 def fetched(shards: list, sizes: list[int], room: float) -> int:

@@ -22,21 +22,57 @@ import subprocess
 from model.errors import run_command
 
 VQ = "from tokenization.shard_images import open_vq; open_vq('openmoji-64', None)"
-MODEL = ("import importlib, pathlib; from tools.export_folder import check_export; "
-         "importlib.import_module(next(f'model.hf.{path.stem}' for path in pathlib.Path('model/hf').glob('modeling_*.py')))")  # fmt: skip
+MODEL = (
+    "import importlib, pathlib; from tools.export_folder import check_export; "
+    "importlib.import_module(next(f'model.hf.{path.stem}' for path in pathlib.Path('model/hf').glob('modeling_*.py')))"
+)
 CASES = {
-    "train.py, data absent": ["pretrain/train.py", "--config", "pretrain/configs/demo.yaml", "data.sources=[{path: /absent}]"],
-    "convert_to_hf.py, checkpoint absent": ["tools/convert_to_hf.py", "--checkpoint", "/absent", "--output", "/absent/out"],
-    "generate.py, model absent": ["tools/generate.py", "--model", "/absent", "--prompt", "a", "--output", "/absent/out"],
+    "train.py, data absent": [
+        "pretrain/train.py",
+        "--config",
+        "pretrain/configs/demo.yaml",
+        "data.sources=[{path: /absent}]",
+    ],
+    "convert_to_hf.py, checkpoint absent": [
+        "tools/convert_to_hf.py",
+        "--checkpoint",
+        "/absent",
+        "--output",
+        "/absent/out",
+    ],
+    "generate.py, model absent": [
+        "tools/generate.py",
+        "--model",
+        "/absent",
+        "--prompt",
+        "a",
+        "--output",
+        "/absent/out",
+    ],
     "serve.py, model absent": ["tools/serve.py", "--model", "/absent"],
-    "shard_images.py, VQ absent": ["tokenization/shard_images.py", "--input", "docs", "--output", "/absent/out", "--vq",
-                                   "/absent", "--tokenizer", "docs"],
-    "train.py, libraries": ["-c", "from pretrain import runtime; runtime.install(); import pretrain.loop, pretrain.engines.megatron"],
+    "shard_images.py, VQ absent": [
+        "tokenization/shard_images.py",
+        "--input",
+        "docs",
+        "--output",
+        "/absent/out",
+        "--vq",
+        "/absent",
+        "--tokenizer",
+        "docs",
+    ],
+    "train.py, libraries": [
+        "-c",
+        "from pretrain import runtime; runtime.install(); import pretrain.loop, pretrain.engines.megatron",
+    ],
     "shard_images.py, libraries": ["-c", f"{VQ}; from tokenization.parts import mds_writer; mds_writer()"],
     "convert_to_hf.py, libraries": ["-c", f"{VQ}; import tools.model_card, pretrain.sharded_files"],
     "generate.py, libraries": ["-c", f"{VQ}; {MODEL}; import tools.generation_results"],
-    "serve.py, libraries": ["-c", f"{VQ}; {MODEL}; import tools.serving.app, tools.serving.worker, tools.serving.service"],
-}  # fmt: skip
+    "serve.py, libraries": [
+        "-c",
+        f"{VQ}; {MODEL}; import tools.serving.app, tools.serving.worker, tools.serving.service",
+    ],
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -70,7 +106,10 @@ def main() -> int:
     for name, words in CASES.items():
         if arguments.only not in name:
             continue
-        turns = [{side: cpu_seconds(checkout, words) for side, checkout in sides.items()} for _ in range(arguments.repeats + 1)]
+        turns = [
+            {side: cpu_seconds(checkout, words) for side, checkout in sides.items()}
+            for _ in range(arguments.repeats + 1)
+        ]
         took = [statistics.median(turn[side] for turn in turns[1:]) for side in sides]
         ratio = f" {took[1] / took[0]:.2f} |" if arguments.base else ""
         print(f"| {name} | " + " | ".join(f"{seconds:.2f}" for seconds in took) + f" |{ratio}", flush=True)

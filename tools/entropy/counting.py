@@ -116,8 +116,9 @@ class Table:
         """Count what is waiting."""
         if not self.waiting:
             return
-        keys, prefixes = (numpy.concatenate([old, *new]) for old, new in
-                          zip((self.keys, self.prefixes), zip(*self.waiting)))  # fmt: skip
+        keys, prefixes = (
+            numpy.concatenate([old, *new]) for old, new in zip((self.keys, self.prefixes), zip(*self.waiting))
+        )
         counts = numpy.concatenate((self.counts, numpy.ones(self.size, dtype=numpy.int64)))
         self.keys, first, inverse = numpy.unique(keys, return_index=True, return_inverse=True)
         self.prefixes = prefixes[first]

@@ -45,8 +45,20 @@ def entropy_of(name: str, modality: str, order: Order, share: float, sequences: 
     joint = order.histogram()
     corrected = chao_shen(*joint) - (chao_shen(*order.histogram(prefixes=True)) if order.n > 1 else 0.0)
     width = NORMAL_95 * error + abs(corrected - plain)
-    return Entropy(name, modality, order.n, share, sequences, order.windows, int(joint[1].sum()), plain, corrected,
-                   corrected - width, corrected + width, coverage(*joint))  # fmt: skip
+    return Entropy(
+        name,
+        modality,
+        order.n,
+        share,
+        sequences,
+        order.windows,
+        int(joint[1].sum()),
+        plain,
+        corrected,
+        corrected - width,
+        corrected + width,
+        coverage(*joint),
+    )
 
 
 def measure(name: str, modality: str, sequences: Sequences, orders: int, points: int, memory: float) -> list[Entropy]:
@@ -126,8 +138,12 @@ def summary(found: list[Entropy]) -> str:
             enough = min(one.windows for one in all_sizes if one.n == n and one.trusted)
             sizes.append(f"n={n} from {enough:,} tokens on")
         bad = [str(n) for n in largest if n not in good]
-        limits.append(f"- {name}: " + ("; ".join(sizes) if sizes else "no order can be trusted")
-                      + (f"; not yet at this size: n={', '.join(bad)}" if bad else "") + ".")  # fmt: skip
+        limits.append(
+            f"- {name}: "
+            + ("; ".join(sizes) if sizes else "no order can be trusted")
+            + (f"; not yet at this size: n={', '.join(bad)}" if bad else "")
+            + "."
+        )
     return "\n".join([*words, "", "What can be trusted:", "", *limits, ""])
 
 

@@ -39,9 +39,11 @@ class Answerer:
             prompts = self.processor(text=list(questions), images=[list(own) for own in pictures])
         with torch.no_grad():
             said = self.model.generate(
-                **prompts.to(self.model.device), max_new_tokens=max_new_tokens, do_sample=False,
+                **prompts.to(self.model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
                 logits_processor=self.model.text_only(),
-            )  # fmt: skip
+            )
         texts = self.processor.texts(said, prompts)
         return [reduced(*pair) for pair in zip(questions, texts, strict=True)] if self.exact else texts
 

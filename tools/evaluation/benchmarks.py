@@ -99,29 +99,47 @@ def imgedit_items(path: Path) -> list[Item]:
     """ImgEdit's basic_edit.json: {key: {"id": picture, "prompt": text, "edit_type": kind}}, in the file's order."""
     found = json.loads(path.read_text(encoding="utf-8"))
     return [
-        Item(number, key, value["prompt"], value["edit_type"],
-             {"id": value["id"], "edit_type": value["edit_type"]}, source=value["id"])
+        Item(
+            number,
+            key,
+            value["prompt"],
+            value["edit_type"],
+            {"id": value["id"], "edit_type": value["edit_type"]},
+            source=value["id"],
+        )
         for number, (key, value) in enumerate(found.items())
-    ]  # fmt: skip
+    ]
 
 
 BENCHMARKS = {
     "geneval": Benchmark(
-        "geneval", "draw", 553, 4,
+        "geneval",
+        "draw",
+        553,
+        4,
         "af10a9b8f4f1fc0741fa8e3a1d1f4e16c4f8001566be8dcd5acfe2a3838f041c",
-        "b070252c16f44faf6cc1cac7a21ad6663357690a3d93110d0f2cb80a7dee87f1", geneval_items,
+        "b070252c16f44faf6cc1cac7a21ad6663357690a3d93110d0f2cb80a7dee87f1",
+        geneval_items,
     ),
     "dpg": Benchmark(
-        "dpg", "draw", 1065, 4,
+        "dpg",
+        "draw",
+        1065,
+        4,
         "e929c304b2f6eb06f3b2cc652ad1dbe3a7f7d6521fd0a0a4bfb24293bb3a8fba",
-        "302444b1cab817feb9a998f58db098f7c1f65adba9e38609551ddb9d57143925", dpg_items,
+        "302444b1cab817feb9a998f58db098f7c1f65adba9e38609551ddb9d57143925",
+        dpg_items,
     ),
     "imgedit": Benchmark(
-        "imgedit", "edit", 737, 1,
+        "imgedit",
+        "edit",
+        737,
+        1,
         "023b37ce975b659c8244fbfbf80f8e21769945dbd78266cc3176bec4444257f8",
-        "805d5898c6229c78e3d042c32fbd83722f66a4d3cfb0ab7ba124be7dcee993ec", imgedit_items,
+        "805d5898c6229c78e3d042c32fbd83722f66a4d3cfb0ab7ba124be7dcee993ec",
+        imgedit_items,
     ),
-}  # fmt: skip
+}
 
 
 def rewritten(items: Sequence[Item], path: Path) -> list[Item]:
@@ -157,7 +175,7 @@ def select(items: Sequence[Item], per_kind: int) -> list[Item]:
 
 
 def name_prompts(benchmark: Benchmark, items: Sequence[Item]) -> str:
-    """"official"; "rewritten" where only the prompts differ from the official items; else "other"."""
+    """One of "official"; "rewritten" where only the prompts differ from the official items; else "other"."""
     if digest(items) == benchmark.official:
         return "official"
     return "rewritten" if digest(items, prompts=False) == benchmark.frames else "other"

@@ -68,8 +68,7 @@ def evaluate_all(run: Path, evaluations: Sequence[Evaluation], steps: set[int], 
         if steps and step not in steps:
             continue
         folder = run / FOLDER / f"{step:08d}"
-        open_ones = [one for one in evaluations
-                     if (step, one.task) not in failed and not is_done(folder, one.task)]  # fmt: skip
+        open_ones = [one for one in evaluations if (step, one.task) not in failed and not is_done(folder, one.task)]
         if not open_ones:
             continue
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,8 +137,9 @@ def evaluate_one(checkpoint: Path, folder: Path, evaluations: Sequence[Evaluatio
             command = ["tools/evaluate.py", *one.words, "--output", str(folder)]
             if one.task in LOSSES:
                 command += ["--checkpoint", str(checkpoint)]
-            elif not export.is_dir() and _run(folder, ["tools/convert_to_hf.py", "--checkpoint", str(checkpoint),
-                                                       "--output", str(export)]):  # fmt: skip
+            elif not export.is_dir() and _run(
+                folder, ["tools/convert_to_hf.py", "--checkpoint", str(checkpoint), "--output", str(export)]
+            ):
                 failed.append(one.task)
                 continue
             else:

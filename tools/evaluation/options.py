@@ -40,7 +40,7 @@ def choose(answer: str, options: Mapping[str, str]) -> str | None:
 
 
 def yes_or_no(answer: str) -> str | None:
-    """"yes" or "no" where an answer begins with that word and does not say the other one too, else None."""
+    """The answer "yes" or "no" where an answer begins with that word and does not say the other one too, else None."""
     text = _bare(answer)
     said = _SAYS.match(text)
     match = _YES_NO.match(_bare(said[1]) if said else text)

@@ -82,8 +82,18 @@ def draw(args: Namespace) -> tuple[dict, Findings]:
         export = open_export(args.model, device, args.dtype)
         dtype = str(export.model.dtype).removeprefix("torch.")
         requests = shaped(export, requests, args.shape, squares=args.task == "dpg")
-        run_job(export, benchmark.task, requests, benchmark.samples, sampling, args.batch_size, 0, record,
-                [item.number for item in chosen], {"dtype": dtype})  # fmt: skip
+        run_job(
+            export,
+            benchmark.task,
+            requests,
+            benchmark.samples,
+            sampling,
+            args.batch_size,
+            0,
+            record,
+            [item.number for item in chosen],
+            {"dtype": dtype},
+        )
         lay_out(benchmark, chosen, record, args.output / IMAGES)
         found = check(benchmark, chosen, args.output / IMAGES, args.pictures)
     settings = {
@@ -136,8 +146,10 @@ def requests_of(benchmark: Benchmark, items: Sequence[Item], sources: Path | Non
         return [Request(item.prompt.strip()) for item in items]
     absent = [item.source for item in items if not (sources / item.source).is_file()]
     if absent:
-        raise UserError(f"--pictures {sources}: has no {absent[0]} ({len(absent)} are missing): give the folder of the "
-                        f"{benchmark.name} source pictures")  # fmt: skip
+        raise UserError(
+            f"--pictures {sources}: has no {absent[0]} ({len(absent)} are missing): give the folder of the "
+            f"{benchmark.name} source pictures"
+        )
     return [Request(item.prompt.strip(), (sources / item.source,)) for item in items]
 
 
@@ -239,5 +251,13 @@ def score(args: Namespace) -> dict:
     pictures = drawn.get("pictures", {}).get("sha256", "")
     settings = {**drawn["settings"], "judge": args.judge or JUDGES[args.task]}
     count = len(items) * (benchmark.samples if args.task == "geneval" else 1)
-    return make_record(f"{args.task}-scores", count, count, model=drawn["model"], data=data, settings=settings,
-                       scores=scores, pictures={"sha256": pictures})  # fmt: skip
+    return make_record(
+        f"{args.task}-scores",
+        count,
+        count,
+        model=drawn["model"],
+        data=data,
+        settings=settings,
+        scores=scores,
+        pictures={"sha256": pictures},
+    )

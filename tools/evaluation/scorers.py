@@ -66,8 +66,11 @@ def entries(benchmark: Benchmark, folder: Path) -> set[str]:
     if benchmark.name == "geneval":
         items = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
         samples = [path for item in items if (item / "samples").is_dir() for path in (item / "samples").iterdir()]
-        return {path.relative_to(folder).as_posix() for path in samples
-                if path.is_file() and re.match(r"\d+\.png", path.name)}  # fmt: skip
+        return {
+            path.relative_to(folder).as_posix()
+            for path in samples
+            if path.is_file() and re.match(r"\d+\.png", path.name)
+        }
     names = {path.name for path in folder.iterdir() if not OWN_FILES[benchmark.name].fullmatch(path.name)}
     return names if benchmark.name == "dpg" else {name for name in names if name.endswith(".png")}
 

@@ -35,8 +35,22 @@ def text(args: Namespace) -> dict:
     dtype = args.dtype or ("float32" if device == "cpu" else "bfloat16")
     with tempfile.TemporaryDirectory() as folder:
         model = f"pretrained={args.model},trust_remote_code=True,text_logits_only=True,dtype={dtype}"
-        words = [str(command), "run", "--model", "hf", "--model_args", model, "--tasks", args.tasks, "--batch_size",
-                 str(args.batch_size), "--device", device, "--output_path", folder]  # fmt: skip
+        words = [
+            str(command),
+            "run",
+            "--model",
+            "hf",
+            "--model_args",
+            model,
+            "--tasks",
+            args.tasks,
+            "--batch_size",
+            str(args.batch_size),
+            "--device",
+            device,
+            "--output_path",
+            folder,
+        ]
         if args.shots is not None:
             words += ["--num_fewshot", str(args.shots)]
         if args.include_path:

@@ -157,7 +157,9 @@ async def on_disk_error(request: Request, error: Exception) -> Response:
         raise error
     line = told(found, tempfile.gettempdir())
     print(f"warning: an upload was refused: {line}: {REMEDIES[found.errno]}", file=sys.stderr, flush=True)
-    return ApiError(507, "the server has no room for this upload: try again later", code="insufficient_storage").response()
+    return ApiError(
+        507, "the server has no room for this upload: try again later", code="insufficient_storage"
+    ).response()
 
 
 async def on_client_gone(request: Request, error: Exception) -> Response:

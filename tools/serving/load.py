@@ -19,7 +19,16 @@ import openai
 
 from tokenization.preprocess import preprocess
 from tools.export_folder import Export
-from tools.generation import Request, Sampling, draw_batch, framing_of, prompt_ids, sample_seed, source_codes, write_batch
+from tools.generation import (
+    Request,
+    Sampling,
+    draw_batch,
+    framing_of,
+    prompt_ids,
+    sample_seed,
+    source_codes,
+    write_batch,
+)
 from tools.serving.pictures import file_of
 
 WORDS = ("red heart", "pizza", "sun behind a cloud", "green apple", "house", "smiling face", "cat", "blue square")

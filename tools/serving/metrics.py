@@ -43,13 +43,18 @@ class Metrics:
             "uni_x_batch_results", "Results that the model made together", ["task"], buckets=BATCH, registry=registry
         )
         self.picture_seconds = Histogram(
-            "uni_x_picture_seconds", "Time of the model for a picture: a batch's, over its pictures", ["task"],
-            buckets=SECONDS, registry=registry,
-        )  # fmt: skip
+            "uni_x_picture_seconds",
+            "Time of the model for a picture: a batch's, over its pictures",
+            ["task"],
+            buckets=SECONDS,
+            registry=registry,
+        )
         self.token_seconds = Histogram(
-            "uni_x_token_seconds", "Time of the model for a token of a text: a batch's, over its tokens",
-            buckets=TOKEN_SECONDS, registry=registry,
-        )  # fmt: skip
+            "uni_x_token_seconds",
+            "Time of the model for a token of a text: a batch's, over its tokens",
+            buckets=TOKEN_SECONDS,
+            registry=registry,
+        )
         self.pictures = Counter("uni_x_pictures", "Pictures that were made", ["task"], registry=registry)
         self.tokens = Counter("uni_x_text_tokens", "Tokens of texts that were written", registry=registry)
 

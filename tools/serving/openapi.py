@@ -55,7 +55,9 @@ OPERATIONS = (
 
 def description(names: Sequence[str], with_keys: bool) -> dict:
     """The OpenAPI document of a server of a model of these names."""
-    models = {model for operation in OPERATIONS for model in operation[3:5] if isinstance(model, type)} | {answers.Error}
+    models = {model for operation in OPERATIONS for model in operation[3:5] if isinstance(model, type)} | {
+        answers.Error
+    }
     ordered = sorted(models, key=lambda model: model.__name__)
     _, schemas = models_json_schema([(model, "validation") for model in ordered], ref_template=REFERENCE)
     paths: dict[str, dict] = {}
@@ -63,7 +65,11 @@ def description(names: Sequence[str], with_keys: bool) -> dict:
         paths.setdefault(path, {})[method] = operation(method, path, does, request, answer, streams)
     document = {
         "openapi": "3.1.0",
-        "info": {"title": f"Uni-X: {names[0]}", "version": "1", "description": "The OpenAI API, as far as the model goes."},
+        "info": {
+            "title": f"Uni-X: {names[0]}",
+            "version": "1",
+            "description": "The OpenAI API, as far as the model goes.",
+        },
         "paths": paths,
         "components": {"schemas": schemas["$defs"]},
     }
@@ -91,7 +97,9 @@ def operation(method: str, path: str, does: str, request: type | None, answer: t
     if answer is answers.Response and request is not None:
         links = {verb: operation_id(verb, f"{path}/{{name}}") for verb in KEPT}
         name = {"name": "$response.body#/id"}
-        found["responses"]["200"]["links"] = {verb: {"operationId": id, "parameters": name} for verb, id in links.items()}
+        found["responses"]["200"]["links"] = {
+            verb: {"operationId": id, "parameters": name} for verb, id in links.items()
+        }
     if path == "/health":
         found["responses"]["503"] = {"description": "it does not", "content": content}
     if "{name}" in path:

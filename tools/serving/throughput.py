@@ -68,7 +68,10 @@ def compare(urls: Sequence[str], clients: int, rounds: int, seconds: float) -> l
             f"by {levels[differ[0]]} of 255 levels"
         )
     rounded = sum(levels.values())
-    print(f"{len(shared)} pictures of both are equal" + (f", {rounded} of them but for one of 255 levels" if rounded else ""))
+    print(
+        f"{len(shared)} pictures of both are equal"
+        + (f", {rounded} of them but for one of 255 levels" if rounded else "")
+    )
     return rates
 
 

@@ -20,7 +20,6 @@ from tools.serving.likelihood import judge
 from tools.serving.metrics import Metrics
 from tools.serving.text_stream import TextStream
 
-
 PATIENCE, LONGEST = 0.1, 0.1  # share of the last batch's time, and seconds: how long to wait for a fuller batch
 
 
@@ -67,7 +66,9 @@ def draw(export: Export, jobs: Sequence[Job]) -> int:
     image_only = [prompts[job][1] for job, _ in rows] if jobs[0].task == "edit" else None
     seeds = [job.seeds[number] for job, number in rows]
     shapes = [job.shape for job, _ in rows]
-    codes = draw_codes(export, [prompts[job][0] for job, _ in rows], seeds, jobs[0].sampling, image_only, on_codes, shapes)
+    codes = draw_codes(
+        export, [prompts[job][0] for job, _ in rows], seeds, jobs[0].sampling, image_only, on_codes, shapes
+    )
     made = dict.fromkeys(jobs, 0)
     for (job, number), drawn, picture in zip(rows, codes, decoded(export, codes), strict=True):
         job.emit(Event("picture", picture, number))

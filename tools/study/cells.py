@@ -93,10 +93,29 @@ def do_cell(
         commands.append(["pretrain/train.py", "--config", str(config)])
     (place / FAILED).unlink(missing_ok=True)
     if measured:
-        commands.append(["tools/study_measure.py", "--checkpoint", str(place / "run"), "--pictures", paths["pictures"],
-                         "--texts", paths["texts"], "--output", str(place), "--pairs", str(preset.pairs), "--rows",
-                         str(preset.rows), "--row-length", str(preset.row_length), "--blocks", str(preset.blocks),
-                         "--targets", str(preset.targets)])  # fmt: skip
+        commands.append(
+            [
+                "tools/study_measure.py",
+                "--checkpoint",
+                str(place / "run"),
+                "--pictures",
+                paths["pictures"],
+                "--texts",
+                paths["texts"],
+                "--output",
+                str(place),
+                "--pairs",
+                str(preset.pairs),
+                "--rows",
+                str(preset.rows),
+                "--row-length",
+                str(preset.row_length),
+                "--blocks",
+                str(preset.blocks),
+                "--targets",
+                str(preset.targets),
+            ]
+        )
     begin = time.time()
     try:
         for command in commands:

@@ -57,8 +57,10 @@ def answers(arms: Arms, folder: Path, results: list[dict]) -> list[str]:
             sides, words = told(arms, arm, base)
             agrees, differs = ("better", "worse") if way > 0 else ("worse", "better")
             found = [side for side, those in sides.items() if those]
-            lines.append(f"{_capital(WORDS[arm])} against {WORDS[base]} (paper: {paper}). {_capital(words)}. "
-                         + verdict(found, agrees, differs))  # fmt: skip
+            lines.append(
+                f"{_capital(WORDS[arm])} against {WORDS[base]} (paper: {paper}). {_capital(words)}. "
+                + verdict(found, agrees, differs)
+            )
     lines += of_proposal(arms, folder)
     lines += of_conflict(folder, results) + of_entropy(folder)
     if not lines:
@@ -117,12 +119,17 @@ def of_conflict(folder: Path, results: list[dict]) -> list[str]:
     if not shared:
         return []
     middle = [layer for layer in range(LAYERS) if layer not in ENDS]
-    mean, width = mean_and_width([
-        statistics.mean(one[layer] for layer in ENDS) - statistics.mean(one[layer] for layer in middle) for one in shared.values()
-    ])  # fmt: skip
+    mean, width = mean_and_width(
+        [
+            statistics.mean(one[layer] for layer in ENDS) - statistics.mean(one[layer] for layer in middle)
+            for one in shared.values()
+        ]
+    )
     side = side_of(mean, width, 1)
-    lines = [f"Conflict in the shared transformer, first two layers and last one less the {len(middle)} between (paper: higher "
-             f"at both ends): {number(mean, width)}. {verdict([side], 'better', 'worse')}"]  # fmt: skip
+    lines = [
+        f"Conflict in the shared transformer, first two layers and last one less the {len(middle)} between (paper: higher "
+        f"at both ends): {number(mean, width)}. {verdict([side], 'better', 'worse')}"
+    ]
     parts, sides = [], []
     for arm in UNI_X:
         own = layer_conflicts(folder, results, arm)
@@ -136,8 +143,10 @@ def of_conflict(folder: Path, results: list[dict]) -> list[str]:
             sides.append(side_of(mean, width, -1))
             parts.append(f"{WORDS[arm]} {number(mean, width)}")
     if parts:
-        lines.append("Conflict in the layers that Uni-X still shares, less that of the same layers of the shared transformer "
-                     f"(paper: lower): {', '.join(parts)}. {verdict(sides, 'better', 'worse')}")  # fmt: skip
+        lines.append(
+            "Conflict in the layers that Uni-X still shares, less that of the same layers of the shared transformer "
+            f"(paper: lower): {', '.join(parts)}. {verdict(sides, 'better', 'worse')}"
+        )
     return lines
 
 

@@ -159,5 +159,10 @@ def differences(arms: Arms, base: str) -> list[str]:
             cells.append(mark + measure.number(mean, width) + mark)
         lines.append("| " + " | ".join([WORDS[arm], *cells]) + " |")
     made = (len(arms) - 1) * len(MEASURES)
-    return [*lines, "", f"Bold: the interval does not hold 0, in {bold} of {made} comparisons; were all arms equal, about "
-            f"{0.05 * made:.0f} would be bold by chance.", ""]  # fmt: skip
+    return [
+        *lines,
+        "",
+        f"Bold: the interval does not hold 0, in {bold} of {made} comparisons; were all arms equal, about "
+        f"{0.05 * made:.0f} would be bold by chance.",
+        "",
+    ]

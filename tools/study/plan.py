@@ -105,9 +105,9 @@ def suggested_cells(preset: Preset, proposal: dict, rates: dict[str, float]) -> 
 def same_arm(proposal: dict) -> str | None:
     """The arm that the proposal is, if it is one."""
     for arm, model in ARMS.items():
-        if model.get("kind") == "separated":
-            if (model.get("shallow", 0), model.get("deep", 0)) == (proposal["shallow"], proposal["deep"]):
-                return arm
+        layers = (model.get("shallow", 0), model.get("deep", 0))
+        if model.get("kind") == "separated" and layers == (proposal["shallow"], proposal["deep"]):
+            return arm
     return None
 
 
@@ -146,6 +146,10 @@ def settings(preset: Preset, cell: Cell, paths: dict) -> dict:
             "weight_decay": 0.1,
         },
         "checkpoint": {"every": max(50, cell.steps // 4), "keep": 1},
-        "log": {"every": max(1, cell.steps // 20), "tensorboard": False, "heldout_every": max(1, cell.steps // 5),
-                "heldout_rows": 16},
-    }  # fmt: skip
+        "log": {
+            "every": max(1, cell.steps // 20),
+            "tensorboard": False,
+            "heldout_every": max(1, cell.steps // 5),
+            "heldout_rows": 16,
+        },
+    }

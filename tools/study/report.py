@@ -161,8 +161,14 @@ def arms_table(arms: Arms, results: list[dict], folder: Path, problems: dict[str
     speeds = step_costs(folder)
     for arm, by_seed in arms.items():
         first = next(iter(by_seed.values()))
-        cells = [WORDS[arm], f"{len(by_seed)}", f"{first['parameters_total']:,}", f"{first['parameters_activated']:,}",
-                 f"{rates[arm]:g}", *speeds.get(arm, ("-", "-"))]  # fmt: skip
+        cells = [
+            WORDS[arm],
+            f"{len(by_seed)}",
+            f"{first['parameters_total']:,}",
+            f"{first['parameters_activated']:,}",
+            f"{rates[arm]:g}",
+            *speeds.get(arm, ("-", "-")),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     words = "Steps of all arms in turn on the same rows, one thread, processor time: the median, and the quartiles of the ratio."
     if "speed" in problems:
@@ -216,10 +222,13 @@ def entropy_words(folder: Path, problem: str | None) -> list[str]:
         cells = [f"{value:.2f}" for value in values[:orders]] + ["-"] * (orders - len(values))
         lines.append(f"| paper, {name} | - | {' | '.join(cells)} |")
     return [
-        text.rstrip(), *lines, "",
+        text.rstrip(),
+        *lines,
+        "",
         "The paper's are plug-in estimates of other corpora and tokenizers. With fewer pictures its own file has 0.28 "
-        "bits at n = 4 in place of 4.97: the curves in details.md show the same fall of the plug-in estimate with the sample.", "",
-    ]  # fmt: skip
+        "bits at n = 4 in place of 4.97: the curves in details.md show the same fall of the plug-in estimate with the sample.",
+        "",
+    ]
 
 
 def overfitting(results: list[dict]) -> list[str]:

@@ -61,15 +61,22 @@ def document_log_likelihoods(
 
 
 def pair_scores(
-    losses: Losses, tokenized: TokenizedPrompts, texts: Sequence, pictures: Sequence, task: int, row_length: int,
+    losses: Losses,
+    tokenized: TokenizedPrompts,
+    texts: Sequence,
+    pictures: Sequence,
+    task: int,
+    row_length: int,
     shapes: Sequence[int] = (),
-) -> numpy.ndarray:  # fmt: skip
+) -> numpy.ndarray:
     """float64 [texts, pictures] log probability of one given the other: of pictures for TEXT_TO_IMAGE, else of texts.
 
     texts: token ids of each; pictures: codes of each; shapes: numbers of their grids, all the first where there are none.
     """
     shown = list(zip(pictures, shapes or [0] * len(pictures), strict=True))
-    documents = [build_document(tokenized, task, 0, text, codes, False, shape) for text in texts for codes, shape in shown]
+    documents = [
+        build_document(tokenized, task, 0, text, codes, False, shape) for text in texts for codes, shape in shown
+    ]
     found = document_log_likelihoods(losses, tokenized, documents, RowSize(row_length, 8))
     return found.reshape(len(texts), len(pictures))
 

@@ -188,8 +188,13 @@ def test_inner_products_are_those_of_autograd(flavour):
     assert vision[4:, 4:].diagonal().min() > 0
     lines = estimates(config, {key: gram.numpy() for key, gram in grams.items()})
     assert {(line.kind, line.met_by) for line in lines if line.matrix == "o_proj"} == {
-        ("separated", "text"), ("separated", "vision"), ("moe_hard", "both"), ("mot", "text"), ("mot", "vision"), ("shared", "both")
-    }  # fmt: skip
+        ("separated", "text"),
+        ("separated", "vision"),
+        ("moe_hard", "both"),
+        ("mot", "text"),
+        ("mot", "vision"),
+        ("shared", "both"),
+    }
     in_groups = groups_that_fit(matrices(model), sizes, memory=40_000)
     assert len(in_groups) > 3 and sum(in_groups, []) == list(matrices(model))
     for group in in_groups[:2]:

@@ -88,5 +88,9 @@ def zero_held_bytes(changes: dict, parallel: ParallelLayout, zero: ZeroSection, 
     else:
         weights, main = list(inner.bit16_groups_flat), inner.single_partition_of_fp32_groups
     moments = [tensor for state in engine.adam.state.values() for key, tensor in state.items() if key != "step"]
-    return {"weights": bytes_of(weights), "gradients": bytes_of(gradients),
-            "optimizer": bytes_of([*moments, *(each.data for each in main)]), "ranks": engine.group.size()}  # fmt: skip
+    return {
+        "weights": bytes_of(weights),
+        "gradients": bytes_of(gradients),
+        "optimizer": bytes_of([*moments, *(each.data for each in main)]),
+        "ranks": engine.group.size(),
+    }

@@ -38,7 +38,9 @@ def test_zero_holds_what_is_planned(world: World, case: str):
     config = training_config(**changes)
     shapes = stage_shapes(config, 0, config.num_hidden_layers, embedding=True, head=True)
     decays = {name: len(shape) > 1 for name, shape in shapes.items()}
-    for held in world.run(planning_jobs.zero_held_bytes, ranks, changes=changes, parallel=layout, zero=section, precision=precision):
+    for held in world.run(
+        planning_jobs.zero_held_bytes, ranks, changes=changes, parallel=layout, zero=section, precision=precision
+    ):
         sizes = share_sizes(shapes, layout.tensor)
         plan = planned.zero_bytes(sizes, decays, held["ranks"], section, precision == "bf16")
         assert held["weights"] == plan.weights
@@ -54,16 +56,23 @@ def test_the_buckets_are_those_of_the_engine():
 
 def test_offload_leaves_the_weights_on_the_device():
     sizes, decays = {"a": 1000}, {"a": True}
-    kept, offloaded = (planned.zero_bytes(sizes, decays, 4, ZeroSection(offload=offload, keep_whole=0), True) for offload in (False, True))
+    kept, offloaded = (
+        planned.zero_bytes(sizes, decays, 4, ZeroSection(offload=offload, keep_whole=0), True)
+        for offload in (False, True)
+    )
     assert (kept.weights, kept.gradients, kept.optimizer) == (500, 1000, 3000)
     assert (offloaded.weights, offloaded.gradients, offloaded.optimizer) == (500, 0, 0)
 
 
-@pytest.mark.parametrize("words", [
-    ["run.engine=zero3", "parallel.tensor=1", "parallel.sequence=false"],
-    ["run.engine=megatron"],
-    ["run.engine=megatron", "parallel.pipeline=4", "parallel.layout='Et*9|t*9|t*9|t*9L'"],
-], ids=["zero3", "as shipped", "pipeline"])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run.engine=zero3", "parallel.tensor=1", "parallel.sequence=false"],
+        ["run.engine=megatron"],
+        ["run.engine=megatron", "parallel.pipeline=4", "parallel.layout='Et*9|t*9|t*9|t*9L'"],
+    ],
+    ids=["zero3", "as shipped", "pipeline"],
+)
 def test_the_3b_model_is_expected_to_fit(words: list[str]):
     config = load_config(CONFIGS / "pretrain_3b.yaml", [*words, "parallel.recompute=true"])
     model = sized_config(config.model, 151_936, 8_192, special=(0, 1, 2))

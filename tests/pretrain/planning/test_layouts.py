@@ -70,7 +70,9 @@ def test_every_planned_layout_is_read_back_and_covers_every_layer_once(base, siz
         assert check_world(dataclasses.replace(config, parallel=plan.parallel), gpus) == plan.data_ranks
         written = stage_layers(plan.parallel.layout, plan.parallel.pipeline, layers)
         assert written == [each.stage.written for each in plan.stages] and len(written) == plan.parallel.pipeline
-        covered = [layer for each in plan.stages for layer in range(each.stage.first, each.stage.first + each.stage.layers)]
+        covered = [
+            layer for each in plan.stages for layer in range(each.stage.first, each.stage.first + each.stage.layers)
+        ]
         assert covered == list(range(layers))
         assert all(each.total <= job.usable for each in plan.stages)
         assert plan.time.bubble >= 0 and plan.time.total > plan.time.compute > 0
@@ -80,9 +82,12 @@ def test_every_planned_layout_is_read_back_and_covers_every_layer_once(base, siz
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 4), st.integers(0, 20), st.integers(0, 9),
+    st.lists(st.integers(1, 9), min_size=1, max_size=9),
+    st.integers(1, 4),
+    st.integers(0, 20),
+    st.integers(0, 9),
     st.integers(5, 80),
-)  # fmt: skip
+)
 def test_a_cut_is_the_best_of_all_cuts(costs, pipeline, head, embedding, limit):
     """Against every cut tried one by one: the fastest slowest stage, and of those the least memory, in MiB."""
     layers, mebibyte = len(costs), 2**20
@@ -127,9 +132,14 @@ def test_memory_moves_layers_off_the_stages_that_hold_most_rows(base):
 
 @pytest.mark.parametrize(
     "switches",
-    [{}, {"tensor": 2}, {"tensor": 2, "sequence": True, "pipeline": 2}, {"pipeline": 4, "recompute": True},
-     {"distributed_optimizer": True}],
-)  # fmt: skip
+    [
+        {},
+        {"tensor": 2},
+        {"tensor": 2, "sequence": True, "pipeline": 2},
+        {"pipeline": 4, "recompute": True},
+        {"distributed_optimizer": True},
+    ],
+)
 def test_the_quick_count_of_memory_is_the_exact_one_but_for_padding(base, switches):
     parallel = ParallelLayout(**switches)
     job, ranks = job_of(base, 8, 1000), 8 // parallel.tensor // parallel.pipeline

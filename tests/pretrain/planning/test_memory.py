@@ -76,15 +76,23 @@ def test_weights_gradients_and_optimizer_are_exact(world: World, layout: str, pr
 
 
 @pytest.mark.parametrize("precision, gradients", [("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16")])
-@pytest.mark.parametrize("layout", ["dp2 distributed optimizer", "pp2 dp2 distributed optimizer", "dp3 distributed optimizer"])
+@pytest.mark.parametrize(
+    "layout", ["dp2 distributed optimizer", "pp2 dp2 distributed optimizer", "dp3 distributed optimizer"]
+)
 def test_the_buckets_of_overlap_are_exact(world: World, monkeypatch, layout: str, precision: str, gradients: str):
     """Every bucket is padded; those of the first stage have a size, later stages have one."""
     ranks, switches = LAYOUTS[layout]
     parallel, config = ParallelLayout(**switches, gradients=gradients), training_config(**FLAVOURS["untied qwen3"])
     data_ranks = ranks // parallel.tensor // parallel.pipeline
     monkeypatch.setattr(memory, "bucket_elements", lambda _ranks: 1500)
-    found = world.run(planning_jobs.held_bytes, ranks, changes=FLAVOURS["untied qwen3"], parallel=parallel,
-                      precision=precision, bucket=1500)  # fmt: skip
+    found = world.run(
+        planning_jobs.held_bytes,
+        ranks,
+        changes=FLAVOURS["untied qwen3"],
+        parallel=parallel,
+        precision=precision,
+        bucket=1500,
+    )
     for number, stage in enumerate(planned_stages(parallel, len(KINDS))):
         planned = static_bytes(config, stage, parallel, data_ranks, precision == "bf16")
         here = [rank for rank in found if rank["place"][0] == number]
@@ -104,7 +112,8 @@ def test_shapes_are_those_of_the_modules_in_their_order(flavour: str, kinds: tup
 
 
 @pytest.mark.parametrize(
-    "name, total, active", [("pretrain_3b", 4_490_101_760, 3_102_715_904), ("pretrain_1b5", 2_211_466_752, 1_556_297_216)]
+    "name, total, active",
+    [("pretrain_3b", 4_490_101_760, 3_102_715_904), ("pretrain_1b5", 2_211_466_752, 1_556_297_216)],
 )
 def test_the_shipped_models_have_the_papers_sizes(name: str, total: int, active: int):
     """4.49 and 2.21 billion weights, 3.1 and 1.56 of which a token meets; counted again in modules without memory."""
@@ -130,7 +139,13 @@ TOKENS = 1024
 
 
 def measured_config(changes: dict) -> ModelConfig:
-    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "attention_bias": False, "qk_norm": False}
+    sizes = {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "attention_bias": False,
+        "qk_norm": False,
+    }
     return dataclasses.replace(uni_x_config("small"), **{**sizes, **changes})
 
 

@@ -49,17 +49,26 @@ def test_a_slow_network_is_met_inside_of_a_node():
     """With weights cut again inside of a node the backward pass gathers there; without overlap nothing is hidden."""
     slow = {"between": 2e9}
     times = {
-        name: next(plan.time for plan in plan_layouts(zero_job(64, 72, *words, **slow))[0]
-                   if plan.zero == 3 and plan.parallel.tensor == 1 and not plan.parallel.recompute_cheap)
-        for name, words in {"plain": [], "node": ["zero.hierarchical=8"], "bf16": ["parallel.gradients=bf16"],
-                            "bare": ["parallel.overlap=false"]}.items()
-    }  # fmt: skip
+        name: next(
+            plan.time
+            for plan in plan_layouts(zero_job(64, 72, *words, **slow))[0]
+            if plan.zero == 3 and plan.parallel.tensor == 1 and not plan.parallel.recompute_cheap
+        )
+        for name, words in {
+            "plain": [],
+            "node": ["zero.hierarchical=8"],
+            "bf16": ["parallel.gradients=bf16"],
+            "bare": ["parallel.overlap=false"],
+        }.items()
+    }
     assert times["node"].data < times["plain"].data < times["bare"].data and times["bare"].hidden == 0
     assert times["bf16"].data < times["plain"].data and times["bf16"].sent < times["plain"].sent
 
 
 def test_hidden_sends_are_paid_in_processors():
-    costs = [next(plan.time for plan in plan_layouts(zero_job(8, 72, contention=share))[0] if plan.zero == 2)
-             for share in (0.0, 0.5)]  # fmt: skip
+    costs = [
+        next(plan.time for plan in plan_layouts(zero_job(8, 72, contention=share))[0] if plan.zero == 2)
+        for share in (0.0, 0.5)
+    ]
     assert costs[1].compute - costs[0].compute == pytest.approx(0.5 * costs[0].hidden)
     assert dataclasses.replace(costs[1], compute=costs[0].compute) == costs[0]

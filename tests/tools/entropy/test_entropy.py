@@ -44,7 +44,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     held = []
     for seed in range(60):
         sequences, single, rate = markov_source(symbols=8, sequences=40, length=50, seed=seed)
-        for order, truth in zip(count(lambda: sequences, 3), (single, rate, rate), strict=True):
+        for order, truth in zip(count(lambda: sequences, 3), (single, rate, rate), strict=True):  # noqa: B023
             one = entropy_of("m", "text", order, 1.0, 40)
             held.append(one.low <= truth <= one.high)
     assert numpy.mean(held) >= 0.9

@@ -29,10 +29,18 @@ def write_base(folder: Path, tokenizer: Path) -> None:
     values = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
     assert len(values["model"]["vocab"]) + len(values["added_tokens"]) <= ROWS
     config = Qwen2Config(
-        vocab_size=ROWS, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, rope_theta=10_000.0, tie_word_embeddings=True, max_position_embeddings=256,
-        bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        vocab_size=ROWS,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     randomise(Qwen2ForCausalLM(config), seed=5).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
     special = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
@@ -54,12 +62,25 @@ def write_tasks(folder: Path, captions: Path) -> None:
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
     files = {"data_files": {"test": str(folder / "names.jsonl")}}
     data = {"dataset_path": "json", "dataset_kwargs": files, "test_split": "test"}
-    choice = {"task": "names_choice", **data, "output_type": "multiple_choice", "doc_to_text": "{{question}}:",
-              "doc_to_choice": "{{choices}}", "doc_to_target": "{{answer}}",
-              "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}], "metadata": {"version": 1.0}}  # fmt: skip
-    rolling = {"task": "names_text", **data, "output_type": "loglikelihood_rolling", "doc_to_text": "",
-               "doc_to_target": "{{text}}", "metric_list": [{"metric": "byte_perplexity"}],
-               "metadata": {"version": 1.0}}  # fmt: skip
+    choice = {
+        "task": "names_choice",
+        **data,
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}:",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{answer}}",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        "metadata": {"version": 1.0},
+    }
+    rolling = {
+        "task": "names_text",
+        **data,
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": "byte_perplexity"}],
+        "metadata": {"version": 1.0},
+    }
     for values in (choice, rolling):
         (folder / f"{values['task']}.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
@@ -76,11 +97,21 @@ def folders(commands, tiny_data, tmp_path_factory) -> Path:
     values["optim"] |= {"lr": NEXT_TO_NOTHING, "final_lr": 0.0}
     (root / "run.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     for script, *arguments in (
-        ("tools/convert_from_hf.py", "--hf", root / "base", "--output", root / "start", "--separate", 1, 1,
-         "--codebook-size", 64),
+        (
+            "tools/convert_from_hf.py",
+            "--hf",
+            root / "base",
+            "--output",
+            root / "start",
+            "--separate",
+            1,
+            1,
+            "--codebook-size",
+            64,
+        ),
         ("pretrain/train.py", "--config", root / "run.yaml"),
         ("tools/convert_to_hf.py", "--checkpoint", root / "run", "--output", root / "model"),
-    ):  # fmt: skip
+    ):
         done = commands.run(script, *arguments)
         assert done.code == 0, done.err
     return root
@@ -89,9 +120,24 @@ def folders(commands, tiny_data, tmp_path_factory) -> Path:
 def lm_eval(model: Path, tasks: Path, output: Path, more: str = "", batch: int = 4) -> dict[str, list]:
     """lm-eval's command, without a network -> its answers by task: the log likelihoods of each request."""
     opened = f"pretrained={model},trust_remote_code=True,dtype=float32{more}"
-    command = [LM_EVAL, "--model", "hf", "--model_args", opened,
-               "--tasks", "names_choice,names_text", "--include_path", tasks, "--device", "cpu", "--batch_size", batch,
-               "--output_path", output, "--log_samples"]  # fmt: skip
+    command = [
+        LM_EVAL,
+        "--model",
+        "hf",
+        "--model_args",
+        opened,
+        "--tasks",
+        "names_choice,names_text",
+        "--include_path",
+        tasks,
+        "--device",
+        "cpu",
+        "--batch_size",
+        batch,
+        "--output_path",
+        output,
+        "--log_samples",
+    ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(output / "home")}
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -127,8 +173,19 @@ def test_the_text_scores_of_a_uni_x_are_those_of_its_language_model(folders, tmp
 
 
 def test_our_command_runs_the_harness_and_keeps_its_numbers(commands, folders, tmp_path):
-    words = ["tools/evaluate.py", "--task", "text", "--model", folders / "model", "--tasks", "names_choice,names_text",
-             "--include-path", folders / "tasks", "--batch-size", 4]  # fmt: skip
+    words = [
+        "tools/evaluate.py",
+        "--task",
+        "text",
+        "--model",
+        folders / "model",
+        "--tasks",
+        "names_choice,names_text",
+        "--include-path",
+        folders / "tasks",
+        "--batch-size",
+        4,
+    ]
     for name in ("a", "b"):
         done = commands.run(*words, "--output", tmp_path / name)
         assert done.code == 0, done.err

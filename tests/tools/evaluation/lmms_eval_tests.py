@@ -48,11 +48,34 @@ def tasks(tiny_data, tmp_path_factory) -> Path:
 
 def run(export: Path, tasks: Path, output: Path, *more: str) -> tuple[dict, list[dict]]:
     """lmms-eval's command -> its results of the task, and its line of each question."""
-    command = [PYTHON, "-m", "lmms_eval", "--model", "unix", "--model_args", ",".join((f"pretrained={export}", *more)),
-               "--tasks", "local_choice", "--include_path", tasks, "--batch_size", "3", "--output_path", output,
-               "--log_samples", "--device", "cpu"]  # fmt: skip
-    environment = {**os.environ, "LMMS_EVAL_PLUGINS": "tools.evaluation.lmms_plugin", "HF_HUB_OFFLINE": "1",
-                   "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(output / "home"), "PYTHONPATH": str(ROOT)}  # fmt: skip
+    command = [
+        PYTHON,
+        "-m",
+        "lmms_eval",
+        "--model",
+        "unix",
+        "--model_args",
+        ",".join((f"pretrained={export}", *more)),
+        "--tasks",
+        "local_choice",
+        "--include_path",
+        tasks,
+        "--batch_size",
+        "3",
+        "--output_path",
+        output,
+        "--log_samples",
+        "--device",
+        "cpu",
+    ]
+    environment = {
+        **os.environ,
+        "LMMS_EVAL_PLUGINS": "tools.evaluation.lmms_plugin",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HOME": str(output / "home"),
+        "PYTHONPATH": str(ROOT),
+    }
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     (results,) = output.rglob("*results.json")
@@ -75,13 +98,16 @@ def test_the_runner_gets_the_answers_of_the_model_reduced_to_options(export, tas
     answerer = open_answerer(str(export), device="cpu", exact=False)
     for number, doc in enumerate(docs):
         options = dict(zip("ABCD", doc["names"], strict=True))
-        question = "\n".join(["What is it?", *(f"{key}. {name}" for key, name in options.items()),
-                              "Answer with the option's letter."])  # fmt: skip
+        question = "\n".join(
+            ["What is it?", *(f"{key}. {name}" for key, name in options.items()), "Answer with the option's letter."]
+        )
         (expected,) = answerer.answer([question], [[Image.open(doc["image"]).convert("RGB")]], 8)
         assert said_by(raw_lines[number]) == expected
         assert said_by(lines[number]) == (choose(expected, options) or NO_OPTION)
-    right = [choose(said_by(line), dict(zip("ABCD", doc["names"]))) == doc["answer"]
-             for line, doc in zip(raw_lines, docs, strict=True)]  # fmt: skip
+    right = [
+        choose(said_by(line), dict(zip("ABCD", doc["names"]))) == doc["answer"]
+        for line, doc in zip(raw_lines, docs, strict=True)
+    ]
     assert exact["right,none"] == sum(right) / 8
     again, _ = run(export, tasks, tmp_path / "again")
     assert {name: value for name, value in again.items()} == exact

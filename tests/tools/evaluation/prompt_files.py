@@ -11,9 +11,13 @@ from PIL import Image
 GENEVAL = [
     {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},
     {"tag": "single_object", "include": [{"class": "cow", "count": 1}], "prompt": "a photo of a cow"},
-    {"tag": "counting", "include": [{"class": "cup", "count": 2}], "exclude": [{"class": "cup", "count": 3}],
-     "prompt": "a photo of two cups"},
-]  # fmt: skip
+    {
+        "tag": "counting",
+        "include": [{"class": "cup", "count": 2}],
+        "exclude": [{"class": "cup", "count": 3}],
+        "prompt": "a photo of two cups",
+    },
+]
 DPG = {"0": "A cabbage field.\n", "10": "Three eggplants.", "vrd4": " A red car."}
 IMGEDIT = {
     "1082": {"id": "animal/1.jpg", "prompt": "Make it smooth.", "edit_type": "adjust"},

@@ -33,8 +33,9 @@ def test_answers_are_the_models_alone_and_together_and_in_turns(export, pictures
     answerer = open_answerer(str(export), device="cpu", exact=False)
     opened = [[Image.open(path)] for path in pictures]
     together = answerer.answer(["What?", "Which animal is it?"], opened, 6)
-    assert together == [answerer.answer([text], [own], 6)[0]
-                        for text, own in zip(["What?", "Which animal is it?"], opened, strict=True)]  # fmt: skip
+    assert together == [
+        answerer.answer([text], [own], 6)[0] for text, own in zip(["What?", "Which animal is it?"], opened, strict=True)
+    ]
     prompt = answerer.processor(text="What?", images=opened[0][0])
     only = answerer.model.text_only()
     said = answerer.model.generate(**prompt, max_new_tokens=6, do_sample=False, logits_processor=only)
@@ -45,8 +46,11 @@ def test_answers_are_the_models_alone_and_together_and_in_turns(export, pictures
 
 def test_a_message_is_its_pictures_and_all_its_text(export, pictures):
     answerer = open_answerer(str(export), device="cpu", exact=False)
-    message = [{"type": "image", "value": str(pictures[0])}, {"type": "text", "value": "What"},
-               {"type": "text", "value": "is it?"}]  # fmt: skip
+    message = [
+        {"type": "image", "value": str(pictures[0])},
+        {"type": "text", "value": "What"},
+        {"type": "text", "value": "is it?"},
+    ]
     assert ask(answerer, message, 5) == answerer.answer(["What\nis it?"], [[Image.open(pictures[0])]], 5)[0]
     with pytest.raises(ValueError, match="video"):
         ask(answerer, [{"type": "video", "value": "x"}], 5)
@@ -67,10 +71,16 @@ def test_a_log_likelihood_is_that_of_the_text_among_texts(export, pictures):
 
 @pytest.mark.parametrize(
     ("question", "said", "expected"),
-    [(QUESTION, "B. a dog", "B"), (QUESTION, "A cow", NO_OPTION), (QUESTION, "a dog", "B"), (QUESTION, "a", NO_OPTION),
-     ("Is it a dog? Please answer yes or no.", "Yes, it is", "yes"), ("Is it? Answer Yes or No.", "a", NO_OPTION),
-     ("What is it?", "a dog", "a dog")],
-)  # fmt: skip
+    [
+        (QUESTION, "B. a dog", "B"),
+        (QUESTION, "A cow", NO_OPTION),
+        (QUESTION, "a dog", "B"),
+        (QUESTION, "a", NO_OPTION),
+        ("Is it a dog? Please answer yes or no.", "Yes, it is", "yes"),
+        ("Is it? Answer Yes or No.", "a", NO_OPTION),
+        ("What is it?", "a dog", "a dog"),
+    ],
+)
 def test_answers_are_reduced_where_a_question_has_options(question, said, expected):
     assert reduced(question, said) == expected
 

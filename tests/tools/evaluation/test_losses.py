@@ -74,8 +74,9 @@ def test_retrieval_is_of_a_checkpoint_or_of_its_export(commands, run, tiny_data,
     two = measure(commands, tmp_path / "b", *words, "--model", run.parent / "model")
     # A model that has learned next to nothing has near ties, of which rounding may turn one or two of six round.
     assert one["scores"] == pytest.approx(two["scores"], abs=2 / 6) and one["settings"]["chance"] == 1 / 6
-    assert set(one["scores"]) == {f"{way}/{name}" for way in ("text_to_picture", "picture_to_text")
-                                  for name in ("accuracy", "rank")}  # fmt: skip
+    assert set(one["scores"]) == {
+        f"{way}/{name}" for way in ("text_to_picture", "picture_to_text") for name in ("accuracy", "rank")
+    }
     done = commands.run("tools/evaluate.py", *words, "--pairs", 500, "--checkpoint", run, "--output", tmp_path / "c")
     assert_refused(done, "are missing", "no average of a part", "lower --pairs")
 
@@ -95,7 +96,17 @@ def test_bad_input_is_one_line(commands, run, tiny_data, tmp_path):
 
 def test_a_process_of_its_own_says_nothing_beside_the_error(tmp_path):
     """megatron-core's warnings at import are not heard in the process that the other tests share."""
-    command = ["tools/evaluate.py", "--task", "heldout", "--model", tmp_path, "--config", tmp_path / "run.yaml", "--output", tmp_path]
+    command = [
+        "tools/evaluate.py",
+        "--task",
+        "heldout",
+        "--model",
+        tmp_path,
+        "--config",
+        tmp_path / "run.yaml",
+        "--output",
+        tmp_path,
+    ]
     done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "no config.json" in done.stderr, done.stderr
 
@@ -115,8 +126,6 @@ def test_both_ways_to_open_a_model_give_each_target_the_same_loss(run, tiny_data
     for which in ({"checkpoint": run, "model": None}, {"checkpoint": None, "model": run.parent / "model"}):
         opened, losses, _ = open_for_losses(Namespace(**args, **which))
         data, _ = row_settings(Namespace(**args, **which), opened.folder)
-        tokenized = tokenize_prompts(
-            opened.encode, opened.vocabulary, opened.templates, opened.markup
-        )
+        tokenized = tokenize_prompts(opened.encode, opened.vocabulary, opened.templates, opened.markup)
         found.append(losses(heldout_dataset(data, tokenized)[0]))
     assert len(found[0]) > 100 and torch.allclose(*found, atol=1e-4, rtol=0) and len(found[0].unique()) > 50

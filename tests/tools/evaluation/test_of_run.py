@@ -82,10 +82,9 @@ def test_a_checkpoint_stays_whole_while_training_removes_it(run):
 def test_two_evaluators_share_the_checkpoints_out(run):
     folder = run / "evaluations" / f"{STEPS:08d}"
     folder.mkdir(parents=True)
-    with of_run.sole_evaluator(folder) as first:
-        with of_run.sole_evaluator(folder) as second:
-            assert first and not second
-            of_run.evaluate_all(run, of_run.parse([HELDOUT]), {STEPS}, set())
+    with of_run.sole_evaluator(folder) as first, of_run.sole_evaluator(folder) as second:
+        assert first and not second
+        of_run.evaluate_all(run, of_run.parse([HELDOUT]), {STEPS}, set())
     assert not list(folder.glob("*.json"))
 
 

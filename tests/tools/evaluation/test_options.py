@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tools.evaluation.options import choose, options_in, yes_or_no
 
 OPTIONS = {"A": "a red apple", "B": "two cats", "C": "the sea", "D": "nothing"}
-SAID = "dog cat house is on the grass green a big sun and there".split()
+SAID = ["dog", "cat", "house", "is", "on", "the", "grass", "green", "a", "big", "sun", "and", "there"]
 WORDS = st.lists(st.sampled_from(SAID), min_size=1, max_size=8)
 LETTERS = st.sampled_from(sorted(OPTIONS))
 
@@ -17,14 +17,36 @@ LETTERS = st.sampled_from(sorted(OPTIONS))
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ("B", "B"), ("B.", "B"), ("(B)", "B"), ("b)", "B"), (" B: two cats", "B"), ("B. two cats", "B"), ("**C**", "C"),
-        ("The answer is B", "B"), ("The correct answer is: (C).", "C"), ("Answer: D", "D"), ("Option A", "A"),
-        ("two cats", "B"), ("The sea.", "C"), ("the answer is the sea", "C"),
-        ("a", None), ("A dog is on the grass", None), ("a red house", None), ("I see a cat", None), ("", None),
-        ("A or B", None), ("A. B.", None), ("E", None), ("Between (A) and (B)", None), ("A: two cats", None),
-        ("The answer is a dog", None), ("Apple", None), ("Because of D", None), ("A)and B)", None),
+        ("B", "B"),
+        ("B.", "B"),
+        ("(B)", "B"),
+        ("b)", "B"),
+        (" B: two cats", "B"),
+        ("B. two cats", "B"),
+        ("**C**", "C"),
+        ("The answer is B", "B"),
+        ("The correct answer is: (C).", "C"),
+        ("Answer: D", "D"),
+        ("Option A", "A"),
+        ("two cats", "B"),
+        ("The sea.", "C"),
+        ("the answer is the sea", "C"),
+        ("a", None),
+        ("A dog is on the grass", None),
+        ("a red house", None),
+        ("I see a cat", None),
+        ("", None),
+        ("A or B", None),
+        ("A. B.", None),
+        ("E", None),
+        ("Between (A) and (B)", None),
+        ("A: two cats", None),
+        ("The answer is a dog", None),
+        ("Apple", None),
+        ("Because of D", None),
+        ("A)and B)", None),
     ],
-)  # fmt: skip
+)
 def test_answers(answer, expected):
     assert choose(answer, OPTIONS) == expected
 
@@ -69,8 +91,18 @@ def test_options_are_found_in_a_prompt(texts):
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [("Yes", "yes"), ("no.", "no"), ("Yes, there is a dog", "yes"), ("The answer is no", "no"), ("nothing", None),
-     ("yes or no", None), ("there is", None), ("Yesterday", None), ("", None), ("I say no", None)],
-)  # fmt: skip
+    [
+        ("Yes", "yes"),
+        ("no.", "no"),
+        ("Yes, there is a dog", "yes"),
+        ("The answer is no", "no"),
+        ("nothing", None),
+        ("yes or no", None),
+        ("there is", None),
+        ("Yesterday", None),
+        ("", None),
+        ("I say no", None),
+    ],
+)
 def test_yes_or_no(answer, expected):
     assert yes_or_no(answer) == expected

@@ -15,11 +15,18 @@ from tools import evaluate
 def geneval_answers() -> str:
     right = {0: (1, 1, 0, 0), 1: (1, 1, 1, 1), 2: (0, 0, 0, 1)}
     lines = [
-        {"filename": f"/any/where/images/{item:05d}/samples/{sample:04d}.png", "tag": GENEVAL[item]["tag"],
-         "prompt": GENEVAL[item]["prompt"], "correct": bool(value), "reason": "", "metadata": "{}", "details": "{}"}
+        {
+            "filename": f"/any/where/images/{item:05d}/samples/{sample:04d}.png",
+            "tag": GENEVAL[item]["tag"],
+            "prompt": GENEVAL[item]["prompt"],
+            "correct": bool(value),
+            "reason": "",
+            "metadata": "{}",
+            "details": "{}",
+        }
         for item, values in right.items()
         for sample, value in enumerate(values)
-    ]  # fmt: skip
+    ]
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 

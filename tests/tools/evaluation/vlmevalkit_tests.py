@@ -52,8 +52,14 @@ def questions(tiny_data, tmp_path_factory) -> list[dict]:
 def run(export: Path, questions: list[dict], output: Path, *more: str, data: tuple[str, ...] = ("local_choice",)):
     """The command -> its end, and where VLMEvalKit has put its files."""
     command = [PYTHON, "tools/run_vlmevalkit.py", "--model", export, "--data", *data, "--output", output, *more]
-    environment = {**os.environ, "LMUData": str(questions[0]["folder"]), "HF_HUB_OFFLINE": "1", "PRED_FORMAT": "tsv",
-                   "HOME": str(output.parent), "HF_HOME": str(output / "home")}  # fmt: skip
+    environment = {
+        **os.environ,
+        "LMUData": str(questions[0]["folder"]),
+        "HF_HUB_OFFLINE": "1",
+        "PRED_FORMAT": "tsv",
+        "HOME": str(output.parent),
+        "HF_HOME": str(output / "home"),
+    }
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     return done, output / "unix"
 
@@ -82,8 +88,10 @@ def score(folder: Path) -> float:
 
 
 def test_the_runner_gets_the_answers_of_the_model_reduced_to_options(export, questions, tmp_path):
-    (raw_end, raw), (end, exact) = (run(export, questions, tmp_path / "raw", "--raw"),
-                                    run(export, questions, tmp_path / "exact"))  # fmt: skip
+    (raw_end, raw), (end, exact) = (
+        run(export, questions, tmp_path / "raw", "--raw"),
+        run(export, questions, tmp_path / "exact"),
+    )
     assert raw_end.returncode == end.returncode == 0, (raw_end.stderr[-2000:], end.stderr[-2000:])
     answerer = open_answerer(str(export), device="cpu", exact=False)
     for number, one in enumerate(questions):
@@ -100,7 +108,10 @@ def test_an_article_is_an_answer_to_the_runner_and_none_to_us(export, questions,
     _, folder = run(export, questions, tmp_path / "said", "--", "--mode", "infer")
     share = sum(one["answer"] == "A" for one in questions) / len(questions)
     assert 0 < share < 1
-    for said, expected in (("A dog", share), (reduced("What?\nA. cat\nB. dog\nC. sun\nD. moon", "A dog on grass"), 0.0)):
+    for said, expected in (
+        ("A dog", share),
+        (reduced("What?\nA. cat\nB. dog\nC. sun\nD. moon", "A dog on grass"), 0.0),
+    ):
         write_answers(folder, said)
         done, _ = run(export, questions, tmp_path / "said", "--", "--mode", "eval")
         assert done.returncode == 0, done.stderr[-2000:]
@@ -114,4 +125,6 @@ def test_what_cannot_be_done_is_one_line(export, questions, tmp_path):
     done, _ = run(export, questions, tmp_path / "file")
     assert done.returncode == 2 and "--output" in done.stderr.splitlines()[-1], done.stderr
     done, _ = run(tmp_path, questions, tmp_path / "none")
-    assert done.returncode == 2 and done.stderr.splitlines() == [done.stderr.strip()] and "no config.json" in done.stderr
+    assert (
+        done.returncode == 2 and done.stderr.splitlines() == [done.stderr.strip()] and "no config.json" in done.stderr
+    )

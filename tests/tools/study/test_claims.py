@@ -81,8 +81,11 @@ def profile(folder: Path, name: str, conflicts: dict[int, float]) -> None:
     place = folder / name / "conflict"
     place.mkdir(parents=True)
     rest = {"kind": "shared", "met_by": "both", "low": 0, "high": 0, "between": 0, "halves": 0, "noise_free": 0}
-    lines = [{"layer": layer, "matrix": part, "conflict": value if part == "layer" else 9.0, **rest}
-             for layer, value in conflicts.items() for part in ("layer", "ffn")]  # fmt: skip
+    lines = [
+        {"layer": layer, "matrix": part, "conflict": value if part == "layer" else 9.0, **rest}
+        for layer, value in conflicts.items()
+        for part in ("layer", "ffn")
+    ]
     (place / "conflict.json").write_text(json.dumps({"lines": lines, "settings": {}, "model": {}}))
 
 
@@ -99,8 +102,10 @@ def test_conflict_at_the_ends_is_told_from_that_between_and_layers_are_compared_
         profile(tmp_path, f"unix_both-seed{seed}", {layer: shared[layer] - 0.1 - noise for layer in (2, 3, 4)})
     profile(tmp_path, "shared-lr9-seed0", dict.fromkeys(range(LAYERS), 7.0))
     cells = [(f"{name}-seed{seed}", name, seed, True) for name in ("shared", "unix_both") for seed in SEEDS]
-    results = [{"name": name, "cell": {"arm": which, "seed": seed}, "compared": compared, "measures": {}}
-               for name, which, seed, compared in [*cells, ("shared-lr9-seed0", "shared", 0, False)]]  # fmt: skip
+    results = [
+        {"name": name, "cell": {"arm": which, "seed": seed}, "compared": compared, "measures": {}}
+        for name, which, seed, compared in [*cells, ("shared-lr9-seed0", "shared", 0, False)]
+    ]
     where, left = of_conflict(tmp_path, results)
     assert where.endswith(found)
     assert f"{WORDS['unix_both']} -0.110 ± " in left and left.endswith("**As in the paper.**")
@@ -116,9 +121,20 @@ def entropies(folder: Path, pictures: dict, texts: dict) -> list[str]:
         for modality, orders in (("image", pictures), ("text", texts)):
             for n, (bits, coverage) in orders.items():
                 for share, less in ((1.0, 0.0), (0.5, 9.0)):
-                    writer.writerow({"name": modality, "modality": modality, "n": n, "share": share, "plug_in": bits - 0.2 - less,
-                                     "corrected": bits, "low": bits - 0.3, "high": bits + 0.3, "coverage": coverage,
-                                     "windows": 1000 if share == 1.0 else 500})  # fmt: skip
+                    writer.writerow(
+                        {
+                            "name": modality,
+                            "modality": modality,
+                            "n": n,
+                            "share": share,
+                            "plug_in": bits - 0.2 - less,
+                            "corrected": bits,
+                            "low": bits - 0.3,
+                            "high": bits + 0.3,
+                            "coverage": coverage,
+                            "windows": 1000 if share == 1.0 else 500,
+                        }
+                    )
     return of_entropy(folder)
 
 
@@ -146,7 +162,10 @@ def test_a_picture_loss_that_rose_again_is_told_with_the_arm_in_which_it_rose_mo
         return {"cell": {"arm": arm}, "compared": True, "measures": {}, "curve": curve}
 
     falling, rising = cell("shared", 9.0, 5.0, 4.0), [cell("mot", 9.0, 4.0, 4.1), cell("mot", 9.0, 4.0, 4.3)]
-    tried, failed = {**cell("mot", 1.0, 9.0), "compared": False}, {"cell": {"arm": "mot"}, "failed": "x", "compared": True}
+    tried, failed = (
+        {**cell("mot", 1.0, 9.0), "compared": False},
+        {"cell": {"arm": "mot"}, "failed": "x", "compared": True},
+    )
     assert overfitting([falling]) == overfitting([failed]) == []
     (line,) = overfitting([falling, *rising, tried, failed])
     assert "(by 0.00 to 0.20 nats, most in Mixture-of-Transformers)" in line

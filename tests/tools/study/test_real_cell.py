@@ -19,8 +19,19 @@ from tools.study.data import LANGUAGES, fingerprints
 from tools.study.plan import PRESETS, Cell
 from tools.study.report import collect, write
 
-PRESET = dataclasses.replace(PRESETS["quick"], hidden_size=32, intermediate_size=48, row_length=256, seeds=(0,), steps=6, pairs=4,
-                             rows=2, blocks=4, targets=8, learning_rates=(1e-3,))  # fmt: skip
+PRESET = dataclasses.replace(
+    PRESETS["quick"],
+    hidden_size=32,
+    intermediate_size=48,
+    row_length=256,
+    seeds=(0,),
+    steps=6,
+    pairs=4,
+    rows=2,
+    blocks=4,
+    targets=8,
+    learning_rates=(1e-3,),
+)
 EVERY_TEXT = [f"{language}/{side}" for language in LANGUAGES for side in ("train", "heldout")]
 CELL = Cell("unix_both", (("kind", "separated"), ("shallow", 2), ("deep", 1)), 1e-3, 0, steps=6)
 
@@ -32,9 +43,19 @@ def paths(commands, tiny_data, tmp_path_factory) -> dict:
         for side in ("train", "heldout"):
             lines = [json.dumps({"text": f"{index} {side} " + sentence * (2 + index % 3)}) for index in range(12)]
             (root / f"{language}-{side}.jsonl").write_text("\n".join(lines) + "\n")
-            done = commands.run("tokenization/shard_images.py", "--input", root / f"{language}-{side}.jsonl", "--output",
-                                root / "texts" / language / side, "--vq", tiny_data.vq, "--tokenizer", tiny_data.tokenizer,
-                                "--workers", 0)  # fmt: skip
+            done = commands.run(
+                "tokenization/shard_images.py",
+                "--input",
+                root / f"{language}-{side}.jsonl",
+                "--output",
+                root / "texts" / language / side,
+                "--vq",
+                tiny_data.vq,
+                "--tokenizer",
+                tiny_data.tokenizer,
+                "--workers",
+                0,
+            )
             assert done.code == 0, done.err
     for side, folder in (("train", tiny_data.train), ("heldout", tiny_data.heldout)):
         shutil.copytree(folder, root / "pictures" / side)
@@ -43,8 +64,13 @@ def paths(commands, tiny_data, tmp_path_factory) -> dict:
         {"path": str(root / "texts/en/train")},
         {"path": str(root / "texts/de/train")},
     ]
-    return {"tokenizer": str(tiny_data.tokenizer), "pictures": str(root / "pictures"), "texts": str(root / "texts"),
-            "heldout": str(tiny_data.heldout), "sources": sources}  # fmt: skip
+    return {
+        "tokenizer": str(tiny_data.tokenizer),
+        "pictures": str(root / "pictures"),
+        "texts": str(root / "texts"),
+        "heldout": str(tiny_data.heldout),
+        "sources": sources,
+    }
 
 
 def test_a_cell_measures_what_it_says_and_repeats_to_the_last_bit(commands, paths, tmp_path):

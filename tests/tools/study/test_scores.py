@@ -10,7 +10,7 @@ from model.prompts import DEFAULT_TEMPLATES
 from pretrain.rows import RowSize
 from pretrain.tasks import IMAGE_TO_TEXT, TEXT_TO_IMAGE, build_document, tokenize_prompts
 from tests.model.tiny_hf import TEXT_IDS
-from tests.model.tiny_training import document_logits, row_of, routing_of, training_config, training_model
+from tests.model.tiny_training import document_logits, routing_of, row_of, training_config, training_model
 from tools.study.scores import document_log_likelihoods, first_place, pair_scores
 
 

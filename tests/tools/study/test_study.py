@@ -77,9 +77,14 @@ def test_cells_differ_in_their_layers_seed_and_rate_alone_and_their_files_load(p
         loaded[name] = load_config(tmp_path / "c.yaml")
     compared = [loaded[cell.name] for cell in main]
     assert len(compared) == len(ARMS) * len(preset.seeds) and {one.run.seed for one in compared} == set(preset.seeds)
-    same = [dataclasses.replace(one, run=dataclasses.replace(one.run, folder="", seed=0),
-                                model=dataclasses.replace(one.model, kind="shared", shallow=0, deep=0, every=0))
-            for one in compared]  # fmt: skip
+    same = [
+        dataclasses.replace(
+            one,
+            run=dataclasses.replace(one.run, folder="", seed=0),
+            model=dataclasses.replace(one.model, kind="shared", shallow=0, deep=0, every=0),
+        )
+        for one in compared
+    ]
     assert all(one == same[0] for one in same)
     assert {one.run.seed for one in loaded.values() if one.optim.lr != preset.learning_rates[1]} == {preset.seeds[0]}
 
@@ -111,8 +116,13 @@ class Commands:
             chosen = {"accuracy": 0.25, "rank": 0.5, "candidates": 4}
             pairs = {"text_to_picture": chosen, "picture_to_text": chosen}
             losses = {name: {"loss": 3.0 - bonus, "tokens": 9} for name in ("text_en", "text_de", "names", "pictures")}
-            values = {"losses": losses, "pairs": {"train": pairs, "heldout": pairs}, "conflict": 0.4,
-                      "parameters": {"total": 20, "activated": 10}, "checkpoint": "c"}  # fmt: skip
+            values = {
+                "losses": losses,
+                "pairs": {"train": pairs, "heldout": pairs},
+                "conflict": 0.4,
+                "parameters": {"total": 20, "activated": 10},
+                "checkpoint": "c",
+            }
             (place / "measures.json").write_text(json.dumps(values))
         return 0
 
@@ -120,7 +130,9 @@ class Commands:
 def run_all(folder: Path, commands: Commands) -> list[dict]:
     """All cells -> those that are compared."""
     tuned = [do_cell(folder, PRESET, cell, PATHS, measured=False, run=commands) for cell in tuning_cells(PRESET)]
-    return [do_cell(folder, PRESET, cell, PATHS, run=commands) for cell in main_cells(PRESET, best_rates(tuned, PRESET))]
+    return [
+        do_cell(folder, PRESET, cell, PATHS, run=commands) for cell in main_cells(PRESET, best_rates(tuned, PRESET))
+    ]
 
 
 def test_what_is_done_is_not_done_again_and_the_best_rate_is_taken(tmp_path):
@@ -162,7 +174,9 @@ def test_the_best_rate_is_compared_and_the_others_are_only_trained(tmp_path):
     assert len(shown) == CELLS and not any(result.get("missing") for result in shown.values())
     compared = {name for name, result in shown.items() if result["compared"]}
     assert {name for name in compared if name.startswith("shared-")} == {"shared-lr0.2-seed0", "shared-lr0.2-seed1"}
-    assert compared == {name for name, result in shown.items() if "measures" in result} and len(compared) == 2 * len(ARMS)
+    assert compared == {name for name, result in shown.items() if "measures" in result} and len(compared) == 2 * len(
+        ARMS
+    )
     assert finished([*shown.values()])["shared"].keys() == {0, 1}
     write(tmp_path / "report", tmp_path, PRESET, [*shown.values()], {})
     details = (tmp_path / "report/details.md").read_text()
@@ -188,11 +202,15 @@ def test_cells_run_beside_each_other_each_once_and_no_more_than_asked_for(tmp_pa
     commands = Commands()
     monkeypatch.setattr(cells, "do_cell", functools.partial(do_cell, run=commands))
     arguments = argparse.Namespace(jobs=3, only=5)
-    assert len(run_study.run_cells(arguments, tmp_path, PRESET, PATHS)) == 5 == len(list(tmp_path.glob("*/result.json")))
+    assert (
+        len(run_study.run_cells(arguments, tmp_path, PRESET, PATHS)) == 5 == len(list(tmp_path.glob("*/result.json")))
+    )
     arguments.only = 0
     results = run_study.run_cells(arguments, tmp_path, PRESET, PATHS)
     main = list(main_cells(PRESET, dict.fromkeys(ARMS, 0.1)))
-    assert [Cell(**{**r["cell"], "model": ()}).name for r in results] == [cell.name for cell in [*tuning_cells(PRESET), *main]]
+    assert [Cell(**{**r["cell"], "model": ()}).name for r in results] == [
+        cell.name for cell in [*tuning_cells(PRESET), *main]
+    ]
     assert len(commands.calls) == len(set(commands.calls)) == CALLS
 
 
@@ -276,12 +294,19 @@ def test_the_report_tells_differences_from_noise_and_every_number_from_its_run(t
     report, details = ((tmp_path / "report" / name).read_text() for name in ("report.md", "details.md"))
     table = report.split("| less shared transformer |")[1].split("\n\n")[0]
     lines = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| ")}
-    assert lines[WORDS["unix_both"]].count("**-0.495 ± 0.064**") == 3  # 0.5 less the mean of 0 and 0.01, twelve times its error
+    assert (
+        lines[WORDS["unix_both"]].count("**-0.495 ± 0.064**") == 3
+    )  # 0.5 less the mean of 0 and 0.01, twelve times its error
     assert "**" not in lines[WORDS["unix_shallow"]] and WORDS["shared"] not in lines
     assert "in 3 of 35 comparisons; were all arms equal, about 2 would be" in report
     assert details.split("## Differences from Uni-X 2:1")[1].count("**0.495 ± 0.064**") == 15
-    cells = {line.split("|")[1].strip(): line for line in details.split("## Cells")[1].splitlines() if line.startswith("| ")}
-    assert cells.keys() >= {"shared-lr0.2-seed0", "shared-lr0.1-seed1"} and str(tmp_path / "mot-lr0.1-seed0/run") in cells["mot-lr0.1-seed0"]
+    cells = {
+        line.split("|")[1].strip(): line for line in details.split("## Cells")[1].splitlines() if line.startswith("| ")
+    }
+    assert (
+        cells.keys() >= {"shared-lr0.2-seed0", "shared-lr0.1-seed1"}
+        and str(tmp_path / "mot-lr0.1-seed0/run") in cells["mot-lr0.1-seed0"]
+    )
     results, curves = ((tmp_path / "report" / name).read_text().splitlines() for name in ("results.csv", "curves.csv"))
     assert results[0] == "cell,role,arm,seed,learning_rate,run,measure,value"
     where = f"unix_both-lr0.1-seed1,compared,unix_both,1,0.1,{tmp_path}/unix_both-lr0.1-seed1/run"
@@ -311,7 +336,18 @@ def test_a_proposal_is_trained_unless_it_is_an_arm_or_nothing():
 def test_sizes_of_all_arms_can_be_built():
     for preset in PRESETS.values():
         for arm in ARMS:
-            ModelConfig(hidden_size=preset.hidden_size, intermediate_size=preset.intermediate_size, num_hidden_layers=LAYERS,
-                        num_attention_heads=4, num_key_value_heads=2, head_dim=32, vocab_size=96, image_token_offset=32,
-                        codebook_size=64, vision_start_token_id=30, vision_end_token_id=31, eos_token_id=29,
-                        layer_kinds=kinds_of(arm))  # fmt: skip
+            ModelConfig(
+                hidden_size=preset.hidden_size,
+                intermediate_size=preset.intermediate_size,
+                num_hidden_layers=LAYERS,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=32,
+                vocab_size=96,
+                image_token_offset=32,
+                codebook_size=64,
+                vision_start_token_id=30,
+                vision_end_token_id=31,
+                eos_token_id=29,
+                layer_kinds=kinds_of(arm),
+            )

@@ -26,7 +26,9 @@ def decoding(setting: Setting) -> dict:
     config = cases.uni_x_config(setting.model)
     torch.manual_seed(0)
     with torch.device(setting.device):
-        model = UniXForCausalLM(UniXConfig(**config.to_dict())).to(torch.bfloat16 if setting.gpu else torch.float32).eval()
+        model = (
+            UniXForCausalLM(UniXConfig(**config.to_dict())).to(torch.bfloat16 if setting.gpu else torch.float32).eval()
+        )
     count, layers = STEPS[setting.device], len(config.layer_kinds)
     start, codes = config.vision_start_token_id, config.image_token_offset
     prompt = torch.tensor([[*range(1, 13), start]], device=setting.device)
@@ -51,8 +53,10 @@ def decoding(setting: Setting) -> dict:
             continue
         first = hidden if first is None else first
         times.sort()
-        found[name] = {"ms_per_token": [round(1000 * times[0], 3), round(1000 * times[len(times) // 2], 3)],
-                       "off": float((hidden - first).abs().max() / first.abs().max())}  # fmt: skip
+        found[name] = {
+            "ms_per_token": [round(1000 * times[0], 3), round(1000 * times[len(times) // 2], 3)],
+            "off": float((hidden - first).abs().max() / first.abs().max()),
+        }
     return found
 
 

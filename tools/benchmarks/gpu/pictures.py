@@ -39,7 +39,7 @@ def encoding(setting: Setting) -> dict:
 
     found = {"pictures": batch, "side": side}
     for name, half in (("fp32", False), ("bf16", True)):
-        _, seconds, _ = median_seconds(lambda: encode(half), setting.device, setting.repeats)
+        _, seconds, _ = median_seconds(lambda: encode(half), setting.device, setting.repeats)  # noqa: B023
         found[f"{name} pictures_per_s"] = round(batch / seconds, 2)
     found["codes that differ"] = round((encode(False) != encode(True)).float().mean().item(), 5)
     return found
@@ -64,10 +64,12 @@ def drawing(setting: Setting) -> dict:
         nothing = torch.tensor([5, 6, 7, start], device=setting.device)
 
         def draw() -> torch.Tensor:
-            chance = [torch.Generator().manual_seed(row) for row in range(batch)]
-            return model.generate_images(prompts, None, nothing, num_codes=count, guidance_scale=4.0, generator=chance)
+            chance = [torch.Generator().manual_seed(row) for row in range(batch)]  # noqa: B023
+            return model.generate_images(prompts, None, nothing, num_codes=count, guidance_scale=4.0, generator=chance)  # noqa: B023
 
         _, seconds, _ = median_seconds(draw, setting.device, max(2, setting.repeats // 2), warm=1)
-        found[f"batch {batch}"] = {"ms_per_code": round(1000 * seconds / count, 3),
-                                   "codes_per_s": round(batch * count / seconds, 1)}  # fmt: skip
+        found[f"batch {batch}"] = {
+            "ms_per_code": round(1000 * seconds / count, 3),
+            "codes_per_s": round(batch * count / seconds, 1),
+        }
     return found

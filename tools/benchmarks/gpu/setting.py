@@ -43,7 +43,9 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def median_seconds(action: Callable[[], object], device: str, repeats: int, warm: int = 2) -> tuple[float, float, float]:
+def median_seconds(
+    action: Callable[[], object], device: str, repeats: int, warm: int = 2
+) -> tuple[float, float, float]:
     """(least, median, greatest) seconds of `action`, after `warm` calls."""
     for _ in range(warm):
         action()

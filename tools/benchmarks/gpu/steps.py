@@ -41,8 +41,11 @@ def ceilings(setting: Setting) -> dict:
     source = torch.empty(size, dtype=torch.uint8, device=setting.device).random_(0, 255)
     target = torch.empty_like(source)
     _, copy, _ = median_seconds(lambda: target.copy_(source), setting.device, 5 * setting.repeats)
-    return {"product": f"{side} cubed, {str(dtype)[6:]}", "tflops": round(2 * side**3 / product / 1e12, 2),
-            "copy_gb_per_s": round(2 * size / copy / 1e9, 1)}  # fmt: skip
+    return {
+        "product": f"{side} cubed, {str(dtype)[6:]}",
+        "tflops": round(2 * side**3 / product / 1e12, 2),
+        "copy_gb_per_s": round(2 * size / copy / 1e9, 1),
+    }
 
 
 def exactness(setting: Setting) -> dict:
@@ -93,10 +96,14 @@ def steps(setting: Setting, peak_tflops: float) -> dict:
             row = cases.long_row(config, tokens).row
             clear(setting)  # the engine before is gone
             engine = engine_of(config, precision, tokens)
-            least, median, most = median_seconds(lambda: engine.train_step([row], LR), setting.device, setting.repeats)
+            least, median, most = median_seconds(lambda: engine.train_step([row], LR), setting.device, setting.repeats)  # noqa: B023
             flops = row_flops(config, row.lengths, len(row.targets)).training
-            figures = {"seconds": [round(value, 5) for value in (least, median, most)], "tokens_per_s": round(tokens / median, 1),
-                       "tflops": round(flops / median / 1e12, 5), "layers": config.num_hidden_layers}  # fmt: skip
+            figures = {
+                "seconds": [round(value, 5) for value in (least, median, most)],
+                "tokens_per_s": round(tokens / median, 1),
+                "tflops": round(flops / median / 1e12, 5),
+                "layers": config.num_hidden_layers,
+            }
             if setting.gpu:
                 figures["of_measured_peak"] = round(flops / median / 1e12 / peak_tflops, 4)
                 figures["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
@@ -129,9 +136,11 @@ def host_reads(setting: Setting) -> dict:
     whole = sum(getattr(event, time_of) for event in averages) or 1
     return {
         "reads": {name: counts.get(name, 0) for name in READS} | {"copies to the host": copies},
-        "longest": [{"kernel": event.key[:100], "calls": event.count, "share": round(getattr(event, time_of) / whole, 4)}
-                    for event in longest],
-    }  # fmt: skip
+        "longest": [
+            {"kernel": event.key[:100], "calls": event.count, "share": round(getattr(event, time_of) / whole, 4)}
+            for event in longest
+        ],
+    }
 
 
 def deterministic(setting: Setting) -> dict:
@@ -177,12 +186,15 @@ def kernels(setting: Setting) -> dict:
         try:
             engine = engine_of(config, "bf16", tokens, **choice)
             loss = engine.train_step([row], 0.0).means()["loss"]
-            least, median, most = median_seconds(lambda: engine.train_step([row], LR), setting.device, setting.repeats)
+            least, median, most = median_seconds(lambda: engine.train_step([row], LR), setting.device, setting.repeats)  # noqa: B023
         except Exception as error:  # one choice tells nothing about the others
             found[name] = {"not run": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"}
             continue
         first = loss if first is None else first
-        found[name] = {"seconds": [round(value, 5) for value in (least, median, most)], "loss_off": abs(loss / first - 1)}
+        found[name] = {
+            "seconds": [round(value, 5) for value in (least, median, most)],
+            "loss_off": abs(loss / first - 1),
+        }
         engine = None
     return found
 
@@ -210,8 +222,17 @@ def against(setting: Setting, other: Path, own: Path) -> dict:
     seconds: dict[str, dict[str, list[float]]] = {"own": {}, "other": {}}
     memory: dict[str, dict[str, float]] = {"own": {}, "other": {}}
     for name in ("other", "own", "own", "other"):
-        words = [sys.executable, "-c", worker, str(own if name == "own" else other), setting.device, setting.model,
-                 setting.precisions[0], str(setting.repeats), *map(str, setting.tokens)]  # fmt: skip
+        words = [
+            sys.executable,
+            "-c",
+            worker,
+            str(own if name == "own" else other),
+            setting.device,
+            setting.model,
+            setting.precisions[0],
+            str(setting.repeats),
+            *map(str, setting.tokens),
+        ]
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
             raise NotRun(f"{name}: {(done.stderr.strip().splitlines() or ['ended'])[-1][:200]}")
@@ -221,6 +242,9 @@ def against(setting: Setting, other: Path, own: Path) -> dict:
     found = {}
     for tokens, ours in seconds["own"].items():
         ratios = sorted(a / b for a, b in zip(seconds["other"][tokens], ours))
-        found[tokens] = {"times_faster": round(statistics.median(ratios), 4), "range": [round(value, 4) for value in ratios],
-                         "peak_gib": [memory["other"][tokens], memory["own"][tokens]]}  # fmt: skip
+        found[tokens] = {
+            "times_faster": round(statistics.median(ratios), 4),
+            "range": [round(value, 4) for value in ratios],
+            "peak_gib": [memory["other"][tokens], memory["own"][tokens]],
+        }
     return found

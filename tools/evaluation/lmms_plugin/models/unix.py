@@ -20,9 +20,15 @@ class UniX(lmms):
     is_simple = True
 
     def __init__(
-        self, pretrained: str, batch_size: int | str = 1, device: str = "", dtype: str = "", chat: bool = False,
-        exact: bool = True, **unknown: object,
-    ) -> None:  # fmt: skip
+        self,
+        pretrained: str,
+        batch_size: int | str = 1,
+        device: str = "",
+        dtype: str = "",
+        chat: bool = False,
+        exact: bool = True,
+        **unknown: object,
+    ) -> None:
         """`exact` reduces an answer to the option that it names (`tools/evaluation/options.py`)."""
         super().__init__()
         unknown.pop("max_batch_size", None)  # the runner always gives it
