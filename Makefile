@@ -11,6 +11,8 @@
 # make test-eval  lm-eval-harness, lmms-eval and VLMEvalKit on exported folders, in an environment that make setup-eval makes
 # make setup-clients  what the tests of the server need besides Python: the npm clients, and version 1 of the official client
 # make test-clients  the server with every client of docs/serving.md, each in an environment of its own under .clients
+# make test-tools  quantizers, runtimes, trainers and the like on the export of make demo (or MODEL=FOLDER), each in an environment of
+#                  its own that is removed again (ONLY=WORD for some); fails where docs/other-tools.md says something else
 # make count-pictures PICTURES="DIR ..."  lays real pictures out in every form that is read, and counts that none is lost
 # make fuzz-readers  10,000 mutated inputs of all readers, by hand; make test runs some hundreds
 # make study-quick a small run of the comparison of layer kinds, every part of it; after make demo
@@ -31,7 +33,7 @@ MEGATRON_TESTS := tests/megatron_versions_tests.py tests/pretrain/test_engine.py
 	tests/model/test_uni_x.py tests/model/test_layer_kinds.py tests/tools/test_convert_from_hf.py
 
 .PHONY: setup setup-eval lint test test-eval test-megatron test-transformers5 test-transformers-suite test-export-by-hand gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
-	setup-clients test-clients study count-pictures fuzz-readers
+	setup-clients test-clients test-tools study count-pictures fuzz-readers
 setup: $(STAMP)
 
 # mosaicml-streaming brings torchvision, which nothing here uses. transformers imports it wherever it is installed, and
@@ -121,6 +123,9 @@ tests/clients/npm/node_modules/installed.stamp: tests/clients/npm/package-lock.j
 
 test-clients: setup setup-clients
 	OMP_NUM_THREADS=1 $(RUN) -m tests.clients.run --folder .clients
+
+test-tools: setup
+	$(RUN) -m tests.other_tools.run --model $(MODEL) $(if $(ONLY),--only $(ONLY))
 
 # With .venv where it is there; else with a Python that has torch, and the wheels on PYTHONPATH.
 gpu-check:

@@ -1,0 +1,66 @@
+"""docs/other-tools.md, its scripts and their pins fit together; `make test-tools` runs them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.other_tools.run import HERE, KINDS, PAGE, TOOLS, pinned, results, same, table_of, with_rows
+
+
+def page() -> str:
+    return PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_for_each_tool_with_the_version_that_is_installed(kind):
+    rows = [row.strip("| ").split(" | ") for row in table_of(page(), kind).splitlines()[2:]]
+    assert [row[:2] for row in rows] == [[tool.title, pinned(tool)] for tool in TOOLS if tool.kind == kind]
+    assert {len(row) for row in rows} <= {2 + len(KINDS[kind])}
+    assert "FAILED" not in str(rows)
+
+
+def test_every_script_and_every_list_of_pins_is_of_a_tool():
+    sources = {tool.source for tool in TOOLS}
+    assert {path.name.removesuffix("_tool.py") for path in HERE.glob("*_tool.py")} == sources
+    assert {path.stem.removesuffix("-bare") for path in (HERE / "requirements").iterdir()} == sources
+    assert len({tool.name for tool in TOOLS}) == len(TOOLS) and {tool.kind for tool in TOOLS} <= set(KINDS)
+
+
+@pytest.mark.parametrize("path", sorted((HERE / "requirements").iterdir()), ids=lambda path: path.stem)
+def test_versions_are_pinned(path):
+    for line in path.read_text(encoding="utf-8").splitlines():
+        words = re.sub(r"(^|\s)#.*", "", line).strip()
+        assert not words or re.fullmatch(r"==[^*,]+", str(Requirement(words).specifier)), words
+
+
+@pytest.mark.parametrize("path", sorted(HERE.glob("*_tool.py")), ids=lambda path: path.stem)
+def test_a_script_knows_nothing_of_this_repository(path):
+    text = path.read_text(encoding="utf-8")
+    compile(text, str(path), "exec")
+    assert not re.findall(r"^\s*(?:from|import) (model|pretrain|tokenization|tools|tests)\b", text, re.MULTILINE)
+
+
+def test_rows_take_the_place_of_theirs_and_leave_the_others():
+    tool = next(tool for tool in TOOLS if tool.kind == "runtimes")
+    row = f"| {tool.title} | 0 | x |"
+    after = with_rows(page(), "runtimes", {tool.title: row})
+    old, new = table_of(page(), "runtimes").splitlines(), table_of(after, "runtimes").splitlines()
+    assert row in new and len(new) == len(old) and sum(a != b for a, b in zip(old, new, strict=True)) == 1
+    assert with_rows(page(), "runtimes", {}) == page()
+
+
+def test_numbers_may_differ_by_rounding_and_words_may_not():
+    assert same("| a | 5e-6 | share 0.94 |", "| a | 2e-5 | share 0.95 |")
+    assert (
+        not same("| a | 5e-6 |", "| a | 6e-5 |") and not same("| 0.94 |", "| 0.84 |") and not same("| yes |", "| no |")
+    )
+    assert not same("| 1 of 2 |", "| 1 of |")
+
+
+def test_a_cell_of_no_column_is_an_error():
+    tool = next(tool for tool in TOOLS if tool.kind == "runtimes")
+    with pytest.raises(ValueError, match="'txt' is no column of runtimes"):
+        results('noise\n{"what": "txt", "result": "x"}', tool)
