@@ -18,8 +18,9 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import IO
 
 from model.config import MODEL_TYPES
@@ -52,7 +53,11 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tools/convert_to_hf.py --checkpoint work/demo/run --output work/demo/model",
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder (its newest good one) or checkpoint")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, help="run folder (its newest good one) or checkpoint")
+    source.add_argument(
+        "--export", type=Path, help="an export, a tuned or merged one too, whose text is wanted (--text-only)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to make; an export there is replaced")
     parser.add_argument(
         "--results",
@@ -72,26 +77,48 @@ def parse_arguments() -> argparse.Namespace:
 def export_text(checkpoint: Path, output: Path) -> None:
     """Write the text path of a verified checkpoint as a plain folder. Raises UserError for a family that nobody has."""
     from model.config import ModelConfig
-    from tools.model_card import text_licence
-    from tools.text_only import plain_configuration, write_card
 
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     config = ModelConfig.from_dict(json.loads((checkpoint / "model.json").read_text(encoding="utf-8")))
+    weights = partial(write_weights, checkpoint, config=config, text_only=True)
+    write_plain(output, config, checkpoint / "tokenizer.json", f"after {state['step']} steps", weights)
+
+
+def export_text_of(folder: Path, output: Path) -> None:
+    """The same of an export, a tuned or merged one too. Raises UserError for a folder that is no whole export."""
+    from tools.safetensors_shards import write_shards
+    from tools.text_of_export import read_configuration, text_weights
+    from tools.text_only import of_text
+
+    config = read_configuration(folder)
+    if output.resolve() == folder.resolve():
+        raise UserError(f"{output}: is the export that is read: give another --output")
+    described, tensors = text_weights(folder, config)
+
+    def weights(temporary: Path) -> str:
+        write_shards(temporary, list(of_text(config, described)), of_text(config, tensors))
+        return str(described[0][1].dtype).removeprefix("torch.")
+
+    write_plain(output, config, folder / "tokenizer.json", f"as the export {folder.resolve().name} has it", weights)
+
+
+def write_plain(output: Path, config, tokenizer: Path, history: str, weights: Callable[[Path], str]) -> None:
+    """The plain folder; `weights` writes them to a folder and returns their dtype as a word."""
+    from tools.model_card import text_licence
+    from tools.text_only import plain_configuration, write_card
+
     values = plain_configuration(config, "")  # before anything is written
     check_output(output)
     with published(output) as temporary:
-        values["dtype"] = write_weights(checkpoint, temporary, config, text_only=True)
-        write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
+        values["dtype"] = weights(temporary)
+        write_tokenizer(temporary, tokenizer, config)
         (temporary / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         write_generation(temporary, config)
-        for mark in (
-            "{% generation %}",
-            "{% endgeneration %}",
-        ):  # other readers of templates than transformers know none
-            assert mark in CHAT_TEMPLATE
+        # other readers of templates than transformers do not know these marks
         template = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+        assert "generation %}" not in template and len(template) < len(CHAT_TEMPLATE)
         (temporary / "chat_template.jinja").write_text(template, encoding="utf-8")
-        write_card(temporary, config, state, text_licence(config))
+        write_card(temporary, config, history, text_licence(config))
 
 
 UNFINISHED = ".unfinished_export"  # in a folder that an export writes: it is ours, and locked while that lives
@@ -304,9 +331,20 @@ def write_processor(folder: Path, config, image_size: int, pixels_per_code: int 
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
+def main_of_export(arguments: argparse.Namespace) -> int:
+    """The plain folder of an export."""
+    if not arguments.text_only or arguments.vq or arguments.results:
+        raise UserError("--export goes with --text-only and --output alone: pictures and cards are of a --checkpoint")
+    export_text_of(arguments.export, arguments.output)
+    print(f"{arguments.output}: text path of {arguments.export}")
+    return 0
+
+
 def main() -> int:
     """Find the checkpoint, export it."""
     arguments = parse_arguments()
+    if arguments.export:
+        return main_of_export(arguments)
     from model.light_imports import leave_torchvision_out
     from pretrain import checkpoint
     from tokenization.vq import find_folder

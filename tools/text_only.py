@@ -85,7 +85,7 @@ def of_text(config, weights: Iterable[tuple[str, object]]) -> Iterator[tuple[str
             yield name, tensor[: config.image_token_offset].contiguous() if rows else tensor
 
 
-def write_card(folder: Path, config, state: dict, words: str) -> None:
+def write_card(folder: Path, config, history: str, words: str) -> None:
     """README.md of the plain folder; `words` is the line on the licence of the text part."""
     family = family_of(config)
     licence = words or "- Text weights and tokenizer: that of whoever made the tokenizer and the data."
@@ -99,7 +99,7 @@ license_name: see-the-card
 # Text path of a Uni-X model
 
 A plain `{CLASSES[family]}` (`model_type` {json.dumps(family)}): the text branch and the shared layers of a Uni-X model
-(arXiv 2509.24365) after {state["step"]} steps. On text it computes what the whole model computes. It reads and draws no
+(arXiv 2509.24365) {history}. On text it computes what the whole model computes. It reads and draws no
 pictures, and has no rows for their codes; the whole model is exported without `--text-only`.
 
 ```python

@@ -57,7 +57,12 @@ class Tool:
         return self.environment or self.name
 
 
-TOOLS: tuple[Tool, ...] = (Tool("ctranslate2", "runtimes", "ctranslate2", "ctranslate2"),)
+TOOLS: tuple[Tool, ...] = (
+    Tool("ctranslate2", "runtimes", "ctranslate2", "ctranslate2"),
+    Tool("onnxruntime", "runtimes", "onnxruntime (torch.onnx)", "onnxruntime"),
+    Tool("mlx-lm", "runtimes", "mlx-lm (mlx[cpu])", "mlx-lm"),
+    Tool("executorch", "runtimes", "executorch (XNNPACK)", "executorch"),
+)
 
 
 def main() -> int:

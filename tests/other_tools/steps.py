@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,3 +54,89 @@ def difference(found, wanted) -> str:
     seen(f"largest difference {value:.3e}, logits up to {float(wanted.abs().max()):.1f}")
     assert value < 1e-3, value
     return f"{value:.0e}".replace("e-0", "e-")
+
+
+def processor():
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(MODEL, trust_remote_code=True)
+
+
+def float32_pictures() -> dict:
+    """Ids [n, s + codes], mask, and the codes of pictures of `NAMES`, the likeliest ones by the export in float32.
+
+    Kept in WORK for the process that opens the saved model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    path = WORK / "pictures.pt"
+    if path.exists():
+        return torch.load(path)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, trust_remote_code=True, dtype=torch.float32).eval()
+    prompt = processor().draw(NAMES)
+    codes = model.generate_images(**prompt, guidance_scale=1.0, temperature=0)
+    ids = torch.cat([prompt["input_ids"], codes + model.config.image_token_offset], 1)
+    mask = torch.cat([prompt["attention_mask"], torch.ones_like(codes)], 1)
+    found = {"ids": ids, "mask": mask, "codes": codes}
+    assert share(model, found) == 1
+    torch.save(found, path)
+    return found
+
+
+def share(model, pictures: dict) -> float:
+    """Of the codes that float32 drew: the share that `model` finds likeliest where float32's are before them."""
+    import torch
+
+    with torch.no_grad():
+        logits = model(pictures["ids"], attention_mask=pictures["mask"]).logits.float()
+    count, first = pictures["codes"].shape[1], model.config.image_token_offset
+    found = logits[:, -count - 1 : -1, first : first + model.config.codebook_size].argmax(-1)
+    return float((found == pictures["codes"]).float().mean())
+
+
+def draws(model) -> str:
+    """Pictures of a quantized or merged model, drawn, decoded and read again."""
+    import torch
+
+    reader = processor()
+    chance = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    codes = model.generate_images(**reader.draw(NAMES[:2]), guidance_scale=3.0, generator=chance)
+    pictures = reader.pictures(codes)
+    said = model.generate(**reader.caption(pictures), max_new_tokens=4, logits_processor=model.text_only())
+    assert len(pictures) == len(said) == 2 and len(set(codes[0].tolist())) > 4
+    return "pictures drawn and read"
+
+
+def linears(model) -> int:
+    """How many layers are no longer torch's Linear."""
+    import torch
+
+    names = [name for name, _ in model.named_modules() if name.endswith(("_proj", "lm_head"))]
+    plain = [name for name in names if type(model.get_submodule(name)) is torch.nn.Linear]
+    seen(f"{len(names) - len(plain)} of {len(names)} quantized; not: {plain[:4]}")
+    return len(names) - len(plain)
+
+
+def quantizer(quantized, opened, at_least: float, save=lambda model, folder: model.save_pretrained(folder)) -> None:
+    """The cells of a quantizer: `quantized()` makes the model, `opened(folder)` reads it in a process of its own.
+
+    With the word "again" this process is that one.
+    """
+    folder = WORK / "quantized"
+    if sys.argv[-1] == "again":
+        model = opened(folder).eval()
+        linears(model)
+        seen(f"after saving: {share(model, float32_pictures()):.4f}")
+        say("after saving", f"{share(model, float32_pictures()):.2f}")
+        say("drawing afterwards", draws(model))
+        assert share(model, float32_pictures()) >= at_least
+        return
+    pictures, model = float32_pictures(), quantized().eval()
+    linears(model)
+    save(model, folder)
+    value = share(model, pictures)
+    seen(f"share {value:.4f} of {pictures['codes'].numel()} codes")
+    say("codes as in float32", f"{value:.2f}")
+    assert value >= at_least, value
+    subprocess.run([sys.executable, *sys.argv, "again"], check=True)
