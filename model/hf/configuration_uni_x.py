@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from transformers import PretrainedConfig
@@ -29,8 +30,50 @@ AUTO_MAP = {
     "AutoModel": "modeling_uni_x.UniXModel",
     "AutoModelForCausalLM": "modeling_uni_x.UniXForCausalLM",
     "AutoModelForImageTextToText": "modeling_uni_x.UniXForCausalLM",
+    "AutoProcessor": "configuration_uni_x.MissingProcessor",
 }
-"""Which class each Auto class of transformers opens."""
+"""Which class each Auto class of transformers opens; a folder's processor_config.json names its processor."""
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+class MissingProcessor:
+    """What AutoProcessor finds where processor_config.json is not there: the reason, and what brings it back."""
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
+        """transformers 4.57 calls it first."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Raises OSError, always."""
+        raise OSError(
+            f"{pretrained_model_name_or_path} has no processor_config.json: tools that tune or merge save the model alone. "
+            + mending(pretrained_model_name_or_path)
+        )
+
+
+def mending(folder) -> str:
+    """What brings the code, the processor and the image tokenizer to a folder that a tool wrote."""
+    return (
+        "Copy the code, the processor and the image tokenizer from the export: "
+        f"AutoProcessor.from_pretrained(export, trust_remote_code=True).save_pretrained({str(folder)!r})"
+    )
+
+
+def check_code(folder) -> None:
+    """Raises OSError for weights whose code was left behind, as mergekit does, which copies this file alone.
+
+    Of exports alone, whose files transformers copies to its cache; a configuration without weights needs no more code.
+    """
+    folder = Path(str(folder))
+    if not __name__.startswith("transformers_modules.") or not folder.is_dir():
+        return
+    files = sorted({f"{name.split('.')[0]}.py" for name in AUTO_MAP.values()})
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing and any(found for pattern in WEIGHTS for found in folder.glob(pattern)):
+        raise OSError(
+            f"{folder} has no {', no '.join(missing)}: tools that merge copy weights alone. {mending(folder)}"
+        )
 
 
 class UniXConfig(PretrainedConfig):
@@ -115,6 +158,7 @@ class UniXConfig(PretrainedConfig):
     @classmethod
     def get_config_dict(cls, *args, **kwargs) -> tuple[dict, dict]:
         """As transformers has it; what exports were called until November 2026 counts as this type."""
+        check_code(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
         values, rest = super().get_config_dict(*args, **kwargs)
         if values.get("model_type") == FORMER_MODEL_TYPE:
             values["model_type"] = cls.model_type
@@ -146,7 +190,8 @@ class UniXConfig(PretrainedConfig):
         if self.vocab_size < self.image_token_offset + self.codebook_size:
             raise ValueError(
                 f"vocab_size {self.vocab_size} is below image_token_offset + codebook_size = "
-                f"{self.image_token_offset + self.codebook_size}: every code needs an embedding row"
+                f"{self.image_token_offset + self.codebook_size}: every code needs an embedding row. "
+                "Tools that merge or resize cut off the rows beyond a tokenizer: merge without one, and resize nothing"
             )
 
     @property

@@ -345,7 +345,9 @@ def head_of(head: nn.Module, hidden: Tensor, rows: slice) -> Tensor:
     A head that is just a matrix computes these rows only. All others (LoRA, quantized, offloaded or sharded ones, or
     with hooks) are called, and what they give is cut.
     """
-    plain = type(head) is nn.Linear and type(head.weight.data) is Tensor and "forward" not in vars(head)
+    weight = getattr(head, "weight", None)  # some quantizers keep it under other names
+    plain = type(head) is nn.Linear and isinstance(weight, Tensor) and type(weight.data) is Tensor
+    plain = plain and weight.is_floating_point() and "forward" not in vars(head)
     hooked = head._forward_hooks or head._forward_pre_hooks
     if plain and not hooked and head.weight.device == hidden.device:
         return nn.functional.linear(hidden, head.weight[rows])

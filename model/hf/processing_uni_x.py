@@ -110,7 +110,7 @@ class UniXProcessor(ProcessorMixin):
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
-            patterns = ["*.json", "*.jinja", f"{VQ_FOLDER}/*"]
+            patterns = ["*.json", "*.jinja", "*_uni_x.py", f"{VQ_FOLDER}/*"]
             folder = Path(snapshot_download(str(folder), revision=revision, allow_patterns=patterns))
         missing = [name for name in (PROCESSOR_FILE, PROMPTS_FILE, VQ_FOLDER) if not (folder / name).exists()]
         if missing:
@@ -144,7 +144,8 @@ class UniXProcessor(ProcessorMixin):
         (folder / PROCESSOR_FILE).write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
         prompts = json.dumps(self.prompts, ensure_ascii=False, indent=2) + "\n"
         (folder / PROMPTS_FILE).write_text(prompts, encoding="utf-8")
-        for path in Path(__file__).parent.glob("*_uni_x.py"):
+        # transformers runs a copy that has only what this file imports: the model's code is beside the export's own files
+        for path in (*Path(__file__).parent.glob("*_uni_x.py"), *source.glob("*_uni_x.py")):
             if path.resolve() != (folder / path.name).resolve():
                 shutil.copy(path, folder / path.name)
         if Path(self.folder).resolve() != folder.resolve():

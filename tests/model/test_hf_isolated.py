@@ -126,6 +126,7 @@ def test_two_exports_of_one_name_run_their_own_code(tmp_path, monkeypatch):
 TRAVELS = {"", "__future__", "collections", "functools", "math", "typing", "torch", "transformers"}
 PICTURES = {
     "modeling_uni_x.py": {"inspect", "shutil", "sys", "pathlib"},
+    "configuration_uni_x.py": {"pathlib"},
     "pictures_uni_x.py": {"numpy", "PIL"},
     "vqgan_uni_x.py": {"json", "pathlib", "types", "safetensors"},
     "sources_uni_x.py": {"base64", "io", "urllib", "pathlib", "numpy", "PIL"},
