@@ -22,6 +22,7 @@ from tokenization.vq_base import full_float32, images_of, pixels_of
 from tokenization.vq_chameleon import ChameleonVQ, build_model
 
 ROOT = Path(__file__).resolve().parents[2]
+SAVED_BY_5 = ROOT / "tests/data/saved_by_transformers_5"
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +202,25 @@ def test_a_folder_that_transformers_5_saved_is_the_same_tokenizer(family, reques
     values = {key: values[key] for key in keys} | {"dtype": "float32", "transformers_version": "5.24.0"}
     (tmp_path / "new/config.json").write_text(json.dumps(values))
     assert load_vq(tmp_path / "new").fingerprint == load_vq(tmp_path / "old").fingerprint
+
+
+@pytest.mark.parametrize("family, image_size", [("emu3", 512), ("janus", 4)])
+def test_a_whole_model_that_transformers_5_saved_gives_its_tokenizer(family, image_size, tmp_path):
+    """config.json as 5.24.0 wrote it for a tiny Emu3ForConditionalGeneration and JanusForConditionalGeneration, and the
+    names and shapes of their tensors, with other values."""
+    saved = json.loads((SAVED_BY_5 / f"{family}.json").read_text())
+    generator = torch.Generator().manual_seed(1)
+    tensors = {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in saved["tensors"].items()}
+    (tmp_path / "config.json").write_text(json.dumps(saved["config"]))
+    save_file(tensors, tmp_path / "model.safetensors")
+    whole = load_vq(tmp_path)
+    held = {name.partition("vqmodel.")[2]: value for name, value in tensors.items() if "vqmodel." in name}
+    assert held and whole.image_size == image_size
+    assert whole.model.state_dict().keys() == held.keys()
+    assert all(torch.equal(value, held[name]) for name, value in whole.model.state_dict().items())
+    settings = whole.model.config.to_dict()
+    for key, value in saved["config"]["vq_config"].items():
+        assert settings.get(key, value) == value or key == "dtype", key
 
 
 @pytest.mark.parametrize("family", ["emu3", "janus"])
