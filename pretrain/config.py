@@ -15,6 +15,7 @@ from model import kernels
 from model.errors import UserError
 from model.families import BY_FLAVOUR
 from model.strict_yaml import read_yaml
+from pretrain.engines import ENGINES
 from pretrain.parallel import ParallelLayout
 
 
@@ -180,6 +181,7 @@ class LogSection:
     heldout_rows: int = 16
     conflict_every: int = 0  # steps between two measurements of gradient conflict on held-out rows (0: none)
     conflict_targets: int = 64  # target tokens of a block of them, of which each modality has eight
+    profile_steps: int = 0  # after the first two of a start, traced on rank 0 (0: none)
     samples_every: int = 0  # steps between two sheets of sample pictures (0: none)
     sample_prompts: tuple[str, ...] = ()
     guidance: float = 3.0  # classifier-free guidance of the samples
@@ -230,7 +232,7 @@ OTHER_NAMES = {  # what these keys are called elsewhere: megatron-core, DeepSpee
 
 CHOICES = {
     "run.precision": ("fp32", "bf16"),
-    "run.engine": ("megatron", "zero3"),
+    "run.engine": tuple(ENGINES),
     "run.kernels": kernels.NAMES,
     "run.fp8": ("none", "delayed", "current"),
     "run.resume": ("auto", "never"),

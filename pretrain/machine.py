@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,15 @@ def describe() -> dict:
             "nccl": ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else None,
         }
     return found
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held so far: of its GPU as torch's allocator counts them, else of main memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def grouped(machines: Sequence[dict]) -> list[dict]:

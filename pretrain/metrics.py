@@ -122,7 +122,7 @@ def progress_line(step: int, steps: int, values: dict[str, float], rate: float, 
     return (
         f"step {step:>{len(str(steps))}}/{steps}  {' '.join(parts)}  lr {values['train/learning_rate']:.1e}  "
         f"grad {values['train/grad_norm']:.2f}  {rate:,.0f} tok/s  data wait {waiting:.0f} %  "
-        f"{duration(left)} left"
+        f"peak {values['peak_memory_gib']:.3g} GiB  {duration(left)} left"
     )
 
 

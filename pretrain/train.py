@@ -63,7 +63,7 @@ def main() -> int:
     threads.use()
     if not config.run.threads and os.environ.get("RANK", "0") == "0":
         print(threads, flush=True)
-    from pretrain.loop import train
+    from pretrain.start import train
     from pretrain.together import lost_processes
 
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from unittest.mock import patch
 
@@ -57,7 +56,7 @@ def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: in
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     from model import layer_specs
-    from pretrain.loop import make_engine
+    from pretrain.engines import make_engine
 
     parallel, layers = config.parallel, config.model.num_hidden_layers
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
@@ -80,7 +79,7 @@ def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: in
     activation = patch.object(layer_specs, "swiglu", lambda x: _KernelSwiGLU.apply(x, watch))
     attention = patch.object(torch.nn.functional, "scaled_dot_product_attention", _kernel_attention)
     with FakeTensorMode(allow_non_fake_inputs=True), watch.counted(), apply, gather, norm, activation, attention:
-        engine = make_engine(config, dataclasses.make_dataclass("Data", ["model_config"])(model))
+        engine = make_engine(config, model)
         engine.train_step(rows, config.optim.lr)
         static = watch.now
         watch.reset()

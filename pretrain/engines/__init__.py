@@ -1,22 +1,30 @@
 """What a training engine is: it owns the model and the optimizer, and turns rows into an update.
 
-`pretrain/train.py` uses an engine through these methods only:
-
-    train_step(rows, lr, sound) -> StepFigures   rows of this rank for one step; the update is made, unless the gradient is
-                                             not finite or `sound` says no, and then weights and state are as before
-    evaluate(rows) -> StepFigures            losses without an update
-    pieces() -> list of Piece                what this rank writes of weights and optimizer state
-    load(folder, steps), load_weights(folder)   all of a checkpoint after so many updates, or its weights alone
-    weights() -> iterator of (name, tensor)  whole weights under training names, on the CPU
-
-`figures` are sums over all ranks, so that a mean never depends on how rows were dealt out.
+An engine is a module with `make(config, model) -> Engine`, and a line in `ENGINES`. `figures` are sums over all ranks, so
+that a mean never depends on how rows were dealt out.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from model.config import ModelConfig
+    from model.uni_x import UniXModel
+    from pretrain.config import TrainConfig
+    from pretrain.pieces import Piece
+    from pretrain.row_tensors import Row
+
+ENGINES = {"megatron": "pretrain.engines.megatron", "zero3": "pretrain.engines.zero3"}
+"""The values of run.engine, and their modules, which are imported when they are used."""
 
 
 @dataclass
@@ -54,3 +62,41 @@ Sound = Callable[[StepFigures], bool]  # asked on all ranks, which see the same 
 def finite(figures: StepFigures) -> bool:
     """Whether the step's losses are numbers: the least that is asked of a step."""
     return math.isfinite(figures.loss_text) and math.isfinite(figures.loss_image)
+
+
+class Engine(Protocol):
+    """What the loop and the checkpoints ask of an engine."""
+
+    stages: Sequence[UniXModel]
+    """The parts of the model on this rank, by pipeline stage; one where there is no pipeline."""
+
+    @property
+    def torch_optimizer(self) -> Optimizer | None:
+        """torch's optimizer inside, where there is one."""
+
+    def train_step(self, rows: Sequence[Row], lr: float, sound: Sound = finite) -> StepFigures:
+        """Rows of this rank for one step. The update is made, unless the gradient is not finite or `sound` says no, and then
+        weights and state are as before."""
+
+    def evaluate(self, rows: Sequence[Row]) -> StepFigures:
+        """Losses without an update."""
+
+    def settle(self) -> None:
+        """Wait until the weights are whole on this rank: an engine may gather them during the next forward pass."""
+
+    def pieces(self) -> list[Piece]:
+        """What this rank writes of weights and optimizer state."""
+
+    def load(self, folder: Path, steps: int) -> None:
+        """All of a checkpoint, after so many updates. Raises UserError where it is of another model or precision."""
+
+    def load_weights(self, folder: Path) -> None:
+        """A checkpoint's weights alone."""
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole weights under training names, on the CPU. A collective: all ranks go through it."""
+
+
+def make_engine(config: TrainConfig, model: ModelConfig) -> Engine:
+    """The engine that run.engine names, around a new model."""
+    return importlib.import_module(ENGINES[config.run.engine]).make(config, model)

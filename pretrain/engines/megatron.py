@@ -19,7 +19,7 @@ from model.config import ModelConfig
 from model.initialise import initialise
 from model.kernels import TORCH
 from model.layer_specs import transformer_config
-from pretrain.config import OptimSection
+from pretrain.config import OptimSection, TrainConfig
 from pretrain.engines import Sound, StepFigures, figures_of, finite, overlapping, update
 from pretrain.engines.clock import moment, seconds_between
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
@@ -30,6 +30,21 @@ from pretrain.parallel import ParallelLayout, bucket_elements, check_layout, meg
 from pretrain.pieces import Piece
 from pretrain.row_tensors import Row
 from pretrain.sharded_files import read_pieces
+
+
+def make(config: TrainConfig, model: ModelConfig) -> MegatronEngine:
+    """The engine of a run's configuration."""
+    run = config.run
+    return MegatronEngine(
+        model,
+        config.optim,
+        run.precision,
+        config.data.row_length,
+        run.seed,
+        config.parallel,
+        run.kernels,
+        run.fp8,
+    )
 
 
 class MegatronEngine:

@@ -16,7 +16,7 @@ from model.initialise import first_weight
 from model.layer_specs import transformer_config
 from model.tensor_shards import join
 from model.uni_x import UniXModel
-from pretrain.config import OptimSection, ZeroSection
+from pretrain.config import OptimSection, TrainConfig, ZeroSection
 from pretrain.engines import Sound, StepFigures, figures_of, finite, zero3_setup, zero3_state
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.freezing import freeze, let_gradients_through
@@ -33,6 +33,14 @@ def check_dtype(module: torch.nn.Module, dtype: torch.dtype) -> None:
         found = getattr(parameter, "ds_tensor", parameter).dtype
         if found != dtype:
             raise RuntimeError(f"DeepSpeed made {name} in {found}, where {dtype} was asked for: set zero.init=false")
+
+
+def make(config: TrainConfig, model: ModelConfig) -> Zero3Engine:
+    """The engine of a run's configuration."""
+    run = config.run
+    return Zero3Engine(
+        model, config.optim, run.precision, config.data.row_length, run.seed, config.parallel, config.zero
+    )
 
 
 class Zero3Engine:
@@ -85,6 +93,7 @@ class Zero3Engine:
         self.adam = torch.optim.AdamW(self._groups(), lr=optim.lr, fused=True)
         self.engine = zero3_setup.wrap(module, self.adam, values)
         self.held = list(zero3_state.stretches(self.engine, self.names))
+        self.stages = [module]
 
     @staticmethod
     def _largest_layer(module: UniXModel) -> int:
@@ -201,6 +210,9 @@ class Zero3Engine:
     def torch_optimizer(self) -> torch.optim.Optimizer:
         """What makes the update."""
         return self.adam
+
+    def settle(self) -> None:
+        """Nothing is under way between two steps."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(training name, tensor on the CPU) of every weight, in the dtype of training; all ranks call it together."""

@@ -63,7 +63,7 @@ def read_with_megatron(folder: Path) -> dict[str, torch.Tensor]:
 
 def train_run(config: Path, overrides: list[str]) -> tuple[int, str, list[int]]:
     """pretrain/train.py without its command line -> (exit code, what this rank printed, rows whose shards it read)."""
-    from pretrain import loader, loop
+    from pretrain import loader, start
     from pretrain.config import load_config
     from pretrain.place import check_world
 
@@ -79,7 +79,7 @@ def train_run(config: Path, overrides: list[str]) -> tuple[int, str, list[int]]:
     loader.RowDataset._contents = contents
     try:
         with contextlib.redirect_stdout(printed):
-            code = loop.train(loaded, ["train.py"])
+            code = start.train(loaded, ["train.py"])
     finally:
         loader.RowDataset._contents = original
     return code, printed.getvalue(), read

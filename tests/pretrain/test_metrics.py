@@ -98,9 +98,11 @@ def test_pace_counts_from_the_last_line_and_foresees_from_all_steps(monkeypatch)
 
 def test_the_progress_line_says_what_a_person_wants_to_know():
     values = {"train/loss": 4.5, "train/loss_image": 3.25, "train/learning_rate": 1e-3, "train/grad_norm": 0.5}
+    values["peak_memory_gib"] = 71.25
     line = progress_line(7, 1200, values, rate=12345.6, waiting=3.4, left=3 * 3600 + 62)
     assert line == (
-        "step    7/1200  loss 4.500 image 3.250  lr 1.0e-03  grad 0.50  12,346 tok/s  data wait 3 %  3:01:02 left"
+        "step    7/1200  loss 4.500 image 3.250  lr 1.0e-03  grad 0.50  12,346 tok/s  data wait 3 %  "
+        "peak 71.2 GiB  3:01:02 left"
     )
 
 

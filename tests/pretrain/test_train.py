@@ -48,6 +48,7 @@ def finished(commands, tiny_data, tmp_path_factory) -> Path:
         folder,
         "log.tensorboard=true",
         "log.samples_every=4",
+        "log.profile_steps=2",
         "log.sample_prompts=['keycap: 0', 红心]",
         "run.precision=bf16",
         "model.flavour=qwen3",
@@ -62,6 +63,7 @@ def test_a_run_folder_says_what_was_run(finished):
         [
             "log.tensorboard=true",
             "log.samples_every=4",
+        "log.profile_steps=2",
             "log.sample_prompts=['keycap: 0', 红心]",
             "run.precision=bf16",
             "model.flavour=qwen3",
@@ -73,6 +75,17 @@ def test_a_run_folder_says_what_was_run(finished):
     (found,) = started["machines"]
     assert found["ranks"] == [0] and found["threads"] == 1 and found["libraries"]["torch"] == torch.__version__
     assert found["processor"] and found["capability"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_some_steps_are_traced_when_asked_for(finished):
+    """The first two of a start are left out. Chrome's trace format: events with a name, a begin and a duration."""
+    folder = finished / "profile"
+    assert {path.name for path in folder.iterdir()} == {"steps_3-4.json", "steps_3-4.txt"}
+    events = json.loads((folder / "steps_3-4.json").read_text())["traceEvents"]
+    products = [event for event in events if event.get("name") == "aten::mm"]
+    assert len(products) > 20 and all(event["dur"] >= 0 for event in products)
+    table = (folder / "steps_3-4.txt").read_text()
+    assert "Self CPU" in table and "aten::" in table
 
 
 def test_a_machine_without_git_trains_too(finished, tmp_path, monkeypatch):
@@ -95,6 +108,7 @@ def test_metrics_have_the_keys_that_people_plot(finished):
         assert line["train/loss"] == pytest.approx(mean)
         assert line["train/learning_rate"] > 0 and line["train/grad_norm"] > 0
         assert line["tok_per_sec_per_gpu"] > 0 and 0 <= line["data_wait_pct"] <= 100
+    assert all(line["peak_memory_gib"] > 0.05 for line in trained)
     for key in ("heldout/loss", "heldout/loss_text", "heldout/loss_image"):
         assert heldout[-1][key] < heldout[0][key] - 0.2
     assert list((finished / "tensorboard").glob("events.out.*"))

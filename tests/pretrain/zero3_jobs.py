@@ -79,13 +79,13 @@ def load_and_save(config: Path, start: Path, output: Path) -> int:
     again -> ranks of this job."""
     from pretrain.config import load_config
     from pretrain.data import Data
-    from pretrain.loop import make_engine as engine_of
+    from pretrain.engines import make_engine as engine_of
     from pretrain.place import place_here
     from pretrain.sharded_files import write_pieces
 
     loaded = load_config(config, ["run.engine=megatron", "parallel.tensor=2", "parallel.distributed_optimizer=true"])
     runtime.start_distributed(0, 2)
-    engine = engine_of(loaded, Data(loaded, place_here()))
+    engine = engine_of(loaded, Data(loaded, place_here()).model_config)
     engine.load(start, 4)
     write_pieces(output, engine.pieces())
     return torch.distributed.get_world_size()

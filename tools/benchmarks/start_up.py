@@ -63,7 +63,7 @@ CASES = {
     ],
     "train.py, libraries": [
         "-c",
-        "from pretrain import runtime; runtime.install(); import pretrain.loop, pretrain.engines.megatron",
+        "from pretrain import runtime; runtime.install(); import pretrain.start, pretrain.engines.megatron",
     ],
     "shard_images.py, libraries": ["-c", f"{VQ}; from tokenization.parts import mds_writer; mds_writer()"],
     "convert_to_hf.py, libraries": ["-c", f"{VQ}; import tools.model_card, pretrain.sharded_files"],

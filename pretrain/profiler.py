@@ -1,0 +1,56 @@
+"""A trace of some steps by torch's profiler, on rank 0: where the time of a step goes, on the CPU and on the GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+WARMING_UP = 2  # steps of a start that are left out: the first allocates, in the second the profiler itself warms up
+ROWS = 30  # of the table
+
+
+class Profiler:
+    """Traces `steps` steps of a start after the first two; does nothing where `steps` is 0.
+
+    `folder` gets steps_FIRST-LAST.json (Chrome's trace format, for https://ui.perfetto.dev) and steps_FIRST-LAST.txt, the
+    operations that take most time.
+    """
+
+    def __init__(self, folder: Path, steps: int, first_step: int):
+        """first_step: steps that were done before this start."""
+        self._profile, self._left = None, steps + WARMING_UP
+        self._name = f"steps_{first_step + WARMING_UP + 1}-{first_step + WARMING_UP + steps}"
+        self._folder = folder
+        if steps:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its library says on stderr that it starts and stops
+            from torch.profiler import profile, schedule
+
+            self._profile = profile(schedule=schedule(wait=1, warmup=WARMING_UP - 1, active=steps, repeat=1))
+            self._profile.start()
+
+    def step(self, say: Callable[[str], None]) -> None:
+        """A step is over; after the last traced one the files are written, and `say` is told where."""
+        if self._profile is None:
+            return
+        self._left -= 1
+        if self._left:
+            self._profile.step()
+            return
+        profile, self._profile = self._profile, None
+        profile.stop()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        trace = self._folder / f"{self._name}.json"
+        profile.export_chrome_trace(str(trace))
+        averages = profile.key_averages()
+        on_gpu = any(event.device_time_total for event in averages)
+        order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+        table = averages.table(sort_by=order, row_limit=ROWS)
+        trace.with_suffix(".txt").write_text(table + "\n", encoding="utf-8")
+        say(f"{trace} is written, and its most costly operations in {trace.with_suffix('.txt').name}")
+
+    def close(self) -> None:
+        """End tracing where the run ends before its last step."""
+        if self._profile is not None:
+            self._profile.stop()
+            self._profile = None

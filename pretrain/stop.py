@@ -1,0 +1,33 @@
+"""A run that is asked to stop by a signal ends after its step, saved."""
+
+from __future__ import annotations
+
+import signal
+
+from model.disk import tell
+
+STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stop:
+    """Set by SIGINT, SIGTERM and SIGUSR1, which schedulers send ahead of the end: the loop then finishes its step, saves
+    and leaves. The handlers are its own while it runs.
+    """
+
+    def __init__(self):
+        self.asked, self.signal = False, ""
+
+    def __enter__(self) -> Stop:
+        self.before = {number: signal.signal(number, self._ask) for number in STOPPING_SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, _frame) -> None:
+        if self.asked:
+            raise KeyboardInterrupt  # asked twice: do not wait for the step
+        self.asked = True
+        self.signal = signal.Signals(number).name
+        tell(f"{self.signal}: saving after this step, then stopping")
