@@ -20,6 +20,7 @@ from pretrain.row_tensors import Row
 from pretrain.rows import RowSize, Stage
 from pretrain.tasks import TaskShares, TokenizedPrompts, tokenize_prompts
 from pretrain.wordings import read_wordings
+from tokenization.readers.document import CAPTION_PAIR, CONVERSATION, EDIT, KINDS
 from tokenization.shard_cache import GIB, Cache
 from tokenization.shards import open_dataset
 
@@ -118,6 +119,24 @@ class Data:
         if self.heldout is None:
             return []
         return [self.heldout[index] for index in range(self.place.data_rank, count, self.place.data_ranks)]
+
+    def skills(self) -> set[str]:
+        """What the training documents teach, by the names that the server has for it; plain text and documents of texts
+        and pictures in order teach none of these for sure."""
+        drawn = self.train.shares.text_to_image  # the other captioned pictures are described
+        shares = {
+            "draw": (CAPTION_PAIR, drawn),
+            "caption": (CAPTION_PAIR, 1 - drawn),
+            "edit": (EDIT, 1),
+            "chat": (CONVERSATION, 1),
+        }
+        there = {
+            kind
+            for kind in (CAPTION_PAIR, EDIT, CONVERSATION)
+            for dataset in self.train.datasets
+            if (dataset.lengths.kinds == KINDS.index(kind)).any()
+        }
+        return {skill for skill, (kind, share) in shares.items() if kind in there and share > 0}
 
     def warnings(self) -> Iterator[str]:
         """What should be known of the sources before training, a line each."""

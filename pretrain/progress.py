@@ -27,6 +27,8 @@ class Progress:
         default_factory=list
     )  # {"from": step, "to": step, "left_out": [first row, last row + 1]}
 
+    skills: list[str] = field(default_factory=list)  # what the data of this run, and of what it began from, teach
+
     since_line: list[float] = field(default_factory=lambda: list(NO_STEPS))  # steps since the last line, as NO_STEPS
 
     @classmethod
@@ -79,7 +81,9 @@ class Progress:
     def gone_back(self, earlier: Progress) -> Progress:
         """Where the run goes on after it took the weights of `earlier`: there, but with the rows that come next here."""
         left_out = {"from": self.step, "to": earlier.step, "left_out": [earlier.rows, self.rows]}
-        return dataclasses.replace(earlier, rows=self.rows, bad=[], went_back=[*self.went_back, left_out])
+        return dataclasses.replace(
+            earlier, rows=self.rows, skills=self.skills, bad=[], went_back=[*self.went_back, left_out]
+        )
 
 
 def what_was_wrong(figures: StepFigures) -> str:

@@ -133,9 +133,10 @@ def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> 
     else:
         found = checkpoint.newest_good(run, lambda line: together.say(f"warning: {line}"), together)
     if found is None:
+        progress = Progress()
         if config.run.init_from:
-            start_from(config, engine, data.model_config, together)
-        return Progress()
+            progress.skills = start_from(config, engine, data.model_config, together)
+        return progress
     state = checkpoint.read_state(found)
     if state["plan"] != data.train.plan.fingerprint:
         raise UserError(
@@ -202,8 +203,8 @@ def stop_with_report(run: Path, progress: Progress, error: RunFailed) -> None:
     raise error
 
 
-def start_from(config: TrainConfig, engine, model: ModelConfig, together: Together) -> None:
-    """Take the weights of a checkpoint, of a run or made by tools/convert_from_hf.py. Raises UserError."""
+def start_from(config: TrainConfig, engine, model: ModelConfig, together: Together) -> list[str]:
+    """Take the weights of a checkpoint, of a run or made by tools/convert_from_hf.py -> its skills. Raises UserError."""
     found = checkpoint.find(Path(config.run.init_from), together)
     there = check_model(found, model, "set the model section to what the weights were made with")
     if not config.model.max_position_embeddings and there["max_position_embeddings"] != model.max_position_embeddings:
@@ -213,6 +214,7 @@ def start_from(config: TrainConfig, engine, model: ModelConfig, together: Togeth
         )
     engine.load_weights(found)
     together.say(f"starting from the weights of {found}")
+    return checkpoint.read_state(found).get("skills", [])
 
 
 FREE = ("initializer_range", "max_position_embeddings")  # what weights that are there do not depend on

@@ -63,6 +63,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
         together.say(f"warning: {line}")
     attempt = together.first_does(lambda: claim(run))
     progress = together.all_do(lambda: resume(config, run, engine, data, together))
+    progress.skills = sorted({*progress.skills, *data.skills()})
     if progress.step >= steps:
         together.say(f"{run} is finished: {progress.step} of {steps} steps are done")
         return 0

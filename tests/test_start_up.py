@@ -98,6 +98,7 @@ def test_training_to_its_first_step_and_its_export(tiny_data: TinyData, tmp_path
     finished("train", tmp_path / "train.json", "pretrain/train.py", "--config", config, *words)
     command = ("tools/convert_to_hf.py", "--checkpoint", tmp_path / "run", "--output", tmp_path / "model")
     finished("convert", tmp_path / "convert.json", *command)
+    assert json.loads((tmp_path / "model/config.json").read_text())["skills"] == ["caption", "draw"]
 
 
 def test_sharding_a_folder(tiny_data: TinyData, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,7 +20,7 @@ from tools.serving.limits import Limits
 
 EPILOG = """\
 examples:
-  python tools/serve.py --model work/demo/model --chat-format plain
+  python tools/serve.py --model work/demo/model
   python tools/serve.py --model work/demo/model --port 8080 --batch-size 16 --max-requests 64 --timeout 300
 
 It says "ready: http://127.0.0.1:8000" once it answers. There is the page, and under /v1 the OpenAI API:
@@ -34,6 +35,16 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or input.
 LOCAL = ("localhost",)  # and every address
 SKILLS = ("draw", "edit", "caption", "chat")
 KEY_VARIABLE = "UNI_X_API_KEY"
+
+
+def what_it_can(
+    recorded: Sequence[str] | None, chat_format: str | None, asked: Sequence[str] | None
+) -> tuple[bool, Sequence[str]]:
+    """Whether conversations are sent as turns, and the skills that the page offers: what is asked for, else what the export
+    says that its training data taught, else everything that goes with the format."""
+    known = [skill for skill in SKILLS if skill in (recorded or ())]
+    turns = chat_format == "turns" if chat_format else not known or "chat" in known
+    return turns, asked or known or (SKILLS if turns else ("draw", "caption"))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,13 +91,14 @@ def build_parser() -> argparse.ArgumentParser:
         choices=SKILLS,
         metavar="SKILL",
         help="what the model learned, which the page offers and /v1/models tells: draw, edit, caption, chat "
-        "(default: all; draw and caption with --chat-format plain)",
+        "(default: what the data of its training taught, by config.json; where that does not say, all, or draw and caption with "
+        "--chat-format plain)",
     )
     add(
         "--chat-format",
         choices=("turns", "plain"),
-        default="turns",
-        help="turns: as models that learned conversations expect (default); plain: a caption, or a text that goes on",
+        help="turns: as models that learned conversations expect; plain: a caption, or a text that goes on "
+        "(default: plain where config.json lists skills without chat, else turns)",
     )
     add(
         "--guidance",
@@ -198,8 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
     limits = limits_of(args)
     worker = Worker(export, queue, limits.batch_size, metrics)
     worker.start()
-    turns = args.chat_format == "turns"
-    skills = args.skills or (SKILLS if turns else ("draw", "caption"))
+    turns, skills = what_it_can(getattr(export.model.config, "skills", None), args.chat_format, args.skills)
     service = Service(export, names_of(args), queue, limits, sampling_of(args), turns, skills)
     hosts = None if "*" in args.allow_host else {name.lower() for name in (*LOCAL, args.host, *args.allow_host)}
     callers = Callers(hosts, [origin.rstrip("/").lower() for origin in args.allow_origin], keys)

@@ -63,7 +63,7 @@ def test_a_run_folder_says_what_was_run(finished):
         [
             "log.tensorboard=true",
             "log.samples_every=4",
-        "log.profile_steps=2",
+            "log.profile_steps=2",
             "log.sample_prompts=['keycap: 0', 红心]",
             "run.precision=bf16",
             "model.flavour=qwen3",
@@ -75,6 +75,12 @@ def test_a_run_folder_says_what_was_run(finished):
     (found,) = started["machines"]
     assert found["ranks"] == [0] and found["threads"] == 1 and found["libraries"]["torch"] == torch.__version__
     assert found["processor"] and found["capability"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_a_checkpoint_says_what_the_data_teaches(finished):
+    """The tiny corpus has captioned pictures, and texts, which teach none of the skills that a server offers."""
+    newest = max((finished / "checkpoints").glob("step_*[0-9]"))
+    assert json.loads((newest / "state.json").read_text())["skills"] == ["caption", "draw"]
 
 
 def test_some_steps_are_traced_when_asked_for(finished):

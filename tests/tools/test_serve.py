@@ -19,6 +19,7 @@ from tokenization.preprocess import open_image, preprocess
 from tools import serve
 from tools.export_folder import open_export
 from tools.generation import Request, Sampling, draw_batch, prompt_ids, sample_seed, stop_ids, write_batch
+from tools.serve import what_it_can
 
 DRAWING = Sampling(4.0, 0.99, 4096, 0.96, 0, 1.5)  # what the server does when a request does not say
 
@@ -226,6 +227,23 @@ def test_a_plain_model_captions_and_goes_on(commands, folder, export, tmp_path):
         assert found == said(export, [*export.encode("a\n"), *ids], 3, 10)
         own = server.client.models.list().data[0].uni_x
         assert own["chat_format"] == "plain" and own["skills"] == ["draw", "caption"]
+
+
+@pytest.mark.parametrize(
+    "recorded, chat_format, asked, turns, skills",
+    [
+        (None, None, None, True, ("draw", "edit", "caption", "chat")),
+        (None, "plain", None, False, ("draw", "caption")),
+        (["caption", "draw"], None, None, False, ["draw", "caption"]),
+        (["caption", "draw", "edit"], None, None, False, ["draw", "edit", "caption"]),
+        (["chat", "draw"], None, None, True, ["draw", "chat"]),
+        (["caption", "draw"], "turns", None, True, ["draw", "caption"]),
+        (["chat"], None, ["edit"], True, ["edit"]),
+        (["of another version"], None, None, True, ("draw", "edit", "caption", "chat")),
+    ],
+)
+def test_the_page_offers_what_the_export_says_that_its_data_taught(recorded, chat_format, asked, turns, skills):
+    assert what_it_can(recorded, chat_format, asked) == (turns, skills)
 
 
 def test_what_cannot_be_served_is_refused_at_once(commands, folder, served, tmp_path, capsys):
