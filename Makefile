@@ -5,6 +5,7 @@
 # make lint        ruff's rules and format (pyproject.toml), as .ci/run and the hook of .pre-commit-config.yaml check them
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
 # make test-megatron  engines, parity, checkpoints and conversion with the other megatron-core, whose wheel is unpacked beside
+# make test-trl    trl's trainers on exported folders, with trl in a folder of its own; continuous integration runs it, too
 # make test-transformers-suite  transformers' own common suites on the classes of exports, with 4.57 and 5, and their counts
 # make test-export-by-hand  pipelines, Trainer, PEFT, offload, compile and the like on the export of make demo (or MODEL=FOLDER),
 #                  with transformers 4.57 and 5 in environments that know nothing of this repository; prints a table
@@ -32,7 +33,7 @@ MEGATRON := .megatron-0.19.2
 MEGATRON_TESTS := tests/megatron_versions_tests.py tests/pretrain/test_engine.py tests/pretrain/test_sharded_files.py \
 	tests/model/test_uni_x.py tests/model/test_layer_kinds.py tests/tools/test_convert_from_hf.py
 
-.PHONY: setup setup-eval lint test test-eval test-megatron test-transformers5 test-transformers-suite test-export-by-hand gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
+.PHONY: setup setup-eval lint test test-eval test-megatron test-transformers5 test-trl test-transformers-suite test-export-by-hand gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
 	setup-clients test-clients test-tools study count-pictures fuzz-readers
 setup: $(STAMP)
 
@@ -78,6 +79,16 @@ $(T5)/installed.stamp: requirements-transformers5.txt constraints-transformers5.
 	$(T5)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(T5)/bin/pip install --quiet --disable-pip-version-check -r requirements-transformers5.txt -c constraints-transformers5.txt
 	touch $(T5)/installed.stamp
+
+TRL := .trl
+
+test-trl: setup $(TRL)/installed.stamp
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(TRL) $(RUN) -m pytest -q tests/other_tools/trl_tests.py
+
+$(TRL)/installed.stamp: requirements-trl.txt
+	rm -rf $(TRL)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --target $(TRL) -r requirements-trl.txt
+	touch $@
 
 # downloads the source of both versions of transformers from PyPI, once; both run, whatever the first one says
 test-transformers-suite: setup $(T5)/installed.stamp

@@ -38,6 +38,11 @@ def check_export(folder: Path) -> None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(
+                f"{folder} is an adapter of peft, not a model: load it onto its model, then merge_and_unload() and "
+                "save_pretrained (docs/fine-tuning.md)"
+            ) from None
         raise UserError(f"{folder} has no config.json: give a folder that tools/convert_to_hf.py wrote") from None
     except ValueError as error:
         raise UserError(f"{folder / 'config.json'} is not JSON ({error}): export the model again") from None

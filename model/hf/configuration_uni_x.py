@@ -91,6 +91,8 @@ class UniXConfig(PretrainedConfig):
 
     model_type = "uni_x"
     keys_to_ignore_at_inference = ["past_key_values"]
+    # trl's samplers never draw what a processor's model calls its image token: texts then open no picture
+    attribute_map = {"image_token_id": "vision_start_token_id"}
     picture_shapes = (
         None  # of a model of squares; set only where there are several, so that other files say nothing of it
     )

@@ -234,7 +234,8 @@ class UniXModel(UniXPreTrainedModel):
             if self.within and (modality is None or modality.shape[1] == length):
                 raise ValueError(
                     f"past_key_values holds {foreign} tokens whose modality is not known: pass a cache that this model "
-                    f"filled, or modality [{batch}, {foreign + length}], True for tokens of pictures"
+                    f"filled, or modality [{batch}, {foreign + length}], True for tokens of pictures; prefix tuning of peft has "
+                    "neither: tune with LoRA"
                 )
             begun = torch.zeros(batch, foreign, dtype=torch.bool, device=device)
             if modality is not None and modality.shape[1] > length:
@@ -248,7 +249,7 @@ class UniXModel(UniXPreTrainedModel):
         if self.routes:
             raise ValueError(
                 f"inputs_embeds do not say which tokens are of pictures: pass modality, [{batch}, {length}] booleans, "
-                "too, or input_ids"
+                "too, or input_ids; prompt tuning of peft has neither: tune with LoRA"
             )
         return torch.zeros(shape, dtype=torch.bool, device=device)
 
@@ -294,6 +295,27 @@ class UniXModel(UniXPreTrainedModel):
         return routing.merge(parts).view_as(hidden), weights
 
 
+def refuse_adapter_of_another(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *others) -> None:
+    """Raises ValueError where an adapter's weights have no place in `module`, a UniXForCausalLM, or another shape.
+
+    peft loads adapters without `strict`, and torch then drops what has no place: of an adapter of other layers the rest
+    would be heard, and nothing be said. Only loads that hold none of the model's own weights are looked at.
+    """
+    given = {name.removeprefix(prefix): weight for name, weight in state_dict.items() if name.startswith(prefix)}
+    with torch.device("meta"):
+        plain = type(module)(module.config).state_dict().keys()
+    if not plain.isdisjoint(given):  # torch says to this hook that every load is a strict one
+        return
+    own = module.state_dict()
+    for name, weight in given.items():
+        if name not in own or weight.shape != own[name].shape:
+            here = "no such part" if name not in own else f"shape {list(own[name].shape)}"
+            raise ValueError(
+                f"the adapter is of another model: its {name} has shape {list(weight.shape)}, and this model has {here}: open "
+                "the model that adapter_config.json names under base_model_name_or_path"
+            )
+
+
 LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index", "shift_labels")
 # said again by what is used: the other ends of packed rows, which equal cu_seq_lens_q, and lengths that follow from it
 FOLLOWING_ARGUMENTS = ("cu_seq_lens_k", "max_length_q", "max_length_k", "cu_seq_lens", "return_dict")
@@ -316,6 +338,7 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         super().__init__(config)
         self.model = UniXModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.register_load_state_dict_pre_hook(refuse_adapter_of_another)
         self.post_init()
 
     @can_return_tuple

@@ -45,6 +45,7 @@ BATCHING = (
     "pad_to_multiple_of",
     "return_tensors",
 )
+UNPADDED = {"padding": False, "return_tensors": None}  # as transformers' processors return rows that nothing is said of
 # arguments of transformers that change nothing here: Qwen's tokenizers add no tokens of their own, a mask is always made
 WITHOUT_EFFECT = (
     "add_special_tokens",
@@ -65,8 +66,8 @@ Part = str | Image.Image
 class UniXProcessor(ProcessorMixin):
     """What stands between people and a Uni-X model: prompts for its tasks, and its answers as text and pictures.
 
-    `AutoProcessor.from_pretrained(folder, trust_remote_code=True)` opens it. Every method that makes a prompt takes
-    lists and returns a BatchFeature of left-padded tensors, whose keys are what the model's methods take:
+    `AutoProcessor.from_pretrained(folder, trust_remote_code=True)` opens it. `draw`, `edit` and `caption` take lists and
+    return a BatchFeature of left-padded tensors, whose keys are what the model's methods take:
 
         codes = model.generate_images(**processor.draw(["red heart"]), guidance_scale=3.0)
         processor.pictures(codes)
@@ -74,7 +75,8 @@ class UniXProcessor(ProcessorMixin):
     Words of users are what `draw`, `edit`, `caption` and the contents of `apply_chat_template` take: a control token in
     them is the characters that spell it. What is called directly, `processor(text)`, takes text that is marked up
     already, as trainers do: `<|im_end|>` and the end of text are control tokens there; `split_special_tokens=True`
-    makes its text a user's.
+    makes its text a user's. It and `apply_chat_template` return what transformers' processors do: lists of ids without
+    padding, unless `padding` and `return_tensors` ask for more.
 
     The image tokenizer is opened when a picture is first read or drawn.
     """
@@ -163,7 +165,8 @@ class UniXProcessor(ProcessorMixin):
 
         A picture takes the place of `<|vision_start|><|image_pad|><|vision_end|>`; where no text has this, pictures stand
         before their text. With `split_special_tokens` control tokens in the text are characters. Other arguments cut and
-        pad as transformers' tokenizers do. Raises ValueError for other numbers of pictures and for unknown arguments.
+        pad as transformers' tokenizers do, and unless they ask for it rows are lists and have no padding: trainers take
+        every id that they get for one of the text. Raises ValueError for other numbers of pictures and for unknown arguments.
         """
         texts = [text] if isinstance(text, str) else list(text or [""] * len(listed(images)))
         pictures = listed(images) or [[]] * len(texts)
@@ -175,7 +178,7 @@ class UniXProcessor(ProcessorMixin):
             self._marked_up(said, listed(own), plain=split_special_tokens)
             for own, said in zip(pictures, texts, strict=True)
         ]
-        return self.batch(rows, **options)
+        return self.batch(rows, **{**UNPADDED, **options})
 
     def draw(self, captions: Sequence[str], wording: int = 0, shape=None) -> BatchFeature:
         """Prompts for pictures of `captions`, for `generate_images`.
@@ -219,7 +222,8 @@ class UniXProcessor(ProcessorMixin):
         return_assistant_tokens_mask: bool = False,
         **options,
     ) -> BatchFeature | str | list[str] | Tensor:
-        """Ids of one conversation or of a list of them, for trainers; for `generate` with `add_generation_prompt`.
+        """Ids of one conversation or of a list of them, for trainers; for `generate` with `add_generation_prompt`,
+        `return_tensors="pt"` and, of several, `padding=True`.
 
         A message is {"role": ..., "content": text, None or a list of {"type": "text", "text": ...} and {"type": "image"}
         with a picture under "image", "url", "path" or "image_url"}: of PIL, a path, a URL, an array or a tensor. The form
@@ -261,10 +265,10 @@ class UniXProcessor(ProcessorMixin):
             turned = [self._turns(messages, **prompting) for messages in conversations]
             rows = [ids for ids, _ in turned]
             masks = [mask for _, mask in turned] if return_assistant_tokens_mask else None
-        found = self.batch(rows, masks, **options)
+        found = self.batch(rows, masks, **{**UNPADDED, **options})
         if return_dict:
             return found
-        return found["input_ids"][0] if single and options.get("return_tensors", "pt") is None else found["input_ids"]
+        return found["input_ids"][0] if single and isinstance(found["input_ids"], list) else found["input_ids"]
 
     def document(self, ids: Sequence[int] | Tensor) -> list[Part]:
         """The texts and pictures of a document's ids, in order; special tokens and empty texts are left out."""

@@ -155,7 +155,7 @@ def make_batch(
                 filling = [pad[name]] * (width - len(row))
                 rows[place] = filling + row if padding_side == "left" else row + filling
     elif return_tensors and len(set(lengths)) > 1:
-        raise ValueError(f"rows of {min(lengths)} to {max(lengths)} tokens are no tensor: leave padding on")
+        raise ValueError(f"rows of {min(lengths)} to {max(lengths)} tokens are no tensor: pass padding=True, too")
     if return_tensors not in (None, "pt"):
         raise ValueError(f"return_tensors {return_tensors!r} is not supported: 'pt' or None")
     return BatchFeature(

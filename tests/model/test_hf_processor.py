@@ -66,10 +66,14 @@ def codes_of(opened, images) -> np.ndarray:
     return opened.vq.encode([preprocess(image, 16) for image in images]).reshape(len(images), -1)
 
 
+def user_says(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
 def rows_of(batch) -> list[list[int]]:
     """The ids of each row, without its padding."""
     pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
-    return [ids[mask.bool()].tolist() for ids, mask in pairs]
+    return [torch.as_tensor(ids)[torch.as_tensor(mask).bool()].tolist() for ids, mask in pairs]
 
 
 @settings(max_examples=30, deadline=None)
@@ -254,7 +258,7 @@ def test_chat_templates_do_what_trainers_ask_for(processor, pictures, tmp_path):
         {"role": "user", "content": None},
         {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]},
     ]
-    found = processor.apply_chat_template(messages, return_assistant_tokens_mask=True)
+    found = processor.apply_chat_template(messages, return_assistant_tokens_mask=True, return_tensors="pt")
     text = processor.apply_chat_template(messages, tokenize=False)
     assert isinstance(text, str) and text.endswith("<|im_end|>\n") and text.count("<|image_pad|>") == 1
     assert rows_of(processor(text, pictures[0])) == rows_of(found) == rows_of(processor([text], [[pictures[0]]]))
@@ -263,9 +267,8 @@ def test_chat_templates_do_what_trainers_ask_for(processor, pictures, tmp_path):
     plain = [{**message, "content": "x"} for message in messages]
     theirs = processor.tokenizer.apply_chat_template(plain, return_dict=True, return_assistant_tokens_mask=True)
     ours = processor.apply_chat_template(plain, return_assistant_tokens_mask=True)
-    assert ours["input_ids"][0].tolist() == theirs["input_ids"]
-    assert ours["assistant_masks"][0].tolist() == theirs["assistant_masks"]
-    opened = processor.apply_chat_template(plain, continue_final_message=True)["input_ids"][0].tolist()
+    assert ours["input_ids"] == [theirs["input_ids"]] and ours["assistant_masks"] == [theirs["assistant_masks"]]
+    (opened,) = processor.apply_chat_template(plain, continue_final_message=True)["input_ids"]
     assert theirs["input_ids"][: len(opened)] == opened and len(theirs["input_ids"]) == len(opened) + 2
     other = "{% for message in messages %}[{{ message['content'][0]['text'] }}]{% endfor %}"
     asked = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
@@ -274,14 +277,18 @@ def test_chat_templates_do_what_trainers_ask_for(processor, pictures, tmp_path):
 
 def test_rows_are_cut_and_padded_as_asked(processor, pictures):
     texts = ["one", "a longer one"]
-    assert processor(texts, padding_side="right")["attention_mask"][0].tolist() == [1] * 3 + [0] * 9
-    assert processor(texts, padding="max_length", max_length=16)["input_ids"].shape == (2, 16)
-    assert rows_of(processor(texts, truncation=True, max_length=5))[1] == processor.encode("a lon")
-    assert processor(texts, padding=False, return_tensors=None)["input_ids"] == [
-        processor.encode(text) for text in texts
+    unpadded = [processor.encode(text) for text in texts]  # as trainers take them, who look at no mask
+    assert processor(texts)["input_ids"] == unpadded and processor(texts)["attention_mask"] == [[1] * 3, [1] * 12]
+    assert processor.apply_chat_template([[user_says(text)] for text in texts])["input_ids"] == [
+        processor.apply_chat_template([user_says(text)], return_dict=False) for text in texts
     ]
+    padded = processor(texts, padding=True, padding_side="right", return_tensors="pt")
+    assert padded["attention_mask"][0].tolist() == [1] * 3 + [0] * 9
+    padded = processor(texts, padding="max_length", max_length=16, return_tensors="pt")
+    assert padded["input_ids"].shape == (2, 16)
+    assert rows_of(processor(texts, truncation=True, max_length=5))[1] == processor.encode("a lon")
     refused = [
-        ({"padding": False}, "leave padding on"),
+        ({"return_tensors": "pt"}, "pass padding=True"),
         ({"truncation": True}, "truncation needs max_length"),
         ({"stride": 3}, "stride=3 is not known"),
     ]

@@ -105,11 +105,7 @@ def test_a_conversation_is_what_the_processor_makes_of_it(served, export, folder
     theirs = [dict(message) for message in messages]
     image = {"type": "image", "image": Image.open(io.BytesIO(data))}
     theirs[1] = {"role": "user", "content": [image, {"type": "text", "text": "What?"}]}
-    ids = (
-        UniXProcessor.from_pretrained(folder)
-        .apply_chat_template(theirs, add_generation_prompt=True)["input_ids"][0]
-        .tolist()
-    )
+    ids = UniXProcessor.from_pretrained(folder).apply_chat_template(theirs, add_generation_prompt=True)["input_ids"][0]
     assert found.usage.prompt_tokens == len(ids)
     assert found.choices[0].message.content == said(export, ids, 0, 9, temperature=0.0)
 

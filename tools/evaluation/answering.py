@@ -13,6 +13,7 @@ from typing import Any
 from tools.evaluation.options import choose, options_in, yes_or_no
 
 NO_OPTION = "(none)"  # no scorer takes it for an option, or for yes or no
+TENSORS = {"padding": True, "return_tensors": "pt"}
 _ASKS_YES_NO = re.compile(r"\byes or no\b|\byes/no\b", re.IGNORECASE)
 
 
@@ -33,10 +34,10 @@ class Answerer:
             parts = [[{"type": "image", "image": picture} for picture in own] for own in pictures]
             parts = [[*own, {"type": "text", "text": text}] for own, text in zip(parts, questions, strict=True)]
             prompts = self.processor.apply_chat_template(
-                [[{"role": "user", "content": own}] for own in parts], add_generation_prompt=True
+                [[{"role": "user", "content": own}] for own in parts], add_generation_prompt=True, **TENSORS
             )
         else:
-            prompts = self.processor(text=list(questions), images=[list(own) for own in pictures])
+            prompts = self.processor(text=list(questions), images=[list(own) for own in pictures], **TENSORS)
         with torch.no_grad():
             said = self.model.generate(
                 **prompts.to(self.model.device),

@@ -36,7 +36,7 @@ def test_answers_are_the_models_alone_and_together_and_in_turns(export, pictures
     assert together == [
         answerer.answer([text], [own], 6)[0] for text, own in zip(["What?", "Which animal is it?"], opened, strict=True)
     ]
-    prompt = answerer.processor(text="What?", images=opened[0][0])
+    prompt = answerer.processor(text="What?", images=opened[0][0], return_tensors="pt")
     only = answerer.model.text_only()
     said = answerer.model.generate(**prompt, max_new_tokens=6, do_sample=False, logits_processor=only)
     assert together[0] == answerer.processor.texts(said, prompt)[0]

@@ -1,0 +1,102 @@
+"""peft on the classes of exports: adapters on layers and head, adapters of other models, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+
+from model.errors import UserError
+from model.hf.modeling_uni_x import UniXForCausalLM
+from tests.model.tiny_hf import KINDS, document, tiny_config, tiny_model
+from tools.export_folder import check_export
+
+IDS = torch.tensor([document([4, 3, 2])])
+
+
+def adapted(**changes):
+    """A model with LoRA on every linear layer and the head, whose second halves are not zero."""
+    model = tiny_model(tie_word_embeddings=False, **changes)
+    names = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+    torch.manual_seed(0)
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=names))
+    with torch.no_grad():
+        for index, (name, weight) in enumerate(tuned.named_parameters()):
+            if "lora_B" in name:
+                weight.normal_(std=0.2, generator=torch.Generator().manual_seed(index))
+    return tuned.eval()
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    adapted().save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def test_layers_and_head_are_tuned_saved_loaded_and_merged(adapter, tmp_path):
+    tuned = adapted()
+    expected = tuned(IDS).logits
+    base = tiny_model(tie_word_embeddings=False)
+    assert (base(IDS).logits - expected).abs().max() > 0.1
+    again = PeftModel.from_pretrained(base, adapter).eval()
+    assert torch.equal(again(IDS).logits, expected)
+    again.merge_and_unload().save_pretrained(tmp_path)
+    merged = UniXForCausalLM.from_pretrained(tmp_path).eval()
+    assert (merged(IDS).logits - expected).abs().max() < 1e-4
+    options = {"num_codes": 6, "guidance_scale": 1.0, "temperature": 0}
+    prompt = torch.tensor([[5, 6, merged.config.vision_start_token_id]])
+    assert torch.equal(merged.generate_images(prompt, **options), tuned.generate_images(prompt, **options))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 16}, r"has shape \[122, 32\], and this model has shape \[122, 16\]"),
+        ({"layer_kinds": ("shared",) * 4}, r"vision_layers.0.* and this model has no such part"),
+        ({"layer_kinds": KINDS[:2]}, r"layers.2.* and this model has no such part"),
+    ],
+    ids=["sizes", "kinds", "layers"],
+)
+def test_an_adapter_of_another_model_is_refused_in_one_line(adapter, changes, message):
+    """torch drops weights without a place, and peft says nothing (0.21.2)."""
+    other = UniXForCausalLM(tiny_config(tie_word_embeddings=False, **changes))
+    with pytest.raises(ValueError, match=f"the adapter is of another model: .*{message}: open the model that") as error:
+        PeftModel.from_pretrained(other, adapter)
+    assert "\n" not in str(error.value)
+
+
+def test_other_loads_are_as_in_torch(adapter):
+    model = tiny_model(tie_word_embeddings=False)
+    weights = {**model.state_dict(), "more": torch.zeros(1)}
+    assert model.load_state_dict(weights, strict=False).unexpected_keys == ["more"]
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with pytest.raises(ValueError, match="of another model"):
+            copied.load_state_dict({"model.layers.9.lora_A.weight": torch.zeros(2, 2)}, strict=False)
+
+
+def test_the_folder_of_an_adapter_is_no_model(adapter):
+    with pytest.raises(UserError, match="is an adapter of peft, not a model: load it onto its model"):
+        check_export(adapter)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            PromptTuningConfig,
+            "inputs_embeds do not say which tokens are of pictures: .*prompt tuning .*: tune with LoRA",
+        ),
+        (PrefixTuningConfig, "3 tokens whose modality is not known: .*prefix tuning .*: tune with LoRA"),
+    ],
+)
+def test_learned_prompts_are_refused_by_name(settings, message):
+    tuned = get_peft_model(tiny_model(), settings(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    for call in (tuned, tuned.generate):
+        with pytest.raises(ValueError, match=message):
+            call(input_ids=IDS)
