@@ -82,17 +82,32 @@ def tokenizer_without_the_flag(folder: Path, work: Path) -> str:
 
 def snippet_of_the_card(folder: Path, work: Path) -> str:
     """As it stands, in a process of its own."""
-    snippet = (folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    said = run_snippet(folder / "README.md", work, str(folder))
+    assert (work / "picture.png").is_file()
+    return f"a picture, and {len(said.split())} words"
+
+
+def run_snippet(page: Path, work: Path, *words: str, after: str = "") -> str:
+    """Run the first block of Python of a page, and `after` it more, in a process in `work` -> what it printed."""
+    snippet = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     done = subprocess.run(
-        [sys.executable, "-c", snippet, str(folder)],
+        [sys.executable, "-I", "-c", snippet + after, *words],
         cwd=work,
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
         check=False,
     )
-    assert done.returncode == 0 and (work / "picture.png").is_file(), done.stderr[-300:]
-    return f"a picture, and {len(done.stdout.split())} words"
+    assert done.returncode == 0, done.stderr[-300:]
+    return done.stdout
+
+
+def snippet_of_docs_transformers(folder: Path, work: Path) -> str:
+    """The page's compiled drawing and text, as they stand; compiling takes minutes."""
+    (work / "work/demo").mkdir(parents=True)
+    (work / "work/demo/model").symlink_to(folder)
+    said = run_snippet(Path(__file__).with_name("transformers.md"), work, after="print(codes.shape, said.shape[0])\n")
+    return said.strip().splitlines()[-1]
 
 
 def text_generation_pipeline(folder: Path, work: Path) -> str:
@@ -363,6 +378,7 @@ CHECKS = (
     two_of_one_name,
     exported,
     compiled,
+    snippet_of_docs_transformers,
 )
 
 
@@ -408,6 +424,7 @@ def main() -> int:
     for python in arguments.python:
         with tempfile.TemporaryDirectory() as folder:
             shutil.copy(__file__, Path(folder, "checks.py"))
+            shutil.copy(Path(__file__).parents[1] / "docs/transformers.md", folder)
             home = {"HF_HOME": f"{folder}/home", "HF_MODULES_CACHE": f"{folder}/modules", "HF_HUB_OFFLINE": "1"}
             done = subprocess.run(
                 [python.absolute(), "checks.py", "--model", arguments.model.resolve()],
