@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = {
@@ -77,25 +76,20 @@ def main() -> int:
     paths = [str(ROOT), str(package.parent)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     suite = ROOT / "tests" / "transformers_suite" / "common_suites.py"
-    options = ["-q", "--noconftest", "-p", "no:cacheprovider", "-W", "ignore", "--tb=line", "-rf"]
-    report = package.parent / "report.xml"
-    command = [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", str(suite), *sys.argv[1:]]
-    code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-    for layout, (failed, ran, skipped) in counts_of(report).items():
-        print(f"transformers {transformers.__version__}, {layout}: {failed} failed of {ran} run, {skipped} skipped")
-    return code
-
-
-def counts_of(report: Path) -> dict[str, tuple[int, int, int]]:
-    """Tests that failed, ran and were skipped by the name of their class, from pytest's XML report."""
-    counts: dict[str, list[int]] = {}
-    for case in ElementTree.parse(report).iter("testcase"):
-        found = counts.setdefault(case.attrib["classname"].rpartition(".")[2], [0, 0, 0])
-        skipped = case.find("skipped") is not None
-        found[0] += case.find("failure") is not None or case.find("error") is not None
-        found[1] += not skipped
-        found[2] += skipped
-    return {name: tuple(found) for name, found in counts.items()}
+    options = [
+        "-q",
+        "--noconftest",
+        "-p",
+        "tests.transformers_suite.counts",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore",
+        "--tb=line",
+        "-rf",
+    ]
+    command = [sys.executable, "-m", "pytest", *options, str(suite), *sys.argv[1:]]
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":
