@@ -136,7 +136,7 @@ test-clients: setup setup-clients
 	OMP_NUM_THREADS=1 $(RUN) -m tests.clients.run --folder .clients
 
 test-tools: setup
-	$(RUN) -m tests.other_tools.run --model $(MODEL) $(if $(ONLY),--only $(ONLY))
+	$(RUN) -m tests.other_tools.run --model $(MODEL) $(if $(ONLY),--only "$(ONLY)")
 
 # With .venv where it is there; else with a Python that has torch, and the wheels on PYTHONPATH.
 gpu-check:

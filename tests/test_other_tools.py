@@ -64,3 +64,10 @@ def test_a_cell_of_no_column_is_an_error():
     tool = next(tool for tool in TOOLS if tool.kind == "runtimes")
     with pytest.raises(ValueError, match="'txt' is no column of runtimes"):
         results('noise\n{"what": "txt", "result": "x"}', tool)
+
+
+def test_the_lines_of_the_page_are_lines_of_the_scripts():
+    said = [line.strip() for path in HERE.glob("*_tool.py") for line in path.read_text(encoding="utf-8").splitlines()]
+    blocks = re.findall(r"```python\n(.*?)```", page(), re.DOTALL)
+    assert blocks
+    assert not [line for block in blocks for line in block.splitlines() if line.strip() and line.strip() not in said]

@@ -77,6 +77,7 @@ class UniXPreTrainedModel(PreTrainedModel):
 
         Trainers save the model and at most a tokenizer, and a folder without the rest could neither read nor draw.
         """
+        check_packed(self)
         self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **AUTO_MAP}
         super().save_pretrained(save_directory, *args, **kwargs)
         source, target = Path(self.name_or_path or "."), Path(save_directory)
@@ -313,6 +314,21 @@ def refuse_adapter_of_another(module: nn.Module, state_dict: dict[str, Tensor], 
             raise ValueError(
                 f"the adapter is of another model: its {name} has shape {list(weight.shape)}, and this model has {here}: open "
                 "the model that adapter_config.json names under base_model_name_or_path"
+            )
+
+
+def check_packed(model: nn.Module) -> None:
+    """Raises ValueError for 4-bit weights that bitsandbytes (0.50.2) would write wrong, without a word.
+
+    On CPUs with AVX-512 bf16 it packs them anew at the first forward, and on saving it restores the scales of blocks only
+    where these are quantized too.
+    """
+    for name, module in model.named_modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False) and not getattr(state, "original_nested", False):
+            raise ValueError(
+                f"{name}: bitsandbytes has packed it for this CPU at the first forward, and would save it wrong: save before "
+                "the first forward, or quantize with bnb_4bit_use_double_quant=True"
             )
 
 

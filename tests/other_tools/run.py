@@ -50,6 +50,9 @@ class Tool:
     package: str
     python: str = ""  # "3.12" where the tool does not run with the Python of `make setup`
     words: tuple[str, ...] = ()  # for the script
+    without: tuple[
+        str, ...
+    ] = ()  # taken out again: PyPI's torchvision wants a CUDA build of torch, and is imported if there
     environment: str = ""  # another tool's requirements and script, where it has several rows
 
     @property
@@ -58,10 +61,27 @@ class Tool:
 
 
 TOOLS: tuple[Tool, ...] = (
+    Tool("bitsandbytes", "quantizers", "bitsandbytes, 8 bit", "bitsandbytes", words=("8",)),
+    Tool("bitsandbytes-4", "quantizers", "bitsandbytes, nf4", "bitsandbytes", words=("4",), environment="bitsandbytes"),
+    Tool("torchao", "quantizers", "torchao, int8 weights", "torchao"),
+    Tool("quanto", "quantizers", "optimum-quanto, int8", "optimum-quanto", words=("8",)),
+    Tool(
+        "quanto-4",
+        "quantizers",
+        "optimum-quanto, int4 but the head",
+        "optimum-quanto",
+        words=("4",),
+        environment="quanto",
+    ),
+    Tool("hqq", "quantizers", "hqq, 4 bit", "hqq"),
+    Tool("llmcompressor", "quantizers", "llm-compressor, W8A16", "llmcompressor"),
+    Tool("mergekit", "merge tools", "mergekit, linear", "mergekit"),
+    Tool("inspect-ai", "evaluators", "inspect-ai", "inspect-ai"),
     Tool("ctranslate2", "runtimes", "ctranslate2", "ctranslate2"),
     Tool("onnxruntime", "runtimes", "onnxruntime (torch.onnx)", "onnxruntime"),
     Tool("mlx-lm", "runtimes", "mlx-lm (mlx[cpu])", "mlx-lm"),
     Tool("executorch", "runtimes", "executorch (XNNPACK)", "executorch"),
+    Tool("openvino", "runtimes", "OpenVINO (optimum-intel)", "openvino", without=("torchvision",)),
 )
 
 
@@ -199,6 +219,9 @@ def environment(tool: Tool, place: Path) -> Path:
     for words in (wanted, ["-r", str(requirements)], ["--no-deps", "-r", str(bare)] if bare.exists() else []):
         if words:
             subprocess.run([*install, *words], check=True, capture_output=True, timeout=INSTALL_LIMIT)
+    if tool.without:
+        uninstall = [*install[:3], "uninstall", "--quiet", "--yes", *tool.without]
+        subprocess.run(uninstall, check=True, capture_output=True)
     stamp.write_text(text, encoding="utf-8")
     return python
 

@@ -1,0 +1,36 @@
+"""bitsandbytes: 8 bit, or nf4. The model is saved before its first forward (see the page)."""
+
+import sys
+
+import torch
+from steps import MODEL, WORK, float32_pictures, quantizer, seen, share
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+CONFIGS = {
+    "8": dict(load_in_8bit=True),
+    "4": dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32),
+}
+
+
+def quantized():
+    config = BitsAndBytesConfig(**CONFIGS[sys.argv[1]])
+    return AutoModelForCausalLM.from_pretrained(
+        MODEL, trust_remote_code=True, dtype=torch.float32, quantization_config=config, device_map="cpu"
+    )
+
+
+def opened(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32, device_map="cpu")
+
+
+quantizer(quantized, opened, at_least=0.98 if sys.argv[1] == "8" else 0.93)
+if sys.argv[-1] == "4":
+    model = quantized().eval()
+    value = share(model, float32_pictures())  # on CPUs with AVX-512 bf16 this packs the weights
+    try:
+        model.save_pretrained(WORK / "late")
+    except ValueError as error:
+        assert "would save it wrong: save before" in str(error), error
+        seen(str(error))
+    else:
+        assert share(opened(WORK / "late").eval(), float32_pictures()) == value
