@@ -171,10 +171,13 @@ class PictureGenerationMixin(ShapesMixin):
             if len(going) < len(counts):  # rows that are done draw nothing more, so that their chance is where it was
                 logits = logits[going]
                 chance = [generator[row] for row in going] if isinstance(generator, Sequence) else generator
-            codes[going, step] = logits.argmax(-1) if temperature == 0 else sample(warp(None, logits), chance)
+            rows = slice(None) if len(going) == len(counts) else going
+            codes[rows, step] = logits.argmax(-1) if temperature == 0 else sample(warp(None, logits), chance)
             if on_codes is not None:
                 on_codes(codes[:, : step + 1])
-            ids = (codes[:, step].clamp(min=0) + offset).repeat(len(prompts))[:, None]
+            ids = codes[:, step, None].clamp(min=0) + offset
+            if len(prompts) > 1:
+                ids = ids.repeat(len(prompts), 1)
             places = places[-1:] + 1
             if compiled:
                 mask.index_fill_(1, places, 1)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_uni_x import UniXConfig
-from .rope_uni_x import Rope, frequencies
 
 
 class UniXRMSNorm(nn.Module):
@@ -105,12 +104,11 @@ class UniXVisionMLP(nn.Module):
 VISION_WEIGHTS = {"mlp": UniXVisionMLP, "all": UniXBranch}
 
 
-def rotary_angles(position_ids: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rotary_angles(position_ids: Tensor, turned: Tensor, factor: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine of rotary position embedding, each [b, 1, s, head_dim], the sine negative in the first half.
 
-    In float32, and computed where used, not kept as a buffer, so that casting a model to half precision cannot round the frequencies.
+    `turned` and `factor` are what `frequencies` gives, in float32.
     """
-    turned, factor = frequencies(head_dim, rope, position_ids.device)
     angles = position_ids[:, None, :, None].float() * turned
     cos, sin = angles.cos(), angles.sin()
     if factor != 1.0:

@@ -38,7 +38,7 @@ from .configuration_uni_x import AUTO_MAP, LAYER_KINDS, UniXConfig
 from .generation_uni_x import PictureGenerationMixin
 from .guidance_uni_x import linear  # noqa: F401
 from .layers_uni_x import VISION_WEIGHTS, UniXBranch, UniXRMSNorm, rotary_angles, rotate
-from .rope_uni_x import Rope
+from .rope_uni_x import Rope, frequencies
 from .routing_uni_x import TEXT, Keys, Routing, keys_after, locate, starts_of
 from .sampling_uni_x import sample  # noqa: F401
 from .shaped_uni_x import ShapesMixin  # noqa: F401
@@ -124,6 +124,7 @@ class UniXModel(UniXPreTrainedModel):
         )
         self.norm = UniXRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
+        self._turned: tuple[tuple, tuple[Tensor, float]] | None = None
         self.post_init()
 
     @can_return_tuple
@@ -189,8 +190,7 @@ class UniXModel(UniXPreTrainedModel):
         routing = Routing(visual if self.routes else None, modality if isinstance(modality, bool) else None)
 
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        rope = Rope(config.rope_theta, config.rope_scaling)
-        rotary = rotary_angles(tokens.positions, config.head_dim, rope, hidden.dtype)
+        rotary = rotary_angles(tokens.positions, *self._frequencies(device), hidden.dtype)
         states, maps = [], []
         for index, kind in enumerate(self.kinds):
             states.append(hidden)
@@ -210,6 +210,22 @@ class UniXModel(UniXPreTrainedModel):
             attentions=tuple(maps) if output_attentions else None,
             **{CACHE: cache if use_cache else None},
         )
+
+    def _frequencies(self, device: torch.device) -> tuple[Tensor, float]:
+        """Rotary frequencies, kept between steps; not as a buffer, so that casting a model to half precision cannot round
+        them, and not where a graph is recorded, whose tensors are no values."""
+        config = self.config
+        rope = Rope(config.rope_theta, config.rope_scaling)
+        if torch.compiler.is_compiling():
+            return frequencies(config.head_dim, rope, device)
+        key = (config.head_dim, rope.theta, str(rope.scaling), device)
+        if self._turned is None or self._turned[0] != key:
+            with torch.inference_mode(False):  # they may be used in training later
+                found = frequencies(config.head_dim, rope, device)
+            if type(found[0]) is not Tensor or found[0].is_meta:
+                return found
+            self._turned = key, found
+        return self._turned[1]
 
     def _visual(
         self,

@@ -39,7 +39,11 @@ from tools.export_folder import open_export
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     patch = pytest.MonkeyPatch()
-    patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+    modules = str(tmp_path_factory.mktemp("modules"))
+    patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", modules)
+    patch.syspath_prepend(modules)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        patch.delitem(sys.modules, name)  # of another cache, by a test that ran before in this process
     yield write_export(tmp_path_factory.mktemp("processor") / "export", added=CHATML, max_position_embeddings=512)
     patch.undo()
 
