@@ -123,12 +123,42 @@ def released(root: Path, file: Path, values: dict) -> Callable[[int], list[int]]
     return draw
 
 
+def emu3(values: dict) -> Callable[[int], list[int]]:
+    """transformers' Emu3ForCausalLM of the same sizes, all layers shared, random weights: a step a code."""
+    sys.path.insert(0, str(ROOT))
+    from model.light_imports import leave_torchvision_out
+
+    leave_torchvision_out()
+    import torch
+    from transformers import Emu3ForCausalLM, Emu3TextConfig
+
+    layers = {name: values[name] for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads")}
+    widths = {name: values[name] for name in ("hidden_size", "intermediate_size", "vocab_size")}
+    model = Emu3ForCausalLM(Emu3TextConfig(**layers, **widths, pad_token_id=0)).eval()
+    offset, size = values["image_token_offset"], values["codebook_size"]
+
+    @torch.no_grad()
+    def draw(codes: int) -> list[int]:
+        ids, cache, drawn = torch.tensor([[*range(1, PROMPT), values["vision_start_token_id"]]]), None, []
+        for _ in range(codes):
+            outputs = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = outputs.past_key_values
+            drawn.append(int(outputs.logits[0, -1, offset : offset + size].argmax()))
+            ids = torch.tensor([[drawn[-1] + offset]])
+        return drawn
+
+    return draw
+
+
 def work(kind: str, root: Path, file: Path, values: dict) -> None:
     """Answer each line on the input, a number of codes, with a line: seconds and codes."""
     import torch
 
     torch.set_num_threads(1)
-    draw = released(root, file, values) if kind == "released" else ours(root, file, values, kind == "compiled")
+    if kind == "emu3":
+        draw = emu3(values)
+    else:
+        draw = released(root, file, values) if kind == "released" else ours(root, file, values, kind == "compiled")
     for line in sys.stdin:
         begin = time.process_time()
         codes = draw(int(line))
@@ -149,7 +179,7 @@ def measure(workers: dict[str, subprocess.Popen], codes: int, rounds: int) -> li
     for number in range(-1, rounds):  # the first is not counted: it compiles
         turn = names[number % len(names) :] + names[: number % len(names)]
         answers = {name: ask(workers[name]) for name in turn}
-        drawn = {name: answer["codes"] for name, answer in answers.items()}
+        drawn = {name: answer["codes"] for name, answer in answers.items() if name != "emu3"}  # of other weights
         assert len({tuple(one) for one in drawn.values()}) == 1, f"other codes: {drawn}"
         if number >= 0:
             found.append({name: answers[name]["seconds"] for name in names})
@@ -169,6 +199,7 @@ def main() -> int:
     add("--against", type=Path, help="tree of another commit of this project")
     add("--released", type=Path, help="tree of the published code")
     add("--released-path", type=Path, help="folder with the transformers that it was written for, 4.53.3")
+    add("--emu3", action="store_true", help="transformers' Emu3 class of the same sizes, too")
     add("--codes", type=int, default=64, help="codes of a picture (default: 64)")
     add("--rounds", type=int, default=15, help="rounds that are counted (default: 15)")
     add("--json", type=Path, help="file for the figures")
@@ -181,6 +212,7 @@ def main() -> int:
     kinds = {"eager": ROOT, "compiled": ROOT}
     kinds |= {"before": arguments.against.resolve()} if arguments.against else {}
     kinds |= {"released": arguments.released.resolve()} if arguments.released else {}
+    kinds |= {"emu3": ROOT} if arguments.emu3 else {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
         values = json.dumps(weights(arguments.model, file), default=str)
