@@ -6,21 +6,20 @@ import torch
 from steps import MODEL, WORK, float32_pictures, quantizer, seen, share
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-CONFIGS = {
-    "8": dict(load_in_8bit=True),
-    "4": dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32),
-}
+options = dict(trust_remote_code=True, dtype=torch.float32, device_map="cpu")
+if sys.argv[1] == "8":
+    config = BitsAndBytesConfig(load_in_8bit=True)
+else:
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
 
 
 def quantized():
-    config = BitsAndBytesConfig(**CONFIGS[sys.argv[1]])
-    return AutoModelForCausalLM.from_pretrained(
-        MODEL, trust_remote_code=True, dtype=torch.float32, quantization_config=config, device_map="cpu"
-    )
+    model = AutoModelForCausalLM.from_pretrained(MODEL, quantization_config=config, **options)
+    return model
 
 
 def opened(folder):
-    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32, device_map="cpu")
+    return AutoModelForCausalLM.from_pretrained(folder, **options)
 
 
 quantizer(quantized, opened, at_least=0.98 if sys.argv[1] == "8" else 0.93)

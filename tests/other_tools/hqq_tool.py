@@ -4,16 +4,17 @@ import torch
 from steps import MODEL, quantizer
 from transformers import AutoModelForCausalLM, HqqConfig
 
+options = dict(trust_remote_code=True, dtype=torch.float32, device_map="cpu")
+config = HqqConfig(nbits=4, group_size=64)
+
 
 def quantized():
-    config = HqqConfig(nbits=4, group_size=64)
-    return AutoModelForCausalLM.from_pretrained(
-        MODEL, trust_remote_code=True, dtype=torch.float32, quantization_config=config, device_map="cpu"
-    )
+    model = AutoModelForCausalLM.from_pretrained(MODEL, quantization_config=config, **options)
+    return model
 
 
 def opened(folder):
-    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32, device_map="cpu")
+    return AutoModelForCausalLM.from_pretrained(folder, **options)
 
 
 quantizer(quantized, opened, at_least=0.93)

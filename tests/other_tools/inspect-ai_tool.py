@@ -10,15 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 QUESTIONS = ("Once", "What is it?")
 task = Task(dataset=[Sample(input=question, target="a") for question in QUESTIONS], scorer=includes())
-model = get_model(
-    "hf/local",
-    model_path=str(MODEL),
-    tokenizer_path=str(MODEL),
-    trust_remote_code=True,
-    device="cpu",
-    do_sample=False,
-    config=GenerateConfig(max_tokens=12, max_connections=2),
-)
+options = dict(model_path=str(MODEL), tokenizer_path=str(MODEL), trust_remote_code=True, device="cpu", do_sample=False)
+model = get_model("hf/local", config=GenerateConfig(max_tokens=12, max_connections=2), **options)
 (log,) = eval(task, model=model, display="none", log_dir=str(WORK / "logs"))
 assert log.status == "success", log.error
 answers = [sample.output.completion for sample in log.samples]

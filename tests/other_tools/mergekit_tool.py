@@ -6,7 +6,7 @@ import subprocess
 import torch
 from safetensors.torch import load_file, save_file
 from steps import MODEL, WORK, draws, float32_pictures, processor, say, seen, share
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoProcessor
 
 MERGE = """\
 merge_method: linear
@@ -25,8 +25,7 @@ moved = {
 }
 save_file(moved, tuned / "model.safetensors", {"format": "pt"})
 (WORK / "merge.yaml").write_text(MERGE.replace("FIRST", str(MODEL)).replace("SECOND", str(tuned)))
-words = [str(WORK / "merge.yaml"), str(merged), "--trust-remote-code"]
-subprocess.run(["mergekit-yaml", *words], check=True)
+subprocess.run(["mergekit-yaml", "merge.yaml", "merged", "--trust-remote-code"], check=True, cwd=WORK)
 found = load_file(merged / "model.safetensors")
 mean = {name: (weight + moved[name]) / 2 for name, weight in weights.items()}
 assert found.keys() == mean.keys()
@@ -49,7 +48,7 @@ except OSError as error:
     say("opened as it is", "refused: its code files are missing, and what brings them back is said")
 else:
     raise AssertionError("mergekit has copied the code: the page says otherwise")
-processor().save_pretrained(merged)
+AutoProcessor.from_pretrained(MODEL, trust_remote_code=True).save_pretrained(merged)
 model = opened()
 seen(f"share of codes {share(model, float32_pictures()):.3f}")
 say("drawing afterwards", draws(model))

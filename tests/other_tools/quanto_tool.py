@@ -9,8 +9,6 @@ from safetensors.torch import load_file, save_file
 from steps import MODEL, quantizer
 from transformers import AutoModelForCausalLM
 
-BITS = {"8": qint8, "4": qint4}
-
 
 def whole():
     return AutoModelForCausalLM.from_pretrained(MODEL, trust_remote_code=True, dtype=torch.float32).eval()
@@ -18,8 +16,10 @@ def whole():
 
 def quantized():
     model = whole()
-    exclude = "lm_head" if sys.argv[1] == "4" else None  # codes are told apart by little: a head of 4 bit loses some
-    quantize(model, weights=BITS[sys.argv[1]], exclude=exclude)
+    if sys.argv[1] == "8":
+        quantize(model, weights=qint8)
+    else:  # codes are told apart by little: a head of 4 bit loses some
+        quantize(model, weights=qint4, exclude="lm_head")
     freeze(model)
     return model
 

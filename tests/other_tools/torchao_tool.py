@@ -5,16 +5,17 @@ from steps import MODEL, quantizer
 from torchao.quantization import Int8WeightOnlyConfig
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
+options = dict(trust_remote_code=True, dtype=torch.float32, device_map="cpu")
+config = TorchAoConfig(quant_type=Int8WeightOnlyConfig())
+
 
 def quantized():
-    config = TorchAoConfig(quant_type=Int8WeightOnlyConfig())
-    return AutoModelForCausalLM.from_pretrained(
-        MODEL, trust_remote_code=True, dtype=torch.float32, quantization_config=config
-    )
+    model = AutoModelForCausalLM.from_pretrained(MODEL, quantization_config=config, **options)
+    return model
 
 
 def opened(folder):
-    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(folder, **options)
 
 
 try:
