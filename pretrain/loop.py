@@ -99,7 +99,7 @@ def loop(work: Work, progress: Progress) -> bool:
         profiler.step(together.say)
         if progress.too_many(config.resilience):
             work.saver.wait()
-            profiler.close()
+            profiler.close(together.say)
             report.close()
             return False
         if last or (log.heldout_every and step % log.heldout_every == 0):
@@ -116,7 +116,7 @@ def loop(work: Work, progress: Progress) -> bool:
     if saved != progress.step:
         work.save(progress)
     work.saver.finish()
-    profiler.close()
+    profiler.close(together.say)
     report.close()
     return True
 

@@ -39,18 +39,32 @@ class Profiler:
             return
         profile, self._profile = self._profile, None
         profile.stop()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        trace = self._folder / f"{self._name}.json"
-        profile.export_chrome_trace(str(trace))
         averages = profile.key_averages()
         on_gpu = any(event.device_time_total for event in averages)
         order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
         table = averages.table(sort_by=order, row_limit=ROWS)
-        trace.with_suffix(".txt").write_text(table + "\n", encoding="utf-8")
+        trace = self._folder / f"{self._name}.json"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            trace.with_suffix(".txt").write_text(table + "\n", encoding="utf-8")
+            profile.export_chrome_trace(str(trace))
+            check_whole(trace)
+        except (OSError, RuntimeError, ValueError) as error:
+            say(f"warning: {trace}: could not be written ({error}); the run goes on")
+            return
         say(f"{trace} is written, and its most costly operations in {trace.with_suffix('.txt').name}")
 
-    def close(self) -> None:
+    def close(self, say: Callable[[str], None]) -> None:
         """End tracing where the run ends before its last step."""
         if self._profile is not None:
             self._profile.stop()
             self._profile = None
+            say(f"warning: log.profile_steps: this start ended {self._left} steps too early for a trace")
+
+
+def check_whole(trace: Path) -> None:
+    """Raises OSError where the file ends before its object does: torch says nothing when a disk is full."""
+    with open(trace, "rb") as file:
+        file.seek(max(0, trace.stat().st_size - 64))
+        if not file.read().rstrip().endswith(b"}"):
+            raise OSError("it is cut off: no space is left on the device")
