@@ -307,7 +307,7 @@ def test_a_page_offers_what_its_model_learned_and_asks_for_the_key(commands, bro
         expect(page.locator("body.ready")).to_be_attached()
         assert page.locator("[role=tab]:visible").all_text_contents() == ["Describe", "Generate", "Gallery"]
         words = (
-            "This model learned to draw pictures and describe pictures; not to edit pictures and hold a conversation."
+            "This model learned to draw pictures and describe pictures; not to edit pictures or hold a conversation."
         )
         expect(page.locator("#skills")).to_have_text(words)
         expect(page.locator("#chat-hint")).to_contain_text("learned captions, not conversations")

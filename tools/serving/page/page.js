@@ -40,8 +40,8 @@ for (const dialog of document.querySelectorAll("dialog")) {
   });
 }
 
-function listed(words) {
-  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words[words.length - 1]}`;
+function listed(words, last) {
+  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} ${last} ${words[words.length - 1]}`;
 }
 
 /** What the model can do and what not, in words, and only the tabs for that. */
@@ -51,7 +51,7 @@ function describe(model) {
     own.sizes.length > 1 ? ` and ${own.sizes.length - 1} other shapes` : ""}`;
   const [can, cannot] = [true, false].map((able) =>
     Object.keys(ABLE).filter((skill) => own.skills.includes(skill) === able).map((skill) => ABLE[skill]));
-  $("skills").textContent = `This model learned to ${listed(can)}${cannot.length ? `; not to ${listed(cannot)}` : ""}.`;
+  $("skills").textContent = `This model learned to ${listed(can, "and")}${cannot.length ? `; not to ${listed(cannot, "or")}` : ""}.`;
   $("tab-draw").hidden = !own.skills.includes("draw");
   $("tab-edit").hidden = !own.skills.includes("edit");
   $("tab-chat").hidden = !own.skills.includes("chat") && !own.skills.includes("caption");
