@@ -136,7 +136,8 @@ def main() -> int:
     print("\n| tool | environment, GB | made in, s | run in, s |\n|---|---|---|---|")
     print("\n".join(costs.values()))
     failed = [name for name, row in rows.items() if "FAILED" in row]
-    differs = [kind for kind in KINDS if not args.write and not same(table_of(told, kind), table_of(page, kind))]
+    asked = [kind for kind in KINDS if not args.write and any(tool.kind == kind for tool in chosen)]
+    differs = [kind for kind in asked if not same(table_of(told, kind), table_of(page, kind))]
     if failed:
         print(f"failed: {', '.join(failed)}")
     if differs:
