@@ -111,7 +111,7 @@ def draw(prompts, trainer):
 def nearness(prompts, completion_ids, log_metric, **_):
     """The reward: log of the share that the right picture has in the softmax of -distance / sharpness over all of them.
 
-    Whether it is the nearest, 1 or 0, is too rare a reward: with it 40 steps of 64 pictures learned nothing.
+    It says more than whether that picture is the nearest, 1 or 0, which every picture of a group may be, or none.
     """
     found, own = distances(torch.tensor(completion_ids) - processor.offset), places(prompts)
     log_metric("nearest_has_the_name", (found.argmin(1) == own).float().mean().item())

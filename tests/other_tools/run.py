@@ -61,6 +61,7 @@ class Tool:
 
 
 TOOLS: tuple[Tool, ...] = (
+    Tool("trl", "trainers", "trl", "trl"),
     Tool("bitsandbytes", "quantizers", "bitsandbytes, 8 bit", "bitsandbytes", words=("8",)),
     Tool("bitsandbytes-4", "quantizers", "bitsandbytes, nf4", "bitsandbytes", words=("4",), environment="bitsandbytes"),
     Tool("torchao", "quantizers", "torchao, int8 weights", "torchao"),

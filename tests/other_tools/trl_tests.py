@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import json
+import runpy
+import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 
 from tests.tools.tiny_export import CHATML, write_export
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMON = {"use_cpu": True, "bf16": False, "report_to": [], "save_strategy": "no", "disable_tqdm": True}
 TEXTS = [{"text": "one two"}, {"text": "three"}]
 SAID = [("a", "bee"), ("cc", "d")]
@@ -319,3 +324,46 @@ def test_what_a_trainer_saves_reads_and_draws(folder, tmp_path, name):
     again = AutoProcessor.from_pretrained(tmp_path / "saved", trust_remote_code=True)
     codes = open_model(tmp_path / "saved").generate_images(**again.draw(["a"]))
     assert again.pictures(codes)[0].size == (8, 8) and again.codes([Image.new("RGB", (16, 16))]).shape == (1, 64)
+
+
+@pytest.fixture
+def workplace(folder, tmp_path, monkeypatch) -> Path:
+    """A folder in which the export and a small corpus lie where `make demo` puts them."""
+    model = shutil.copytree(folder, tmp_path / "work/demo/model")
+    prompts = json.loads((model / "unix_prompts.json").read_text())
+    prompts["grid"] = [8, 8]  # as the tiny image tokenizer has them
+    (model / "unix_prompts.json").write_text(json.dumps(prompts))
+    for part in ("train", "heldout"):
+        corpus = tmp_path / "work/data/corpus" / part / "folder"
+        corpus.mkdir(parents=True)
+        lines = []
+        for number, colour in enumerate(("red", "green", "blue", "white")):
+            Image.new("RGB", (16, 16), colour).save(corpus / f"{number}.png")
+            lines.append(json.dumps({"captions": [colour], "image": f"{number}.png"}))
+        (corpus / "captions.jsonl").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("kind", "corpus"), [("sft", "heldout"), ("grpo", "train")])
+def test_the_examples_run_as_their_page_says(workplace, monkeypatch, capsys, kind, corpus):
+    page = (ROOT / "docs/other-tools.md").read_text(encoding="utf-8")
+    command = (
+        f"python docs/examples/trl_{kind}_pictures.py --model work/demo/model --corpus work/data/corpus/{corpus}/folder"
+    )
+    assert f"\n{command} --output work/{kind}\n" in page
+    few = ["--output", f"work/{kind}", "--names", "2" if kind == "grpo" else "4", "--steps", "1"]
+    monkeypatch.setattr(sys, "argv", [*command.split()[1:], *few])
+    runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"before", "after", "seconds", "seed"} <= set(found)
+    assert Image.open(f"work/{kind}/pictures.png").width > 0
+    assert open_model(workplace / "work" / kind / "model").config.model_type == "uni_x"
+
+
+def test_the_python_of_the_page_runs(workplace):
+    page = (ROOT / "docs/other-tools.md").read_text(encoding="utf-8")
+    code = page.split("## Trainers")[1].split("```python\n")[1].split("```")[0]
+    assert code.startswith("from datasets import Dataset")
+    exec(compile(code, "docs/other-tools.md", "exec"), {})
+    assert open_model(workplace / "work/tuned").config.model_type == "uni_x"
