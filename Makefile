@@ -3,6 +3,7 @@
 # make demo-edit   teaches the model of make demo to edit pictures: editing corpus, shards, training, export, report
 # make test        all tests
 # make lint        ruff's rules and format (pyproject.toml), as .ci/run and the hook of .pre-commit-config.yaml check them
+# make test-fast   the tests that start no processes, cluster or browser and take no more than seconds: most of them, in all packages
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
 # make test-megatron  engines, parity, checkpoints and conversion with the other megatron-core, whose wheel is unpacked beside
 # make test-trl    trl's trainers on exported folders, with trl in a folder of its own; continuous integration runs it, too
@@ -33,7 +34,7 @@ MEGATRON := .megatron-0.19.2
 MEGATRON_TESTS := tests/megatron_versions_tests.py tests/pretrain/test_engine.py tests/pretrain/test_sharded_files.py \
 	tests/model/test_uni_x.py tests/model/test_layer_kinds.py tests/tools/test_convert_from_hf.py
 
-.PHONY: setup setup-eval lint test test-eval test-megatron test-transformers5 test-trl test-transformers-suite test-export-by-hand gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
+.PHONY: setup setup-eval lint test test-fast test-eval test-megatron test-transformers5 test-trl test-transformers-suite test-export-by-hand gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
 	setup-clients test-clients test-tools study count-pictures fuzz-readers
 setup: $(STAMP)
 
@@ -52,6 +53,11 @@ SPREAD := -n auto
 
 test: setup
 	$(RUN) -m pytest -q $(SPREAD) --durations=20 tests
+
+FAST := not slurm and not processes and not browser and not commands and not slow
+
+test-fast: setup
+	$(RUN) -m pytest -q -n $(shell nproc) -m '$(FAST)' tests
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -40,5 +40,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log) -> spread.Scheduler:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest groups first."""
+    """Marks by what tests take, and the longest groups first."""
+    spread.mark(items)
     spread.put_in_order(items)

@@ -20,6 +20,10 @@ from xdist.scheduler import LoadScopeScheduling
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = {"cluster": "slurm", "world": "processes"}
 """A fixture of which a machine should have one at a time, and the group of the modules whose functions take it."""
+MARKS = {"cluster": "slurm", "world": "processes", "browser": "browser", "commands": "commands"}
+"""Fixtures, and the marks that their tests get, to choose them by: `pytest -m "not slurm"`."""
+STARTS_PROCESSES = re.compile(r"\bsubprocess\.(run|Popen)\b|\bpython_fork\b")
+"""In the text of a module: its tests are marked `commands` too."""
 LONGEST = ("slurm", "processes", "tests/test_readme.py")
 """Groups that take longest, in the order in which they start, so that none is left alone at the end."""
 MOST_WORKERS = 8
@@ -49,6 +53,23 @@ def group_of(module: str) -> str:
     text = (ROOT / module).read_text(encoding="utf-8")
     taken = (name for name in SHARED if re.search(rf"\bdef \w+\([^)]*\b{name}\b", text))
     return SHARED.get(next(taken, ""), module)
+
+
+def mark(items: list[pytest.Item]) -> None:
+    """Mark the tests by what they take: a cluster, many processes, a browser, commands that run in processes of their own."""
+    for item in items:
+        module = item.nodeid.split("::")[0]
+        found = {MARKS[name] for name in MARKS if name in getattr(item, "fixturenames", ())}
+        if starts_processes(module):
+            found.add("commands")
+        for name in found:
+            item.add_marker(name)
+
+
+@cache
+def starts_processes(module: str) -> bool:
+    """Whether the module's text starts processes."""
+    return bool(STARTS_PROCESSES.search((ROOT / module).read_text(encoding="utf-8")))
 
 
 def put_in_order(items: list[pytest.Item]) -> None:

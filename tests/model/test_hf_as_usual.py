@@ -15,6 +15,8 @@ from model.hf.attention_uni_x import eager_attention
 from model.hf.modeling_uni_x import CACHE, UniXForCausalLM, UniXModel
 from tests.model.tiny_hf import CODES, END, KINDS, START, TEXT_IDS, document, left_pad, tiny_config, tiny_model
 
+pytestmark = pytest.mark.slow
+
 ALL_KINDS = {"uni-x": KINDS, "shared": ("shared",) * 2, "mixed": ("moe_hard", "separated", "mot", "shared")}
 kinds = pytest.mark.parametrize("kinds", ALL_KINDS.values(), ids=ALL_KINDS)
 

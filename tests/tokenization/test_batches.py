@@ -15,6 +15,8 @@ from tokenization.vq import load_vq
 from tokenization.vq_base import pixels_of
 from tokenization.vq_chameleon import ChameleonVQ, build_model
 
+pytestmark = pytest.mark.slow
+
 SIZES = (32, 64, 96)
 
 

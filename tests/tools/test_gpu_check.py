@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.commands import ROOT, CommandServer, Finished
 from tools import gpu_check
 from tools.benchmarks.gpu import steps
 from tools.benchmarks.gpu.setting import Setting
+
+pytestmark = pytest.mark.slow
 
 SECTIONS = {
     "ceilings",
