@@ -40,3 +40,8 @@ def test_a_group_of_modules_has_one_worker(tmp_path: Path):
     found = {module: {worker for worker, name in lines if name == module} for _, module in lines}
     assert len(found["test_one"] | found["test_two"]) == 1 == len(found["test_three"])
     assert found["test_one"] != found["test_three"]
+
+
+def test_a_module_that_starts_processes_is_seen_in_its_text():
+    assert spread.starts_processes("tests/test_install.py")
+    assert not spread.starts_processes("tests/pretrain/test_schedule.py")
