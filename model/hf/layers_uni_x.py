@@ -22,7 +22,7 @@ class UniXRMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = self.weight.shape
         if x.dtype == self.weight.dtype == torch.float32:
-            return nn.functional.rms_norm(x, size, self.weight, self.eps)
+            return torch.rms_norm(x, size, self.weight, self.eps)
         return self.weight * nn.functional.rms_norm(x.float(), size, eps=self.eps).to(
             x.dtype
         )  # rounded before its weight
@@ -47,7 +47,8 @@ class UniXAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[n, hidden] -> queries [n, heads, head_dim], keys and values [n, kv_heads, head_dim], before RoPE."""
-        q, k, v = (proj(x).view(len(x), -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        tokens, head_dim = x.shape[0], self.head_dim
+        q, k, v = (proj(x).view(tokens, -1, head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
         return self.q_norm(q), self.k_norm(k), v
 
 

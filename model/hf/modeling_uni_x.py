@@ -287,11 +287,16 @@ class UniXModel(UniXPreTrainedModel):
             routing = Routing(None)
         branches = [self.layers[index] if b == TEXT else self.vision_layers[str(index)] for b in routing.branches]
         inputs = routing.split(hidden.flatten(0, 1))
-        projected = [branch(x) for branch, x in zip(branches, inputs, strict=True)]
-        merged = projected[0] if len(projected) == 1 else map(routing.merge, zip(*projected, strict=True))
+        alone = branches[0] if len(branches) == 1 else None
+        if alone is not None:
+            merged = alone(inputs[0])
+        else:
+            projected = [branch(x) for branch, x in zip(branches, inputs, strict=True)]
+            merged = map(routing.merge, zip(*projected, strict=True))
         batch, length, _ = hidden.shape
         q, k, v = (part.view(batch, length, *part.shape[1:]).transpose(1, 2) for part in merged)
-        rotary = tuple(part.to(q.device) for part in rotary)
+        if rotary[0].device != q.device:
+            rotary = tuple(part.to(q.device) for part in rotary)
         if length == 1:  # a step of decoding is many small operations: queries and keys are turned together
             q, k = rotate(torch.cat((q, k), dim=1), rotary).split((q.shape[1], k.shape[1]), dim=1)
         else:
@@ -308,6 +313,8 @@ class UniXModel(UniXPreTrainedModel):
             parts = [mlp(part) for mlp, part in zip(mlps, row_routing.split(normed), strict=True)]
             merged = row_routing.merge(parts)
             return (x.to(merged.device) + merged).view_as(hidden), weights
+        if alone is not None:
+            return alone(inputs[0], attended).view_as(hidden), weights
         parts = [branch(*pair) for branch, *pair in zip(branches, inputs, routing.split(attended), strict=True)]
         return routing.merge(parts).view_as(hidden), weights
 

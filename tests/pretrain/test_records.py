@@ -16,7 +16,7 @@ from pretrain.records import Records
 from tests.commands import ROOT
 from tests.pretrain import checkpoint_jobs
 from tests.pretrain.test_parallel_run import STEPS, write_config
-from tests.pretrain.tiny_run import checkpoint_names, read_metrics
+from tests.pretrain.tiny_run import SPEEDS, checkpoint_names, read_metrics
 from tests.small_disk import small_disk
 
 
@@ -150,7 +150,7 @@ def events(run: Path) -> list:
         (name, event.step, event.value)
         for name in found.Tags()["scalars"]
         for event in found.Scalars(name)
-        if not name.startswith(("tok_per", "data_wait"))
+        if name not in SPEEDS
     ]
 
 
