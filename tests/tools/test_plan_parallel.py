@@ -87,7 +87,10 @@ def test_vocabulary_is_the_given_the_files_or_the_shards(commands, tiny_data: Ti
 
 
 def test_measured_parts_move_the_cut(commands, tiny_data: TinyData, tmp_path):
-    """A file of the step benchmark is taken; where the head is said to cost more, the last stage has fewer layers."""
+    """A file of the step benchmark is taken; where the head is said to cost more, the last stage has fewer layers.
+
+    How long the parts take here says nothing: what is compared are files of the same form with other numbers.
+    """
     measured = tmp_path / "bench.json"
     done = commands.run("tools/bench_step.py", "--model", "tiny", "--rows", "a", "--steps", 2, "--json", measured)
     assert done.code == 0, done.err
@@ -104,11 +107,11 @@ def test_measured_parts_move_the_cut(commands, tiny_data: TinyData, tmp_path):
 
     figures = json.loads(measured.read_text())
     seconds = figures["cases"][-1]["models"]["uni_x"]["part_seconds"]
-    seconds["head"] = 2 * (seconds["separated"] + seconds["shared"])
+    assert {"separated", "shared", "head", "embedding"} <= seconds.keys() and 1 <= last_stage(measured) < 16
+    seconds |= dict.fromkeys(seconds, 0.0) | {"separated": 1.0, "shared": 1.0, "head": 12.0}
     (tmp_path / "heavy.json").write_text(json.dumps(figures))
-    seconds["head"] = seconds["loss"] = seconds["embedding"] = 0.0
+    seconds["head"] = 0.0
     (tmp_path / "light.json").write_text(json.dumps(figures))
-    assert last_stage(tmp_path / "heavy.json") <= last_stage(measured) <= last_stage(tmp_path / "light.json")
     assert last_stage(tmp_path / "heavy.json") < 4 < last_stage(tmp_path / "light.json")
     assert_refused(commands.run(SCRIPT, CONFIG, *SIZES, "--measured", measured), str(measured), "hidden_size 64")
     (tmp_path / "other.json").write_text("{}")
