@@ -42,6 +42,10 @@ def what_it_can(
 ) -> tuple[bool, Sequence[str]]:
     """Whether conversations are sent as turns, and the skills that the page offers: what is asked for, else what the export
     says that its training data taught, else everything that goes with the format."""
+    if not (recorded is None or isinstance(recorded, list) and all(isinstance(skill, str) for skill in recorded)):
+        raise UserError(
+            f"config.json: skills is {recorded!r}: a list of {', '.join(SKILLS)} is needed; mend or remove it"
+        )
     known = [skill for skill in SKILLS if skill in (recorded or ())]
     turns = chat_format == "turns" if chat_format else not known or "chat" in known
     return turns, asked or known or (SKILLS if turns else ("draw", "caption"))

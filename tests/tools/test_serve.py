@@ -14,6 +14,7 @@ import openai
 import pytest
 from PIL import Image
 
+from model.errors import UserError
 from model.prompts import turn_ids
 from tests.tools.serving_process import data_uri, picture_file, pixels_of, serving
 from tests.tools.tiny_export import CHATML, write_export
@@ -242,6 +243,12 @@ def test_a_plain_model_captions_and_goes_on(commands, folder, export, tmp_path):
 )
 def test_the_page_offers_what_the_export_says_that_its_data_taught(recorded, chat_format, asked, turns, skills):
     assert what_it_can(recorded, chat_format, asked) == (turns, skills)
+
+
+@pytest.mark.parametrize("recorded", ["draw", 5, {"draw": 1}, ["draw", None]])
+def test_skills_that_are_no_list_of_names_are_refused_by_name(recorded):
+    with pytest.raises(UserError, match="config.json: skills is .*: a list of draw, edit, caption, chat is needed"):
+        what_it_can(recorded, None, None)
 
 
 def test_what_cannot_be_served_is_refused_at_once(commands, folder, served, tmp_path, capsys):
