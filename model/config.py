@@ -6,13 +6,12 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError
+from model.layer_kinds import KINDS, SEPARATED, SHARED
 from model.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from model.hf.rope_uni_x import Rope
 
-SHARED, SEPARATED, MOT, MOE_HARD = "shared", "separated", "mot", "moe_hard"
-LAYER_KINDS = (SHARED, SEPARATED, MOT, MOE_HARD)
 MODEL_TYPES = ("uni_x", "unix_ar")
 """`model_type` in the config.json of exports: today's, and that of exports until November 2026."""
 
@@ -56,9 +55,9 @@ class ModelConfig:
                 f"layer_kinds names {len(self.layer_kinds)} layers, num_hidden_layers is {self.num_hidden_layers}: "
                 "give one kind for each layer"
             )
-        unknown = sorted(set(self.layer_kinds) - set(LAYER_KINDS))
+        unknown = sorted(set(self.layer_kinds) - set(KINDS))
         if unknown:
-            raise UserError(f"layer_kinds has {unknown}: known kinds are {list(LAYER_KINDS)}")
+            raise UserError(f"layer_kinds has {unknown}: known kinds are {list(KINDS)}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise UserError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "

@@ -24,13 +24,11 @@ from megatron.core.transformer.transformer_layer import (
 )
 from torch import Tensor
 
-from model.config import MOE_HARD, MOT, SEPARATED, SHARED, ModelConfig
+from model.config import ModelConfig
 from model.fused import rms_norm, swiglu
 from model.kernels import TORCH, Kernels, kernels_of
-from model.routing import DOCUMENT, SEPARATED_ORDER, RowRouting
-
-ORDER_WANTED = {SHARED: DOCUMENT, SEPARATED: SEPARATED_ORDER, MOT: SEPARATED_ORDER, MOE_HARD: DOCUMENT}
-ORDER_LEFT = {**ORDER_WANTED, MOE_HARD: SEPARATED_ORDER}  # its attention wants the one, its feed-forward the other
+from model.layer_kinds import DOCUMENT, KINDS, SEPARATED_ORDER
+from model.routing import RowRouting
 
 
 class RMSNorm(torch.nn.Module):
@@ -244,18 +242,17 @@ def feed_forward_parts(submodules: TransformerLayerSubmodules) -> MLPSubmodules:
 
 def layer_spec(config: ModelConfig, index: int, kernels: Kernels) -> ModuleSpec:
     """The spec of layer `index` (from 0). It knows the order that it gets, because the kinds before it are known."""
-    kind = config.layer_kinds[index]
-    arrives_in = ORDER_LEFT[config.layer_kinds[index - 1]] if index else ORDER_WANTED[kind]
-    if kind in (SHARED, MOE_HARD):
-        module = SharedLayer if kind == SHARED else HardMoeLayer
-        submodules = branch_submodules(config, kernels, one_norm_for_two=kind == MOE_HARD)
-        return ModuleSpec(module=module, params={"arrives_in": arrives_in}, submodules=submodules)
+    kind = KINDS[config.layer_kinds[index]]
+    arrives_in = KINDS[config.layer_kinds[index - 1]].order_left if index else kind.order_wanted
+    if kind.vision_weights != "all":
+        submodules = branch_submodules(config, kernels, one_norm_for_two=kind.vision_weights == "mlp")
+        return ModuleSpec(module=kind.layer_class, params={"arrives_in": arrives_in}, submodules=submodules)
     # A layer changes the submodules that it is built from, so each branch has its own.
     text, vision = (
         ModuleSpec(module=TransformerLayer, submodules=branch_submodules(config, kernels)) for _ in range(2)
     )
     return ModuleSpec(
-        module=SeparatedLayer if kind == SEPARATED else MotLayer,
+        module=kind.layer_class,
         params={"arrives_in": arrives_in},
         submodules=SeparatedLayerSubmodules(text=text, vision=vision),
     )

@@ -23,8 +23,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from model.hf.rope_uni_x import Rope, frequencies
-
-DOCUMENT, SEPARATED_ORDER = "document", "separated"
+from model.layer_kinds import DOCUMENT, SEPARATED_ORDER
 
 
 @dataclass

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from model import loss
 from model.config import ModelConfig
-from model.layer_specs import ORDER_LEFT, ORDER_WANTED, block_submodules
-from model.routing import SEPARATED_ORDER, RowRouting
+from model.layer_kinds import KINDS, SEPARATED_ORDER
+from model.layer_specs import block_submodules
+from model.routing import RowRouting
 
 
 class UniXModel(LanguageModule):
@@ -71,12 +72,12 @@ class UniXModel(LanguageModule):
     @property
     def first_order(self) -> str:
         """The order in which the first layer wants its tokens."""
-        return ORDER_WANTED[self.model_config.layer_kinds[0]]
+        return KINDS[self.model_config.layer_kinds[0]].order_wanted
 
     @property
     def last_order(self) -> str:
         """The order in which hidden states, and so logits and losses, leave the last layer."""
-        return ORDER_LEFT[self.model_config.layer_kinds[-1]]
+        return KINDS[self.model_config.layer_kinds[-1]].order_left
 
     def set_input_tensor(self, input_tensor) -> None:
         """Called by megatron-core's schedules with the tensor of the stage before."""

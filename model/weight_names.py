@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, cat
 
-from model.config import MOE_HARD, MOT, SEPARATED, SHARED, ModelConfig
+from model.config import ModelConfig
+from model.layer_kinds import KINDS
 
 WHOLE = {
     "embedding.word_embeddings.weight": "model.embed_tokens.weight",
@@ -31,13 +32,6 @@ IN_LAYER = {
     "mlp.linear_fc2.weight": ["mlp.down_proj.weight"],
 }
 
-BRANCHES = {  # kind of layer -> the branches that its weights are in, and which weights; "" is a plain layer's
-    SHARED: {"": ""},
-    SEPARATED: {"text": "", "vision": ""},
-    MOT: {"text": "", "vision": ""},
-    MOE_HARD: {"": "", "vision": "mlp."},  # names that begin so
-}
-
 
 def training_names(config: ModelConfig) -> dict[str, list[str]]:
     """Every weight of the training model -> the Hugging Face weights that it holds."""
@@ -45,7 +39,7 @@ def training_names(config: ModelConfig) -> dict[str, list[str]]:
     if not config.tie_word_embeddings:
         names["output_layer.weight"] = [WHOLE["output_layer.weight"]]
     for index, kind in enumerate(config.layer_kinds):
-        for branch, beginning in BRANCHES[kind].items():
+        for branch, beginning in KINDS[kind].branches.items():
             place = f"decoder.layers.{index}." + (f"{branch}." if branch else "")
             group = "vision_layers" if branch == "vision" else "layers"
             for name, parts in IN_LAYER.items():

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import math
 
-from model.config import MOE_HARD, MOT, SEPARATED, SHARED, ModelConfig
+from model.config import ModelConfig
+from model.layer_kinds import KINDS
 from model.tensor_shards import whole_shape
 
 EMBEDDING, NORM, HEAD = "embedding.word_embeddings.weight", "decoder.final_layernorm.weight", "output_layer.weight"
-BRANCHES = {  # kind -> branches, and the weights of each by what their names begin with
-    SHARED: {"": ""},
-    SEPARATED: {"text.": "", "vision.": ""},
-    MOT: {"text.": "", "vision.": ""},
-    MOE_HARD: {"": "", "vision.": "mlp."},
-}
 
 
 def branch_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -43,8 +38,8 @@ def layer_shapes(config: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
     """Weights of a layer of this kind, all branches."""
     weights = branch_shapes(config).items()
     return {
-        branch + name: shape
-        for branch, beginning in BRANCHES[kind].items()
+        (f"{branch}." if branch else "") + name: shape
+        for branch, beginning in KINDS[kind].branches.items()
         for name, shape in weights
         if name.startswith(beginning)
     }

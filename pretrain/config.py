@@ -14,6 +14,7 @@ from pathlib import Path
 from model import kernels
 from model.errors import UserError
 from model.families import BY_FLAVOUR
+from model.layer_kinds import KINDS
 from model.strict_yaml import read_yaml
 from pretrain.engines import ENGINES
 from pretrain.parallel import ParallelLayout
@@ -237,7 +238,7 @@ CHOICES = {
     "run.fp8": ("none", "delayed", "current"),
     "run.resume": ("auto", "never"),
     "model.flavour": tuple(BY_FLAVOUR),
-    "model.kind": ("separated", "mot", "moe_hard", "shared"),
+    "model.kind": tuple(KINDS),
     "optim.decay": ("cosine", "linear", "constant"),
     "zero.stage": (1, 2, 3),
     "parallel.gradients": ("fp32", "bf16"),

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.config import SEPARATED, ModelConfig
+from model.config import ModelConfig
+from model.layer_kinds import KINDS
 
 BACKWARD = 2  # gradients of both factors of a product cost a product each
 
@@ -32,7 +33,7 @@ def causal_pairs(lengths: Sequence[int]) -> int:
 class RowFlops:
     """Floating-point operations of one row's forward pass, by part."""
 
-    separated_products: int  # projections and feed-forward of all separated layers
+    separated_products: int  # projections and feed-forward of all layers that attend within a modality
     separated_attention: int  # scores, and their product with the values
     shared_products: int  # of all others, whose attention is over whole documents, whoever has which weights
     shared_attention: int
@@ -54,7 +55,7 @@ def row_flops(config: ModelConfig, lengths: dict[str, Sequence[int]], targets: i
 
     Separated layers attend within a modality: L_t^2 + L_v^2 in a document, where shared layers have (L_t + L_v)^2.
     """
-    separated = sum(kind == SEPARATED for kind in config.layer_kinds)
+    separated = sum(KINDS[kind].within_modality for kind in config.layer_kinds)
     shared = config.num_hidden_layers - separated
     products = 2 * layer_weights(config) * sum(lengths["document"])
     pair = 4 * config.num_attention_heads * config.head_dim  # of a query and a key, then of a weight and a value

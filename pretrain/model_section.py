@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from model.config import SHARED, ModelConfig, layer_kinds
+from model.config import ModelConfig, layer_kinds
 from model.families import FAMILIES
+from model.layer_kinds import SHARED
 from pretrain.config import ModelSection
 
 

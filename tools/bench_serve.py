@@ -16,7 +16,7 @@ import time
 from statistics import median
 
 from model.errors import RunFailed, run_command
-from tools.generate import at_least, choose_device
+from tools.arguments import at_least, choose_device
 
 ROOT = Path(__file__).resolve().parents[1]
 EPILOG = """\

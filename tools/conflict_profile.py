@@ -12,8 +12,9 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from model.config import MOE_HARD, SHARED, ModelConfig
+from model.config import ModelConfig
 from model.errors import UserError
+from model.layer_kinds import KINDS
 from tokenization.files import save_picture, write_text
 from tools.figure_layout import fit_with_legend
 
@@ -50,7 +51,8 @@ def met_by(kind: str, matrix: str, is_vision: bool) -> str:
     """Whose tokens meet a matrix of a layer of `kind`."""
     if is_vision:
         return "vision"
-    return "both" if kind == SHARED or (kind == MOE_HARD and PARTS[matrix] == "attention") else "text"
+    place = "mlp" if PARTS[matrix] == "ffn" else "self_attention"
+    return "both" if KINDS[kind].met_by_both(f"{place}.{matrix}") else "text"
 
 
 def estimates(config: ModelConfig, grams: dict, seed: int = 0) -> list[Line]:

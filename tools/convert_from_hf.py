@@ -17,6 +17,7 @@ import argparse
 import json
 
 from model.errors import UserError, run_command
+from model.layer_kinds import APART, SEPARATED, SHARED
 
 DTYPES = ("keep", "fp32", "bf16")
 
@@ -48,8 +49,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--kind",
-        choices=("separated", "mot", "moe_hard"),
-        default="separated",
+        choices=APART,
+        default=SEPARATED,
         help="of the layers with vision weights (default: separated, which is Uni-X)",
     )
     parser.add_argument(
@@ -136,8 +137,8 @@ def convert(arguments: argparse.Namespace) -> str:
 
     made_from = {key: str(value) for key, value in vars(arguments).items() if value is not None and key != "output"}
     publish_alone(arguments.output, write, {"step": 0, "rows": 0, "made_from": made_from})
-    apart = [kind for kind in config.layer_kinds if kind != "shared"]
-    kinds_apart = " and ".join(sorted(set(apart))) or "separated"
+    apart = [kind for kind in config.layer_kinds if kind != SHARED]
+    kinds_apart = " and ".join(sorted(set(apart))) or SEPARATED
     return (
         f"{arguments.output}: {config.num_hidden_layers} layers, {len(apart)} of them {kinds_apart}, "
         f"{config.vocab_size} embedding rows, codes from {config.image_token_offset} on; start with "

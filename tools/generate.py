@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from model.errors import UserError, run_command
-from model.shapes import size_word
 from model.threads import settle_threads
+from tools.arguments import at_least, choose_device, scale, share
 from tools.generation import PICTURE_TASKS, TASKS, Request, Sampling
+from tools.generation_job import run_job
 from tools.generation_record import Record, sole_user
 
 PROMPT_SUFFIXES = ("", ".txt", ".jsonl")
 
 if TYPE_CHECKING:
-    from tools.export_folder import Export
+    pass
 
 EPILOG = """\
 examples:
@@ -106,30 +107,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def at_least(lowest: int, number: type):
-    def parse(text: str):
-        value = number(text)
-        if not lowest <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a number of at least {lowest}")
-        return value
-
-    parse.__name__ = number.__name__
-    return parse
-
-
-def share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
-    return value
-
-
-def scale(text: str) -> float | tuple[float, float]:
-    first, colon, last = text.partition(":")
-    number = at_least(0, float)
-    return (number(first), number(last)) if colon else number(first)
-
-
 def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     task, requests = read_requests(args)
@@ -173,14 +150,6 @@ def where(record: Record, task: str) -> str:
     look = f", all of them on {sheet}" if sheet.is_file() and task in PICTURE_TASKS else ""
     what = {"caption": "caption", "text": "text", "interleaved": "document"}.get(task, "picture")
     return f"{record.folder}: {len(made):,} {what}{'' if len(made) == 1 else 's'}{look}, each with its prompt and settings in {record.path.name}"
-
-
-def choose_device(name: str) -> str:
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here: use --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def read_requests(args: argparse.Namespace) -> tuple[str, list[Request]]:
@@ -265,63 +234,6 @@ def check_prompt(text: object, where: str) -> str:
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{where}: the prompt is {text!r}: give some text")
     return text.strip()
-
-
-def run_job(
-    export: Export,
-    task: str,
-    requests: Sequence[Request],
-    samples: int,
-    sampling: Sampling,
-    batch_size: int,
-    preview: int,
-    record: Record,
-    numbers: Sequence[int] | None = None,
-    extra: dict | None = None,
-) -> None:
-    """Make `samples` results of every request, except those that the record holds; then the contact sheet.
-
-    `numbers` are the requests' own, on which seeds and names depend, where they are not 0, 1, 2 and so on. `extra` goes
-    into every line: what else results depend on.
-    """
-    from tqdm import tqdm
-
-    from tools.generation import check_lengths, fingerprint, sample_seed, settings_of, shape_number
-    from tools.generation_results import make_batch, write_sheets
-
-    check_lengths(export, task, requests, sampling)
-    common = {"task": task, "model": fingerprint(export.folder), "settings": settings_of(task, sampling)}
-    common |= extra or {}
-    jobs, open_jobs = [], set()
-    for number, request in zip(numbers or range(len(requests)), requests, strict=True):
-        prompt = request.prompt or export.templates.image_to_text[0]
-        for sample in range(samples):
-            job = {**common, "prompt": prompt, "prompt_index": number, "sample_index": sample}
-            job["sample_seed"] = sample_seed(sampling.seed, number, sample)
-            if request.images:
-                job["images"] = [str(path) for path in request.images]
-            shape = shape_number(export, request.shape)
-            if export.templates.shapes and task in PICTURE_TASKS:
-                job["shape"] = "" if shape is None else size_word(export.templates.grids[shape])
-            jobs.append((request, job))
-            if not record.holds((number, sample), job):
-                open_jobs.add((number, sample))
-    unit = "picture" if task in PICTURE_TASKS else "text"
-    with tqdm(total=len(jobs), initial=len(jobs) - len(open_jobs), unit=unit, desc=task, disable=None) as progress:
-        for start in range(0, len(jobs), batch_size):
-            batch = [
-                (request, job)
-                for request, job in jobs[start : start + batch_size]
-                if (job["prompt_index"], job["sample_index"]) in open_jobs
-            ]
-            if batch:
-                record.add(make_batch(export, task, batch, sampling, record.folder, preview))
-                progress.update(len(batch))
-    bad = [line for line in record.lines.values() if "error" in line]
-    if bad:
-        print(f"warning: {len(bad)} requests were put aside, as {bad[0]['error']}: see {record.path}", file=sys.stderr)
-    if task in PICTURE_TASKS:
-        write_sheets(record, [job for _, job in jobs], samples)
 
 
 if __name__ == "__main__":

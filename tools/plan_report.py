@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from model.config import SEPARATED
+from model.layer_kinds import KINDS
 from model.weight_shapes import active_parameters, parameters
 from pretrain.parallel import ParallelLayout
 from pretrain.planning.cost import one_layer_flops
@@ -109,7 +109,7 @@ def stages(job: Job, plan: Plan) -> Iterator[str]:
         [
             "stage",
             "layers",
-            "separated",
+            "own vision weights",
             "million parameters",
             "weights GiB",
             "gradients",
@@ -126,7 +126,11 @@ def stages(job: Job, plan: Plan) -> Iterator[str]:
     for number, (each, time) in enumerate(zip(plan.stages, seconds), start=1):
         static, activations = each.static, each.activations
         name = f"{number}" + " (embedding)" * each.stage.embedding + " (head)" * each.stage.head
-        cells = [name, str(each.stage.layers), str(each.stage.kinds(job.model).count(SEPARATED))]
+        cells = [
+            name,
+            str(each.stage.layers),
+            str(sum(KINDS[kind].vision_weights != "none" for kind in each.stage.kinds(job.model))),
+        ]
         sizes = [static.weights, static.gradients, static.optimizer, activations.kept]
         cells += [f"{static.parameters / 1e6:,.0f}", *(f"{size / GIB:.2f}" for size in sizes), str(activations.rows)]
         cells += [f"{size / GIB:.2f}" for size in (activations.peak, each.total)]

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from model.errors import UserError, run_command
 from model.threads import settle_threads
-from tools.generate import at_least, choose_device, share
+from tools.arguments import at_least, choose_device, share
 from tools.generation import Sampling
 from tools.serving.limits import Limits
 

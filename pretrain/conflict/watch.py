@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from model.config import MOE_HARD, ModelConfig
+from model.config import ModelConfig
 from model.errors import UserError
+from model.layer_kinds import KINDS
 from pretrain.conflict.blocks import BlockSizes, share_out
 from pretrain.conflict.estimates import estimate
 from pretrain.conflict.gradients import gram_matrices, matrices
@@ -48,4 +49,4 @@ class ConflictWatch:
 
     def _is_watched(self, name: str) -> bool:
         found = WATCHED.fullmatch(name)
-        return bool(found) and not (found[2].startswith("mlp") and self.config.layer_kinds[int(found[1])] == MOE_HARD)
+        return bool(found) and KINDS[self.config.layer_kinds[int(found[1])]].met_by_both(found[2])

@@ -8,15 +8,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.config import LAYER_KINDS, layer_kinds
+from model.config import layer_kinds
 from model.errors import UserError
+from model.hf.configuration_uni_x import LAYER_KINDS
+from model.layer_kinds import KINDS
 from model.weight_names import training_names
 from pretrain.samples import hugging_face_model
 from tests.model.tiny_hf import QWEN3, QWEN25, document, tiny_model
 from tests.model.tiny_training import document_logits, routing_of, row_of, training_config, training_model
 
 MIXED = [document([5]), document([3, 9, 4], 1), document([0, 9, 2, 9], 2), document([1, 9, 0], 3)]
-TWO_WEIGHTS = [kind for kind in LAYER_KINDS if kind != "shared"]
+TWO_WEIGHTS = [name for name, kind in KINDS.items() if kind.vision_weights != "none"]
 
 
 def in_layer(config, index: int = 0) -> dict[str, set[str]]:
@@ -26,6 +28,11 @@ def in_layer(config, index: int = 0) -> dict[str, set[str]]:
     ]
     vision = {name.removeprefix("vision.") for name in names if name.startswith("vision.")}
     return {"text": {name.removeprefix("text.") for name in names if not name.startswith("vision.")}, "vision": vision}
+
+
+def test_the_code_of_exports_has_the_same_kinds():
+    travels = {name: (kind.vision_weights, kind.within_modality) for name, kind in LAYER_KINDS.items()}
+    assert travels == {name: (kind.vision_weights, kind.within_modality) for name, kind in KINDS.items()}
 
 
 @pytest.mark.parametrize("flavour", [QWEN25, QWEN3], ids=["qwen2.5", "qwen3"])
@@ -85,7 +92,7 @@ def test_with_equal_weights_for_both_modalities_it_is_the_shared_transformer(kin
             torch.testing.assert_close(exported(ids).logits, plain_exported(ids).logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", LAYER_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_token_is_seen_by_later_ones_of_its_document_or_of_its_modality_there(kind):
     """After one layer, exactly: the first document is text, a picture, text; a token of each part is changed."""
     config = training_config(layer_kinds=(kind,))
@@ -104,7 +111,7 @@ def test_a_token_is_seen_by_later_ones_of_its_document_or_of_its_modality_there(
         other[place] += 1 if other[place] not in (79, 121) else -1
         changed = (after([other, documents[1]]) != before).any(1)
         expected = torch.zeros(len(before), dtype=torch.bool)
-        expected[place:length] = (visual == visual[place])[place:] if kind == "separated" else True
+        expected[place:length] = (visual == visual[place])[place:] if KINDS[kind].within_modality else True
         assert torch.equal(changed, expected), place
 
 

@@ -11,8 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import model.loss
-from model.config import SEPARATED, SHARED
 from model.errors import UserError
+from model.layer_kinds import SEPARATED, SHARED
 from model.vocabulary import IGNORED
 from pretrain import runtime
 from pretrain.config import OptimSection

@@ -12,7 +12,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.config import SEPARATED, SHARED, ModelConfig
+from model.config import ModelConfig
+from model.layer_kinds import SEPARATED, SHARED
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.row_tensors import Row
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from model.attention import attend
-from model.config import SEPARATED, ModelConfig
+from model.config import ModelConfig
+from model.layer_kinds import SEPARATED
 from model.routing import Segments, route
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.row_tensors import Row

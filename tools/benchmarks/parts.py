@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 
 from model import loss
-from model.config import SEPARATED, SHARED
+from model.layer_kinds import SEPARATED, SHARED
 from model.routing import RowRouting
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.row_tensors import Row

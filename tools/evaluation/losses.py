@@ -90,7 +90,7 @@ def retrieval(args: Namespace) -> dict:
 
 def open_for_losses(args: Namespace) -> tuple[Any, Callable, dict]:
     """The model -> (its tokenizer and prompts, what makes losses of a row's targets, who it is). Raises UserError."""
-    from tools.generate import choose_device
+    from tools.arguments import choose_device
 
     if args.checkpoint:
         from pretrain import runtime

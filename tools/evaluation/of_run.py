@@ -15,37 +15,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import UserError
+from tools.evaluation.arguments import build_parser, check_arguments
 from tools.evaluation.record import is_record, read_record
+from tools.evaluation.tasks import EVALUATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER, HELD, CURVES = "evaluations", "evaluating", "tensorboard/evaluations"
-LOSSES = ("heldout", "retrieval")  # measured on a checkpoint itself
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One evaluation: its task, and its words for tools/evaluate.py."""
+class Asked:
+    """One evaluation that is asked for: its task, and its words for tools/evaluate.py."""
 
     task: str
     words: tuple[str, ...]
 
 
-def parse(quoted: Sequence[str]) -> list[Evaluation]:
+def parse(quoted: Sequence[str]) -> list[Asked]:
     """The evaluations of the command line. Raises UserError for words that tools/evaluate.py does not take."""
-    from tools.evaluate import build_parser, check_arguments
-
     found = []
     for text in quoted:
         words = shlex.split(text)
         try:
-            args = build_parser().parse_args([*words, "--output", "X"])
+            args = build_parser("", "").parse_args([*words, "--output", "X"])
         except SystemExit:
             raise UserError(f"{text!r}: is no evaluation: quote the words of tools/evaluate.py as one") from None
         if args.model or args.checkpoint or args.check or args.scored:
             raise UserError(f"{text!r}: leave out --model, --checkpoint, --check and --scored")
-        setattr(args, "checkpoint" if args.task in LOSSES else "model", Path("X"))
+        setattr(args, "checkpoint" if EVALUATIONS[args.task].of_checkpoints else "model", Path("X"))
         check_arguments(args)
-        found.append(Evaluation(args.task, tuple(words)))
+        found.append(Asked(args.task, tuple(words)))
     tasks = [evaluation.task for evaluation in found]
     twice = next((task for task in tasks if tasks.count(task) > 1), None)
     if twice:
@@ -53,7 +52,7 @@ def parse(quoted: Sequence[str]) -> list[Evaluation]:
     return found
 
 
-def evaluate_all(run: Path, evaluations: Sequence[Evaluation], steps: set[int], failed: set[tuple[int, str]]) -> None:
+def evaluate_all(run: Path, evaluations: Sequence[Asked], steps: set[int], failed: set[tuple[int, str]]) -> None:
     """Every evaluation of every checkpoint that is there, the newest first; what fails is added to `failed`.
 
     What is done, failed before, or in another process' hands is passed over. UserError for a step without a checkpoint.
@@ -129,13 +128,13 @@ def _second_name(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def evaluate_one(checkpoint: Path, folder: Path, evaluations: Sequence[Evaluation]) -> list[str]:
+def evaluate_one(checkpoint: Path, folder: Path, evaluations: Sequence[Asked]) -> list[str]:
     """Write the results of one checkpoint into `folder` -> the tasks that failed. log.txt has what was said."""
     failed, export = [], checkpoint.parent / f"{checkpoint.name}-export"
     try:
         for one in evaluations:
             command = ["tools/evaluate.py", *one.words, "--output", str(folder)]
-            if one.task in LOSSES:
+            if EVALUATIONS[one.task].of_checkpoints:
                 command += ["--checkpoint", str(checkpoint)]
             elif not export.is_dir() and _run(
                 folder, ["tools/convert_to_hf.py", "--checkpoint", str(checkpoint), "--output", str(export)]

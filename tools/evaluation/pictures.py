@@ -64,8 +64,9 @@ def describe_prompts(args: Namespace, benchmark: Benchmark, items: Sequence[Item
 
 def draw(args: Namespace) -> tuple[dict, Findings]:
     """Make the pictures that are not there yet, lay them out, check them -> the result, what was found. UserError."""
+    from tools.arguments import choose_device
     from tools.export_folder import check_export, open_export
-    from tools.generate import choose_device, run_job
+    from tools.generation_job import run_job
 
     benchmark, items, chosen = items_of(args)
     check_export(args.model)

@@ -27,7 +27,7 @@ def reconstruction(args: Namespace) -> dict:
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     from tokenization.vq import load_vq
-    from tools.generate import choose_device
+    from tools.arguments import choose_device
 
     device = choose_device(args.device)
     vq = load_vq(str(args.vq or args.model / "vq"), device=device)

@@ -24,8 +24,8 @@ LAST_LINES = 5  # of what a failed harness said
 
 def text(args: Namespace) -> dict:
     """Run lm-eval on `--tasks`, take its numbers -> the result. Raises UserError, or RunFailed when it fails."""
+    from tools.arguments import choose_device
     from tools.export_folder import check_export
-    from tools.generate import choose_device
 
     check_export(args.model)
     command = args.lm_eval or COMMAND
