@@ -1,14 +1,20 @@
-"""Families of language models that a run can start from, as a table: a new one is an entry here.
+"""Families of language models that a run can start from and whose text path an export is, as a table: a new one is an entry.
 
 `model_type` is what transformers calls the family in config.json. What the family's layers have is said by two switches of
-`ModelConfig`; what else its configuration can ask for, ours must not be asked for.
+`ModelConfig`; what else its configuration can ask for, ours must not be asked for. Of two families with the same switches
+the first is the one that an export's text path is said to be of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from model.errors import UserError
+
+if TYPE_CHECKING:
+    from model.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -19,9 +25,14 @@ class Family:
     attention_bias: bool  # bias on q, k and v
     qk_norm: bool  # norms on queries and keys, a head
     end_of_text: tuple[str, ...]  # what its tokenizers call the end of a text, the first that is there
+    causal_lm: str  # transformers' class
     licence: str  # what its weights and tokenizer are bound to, for the card of a model that starts from it
     defaults: Mapping[str, Any]  # what a config.json that lacks the key means, as transformers' class has it
     plain: Mapping[str, tuple] = field(default_factory=dict)  # keys of this family alone -> values that ours computes
+    says: Mapping[str, Any] = field(default_factory=dict)  # keys with which its config.json says what ours have not
+    own_vocabulary: int = (
+        0  # fewest text ids of its own tokenizers; a model with fewer has another tokenizer and licence
+    )
 
 
 FAMILIES = {
@@ -30,28 +41,36 @@ FAMILIES = {
         attention_bias=True,
         qk_norm=False,
         end_of_text=("<|endoftext|>",),
+        causal_lm="Qwen2ForCausalLM",
         licence="Apache-2.0, except for Qwen2.5-3B, whose Qwen Research licence forbids commercial use",
         defaults={"num_key_value_heads": 32, "max_position_embeddings": 32_768, "head_dim": None},
         plain={"use_mrope": (False,), "attention_bias": (True, False)},  # its class has the bias, whatever is said
+        says={"use_sliding_window": False},
+        own_vocabulary=151_643,
     ),
     "qwen3": Family(
         flavour="qwen3",
         attention_bias=False,
         qk_norm=True,
         end_of_text=("<|endoftext|>",),
+        causal_lm="Qwen3ForCausalLM",
         licence="Apache-2.0",
         defaults={"num_key_value_heads": 32, "max_position_embeddings": 32_768, "head_dim": 128},
+        says={"use_sliding_window": False, "attention_bias": False},
+        own_vocabulary=151_643,
     ),
     "llama": Family(
         flavour="llama",
         attention_bias=False,
         qk_norm=False,
         end_of_text=("<|endoftext|>", "<|end_of_text|>", "</s>"),
+        causal_lm="LlamaForCausalLM",
         licence=(
             "Llama: Meta's community licence of its version, which asks for its text beside the weights, the words "
             "'Built with Llama', and a name that begins with Llama; other models of this make have their own"
         ),
         defaults={"num_key_value_heads": None, "max_position_embeddings": 2048, "head_dim": None},
+        says={"attention_bias": False, "mlp_bias": False},
     ),
 }
 
@@ -77,6 +96,17 @@ OTHERS = {
     "qwen3_vl": "vision encoder of its own",
 }
 """What people try, and why it does not fit."""
+
+
+def family_of(config: ModelConfig) -> str:
+    """transformers' model type of a model's text path. Raises UserError for layers that no family has."""
+    for model_type, family in FAMILIES.items():
+        if (family.attention_bias, family.qk_norm) == (config.attention_bias, config.qk_norm):
+            return model_type
+    raise UserError(
+        f"attention_bias {config.attention_bias} and qk_norm {config.qk_norm}: no family of language models has both, so there "
+        "is none that its text path could be of"
+    )
 
 
 def setting(values: Mapping[str, Any], key: str) -> Any:

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from model.config import ModelConfig, layer_kinds
-from model.families import FAMILIES
+from model.errors import UserError
+from model.families import FAMILIES, family_of
 from model.layer_kinds import SHARED
 from pretrain.config import ModelSection
 
+WORKED_OUT = {"image_token_offset", "max_position_embeddings", "rope_scaling"}
+SAME_IN_BOTH = tuple(
+    spec.name
+    for spec in dataclasses.fields(ModelSection)
+    if spec.name in ModelConfig.__dataclass_fields__ and spec.name not in WORKED_OUT
+)
+"""Fields that a section and a model have alike: a new one of this name in both is taken over in either direction."""
+
 
 def section_of(config: ModelConfig) -> ModelSection:
-    """The section that makes this model. Raises ValueError for layer kinds or switches that no section can say."""
-    flavours = [
-        family.flavour
-        for family in FAMILIES.values()
-        if (family.attention_bias, family.qk_norm) == (config.attention_bias, config.qk_norm)
-    ]
-    if not flavours:
-        raise ValueError(f"no flavour has attention_bias {config.attention_bias} and qk_norm {config.qk_norm}")
-    names = (
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "tie_word_embeddings",
-        "rope_theta",
-        "rms_norm_eps",
-        "initializer_range",
-        "image_token_offset",
-        "max_position_embeddings",
-    )
+    """The section that makes this model. Raises UserError for layer kinds or switches that no section can say."""
+    names = (*SAME_IN_BOTH, "image_token_offset", "max_position_embeddings")
     return ModelSection(
         **{name: getattr(config, name) for name in names},
         **_kinds_of(config.layer_kinds),
-        flavour=flavours[0],
+        flavour=FAMILIES[family_of(config)].flavour,
         rope_scaling=config.rope_scaling or {},
     )
 
@@ -52,19 +43,17 @@ def _kinds_of(kinds: tuple[str, ...]) -> dict:
         for choice in choices:
             if layer_kinds(len(kinds), kind=kind, **choice) == kinds:
                 return {"kind": kind, **choice}
-    raise ValueError(f"layers are {list(kinds)}, which no section can say")
+    raise UserError(f"layers are {list(kinds)}, which no section can say: train from the checkpoint that has them")
 
 
 def section_yaml(config: ModelConfig) -> str:
     """The section as YAML, to be pasted into the configuration of a run."""
-    import dataclasses
-
     import yaml
 
     said = "# the model section of a run that starts from these weights: paste it in place of the one there\n"
     try:
         section = section_of(config)
-    except ValueError as error:
+    except UserError as error:
         return f"{said}# it cannot be written: {error}\n"
     defaults = {spec.name: spec.default for spec in dataclasses.fields(ModelSection)}
     values = {

@@ -16,6 +16,7 @@ from model.shapes import framing_of, size_word
 from model.tokenizer_file import read_tokenizer
 from pretrain.config import ModelSection
 from pretrain.inputs import tokenizer_file
+from pretrain.model_section import SAME_IN_BOTH
 
 CONTEXT = 32_768  # tokens, where neither the configuration nor the weights say
 ROW_MULTIPLE = 64  # embedding rows are rounded up to this, so that tensor parallelism divides them
@@ -64,12 +65,7 @@ def sized_config(section: ModelSection, offset: int, codes: int, special: tuple[
     _, scaling = rope_of(values, section.rope_theta, "model")
     family = BY_FLAVOUR[section.flavour]
     return ModelConfig(
-        hidden_size=section.hidden_size,
-        intermediate_size=section.intermediate_size,
-        num_hidden_layers=section.num_hidden_layers,
-        num_attention_heads=section.num_attention_heads,
-        num_key_value_heads=section.num_key_value_heads,
-        head_dim=section.head_dim,
+        **{name: getattr(section, name) for name in SAME_IN_BOTH},
         vocab_size=-(-(offset + codes) // ROW_MULTIPLE) * ROW_MULTIPLE,
         image_token_offset=offset,
         codebook_size=codes,
@@ -79,10 +75,6 @@ def sized_config(section: ModelSection, offset: int, codes: int, special: tuple[
         layer_kinds=layer_kinds(section.num_hidden_layers, section.shallow, section.deep, section.kind, section.every),
         attention_bias=family.attention_bias,
         qk_norm=family.qk_norm,
-        rope_theta=section.rope_theta,
-        rms_norm_eps=section.rms_norm_eps,
-        tie_word_embeddings=section.tie_word_embeddings,
-        initializer_range=section.initializer_range,
         max_position_embeddings=section.max_position_embeddings or CONTEXT,
         rope_scaling=scaling,
     )

@@ -123,14 +123,13 @@ class JanusVQ(VQ):
             )
 
 
-FAMILIES = {"emu3": Emu3VQ, "janus": JanusVQ}
+FAMILIES = {"emu3": (Emu3VQ, "Emu3VQVAE"), "janus": (JanusVQ, "JanusVQVAE")}
+"""By `model_type` of the whole model: the class here, and transformers' class."""
 
 
-def family_of(config: dict[str, Any]) -> str | None:
-    """Which of FAMILIES a config.json describes, of the tokenizer alone or of the whole model; None if neither."""
-    model_type = str(config.get("model_type", ""))
-    family = model_type.removesuffix("_vqgan")
-    return family if family in FAMILIES else None
+def family_of(config: dict[str, Any]) -> str:
+    """Which of FAMILIES a config.json describes, of the tokenizer alone or of the whole model."""
+    return config["model_type"].removesuffix("_vqgan")
 
 
 def load_transformers(folder: Path, *, name: str, image_size: int | None, device: str) -> VQ:
@@ -142,17 +141,16 @@ def load_transformers(folder: Path, *, name: str, image_size: int | None, device
     from model.light_imports import leave_torchvision_out
 
     leave_torchvision_out()
-    from transformers import Emu3VQVAE, Emu3VQVAEConfig, JanusVQVAE, JanusVQVAEConfig
+    import transformers
 
     config = read_json(folder / "config.json")
     family = family_of(config)
-    model_class, config_class = {"emu3": (Emu3VQVAE, Emu3VQVAEConfig), "janus": (JanusVQVAE, JanusVQVAEConfig)}[family]
+    ours, theirs = FAMILIES[family]
+    model_class, config_class = getattr(transformers, theirs), getattr(transformers, f"{theirs}Config")
     whole = config["model_type"] == family
     stored = stored_tensors_of(folder)
     if not stored:
-        raise UserError(
-            f"{folder}: there are no safetensors in it; write the folder with {model_class.__name__}.save_pretrained"
-        )
+        raise UserError(f"{folder}: there are no safetensors in it; write the folder with {theirs}.save_pretrained")
     state: dict[str, torch.Tensor] = {}
     for file in sorted(set(stored.values())):
         state |= read_safetensors(file, WHOLE_MODEL_PREFIXES if whole else ("",))
@@ -162,8 +160,6 @@ def load_transformers(folder: Path, *, name: str, image_size: int | None, device
     try:
         model = model_class(config_class.from_dict(settings))
     except (TypeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{folder / 'config.json'}: {model_class.__name__} cannot be built from it ({in_one_line(error)})"
-        ) from error
+        raise UserError(f"{folder / 'config.json'}: {theirs} cannot be built from it ({in_one_line(error)})") from error
     load_exactly(model, state, folder)
-    return FAMILIES[family](model, name=name, image_size=image_size, device=device)
+    return ours(model, name=name, image_size=image_size, device=device)

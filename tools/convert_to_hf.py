@@ -27,22 +27,10 @@ from model.config import MODEL_TYPES
 from model.disk import writing
 from model.errors import UserError, run_command
 from model.prompts import TURN_END
+from tools.chat_template import chat_template
 
 MARKS = ("config.json", "unix_prompts.json")  # files by which an earlier export is known, beside its code
 CODE_MARKS = ("modeling_uni_x.py", "modeling_unix.py")
-# ChatML as Qwen's base models have it; processing_uni_x.py makes the same ids, with pictures in them.
-CHAT_TEMPLATE = """\
-{%- for message in messages %}
-{%- set said %}{% if message['content'] is string %}{{ message['content'] }}{% elif message['content'] %}
-{%- for item in message['content'] %}
-{%- if item['type'] == 'text' %}{{ item['text'] }}
-{%- else %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% endif %}
-{%- endfor %}{% endif %}{% endset %}
-{{- '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['role'] == 'assistant' %}{% generation %}{{ said + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}
-{%- else %}{{ said + '<|im_end|>\\n' }}{% endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 CODE = Path(__file__).resolve().parents[1] / "model" / "hf"
 
 
@@ -115,8 +103,8 @@ def write_plain(output: Path, config, tokenizer: Path, history: str, weights: Ca
         (temporary / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         write_generation(temporary, config)
         # other readers of templates than transformers do not know these marks
-        template = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-        assert "generation %}" not in template and len(template) < len(CHAT_TEMPLATE)
+        template = chat_template().replace("{% generation %}", "").replace("{% endgeneration %}", "")
+        assert "generation %}" not in template and len(template) < len(chat_template())
         (temporary / "chat_template.jinja").write_text(template, encoding="utf-8")
         write_card(temporary, config, history, text_licence(config))
 
@@ -278,8 +266,8 @@ def write_configuration(
     folder: Path, config, dtype: str, shapes: Sequence[dict] = (), skills: Sequence[str] = ()
 ) -> None:
     """config.json with the auto map, generation_config.json, and the code that they name."""
+    from model.families import family_of
     from model.hf.configuration_uni_x import AUTO_MAP
-    from tools.text_only import family_of
 
     write_code(folder)
     values = {
@@ -333,7 +321,7 @@ def write_processor(folder: Path, config, image_size: int, pixels_per_code: int 
         **({"pixels_per_code": pixels_per_code} if pixels_per_code else {}),
     }
     (folder / "processor_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(chat_template(), encoding="utf-8")
 
 
 def main_of_export(arguments: argparse.Namespace) -> int:

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import TryAgain, UserError
-from model.families import FAMILIES
+from model.families import FAMILIES, family_of
 from pretrain.json_lines import lines_backwards, parsed
 from tokenization.remote import inside, read_small
+from tokenization.vq import LICENCES, SHIPPED
 from tools.evaluation.record import conditions, is_record
-from tools.text_only import CLASSES, family_of
-
-QWEN_VOCABULARY = 151_643  # base tokens of Qwen2.5 and Qwen3; a model with fewer text ids has another tokenizer
 
 SNIPPET = """\
 import sys
@@ -68,7 +66,7 @@ the image tokenizer in `vq/`;{shaped} `processor` turns pictures, captions and c
 
 Edits are asked for with `processor.edit(pictures, instructions)`, conversations with `processor.apply_chat_template`.
 `AutoModelForCausalLM` takes `dtype` and `device_map` as usual. Needs torch, transformers 4.57 or newer, numpy and
-pillow, and accelerate for a `device_map`. The text path is that of a {CLASSES[family_of(config)]};
+pillow, and accelerate for a `device_map`. The text path is that of a {FAMILIES[family_of(config)].causal_lm};
 `tools/convert_to_hf.py --text-only` writes it as a plain folder.
 
 ## Training
@@ -162,33 +160,18 @@ def numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 def text_licence(config) -> str:
     """The card's line on text tokenizer and text weights; empty where they are of no base that is known."""
-    family = family_of(config)
-    if family == "llama":
-        return f"- Text tokenizer, and text weights where training started from a language model: {FAMILIES[family].licence}."
-    if config.image_token_offset < QWEN_VOCABULARY:
+    family = FAMILIES[family_of(config)]
+    if config.image_token_offset < family.own_vocabulary:
         return ""
-    return f"- Text tokenizer, and text weights where training started from Qwen: {FAMILIES[family].licence}."
+    base = "Qwen" if family.own_vocabulary else "a language model"
+    return f"- Text tokenizer, and text weights where training started from {base}: {family.licence}."
 
 
 def licences(config, vq) -> tuple[str, str]:
     """The card's metadata lines and its paragraph: what the parts are bound to."""
     parts = [text_licence(config)] if text_licence(config) else []
-    known = {
-        "openmoji-64": (
-            "cc-by-sa-4.0",
-            "made from [OpenMoji](https://openmoji.org) pictures, CC BY-SA 4.0. What is trained on its pictures "
-            "names OpenMoji and stays under that licence.",
-        ),
-        "vqgan": (
-            "other",
-            "where it is Meta's Chameleon VQGAN, the Chameleon research licence, which forbids commercial use; else "
-            "that of whoever trained it.",
-        ),
-        "emu3": ("other", "that of BAAI's Emu3 release, where it is theirs."),
-        "janus": ("other", "that of DeepSeek's Janus release, where it is theirs."),
-    }
     unknown = ("other", f"that of whoever made it; its family is {vq.family}.")
-    name, words = known.get("openmoji-64" if vq.name == "openmoji-64" else vq.family, unknown)
+    name, words = LICENCES.get(vq.name if vq.name in SHIPPED else vq.family, unknown)
     parts.append(f"- Image tokenizer `{vq.name}` in `vq/`: {words}")
     parts.append("- The model's code in this folder: Apache-2.0.")
     metadata = f"license: {name}" + ("\nlicense_name: see-the-card" if name == "other" else "")

@@ -10,9 +10,8 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from model.errors import UserError
+from model.families import FAMILIES, family_of
 
-CLASSES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
 KEPT = (
     "hidden_size",
     "intermediate_size",
@@ -39,35 +38,20 @@ LEFT_OUT = (
     "qk_norm",
 )
 """What a plain folder says in its own way, or has not."""
-OWN = {
-    "qwen2": {"use_sliding_window": False},
-    "qwen3": {"use_sliding_window": False, "attention_bias": False},
-    "llama": {"attention_bias": False, "mlp_bias": False},
-}
-"""Keys of one family that say what our layers have."""
-
-
-def family_of(config) -> str:
-    """transformers' model type of the text path. Raises UserError for layers that no family has."""
-    if config.attention_bias and config.qk_norm:
-        raise UserError(
-            "attention_bias and qk_norm together: no family of language models has both, so no plain folder"
-        )
-    return "qwen2" if config.attention_bias else "qwen3" if config.qk_norm else "llama"
 
 
 def plain_configuration(config, dtype: str) -> dict:
     """config.json of the plain folder."""
     family = family_of(config)
     return {
-        "architectures": [CLASSES[family]],
+        "architectures": [FAMILIES[family].causal_lm],
         "model_type": family,
         "vocab_size": config.image_token_offset,
         "hidden_act": "silu",
         "bos_token_id": None,
         "dtype": dtype,
         **{name: getattr(config, name) for name in KEPT},
-        **OWN[family],
+        **FAMILIES[family].says,
         **({"rope_scaling": config.rope_scaling} if config.rope_scaling else {}),
     }
 
@@ -98,7 +82,7 @@ license_name: see-the-card
 ---
 # Text path of a Uni-X model
 
-A plain `{CLASSES[family]}` (`model_type` {json.dumps(family)}): the text branch and the shared layers of a Uni-X model
+A plain `{FAMILIES[family].causal_lm}` (`model_type` {json.dumps(family)}): the text branch and the shared layers of a Uni-X model
 (arXiv 2509.24365) {history}. On text it computes what the whole model computes. It reads and draws no
 pictures, and has no rows for their codes; the whole model is exported without `--text-only`.
 

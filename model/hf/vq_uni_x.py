@@ -15,10 +15,11 @@ from .vqgan_uni_x import VQGAN, open_vqgan
 
 
 class Family(NamedTuple):
-    """The two directions of one kind of image tokenizer."""
+    """One kind of image tokenizer: its two directions, and its class on the folder that holds it."""
 
     encode: Callable[[nn.Module, Tensor], Tensor]
     decode: Callable[[nn.Module, Tensor], Tensor]
+    open: Callable[[str], nn.Module]
 
 
 def encode_vqgan(model: nn.Module, pixels: Tensor) -> Tensor:
@@ -64,31 +65,42 @@ def decode_janus(model: nn.Module, codes: Tensor) -> Tensor:
     return model.decode(codes.flatten(1))
 
 
+def open_vqmodel(folder: str) -> nn.Module:
+    """Chameleon's VQGAN: the class in `vqgan_uni_x.py`, or diffusers' for parts that only that has."""
+    model = open_vqgan(folder)
+    if model is not None:
+        return model
+    try:
+        from diffusers import VQModel
+    except Exception as error:  # diffusers 0.35.2 imports every quantizer that is installed, and fails with some
+        raise ImportError(
+            f"{folder}/config.json asks for parts that only diffusers' VQModel has, and diffusers cannot be imported "
+            f"({error}): install diffusers 0.35.2, and no torchao beside it"
+        ) from error
+    return VQModel.from_pretrained(folder)
+
+
+def of_transformers(name: str) -> Callable[[str], nn.Module]:
+    """What opens a folder with a class of transformers, which is imported when it is used."""
+
+    def open_folder(folder: str) -> nn.Module:
+        import transformers
+
+        return getattr(transformers, name).from_pretrained(folder)
+
+    return open_folder
+
+
 FAMILIES = {
-    "VQModel": Family(encode_vqgan, decode_vqgan),
-    "emu3_vqgan": Family(encode_emu3, decode_emu3),
-    "janus_vqgan": Family(encode_janus, decode_janus),
+    "VQModel": Family(encode_vqgan, decode_vqgan, open_vqmodel),
+    "emu3_vqgan": Family(encode_emu3, decode_emu3, of_transformers("Emu3VQVAE")),
+    "janus_vqgan": Family(encode_janus, decode_janus, of_transformers("JanusVQVAE")),
 }
 """By the `_class_name` or `model_type` in the tokenizer's config.json."""
 
 
 def open_picture_tokenizer(folder: str, kind: str) -> nn.Module:
     """The image tokenizer in `folder`, float32, in evaluation mode. Raises ValueError for an unknown kind."""
-    if kind == "VQModel":
-        model = open_vqgan(folder)
-        if model is not None:
-            return model
-        try:
-            from diffusers import VQModel as tokenizer_class
-        except Exception as error:  # diffusers 0.35.2 imports every quantizer that is installed, and fails with some
-            raise ImportError(
-                f"{folder}/config.json asks for parts that only diffusers' VQModel has, and diffusers cannot be imported "
-                f"({error}): install diffusers 0.35.2, and no torchao beside it"
-            ) from error
-    elif kind == "emu3_vqgan":
-        from transformers import Emu3VQVAE as tokenizer_class
-    elif kind == "janus_vqgan":
-        from transformers import JanusVQVAE as tokenizer_class
-    else:
+    if kind not in FAMILIES:
         raise ValueError(f"{folder}/config.json describes {kind!r}: image tokenizers are {list(FAMILIES)}")
-    return tokenizer_class.from_pretrained(folder).float().eval().requires_grad_(False)
+    return FAMILIES[kind].open(folder).float().eval().requires_grad_(False)

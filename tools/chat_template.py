@@ -1,0 +1,31 @@
+"""The chat template of exports, in Jinja, from the format of turns in model/prompts.py.
+
+`processing_uni_x.py` makes the same ids, with pictures in them.
+"""
+
+from __future__ import annotations
+
+from model.prompts import BETWEEN_TURNS, TURN_END, TURN_START
+
+TEMPLATE = """\
+{%- for message in messages %}
+{%- set said %}{% if message['content'] is string %}{{ message['content'] }}{% elif message['content'] %}
+{%- for item in message['content'] %}
+{%- if item['type'] == 'text' %}{{ item['text'] }}
+{%- else %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% endif %}
+{%- endfor %}{% endif %}{% endset %}
+{{- 'BEFORE' + message['role'] + 'AFTER' }}
+{%- if message['role'] == 'assistant' %}{% generation %}{{ said + 'END' }}{% endgeneration %}{{ 'BETWEEN' }}
+{%- else %}{{ said + 'ENDBETWEEN' }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ 'BEFOREassistantAFTER' }}{% endif %}"""
+
+
+def chat_template() -> str:
+    """The template. What an assistant says is marked for trainers of answers alone; `add_generation_prompt` opens a turn."""
+    before, after = TURN_START.split("{role}")
+    marks = {"BEFORE": before, "AFTER": after, "BETWEEN": BETWEEN_TURNS, "END": TURN_END}
+    template = TEMPLATE
+    for mark, text in marks.items():
+        template = template.replace(mark, text.replace("\n", "\\n"))
+    return template
