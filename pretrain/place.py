@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from model.errors import UserError
 from pretrain.config import TrainConfig
+from pretrain.engines import ENGINES, named
 from pretrain.parallel import stage_layers, stages_per_rank
 
 
@@ -23,8 +24,6 @@ class Place:
 def check_world(config: TrainConfig, processes: int) -> int:
     """Data-parallel ranks of a run on this many processes. Raises UserError, naming what does not divide."""
     parallel, data, layers = config.parallel, config.data, config.model.num_hidden_layers
-    if config.run.engine == "zero3":
-        check_zero(config)
     model_ranks = parallel.tensor * parallel.pipeline
     if processes % model_ranks:
         raise UserError(
@@ -32,11 +31,9 @@ def check_world(config: TrainConfig, processes: int) -> int:
             f"{parallel.pipeline}: start a multiple of {model_ranks} (torchrun --nproc-per-node), or change the layout"
         )
     ranks = processes // model_ranks
-    if config.run.engine == "zero3" and config.zero.hierarchical and ranks % config.zero.hierarchical:
-        raise UserError(
-            f"zero.hierarchical {config.zero.hierarchical} does not divide {ranks} data-parallel ranks: set it to those of a "
-            "node, or 0"
-        )
+    engine = ENGINES[config.run.engine]
+    if engine.check_layout:
+        named(engine.check_layout)(config, ranks)
     for key, rows in (("data.rows_per_step", data.rows_per_step), ("log.heldout_rows", config.log.heldout_rows)):
         if key == "log.heldout_rows" and not data.heldout:
             continue
@@ -56,7 +53,7 @@ def check_world(config: TrainConfig, processes: int) -> int:
     return ranks
 
 
-def check_zero(config: TrainConfig) -> None:
+def check_zero(config: TrainConfig, ranks: int) -> None:
     """Raises UserError for layouts that DeepSpeed's ZeRO does not combine with."""
     parallel = config.parallel
     if parallel.pipeline > 1 or parallel.layout:
@@ -74,6 +71,10 @@ def check_zero(config: TrainConfig) -> None:
         raise UserError(
             "parallel.distributed_optimizer belongs to run.engine megatron: zero3 cuts optimizer state by itself "
             "(zero.stage), so leave it out"
+        )
+    if zero.hierarchical and ranks % zero.hierarchical:
+        raise UserError(
+            f"zero.hierarchical {zero.hierarchical} does not divide {ranks} data-parallel ranks: set it to those of a node, or 0"
         )
 
 

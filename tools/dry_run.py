@@ -54,15 +54,16 @@ def parse_arguments() -> argparse.Namespace:
 def figures_of(arguments: argparse.Namespace) -> list[dict]:
     """What a rank of each stage does. Raises UserError for what cannot be laid out so."""
     from pretrain.config import load_config
+    from pretrain.engines import ENGINES, that_have
     from pretrain.parallel import check_layout
     from pretrain.place import check_world
     from pretrain.planning.shape import row_shape, sizes_of_data
     from pretrain.setup import sized_config
 
     config = load_config(arguments.config, arguments.overrides)
-    if config.run.engine != "megatron":
+    if not ENGINES[config.run.engine].dry_run:
         raise UserError(
-            f"{arguments.config}: run.engine is {config.run.engine}: a dry run knows run.engine=megatron alone"
+            f"{arguments.config}: run.engine is {config.run.engine}: a dry run knows run.engine={that_have('dry_run')} alone"
         )
     if config.run.kernels != "torch":
         raise UserError(

@@ -1,6 +1,6 @@
 """What a training engine is: it owns the model and the optimizer, and turns rows into an update.
 
-An engine is a module with `make(config, model) -> Engine`, and a line in `ENGINES`. `figures` are sums over all ranks, so
+An engine is a module with `make(config, model) -> Engine`, and an entry of `ENGINES`. `figures` are sums over all ranks, so
 that a mean never depends on how rows were dealt out.
 """
 
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,8 +23,48 @@ if TYPE_CHECKING:
     from pretrain.pieces import Piece
     from pretrain.row_tensors import Row
 
-ENGINES = {"megatron": "pretrain.engines.megatron", "zero3": "pretrain.engines.zero3"}
-"""The values of run.engine, and their modules, which are imported when they are used."""
+
+@dataclass(frozen=True)
+class EngineKind:
+    """What is known of an engine before it is imported; functions are "module:function", imported when used."""
+
+    module: str  # that has `make`
+    check_layout: str = (
+        ""  # of (configuration, data-parallel ranks): raises UserError for layouts that it does not combine with
+    )
+    plan: str = ""  # of a planning job -> (layouts that fit, those that do not); "": as megatron-core lays models out
+    memory: str = (
+        ""  # of (configuration, model, row shape, data ranks) -> expected bytes of each pipeline rank; "": likewise
+    )
+    whole_weights: bool = (
+        True  # a process has its stage's weights whole, as measuring conflict while training needs them
+    )
+    other_kernels: bool = False  # run.kernels may be other than torch's
+    dry_run: bool = False  # tools/dry_run.py imitates its step
+
+
+ENGINES = {
+    "megatron": EngineKind("pretrain.engines.megatron", other_kernels=True, dry_run=True),
+    "zero3": EngineKind(
+        "pretrain.engines.zero3",
+        check_layout="pretrain.place:check_zero",
+        plan="pretrain.planning.zero_layouts:plan_zero",
+        memory="pretrain.planning.expected:zero_ranks",
+        whole_weights=False,
+    ),
+}
+"""By the values of run.engine; the first is the default."""
+
+
+def named(function: str) -> Callable[..., Any]:
+    """The function of a "module:function"."""
+    module, name = function.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def that_have(what: str) -> str:
+    """The engines of which a switch is on, as a remedy names them."""
+    return " or ".join(name for name, kind in ENGINES.items() if getattr(kind, what))
 
 
 @dataclass
@@ -99,4 +139,4 @@ class Engine(Protocol):
 
 def make_engine(config: TrainConfig, model: ModelConfig) -> Engine:
     """The engine that run.engine names, around a new model."""
-    return importlib.import_module(ENGINES[config.run.engine]).make(config, model)
+    return importlib.import_module(ENGINES[config.run.engine].module).make(config, model)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from model.config import ModelConfig
 from model.weight_shapes import share_sizes, stage_shapes
 from pretrain.config import TrainConfig
+from pretrain.engines import ENGINES, named
 from pretrain.parallel import stage_layers
 from pretrain.planning.activations import RowShape, activation_bytes
 from pretrain.planning.cuts import stages_of
@@ -48,23 +49,13 @@ def expected_memory(config: TrainConfig, model: ModelConfig, row: RowShape, data
 
 def expected_ranks(config: TrainConfig, model: ModelConfig, row: RowShape, data_ranks: int) -> list[Expected]:
     """Of a rank of each pipeline rank, the first stage's first."""
+    of_its_own = ENGINES[config.run.engine].memory
+    if of_its_own:
+        return named(of_its_own)(config, model, row, data_ranks)
     parallel, half = config.parallel, config.run.precision == "bf16"
     width, microbatches = 2 if half else 4, config.data.rows_per_step // data_ranks
     layers = stage_layers(parallel.layout, parallel.pipeline, model.num_hidden_layers)
     stages = stages_of([stage.count("t") for stage in layers])
-    if config.run.engine == "zero3":
-        (stage,) = stages
-        shapes = stage_shapes(model, 0, stage.layers, embedding=True, head=True)
-        sizes = share_sizes(shapes, parallel.tensor)
-        decays = {name: len(shape) > 1 and not name.endswith(".bias") for name, shape in shapes.items()}
-        activations = activation_bytes(model, stage, row, parallel, width, 1).peak
-        return [
-            Expected(
-                zero_bytes(sizes, decays, data_ranks, config.zero, half),
-                activations,
-                buffer_bytes(sizes, config.zero, half),
-            )
-        ]
     ranks = []
     for place in range(parallel.pipeline):
         under_way = rows_under_way(parallel, microbatches, place)
@@ -80,3 +71,15 @@ def expected_ranks(config: TrainConfig, model: ModelConfig, row: RowShape, data_
         )
         ranks.append(Expected(held, activations, 0))
     return ranks
+
+
+def zero_ranks(config: TrainConfig, model: ModelConfig, row: RowShape, data_ranks: int) -> list[Expected]:
+    """The same of DeepSpeed's ZeRO, which has one stage."""
+    parallel, half = config.parallel, config.run.precision == "bf16"
+    (stage,) = stages_of([model.num_hidden_layers])
+    shapes = stage_shapes(model, 0, stage.layers, embedding=True, head=True)
+    sizes = share_sizes(shapes, parallel.tensor)
+    decays = {name: len(shape) > 1 and not name.endswith(".bias") for name, shape in shapes.items()}
+    activations = activation_bytes(model, stage, row, parallel, 2 if half else 4, 1).peak
+    held = zero_bytes(sizes, decays, data_ranks, config.zero, half)
+    return [Expected(held, activations, buffer_bytes(sizes, config.zero, half))]

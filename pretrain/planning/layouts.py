@@ -11,6 +11,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.weight_shapes import EMBEDDING, layer_shapes, share_sizes
 from pretrain.config import TrainConfig
+from pretrain.engines import ENGINES, named
 from pretrain.parallel import ParallelLayout, check_layout
 from pretrain.place import check_world
 from pretrain.planning.activations import ActivationBytes, RowShape, activation_bytes
@@ -108,10 +109,9 @@ def candidates(gpus: int) -> Iterator[tuple[ParallelLayout, int]]:
 
 def plan_layouts(job: Job) -> tuple[list[Plan], list[Rejected]]:
     """(layouts that fit, the fastest first; the others)."""
-    if job.config.run.engine == "zero3":
-        from pretrain.planning.zero_layouts import plan_zero
-
-        return plan_zero(job)
+    planned = ENGINES[job.config.run.engine].plan
+    if planned:
+        return named(planned)(job)
     plans, rejected, given = [], [], job.config.parallel
     for parallel, ranks in candidates(job.gpus):
         parallel = dataclasses.replace(parallel, overlap=given.overlap, gradients=given.gradients)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.config import CHOICES
+from pretrain.config_checks import CHOICES
 from pretrain.schedule import DECAYS, learning_rate
 
 USUAL = {"peak": 1e-3, "final": 1e-4, "warmup": 10, "steps": 110}

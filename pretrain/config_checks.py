@@ -1,0 +1,158 @@
+"""What a run's configuration may say: ranges of single values, choices, and values that exclude each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from model import kernels
+from model.errors import UserError
+from model.families import BY_FLAVOUR
+from model.layer_kinds import KINDS
+from pretrain.engines import ENGINES, that_have
+
+if TYPE_CHECKING:
+    from pretrain.config import Origin, TrainConfig
+
+CHOICES = {
+    "run.precision": ("fp32", "bf16"),
+    "run.engine": tuple(ENGINES),
+    "run.kernels": kernels.NAMES,
+    "run.fp8": ("none", "delayed", "current"),
+    "run.resume": ("auto", "never"),
+    "model.flavour": tuple(BY_FLAVOUR),
+    "model.kind": tuple(KINDS),
+    "optim.decay": ("cosine", "linear", "constant"),
+    "zero.stage": (1, 2, 3),
+    "parallel.gradients": ("fp32", "bf16"),
+}
+POSITIVE = (
+    "run.steps",
+    "model.hidden_size",
+    "model.intermediate_size",
+    "model.num_hidden_layers",
+    "model.num_attention_heads",
+    "model.num_key_value_heads",
+    "model.head_dim",
+    "data.row_length",
+    "data.row_multiple",
+    "data.rows_per_step",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "log.every",
+    "log.heldout_rows",
+    "log.conflict_targets",
+    "parallel.tensor",
+    "parallel.pipeline",
+    "resilience.window",
+)
+ABSENT = {  # what somebody who knows megatron-core may ask for
+    "context": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
+    "context_parallel": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
+    "expert": "there are no expert layers to be parallel over: use parallel.tensor and parallel.pipeline",
+    "expert_parallel": "there are no expert layers to be parallel over: use parallel.tensor and parallel.pipeline",
+    "fp8": "FP8 is run.fp8=delayed or run.fp8=current, beside run.precision=bf16 and run.kernels=transformer_engine",
+}
+SHARES = (
+    "data.text_to_image",
+    "data.unconditional",
+    "data.first_text",
+    "data.code_noise",
+    "data.drop_instruction",
+    "data.drop_source",
+    "data.drop_both",
+    "data.shared_noise",
+    "optim.dropout",
+)
+
+
+def check(config: TrainConfig, origin: Origin) -> None:
+    """Raises UserError for a value that is out of its range, or that another one excludes."""
+    for key, value in _numbers(config):
+        if not math.isfinite(value):
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must be finite")
+        if value < 0:
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must not be negative")
+        if key in POSITIVE and value < 1:
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must be at least 1")
+        if key in SHARES and value > 1:
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it is a share, 0 to 1")
+    for key, choices in CHOICES.items():
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if value in ABSENT:
+            raise UserError(f"{origin.of(key)}: {key} is {value!r}: {ABSENT[value]}")
+        if value not in choices:
+            raise UserError(f"{origin.of(key)}: {key} is {value!r}: choose {' or '.join(map(str, choices))}")
+    _check_kernels(config, origin)
+    if config.parallel.gradients == "bf16" and config.run.precision != "bf16":
+        raise UserError(
+            f"{origin.of('parallel.gradients')}: parallel.gradients is bf16, and run.precision is {config.run.precision}: "
+            "gradients have the precision of the weights at least: set run.precision=bf16, or leave it out"
+        )
+    if config.log.conflict_every and not config.data.heldout:
+        raise UserError(
+            f"{origin.of('log.conflict_every')}: log.conflict_every is {config.log.conflict_every}: it measures on data.heldout, which is empty"
+        )
+    if config.log.conflict_every and config.parallel.tensor * config.parallel.pipeline > 1:
+        raise UserError(
+            f"{origin.of('log.conflict_every')}: log.conflict_every is {config.log.conflict_every}: it needs the whole model in a process, "
+            "parallel.tensor and parallel.pipeline 1; tools/measure_conflict.py measures the checkpoints of any layout"
+        )
+    if config.log.conflict_every and not ENGINES[config.run.engine].whole_weights:
+        raise UserError(
+            f"{origin.of('log.conflict_every')}: log.conflict_every is {config.log.conflict_every}: it needs whole weights in a process, "
+            f"run.engine {that_have('whole_weights')}; tools/measure_conflict.py measures the checkpoints of any engine"
+        )
+    if not config.data.sources:
+        raise UserError(f"{origin.of('data.sources')}: data.sources is empty: name at least one folder of code shards")
+
+
+def _check_kernels(config: TrainConfig, origin: Origin) -> None:
+    """What transformer-engine's kernels exclude; whether they are there is asked when a run starts."""
+    run, fused = config.run, config.run.kernels == kernels.TRANSFORMER_ENGINE
+    head, share = config.model.head_dim, config.parallel.tensor if config.parallel.sequence else 1
+    if run.fp8 != "none" and not fused:
+        raise UserError(
+            f"{origin.of('run.fp8')}: run.fp8 is {run.fp8!r}: FP8 products are transformer-engine's: set "
+            "run.kernels=transformer_engine, or run.fp8=none"
+        )
+    if not fused:
+        return
+    who = f"{origin.of('run.kernels')}: run.kernels is {run.kernels!r}"
+    if run.precision != "bf16":
+        raise UserError(
+            f"{who}: its attention takes half precision only, and run.precision is {run.precision}: set "
+            "run.precision=bf16, or run.kernels=torch"
+        )
+    if head % 8 or head > kernels.WIDEST_HEAD:
+        raise UserError(
+            f"{who}: its attention takes heads of a multiple of 8 up to {kernels.WIDEST_HEAD}, and model.head_dim is "
+            f"{head}: set run.kernels=torch"
+        )
+    if not ENGINES[run.engine].other_kernels:
+        raise UserError(
+            f"{who}: it was not made to work with run.engine {run.engine}: set run.engine={that_have('other_kernels')}, or "
+            "run.kernels=torch"
+        )
+    rows = config.data.row_multiple
+    if run.fp8 != "none" and rows % (kernels.FP8_MULTIPLE * share):
+        raise UserError(
+            f"{origin.of('run.fp8')}: run.fp8 is {run.fp8!r}: a product's tokens must be a multiple of "
+            f"{kernels.FP8_MULTIPLE} on every rank, and data.row_multiple is {rows}: set it to a multiple of "
+            f"{kernels.FP8_MULTIPLE * share}"
+        )
+
+
+def _numbers(value, key: str = "") -> Iterator[tuple[str, float]]:
+    """(dotted key, number) of every number in a configuration."""
+    if dataclasses.is_dataclass(value):
+        for spec in dataclasses.fields(value):
+            yield from _numbers(getattr(value, spec.name), f"{key}.{spec.name}" if key else spec.name)
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from _numbers(item, f"{key}[{index}]")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield key, value
