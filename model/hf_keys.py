@@ -194,10 +194,12 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
         *(PUBLISHED if published else ()),
         *(ModelConfig.__dataclass_fields__ if kind in MODEL_TYPES else ()),
     }
-    plain = PLAIN | dict(FAMILIES[kind].plain if kind in FAMILIES else {})
+    of_family = FAMILIES[kind].plain if kind in FAMILIES else {}
+    plain = PLAIN | dict(of_family)
     code_of_its_own = published or kind in MODEL_TYPES
     for key, value in values.items():
-        if value is None or key in used or key in WITHOUT_EFFECT or (key == "auto_map" and code_of_its_own):
+        harmless = key in WITHOUT_EFFECT and key not in of_family  # what its class reads is not
+        if value is None or key in used or harmless or (key == "auto_map" and code_of_its_own):
             continue
         if key == "layer_types":
             if any(layer != "full_attention" for layer in value):

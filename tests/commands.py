@@ -75,6 +75,7 @@ class CommandServer:
     """One process with the heavy imports done, from which commands are forked. Started when it is first needed."""
 
     folder: Path
+    root: Path = ROOT  # of the sources
     process: subprocess.Popen | None = None
     started: list[Running] = field(default_factory=list)
 
@@ -82,7 +83,7 @@ class CommandServer:
         """The answer to a request."""
         if self.process is None:
             command = [sys.executable, "-W", "ignore", "-m", "tests.command_server"]
-            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self.process = subprocess.Popen(command, cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -95,7 +96,7 @@ class CommandServer:
         out.touch()
         err.touch()
         request = {
-            "argv": [str(ROOT / script), *map(str, arguments)],
+            "argv": [str(self.root / script), *map(str, arguments)],
             "cwd": str(cwd),
             "out": str(out),
             "err": str(err),
