@@ -83,7 +83,7 @@ FUSED = ["run.kernels=transformer_engine", "run.precision=bf16"]
         (["run.kernels=transformer_engine"], ["run.kernels", "run.precision is fp32", "run.precision=bf16"]),
         ([*FUSED, "model.head_dim=12"], ["model.head_dim is 12", "run.kernels=torch"]),
         ([*FUSED, "model.head_dim=264"], ["up to 256", "model.head_dim is 264"]),
-        ([*FUSED, "run.engine=zero3"], ["DeepSpeed", "run.engine=megatron"]),
+        ([*FUSED, "run.engine=zero3"], ["run.engine zero3", "run.engine=megatron"]),
         ([*FUSED, "run.fp8=current"], ["data.row_multiple is 8", "a multiple of 16"]),
         ([*FUSED, "run.fp8=current", "data.row_multiple=16", "parallel.tensor=2", "parallel.sequence=true"], ["of 32"]),
         (["run.precision=fp8"], ["run.fp8=delayed", "run.kernels=transformer_engine"]),
