@@ -78,7 +78,7 @@ def loop(work: Work, progress: Progress) -> bool:
     together, config, log = work.together, work.config, work.config.log
     steps, every = config.run.steps, config.checkpoint.every
     metrics = together.all_do(lambda: _metrics(work, progress))
-    report = Report(config, together, metrics, work.records, work.attempt, progress.step)
+    report = Report(config, work.data.model_config, together, metrics, work.records, work.attempt, progress.step)
     loader = work.data.training_rows(progress.rows, lambda: work.stop.asked)
     profiler = Profiler(work.attempt.run / "profile", log.profile_steps if together.rank == 0 else 0, progress.step)
     saved = progress.step
@@ -95,7 +95,7 @@ def loop(work: Work, progress: Progress) -> bool:
             break
         figures, lr = one_step(work, progress, batch)
         step, last = progress.step, progress.step == steps
-        report.step(progress, figures, lr, batch.shared - batch.begun)
+        report.step(progress, figures, lr, batch.rows, batch.shared - batch.begun)
         profiler.step(together.say)
         if progress.too_many(config.resilience):
             work.saver.wait()

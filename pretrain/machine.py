@@ -39,6 +39,34 @@ def describe() -> dict:
     return found
 
 
+PEAKS = (  # TFLOP/s of dense bf16 products by NVIDIA's data sheets; the first name that a device's holds
+    ("B200", 2250.0),
+    ("H200 NVL", 835.5),
+    ("H200", 989.4),
+    ("GH200", 989.4),
+    ("H100 NVL", 835.5),
+    ("H100 PCIe", 756.5),
+    ("H100", 989.4),
+    ("H800", 989.4),
+    ("A100", 312.0),
+    ("A800", 312.0),
+    ("L40S", 362.0),
+    ("RTX 4090", 165.2),
+)
+
+
+def device_name() -> str:
+    """What torch calls this process' GPU; "" without one."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+
+def peak_tflops(device: str) -> float | None:
+    """Of a GPU by the name that torch has for it, as "NVIDIA H100 80GB HBM3"; None for one that is not known."""
+    return next((peak for name, peak in PEAKS if name in device), None)
+
+
 def peak_memory() -> int:
     """The most bytes that this process has held so far: of its GPU as torch's allocator counts them, else of main memory."""
     import torch

@@ -81,7 +81,7 @@ class Pace:
     def __init__(self, steps_left: int):
         self.steps_left = steps_left
         self._begin = self._mark = time.perf_counter()
-        self._waited = self._tokens = self._steps = self._all_steps = 0
+        self._waited = self._tokens = self._flops = self._steps = self._all_steps = 0
         self._step_end, self.last_step = self._begin, 0.0
 
     @property
@@ -89,12 +89,16 @@ class Pace:
         """Finished ones."""
         return self._all_steps
 
-    def add(self, tokens: int, waited: float) -> None:
-        """A finished step: its tokens, and the seconds that it waited for rows. `last_step` has its seconds in all."""
+    def add(self, tokens: int, waited: float, flops: float = 0.0) -> None:
+        """A finished step: its tokens, the seconds that it waited for rows, a device's floating-point operations.
+
+        `last_step` has its seconds in all.
+        """
         now = time.perf_counter()
         self.last_step, self._step_end = now - self._step_end, now
         self._tokens += tokens
         self._waited += waited
+        self._flops += flops
         self._steps += 1
         self._all_steps += 1
 
@@ -102,14 +106,14 @@ class Pace:
         """Whether the last call of `take` is longer ago."""
         return time.perf_counter() - self._mark >= seconds
 
-    def take(self) -> tuple[float, float, float]:
-        """Since the last call: tokens a second, waiting in percent; and, from all steps, the seconds that are left."""
+    def take(self) -> tuple[float, float, float, float]:
+        """Since the last call: tokens and operations a second, waiting in percent; from all steps the seconds left."""
         now = time.perf_counter()
         elapsed = max(now - self._mark, 1e-9)
-        rate, waiting = self._tokens / elapsed, 100 * self._waited / elapsed
+        rate, waiting, speed = self._tokens / elapsed, 100 * self._waited / elapsed, self._flops / elapsed
         left = (now - self._begin) / max(1, self._all_steps) * (self.steps_left - self._all_steps)
-        self._mark, self._waited, self._tokens, self._steps = now, 0, 0, 0
-        return rate, waiting, left
+        self._mark, self._waited, self._tokens, self._flops, self._steps = now, 0, 0, 0, 0
+        return rate, speed, waiting, left
 
 
 def progress_line(step: int, steps: int, values: dict[str, float], rate: float, waiting: float, left: float) -> str:
@@ -121,9 +125,14 @@ def progress_line(step: int, steps: int, values: dict[str, float], rate: float, 
     ]
     return (
         f"step {step:>{len(str(steps))}}/{steps}  {' '.join(parts)}  lr {values['train/learning_rate']:.1e}  "
-        f"grad {values['train/grad_norm']:.2f}  {rate:,.0f} tok/s  data wait {waiting:.0f} %  "
+        f"grad {values['train/grad_norm']:.2f}  {rate:,.0f} tok/s  {_arithmetic(values)}  data wait {waiting:.0f} %  "
         f"peak {values['peak_memory_gib']:.3g} GiB  {duration(left)} left"
     )
+
+
+def _arithmetic(values: dict[str, float]) -> str:
+    share = f" (MFU {values['mfu_pct']:.1f} %)" if "mfu_pct" in values else ""
+    return f"{values['tflops_per_gpu']:.3g} TFLOP/s{share}"
 
 
 def duration(seconds: float) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from model.config import ModelConfig
 from pretrain.attempt import Attempt
 from pretrain.config import TrainConfig
 from pretrain.engines import StepFigures
-from pretrain.machine import peak_memory
+from pretrain.flops import row_flops
+from pretrain.machine import device_name, peak_memory, peak_tflops
 from pretrain.metrics import Metrics, Pace, duration, progress_line
 from pretrain.progress import NO_STEPS, Progress, what_was_wrong
 from pretrain.records import Records
+from pretrain.row_tensors import Row
 from pretrain.run_folder import note_event
 from pretrain.together import Together
 
@@ -22,6 +27,7 @@ class Report:
     def __init__(
         self,
         config: TrainConfig,
+        model: ModelConfig,
         together: Together,
         metrics: Metrics | None,
         records: Records,
@@ -32,11 +38,13 @@ class Report:
         self._rows, self._tokens = config.data.rows_per_step, config.data.rows_per_step * config.data.row_length
         self._together, self._metrics, self._records, self._attempt = together, metrics, records, attempt
         self._pace = Pace(self._steps - first_step)
+        self._model, self._devices = model, config.parallel.tensor * config.parallel.pipeline  # that share a row
+        self._peak = peak_tflops(device_name()) if config.run.precision == "bf16" else None
 
-    def step(self, progress: Progress, figures: StepFigures, lr: float, waited: float) -> None:
-        """A step is over, for whose rows `waited` seconds were waited: say and write what is due."""
+    def step(self, progress: Progress, figures: StepFigures, lr: float, rows: Sequence[Row], waited: float) -> None:
+        """A step is over, whose rows here were `rows`, for which `waited` seconds were waited: say and write what is due."""
         step, left = progress.step, self._steps - progress.step
-        self._pace.add(self._tokens, waited)
+        self._pace.add(self._tokens, waited, self._arithmetic(rows) if self._together.rank == 0 else 0.0)
         if not figures.updated:
             self._bad_step(progress, figures)
         if self._pace.steps == ESTIMATE_AFTER and left > ESTIMATE_AFTER:
@@ -45,7 +53,7 @@ class Report:
         logged = step % self._every == 0 or not left
         if not logged and not self._pace.is_due(LINE_SECONDS):
             return
-        rate, data_wait, seconds_left = self._pace.take()
+        rate, speed, data_wait, seconds_left = self._pace.take()
         values = {f"train/{name}": value for name, value in progress.means().items()}
         values |= {
             "train/grad_norm": figures.grad_norm,
@@ -53,6 +61,8 @@ class Report:
             "train/rows": progress.rows,
             "train/bad_steps": step - progress.updates,
             "tok_per_sec_per_gpu": rate / self._together.size,
+            "tflops_per_gpu": speed / 1e12,
+            **({"mfu_pct": speed / 1e10 / self._peak} if self._peak else {}),
             "data_wait_pct": data_wait,
             "peak_memory_gib": peak_memory() / 2**30,
         }
@@ -60,6 +70,10 @@ class Report:
             progress.since_line = list(NO_STEPS)
             self._write(step, values)
         self._together.say(progress_line(step, self._steps, values, rate, data_wait, seconds_left))
+
+    def _arithmetic(self, rows: Sequence[Row]) -> float:
+        """Model FLOPs of a step for each device that has a part of these rows: forward and backward, nothing computed twice."""
+        return sum(row_flops(self._model, row.lengths, len(row.targets)).training for row in rows) / self._devices
 
     def _bad_step(self, progress: Progress, figures: StepFigures) -> None:
         step, first, end = progress.step, progress.rows - self._rows, progress.rows

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from pretrain import machine
 from tests.pretrain.tiny_run import write_config
 
@@ -55,3 +57,21 @@ def test_a_resume_with_other_threads_says_so_once(commands, tiny_data, tmp_path)
     ]
     starts = [json.loads(line) for line in (tmp_path / "run/starts.jsonl").read_text().splitlines()]
     assert [found["machines"][0]["threads"] for found in starts] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "name, peak",
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA H200", 989.4),
+        ("NVIDIA GH200 480GB", 989.4),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA B200", 2250.0),
+        ("Tesla V100-SXM2-32GB", None),
+        ("", None),
+    ],
+)
+def test_the_peak_of_a_gpu_is_known_by_its_name_or_not_at_all(name, peak):
+    assert machine.peak_tflops(name) == peak

@@ -89,21 +89,21 @@ def test_pace_counts_from_the_last_line_and_foresees_from_all_steps(monkeypatch)
     pace = Pace(steps_left=10)
     for _ in range(2):
         now[0] += 2
-        pace.add(tokens=100, waited=0.5)
-    assert pace.take() == (50.0, 25.0, 16.0)  # 200 tokens in 4 s, 1 s of it waiting, 8 steps of 2 s left
+        pace.add(tokens=100, waited=0.5, flops=6.0)
+    assert pace.take() == (50.0, 3.0, 25.0, 16.0)  # 200 tokens in 4 s, 1 s of it waiting, 8 steps of 2 s left
     now[0] += 1
     pace.add(tokens=100, waited=0.0)
-    assert pace.take() == (100.0, 0.0, pytest.approx(5 / 3 * 7))
+    assert pace.take() == (100.0, 0.0, 0.0, pytest.approx(5 / 3 * 7))
 
 
 def test_the_progress_line_says_what_a_person_wants_to_know():
     values = {"train/loss": 4.5, "train/loss_image": 3.25, "train/learning_rate": 1e-3, "train/grad_norm": 0.5}
-    values["peak_memory_gib"] = 71.25
-    line = progress_line(7, 1200, values, rate=12345.6, waiting=3.4, left=3 * 3600 + 62)
-    assert line == (
-        "step    7/1200  loss 4.500 image 3.250  lr 1.0e-03  grad 0.50  12,346 tok/s  data wait 3 %  "
-        "peak 71.2 GiB  3:01:02 left"
-    )
+    values |= {"peak_memory_gib": 71.25, "tflops_per_gpu": 412.34}
+    begin = "step    7/1200  loss 4.500 image 3.250  lr 1.0e-03  grad 0.50  12,346 tok/s  412 TFLOP/s"
+    end = "  data wait 3 %  peak 71.2 GiB  3:01:02 left"
+    told = {"rate": 12345.6, "waiting": 3.4, "left": 3 * 3600 + 62}
+    assert progress_line(7, 1200, values, **told) == begin + end
+    assert progress_line(7, 1200, {**values, "mfu_pct": 41.68}, **told) == f"{begin} (MFU 41.7 %){end}"
 
 
 def test_a_line_holds_the_mean_of_all_steps_since_the_last_one():

@@ -21,6 +21,11 @@ from pretrain.run_folder import hold, open_run
 from tests.commands import ROOT, CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import STEPS, TinyData, checkpoint_names, read_metrics, write_config
 
+LAYERS, HEAD = (
+    4 * (32 * 64 + 32 * 32 + 3 * 32 * 48),
+    32 * 480,
+)  # weights of the tiny model's products, the head's at most
+
 
 def train(server: CommandServer, data: TinyData, folder: Path, *overrides: str) -> Finished:
     return server.run("pretrain/train.py", "--config", write_config(data, folder), *overrides)
@@ -114,6 +119,8 @@ def test_metrics_have_the_keys_that_people_plot(finished):
         assert line["train/loss"] == pytest.approx(mean)
         assert line["train/learning_rate"] > 0 and line["train/grad_norm"] > 0
         assert line["tok_per_sec_per_gpu"] > 0 and 0 <= line["data_wait_pct"] <= 100
+        a_token = 1e12 * line["tflops_per_gpu"] / line["tok_per_sec_per_gpu"]  # as packed; heads are for targets alone
+        assert 6 * LAYERS < a_token < 7 * LAYERS + 6 * HEAD and "mfu_pct" not in line
     assert all(line["peak_memory_gib"] > 0.05 for line in trained)
     for key in ("heldout/loss", "heldout/loss_text", "heldout/loss_image"):
         assert heldout[-1][key] < heldout[0][key] - 0.2

@@ -13,7 +13,12 @@ from tests.commands import CommandServer
 from tests.tokenization.corpora import SHAPED_SIZES, shaped_corpus
 
 STEPS = 7
-SPEEDS = ("tok_per_sec_per_gpu", "data_wait_pct", "peak_memory_gib")  # what differs between two runs of the same thing
+SPEEDS = (
+    "tok_per_sec_per_gpu",
+    "tflops_per_gpu",
+    "data_wait_pct",
+    "peak_memory_gib",
+)  # what differs between two runs of the same thing
 
 
 @dataclass(frozen=True)
