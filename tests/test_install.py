@@ -18,6 +18,7 @@ PACKAGES = ("model", "pretrain", "slurm", "tokenization", "tools")
 # Commands of this repository's own demo, study and benchmarks, which need the clone
 OF_THE_CLONE = {
     "demo",
+    "draw_architecture",
     "demo_report",
     "edit_report",
     "demo_corpus",

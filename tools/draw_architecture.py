@@ -192,13 +192,17 @@ def page(old: str) -> str:
     return before + mark + table() + end + after
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     """Write both files, or with --check say whether they are what would be written."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python tools/draw_architecture.py --check",
+    )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit code 2 where a file is not up to date"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     wanted = {PAGE: page(PAGE.read_text(encoding="utf-8")), PICTURE: picture()}
     for path, content in wanted.items():
         found = path.read_text(encoding="utf-8") if path.is_file() else ""
