@@ -14,6 +14,7 @@ import json
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -67,7 +68,12 @@ def become(request: dict) -> NoReturn:
     if request["hook"]:
         module, name, *arguments = request["hook"]
         getattr(importlib.import_module(module), name)(*arguments)
-    sys.argv = request["argv"]
+    run_to_its_end(request["argv"])
+
+
+def run_to_its_end(argv: list[str]) -> NoReturn:
+    """In a forked process: the script argv[0], and the end of the process."""
+    sys.argv = argv
     code = 0
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
@@ -80,6 +86,24 @@ def become(request: dict) -> NoReturn:
     atexit._run_exitfuncs()  # before it takes all modules apart, which is slow and of no interest here
     sys.stdout.flush()
     os._exit(code)
+
+
+def fork_scripts_that_are_run() -> None:
+    """A hook: scripts that a command starts by `subprocess.run`, whose output is its own, are forked from it too."""
+    run = subprocess.run
+
+    def run_forked(command, env=None, **options):
+        if command[0] != sys.executable or command[1].startswith("-") or options:
+            return run(command, env=env, **options)
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            os.environ.update(env or {})
+            run_to_its_end(command[1:])
+        _, status = os.waitpid(pid, 0)
+        return subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(status))
+
+    subprocess.run = run_forked
 
 
 def fork_the_server_of_workers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -43,3 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks by what tests take, and the longest groups first."""
     spread.mark(items)
     spread.put_in_order(items)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage need go over it again, and many a test ends with one."""
+    gc.collect()
+    gc.freeze()

@@ -1,5 +1,7 @@
 """Four processes that stay for the whole test session and take jobs: imports are paid once, groups are made anew.
 
+They are forked from one that has the imports behind it (`tests.world_imports`), so that others come at once after a job that hung.
+
 A job is a function of this repository that is called on the first n ranks with the same arguments, as torchrun would
 start it, but for the environment: its process group is there already. What it returns on each rank comes back.
 """
@@ -96,7 +98,12 @@ class World:
         import torch
 
         self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        context = multiprocessing.get_context("spawn")
+        forked = (
+            not torch.cuda.is_available()
+        )  # a process with CUDA must not be forked, and looking for GPUs makes it one
+        context = multiprocessing.get_context("forkserver" if forked else "spawn")
+        if forked:
+            context.set_forkserver_preload(["tests.world_imports"])
         for rank in range(self.size):
             ours, theirs = context.Pipe()
             process = context.Process(target=serve, args=(rank, theirs, self.store.port), daemon=True)

@@ -1,7 +1,8 @@
 """How the tests are spread over the workers of pytest-xdist: what shares costly fixtures stays together, long groups first.
 
-A module stays in one worker, with its fixtures. All modules that use the cluster are one group, as are those that use the
-world of processes: there is one of each, and the jobs of a cluster mostly wait, beside which others compute.
+A module stays in one worker, with its fixtures. All modules that use the cluster are one group: there is one of it, and its jobs
+mostly wait, beside which others compute. A world of processes (`tests.parallel_world`) is quickly made, so each worker has one
+where it needs one: in one worker alone its tests would take longer than all the others together.
 
 Groups are found in the text of the modules, because the process that hands out tests imports none of them. The marks of
 pytest-xdist's own `--dist loadgroup` do nothing under pytest 9.2.
@@ -18,13 +19,27 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = {"cluster": "slurm", "world": "processes"}
+SHARED = {"cluster": "slurm"}
 """A fixture of which a machine should have one at a time, and the group of the modules whose functions take it."""
 MARKS = {"cluster": "slurm", "world": "processes", "browser": "browser", "commands": "commands"}
 """Fixtures, and the marks that their tests get, to choose them by: `pytest -m "not slurm"`."""
 STARTS_PROCESSES = re.compile(r"\bsubprocess\.(run|Popen)\b|\bpython_fork\b")
 """In the text of a module: its tests are marked `commands` too."""
-LONGEST = ("slurm", "processes", "tests/test_readme.py")
+LONGEST = (
+    "slurm",
+    "tests/test_readme.py",
+    "tests/pretrain/test_zero3.py",
+    "tests/pretrain/test_zero3_run.py",
+    "tests/pretrain/test_parallel.py",
+    "tests/pretrain/test_parallel_run.py",
+    "tests/pretrain/planning/test_memory.py",
+    "tests/pretrain/test_overlap.py",
+    "tests/tools/test_dry_run.py",
+    "tests/pretrain/test_freezing.py",
+    "tests/model/test_again.py",
+    "tests/pretrain/test_trouble.py",
+    "tests/model/test_hf_as_usual.py",
+)
 """Groups that take longest, in the order in which they start, so that none is left alone at the end."""
 MOST_WORKERS = 8
 

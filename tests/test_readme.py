@@ -1,4 +1,8 @@
-"""What the README and docs say is run: the demo at a small size, then every command that they show, in its folder."""
+"""What the README and docs say is run: the demo at a small size, then every command that they show, in its folder.
+
+Each script runs once as a user starts it, in a Python of its own; again it is forked from a process that has torch imported
+(`tests.command_server`), since half of what such a command takes is imports.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import CommandServer
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -33,7 +39,7 @@ SMALL = [
 ]
 
 
-def commands(page: Path) -> list[str]:
+def documented(page: Path) -> list[str]:
     """The commands of a page's bash blocks, continued lines joined, comments left out."""
     found = []
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
@@ -43,12 +49,17 @@ def commands(page: Path) -> list[str]:
     return found
 
 
-ALL = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in commands(page)]
+ALL = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in documented(page)]
 
 
 def test_every_page_was_found():
     assert {"README.md", "docs/data.md", "docs/training.md"} <= {page.relative_to(ROOT).as_posix() for page in PAGES}
     assert len(ALL) >= 8
+
+
+DRY = ["model.num_hidden_layers=4", "model.shallow=1", "model.deep=1"]
+OF_THE_DEMO = ("tokenization/shard_images.py", "pretrain/train.py", "tools/convert_to_hf.py")
+"""Scripts that tools/demo.py starts in a Python of their own."""
 
 
 def run(command: list[str]) -> str:
@@ -57,15 +68,26 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
+def run_forked(commands: CommandServer, command: list[str], hook: tuple = ()) -> str:
+    done = commands.run(*command, hook=hook)
+    assert done.code == 0, f"{shlex.join(command)}\n{done.out[-2000:]}\n{done.err[-3000:]}"
+    return done.out
+
+
+def run_demo(commands: CommandServer, preset: str, folder: Path, *words: str) -> str:
+    """Another preset, whose stages are forked, too."""
+    command = ["tools/demo.py", "--preset", preset, "--folder", str(folder), *words, "--set", *SMALL]
+    return run_forked(commands, command, ("tests.command_server", "fork_scripts_that_are_run"))
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
+def demo(tmp_path_factory, commands: CommandServer) -> Path:
     """`make demo`'s own script, with few pictures, few steps and a tiny model."""
     folder = tmp_path_factory.mktemp("work")
     command = ["tools/demo.py", "--folder", str(folder), "--pictures", "60", "--prompts", "4", "--set", *SMALL]
     said = run([sys.executable, *command])
     assert f"{folder}/demo/report/report.html is ready" in said
-    command = ["tools/demo.py", "--preset", "demo-edit", "--folder", str(folder), "--edits", "3", "--set", *SMALL]
-    said = run([sys.executable, *command])
+    said = run_demo(commands, "demo-edit", folder, "--edits", "3")
     assert f"{folder}/demo-edit/report/report.html is ready" in said
     return folder
 
@@ -80,9 +102,9 @@ def test_the_demo_ends_with_a_report(demo):
     assert 'src="http' not in page
 
 
-def test_the_longer_demo_trains_on_moved_copies_too(demo):
-    command = ["tools/demo.py", "--preset", "demo-long", "--folder", str(demo), "--prompts", "4", "--set", *SMALL]
-    assert f"{demo}/demo-long/report/report.html is ready" in run([sys.executable, *command])
+def test_the_longer_demo_trains_on_moved_copies_too(demo, commands: CommandServer):
+    said = run_demo(commands, "demo-long", demo, "--prompts", "4")
+    assert f"{demo}/demo-long/report/report.html is ready" in said
     manifests = [demo / "data/shards" / name / "manifest.json" for name in ("train", "moved")]
     pictures = [json.loads(manifest.read_text())["counts"]["pictures"] for manifest in manifests]
     assert pictures[1] == 4 * pictures[0] > 0
@@ -99,7 +121,7 @@ def test_the_editing_demo_ends_with_a_report(demo):
 
 
 @pytest.mark.parametrize(("page", "command"), [(p, c) for p, c in ALL if c.startswith("python ")])
-def test_a_documented_command_runs(demo, page, command):
+def test_a_documented_command_runs(demo, commands: CommandServer, page, command):
     words = shlex.split(command, comments=True)
     words = [re.sub(r"\bwork/", f"{demo}/", word) for word in words[1:]]
     extra = SMALL if words[0] == "pretrain/train.py" else []
@@ -111,7 +133,15 @@ def test_a_documented_command_runs(demo, page, command):
         return serve_and_end([sys.executable, *words, "--port", "0"])
     if words[0] == "tools/evaluate.py" and "--pairs" in words:
         extra = ["--pairs", "3"]
-    run([sys.executable, *words, *extra])
+    if words[0] == "tools/dry_run.py":
+        extra = DRY
+    if words[0] == "tools/bench_serve.py":
+        extra = ["--seconds", "1"]
+    first = next(place for place in ALL if place[1].split()[:2] == ["python", words[0]])
+    if words[0] in OF_THE_DEMO or (page, command) != first:
+        run_forked(commands, [*words, *extra])
+    else:
+        run([sys.executable, *words, *extra])
 
 
 def serve_and_end(command: list[str]) -> None:

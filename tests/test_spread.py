@@ -11,10 +11,10 @@ from tests import spread
 TESTS = """
 import os, pytest
 @pytest.fixture
-def world():
+def cluster():
     pass
 @pytest.mark.parametrize("number", range(6))
-def test_it(WORLD number):
+def test_it(CLUSTER number):
     with open("workers", "a") as file:
         file.write(f"{os.environ['PYTEST_XDIST_WORKER']} {__name__}\\n")
 """
@@ -22,13 +22,13 @@ def test_it(WORLD number):
 
 def test_groups_are_seen_in_the_text_of_modules():
     assert spread.group_of("tests/slurm/test_job.py") == "slurm"
-    assert spread.group_of("tests/pretrain/test_parallel.py") == "processes"
+    assert spread.group_of("tests/pretrain/test_parallel.py") == "tests/pretrain/test_parallel.py"
     assert spread.group_of("tests/pretrain/test_schedule.py") == "tests/pretrain/test_schedule.py"
 
 
 def test_a_group_of_modules_has_one_worker(tmp_path: Path):
     for name in ("one", "two", "three"):
-        (tmp_path / f"test_{name}.py").write_text(TESTS.replace("WORLD", "" if name == "three" else "world,"))
+        (tmp_path / f"test_{name}.py").write_text(TESTS.replace("CLUSTER", "" if name == "three" else "cluster,"))
     (tmp_path / "conftest.py").write_text(
         f"import sys\nsys.path.insert(0, {str(spread.ROOT)!r})\nfrom pathlib import Path\nfrom tests import spread\n"
         "spread.ROOT = Path(__file__).parent\npytest_xdist_make_scheduler = spread.scheduler\n"
@@ -45,3 +45,10 @@ def test_a_group_of_modules_has_one_worker(tmp_path: Path):
 def test_a_module_that_starts_processes_is_seen_in_its_text():
     assert spread.starts_processes("tests/test_install.py")
     assert not spread.starts_processes("tests/pretrain/test_schedule.py")
+
+
+def test_the_longest_groups_are_there():
+    groups = {
+        spread.group_of(path.relative_to(spread.ROOT).as_posix()) for path in spread.ROOT.glob("tests/**/test_*.py")
+    }
+    assert set(spread.LONGEST) <= groups

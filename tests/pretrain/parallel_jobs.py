@@ -19,7 +19,9 @@ from tests.model.tiny_hf import document
 from tests.model.tiny_training import row_of, training_config
 
 TOKENS, MULTIPLE, STEPS, ROWS = 64, 4, 8, 4
-TRAINED = 4  # steps that a test compares: each has a row of every kind
+TRAINED = (
+    2  # steps that a test compares, each with a row of every kind: the second reads weights and moments of the first
+)
 TEXT = [5, 9, 33, 2, 47, 3, 60, 71, 8, 8, 12] * 3
 OPTIM = OptimSection(lr=1e-3, weight_decay=0.1, clip_grad=1.0, eps=1e-5)  # eps: Adam turns noise into steps where a
 # gradient is near zero, in any layout
@@ -108,7 +110,7 @@ def fail_on_the_last_rank() -> int:
     return torch.distributed.get_rank()
 
 
-def train_on_text_beside_pictures(parallel: ParallelLayout, steps: int = 4) -> tuple:
+def train_on_text_beside_pictures(parallel: ParallelLayout, steps: int = TRAINED) -> tuple:
     """As `train`, on rows whose first halves, dealt to the even data-parallel ranks, hold text only; the others pictures.
     Gradients come back too.
     """
@@ -117,7 +119,7 @@ def train_on_text_beside_pictures(parallel: ParallelLayout, steps: int = 4) -> t
     return *found, [parameter.main_grad.clone() for stage in engine.stages for parameter in stage.parameters()]
 
 
-def train_with_text_beside_pictures(engine, steps: int = 4) -> tuple:
+def train_with_text_beside_pictures(engine, steps: int = TRAINED) -> tuple:
     """The same for any engine, without gradients."""
     rows = mixed_rows(engine.model_config)
     text, pictures = rows[0::4], rows[1::4]
@@ -130,7 +132,7 @@ def train_with_text_beside_pictures(engine, steps: int = 4) -> tuple:
     return figures, figures[-1], {name: tensor.clone() for name, tensor in engine.weights()}
 
 
-def train_past_a_bad_step(engine, parameters: list, kind: str, steps: int = 3) -> tuple:
+def train_past_a_bad_step(engine, parameters: list, kind: str, steps: int = TRAINED) -> tuple:
     """Train 1 step, meet a step that is no good, and train on -> (its figures, the others', pieces by key and place).
 
     kind: "none" leaves the bad step out; "refused" is one that `sound` says no to; "gradient" has an infinity in one

@@ -17,10 +17,10 @@ from tests.model.tiny_training import training_config
 from tests.parallel_world import World
 from tests.pretrain import parallel_jobs, zero3_jobs
 from tests.pretrain.test_engine import UNCLIPPED, engine_of, rows_of, weights_of
-from tests.pretrain.test_parallel import FLAVOURS, SEQUENCE, assert_same_training
+from tests.pretrain.test_parallel import FLAVOURS, SEQUENCE, TIED, UNTIED, assert_same_training
 
 TEXT = ("embedding.*", "decoder.layers.*.text.*", "*layernorm.weight")
-STEPS = 3
+STEPS = parallel_jobs.TRAINED
 
 
 def test_patterns_are_globs_over_training_names():
@@ -110,7 +110,8 @@ def alone(world: World) -> dict:
 
 @pytest.mark.parametrize(
     "case, flavour",
-    [(case, "tied qwen2.5") for case in CASES] + [(case, "untied qwen3") for case in ("tp2 sp", "tp2 sp x zero3")],
+    [(case, TIED) for case in CASES if case != "tp2 sp x zero3"]
+    + [(case, UNTIED) for case in ("tp2 sp", "tp2 sp x zero3")],
 )
 def test_frozen_in_every_layout(world: World, alone: dict, case: str, flavour: str):
     ranks, layout, zero = CASES[case]

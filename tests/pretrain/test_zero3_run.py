@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -102,16 +100,23 @@ def test_another_world_or_engine_goes_on(world, tiny_data, tmp_path, reference, 
     assert_follows(tmp_path / "run", reference)
 
 
+@pytest.fixture(scope="module")
+def of_megatron(world, tiny_data, tmp_path_factory):
+    """A run of the megatron engine on 4 ranks."""
+    run = tmp_path_factory.mktemp("megatron") / "run"
+    run_of(world, tiny_data, run, 4, {"tensor": 2, "sequence": True}, zero={}, run={"engine": "megatron"})
+    return run
+
+
 @pytest.mark.parametrize(
     "ranks, layout, zero", [(4, {}, CUT), (2, {"tensor": 2}, CUT), (2, {}, {"stage": 1})], ids=["zero3", "tp2", "zero1"]
 )
 def test_zero_goes_on_from_the_other_engine_and_from_more_ranks(
-    world, tiny_data, tmp_path, reference, ranks, layout, zero
+    world, tiny_data, tmp_path, reference, of_megatron, ranks, layout, zero
 ):
     """The first half by the megatron engine on 4 ranks, the second by ZeRO."""
     run = tmp_path / "run"
-    run_of(world, tiny_data, run, 4, {"tensor": 2, "sequence": True}, zero={}, run={"engine": "megatron"})
-    shutil.rmtree(checkpoint.folder_of(run, STEPS))
+    stopped_after_the_save(of_megatron, run)
     assert "at step 4, row 16" in run_of(world, tiny_data, run, ranks, layout, zero)
     assert_follows(run, reference)
 

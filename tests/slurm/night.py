@@ -318,22 +318,37 @@ def compare(night: Night, reference: Path) -> dict:
     }
 
 
+def settings_of(engine: str, hang: float) -> list[str]:
+    """What both runs have beside their configuration; hang: seconds without a step after which ranks leave.
+
+    The cluster takes 30 to notice a dead node, so the ranks of the others leave before.
+    """
+    return [f"run.engine={engine}", f"resilience.hang_seconds={hang}"]
+
+
 def spend(
-    cluster: Cluster, data: TinyData, folder: Path, faults: list[str], steps: int, engine: str, hang: float = 20
+    cluster: Cluster,
+    data: TinyData,
+    folder: Path,
+    faults: list[str],
+    steps: int,
+    engine: str,
+    hang: float = 20,
+    calm: Path | None = None,
 ) -> dict:
     """Both runs, all faults -> the report. The cluster must have come up after `folder` got its small disk, if it needs one.
 
-    hang: seconds without a step after which ranks leave. The cluster takes 30 to notice a dead node, so the ranks of the others
-    leave before.
+    hang: as in `settings_of`. calm: a run of these steps and settings that nothing has disturbed, where there is one already.
     """
-    calm, environment = folder / "undisturbed", {}
-    words = [f"run.engine={engine}", f"resilience.hang_seconds={hang}"]
+    environment, words = {}, settings_of(engine, hang)
     if NAN in faults:
         environment = {"UNIX_VENV": str(poisoned_environment(folder / "venv"))}
         faults = [name for name in faults if name != NAN]
-    job = submit(cluster, write_config(data, calm, steps), calm, words, **environment)
-    shown = cluster.finished(job, 300 + 4 * steps)
-    assert shown["JobState"] == "COMPLETED", calm.with_suffix(".out").read_text()[-3000:]
+    if calm is None:
+        calm = folder / "undisturbed"
+        job = submit(cluster, write_config(data, calm, steps), calm, words, **environment)
+        shown = cluster.finished(job, 300 + 4 * steps)
+        assert shown["JobState"] == "COMPLETED", calm.with_suffix(".out").read_text()[-3000:]
     night = Night(cluster, write_config(data, folder / "night", steps), folder / "night")
     night.job = submit(cluster, night.config, night.run, words, **environment)
     for name in faults:

@@ -18,7 +18,7 @@ from tests.pretrain.tiny_run import TinyData, checkpoint_names
 from tests.slurm import night
 from tests.slurm.cluster import Cluster
 
-STEPS = 45
+STEPS, ENGINE, HANG = 45, "megatron", 12  # of the run that a night disturbs, and of the one that it does not
 SCRIPT = "slurm/pretrain_3b.sbatch"
 
 
@@ -34,15 +34,21 @@ def submit(cluster: Cluster, config: Path, *words: str, **environment: str) -> s
     )
 
 
-def test_from_the_script_to_a_picture(cluster: Cluster, tiny_data: TinyData, commands: CommandServer, tmp_path):
-    """sbatch pretrain_3b.sbatch, unmodified, then convert_to_hf.sbatch, then a picture of the export."""
-    run = tmp_path / "run"
-    config = night.write_config(tiny_data, run, 12)
-    job = submit(cluster, config)
-    shown = cluster.finished(job)
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, tiny_data: TinyData, tmp_path_factory) -> Path:
+    """A run of sbatch pretrain_3b.sbatch, unmodified, that nothing happens to."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    config = night.write_config(tiny_data, run, STEPS)
+    shown = cluster.finished(submit(cluster, config, *night.settings_of(ENGINE, HANG)))
     out = config.with_suffix(".out").read_text()
     assert (shown["JobState"], shown["ExitCode"]) == ("COMPLETED", "0:0"), out
-    assert "attempt 1: 2 nodes (node1,node2) x 2 ranks" in out and f"{run}: 12 of 12 steps done" in out
+    return run
+
+
+def test_from_the_script_to_a_picture(cluster: Cluster, undisturbed: Path, commands: CommandServer, tmp_path):
+    """The run, then convert_to_hf.sbatch, then a picture of the export."""
+    run, out = undisturbed, undisturbed.with_suffix(".out").read_text()
+    assert "attempt 1: 2 nodes (node1,node2) x 2 ranks" in out and f"{run}: {STEPS} of {STEPS} steps done" in out
     assert [entry["decision"] for entry in ended(run)] == ["done"], out
     assert {path.name for path in (run / "preflight/attempt_0001").iterdir()} == {
         "node_node1.json",
@@ -73,11 +79,11 @@ def test_from_the_script_to_a_picture(cluster: Cluster, tiny_data: TinyData, com
         "--run",
         str(run),
         "--step",
-        "12",
+        str(STEPS),
         "--task heldout",
     )
     assert cluster.finished(measured)["JobState"] == "COMPLETED", (tmp_path / "measured.out").read_text()
-    assert json.loads((run / "evaluations/00000012/heldout.json").read_text())["complete"]
+    assert json.loads((run / f"evaluations/{STEPS:08d}/heldout.json").read_text())["complete"]
 
 
 def test_an_array_of_workers_makes_the_shards_of_one(cluster: Cluster, tiny_data: TinyData, tmp_path):
@@ -195,7 +201,7 @@ def test_a_bad_node_is_named_and_left_out(cluster: Cluster, tiny_data: TinyData,
     ]
 
 
-def test_a_night_in_two_minutes(cluster: Cluster, tiny_data: TinyData, tmp_path):
+def test_a_night_in_two_minutes(cluster: Cluster, tiny_data: TinyData, undisturbed: Path, tmp_path):
     """Part of tests/slurm/night.py: its faults that take least time, one that changes the number of ranks among them."""
     try:
         report = night.spend(
@@ -204,8 +210,9 @@ def test_a_night_in_two_minutes(cluster: Cluster, tiny_data: TinyData, tmp_path)
             tmp_path,
             ["pre-emption", "flipped byte in the newest checkpoint", "power-cut node"],
             STEPS,
-            "megatron",
-            hang=12,
+            ENGINE,
+            HANG,
+            undisturbed,
         )
     finally:
         cluster.minislurm("join-node", 2)

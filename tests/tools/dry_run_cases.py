@@ -13,7 +13,7 @@ from pretrain.dry_run import fake_gpu
 
 SMALL = ["model.num_hidden_layers=4", "model.shallow=1", "model.deep=1", "data.rows_per_step=16"]
 ONE = ["parallel.tensor=1", "parallel.sequence=false"]
-TWO = ["parallel.tensor=2", "parallel.sequence=true"]
+TWO = ["parallel.tensor=2", "parallel.sequence=true", "data.rows_per_step=8"]  # two rows a rank, as with one
 CASES = {  # overrides of pretrain_3b.yaml on 8 GPUs
     "tp1": ONE,
     "tp1 20,480 tokens": [*ONE, "data.row_length=20480"],
@@ -67,7 +67,7 @@ def main() -> None:
                 "planned": planned[stage].total,
                 **dataclasses.asdict(dry_step(config, model, shape, 8, stage * per_stage)),
                 "planned_moved": moved(config, model, shape, planned[stage].static) if name in COUNTED else 0,
-                "rows": 16 * parallel.tensor * parallel.pipeline // 8,
+                "rows": config.data.rows_per_step * parallel.tensor * parallel.pipeline // 8,
             }
             for stage in range(parallel.pipeline)
         ]
