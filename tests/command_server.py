@@ -89,21 +89,31 @@ def run_to_its_end(argv: list[str]) -> NoReturn:
 
 
 def fork_scripts_that_are_run() -> None:
-    """A hook: scripts that a command starts by `subprocess.run`, whose output is its own, are forked from it too."""
-    run = subprocess.run
+    """A hook: Python scripts that a command starts by `subprocess.run` and waits for are forked from it too."""
+    run, known = subprocess.run, {"env", "stdout", "stderr", "check", "preexec_fn"}
 
-    def run_forked(command, env=None, **options):
-        if command[0] != sys.executable or command[1].startswith("-") or options:
-            return run(command, env=env, **options)
+    def run_forked(command, **options):
+        if command[0] != sys.executable or command[1].startswith("-") or not options.keys() <= known:
+            return run(command, **options)
         sys.stdout.flush()
+        sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            os.environ.update(env or {})
-            run_to_its_end(command[1:])
+            for number, name in ((1, "stdout"), (2, "stderr")):
+                if options.get(name) is not None:
+                    os.dup2(1 if options[name] == subprocess.STDOUT else options[name].fileno(), number)
+            if options.get("preexec_fn"):
+                options["preexec_fn"]()
+            os.environ.update(options.get("env") or {})
+            run_to_its_end([str(word) for word in command[1:]])
         _, status = os.waitpid(pid, 0)
         return subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(status))
 
     subprocess.run = run_forked
+
+
+FORKED = (__name__, fork_scripts_that_are_run.__name__)
+"""For `CommandServer.start` and `run`."""
 
 
 def fork_the_server_of_workers() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_server import FORKED
 from tests.commands import CommandServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,7 +78,7 @@ def run_forked(commands: CommandServer, command: list[str], hook: tuple = ()) ->
 def run_demo(commands: CommandServer, preset: str, folder: Path, *words: str) -> str:
     """Another preset, whose stages are forked, too."""
     command = ["tools/demo.py", "--preset", preset, "--folder", str(folder), *words, "--set", *SMALL]
-    return run_forked(commands, command, ("tests.command_server", "fork_scripts_that_are_run"))
+    return run_forked(commands, command, FORKED)
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import assert_refused
+from tests.command_server import FORKED
+from tests.commands import CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import STEPS, write_config
 from tools.evaluation import of_run
 
 HELDOUT = "--task heldout"
 SCRIPT = "tools/evaluate_run.py"
+
+
+def evaluate(commands: CommandServer, *words: object) -> Finished:
+    """The command, whose evaluations are forked from it."""
+    return commands.run(SCRIPT, *words, hook=FORKED)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_every_checkpoint_has_the_losses_that_training_wrote_and_a_curve(commands, run):
-    done = commands.run(SCRIPT, "--run", run, HELDOUT)
+    done = evaluate(commands, "--run", run, HELDOUT)
     assert done.code == 0, done.err
     assert done.out.splitlines()[0] == f"step_{STEPS:08d} heldout: done"  # the newest first
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -52,7 +58,7 @@ def test_every_checkpoint_has_the_losses_that_training_wrote_and_a_curve(command
     assert steps == (6, STEPS) and values == pytest.approx([expected[6], expected[STEPS]], abs=1e-5)
     assert not (run / of_run.HELD).exists()
     before = {path: path.stat().st_mtime_ns for path in run.glob("evaluations/*/*.json")}
-    done = commands.run(SCRIPT, "--run", run, HELDOUT)
+    done = evaluate(commands, "--run", run, HELDOUT)
     assert done.code == 0 and done.out == ""  # nothing is left to do
     assert before == {path: path.stat().st_mtime_ns for path in run.glob("evaluations/*/*.json")}
 
@@ -61,7 +67,7 @@ def test_pictures_are_of_an_export_that_is_removed_again(commands, run, tmp_path
     prompts = tmp_path / "metadata.jsonl"
     prompts.write_text('{"tag": "single_object", "include": [{"class": "sun", "count": 1}], "prompt": "a sun"}\n')
     words = f"--task geneval --prompts-file {prompts}"
-    done = commands.run(SCRIPT, "--run", run, "--step", STEPS, words)
+    done = evaluate(commands, "--run", run, "--step", STEPS, words)
     assert done.code == 0, done.err
     folder = run / "evaluations" / f"{STEPS:08d}"
     assert len(list(folder.glob("images/00000/samples/*.png"))) == 4 and (folder / "geneval.json").is_file()
@@ -91,15 +97,15 @@ def test_two_evaluators_share_the_checkpoints_out(run):
 def test_following_ends_with_the_run_and_a_failure_is_told(commands, run, tiny_data):
     damaged = run / "checkpoints" / "step_00000006"
     next(damaged.glob("__*")).write_bytes(b"")
-    done = commands.run(SCRIPT, "--run", run, "--follow", HELDOUT)
+    done = evaluate(commands, "--run", run, "--follow", HELDOUT)
     assert done.code == 1 and "step 6 heldout" in done.err and "Traceback" not in done.err
     assert (run / "evaluations" / f"{STEPS:08d}" / "heldout.json").is_file()
     assert "the checkpoint is damaged" in (run / "evaluations/00000006/log.txt").read_text()
 
 
 def test_bad_input_is_one_line(commands, run, tmp_path):
-    assert_refused(commands.run(SCRIPT, "--run", tmp_path, HELDOUT), "has no config.yaml")
-    assert_refused(commands.run(SCRIPT, "--run", run, HELDOUT, "--step", 5), "has no checkpoint of step 5")
-    assert_refused(commands.run(SCRIPT, "--run", run, "--task heldout --model x"), "leave out --model")
-    assert_refused(commands.run(SCRIPT, "--run", run, "--task geneval"), "needs --prompts-file")
-    assert_refused(commands.run(SCRIPT, "--run", run, HELDOUT, HELDOUT), "there twice")
+    assert_refused(evaluate(commands, "--run", tmp_path, HELDOUT), "has no config.yaml")
+    assert_refused(evaluate(commands, "--run", run, HELDOUT, "--step", 5), "has no checkpoint of step 5")
+    assert_refused(evaluate(commands, "--run", run, "--task heldout --model x"), "leave out --model")
+    assert_refused(evaluate(commands, "--run", run, "--task geneval"), "needs --prompts-file")
+    assert_refused(evaluate(commands, "--run", run, HELDOUT, HELDOUT), "there twice")
