@@ -271,10 +271,10 @@ def test_codes_come_only_within_a_picture():
                     inside = token == START or (inside and token != END)
 
 
-@kinds
 @torch.no_grad()
-def test_one_graph_without_breaks_gives_the_same(kinds):
-    model = tiny_model(seed=8, layer_kinds=kinds)
+def test_one_graph_without_breaks_gives_the_same():
+    """Of a model with layers of all kinds, as in the test of decoding: compiling takes seconds."""
+    model = tiny_model(seed=8, layer_kinds=ALL_KINDS["mixed"])
     ids, mask = left_pad([document([4, 5, 3]), document([2, 3], 1)])
     expected = model(ids, attention_mask=mask, use_cache=False).logits
     torch._dynamo.reset()
@@ -304,12 +304,12 @@ def test_the_saved_folder_names_a_class_for_every_auto_class(tmp_path):
     assert UniXConfig.from_pretrained(tmp_path).auto_map == AUTO_MAP
 
 
-@kinds
-def test_decoding_is_one_graph_over_a_static_cache(kinds):
+def test_decoding_is_one_graph_over_a_static_cache():
     """Neither the ids, nor how far a picture or a text is, makes another graph: one for each kind of step."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
-    model, counter = tiny_model(seed=9, layer_kinds=kinds), CompileCounterWithBackend("eager")
+    model = tiny_model(seed=9, layer_kinds=ALL_KINDS["mixed"])
+    counter = CompileCounterWithBackend("eager")
     torch._dynamo.reset()
     expected = pictures(model)
     with pytest.MonkeyPatch.context() as patch:

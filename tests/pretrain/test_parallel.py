@@ -182,6 +182,7 @@ def test_recomputing_leaves_out_the_same_with_sequence_parallelism(world: World)
             changes=FLAVOURS["untied qwen3"],
             parallel=ParallelLayout(**SEQUENCE, recompute=recompute),
             optim=DROPOUT,
+            steps=1,
         )
         for recompute in (False, True)
     )

@@ -109,7 +109,7 @@ def test_cut_as_made_is_the_same_model(world: World):
             2,
             changes=FLAVOURS["tied qwen2.5"],
             parallel=ParallelLayout(),
-            steps=2,
+            steps=1,
             precision="bf16",
             zero=ZeroSection(**CUT, init=init),
         )[0]

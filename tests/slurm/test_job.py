@@ -36,12 +36,30 @@ def submit(cluster: Cluster, config: Path, *words: str, **environment: str) -> s
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster, tiny_data: TinyData, tmp_path_factory) -> Path:
-    """A run of sbatch pretrain_3b.sbatch, unmodified, that nothing happens to."""
+    """A run that nothing happens to, of slurm/pretrain_3b.sbatch, unmodified, as slurm/submit.py hands it to Slurm."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     config = night.write_config(tiny_data, run, STEPS)
-    shown = cluster.finished(submit(cluster, config, *night.settings_of(ENGINE, HANG)))
+    said = cluster.run(
+        sys.executable,
+        "slurm/submit.py",
+        "--config",
+        config,
+        "--nodes",
+        2,
+        "--gpus-per-node",
+        2,
+        SCRIPT,
+        *night.settings_of(ENGINE, HANG),
+        seconds=120,
+        SBATCH_OUTPUT=str(config.with_suffix(".out")),
+        **night.SETTINGS,
+    )
+    shown = cluster.finished(said.split()[-1])
     out = config.with_suffix(".out").read_text()
     assert (shown["JobState"], shown["ExitCode"]) == ("COMPLETED", "0:0"), out
+    assert "2 x 2 processes = 4" in said and "GiB on a device" in said
+    assert shown["NumNodes"] == "2"  # what it shows is what runs
+    assert [entry["ranks"] for entry in ended(run)] == [4]
     return run
 
 
@@ -108,31 +126,6 @@ def test_an_array_of_workers_makes_the_shards_of_one(cluster: Cluster, tiny_data
     assert array == one and len(array) == 4
     manifests = [json.loads((output / "manifest.json").read_text()) for output in outputs]
     assert manifests[0]["shards"] == manifests[1]["shards"]
-
-
-def test_submit_hands_the_job_to_slurm(cluster: Cluster, tiny_data: TinyData, tmp_path):
-    """slurm/submit.py without --dry-run: what it shows is what runs."""
-    run = tmp_path / "run"
-    config = night.write_config(tiny_data, run, 3)
-    said = cluster.run(
-        sys.executable,
-        "slurm/submit.py",
-        "--config",
-        config,
-        "--nodes",
-        1,
-        "--gpus-per-node",
-        2,
-        SCRIPT,
-        seconds=60,
-        SBATCH_OUTPUT=str(config.with_suffix(".out")),
-        **night.SETTINGS,
-    )
-    assert "1 x 2 processes = 2" in said and "GiB on a device" in said
-    job = said.split()[-1]
-    shown = cluster.finished(job)
-    assert shown["JobState"] == "COMPLETED" and shown["NumNodes"] == "1", config.with_suffix(".out").read_text()
-    assert [entry["ranks"] for entry in ended(run)] == [2]
 
 
 def test_scancel_saves_and_leaves_nothing(cluster: Cluster, tiny_data: TinyData, tmp_path):
