@@ -44,8 +44,8 @@ TESTS = {  # by group: where its faults must be seen
     "conversion": "tests/tools/test_convert_from_hf.py tests/tools/test_convert_to_hf.py",
     "guidance": "tests/model/test_hf_guidance.py",
     "layouts": "tests/pretrain/test_parallel.py",
-    "megatron": "tests/pretrain/test_overlap.py tests/pretrain/test_bad_steps.py tests/pretrain/test_freezing.py "
-    "tests/pretrain/test_parallel.py",
+    "megatron": "tests/pretrain/test_engine.py tests/pretrain/test_overlap.py tests/pretrain/test_bad_steps.py "
+    "tests/pretrain/test_freezing.py tests/pretrain/test_parallel.py",
     "zero3": "tests/pretrain/test_zero3.py tests/pretrain/test_bad_steps.py tests/pretrain/test_freezing.py",
     "checkpoints": "tests/pretrain/test_sharded_files.py tests/pretrain/test_parallel_run.py",
     "zero3 checkpoints": "tests/pretrain/test_zero3_run.py",
@@ -305,7 +305,7 @@ def judge(folder: Path, mutant: Mutant, seconds: float) -> dict:
         path.write_text(text, encoding="utf-8")
     failed = re.search(r"^(?:FAILED|ERROR) (\S.*?)(?: - |$)", said, re.M)
     by = failed.group(1) if failed else "" if code == 0 else said[-200:] or f"no end in {seconds:.0f} s"
-    return {**asdict(mutant), "caught": code != 0, "by": by, "seconds": round(time.monotonic() - begin, 1)}
+    return {**asdict(mutant), "caught": code not in (0, None), "by": by, "seconds": round(time.monotonic() - begin, 1)}
 
 
 def main() -> int:
@@ -333,7 +333,7 @@ def main() -> int:
         for mutant in chosen:
             found.append(judge(Path(folder), mutant, arguments.seconds))
             last = found[-1]
-            told = f"caught by {last['by']}" if last["caught"] else "NOT CAUGHT"
+            told = f"caught by {last['by']}" if last["caught"] else f"NOT CAUGHT {last['by']}"
             print(f"{last['seconds']:6.1f} s  {mutant.group}: {mutant.file}: {mutant.new!r}: {told}", flush=True)
             if arguments.output:
                 with arguments.output.open("a", encoding="utf-8") as file:

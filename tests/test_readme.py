@@ -59,8 +59,13 @@ def test_every_page_was_found():
 
 
 DRY = ["model.num_hidden_layers=4", "model.shallow=1", "model.deep=1"]
-OF_THE_DEMO = ("tokenization/shard_images.py", "pretrain/train.py", "tools/convert_to_hf.py")
-"""Scripts that tools/demo.py starts in a Python of their own."""
+STARTED_ELSEWHERE = (
+    "tokenization/shard_images.py",
+    "pretrain/train.py",
+    "tools/convert_to_hf.py",
+    "tools/generate.py",
+)
+"""Scripts that the demo below, or tests/test_start_up.py, starts in a Python of their own."""
 
 
 def run(command: list[str]) -> str:
@@ -139,7 +144,7 @@ def test_a_documented_command_runs(demo, commands: CommandServer, page, command)
     if words[0] == "tools/bench_serve.py":
         extra = ["--seconds", "1"]
     first = next(place for place in ALL if place[1].split()[:2] == ["python", words[0]])
-    if words[0] in OF_THE_DEMO or (page, command) != first:
+    if words[0] in STARTED_ELSEWHERE or (page, command) != first:
         run_forked(commands, [*words, *extra])
     else:
         run([sys.executable, *words, *extra])

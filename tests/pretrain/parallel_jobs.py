@@ -72,10 +72,20 @@ def rows_here(rows: list[Row]) -> list[Row]:
 
 
 def train(
-    changes: dict, parallel: ParallelLayout, optim: OptimSection = OPTIM, steps: int = TRAINED, precision: str = "fp32"
+    changes: dict,
+    parallel: ParallelLayout,
+    optim: OptimSection = OPTIM,
+    steps: int = TRAINED,
+    precision: str = "fp32",
+    drawn_before: int = 0,
 ) -> tuple:
-    """(figures of each step, figures of a measurement at the end, final whole weights)."""
-    return train_with(make_engine(changes, parallel, optim, precision), optim, steps)
+    """(figures of each step, figures of a measurement at the end, final whole weights).
+
+    drawn_before: numbers that were drawn at random before the first step, as a resumed run has drawn fewer.
+    """
+    engine = make_engine(changes, parallel, optim, precision)
+    torch.rand(drawn_before)
+    return train_with(engine, optim, steps)
 
 
 def train_with(engine, optim: OptimSection = OPTIM, steps: int = TRAINED) -> tuple:

@@ -174,7 +174,7 @@ def test_what_is_left_out_does_not_depend_on_the_layout(world: World, left_out_a
 
 
 def test_recomputing_leaves_out_the_same_with_sequence_parallelism(world: World):
-    """There each rank draws for its own tokens, so one process is no reference: the layout itself is."""
+    """There each rank draws for its own tokens, so one process is no reference: the layout itself is, whatever was drawn before."""
     first, again = (
         world.run(
             parallel_jobs.train,
@@ -183,6 +183,7 @@ def test_recomputing_leaves_out_the_same_with_sequence_parallelism(world: World)
             parallel=ParallelLayout(**SEQUENCE, recompute=recompute),
             optim=DROPOUT,
             steps=1,
+            drawn_before=7 * recompute,
         )
         for recompute in (False, True)
     )

@@ -17,7 +17,8 @@ from tests.parallel_world import World
 from tests.pretrain import checkpoint_jobs
 from tests.pretrain.tiny_run import TinyData, checkpoint_names, config_values, read_metrics
 
-STEPS, SAVED = 8, 4
+STEPS, SAVED = 6, 3
+RESUMED = f"at step {SAVED}, row {2 * SAVED}"
 WIDE = {"tensor": 2, "sequence": True, "pipeline": 2}
 LAYOUTS = {
     "one process": (1, {}),
@@ -64,7 +65,7 @@ def uninterrupted(world: World, data: TinyData, run: Path, layout: dict) -> Path
     config = write_config(data, run, layout)
     found = world.run(checkpoint_jobs.train_run, 4, config=config, overrides=[])
     assert [code for code, _, _ in found] == [0] * 4
-    assert "8 of 8 steps done" in found[0][1] and not any(printed for _, printed, _ in found[1:])
+    assert f"{STEPS} of {STEPS} steps done" in found[0][1] and not any(printed for _, printed, _ in found[1:])
     (run / "read.json").write_text(json.dumps(found[0][2]))
     return run
 
@@ -97,7 +98,7 @@ def test_the_same_layout_goes_on_to_the_last_bit(world, tiny_data, tmp_path, ref
     stopped_after_the_save(whole, run)
     config = write_config(tiny_data, run, layout, run={"precision": precision})
     found = world.run(checkpoint_jobs.train_run, 4, config=config, overrides=["checkpoint.async_save=true"])
-    assert "at step 4, row 8" in found[0][1]
+    assert RESUMED in found[0][1]
     assert read_metrics(run) == read_metrics(whole)
     ours, theirs = (checkpoint.folder_of(folder, STEPS) for folder in (run, whole))
     assert_same_tensors(ours, theirs)
@@ -111,13 +112,13 @@ def test_another_layout_goes_on(world, tiny_data, tmp_path, reference, layout):
     found = world.run(
         checkpoint_jobs.train_run, ranks, config=write_config(tiny_data, tmp_path / "run", parallel), overrides=[]
     )
-    assert "at step 4, row 8" in found[0][1]
+    assert RESUMED in found[0][1]
     assert_follows(tmp_path / "run", reference)
 
 
 @pytest.mark.parametrize("layout", ["one process", "pp4", "tp2 dp2"])
 def test_the_documents_read_after_a_resume_are_those_of_the_whole_run(world, tiny_data, tmp_path, reference, layout):
-    """Held-out documents, which are read at every start, then those of rows 8 to 15: by one reader of each row, together."""
+    """Held-out documents, which are read at every start, then those of the rows after the save: by one reader of each row, together."""
     ranks, parallel = LAYOUTS[layout]
     config = write_config(tiny_data, tmp_path / "run", parallel)
     shutil.copytree(reference, tmp_path / "run")
@@ -129,7 +130,7 @@ def test_the_documents_read_after_a_resume_are_those_of_the_whole_run(world, tin
     heldout, resumed = (Counter(sum((ranks[rank][2] for rank in readers), [])) for ranks in (finished, found))
     whole = json.loads((reference / "read.json").read_text())
     rows = (resumed - heldout).total()
-    assert heldout.total() >= 2 and 8 <= rows < len(whole) - heldout.total()
+    assert heldout.total() >= 2 and 2 * (STEPS - SAVED) <= rows < len(whole) - heldout.total()
     assert resumed - heldout == Counter(whole[-rows:])
 
 
@@ -138,13 +139,13 @@ def test_a_cut_optimizer_and_interleaved_stages_are_written_for_all(world, tiny_
     whole = uninterrupted(world, tiny_data, tmp_path / "whole", {"tensor": 2, "distributed_optimizer": True})
     run = tmp_path / "run"
     stopped_after_the_save(whole, run)
-    interleaved = write_config(tiny_data, run, {"pipeline": 2, "layout": "Et|t|t|tL"}, checkpoint={"every": 3})
+    interleaved = write_config(tiny_data, run, {"pipeline": 2, "layout": "Et|t|t|tL"}, checkpoint={"every": 2})
     found = world.run(checkpoint_jobs.train_run, 2, config=interleaved, overrides=[])
-    assert "at step 4, row 8" in found[0][1]
+    assert RESUMED in found[0][1]
     assert_follows(run, whole)
     shutil.rmtree(checkpoint.folder_of(run, STEPS))
     found = world.run(checkpoint_jobs.train_run, 1, config=write_config(tiny_data, run, {}), overrides=[])
-    assert "at step 6, row 12" in found[0][1]
+    assert "at step 4, row 8" in found[0][1]
     assert_follows(run, whole)
 
 
@@ -157,7 +158,7 @@ def test_who_reads_what(world, tiny_data, tmp_path, reference):
         found = [
             documents for _, _, documents in world.run(checkpoint_jobs.train_run, ranks, config=config, overrides=[])
         ]
-        assert all(found[rank] == found[0] and len(found[0]) > 8 for rank in readers)
+        assert all(found[rank] == found[0] and len(found[0]) > 2 * (STEPS - SAVED) for rank in readers)
         assert all(found[rank] == [] for rank in range(ranks) if rank not in readers)
         assert_follows(run, reference)
 
@@ -179,8 +180,8 @@ def test_a_disk_that_is_full_costs_a_warning(world, tiny_data, tmp_path, referen
         assert [code for code, _, _ in found] == [0, 0] and not found[1][1]
         (warning,) = [line for line in found[0][1].splitlines() if line.startswith("warning")]
         assert "checkpoint of step 4 could not be written" in warning and "the run goes on" in warning
-        assert checkpoint_names(run) == ["step_00000002", "step_00000006", "step_00000008"]
-        assert checkpoint.verify(checkpoint.folder_of(run, 8)) is None
+        assert checkpoint_names(run) == ["step_00000002", "step_00000006"]
+        assert checkpoint.verify(checkpoint.folder_of(run, STEPS)) is None
         assert_follows(run, reference)
 
 
@@ -191,9 +192,9 @@ def test_a_last_save_that_fails_is_a_failed_run(world, tiny_data, tmp_path, refe
         world.run(
             checkpoint_jobs.train_run_with_small_files, 2, config=config, rank=0, saves=(2,), limit=4096, overrides=[]
         )
-    assert checkpoint_names(run) == ["step_00000004"]
+    assert checkpoint_names(run) == ["step_00000003"]
     found = world.run(checkpoint_jobs.train_run, 1, config=config, overrides=["parallel.tensor=1"])
-    assert "at step 4, row 8" in found[0][1]
+    assert RESUMED in found[0][1]
     assert_follows(run, reference)
 
 
@@ -201,9 +202,9 @@ def test_damage_is_passed_over_by_all_ranks(world, tiny_data, tmp_path, referenc
     """A flipped byte in what one rank wrote, a missing file, a half-written folder: one line each, then the one before."""
     run = tmp_path / "run"
     shutil.copytree(reference, run)
-    for copy, damage in ((6, "flipped"), (7, "missing"), (8, "manifest")):
+    for copy, damage in ((4, "flipped"), (5, "missing"), (STEPS, "manifest")):
         folder = checkpoint.folder_of(run, copy)
-        if copy < 8:
+        if copy < STEPS:
             shutil.copytree(checkpoint.folder_of(run, SAVED), folder)
         file = folder / ("manifest.json" if damage == "manifest" else "__2_0.distcp")
         content = bytearray(file.read_bytes())
@@ -216,13 +217,13 @@ def test_damage_is_passed_over_by_all_ranks(world, tiny_data, tmp_path, referenc
     (half / "__0_0.distcp").write_bytes(b"half")
     found = world.run(checkpoint_jobs.train_run, 4, config=write_config(tiny_data, run, {"tensor": 2}), overrides=[])
     warnings = [line for line in found[0][1].splitlines() if line.startswith("warning")]
-    assert [name in line for name, line in zip(("step_00000008", "00000007", "00000006"), warnings, strict=True)] == [
+    assert [name in line for name, line in zip(("step_00000006", "00000005", "00000004"), warnings, strict=True)] == [
         True
     ] * 3
-    assert "at step 4, row 8" in found[0][1] and not found[1][1]
+    assert RESUMED in found[0][1] and not found[1][1]
     assert_follows(run, reference)
-    assert checkpoint_names(run) == [f"step_0000000{step}" for step in (4, 6, 7, 8)]  # the half-written one is gone
-    assert checkpoint.verify(checkpoint.folder_of(run, 8)) is None
+    assert checkpoint_names(run) == [f"step_0000000{step}" for step in (3, 4, 5, 6)]  # the half-written one is gone
+    assert checkpoint.verify(checkpoint.folder_of(run, STEPS)) is None
 
 
 def test_one_rank_killed_in_a_save_ends_the_others_and_costs_that_save(world, tiny_data, tmp_path, reference):
@@ -235,11 +236,11 @@ def test_one_rank_killed_in_a_save_ends_the_others_and_costs_that_save(world, ti
     finally:
         killed.close()
     kept, half = checkpoint_names(run)
-    assert kept == "step_00000004" and half.startswith("step_00000008.0-") and half.endswith(".partial")
+    assert kept == "step_00000003" and half.startswith("step_00000006.0-") and half.endswith(".partial")
     found = world.run(checkpoint_jobs.train_run, 2, config=config, overrides=[])
-    assert "at step 4, row 8" in found[0][1] and "warning" not in found[0][1]
+    assert RESUMED in found[0][1] and "warning" not in found[0][1]
     assert_follows(run, reference)
-    assert checkpoint_names(run) == ["step_00000004", "step_00000008"]
+    assert checkpoint_names(run) == ["step_00000003", "step_00000006"]
 
 
 def test_a_damaged_shard_ends_all_ranks_and_one_tells(world, tiny_data, tmp_path):

@@ -15,7 +15,7 @@ from pretrain import records
 from pretrain.records import Records
 from tests.commands import ROOT
 from tests.pretrain import checkpoint_jobs
-from tests.pretrain.test_parallel_run import STEPS, write_config
+from tests.pretrain.test_parallel_run import write_config
 from tests.pretrain.tiny_run import SPEEDS, checkpoint_names, read_metrics
 from tests.small_disk import small_disk
 
@@ -120,8 +120,8 @@ def test_an_older_attempt_writes_nothing_any_more(tmp_path, capsys):
 def test_a_disk_that_is_full_for_some_steps_costs_a_run_nothing_but_their_checkpoints(world, tiny_data, tmp_path):
     """Metrics, TensorBoard's events and the logs of the ranks are those of a run with room."""
     found = {}
-    for name, full, room in (("whole", STEPS, STEPS), ("full", 2, 7)):
-        changes = {"checkpoint": {"every": 2, "keep": 9}, "log": {"tensorboard": True}}
+    for name, full, room in (("whole", 8, 8), ("full", 2, 7)):
+        changes = {"run": {"steps": 8}, "checkpoint": {"every": 2, "keep": 9}, "log": {"tensorboard": True}}
         config = write_config(tiny_data, tmp_path / name, {}, **changes)
         found[name] = world.run(
             checkpoint_jobs.train_run_on_a_full_disk, 2, config=config, overrides=[], full=full, room=room
@@ -137,7 +137,7 @@ def test_a_disk_that_is_full_for_some_steps_costs_a_run_nothing_but_their_checkp
     assert read_metrics(run) == read_metrics(whole)
     assert events(run) == events(whole) and events(run)
     for path in ("logs/attempt_0000/rank_0000.jsonl", "logs/attempt_0000/rank_0001.jsonl"):
-        assert (run / path).read_text().count("\n") == STEPS
+        assert (run / path).read_text().count("\n") == 8
     assert checkpoint_names(run) == ["step_00000002", "step_00000008"]
 
 

@@ -10,6 +10,7 @@ from pretrain import checkpoint
 from pretrain.sharded_files import read_whole, stored_tensors
 from tests.pretrain import checkpoint_jobs, zero3_jobs
 from tests.pretrain.test_parallel_run import (
+    SAVED,
     STEPS,
     assert_follows,
     assert_same_tensors,
@@ -18,6 +19,7 @@ from tests.pretrain.test_parallel_run import (
 )
 from tests.pretrain.tiny_run import read_metrics
 
+RESUMED = f"at step {SAVED}, row {4 * SAVED}"
 ZERO = {"engine": "zero3"}
 CUT = {"keep_whole": 0}
 
@@ -36,7 +38,7 @@ def run_of(world, data, folder, ranks: int, layout: dict | None = None, zero: di
 def reference(world, tiny_data, tmp_path_factory):
     """A run of ZeRO 3 on 2 ranks, from start to end."""
     run = tmp_path_factory.mktemp("reference") / "run"
-    assert "8 of 8 steps done" in run_of(world, tiny_data, run, 2)
+    assert f"{STEPS} of {STEPS} steps done" in run_of(world, tiny_data, run, 2)
     return run
 
 
@@ -50,7 +52,7 @@ def test_the_same_world_goes_on_to_the_last_bit(world, tiny_data, tmp_path, refe
     printed = run_of(
         world, tiny_data, tmp_path / "run", 2, run={"precision": precision}, checkpoint={"async_save": True}
     )
-    assert "at step 4, row 16" in printed
+    assert RESUMED in printed
     assert read_metrics(tmp_path / "run") == read_metrics(whole)
     ours, theirs = (checkpoint.folder_of(folder, STEPS) for folder in (tmp_path / "run", whole))
     assert_same_tensors(ours, theirs)
@@ -69,12 +71,12 @@ def test_frozen_weights_stay_and_the_run_goes_on_to_the_last_bit(world, tiny_dat
     )
     run_of(world, tiny_data, whole, 2, zero=zero, **options)
     stopped_after_the_save(whole, run)
-    assert "at step 4, row 16" in run_of(world, tiny_data, run, 2, zero=zero, **options)
+    assert RESUMED in run_of(world, tiny_data, run, 2, zero=zero, **options)
     assert read_metrics(run) == read_metrics(whole)
     ours, theirs = (checkpoint.folder_of(folder, STEPS) for folder in (run, whole))
     assert_same_tensors(ours, theirs)
     names = [name for name in stored_tensors(ours) if not name.startswith("optimizer.")]
-    early, late = (dict(read_whole(checkpoint.folder_of(whole, step), names)) for step in (4, STEPS))
+    early, late = (dict(read_whole(checkpoint.folder_of(whole, step), names)) for step in (SAVED, STEPS))
     frozen = {name for name in names if ".text." in name or name.startswith("embed")}
     assert {name for name in names if torch.equal(early[name], late[name])} == frozen
     assert not any(f"optimizer.exp_avg.{name}" in stored_tensors(ours) for name in frozen)
@@ -98,7 +100,7 @@ def test_another_world_or_engine_goes_on(world, tiny_data, tmp_path, reference, 
     ranks, engine, layout, zero = CONTINUATIONS[name]
     stopped_after_the_save(reference, tmp_path / "run")
     printed = run_of(world, tiny_data, tmp_path / "run", ranks, layout, zero, run={"engine": engine})
-    assert "at step 4, row 16" in printed
+    assert RESUMED in printed
     assert_follows(tmp_path / "run", reference)
 
 
@@ -119,7 +121,7 @@ def test_zero_goes_on_from_the_other_engine_and_from_more_ranks(
     """The first half by the megatron engine on 4 ranks, the second by ZeRO."""
     run = tmp_path / "run"
     stopped_after_the_save(of_megatron, run)
-    assert "at step 4, row 16" in run_of(world, tiny_data, run, ranks, layout, zero)
+    assert RESUMED in run_of(world, tiny_data, run, ranks, layout, zero)
     assert_follows(run, reference)
 
 
