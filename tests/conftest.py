@@ -10,12 +10,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import spread
 from tests.commands import commands  # noqa: F401  (fixtures for all tests)
 from tests.parallel_world import world  # noqa: F401
 from tests.pretrain.tiny_run import shaped_data, tiny_data  # noqa: F401
 from tests.slurm.cluster import cluster  # noqa: F401
+
+# How long an example takes, or how fast examples are made, is the load of the machine.
+settings.register_profile("suite", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -207,7 +207,9 @@ def test_a_form_that_is_none_is_refused(served):
 NAMES = ["model", "messages", "role", "content", "type", "text", "image_url", "url", "seed", "stop", "n"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
