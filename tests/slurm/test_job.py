@@ -22,10 +22,10 @@ STEPS, ENGINE, HANG = 45, "megatron", 12  # of the run that a night disturbs, an
 SCRIPT = "slurm/pretrain_3b.sbatch"
 
 
-def submit(cluster: Cluster, config: Path, *words: str, gpus: int = 2, **environment: str) -> str:
+def submit(cluster: Cluster, config: Path, *words: str, **environment: str) -> str:
     return cluster.submit(
         "--nodes=2",
-        f"--gpus-per-node={gpus}",
+        "--gpus-per-node=2",
         f"--output={config.with_suffix('.out')}",
         SCRIPT,
         *words,
@@ -132,9 +132,9 @@ def test_scancel_saves_and_leaves_nothing(cluster: Cluster, tiny_data: TinyData,
     run = tmp_path / "run"
     config = night.write_config(tiny_data, run, 100_000)
     before = set(SHARED_MEMORY.iterdir())
-    job = submit(cluster, config, "checkpoint.every=100000", gpus=1)
+    job = submit(cluster, config, "checkpoint.every=100000")
     cluster.wait(job, lambda shown: last_step(run) >= 3)
-    assert len(cluster.ranks(job)) == 2
+    assert len(cluster.ranks(job)) == 4
     cluster.run("scancel", job)
     assert cluster.finished(job)["JobState"] == "CANCELLED"
     end = time.monotonic() + 120
@@ -183,7 +183,7 @@ def other_data_on_node2(cluster: Cluster, tiny_data: TinyData, tmp_path):
 def test_a_bad_node_is_named_and_left_out(cluster: Cluster, tiny_data: TinyData, tmp_path, other_data_on_node2):
     run = tmp_path / "run"
     config = night.write_config(tiny_data, run, 5)
-    job = submit(cluster, config, gpus=1)
+    job = submit(cluster, config)
     shown = cluster.finished(job)
     out = config.with_suffix(".out").read_text()
     assert shown["JobState"] == "COMPLETED", out
