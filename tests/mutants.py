@@ -285,7 +285,7 @@ def copy_of(tree: Path, folder: Path) -> None:
     world.write_text(text, encoding="utf-8")
 
 
-def judge(folder: Path, mutant: Mutant, seconds: float) -> dict:
+def judge(folder: Path, mutant: Mutant, seconds: float, tests: str = "") -> dict:
     """Run the group's tests with the fault -> it, whether it was caught, by which test, and the time that this took."""
     path = folder / mutant.file
     text = path.read_text(encoding="utf-8")
@@ -296,7 +296,11 @@ def judge(folder: Path, mutant: Mutant, seconds: float) -> dict:
     try:
         path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
         done = subprocess.run(
-            [*command, *TESTS[mutant.group].split()], cwd=folder, capture_output=True, text=True, timeout=seconds
+            [*command, *(tests or TESTS[mutant.group]).split()],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
         )
         code, said = done.returncode, done.stdout
     except subprocess.TimeoutExpired:
@@ -313,6 +317,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="words of groups or files, comma-separated (default: all)")
     parser.add_argument("--tree", type=Path, default=ROOT, help="checkout to copy (default: this one)")
+    parser.add_argument("--tests", default="", help="pytest's words for other tests than the group's")
     parser.add_argument("--part", default="1/1", help="the second of three parts is 2/3 (default: all)")
     parser.add_argument("--seconds", type=float, default=1500, help="for the tests of one fault (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="file for the results, a JSON line each")
@@ -331,7 +336,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy_of(arguments.tree, Path(folder))
         for mutant in chosen:
-            found.append(judge(Path(folder), mutant, arguments.seconds))
+            found.append(judge(Path(folder), mutant, arguments.seconds, arguments.tests))
             last = found[-1]
             told = f"caught by {last['by']}" if last["caught"] else f"NOT CAUGHT {last['by']}"
             print(f"{last['seconds']:6.1f} s  {mutant.group}: {mutant.file}: {mutant.new!r}: {told}", flush=True)
