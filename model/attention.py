@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from typing import Any, cast
 
 import torch
 from megatron.core.transformer.module import MegatronModule
@@ -44,7 +45,7 @@ def padded_attention(query: Tensor, key: Tensor, value: Tensor, layout: Segments
         outputs.append(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]).index_select(0, group.keep))
     if not outputs:
         return query
-    return torch.cat(outputs).index_select(0, layout.ungroup)
+    return torch.cat(outputs).index_select(0, cast(Tensor, layout.ungroup))
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, expand: bool) -> Tensor:
@@ -59,7 +60,7 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, expand: bool) -> 
 
 
 @functools.cache
-def _grouped_heads_switch() -> dict[str, bool]:
+def _grouped_heads_switch() -> dict[str, Any]:
     """torch 2.13 wants to be told that query heads share keys; 2.11 does not know the word, and has the same kernel."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -71,7 +72,9 @@ def varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: Segments
     from torch.nn.attention.varlen import varlen_attn
 
     longest, ends = layout.max_seqlen_q, layout.cu_seqlens_q
-    return varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0), **_grouped_heads_switch())
+    switch = _grouped_heads_switch()
+    out = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0), **switch)
+    return cast(Tensor, out)  # a tuple only where asked for more
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, layout: Segments) -> Tensor:
@@ -100,7 +103,7 @@ class DocumentAttention(MegatronModule):
         packed_seq_params: Segments | None = None,
     ) -> Tensor:
         """query [t, heads, d], key and value [t, kv_heads, d] -> [t, heads, d]; t is the whole slice."""
-        layout = packed_seq_params
+        layout = cast(Segments, packed_seq_params)
         query = rotate(query, layout.cos, layout.sin)
         key = rotate(key, layout.cos, layout.sin)
         if value.is_cuda:  # a copy of a tenth of what linear_qkv gave, of which the rest need then not be kept

@@ -49,7 +49,9 @@ def writing(path: Path) -> Iterator[None]:
         found = disk_error(error)
         if found is None or (found is error and found.filename is not None):
             raise
-        raise OSError(found.errno, found.strerror or os.strerror(found.errno), str(found.filename or path)) from error
+        raise OSError(
+            found.errno, found.strerror or os.strerror(found.errno or 0), str(found.filename or path)
+        ) from error
 
 
 def tell(line: str, file: TextIO | None = None) -> bool:

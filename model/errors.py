@@ -32,6 +32,8 @@ class TryAgain(Exception):
 class ToldByAnother(SystemExit):
     """The end of a process whose error another process of its run tells, so that it is told once. Holds the exit code."""
 
+    code: int
+
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's `main` and exit: a `UserError`, `RunFailed` or `TryAgain` becomes one line on stderr, with exit code
@@ -73,7 +75,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         if found is None:
             raise
         tell(
-            f"error: {told(found, named_output())}: {REMEDIES[found.errno]}, and run the same command again", sys.stderr
+            f"error: {told(found, named_output())}: {REMEDIES[found.errno or 0]}, and run the same command again",
+            sys.stderr,
         )
         code = 1
     let_output_go()

@@ -6,6 +6,7 @@ random. Embedding and LM head get a row for each picture code: the mean of the t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ def starting_weights(
     _check_complete(source, config, plan)
     dtype = new.dtype or _stored_dtype(source, config, plan)
     for name, parts in plan.items():
-        yield name, lambda name=name, parts=parts: _make(source, config, new, name, parts).to(dtype)
+        yield name, functools.partial(_make_in, dtype, source, config, new, name, parts)
 
 
 def _parts(source: Source, config: ModelConfig, name: str, parts: list[str]) -> list[str]:
@@ -80,6 +81,10 @@ def _stored_dtype(source: Source, config: ModelConfig, plan: dict[str, list[str]
     if stored not in known:
         raise UserError(f"{source.folder}: weights are stored as {stored}: {', '.join(known)} can be read")
     return known[stored]
+
+
+def _make_in(dtype: torch.dtype, *what) -> Tensor:
+    return _make(*what).to(dtype)
 
 
 def _make(source: Source, config: ModelConfig, new: NewWeights, name: str, parts: list[str]) -> Tensor:

@@ -5,7 +5,9 @@ the same model whether or not apex and transformer-engine are installed.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
@@ -24,6 +26,7 @@ from megatron.core.transformer.transformer_layer import (
 )
 from torch import Tensor
 
+from model.again import Recipe
 from model.config import ModelConfig
 from model.fused import rms_norm, swiglu
 from model.kernels import TORCH, Kernels, kernels_of
@@ -41,7 +44,7 @@ class RMSNorm(torch.nn.Module):
         super().__init__()
         self.eps = eps
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
-        self.weight.sequence_parallel = config.sequence_parallel
+        vars(self.weight)["sequence_parallel"] = config.sequence_parallel
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., hidden_size] -> the same shape."""
@@ -59,10 +62,12 @@ class SwiGLU(torch.nn.Module):
         return swiglu(gate_and_up)
 
 
-CHEAP = {  # what a layer can compute again for less than it costs to keep: of a module the function that it is
-    RMSNorm: lambda norm: functools.partial(rms_norm, weight=norm.weight.detach(), eps=norm.eps),
-    SwiGLU: lambda _: swiglu,
-}
+def _norm_again(norm: Any) -> Callable[[Tensor], Tensor]:
+    return functools.partial(rms_norm, weight=norm.weight.detach(), eps=norm.eps)
+
+
+# What a layer can compute again for less than it costs to keep: of a module the function that it is.
+CHEAP: dict[type, Recipe] = {RMSNorm: _norm_again, SwiGLU: lambda _: swiglu}
 
 
 class SharedLayer(TransformerLayer):
@@ -72,9 +77,9 @@ class SharedLayer(TransformerLayer):
         super().__init__(*args, **kwargs)
         self.arrives_in = arrives_in
 
-    def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting = None, **_):
+    def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting | None = None, **_):
         """[S, 1, h] in the order of the layer before -> [S, 1, h] in document order, and no context."""
-        routing = packed_seq_params
+        routing = cast(RowRouting, packed_seq_params)
         if self.arrives_in != DOCUMENT:
             hidden_states = routing.reorder(hidden_states, DOCUMENT)
         routing.seed_dropout(f"layer {self.layer_number}")
@@ -104,9 +109,9 @@ class SeparatedLayer(MegatronModule):
         self.vision = build_module(submodules.vision, config=config, layer_number=layer_number, **kwargs)
         self.layer_number = self.text.layer_number  # counted over all pipeline stages, from 1
 
-    def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting = None, **_):
+    def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting | None = None, **_):
         """[S, 1, h] in the order of the layer before -> [S, 1, h] in separated order, and no context."""
-        routing = packed_seq_params
+        routing = cast(RowRouting, packed_seq_params)
         if self.arrives_in != SEPARATED_ORDER:
             hidden_states = routing.reorder(hidden_states, SEPARATED_ORDER)
         routing.seed_dropout(f"layer {self.layer_number} text")
@@ -124,9 +129,9 @@ class MotLayer(SeparatedLayer):
     the tokens of their modality, and scatter them again.
     """
 
-    def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting = None, **_):
+    def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting | None = None, **_):
         """[S, 1, h] in the order of the layer before -> [S, 1, h] in separated order, and no context."""
-        routing = packed_seq_params
+        routing = cast(RowRouting, packed_seq_params)
         if self.arrives_in != SEPARATED_ORDER:
             hidden_states = routing.reorder(hidden_states, SEPARATED_ORDER)
         routing.seed_dropout(f"layer {self.layer_number}")
@@ -168,9 +173,9 @@ class HardMoeLayer(TransformerLayer):
         feed_forward = MLP(config, parts, ffn_hidden_size=config.ffn_hidden_size, tp_group=self.tp_group)
         self.vision = torch.nn.ModuleDict({"mlp": feed_forward})
 
-    def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting = None, **_):
+    def forward(self, hidden_states: Tensor, attention_mask=None, packed_seq_params: RowRouting | None = None, **_):
         """[S, 1, h] in the order of the layer before -> [S, 1, h] in separated order, and no context."""
-        routing = packed_seq_params
+        routing = cast(RowRouting, packed_seq_params)
         if self.arrives_in != DOCUMENT:
             hidden_states = routing.reorder(hidden_states, DOCUMENT)
         routing.seed_dropout(f"layer {self.layer_number}")
@@ -271,7 +276,9 @@ def _left_to_initialise(weight: Tensor) -> Tensor:
     return weight
 
 
-FP8 = {  # scaling of FP8 -> megatron-core's settings; a history of 1,024 steps is transformer-engine's own choice
+FP8: dict[
+    str, dict[str, Any]
+] = {  # scaling of FP8 -> megatron-core's settings; a history of 1,024 steps is transformer-engine's own choice
     "none": {},
     "delayed": {"fp8": "hybrid", "fp8_recipe": "delayed", "fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"},
     "current": {"fp8": "hybrid", "fp8_recipe": "tensorwise"},

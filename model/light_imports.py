@@ -15,16 +15,19 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 from model.disk import tell
 from model.kernels import TRANSFORMER_ENGINE, unloadable
+
+NOT_INSTALLED = cast(types.ModuleType, None)  # in sys.modules: importing this one fails
 
 
 @contextmanager
 def hidden(*names: str) -> Iterator[None]:
     """Inside, these modules cannot be imported, as where they are not installed. Those that are there already stay."""
     gone = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(gone))
+    sys.modules.update(dict.fromkeys(gone, NOT_INSTALLED))
     try:
         yield
     finally:
@@ -42,8 +45,9 @@ class _LazyPackage(types.ModuleType):
         module = f"{self.__name__}.{name}"
         if importlib.util.find_spec(module) is not None:
             return importlib.import_module(module)
-        self.__class__ = types.ModuleType
-        self.__spec__.loader.exec_module(self)
+        package: Any = self
+        package.__class__ = types.ModuleType
+        package.__spec__.loader.exec_module(package)
         return getattr(self, name)
 
 
@@ -70,7 +74,7 @@ def leave_torchvision_out() -> None:
     It imports torch's compiler, and PyPI's wheel, which is linked to CUDA, fails with a CPU build of torch. For the whole
     process it is then as where it is not installed.
     """
-    sys.modules.setdefault("torchvision", None)
+    sys.modules.setdefault("torchvision", NOT_INSTALLED)
 
 
 def import_megatron() -> None:
@@ -81,7 +85,7 @@ def import_megatron() -> None:
     if why := unloadable():
         for name in [name for name in sys.modules if name.split(".")[0] == TRANSFORMER_ENGINE]:
             del sys.modules[name]
-        sys.modules[TRANSFORMER_ENGINE] = None
+        sys.modules[TRANSFORMER_ENGINE] = NOT_INSTALLED
         if os.environ.get("RANK", "0") == "0":
             tell(f"warning: transformer-engine is installed and does not load ({why}): going on without it")
     with hidden("wandb", "torch.utils.tensorboard"):
@@ -95,7 +99,7 @@ def summary_writer() -> type:
     return SummaryWriter
 
 
-def tensorboard_records() -> tuple[type, type, type, type]:
+def tensorboard_records() -> tuple[Any, Any, Any, Any]:
     """TensorBoard's Event, SessionLog and Summary, and its RecordWriter, without boto3 likewise."""
     with hidden("boto3", "botocore"):
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -104,7 +108,7 @@ def tensorboard_records() -> tuple[type, type, type, type]:
     return Event, SessionLog, Summary, RecordWriter
 
 
-def mds_reader() -> type:
+def mds_reader() -> Any:
     """mosaicml-streaming's MDSReader without its data sets, which import torchvision and clients of clouds."""
     leave_torchvision_out()
     lazy_packages(*MDS_PACKAGES)
@@ -129,7 +133,7 @@ def import_transformers() -> None:
         import transformers.modeling_utils  # noqa: F401
 
 
-def vq_model() -> type:
+def vq_model() -> Any:
     """diffusers' VQModel without its other models, and without what these use: the compiler, transformers, peft, accelerate."""
     leave_torchvision_out()
     with hidden("torch._dynamo", "transformers", "peft", "accelerate"):

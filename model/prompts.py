@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from model.errors import UserError
 from model.shapes import FITS, MOST_SHAPES, Grid, size_word
@@ -70,7 +71,7 @@ class PromptTemplates:
             for shape in shapes
         ):
             raise UserError(f"prompt templates: shapes is {shapes!r}: give a list of [rows, columns], both at least 1")
-        shapes = tuple(map(tuple, shapes))
+        shapes = tuple((rows, columns) for rows, columns in shapes)
         if shapes and (shapes[0] != self.grid or not 2 <= len(shapes) <= MOST_SHAPES or len(set(shapes)) < len(shapes)):
             raise UserError(
                 f"prompt templates: shapes is {shapes!r}: give 2 to {MOST_SHAPES} different ones, the grid {self.grid} first"
@@ -228,7 +229,7 @@ def size_ids(shape: int, encode: Encode, templates: PromptTemplates) -> list[int
 
 
 def picture_ids(
-    codes: Iterable[int],
+    codes: Any,
     vocabulary: Vocabulary,
     encode: Encode | None = None,
     templates: PromptTemplates = DEFAULT_TEMPLATES,

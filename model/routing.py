@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy
 import torch
@@ -36,7 +37,7 @@ class PaddedGroup:
     length: int
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Segments(PackedSeqParams):
     """One slice of a row, cut into documents: what rotary embedding and per-document attention read.
 
@@ -44,25 +45,23 @@ class Segments(PackedSeqParams):
     attention as it is.
     """
 
-    cos: Tensor | None = None  # [tokens, 1, head_dim], from the positions in document order
-    sin: Tensor | None = None  # [tokens, 1, head_dim]
+    cos: Tensor  # [tokens, 1, head_dim], from the positions in document order
+    sin: Tensor  # [tokens, 1, head_dim]
     angles: Tensor | None = None  # float32 [tokens, 1, 1, head_dim], for a kernel that takes cosines itself
     groups: list[PaddedGroup] = field(default_factory=list)  # where there is no varlen kernel
     ungroup: Tensor | None = None  # int64 [tokens]: from the groups' tokens, one group after another, to slice order
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RowRouting(PackedSeqParams):
     """Everything that layers need to know about a row; activations are [S(/tp), 1, h] in one of the two orders."""
 
-    num_text: int = 0  # text tokens that this rank holds in separated order
-    to_document: Tensor | None = (
-        None  # int64 [S]: document-order slot i holds the token at this place in separated order
-    )
-    to_separated: Tensor | None = None  # int64 [S]: the inverse permutation
-    document: Segments | None = None
-    text: Segments | None = None
-    vision: Segments | None = None
+    num_text: int  # text tokens that this rank holds in separated order
+    to_document: Tensor  # int64 [S]: document-order slot i holds the token at this place in separated order
+    to_separated: Tensor  # int64 [S]: the inverse permutation
+    document: Segments
+    text: Segments
+    vision: Segments
     dropout_key: str | None = None  # None: dropout is not seeded, because there is none
     rank_major: Tensor | None = None  # int64 [S]: the token (by its place in separated order) at each rank-major slot
     here: slice | None = None  # the slots of this rank, in either order; None: every rank holds all
@@ -86,7 +85,8 @@ class RowRouting(PackedSeqParams):
         whole = tensor_parallel.gather_from_sequence_parallel_region(hidden)  # backward: each rank's share, summed
         if order == DOCUMENT:
             return whole.index_select(0, self.place(self.to_document[self.here], SEPARATED_ORDER))
-        return whole.index_select(0, self.place(self.rank_major[self.here], DOCUMENT))
+        rank_major = cast(Tensor, self.rank_major)  # set together with `here`
+        return whole.index_select(0, self.place(rank_major[self.here], DOCUMENT))
 
     def seed_dropout(self, place: str) -> None:
         """What `place` of the model leaves out depends on the row and the place alone: not on the ranks that the model
@@ -142,7 +142,8 @@ def padded_groups(lengths: list[int], device=None) -> tuple[list[PaddedGroup], T
         size, slot = sizes[members][:, None], numpy.arange(longest)[None, :]
         gather = (starts[members][:, None] + numpy.minimum(slot, size - 1)).ravel()  # [documents * longest]
         keep = numpy.flatnonzero(slot < size)
-        groups.append(PaddedGroup(*(torch.from_numpy(x).to(device) for x in (gather, keep)), len(members), longest))
+        gathered, kept = (torch.from_numpy(x).to(device) for x in (gather, keep))
+        groups.append(PaddedGroup(gathered, kept, len(members), longest))
         placed.append(gather[keep])
     order = numpy.concatenate(placed)
     ungroup = numpy.empty_like(order)

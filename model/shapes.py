@@ -117,6 +117,6 @@ def grid_of_ratio(side: int, ratio: float) -> Grid:
         rows, columns = grid
         return abs(math.log(columns / rows / ratio)) + abs(math.log(rows * columns / side**2))
 
-    rows = [max(1, math.floor(height) + step) for step in (0, 1)]
-    columns = [max(1, math.floor(width) + step) for step in (0, 1)]
-    return min(((row, column) for row in rows for column in columns), key=lambda grid: (round(away(grid), 9), grid))
+    tall = [max(1, math.floor(height) + step) for step in (0, 1)]
+    wide = [max(1, math.floor(width) + step) for step in (0, 1)]
+    return min(((row, column) for row in tall for column in wide), key=lambda grid: (round(away(grid), 9), grid))

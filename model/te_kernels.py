@@ -5,6 +5,8 @@ Nothing here has run on a GPU. Import it where transformer-engine loads (`model.
 
 from __future__ import annotations
 
+from typing import cast
+
 from megatron.core.extensions.transformer_engine import (
     TEColumnParallelLinear,
     TEDotProductAttention,
@@ -42,7 +44,7 @@ class FusedDocumentAttention(MegatronModule):
         packed_seq_params: Segments | None = None,
     ) -> Tensor:
         """query [t, heads, d], key and value [t, kv_heads, d] -> [t, heads, d]; t is the whole slice."""
-        layout = packed_seq_params
+        layout = cast(Segments, packed_seq_params)
         if not layout.max_seqlen_q:  # no document: nothing to attend to, and no kernel takes it
             return query
         query, key = (turned(each, layout) for each in (query, key))

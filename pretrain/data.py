@@ -43,7 +43,7 @@ def heldout_dataset(data: DataSection, tokenized: TokenizedPrompts, routing_only
     return RowDataset([source], tokenized, clean, size, 0, routing_only)
 
 
-def told_too_long(path: str, rows: RowDataset, number: int) -> str | None:
+def told_too_long(path: str | Path, rows: RowDataset, number: int) -> str | None:
     """What is left out of a source because no row can hold it, in a line; None if nothing is.
 
     UserError if that is all of it.

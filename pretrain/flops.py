@@ -7,7 +7,7 @@ appendix B); unlike there, attention counts the causal half only, because the ot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
@@ -50,7 +50,7 @@ class RowFlops:
         return (1 + BACKWARD) * self.forward
 
 
-def row_flops(config: ModelConfig, lengths: dict[str, Sequence[int]], targets: int) -> RowFlops:
+def row_flops(config: ModelConfig, lengths: Mapping[str, Sequence[int]], targets: int) -> RowFlops:
     """Count a row with these tokens per document ("document", "text", "vision") and this many target tokens.
 
     Separated layers attend within a modality: L_t^2 + L_v^2 in a document, where shared layers have (L_t + L_v)^2.

@@ -122,7 +122,7 @@ def rows_from(
     ranks: int,
     workers: int,
     ahead: int = 1,
-    tell: Callable[[str], None] = print,
+    tell: Callable[[str], object] = print,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Row]:
     """Rows start + rank, start + rank + ranks, ... without end, in that order whatever the number of workers.
@@ -188,7 +188,8 @@ def _end_with_parent(_worker: int) -> None:
     """
 
     def wait() -> None:
-        multiprocessing.parent_process().join()
+        if (reader := multiprocessing.parent_process()) is not None:  # a worker has one
+            reader.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -206,6 +207,7 @@ class _Stream(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Row | UserError | TryAgain | Sent:
         self.ahead.note(index)
+        item: Row | UserError | TryAgain
         try:
             item = self.rows[index]
         except (UserError, TryAgain) as error:
@@ -248,9 +250,9 @@ def check_sources(manifests: list[dict], vocabulary: Vocabulary) -> None:
     with_pictures = [framing_of(manifest["vq"]) for manifest in manifests if manifest["counts"]["pictures"]]
     sets = {framing.grids for framing in with_pictures if len(framing.grids) > 1}
     if len(sets) > 1:
-        found = " and ".join(sorted(", ".join(map(size_word, grids)) for grids in sets))
+        told = " and ".join(sorted(", ".join(map(size_word, grids)) for grids in sets))
         raise UserError(
-            f"data.sources have pictures of different sets of shapes ({found}): shard them again with one --shapes"
+            f"data.sources have pictures of different sets of shapes ({told}): shard them again with one --shapes"
         )
     if len({framing.pad for framing in with_pictures}) > 1:
         raise UserError(

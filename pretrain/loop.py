@@ -6,6 +6,7 @@ of all before the next collective.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,8 +91,8 @@ def loop(work: Work, progress: Progress) -> bool:
             if found == FAILED and saved != progress.step:  # the weights are as good as before the rows were asked for
                 work.save(progress)
                 work.saver.wait()
-            together.all_do(lambda error=error: fail(error))
-        if found == STOPPING:
+            together.all_do(functools.partial(fail, error))
+        if found == STOPPING or batch is None:  # without a batch it is STOPPING: `fail` has raised
             break
         figures, lr = one_step(work, progress, batch)
         step, last = progress.step, progress.step == steps
@@ -104,7 +105,7 @@ def loop(work: Work, progress: Progress) -> bool:
             return False
         if last or (log.heldout_every and step % log.heldout_every == 0):
             measure_heldout(work, report, step)
-        if work.watch and step % log.conflict_every == 0:
+        if work.watch and metrics and step % log.conflict_every == 0:
             work.engine.settle()
             metrics.write(step, work.watch.measure(work.engine.stages[0]))
         if log.samples_every and (step % log.samples_every == 0 or last):

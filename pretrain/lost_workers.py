@@ -38,7 +38,7 @@ def never_lost(
     begin: Callable[[int], Iterator[Sent]],
     first: int,
     step: int,
-    tell: Callable[[str], None],
+    tell: Callable[[str], object],
     stopped: Callable[[], bool],
 ) -> Iterator[Any]:
     """The items of rows `first`, `first` + `step`, ...; `begin` starts workers at a row.

@@ -81,7 +81,8 @@ class Pace:
     def __init__(self, steps_left: int):
         self.steps_left = steps_left
         self._begin = self._mark = time.perf_counter()
-        self._waited = self._tokens = self._flops = self._steps = self._all_steps = 0
+        self._tokens = self._steps = self._all_steps = 0
+        self._waited = self._flops = 0.0
         self._step_end, self.last_step = self._begin, 0.0
 
     @property
@@ -112,7 +113,7 @@ class Pace:
         elapsed = max(now - self._mark, 1e-9)
         rate, waiting, speed = self._tokens / elapsed, 100 * self._waited / elapsed, self._flops / elapsed
         left = (now - self._begin) / max(1, self._all_steps) * (self.steps_left - self._all_steps)
-        self._mark, self._waited, self._tokens, self._flops, self._steps = now, 0, 0, 0, 0
+        self._mark, self._waited, self._tokens, self._flops, self._steps = now, 0.0, 0, 0.0, 0
         return rate, speed, waiting, left
 
 

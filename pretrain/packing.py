@@ -44,7 +44,8 @@ def bundle(lengths: numpy.ndarray, capacity: int) -> numpy.ndarray:
         ends, ends - lengths + limit, side="right"
     )  # the first piece that a bundle from here leaves
     after = numpy.maximum(after, numpy.arange(1, len(lengths) + 1)).tolist()
-    starts, piece = [], 0
+    starts: list[int] = []
+    piece = 0
     while piece < len(after) and len(starts) < total // capacity:
         starts.append(piece)
         piece = after[piece]

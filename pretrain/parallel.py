@@ -89,7 +89,7 @@ def check_layout(parallel: ParallelLayout, model: ModelConfig) -> None:
 
 def megatron_settings(parallel: ParallelLayout, layers: int) -> dict:
     """What megatron-core's TransformerConfig is told of the layout."""
-    settings = {
+    settings: dict[str, int | str] = {
         "tensor_model_parallel_size": parallel.tensor,
         "sequence_parallel": parallel.sequence,
         "pipeline_model_parallel_size": parallel.pipeline,

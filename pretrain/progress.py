@@ -49,8 +49,8 @@ class Progress:
 
     def means(self) -> dict[str, float]:
         """Since the last line: mean losses of all target tokens, and mean target tokens of a step, by name."""
-        *sums, steps = self.since_line
-        figures = StepFigures(*sums)
+        loss_text, loss_image, text, image, steps = self.since_line
+        figures = StepFigures(loss_text, loss_image, int(text), int(image))
         tokens = {"tokens_text": figures.tokens_text, "tokens_image": figures.tokens_image}
         return figures.means() | {name: count / max(1, steps) for name, count in tokens.items()}
 

@@ -48,9 +48,9 @@ class RowSharing:
     def share(self, rows: Sequence[Row] | None) -> list[Row]:
         """The rows that the group's first rank read, on every rank of it; the others give None."""
         if self.group is None:
-            return list(rows)
+            return list(rows or ())
         source = torch.distributed.get_global_rank(self.group, 0)
-        packed = pack(rows) if self.reads else None
+        packed = pack(rows or ()) if self.reads else None
         size = torch.tensor([0 if packed is None else len(packed)])
         torch.distributed.broadcast(size, source, group=self.group)
         if packed is None:

@@ -266,7 +266,8 @@ class RowPlan:
         entry = numpy.where(in_order, first, first + has_picture + text)
         captions, pictures = index.lengths[entry], index.lengths[first]
         shapes = index.layout[first] // SHAPE
-        lengths = sum(document_lengths(self.tokenized, task, wording, captions, pictures, shapes))
+        text_tokens, vision_tokens = document_lengths(self.tokenized, task, wording, captions, pictures, shapes)
+        lengths = text_tokens + vision_tokens
         if in_order.any():
             lengths[in_order] = self._ordered_lengths(
                 index, first[in_order], counts[in_order], task[in_order], text[in_order]

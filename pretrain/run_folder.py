@@ -181,6 +181,7 @@ def go_back(
             "lower optim.lr or take these rows out of the data, and go on from a checkpoint that you trust"
         )
         together.first_does(lambda: stop_with_report(run, progress, error))
+        raise error  # not reached: the line before raises on every process
     earlier = Progress.of(checkpoint.read_state(found))
     engine.load(found, earlier.updates)
     together.say(

@@ -18,7 +18,7 @@ import types
 import warnings
 
 from model.cpu_memory import keep_freed_memory
-from model.light_imports import import_megatron, leave_torchvision_out
+from model.light_imports import NOT_INSTALLED, import_megatron, leave_torchvision_out
 
 _installed = False
 
@@ -48,7 +48,7 @@ def install(pretended=None) -> bool:
     if not _installed:
         _installed = True
         for name in ("transformer_engine", "apex"):  # megatron-core takes their optimizers, whose kernels want a GPU
-            sys.modules.setdefault(name, None)
+            sys.modules.setdefault(name, NOT_INSTALLED)
         keep_freed_memory()
         _keep_compilers_quiet()
         _replace_device_calls(torch, pretended or torch.device("cpu"))
@@ -115,7 +115,8 @@ def _replace_triton_kernels() -> None:
     """
     if importlib.util.find_spec("triton") is None:
         kernels = types.ModuleType("megatron.core.transformer.moe.ops.paged_stash")
-        kernels.GLOBAL_BLOCK_SIZE = kernels.paged_stash_copy_kernel = kernels.paged_stash_pop_kernel = None
+        names = ("GLOBAL_BLOCK_SIZE", "paged_stash_copy_kernel", "paged_stash_pop_kernel")
+        vars(kernels).update(dict.fromkeys(names))
         sys.modules[kernels.__name__] = kernels
 
 
@@ -162,7 +163,8 @@ def use_deterministic_kernels() -> None:
     os.environ.setdefault("NCCL_ALGO", "Ring")
     os.environ.setdefault("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "0")  # transformer-engine's attention
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    # nothing here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of its class
     torch.backends.cudnn.benchmark = False
 
 

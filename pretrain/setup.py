@@ -51,8 +51,8 @@ def model_config(section: ModelSection, tokenizer, manifest: dict) -> ModelConfi
     if offset < text_rows and offset <= max(special_id(tokenizer, "<|vision_start|>", "<|vision_end|>"), 0):
         raise UserError(f"model.image_token_offset {offset} is below the special tokens: codes would replace them")
     names = (("<|vision_start|>",), ("<|vision_end|>",), BY_FLAVOUR[section.flavour].end_of_text)
-    special = tuple(special_id(tokenizer, *some) for some in names)
-    return sized_config(section, offset, manifest["vq"]["codebook_size"], special)
+    start, end, eos = (special_id(tokenizer, *some) for some in names)
+    return sized_config(section, offset, manifest["vq"]["codebook_size"], (start, end, eos))
 
 
 def sized_config(section: ModelSection, offset: int, codes: int, special: tuple[int, int, int]) -> ModelConfig:

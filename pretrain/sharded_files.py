@@ -13,6 +13,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -26,7 +27,14 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    LoadPlanner,
+    SavePlan,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from model.disk import disk_error, writing
@@ -66,7 +74,7 @@ class _SavePieces(DefaultSavePlanner):
 
     def resolve_data(self, write_item: WriteItem) -> Tensor:
         index = write_item.index
-        return self.pieces[index.fqn, index.offset].detach().contiguous()
+        return self.pieces[index.fqn, cast(torch.Size, index.offset)].detach().contiguous()
 
 
 class _Writer(dcp.FileSystemWriter):
@@ -127,7 +135,7 @@ def write_whole(folder: Path, tensors: Iterable[tuple[str, Callable[[], Tensor]]
             described[name] = TensorStorageMetadata(TensorProperties(dtype=tensor.dtype), tensor.shape, [chunk])
             places[MetadataIndex(name, origin, 0)] = _StorageInfo(file_name, at, file.tell() - at)
             del tensor
-    metadata = Metadata(described, storage_data=places)
+    metadata = Metadata(dict(described), storage_data=places)
     with writing(folder):
         (folder / ".metadata").write_bytes(pickle.dumps(metadata))
     write_format(folder)
@@ -175,7 +183,7 @@ def _open(folder: Path) -> tuple[_Reader, dict[str, TensorStorageMetadata]]:
     try:
         metadata = reader.read_metadata()
         reader.set_up_storage_reader(metadata, is_coordinator=True)
-        return reader, metadata.state_dict_metadata
+        return reader, cast(dict[str, TensorStorageMetadata], metadata.state_dict_metadata)  # nothing else is written
     except (OSError, ValueError, EOFError, AttributeError, ImportError, pickle.UnpicklingError) as error:
         raise UserError(f"{folder / '.metadata'}: cannot be read ({error}): take another checkpoint") from None
 
@@ -219,7 +227,7 @@ def read_pieces(folder: Path, pieces: Sequence[Piece]) -> None:
             raise UserError(f"{folder}: {piece.key} has holes: take another checkpoint")
         items += [replace(item, dest_index=replace(item.dest_index, index=number)) for item in wanted]
     with torch.no_grad():
-        reader.read_data(LoadPlan(items), _Into(pieces))
+        reader.read_data(LoadPlan(items), cast(LoadPlanner, _Into(pieces)))  # all of a planner that is called
 
 
 def read_whole(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
@@ -249,4 +257,6 @@ def _whole(reader: _Reader, name: str, found: TensorStorageMetadata) -> Tensor:
                 for dim, (start, length) in enumerate(zip(chunk.offsets, chunk.sizes)):
                     target = target.narrow(dim, start, length)
                 target.copy_(part)
+    if whole is None:
+        raise UserError(f"{reader.path}: {name} has no chunk: take another checkpoint")
     return whole

@@ -242,8 +242,8 @@ def build_ordered(
     """
     vocabulary, turns = tokenized.vocabulary, task != IN_ORDER
     if task == NEITHER:
-        answer = next(part for part in parts if part.codes is not None and part.role == "assistant")
-        return build_document(tokenized, UNCONDITIONAL, 0, answer.codes[:0], answer.codes, False, answer.shape)
+        codes, shape = next((p.codes, p.shape) for p in parts if p.codes is not None and p.role == "assistant")
+        return build_document(tokenized, UNCONDITIONAL, 0, codes[:0], codes, False, shape)
     stretches: list[tuple[Sequence[int] | numpy.ndarray, bool]] = []  # ids, and whether they are learned
     role = ""
     for part in parts:
@@ -261,9 +261,9 @@ def build_ordered(
             stretches.append((part.wordings[draw % len(part.wordings)][1], learned))
     stretches += _turn_end(tokenized, role) if turns else [([vocabulary.eos_id], True)]
     ids = numpy.concatenate([numpy.asarray(stretch, dtype=numpy.int64) for stretch, _ in stretches])
-    learned = numpy.repeat([answer for _, answer in stretches], [len(stretch) for stretch, _ in stretches])
+    answers = numpy.repeat([answer for _, answer in stretches], [len(stretch) for stretch, _ in stretches])
     labels = numpy.full_like(ids, IGNORED)
-    labels[:-1] = numpy.where(learned[1:], ids[1:], IGNORED)
+    labels[:-1] = numpy.where(answers[1:], ids[1:], IGNORED)
     return ids, labels
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from model.disk import disk_error, tell, told
 from model.errors import ToldByAnother, TryAgain, UserError
@@ -69,18 +69,19 @@ class Together:
         """Do it on every process. When it fails anywhere, all raise: the first that failed its own error, the others
         ToldByAnother with the exit code of that error.
         """
-        result, error = None, None
+        result: Result | None = None
+        error: Exception | None = None
         try:
             result = action()
         except Exception as raised:
             error = raised
         codes = self.gathered(None if error is None else exit_code(error))
         failed = [rank for rank, code in enumerate(codes) if code is not None]
-        if failed and failed[0] == self.rank:
+        if error is not None and failed[0] == self.rank:
             raise error
         if failed:
             raise ToldByAnother(codes[failed[0]])
-        return result
+        return cast(Result, result)  # nothing failed
 
     def first_does(self, action: Callable[[], Result]) -> Result:
         """Do it on rank 0 only, and hand its result, or its failure, to all."""

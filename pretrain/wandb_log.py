@@ -29,7 +29,7 @@ class WandbLog:
         config = folder / "config.yaml"
         try:
             settings = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True)
-            settings.update_from_env_vars(os.environ)
+            settings.update_from_env_vars(dict(os.environ))
             self._run = wandb.init(
                 project=project,
                 name=folder.name,

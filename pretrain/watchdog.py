@@ -66,7 +66,8 @@ class Watchdog:
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError:  # the file system may be what hangs
-            faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+            if sys.__stderr__ is not None:
+                faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
         tell(f"error: {line}: stacks are in {self.stacks}; start the run again", sys.stderr)
         time.sleep(GRACE)
         os._exit(HUNG)

@@ -141,7 +141,7 @@ def begin(run: Path, nodes: list[str], ranks: int) -> int:
         temporary.write_text(json.dumps(started) + "\n", encoding="utf-8")
         os.replace(temporary, current)
     except OSError as error:
-        remedy = REMEDIES.get(error.errno, "set run.folder to a folder of yours")
+        remedy = REMEDIES.get(error.errno or 0, "set run.folder to a folder of yours")
         raise UserError(f"{run}: cannot be written ({error.strerror}): {remedy}") from None
     return started["attempt"]
 
@@ -162,8 +162,8 @@ def end(run: Path, code: int, reason: str, signal: str, limit: int) -> tuple[str
     try:
         entry = write_end(run, started, code, reason, decision)
     except OSError as error:  # what follows does not depend on it: the next attempt writes down that this one ended
-        entry = error.entry
-        reason += f" ({run / 'restarts.jsonl'} cannot be written, {error.strerror}: {REMEDIES.get(error.errno, 'look at it')})"
+        entry = vars(error)["entry"]
+        reason += f" ({run / 'restarts.jsonl'} cannot be written, {error.strerror}: {REMEDIES.get(error.errno or 0, 'look at it')})"
     where = f"attempt {entry['attempt']} ended at step {entry['to_step']} (newest checkpoint: {entry['saved_step']})"
     return decision, f"{where}: {reason}. Next: {decision}"
 
@@ -212,7 +212,7 @@ def write_end(run: Path, started: dict, code: int | None, reason: str, decision:
         with open(run / "restarts.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
     except OSError as error:
-        error.entry = entry
+        vars(error)["entry"] = entry
         raise
     return entry
 
@@ -266,7 +266,8 @@ def who_ended(path: Path) -> str:
 
 def first_error(logs: Path) -> str:
     """The error that some rank's log ends with; one that tells of another rank's end only if there is no other."""
-    causes, consequences = [], []
+    causes: list[str] = []
+    consequences: list[str] = []
     for path in sorted(logs.glob("rank_*.log")):
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL))

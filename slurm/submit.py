@@ -92,7 +92,9 @@ def main() -> int:
 
     config_path = arguments.config or os.environ.get("UNIX_CONFIG") or str(ROOT / config_path)
     nodes = last_number(arguments.nodes or options.get("nodes", "1"))
-    per_node = arguments.gpus_per_node or int(os.environ.get("UNIX_RANKS_PER_NODE") or options.get("gpus-per-node", 1))
+    per_node = arguments.gpus_per_node or int(
+        os.environ.get("UNIX_RANKS_PER_NODE") or options.get("gpus-per-node", "1")
+    )
     environment = {**os.environ, "UNIX_ROOT": str(ROOT), "UNIX_CONFIG": str(Path(config_path).absolute())}
     config = load_config(config_path, [*own, *arguments.overrides])
     work = subprocess.run(

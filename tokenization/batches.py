@@ -79,7 +79,8 @@ def at_once(height: int, width: int, pictures: int, threads: int) -> int:
 
 def codes_in_batches(vq: VQ, pixels: torch.Tensor) -> torch.Tensor:
     """Codes int64 [b, h, w] of pixels float32 [b, 3, H, W] on the CPU, equal to those of each picture alone by one thread."""
-    size = at_once(*pixels.shape[2:], len(pixels), torch.get_num_threads())
+    height, width = pixels.shape[2:]
+    size = at_once(height, width, len(pixels), torch.get_num_threads())
     if size == 1:
         return torch.cat(one_thread_each(vq._encode, pixels.split(1)))
     bound = bound_for(vq, pixels)
@@ -97,7 +98,7 @@ def codes_in_batches(vq: VQ, pixels: torch.Tensor) -> torch.Tensor:
         done[again] = True
         moved = furthest(latents[again], torch.cat([latent for _, latent in alone]))
         vq.batches.moved = max(vq.batches.moved, moved)
-        bound = vq.bounds[tuple(pixels.shape[2:])] = max(bound, moved * MARGIN if moved > bound / 2 else 0.0)
+        bound = vq.bounds[height, width] = max(bound, moved * MARGIN if moved > bound / 2 else 0.0)
     vq.batches.pictures += len(pixels)
     vq.batches.again += int(done.sum())
     vq.batches.bound = max(vq.batches.bound, bound)
@@ -106,7 +107,7 @@ def codes_in_batches(vq: VQ, pixels: torch.Tensor) -> torch.Tensor:
 
 def bound_for(vq: VQ, pixels: torch.Tensor) -> float:
     """How far a latent may move at most between a batch and a picture alone; measured once for each size of pictures."""
-    height, width = size = tuple(pixels.shape[2:])
+    height, width = size = pixels.shape[2], pixels.shape[3]
     if size not in vq.bounds:
         made = probes(height, width)
         alone = torch.cat(one_thread_each(vq._latents, made.split(1)))

@@ -40,7 +40,8 @@ def contact_sheet(pictures: Sequence, labels: Sequence[str], columns: int = 0, s
 
 def inside(size: tuple[int, int], side: int) -> tuple[int, int]:
     """Width and height of a picture of `size` whose longer side is made `side`."""
-    return tuple(max(1, round(length * side / max(size))) for length in size)
+    width, height = (max(1, round(length * side / max(size))) for length in size)
+    return width, height
 
 
 def _printable(text: str) -> str:

@@ -139,7 +139,7 @@ def split_by_concept(records: list[dict], heldout_share: float) -> dict[str, lis
 
     seen: dict[object, int] = {}
     for i, record in enumerate(records):
-        tags = [("concept", record["concept"]), ("pixels", record["pixels_hash"])]
+        tags: list[tuple] = [("concept", record["concept"]), ("pixels", record["pixels_hash"])]
         tags += [("name", language, name) for language, name in record["names"].items()]
         for tag in tags:
             parent[find(i)] = find(seen.setdefault(tag, i))

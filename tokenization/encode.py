@@ -7,12 +7,12 @@ batch ready when it is done with one, also where a part or a file ends.
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.started = time.monotonic()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def measure(self, what: str) -> Iterator[None]:
@@ -135,7 +135,7 @@ class CodedPart:
 
     def wait(self) -> None:
         """Until all pictures are encoded, whose codes the documents then have. Raises what encoding raised."""
-        grids = {}
+        grids: dict[Hashable, np.ndarray] = {}
         for keys, codes in self.batches:
             grids.update(zip(keys, codes.result(), strict=True))
         for document, key in self.wanted:
@@ -182,7 +182,7 @@ class PartCoder:
         Raises TooManyRejects. Batches end with the part, so that what is encoded together does not depend on where an
         earlier run stopped.
         """
-        for item in map(self._unless_seen, chunk.items):
+        for item in map(self._unless_seen, cast("list[Prepared | Reject]", chunk.items)):
             if isinstance(item, Reject):
                 self.rejects.append(item)
                 self.limit.count(1, Counter([item.reason]))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tokenization.encode import CodedPart, Encoder, PartCoder, Publisher, RejectLimit, Stopwatch, TooManyRejects
 from tokenization.encoder_record import encoder_record, made_otherwise
@@ -82,7 +82,7 @@ def encode_files(
                     bar.update(len(event.items))
                     if done:
                         with watch.measure("writing"):
-                            publisher.submit(partial(publish, begun, there[-1], event.part, done))
+                            publisher.submit(partial(publish, cast(Begin, begun), there[-1], event.part, done))
                 elif isinstance(event, Begin):
                     begun = event
                     there.append([])
@@ -98,7 +98,7 @@ def encode_files(
                         recall(record)
                 else:
                     with watch.measure("writing"):
-                        publisher.submit(partial(conclude, begun, there[-1]))
+                        publisher.submit(partial(conclude, cast(Begin, begun), there[-1]))
             with watch.measure("writing"):
                 publisher.wait()
         limit.judge()

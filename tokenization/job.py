@@ -42,7 +42,10 @@ def describe_job(
     draft: bool = False,
 ) -> dict[str, Any]:
     """The content of job.json. `framing`: the shapes of pictures, or the side of squares in pixels; `draft` as in `Preparation`."""
-    square = isinstance(framing, int)
+    if isinstance(framing, int):
+        shapes: dict[str, Any] = {"image_size": framing}
+    else:
+        shapes = {"image_size": framing.grids[0][0] * framing.downsample, **recorded(framing)}
     return {
         "format_version": FORMAT_VERSION,
         "samples_per_part": samples_per_part,
@@ -52,8 +55,7 @@ def describe_job(
             "fingerprint": vq.fingerprint,
             "codebook_size": vq.codebook_size,
             "downsample": vq.downsample,
-            "image_size": framing if square else framing.grids[0][0] * framing.downsample,
-            **({} if square else recorded(framing)),
+            **shapes,
             **({"draft": True} if draft else {}),
         },
         "encoder": encoder_record(vq.device, batch_size),

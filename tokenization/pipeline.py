@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -71,10 +73,10 @@ class Preparation:
 
     def prepare(self, chunk: Chunk) -> Chunk:
         """Decode and resize the pictures of a chunk and tokenize its texts; what cannot be becomes a Reject."""
-        decoded = [self.decode(item) for item in chunk.items]
+        decoded = [self.decode(item) for item in cast(list[Document | Reject], chunk.items)]
         texts = [text for item, _, _ in decoded if isinstance(item, Document) for text in item.texts]
         ids = iter(self.tokenizer.encode(texts))
-        items = [
+        items: list[Document | Reject | Prepared] = [
             Prepared(
                 item, [next(ids) for _ in item.texts], pictures, hashes, keys_of(pictures), self.shapes_of(pictures)
             )
@@ -93,7 +95,7 @@ class Preparation:
         try:
             self.filters.check_texts(item.texts)
             for picture in item.pictures:
-                pictures.append(within(self.picture_seconds, lambda source=picture: self.picture(source)))
+                pictures.append(within(self.picture_seconds, partial(self.picture, picture)))
         except (BadRecord, RejectedImage) as bad:
             count = len(item.pictures)
             where = f"picture {len(pictures) + 1} of {count}: " if count > 1 and isinstance(bad, RejectedImage) else ""
@@ -108,15 +110,17 @@ class Preparation:
 
     def picture(self, source: Picture) -> Image.Image:
         """A picture decoded and resized. Raises RejectedImage."""
-        data = source.data
-        if isinstance(data, str):
+        data = given = source.data
+        if isinstance(given, str):
             try:
-                data = storage.read_bytes(data)
+                data = storage.read_bytes(given)
             except OSError as error:
                 if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
-                    raise RejectedImage("missing_file", f"{source.data}: cannot be opened") from error
+                    raise RejectedImage("missing_file", f"{given}: cannot be opened") from error
                 raise
-        image = open_image(data, self.filters.max_pixels, draft=self.draft_side(), check=self.filters.check_size)
+        image = open_image(
+            cast(Path | bytes, data), self.filters.max_pixels, draft=self.draft_side(), check=self.filters.check_size
+        )
         return preprocess(image, self.framing)
 
     def draft_side(self) -> int:
@@ -151,7 +155,7 @@ def chunks_of(items: ItemStream, first: int, size: int, stop: int, chunk_size: i
         yield Chunk(part, chunk, last=True)
 
 
-def prefetched(items: Iterator[T], work: Callable[[T], R], workers: int, ahead: int) -> Iterator[R]:
+def prefetched(items: Iterator[T], work: Callable[[T], R], workers: int, ahead: int) -> Generator[R]:
     """`work(item)` of every item, in order, done by `workers` threads at most `ahead` items before they are asked for.
 
     Items are drawn in a thread of their own. With 0 workers everything happens here, when it is asked for. An exception

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from model.errors import UserError
 from model.hf.pictures_uni_x import fit
@@ -53,10 +53,11 @@ def open_image(
     """
     path = None if isinstance(source, bytes) else Path(source)
     try:
-        data = source if path is None else path.read_bytes()
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise RejectedImage("missing_file", f"cannot be opened: {error.strerror}", path) from error
     try:
+        picture: Image.Image
         image = picture = Image.open(io.BytesIO(data), formats=[name for name in formats if name in known_formats()])
         width, height = image.size
         if width * height > max_pixels:
@@ -86,7 +87,7 @@ def open_image(
     return picture
 
 
-def png_depth(image: Image.Image) -> str:
+def png_depth(image: ImageFile.ImageFile) -> str:
     """Mode and bits of the samples of a PNG that is not loaded yet, as Pillow calls them (`L;2`, `RGB;16B`); else empty."""
     if image.format != "PNG" or not image.tile:
         return ""
@@ -135,9 +136,10 @@ def preprocess(image: Image.Image, framing: Framing | int) -> Image.Image:
     Raises RejectedImage (`undecodable_picture`) for floating-point pictures, whose white is not defined, and for pixel
     formats that Pillow cannot convert.
     """
-    square = isinstance(framing, int)
     try:
-        return fit(image, [(framing, framing)] if square else framing.sizes, not square and framing.pad)
+        if isinstance(framing, int):
+            return fit(image, [(framing, framing)], False)
+        return fit(image, framing.sizes, framing.pad)
     except ValueError as error:
         raise RejectedImage("undecodable_picture", one_line(error)) from error
 

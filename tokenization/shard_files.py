@@ -21,7 +21,7 @@ from model.errors import UserError
 
 OPEN_SHARDS = 64
 """Shards that a process keeps open: rows in work at a time need no more, and an open file is a descriptor."""
-WANTED = {"text_ids": np.dtype(np.uint32), "codes": np.dtype(np.uint16)}
+WANTED: dict[str, np.dtype] = {"text_ids": np.dtype(np.uint32), "codes": np.dtype(np.uint16)}
 
 
 class ShardFiles:
@@ -48,8 +48,8 @@ class ShardFiles:
         if it is shorter than it says.
         """
         if not keep_open:
-            with open(self.folder / self.names[shard], "rb", buffering=0) as file:
-                return self._read(shard, number, file)
+            with open(self.folder / self.names[shard], "rb", buffering=0) as once:
+                return self._read(shard, number, once)
         file = self._open.get(shard)
         if file is None:
             file = self._open[shard] = open(self.folder / self.names[shard], "rb", buffering=0)  # noqa: SIM115

@@ -252,13 +252,14 @@ def run(
             warn=lambda line: say(f"warning: {line}"),
         )
         records = [read_file_record(options.output, work.number) for work in files]
-        missing = sum(record is None for record in records)
+        there = [record for record in records if record is not None]
+        missing = len(records) - len(there)
         if missing:
             say(f"{options.output}: {missing:,} of {len(files):,} files are left, for other workers")
         else:
             with watch.measure("writing"), locked(options.output / FILES, alone=True, wait=True):
                 if not (options.output / MANIFEST).exists():  # two workers may be the last at the same time
-                    finish_dataset(options.output, job, records)
+                    finish_dataset(options.output, job, there)
     except TooManyRejects as error:
         say(f"error: {error}; see {options.output / 'rejects.jsonl'}")
         say_rejects(options.output)

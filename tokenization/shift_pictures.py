@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -81,7 +82,7 @@ def move_file(corpus: Corpus, file: CorpusFile, target: Path, copies: int, by: i
                 continue
             (source,) = (picture.data for picture in item.pictures)
             try:
-                picture = open_image(source if isinstance(source, bytes) else read_bytes(source))
+                picture = open_image(source if isinstance(source, bytes) else read_bytes(cast(Path | str, source)))
             except RejectedImage as bad:
                 counts[bad.reason] += 1
                 continue

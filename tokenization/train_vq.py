@@ -242,10 +242,10 @@ def measure(model, pictures) -> dict:
             restored = ((model.decode(latent).sample.clamp(-1, 1) + 1) * 127.5).round()
             errors.append(((restored - batch.float()) / 255).square().mean((1, 2, 3)))
     model.train()
-    errors = torch.cat(errors)
+    squared = torch.cat(errors)
     return {
-        "psnr": round(-10 * math.log10(errors.mean().item()), 2),
-        "mean_psnr": round((-10 * errors.clamp_min(1e-10).log10()).mean().item(), 2),
+        "psnr": round(-10 * math.log10(squared.mean().item()), 2),
+        "mean_psnr": round((-10 * squared.clamp_min(1e-10).log10()).mean().item(), 2),
         "codebook_used": round(used.float().mean().item(), 3),
         "pictures": len(pictures),
     }

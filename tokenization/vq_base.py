@@ -67,7 +67,7 @@ class VQ(ABC):
         self.codebook_size = codebook_size
         self.downsample = downsample
         self.image_size = image_size
-        self.model = model.float().eval().requires_grad_(False)
+        self.model: Any = model.float().eval().requires_grad_(False)
         if (
             str(device) != "cpu"
         ):  # where it is already: a diffusers model's `to` imports torch's compiler, whatever is asked
@@ -179,7 +179,7 @@ class VQ(ABC):
         import torch
 
         dtype, shape = codes.dtype, list(codes.shape)
-        if isinstance(codes, np.ndarray) and np.issubdtype(dtype, np.integer):
+        if isinstance(codes, np.ndarray) and np.issubdtype(codes.dtype, np.integer):
             codes = torch.from_numpy(codes.astype(np.int64))
         if not isinstance(codes, torch.Tensor) or codes.is_floating_point() or codes.ndim != 3 or not codes.numel():
             raise UserError(f"codes must be integers of shape [pictures, rows, columns], got {dtype} {shape}")

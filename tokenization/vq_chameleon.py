@@ -51,7 +51,7 @@ class ChameleonVQ(VQ):
     family = "vqgan"
     in_batches = True
 
-    def __init__(self, model: torch.nn.Module, *, name: str, image_size: int | None = None, device: str = "cpu"):
+    def __init__(self, model: Any, *, name: str, image_size: int | None = None, device: str = "cpu"):
         super().__init__(
             model,
             name=name,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from model.errors import UserError
 
@@ -46,7 +46,7 @@ class PictureBuffer:
 
         if self.is_whole:
             return
-        taken = []
+        taken: list[list[numpy.ndarray]] = []
         while len(taken) < self.capacity and (images := next(self._stream, None)) is not None:
             taken.append([numpy.asarray(image) for image in images])
         if len(taken) < self.capacity or not taken:
@@ -100,5 +100,5 @@ def sources_of(paths: list[str]) -> Iterator[Path | str | bytes]:
             with corpus.open(file) as opened:
                 for _, item in corpus.read(opened, 0):
                     for picture in item.pictures if isinstance(item, Document) else ():
-                        is_url = isinstance(picture.data, str)
-                        yield storage.read_bytes(picture.data) if is_url else picture.data
+                        data = picture.data
+                        yield storage.read_bytes(data) if isinstance(data, str) else cast(Path | bytes, data)

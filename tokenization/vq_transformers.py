@@ -35,7 +35,7 @@ class Emu3VQ(VQ):
 
     family = "emu3"
 
-    def __init__(self, model: torch.nn.Module, *, name: str, image_size: int | None = None, device: str = "cpu"):
+    def __init__(self, model: Any, *, name: str, image_size: int | None = None, device: str = "cpu"):
         super().__init__(
             model,
             name=name,
@@ -73,7 +73,7 @@ class JanusVQ(VQ):
     family = "janus"
     in_batches = True
 
-    def __init__(self, model: torch.nn.Module, *, name: str, image_size: int | None = None, device: str = "cpu"):
+    def __init__(self, model: Any, *, name: str, image_size: int | None = None, device: str = "cpu"):
         downsample = 2 ** (len(model.config.channel_multiplier) - 1)
         super().__init__(
             model,

@@ -35,7 +35,8 @@ def groups_that_fit(chosen: dict[str, torch.nn.Parameter], sizes: BlockSizes, me
 
     If it is more).
     """
-    groups, used = [[]], 0
+    groups: list[list[str]] = [[]]
+    used = 0
     for name, parameter in chosen.items():
         need = 2 * sizes.blocks * parameter.numel() * 4
         if groups[-1] and used + need > memory:
@@ -67,8 +68,8 @@ def gram_matrices(
                     total[block] += gradient
     for name in names:
         blocks_last = sums.pop(0).permute(1, 2, 0)
-        for part, gradients in to_hugging_face(config, [(name, blocks_last)]):
-            yield part, _gram(gradients.reshape(-1, 2 * sizes.blocks))
+        for part, stacked in to_hugging_face(config, [(name, blocks_last)]):
+            yield part, _gram(stacked.reshape(-1, 2 * sizes.blocks))
 
 
 def _gradients(model, config: ModelConfig, share: RowShare, sizes: BlockSizes, chosen) -> Iterator[tuple[int, tuple]]:

@@ -38,7 +38,8 @@ class ConflictWatch:
         Changes nothing of `model`, a whole UniXModel.
         """
         model.eval()
-        found, watched = {}, list(matrices(model, self._is_watched))
+        found: dict[str, float] = {}
+        watched = list(matrices(model, self._is_watched))
         if not watched:  # all of them are frozen
             return found
         grams = gram_matrices(model, self.config, self.shares, self.sizes, watched)
@@ -49,4 +50,4 @@ class ConflictWatch:
 
     def _is_watched(self, name: str) -> bool:
         found = WATCHED.fullmatch(name)
-        return bool(found) and KINDS[self.config.layer_kinds[int(found[1])]].met_by_both(found[2])
+        return found is not None and KINDS[self.config.layer_kinds[int(found[1])]].met_by_both(found[2])

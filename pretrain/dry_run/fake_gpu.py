@@ -25,7 +25,10 @@ def install() -> None:
     if "torch" in sys.modules:
         raise RuntimeError("torch is imported already: the guard comes too late")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a login node may have one, which this is not about
-    libraries = Path(importlib.util.find_spec("torch").origin).parent / "lib"
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    libraries = Path(spec.origin).parent / "lib"
     if not (libraries / "libtorch_cuda.so").exists():
         guard = _compiled(libraries.parent)
         ctypes.CDLL(str(libraries / "libtorch_cpu.so"), mode=ctypes.RTLD_GLOBAL)

@@ -36,7 +36,7 @@ def optimizer_pieces(stages: Sequence[UniXModel], optimizer) -> list[Piece]:
     """All optimizer state of this rank; what Adam has not made yet is made, as zeros."""
     rank, ranks = _tensor_ranks()
     names = {parameter: name for name, parameter in held_weights(stages)}
-    pieces = []
+    pieces: list[Piece] = []
     for parameter, start, tensors in _states(optimizer):
         name = names[parameter]
         for kind, tensor in tensors.items():

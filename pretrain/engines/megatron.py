@@ -25,7 +25,7 @@ from pretrain.engines.clock import moment, seconds_between
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.freezing import freeze, let_gradients_through
 from pretrain.engines.held_state import optimizer_pieces, pieces_to_write, set_adam_steps, weight_pieces
-from pretrain.engines.stages import build_stages, held_weights, save_memory, whole_weights
+from pretrain.engines.stages import build_stages, held_weights, save_memory, this_device, whole_weights
 from pretrain.parallel import ParallelLayout, bucket_elements, check_layout, megatron_settings
 from pretrain.pieces import Piece
 from pretrain.row_tensors import Row
@@ -78,7 +78,7 @@ class MegatronEngine:
             calculate_per_token_loss=True,
             **megatron_settings(parallel, model.num_hidden_layers),
         )
-        self.device = torch.cuda.current_device()
+        self.device = this_device()
         with torch.device(self.device):  # where they stay
             self.stages = build_stages(model, config)
         save_memory(self.stages, parallel)

@@ -33,6 +33,12 @@ def build_stages(model: ModelConfig, transformer: TransformerConfig) -> list[Uni
     return stages
 
 
+def this_device() -> torch.device:
+    """The device of this process. torch numbers GPUs, and the stand-in of `pretrain.runtime` names the device itself."""
+    found: int | torch.device = torch.cuda.current_device()
+    return torch.device("cuda", found) if isinstance(found, int) else found
+
+
 def save_memory(stages: Sequence[UniXModel], parallel: ParallelLayout) -> None:
     """What the layout asks for beside megatron-core's own recompute."""
     if parallel.recompute_cheap:
@@ -41,7 +47,7 @@ def save_memory(stages: Sequence[UniXModel], parallel: ParallelLayout) -> None:
                 compute_cheap_parts_again(layer, CHEAP)
 
 
-def held_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, Tensor]]:
+def held_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """(training name, parameter) of what this rank holds; layers are numbered over the whole model.
 
     The last stage's copy of a tied embedding has the embedding's name.
@@ -67,7 +73,7 @@ def whole_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, Tensor]]:
     )
     held = dict(held_weights(stages))
     shapes = {name: (tuple(parameter.shape), parameter.dtype) for name, parameter in held.items()}
-    everywhere: list[dict] = [None] * pipeline.size()
+    everywhere: list[dict] = [{}] * pipeline.size()
     torch.distributed.all_gather_object(everywhere, shapes, group=pipeline)
     done = set()
     for stage, names in enumerate(everywhere):

@@ -6,6 +6,7 @@ megatron-core's own step takes the norm on the host, and without transformer-eng
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from megatron.core import tensor_parallel
@@ -27,7 +28,8 @@ def fuse(optimizer) -> None:
                 settings.update(fused=True, foreach=False)
 
 
-def _parameters(optimizer) -> Iterator[tuple[torch.nn.Parameter, object]]:
+def _parameters(optimizer) -> Iterator[tuple[Any, object]]:
+    """Those that have a gradient (Any, not Parameter: a gradient might be None), and their tensor-parallel group."""
     for inner in inner_optimizers(optimizer):
         for group in inner.optimizer.param_groups:
             for parameter in group["params"]:

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -20,7 +21,7 @@ from pretrain.config import OptimSection, TrainConfig, ZeroSection
 from pretrain.engines import Sound, StepFigures, figures_of, finite, zero3_setup, zero3_state
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.freezing import freeze, let_gradients_through
-from pretrain.engines.stages import held_weights, save_memory
+from pretrain.engines.stages import held_weights, save_memory, this_device
 from pretrain.parallel import ParallelLayout, check_layout, megatron_settings
 from pretrain.pieces import Piece, pieces_of
 from pretrain.row_tensors import Row
@@ -62,7 +63,7 @@ class Zero3Engine:
         self.model_config, self.optim, self.row_length, self.seed = model, optim, row_length, seed
         self.sequence_parallel, self.stage = parallel.sequence, zero.stage
         self.group = parallel_state.get_data_parallel_group()
-        self.device = torch.cuda.current_device()
+        self.device = this_device()
         config = transformer_config(
             model,
             hidden_dropout=optim.dropout,
@@ -76,7 +77,8 @@ class Zero3Engine:
             module = UniXModel(model, config)
         save_memory([module], parallel)
         check_dtype(module, self.dtype)
-        self.names = {parameter: name for name, parameter in held_weights([module])}
+        # Any: parameters, to which DeepSpeed gives attributes of its own
+        self.names: dict[Any, str] = {parameter: name for name, parameter in held_weights([module])}
         self._initialise()
         freeze(optim.freeze, model, ((name, parameter) for parameter, name in self.names.items()))
         let_gradients_through([module])

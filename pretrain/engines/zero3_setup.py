@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 import weakref
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -59,7 +60,7 @@ def leave() -> None:
         from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
         comm.destroy_process_group()
-        comm.cdb = None
+        vars(comm)["cdb"] = None
         Init.param_id = Init.num_persisted_parameters = Init.num_persisted_elements = 0
         (modules,) = DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__
         modules[0] = 0
@@ -99,7 +100,7 @@ def settings(
     float32 too unless `parallel.gradients` says bf16. Stage 3 fetches a layer ahead.
     """
     sent = "bf16" if half and parallel.gradients == "bf16" else "fp32"
-    made = {
+    made: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "steps_per_print": NEVER,

@@ -8,8 +8,9 @@ read row by row, or none. Names are those of `held_state`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -84,12 +85,13 @@ def weight_pieces(held: list[Stretch]) -> list[Piece]:
     return [piece for stretch in held for piece in _pieces(stretch, stretch.name, stretch.weight)]
 
 
-def frozen_pieces(names: dict[torch.nn.Parameter, str], cut: bool) -> list[Piece]:
+def frozen_pieces(names: Mapping[Any, str], cut: bool) -> list[Piece]:
     """This rank's share of the weights that do not learn, which DeepSpeed's optimizer knows nothing of.
 
     cut: whether they are cut over the data-parallel ranks (stage 3); if not, each rank has them whole and writes a part.
     """
-    group, pieces = parallel_state.get_data_parallel_group(), []
+    group = parallel_state.get_data_parallel_group()
+    pieces: list[Piece] = []
     for parameter, name in names.items():
         if parameter.requires_grad:
             continue
@@ -107,7 +109,7 @@ def frozen_pieces(names: dict[torch.nn.Parameter, str], cut: bool) -> list[Piece
 
 def optimizer_pieces(held: list[Stretch], optimizer: torch.optim.Optimizer) -> list[Piece]:
     """Adam's moments, and the float32 weights where those of training are not; what Adam has not made yet is made."""
-    pieces = []
+    pieces: list[Piece] = []
     for stretch in held:
         state, count = state_of(stretch, optimizer), len(stretch.main)
         tensors = {kind: state[kind][stretch.place : stretch.place + count] for kind in MOMENTS}

@@ -6,6 +6,7 @@ import dataclasses
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from model.config import ModelConfig
 from model.errors import UserError
@@ -82,6 +83,9 @@ class Rejected:
     zero: int = 0
 
 
+AGAIN: tuple[dict[str, Any], ...] = ({}, {"recompute_cheap": True}, {"recompute": True})  # settings of a ParallelLayout
+
+
 def divisors(number: int) -> list[int]:
     """Of a positive number, the smallest first."""
     return [each for each in range(1, number + 1) if number % each == 0]
@@ -93,7 +97,7 @@ def candidates(gpus: int) -> Iterator[tuple[ParallelLayout, int]]:
         for pipeline in divisors(gpus // tensor):
             ranks = gpus // tensor // pipeline
             for sequence in (True, False) if tensor > 1 else (False,):
-                for again in ({}, {"recompute_cheap": True}, {"recompute": True}):
+                for again in AGAIN:
                     for distributed in (True, False) if ranks > 1 else (False,):
                         yield (
                             ParallelLayout(
@@ -112,11 +116,16 @@ def plan_layouts(job: Job) -> tuple[list[Plan], list[Rejected]]:
     planned = ENGINES[job.config.run.engine].plan
     if planned:
         return named(planned)(job)
-    plans, rejected, given = [], [], job.config.parallel
+    plans: list[Plan] = []
+    rejected: list[Rejected] = []
+    given = job.config.parallel
     for parallel, ranks in candidates(job.gpus):
         parallel = dataclasses.replace(parallel, overlap=given.overlap, gradients=given.gradients)
         found = plan_one(job, parallel, ranks)
-        (plans if isinstance(found, Plan) else rejected).append(found)
+        if isinstance(found, Plan):
+            plans.append(found)
+        else:
+            rejected.append(found)
     plans.sort(key=lambda plan: (plan.time.total, plan.fullest.total))
     return plans, rejected
 
@@ -207,4 +216,4 @@ def least_memory(layers: int, pipeline: int, memory: OfStage) -> tuple[int, list
         return fill(layers, pipeline, lambda *stage: memory(*stage) <= limit * MEBIBYTE)
 
     least = bisect_left(range(2**30), True, key=lambda limit: cut(limit) is not None)
-    return least * MEBIBYTE, cut(least)
+    return least * MEBIBYTE, cut(least) or []  # there is one: that is what was searched for

@@ -90,7 +90,8 @@ def buckets_of(sizes: dict[str, int], data_ranks: int, alone: set[str], limit: i
     """
     multiple = math.lcm(data_ranks, 128)
     buckets: list[Bucket] = []
-    end, places = 0, []
+    places: list[tuple[int, int]] = []
+    end = 0
     for name, size in reversed(sizes.items()):
         if name in alone and places:
             buckets.append((_up(end, multiple), places))

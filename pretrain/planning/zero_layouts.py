@@ -19,7 +19,7 @@ from pretrain.place import check_world
 from pretrain.planning import passes
 from pretrain.planning.activations import ActivationBytes, activation_bytes
 from pretrain.planning.cost import StepTime, exposed, tensor_bytes
-from pretrain.planning.layouts import GIB, Job, Plan, Rejected, StagePlan, divisors
+from pretrain.planning.layouts import AGAIN, GIB, Job, Plan, Rejected, StagePlan, divisors
 from pretrain.planning.memory import Stage, StaticBytes, gradient_width
 from pretrain.planning.zero import buffer_bytes, zero_bytes
 
@@ -31,7 +31,7 @@ def zero_candidates(job: Job) -> Iterator[tuple[ParallelLayout, ZeroSection, int
     given = job.config.parallel
     for tensor in divisors(job.gpus):
         for sequence in (True, False) if tensor > 1 else (False,):
-            for again in ({}, {"recompute_cheap": True}, {"recompute": True}):
+            for again in AGAIN:
                 layout = ParallelLayout(
                     tensor=tensor, sequence=sequence, overlap=given.overlap, gradients=given.gradients, **again
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from model.errors import UserError
 from model.prompts import DEFAULT_TEMPLATES, PromptTemplates
@@ -34,7 +35,7 @@ def read_wordings(name: str) -> PromptTemplates:
     for direction, languages in values.items():
         if not isinstance(languages, dict) or not all(isinstance(texts, list) for texts in languages.values()):
             raise UserError(f"data.wordings {path}: {direction} is not lists by language, as in en: [...]")
-    lists = {
+    lists: dict[str, Any] = {
         direction: tuple(text for texts in values[direction].values() for text in texts) for direction in DIRECTIONS
     }
     try:

@@ -16,7 +16,9 @@ from model.vocabulary import IGNORED
 from pretrain import runtime
 from pretrain.config import OptimSection
 from pretrain.engines import StepFigures
+from pretrain.engines.clock import moment
 from pretrain.engines.megatron import MegatronEngine
+from pretrain.engines.stages import this_device
 from pretrain.row_tensors import Row
 from pretrain.samples import hugging_face_model
 from pretrain.sharded_files import write_pieces
@@ -328,3 +330,9 @@ def test_dropout_zeroes_its_share_in_training_and_nothing_when_measuring():
     assert (embedded == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
     unchanged = (after_one_layer == embedded).float().mean().item()  # attention and feed-forward both left out
     assert unchanged == pytest.approx(0.25**2, abs=0.02)
+
+
+def test_a_gpu_that_torch_knows_by_its_number_is_a_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert this_device() == torch.device("cuda", 1)
+    moment(this_device())  # a number has no type

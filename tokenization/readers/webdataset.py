@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
 from tokenization.readers.document import (
     PICTURE_SUFFIXES,
@@ -147,12 +148,12 @@ def samples_of(path: Path) -> Iterator[Sample]:
     except DamagedFile as error:
         damage = error
     apart: dict[str, list[Member]] = {}
-    for key, members in groups:
-        if not is_complete(members):
-            apart.setdefault(key, []).extend(members)
-    for key, members in groups:
-        if is_complete(members):
-            yield from samples_in(key, members)
+    for key, group in groups:
+        if not is_complete(group):
+            apart.setdefault(key, []).extend(group)
+    for key, group in groups:
+        if is_complete(group):
+            yield from samples_in(key, group)
         elif key in apart:
             yield from samples_in(key, apart.pop(key))
     if damage:
@@ -208,10 +209,10 @@ def members_of(path: Path) -> Iterator[Member]:
     try:
         with tarfile.open(path, "r:") as tar:
             for info in iter(tar.next, None):
-                tar.members.clear()  # tarfile would keep every header in memory
+                vars(tar)["members"].clear()  # tarfile would keep every header in memory
                 if info.isdir() or is_of_macos(info.name):
                     continue
-                pieces = tuple(info.sparse) if info.issparse() else None
+                pieces: tuple[tuple[int, int], ...] | None = tuple(cast(Any, info).sparse) if info.issparse() else None
                 stored = info.size if pieces is None else sum(length for _, length in pieces)
                 if info.isreg() and info.offset_data + stored > size:
                     raise tarfile.ReadError(f"{info.name!r} is cut off")
