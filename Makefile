@@ -2,7 +2,7 @@
 # make demo-long   the same with more training; can be stopped and started again
 # make demo-edit   teaches the model of make demo to edit pictures: editing corpus, shards, training, export, report
 # make test        all tests
-# make lint        ruff's rules and format (pyproject.toml), as .ci/run and the hook of .pre-commit-config.yaml check them
+# make lint        ruff's rules and format, and mypy's types (pyproject.toml), as .ci/run and the hook of .pre-commit-config.yaml check them
 # make test-fast   the tests that start no processes, cluster or browser and take no more than seconds: most of them, in all packages
 # make test-transformers5  the tests of exported folders with transformers 5, in an environment of its own
 # make test-megatron  engines, parity, checkpoints and conversion with the other megatron-core, whose wheel is unpacked beside
@@ -62,6 +62,7 @@ test-fast: setup
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 # On Python 3.12 `make setup` installs megatron-core 0.19.2, and `make test` runs with it. On 3.11 its wheel, of which the Python
 # files run there too, stands before 0.16.1 on the path.
