@@ -154,8 +154,8 @@ def recompute_seconds(model, codes, every: int) -> float:
         whole, seen = torch.cat((ids, drawn), 1), torch.cat((mask, torch.ones_like(drawn)), 1)
         with torch.no_grad():
             hidden = model.model(input_ids=whole, attention_mask=seen, use_cache=False).last_hidden_state[:, -1]
-            logits = torch.nn.functional.linear(hidden, model.lm_head.weight[offset : offset + size]).chunk(2)
-            logits = combine(logits, (weights[0], weights[2]))
+            both = torch.nn.functional.linear(hidden, model.lm_head.weight[offset : offset + size]).chunk(2)
+            logits = combine(both, (weights[0], weights[2]))
         found = (logits.softmax(-1) / variates).argmax(-1)
         seconds += (time.process_time() - begin) * min(every, count - step + every // 2)
         assert torch.equal(found, codes[:, step]), "the cache and whole passes drew other codes"

@@ -120,7 +120,7 @@ def measure(args: argparse.Namespace) -> int:
 
 def address_of(process: subprocess.Popen) -> str:
     """The address that a server says when it is ready."""
-    for line in process.stdout:
+    for line in process.stdout or ():
         if line.startswith("ready: "):
             return line.removeprefix("ready: ").strip()
     raise RunFailed(f"tools/serve.py ended with exit code {process.wait()} before it was ready: see above")

@@ -119,7 +119,8 @@ def compare(arguments: argparse.Namespace) -> dict:
     for case in made:
         seconds = {name: parts.part_seconds(each, case.row) for name, each in engines.items()}  # warms both up
         steps = [lambda each=each: paired.timed_step(each, case.row) for each in engines.values()]  # noqa: B023
-        pairs = paired.paired_steps(*steps, arguments.steps, arguments.budget)
+        first, second = steps
+        pairs = paired.paired_steps(first, second, arguments.steps, arguments.budget)
         flops = {name: row_flops(each, case.row.lengths, len(case.row.targets)) for name, each in configs.items()}
         some = engines[tables.UNI_X]
         slices = paired.slice_seconds(config, case.row, some.dtype, some.device)

@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from model.config import ModelConfig
 from model.errors import UserError
@@ -59,7 +60,7 @@ def estimates(config: ModelConfig, grams: dict, seed: int = 0) -> list[Line]:
     """Hugging Face names -> inner products (float64 [2 * blocks, 2 * blocks]) become lines, layer by layer."""
     from pretrain.conflict.estimates import estimate
 
-    grouped: dict[tuple, object] = defaultdict(lambda: 0)
+    grouped: dict[tuple, Any] = defaultdict(lambda: 0)
     for name, gram in grams.items():
         _, group, index, _, matrix, _ = name.split(".")
         kind = config.layer_kinds[int(index)]

@@ -65,9 +65,9 @@ def cut_picture(picture: Image.Image, framing: Framing) -> tuple[Image.Image, st
         whole = Image.new("RGB", (round(wide * scale), round(high * scale)), _veiled((255, 255, 255)))
         whole.paste(picture, ((whole.width - picture.width) // 2, (whole.height - picture.height) // 2))
         return whole, f"{shape}{share:.0%} white"
-    box = [round(edge) for edge in kept_box(*picture.size, wide, high)]
+    left, top, right, bottom = (round(edge) for edge in kept_box(*picture.size, wide, high))
     veiled = Image.blend(picture, Image.new("RGB", picture.size, VEIL), 0.6)
-    veiled.paste(picture.crop(box), box[:2])
+    veiled.paste(picture.crop((left, top, right, bottom)), (left, top))
     return veiled, f"{shape}{share:.0%} cut off"
 
 

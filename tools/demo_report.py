@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -52,7 +53,7 @@ class Gallery:
     """The pictures of one dataset, equal ones counted once."""
 
     names: list[list[str]]  # English names of each distinct picture
-    codes: object  # uint16 [n, h, w]
+    codes: Any  # array, uint16 [n, h, w]
     ids: list[list[str]]  # ids of the documents that share the picture
     texts: list[list[str]]  # their names in all languages
 

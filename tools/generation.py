@@ -326,7 +326,9 @@ def parts_of(export: Export, ids: Sequence[int]) -> list[str | Image.Image]:
 
     templates, grid = export.templates, export.templates.grid
     sizes = [size_ids(shape, export.encode, templates) for shape in range(len(templates.shapes))]
-    parts, words, codes = [], [], []
+    parts: list[str | Image.Image] = []
+    words: list[int] = []
+    codes: list[int] = []
     for token in [*ids, export.vocabulary.vision_end_id]:
         if export.vocabulary.is_code(token):
             codes.append(token - export.vocabulary.image_token_offset)

@@ -40,7 +40,10 @@ def make_batch(
     """
     from tokenization.preprocess import RejectedImage
 
-    lines, prompts, sources_only, shapes = [], [], [], []
+    lines: list[dict] = []
+    prompts: list[list[int]] = []
+    sources_only: list[list[int]] = []  # of edits
+    shapes: list[int | None] = []
     for request, job in batch:
         try:
             whole, image_only = prompt_ids(export, task, request, codes_of(export, request), sampling.chat)
@@ -49,7 +52,7 @@ def make_batch(
             continue
         lines.append(dict(job))
         prompts.append(whole)
-        sources_only.append(image_only)
+        sources_only.append(image_only or [])
         shapes.append(shape_number(export, request.shape))
     made = [line for line in lines if "error" not in line]
     if not made:
@@ -58,8 +61,8 @@ def make_batch(
     if task in ("draw", "edit"):
         names = [name_of(line) for line in made]
         on_codes = previews(export, folder, names, preview) if preview else None
-        image_only = sources_only if task == "edit" else None
-        pictures = draw_batch(export, prompts, seeds, sampling, image_only, on_codes, shapes)
+        guides = sources_only if task == "edit" else None
+        pictures = draw_batch(export, prompts, seeds, sampling, guides, on_codes, shapes)
         for line, picture, name in zip(made, pictures, names, strict=True):
             save_picture(picture, folder / f"{name}.png")
             line["file"] = f"{name}.png"
@@ -113,7 +116,7 @@ def write_sheets(record: Record, jobs: Sequence[dict], samples: int) -> None:
     a_sheet = SHEET_PICTURES // columns * columns
     for sheet, start in enumerate(range(0, len(shown), a_sheet), 1):
         lines = shown[start : start + a_sheet]
-        pictures = [Image.open(record.folder / line["file"]) for line in lines]
+        pictures: list[Image.Image] = [Image.open(record.folder / line["file"]) for line in lines]
         if max(max(picture.size) for picture in pictures) > SHEET_CELL:
             pictures = [
                 picture.resize(inside(picture.size, SHEET_CELL), Image.Resampling.LANCZOS) for picture in pictures

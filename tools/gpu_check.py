@@ -14,7 +14,9 @@ Results are on disk after every section: gpu_check.json, and gpu_check.md as a t
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -45,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def sections(setting, against: Path | None, found: dict) -> list[tuple[str, object]]:
+def sections(setting, against: Path | None, found: dict) -> list[tuple[str, Callable[[], Any]]]:
     """(name, function without arguments) of what is measured, the most wanted first."""
     from tools.benchmarks.gpu import decoding, pictures, steps
     from tools.benchmarks.gpu.setting import NotRun
@@ -86,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     runtime.install()
     runtime.start_distributed(seed=0)
     setting = setting_of("cuda" if torch.cuda.is_available() else "cpu", arguments.model)
-    record = {
+    record: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "machine": machine.describe(),
         "setting": vars(setting),

@@ -9,7 +9,9 @@ cut off them.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -152,7 +154,9 @@ class Findings:
         try:
             for picture in item.pictures:
                 image = open_image(
-                    picture.data if isinstance(picture.data, bytes) else storage.read_bytes(picture.data)
+                    picture.data
+                    if isinstance(picture.data, bytes)
+                    else storage.read_bytes(cast(Path | str, picture.data))
                 )
                 pictures.append(preprocess(image, framing))
                 self.sizes.append(image.size)
@@ -219,7 +223,7 @@ def look(corpus: Corpus, documents: int, framing: Framing | int) -> Findings:
     return found
 
 
-def _spread(values: list[float]) -> str:
+def _spread(values: Sequence[float]) -> str:
     ordered = sorted(values)
     return f"{ordered[0]:,} to {ordered[-1]:,}, median {ordered[len(ordered) // 2]:,}"
 

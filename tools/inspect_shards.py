@@ -99,8 +99,8 @@ def samples_page(arguments: argparse.Namespace) -> list[str]:
     parts = ["<h2>Tokens</h2><p>Of a document: median, 99th percentile and most.</p>", table(heads, tokens)]
     codes = codebook_statistics(dataset, arguments.codebook_documents)
     if codes:
-        heads = ("source", "pictures", "codes used", "perplexity", "bits a code", "after one", "after two")
-        parts += [f"<h2>Codebook of {dataset.manifest['vq']['codebook_size']:,}</h2>", table(heads, codes)]
+        columns = ("source", "pictures", "codes used", "perplexity", "bits a code", "after one", "after two")
+        parts += [f"<h2>Codebook of {dataset.manifest['vq']['codebook_size']:,}</h2>", table(columns, codes)]
     shapes = shape_statistics(dataset)
     if shapes:
         print("pictures by shape: " + ", ".join(f"{word} {count:,}" for word, count, _ in shapes))
@@ -137,7 +137,7 @@ def shown_sample(dataset: CodeDataset, number: int, vq: VQ) -> list[Any]:
     shown = []
     for part in parts_of(sample):
         if part.codes is not None:
-            shown.append(Shown(vq.decode(part.codes.reshape(1, *part.grid))[0], part.role))
+            shown.append(Shown(vq.decode(part.codes.reshape((1, *(part.grid or ()))))[0], part.role))
         for place, (text, _) in enumerate(part.wordings):
             shown.append(Shown(sample["texts"][text], "or" if place else part.role))
     return shown

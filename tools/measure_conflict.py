@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -77,7 +78,7 @@ def measure(opened, arguments: argparse.Namespace, together) -> dict[str, object
     shares = share_out(rows, opened.config.vocabulary, sizes)
     chosen = matrices(opened.model)
     mine = dict(list(chosen.items())[together.rank :: together.size])
-    found = {}
+    found: dict[str, Any] = {}  # tensors
     for group in groups_that_fit(mine, sizes, arguments.memory * 2**30):
         found |= dict(gram_matrices(opened.model, opened.config, shares, sizes, group))
     return {name: gram.numpy() for name, gram in found.items()}

@@ -8,6 +8,7 @@ Shen, 2003), and both are shown for growing samples. Shards are streamed: memory
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def main() -> int:
         found += measure(
             name,
             modality,
-            lambda dataset=dataset, modality=modality: sequences(dataset, modality),
+            functools.partial(sequences, dataset, modality),
             arguments.orders,
             arguments.points,
             arguments.memory * 2**30,

@@ -209,11 +209,11 @@ def main() -> int:
         }
         run_cells(arguments, folder, preset, paths)
     results = collect(folder, preset)
-    problems = {
+    asked = {
         "entropy": measure_entropies(folder, data),
         "speed": measure_speed(folder, preset, results, f"{data}/texts/heldout-mixed"),
     }
-    problems = {name: problem for name, problem in problems.items() if problem}
+    problems = {name: problem for name, problem in asked.items() if problem}
     write(folder / "report", folder, preset, results, problems)
     failed = [result["cell"]["arm"] for result in results if "failed" in result]
     missing = sum(result.get("missing", False) for result in results)

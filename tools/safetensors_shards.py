@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def write_shards(
                     raise ValueError(
                         f"{found} {list(tensor.shape)} came where {name} {list(shape.shape)} was announced"
                     )
-                file.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+                file.write(memoryview(cast(Any, tensor.contiguous().flatten().view(torch.uint8).numpy())))
                 del tensor
     if len(groups) > 1:
         places = {name: file_name for file_name, members in zip(names, groups) for name, _ in members}

@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 import math
-from types import SimpleNamespace
 
 from model.errors import UserError, run_command
 from tokenization.files import write_text
@@ -93,7 +92,7 @@ def conflict_of(opened, arguments: argparse.Namespace, languages: list[Path]) ->
         "text_to_image": 0.8,
         "memory": 2.0,
     }
-    grams = measure(opened, SimpleNamespace(**{**settings, "data": data}), Together())
+    grams = measure(opened, argparse.Namespace(**{**settings, "data": data}), Together())
     lines = estimates(opened.config, grams)
     write(arguments.output / "conflict", lines, opened.config, settings)
     shared = [line.conflict for line in shared_lines(lines, "layer")]

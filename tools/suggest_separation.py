@@ -96,7 +96,8 @@ def propose(conflicts: Sequence[Conflict], budget: float, seed: int = 0) -> dict
         raise UserError(f"--budget {budget:g}: pays for {max(0, most)} of {layers} layers: give {1 / layers:.3g} to 1")
     counted = [one.counted for one in conflicts]
     shallow, deep = best_ends(counted, most)
-    chooser, chosen = random.Random(seed), Counter()
+    chooser = random.Random(seed)
+    chosen: Counter[tuple[int, int]] = Counter()
     for _ in range(DRAWS):
         drawn = [Conflict(chooser.gauss(one.value, one.error), one.error).counted for one in conflicts]
         chosen[best_ends(drawn, most)] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from model.config import MODEL_TYPES, ModelConfig
 from model.errors import UserError
@@ -41,7 +42,7 @@ def read_configuration(folder: Path) -> ModelConfig:
     return ModelConfig.from_dict(values)
 
 
-def text_weights(folder: Path, config: ModelConfig) -> tuple[list[tuple[str, object]], Iterator[tuple[str, object]]]:
+def text_weights(folder: Path, config: ModelConfig) -> tuple[list[tuple[str, Any]], Iterator[tuple[str, Any]]]:
     """Names with meta tensors of the text path, rows of codes included, and the tensors in that order.
 
     Raises UserError for weights that are absent, of another shape, or in numbers that are no floats.

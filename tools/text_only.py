@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from model.families import FAMILIES, family_of
 
@@ -61,7 +62,7 @@ def is_of_text(name: str) -> bool:
     return ".vision_layers." not in name
 
 
-def of_text(config, weights: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+def of_text(config, weights: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """(Hugging Face name, tensor) pairs -> those of the plain folder: rows of codes are cut off."""
     for name, tensor in weights:
         if is_of_text(name):

@@ -89,14 +89,15 @@ def caption_documents(config: ModelConfig, grid: tuple[int, int], pictures: int)
 def balanced_document(config: ModelConfig, tokens: int) -> tuple[numpy.ndarray, numpy.ndarray]:
     """(ids, labels) of one document, half text and half vision by turns; every token but the last has a target."""
     vocabulary, generator = config.vocabulary, seeded(f"balanced {tokens}")
-    ids, left = [], tokens // 2
+    pieces: list = []
+    left = tokens // 2
     while left:
         stretch = min(STRETCH, left)
         codes = vocabulary.image_token_offset + generator.integers(0, vocabulary.codebook_size, stretch - 1)
         words = _random_text(vocabulary, stretch - 1, generator)
-        ids += [words, [vocabulary.vision_start_id], codes, [vocabulary.vision_end_id]]
+        pieces += [words, [vocabulary.vision_start_id], codes, [vocabulary.vision_end_id]]
         left -= stretch
-    ids = numpy.concatenate(ids).astype(numpy.int64)
+    ids = numpy.concatenate(pieces).astype(numpy.int64)
     return ids, numpy.append(ids[1:], IGNORED)
 
 

@@ -115,7 +115,9 @@ def main() -> int:
                     "cpu",
                 ]
                 said[which] = run(words)
-                rate, start = re.search(r"([\d.]+) pictures/s; starting up took ([\d.]+) s", said[which]).groups()
+                told = re.search(r"([\d.]+) pictures/s; starting up took ([\d.]+) s", said[which])
+                assert told, said[which]
+                rate, start = told.groups()
                 rates[which].append(float(rate))
                 starts[which].append(float(start))
             loop = ["-c", LOOP, str(ROOT), str(tars), vq_name, str(folder / "codes.jsonl"), str(arguments.batch_size)]

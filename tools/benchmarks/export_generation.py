@@ -21,6 +21,7 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, cast
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = 12
@@ -169,10 +170,11 @@ def measure(workers: dict[str, subprocess.Popen], codes: int, rounds: int) -> li
     """Seconds a picture by each worker and round. Raises AssertionError if they draw other codes."""
 
     def ask(worker: subprocess.Popen) -> dict:
-        worker.stdin.write(f"{codes}\n")
-        worker.stdin.flush()
-        line = worker.stdout.readline()
-        assert line, f"{worker.args} ended"
+        to, back = cast(IO[str], worker.stdin), cast(IO[str], worker.stdout)
+        to.write(f"{codes}\n")
+        to.flush()
+        line = back.readline()
+        assert line, f"{worker.args!r} ended"
         return json.loads(line)
 
     names, found = list(workers), []
@@ -229,7 +231,7 @@ def main() -> int:
             rounds = measure(workers, arguments.codes, arguments.rounds)
         finally:
             for worker in workers.values():
-                worker.stdin.close()
+                cast(IO[str], worker.stdin).close()
                 worker.wait()
     first = "before" if "before" in kinds else "eager"
     print(f"{arguments.model}, {arguments.codes} codes, batch 1, {len(rounds)} rounds, the same codes by all")

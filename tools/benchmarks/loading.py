@@ -9,6 +9,7 @@ times: from the folders, from a server of this machine through an empty cache, a
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,9 +80,10 @@ def main() -> int:
     arguments = parse_arguments()
     from pretrain.config import load_config
 
-    read, trained = defaultdict(list), defaultdict(list)
+    read: defaultdict[str, list] = defaultdict(list)
+    trained: defaultdict[str, list] = defaultdict(list)
     sources = load_config(arguments.config, arguments.set).data.sources
-    store = nullcontext()
+    store: AbstractContextManager[list[str] | None] = nullcontext()
     if arguments.http:
         store = serving([source.path for source in sources], arguments.latency, arguments.rate)
     with store as urls, tempfile.TemporaryDirectory() as folder:
@@ -93,7 +95,7 @@ def main() -> int:
                 ):
                     overrides = list(arguments.set)
                     if place != "folder":  # the cache that was empty is full afterwards
-                        overrides += from_store(sources, urls, Path(folder, f"{kind}-{number}-{workers}"))
+                        overrides += from_store(sources, urls or [], Path(folder, f"{kind}-{number}-{workers}"))
                     found[f"{place}, {workers} workers"].append(measure(arguments, overrides, workers))
     for name, figures in read.items():
         rates, lengths, first = zip(*figures)

@@ -72,7 +72,8 @@ def paired_steps(
 
     Stops after `pairs`, or when `budget` seconds are used up, but not before a block of two.
     """
-    start, measured = time.perf_counter(), []
+    start = time.perf_counter()
+    measured: list[tuple[StepTime, StepTime]] = []
     while len(measured) < pairs and (not measured or time.perf_counter() - start < budget):
         a = first()
         b, c = second(), second()
@@ -88,7 +89,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _seconds(function: Callable[[], None], device, repeats: int = 5, long: float = 2.0) -> float:
+def _seconds(function: Callable[[], object], device, repeats: int = 5, long: float = 2.0) -> float:
     """Median time of one call after a call to warm up; what takes `long` seconds is called that once only.
 
     Processor time on a CPU, where others may share the machine.

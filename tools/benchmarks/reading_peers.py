@@ -120,7 +120,8 @@ def main() -> int:
         if arguments.base:
             readers["base"] = (ROWS, str(arguments.base.resolve()), shards)
         readers |= {"StreamingDataset": (DOCUMENTS, "streaming", shards), "litdata": (DOCUMENTS, "litdata", copy)}
-        rates, digests = {name: [] for name in readers}, {}
+        rates: dict[str, list] = {name: [] for name in readers}
+        digests = {}
         for _ in range(arguments.rounds):
             for name, (code, what, source) in readers.items():
                 words = [
@@ -167,7 +168,7 @@ def made(folder: Path, count: int) -> Path:
         codes = [dice.integers(0, 8192, (32, 32)).astype(numpy.uint16)] if pictured else []
         layout = numpy.array([1, 0] if pictured else [0], numpy.uint8)
         kind = CAPTION_PAIR if pictured else TEXT
-        documents.append(CodedDocument(f"{number:06d}", "made", kind, ["x" * (4 * len(ids))], [ids], codes, layout))
+        documents.append(CodedDocument(f"{number:06d}", "made", kind, ("x" * (4 * len(ids)),), [ids], codes, layout))
     (folder / "parts").mkdir(parents=True)
     record = write_part(folder, 0, 0, "made", "made", documents, [])
     vq = {"name": "none", "fingerprint": "0" * 64, "codebook_size": 8192, "downsample": 16, "image_size": 512}

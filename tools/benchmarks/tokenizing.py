@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -151,7 +152,7 @@ def job(arguments: argparse.Namespace, tars: Path, output: Path, vq, tokenizer) 
     from tokenization.encode_files import encode_files
     from tokenization.job import describe_job
     from tokenization.manifest import finish_dataset
-    from tokenization.parts import read_file_record
+    from tokenization.parts import FileRecord, read_file_record
     from tokenization.pipeline import Preparation
     from tokenization.readers import open_corpora
     from tokenization.work import listed
@@ -162,7 +163,7 @@ def job(arguments: argparse.Namespace, tars: Path, output: Path, vq, tokenizer) 
     watch = Stopwatch()
     preparation, limit = Preparation(tokenizer, vq.image_size, picture_seconds=60), RejectLimit(0.1)
     encode_files(output, files, 8192, preparation, vq, arguments.batch_size, arguments.workers, watch, limit, print)
-    records = [read_file_record(output, work.number) for work in files]
+    records = [cast(FileRecord, read_file_record(output, work.number)) for work in files]  # all are done
     finish_dataset(output, describe_job(corpora, vq, tokenizer, vq.image_size, 8192), records)
     seconds = watch.elapsed()
     return seconds, watch.seconds["encoding"] / seconds
@@ -171,15 +172,16 @@ def job(arguments: argparse.Namespace, tars: Path, output: Path, vq, tokenizer) 
 def one_at_a_time(tars: Path, output: Path, vq) -> float:
     """Seconds of a loop that decodes a picture, encodes it alone, and writes its codes as text."""
     from tokenization.preprocess import open_image, preprocess
-    from tokenization.readers import open_corpus
+    from tokenization.readers import Document, open_corpus
 
     corpus = open_corpus(tars)
     began = time.monotonic()
     with open(output, "w", encoding="utf-8") as lines:
         for file in corpus.files:
             with corpus.open(file) as opened:
-                for _, document in corpus.read(opened, 0):
-                    picture = preprocess(open_image(document.pictures[0].data), vq.image_size)
+                for _, item in corpus.read(opened, 0):
+                    document = cast(Document, item)
+                    picture = preprocess(open_image(cast(Path | bytes, document.pictures[0].data)), vq.image_size)
                     codes = vq.encode([picture])[0].reshape(-1).tolist()
                     record = {"id": document.id, "caption": document.texts[0], "vqcode": json.dumps(codes)}
                     lines.write(json.dumps(record) + "\n")

@@ -83,7 +83,8 @@ def judged(found: list[Entropy]) -> list[Entropy]:
 
     Either alone would pass a plug-in estimate that is near zero because every n-gram was seen once, at any size.
     """
-    made, before = [], {}
+    made: list[Entropy] = []
+    before: dict[tuple[str, int], Entropy] = {}
     for one in found:
         last = before.get((one.name, one.n))
         still = (

@@ -90,7 +90,7 @@ def dpg_items(path: Path) -> list[Item]:
         if len(prompts) < len(lines):
             raise ValueError("an id is there twice")
     return [
-        Item(number, key, prompts[key].strip(), re.match(r"[A-Za-z]*", key)[0] or "plain", {})
+        Item(number, key, prompts[key].strip(), _letters(key) or "plain", {})
         for number, key in enumerate(sorted(prompts))
     ]
 
@@ -188,9 +188,14 @@ def digest(items: Sequence[Item], prompts: bool = True) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _letters(key: str) -> str:
+    found = re.match(r"[A-Za-z]*", key)
+    return found[0] if found else ""
+
+
 def _safe(name: str) -> bool:
     return isinstance(name, str) and not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
 
 
 def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) else f"{error.__class__.__name__}: {error}"
+    return str(error.strerror) if isinstance(error, OSError) else f"{error.__class__.__name__}: {error}"

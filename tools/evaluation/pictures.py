@@ -145,6 +145,8 @@ def requests_of(benchmark: Benchmark, items: Sequence[Item], sources: Path | Non
     """What is asked for. Raises UserError for a source picture that is not there."""
     if benchmark.task != "edit":
         return [Request(item.prompt.strip()) for item in items]
+    if sources is None:
+        raise UserError(f"--pictures is missing: give the folder of the {benchmark.name} source pictures")
     absent = [item.source for item in items if not (sources / item.source).is_file()]
     if absent:
         raise UserError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from model.errors import UserError
 from tools.evaluation.record import machine, make_record, require_all
@@ -35,7 +36,7 @@ def reconstruction(args: Namespace) -> dict:
     used, digest = torch.zeros(vq.codebook_size, dtype=torch.bool), Digest()
     for name, picture, problem in pictures_of(str(args.data), vq.image_size, args.limit):
         names.append(name)
-        if problem:
+        if picture is None:
             problems[name] = problem
             continue
         digest.add(picture)
@@ -44,7 +45,7 @@ def reconstruction(args: Namespace) -> dict:
         (kept,) = vq.decode(codes)
         there, here = (tensor_of(image) for image in (picture, kept))
         psnr.append(float(peak_signal_noise_ratio(here, there, data_range=255.0)))
-        ssim.append(float(structural_similarity_index_measure(here, there, data_range=255.0)))
+        ssim.append(float(cast(torch.Tensor, structural_similarity_index_measure(here, there, data_range=255.0))))
     if not names:
         raise UserError(f"{args.data}: holds no pictures: give a corpus that tokenization/shard_images.py takes")
     first = next(iter(problems.values()), "")
@@ -96,7 +97,7 @@ def pictures_of(path: str, size: int, limit: int) -> Iterator[tuple[str, Image.I
                         name = f"{item.id}" + (f"/{number}" if number else "")
                         try:
                             data = storage.read_bytes(picture.data) if isinstance(picture.data, str) else picture.data
-                            yield name, preprocess(open_image(data), size), ""
+                            yield name, preprocess(open_image(cast(Path | bytes, data)), size), ""
                         except RejectedImage as error:
                             yield name, None, str(error)
                         count += 1

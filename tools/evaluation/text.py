@@ -84,5 +84,6 @@ def text(args: Namespace) -> dict:
         **machine(device),
     }
     data = {"versions": {task: found["versions"].get(task) for task in sorted(counts)}, "hashes": digests}
-    model = export_identity(args.model)
-    return make_record("text", items, items, model=model, data=data, settings=settings, scores=scores)
+    return make_record(
+        "text", items, items, model=export_identity(args.model), data=data, settings=settings, scores=scores
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -137,11 +138,11 @@ def described(service: Service) -> dict:
     return {"id": service.name, "object": "model", "created": service.created, "owned_by": "local", "uni_x": own}
 
 
-async def on_api_error(request: Request, error: Exception) -> Response:
+async def on_api_error(request: Request, error: Any) -> Response:
     return error.response()
 
 
-async def on_http_error(request: Request, error: Exception) -> Response:
+async def on_http_error(request: Request, error: Any) -> Response:
     """What Starlette itself refuses: addresses, methods, forms that cannot be read."""
     method_or_address = error.status_code in (404, 405)
     message = f"{request.method} {request.url.path[:100]}: {error.detail}" if method_or_address else error.detail
@@ -156,7 +157,7 @@ async def on_disk_error(request: Request, error: Exception) -> Response:
     if found is None:
         raise error
     line = told(found, tempfile.gettempdir())
-    print(f"warning: an upload was refused: {line}: {REMEDIES[found.errno]}", file=sys.stderr, flush=True)
+    print(f"warning: an upload was refused: {line}: {REMEDIES[found.errno or 0]}", file=sys.stderr, flush=True)
     return ApiError(
         507, "the server has no room for this upload: try again later", code="insufficient_storage"
     ).response()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from typing import cast
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tools.serving.api_error import json_response
 from tools.serving.conversation import check_turns, prompt_of, turns_of
-from tools.serving.jobs import Job
+from tools.serving.jobs import Job, Usage
 from tools.serving.schemas.chat import ChatRequest
 from tools.serving.schemas.fields import parse_json
 from tools.serving.service import Service, event_stream
@@ -42,7 +43,9 @@ def chat_endpoint(service: Service) -> Callable:
             }
             for number, (text, reason) in enumerate(zip(found.texts, found.reasons, strict=True))
         ]
-        return json_response({**head, "object": "chat.completion", "choices": choices, "usage": usage_of(found.usage)})
+        return json_response(
+            {**head, "object": "chat.completion", "choices": choices, "usage": usage_of(cast(Usage, found.usage))}
+        )
 
     return chat
 

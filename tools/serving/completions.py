@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -43,7 +44,7 @@ def completions_endpoint(service: Service) -> Callable:
                 for choice in choices_of(service, asked, ids, answers)
             )
         ]
-        used = [answers.usage for answers in found]
+        used = [cast(Usage, answers.usage) for answers in found]  # all of them ended
         usage = Usage(sum(one.prompt for one in used), 0, sum(one.made for one in used))
         return json_response({**head, "choices": choices, "usage": usage_of(usage)})
 
@@ -52,8 +53,8 @@ def completions_endpoint(service: Service) -> Callable:
 
 def prompts_of(service: Service, asked: CompletionRequest) -> list[list[int]]:
     """The ids of each prompt. Raises ApiError 400."""
-    given = asked.prompt
-    if isinstance(given, str) or isinstance(given[0], int):
+    given: list[Any] = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
+    if isinstance(given[0], int):
         given = [given]
     if len(given) > service.limits.prompts:
         message = f"prompt: {len(given)} prompts, the limit is {service.limits.prompts}"

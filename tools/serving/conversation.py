@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from model.prompts import conversation_ids, image_to_text_ids, picture_ids
 from tools.serving.api_error import ApiError
 from tools.serving.pictures import bytes_of_data_uri
-from tools.serving.schemas.chat import Message
+from tools.serving.schemas.chat import AssistantMessage, Message
 from tools.serving.service import Service
 
 Turn = tuple[str, list[str | None]]  # role and parts: texts, and None where a picture stands
@@ -15,10 +16,11 @@ Turn = tuple[str, list[str | None]]  # role and parts: texts, and None where a p
 
 def turns_of(messages: Sequence[Message]) -> tuple[list[Turn], list[bytes]]:
     """The turns of a chat and the files of its pictures, in order. Raises ApiError 400."""
-    turns, files = [], []
+    turns: list[Turn] = []
+    files: list[bytes] = []
     for number, message in enumerate(messages):
-        content = message.content
-        if content is None:  # an assistant that refused, or said nothing
+        content: Any = message.content
+        if isinstance(message, AssistantMessage) and content is None:  # it refused, or said nothing
             content = message.refusal or ""
         parts: list[str | None] = []
         for place, part in enumerate([content] if isinstance(content, str) else content):

@@ -58,10 +58,10 @@ class Callers:
     def check_key(self, authorization: str) -> None:
         """Raises ApiError 401 unless the header holds one of the keys; how long that takes tells nothing of them."""
         scheme, _, given = authorization.partition(" ")
-        given = given.strip().encode() if scheme.lower() == "bearer" else b""
-        right = [hmac.compare_digest(given, key.encode()) for key in self.keys]
+        sent = given.strip().encode() if scheme.lower() == "bearer" else b""
+        right = [hmac.compare_digest(sent, key.encode()) for key in self.keys]
         if not any(right):
-            what = "is not one of this server's" if given else "is missing: send Authorization: Bearer KEY"
+            what = "is not one of this server's" if sent else "is missing: send Authorization: Bearer KEY"
             raise ApiError(401, f"the API key {what}", code="invalid_api_key")
 
 

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from typing import cast
 
 from PIL import Image
 from starlette.datastructures import UploadFile
@@ -131,7 +132,7 @@ async def answer(
         for entry, own in zip(data, sizes, strict=True):
             entry["size"] = own
     common = {"size": sizes[0], **common}
-    return json_response({"created": int(time.time()), "data": data, **common, "usage": usage_of(usage)})
+    return json_response({"created": int(time.time()), "data": data, **common, "usage": usage_of(cast(Usage, usage))})
 
 
 def check_picture(service: Service, asked: PictureRequest) -> None:

@@ -28,7 +28,7 @@ class Event(NamedTuple):
     kind: str
     value: Any = None
     row: int = 0
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # a tuple's method of that name is not used
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def make_pool(export: Export, distinct: int) -> list[Task]:
         pool.append(Task("draw", words, number, source, np.asarray(picture)))
         codes = [source_codes(export, preprocess(picture, framing_of(export)))]
         ids, image_only = prompt_ids(export, "edit", Request(words), codes)
-        edited = draw_batch(export, [ids], seeds, sampling, [image_only])[0]
+        edited = draw_batch(export, [ids], seeds, sampling, [image_only or []])[0]
         pool.append(Task("edit", words, number, source, np.asarray(edited)))
         ids, _ = prompt_ids(export, "caption", Request(words), codes)
         pool.append(Task("chat", words, number, source, write_batch(export, [ids], seeds, texts)[0]))
@@ -81,7 +81,7 @@ class Load:
     def forget(self) -> None:
         """Begin to count anew; wrong answers stay."""
         self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.measured = self.seconds
+        self.measured: dict[str, list[float]] = self.seconds
         self.refused = self.left = 0
 
     def run(self, seconds: float) -> None:
@@ -169,8 +169,8 @@ def _edit(client: openai.OpenAI, model: str, task: Task, stream: bool) -> np.nda
 
 def _chat(client: openai.OpenAI, model: str, task: Task, stream: bool) -> str:
     uri = f"data:image/png;base64,{base64.b64encode(task.source).decode()}"
-    content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": task.prompt}]
-    answer = client.chat.completions.create(
+    content: list[Any] = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": task.prompt}]
+    answer: Any = client.chat.completions.create(
         model=model, messages=[{"role": "user", "content": content}], max_tokens=32, seed=task.seed, stream=stream
     )
     if stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -14,7 +15,7 @@ from tools.serving.schemas.pictures import EditRequest, PictureRequest
 from tools.serving.schemas.responses import ResponseRequest
 
 REFERENCE = "#/components/schemas/{model}"
-STREAM = {"text/event-stream": {}}
+STREAM: dict[str, dict] = {"text/event-stream": {}}
 """Events have no schema: OpenAPI 3.1 has none for a stream, and clients differ in whether it is one of the text or of an event."""
 KEPT = ("get", "delete")
 """What can be done with an answer of /v1/responses by its id."""
@@ -63,7 +64,7 @@ def description(names: Sequence[str], with_keys: bool) -> dict:
     paths: dict[str, dict] = {}
     for method, path, does, request, answer, streams in OPERATIONS:
         paths.setdefault(path, {})[method] = operation(method, path, does, request, answer, streams)
-    document = {
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": f"Uni-X: {names[0]}",
@@ -96,9 +97,9 @@ def operation(method: str, path: str, does: str, request: type | None, answer: t
         found["responses"][status] = {"description": PROBLEMS[status], "content": error}
     if answer is answers.Response and request is not None:
         links = {verb: operation_id(verb, f"{path}/{{name}}") for verb in KEPT}
-        name = {"name": "$response.body#/id"}
+        parameters = {"name": "$response.body#/id"}
         found["responses"]["200"]["links"] = {
-            verb: {"operationId": id, "parameters": name} for verb, id in links.items()
+            verb: {"operationId": id, "parameters": parameters} for verb, id in links.items()
         }
     if path == "/health":
         found["responses"]["503"] = {"description": "it does not", "content": content}

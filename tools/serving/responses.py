@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -61,7 +61,7 @@ def responses_endpoint(service: Service) -> Callable:
         if asked.stream:
             return event_stream(response_events(service, request, job, body, item, keep), done=False)
         found = await collect(service, request, job)
-        return json_response(keep(found.texts[0], found.reasons[0], found.usage))
+        return json_response(keep(found.texts[0], found.reasons[0], cast(Usage, found.usage)))
 
     return responses
 

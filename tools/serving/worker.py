@@ -63,7 +63,7 @@ def draw(export: Export, jobs: Sequence[Job]) -> int:
             if len(drawn) in moments and not job.cancelled:
                 job.emit(Event("partial", partial_picture(export, drawn, grid), number, moments.index(len(drawn))))
 
-    image_only = [prompts[job][1] for job, _ in rows] if jobs[0].task == "edit" else None
+    image_only = [prompts[job][1] or [] for job, _ in rows] if jobs[0].task == "edit" else None
     seeds = [job.seeds[number] for job, number in rows]
     shapes = [job.shape for job, _ in rows]
     codes = draw_codes(

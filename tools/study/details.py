@@ -54,7 +54,7 @@ def tuning_table(preset: Preset, results: list[dict]) -> list[str]:
     rates, at_end = sorted(preset.learning_rates), []
     lines = [f"| held-out loss at | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---" * (len(rates) + 1) + "|"]
     for arm, found in tried.items():
-        best = min(found, key=found.get)
+        best = min(found, key=found.__getitem__)
         at_end += [WORDS[arm]] if best in (rates[0], rates[-1]) else []
         shown = [f"{found[rate]:.3f}" if rate in found else "-" for rate in rates]
         shown = [f"**{cell}**" if rate == best else cell for rate, cell in zip(rates, shown)]
@@ -141,7 +141,8 @@ def curve_lines(results: list[dict]) -> Iterable[tuple]:
 
 def write_conflict(path: Path, folder: Path, results: list[dict]) -> None:
     """The lines of every cell's conflict profile."""
-    lines, heads = [], ()
+    lines: list[tuple] = []
+    heads: Sequence[str] = ()
     for result in results:
         profile = folder / result["name"] / "conflict" / "conflict.csv"
         if "measures" in result and profile.is_file():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 TEXT_SHARE = 72 / (72 + 65)  # of training tokens: the paper's 72B of text and 65B of pictures (arXiv 2509.24365)
 SUGGESTED = "suggested"
 # arm -> settings of the model section. Of six layers: 2 + 1 is nearest to the paper's 9 + 5 of 28; the other two Uni-X arms
 # have as many separated layers, hence as many parameters.
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
     "shared": {"kind": "shared"},
     "moe_hard": {"kind": "moe_hard", "every": 2},
     "mot": {"kind": "mot", "every": 1},

@@ -6,6 +6,7 @@ Log probabilities of each text with each picture, and who is first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy
 
@@ -14,7 +15,7 @@ from pretrain.rows import RowSize
 from pretrain.tasks import IMAGE_TO_TEXT, TEXT_TO_IMAGE, TokenizedPrompts, build_document
 from tokenization.sample import PICTURE, SHAPE
 
-Losses = Callable[[Row], object]  # a row -> losses [targets] of its target tokens, in nats
+Losses = Callable[[Row], Any]  # a row -> losses [targets] of its target tokens, in nats
 
 
 def target_losses(opened) -> Losses:
@@ -41,7 +42,9 @@ def document_log_likelihoods(
     """float64 [documents]: log probability of all target tokens of each (ids, labels), in rows as full as they get."""
     import torch
 
-    found, waiting, held = [], [], 0
+    found: list[float] = []
+    waiting: list[tuple] = []
+    held = 0
 
     def finish() -> None:
         row = assemble(0, waiting, tokenized.vocabulary, size)
@@ -103,7 +106,8 @@ def both_directions(
 
     Documents with a text or a picture that came before are left out: a right answer must be the only one.
     """
-    texts, pictures, shapes, seen = [], [], [], set()
+    texts, pictures, shapes = [], [], []
+    seen: set = set()
     order = numpy.random.default_rng(0).permutation(len(dataset))
     for number in order.tolist():
         document = dataset[number]

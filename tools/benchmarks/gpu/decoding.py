@@ -38,7 +38,7 @@ def decoding(setting: Setting) -> dict:
         "growing cache": (model.model, lambda: DynamicCache(config=model.config)),
         "static cache": (model.model, lambda: StaticCache(config=model.config, max_cache_len=room)),
     }
-    found = {}
+    found: dict[str, dict] = {}
     if setting.gpu:
         compiled = torch.compile(model.model, mode="reduce-overhead", dynamic=False)
         ways["static cache, CUDA graph"] = (compiled, ways["static cache"][1])

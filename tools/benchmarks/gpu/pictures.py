@@ -37,7 +37,7 @@ def encoding(setting: Setting) -> dict:
         with torch.no_grad():
             return model.quantize(latents.float())[2][2].view(batch, -1)
 
-    found = {"pictures": batch, "side": side}
+    found: dict[str, float] = {"pictures": batch, "side": side}
     for name, half in (("fp32", False), ("bf16", True)):
         _, seconds, _ = median_seconds(lambda: encode(half), setting.device, setting.repeats)  # noqa: B023
         found[f"{name} pictures_per_s"] = round(batch / seconds, 2)

@@ -4,11 +4,11 @@
 MODEL PRECISION REPEATS TOKENS ...
 """
 
+import argparse
 import json
 import statistics
 import sys
 import time
-from types import SimpleNamespace
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     from tools import bench_step
     from tools.benchmarks import cases
 
-    arguments = SimpleNamespace(device=device, threads=torch.get_num_threads(), precision=precision)
+    arguments = argparse.Namespace(device=device, threads=torch.get_num_threads(), precision=precision)
     bench_step.start(arguments)
     config, found = cases.uni_x_config(model), {}
     for tokens in map(int, lengths):

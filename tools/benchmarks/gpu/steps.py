@@ -179,7 +179,8 @@ def kernels(setting: Setting) -> dict:
         raise NotRun("transformer-engine's kernels need a GPU")
     if why := unloadable():
         raise NotRun(f"transformer-engine does not load ({why[:120]})")
-    config, tokens, found = cases.uni_x_config(setting.model), setting.tokens[0], {}
+    config, tokens = cases.uni_x_config(setting.model), setting.tokens[0]
+    found: dict[str, dict] = {}
     row, first = cases.long_row(config, tokens).row, None
     for name, choice in KERNELS.items():
         clear(setting)

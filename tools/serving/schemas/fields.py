@@ -135,7 +135,8 @@ def refusal(kind: type[Fields], error: ValidationError, values: Any) -> ApiError
 
 def place_of(steps: Sequence[str | int], values: Any) -> list[str | int]:
     """Where an error is, in the names of the request itself: pydantic's path also names the branches of unions."""
-    names, here = [], values
+    names: list[str | int] = []
+    here = values
     for number, step in enumerate(steps):
         last = number == len(steps) - 1
         if isinstance(here, dict) and isinstance(step, str) and (step in here or last):
@@ -168,7 +169,7 @@ def unknown(kind: type[Fields], names: Sequence[str | int], place: str) -> ApiEr
     return ApiError(400, f"{place[:100]!r} is not a field that this server knows: {hint}", place[:100], "unknown_field")
 
 
-def wrong_kind(names: Sequence[str | int], found: Any, problem: dict) -> ApiError:
+def wrong_kind(names: Sequence[str | int], found: Any, problem: Any) -> ApiError:
     """The `type` or `role` of a part is none that is known here."""
     if not isinstance(found, dict):
         place = ".".join(map(str, names))
@@ -194,7 +195,7 @@ def other_places(kind: Any) -> str:
     return ""
 
 
-def words_of(problem: dict) -> str:
+def words_of(problem: Any) -> str:
     """What pydantic says is wrong, as a person who never heard of pydantic would want it."""
     given = problem.get("ctx") or {}
     words = WORDS.get(problem["type"])
