@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
+import sys
 
 import pytest
 from packaging.requirements import Requirement
 
-from tests.other_tools.run import HERE, KINDS, PAGE, TOOLS, pinned, plain, results, same, table_of, with_rows
+from tests.other_tools.run import HERE, KINDS, PAGE, ROOT, TOOLS, pinned, plain, results, same, table_of, with_rows
 from tests.tools.tiny_export import write_export
 
 
@@ -80,3 +82,21 @@ def test_the_plain_text_folder_is_made_of_the_export(tmp_path):
     export = write_export(tmp_path / "export")
     text = plain(export, tmp_path)
     assert json.loads((text / "config.json").read_text())["model_type"] in ("qwen2", "qwen3", "llama")
+
+
+EXAMPLES = sorted((ROOT / "docs/examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_says_what_it_needs(path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(path), "--model", "m", "--corpus", "c", "--output", "o"])
+    monkeypatch.setitem(sys.modules, "datasets", None)  # as where trl, which brings it, is not installed
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(path), run_name="__main__")
+    assert stopped.value.code == 2
+    expected = "error: this needs trl (no module datasets): pip install torch transformers pillow trl\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_an_example_is_of_the_page():
+    assert EXAMPLES and all(f"\npython docs/examples/{path.name} --model " in page() for path in EXAMPLES)

@@ -1,16 +1,18 @@
-"""DPO of trl with a picture in the answer: of a name's drawn pictures, those nearer to the real one are preferred.
+"""DPO of trl with a picture in the answer: a name's real picture is preferred to those that the model draws for it.
 
     python docs/examples/trl_dpo_pictures.py --model work/demo/model --corpus work/data/corpus/train/folder \\
         --output work/dpo
 
 Needs torch, transformers, pillow, trl and the export, and nothing else of this project. trl has no columns for ids in DPO:
-it spells `chosen` and `rejected` as text, but for a data set that has a column `images`, whose rows it hands to the
+it spells `chosen` and `rejected` as text, but for a data set with a column `images`, whose rows it hands to the
 `data_collator` as they are. So the three columns hold ids, `images` is empty, and trl's own collator of ids makes the batch.
 
-The pictures are drawn by the model before training, at temperature 1 and without guidance. Prints, as JSON, before and
-after and with seeds that were not trained with: the share of pictures whose nearest real one has their name, of the names
-that are trained and of as many others; and the share of new pairs of which the model finds the preferred picture likelier,
-against the model before. pictures.png shows real, before and after.
+Of the pictures drawn for a name, at temperature 1 and without guidance, the quarter that is farthest from the real one, in
+pixels, is rejected. The loss of SFT is added: without it both pictures of a pair grow unlikely, and drawn ones fall apart.
+
+Prints, as JSON, the share of pictures whose nearest real one has their name, before and after, drawn with seeds that were
+not trained with: of the names that are trained and of as many others. Also the share of new pairs of which the model finds
+the preferred picture likelier, against the model before. pictures.png shows real, before and after.
 """
 
 import argparse
@@ -26,10 +28,11 @@ parser.add_argument(
 )
 parser.add_argument("--output", type=Path, required=True, help="folder for the tuned export and pictures.png")
 parser.add_argument("--names", type=int, default=16, help="names to train, each with one real picture")
-parser.add_argument("--draws", type=int, default=32, help="pictures drawn of each name, half of them preferred")
-parser.add_argument("--steps", type=int, default=120)
-parser.add_argument("--learning-rate", type=float, default=1e-4)
+parser.add_argument("--draws", type=int, default=64, help="pictures drawn of each name; a quarter of them is rejected")
+parser.add_argument("--steps", type=int, default=64)
+parser.add_argument("--learning-rate", type=float, default=2e-4)
 parser.add_argument("--beta", type=float, default=0.1)
+parser.add_argument("--sft-weight", type=float, default=1.0)
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
 
@@ -42,7 +45,7 @@ try:
     from trl import DPOConfig, DPOTrainer
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 except ModuleNotFoundError as error:
-    print(f"error: {error.name} is missing: pip install torch transformers pillow trl", file=sys.stderr)
+    print(f"error: this needs trl (no module {error.name}): pip install torch transformers pillow trl", file=sys.stderr)
     sys.exit(2)
 torch.set_num_threads(1)
 
@@ -50,7 +53,9 @@ captions = args.corpus / "captions.jsonl"
 if not (Path(args.model) / "config.json").is_file():
     parser.error(f"--model {args.model}: is no export: a folder of tools/convert_to_hf.py is needed")
 if not captions.is_file():
-    parser.error(f"--corpus {args.corpus}: has no captions.jsonl: a folder like work/data/corpus/train/folder is needed")
+    parser.error(
+        f"--corpus {args.corpus}: has no captions.jsonl: a folder like work/data/corpus/train/folder is needed"
+    )
 lines = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()]
 if not 2 <= 2 * args.names <= len(lines):
     parser.error(f"--names {args.names}: {captions} has {len(lines)} pictures, and twice as many are needed as names")
@@ -61,7 +66,8 @@ model = AutoModelForCausalLM.from_pretrained(args.model, trust_remote_code=True,
 order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(1234)).tolist()
 picked = [lines[place] for place in order[: 2 * args.names]]  # the same for every seed; the second half is not trained
 names = [line["captions"][0] for line in picked]
-real = processor.pictures(processor.codes([Image.open(args.corpus / line["image"]) for line in picked]))
+real_codes = processor.codes([Image.open(args.corpus / line["image"]) for line in picked])
+real = processor.pictures(real_codes)
 
 
 def pixels(pictures):
@@ -73,11 +79,7 @@ galleries = {True: pixels(real[: args.names]), False: pixels(real[args.names :])
 
 
 def drawn(trained, draws, seed, guidance_scale=1.0, temperature=1.0):
-    """Codes [draws * names, codes] of the model, and how near each is to its real picture, [draws * names].
-
-    Nearness is the log of the share that the right picture has in the softmax of -distance / 1.5 over all real ones: above
-    all rivals it says by how much. Second: whether the right picture is the nearest.
-    """
+    """Codes [draws * names, codes] of the model, and the distances of their pictures from all real ones, [draws * names, names]."""
     said = names[: args.names] if trained else names[args.names :]
     model.eval()
     codes = model.generate_images(
@@ -86,19 +88,13 @@ def drawn(trained, draws, seed, guidance_scale=1.0, temperature=1.0):
         temperature=temperature,
         generator=torch.Generator().manual_seed(seed),
     )
-    distances = torch.cdist(pixels(processor.pictures(codes)), galleries[trained])
-    own = torch.arange(args.names).repeat(draws)
-    nearness = (-distances / 1.5).log_softmax(1)[torch.arange(len(own)), own]
-    return codes, nearness, (distances.argmin(1) == own).float().mean().item()
+    return codes, torch.cdist(pixels(processor.pictures(codes)), galleries[trained])
 
 
-def pairs(codes, nearness):
-    """(place of the name, preferred codes, other codes): of each name, the nearest with the farthest, and so on inwards."""
-    found = []
-    for place in range(args.names):
-        ranked = codes[place :: args.names][nearness[place :: args.names].argsort(descending=True)]
-        found += [(place, ranked[k], ranked[-1 - k]) for k in range(len(ranked) // 2)]
-    return found
+def share(*settings):
+    """Share of pictures whose nearest real one has their name."""
+    distances = drawn(*settings)[1]
+    return (distances.argmin(1) == torch.arange(len(distances)) % args.names).float().mean().item()
 
 
 def answer(codes):
@@ -106,27 +102,32 @@ def answer(codes):
     return [*(codes + processor.offset).tolist(), processor.end, processor.eos]
 
 
-def rows_of(preferences):
-    prompts = [processor.draw([name])["input_ids"][0].tolist() for name in names[: args.names]]  # to <|vision_start|>
-    return [
-        {"prompt": prompts[place], "chosen": answer(one), "rejected": answer(other), "images": []}
-        for place, one, other in preferences
-    ]
+def pairs(draws, seed):
+    """Rows of ids: each name's real picture, against the quarter of its drawn ones that is farthest from it."""
+    codes, distances = drawn(True, draws, seed)
+    rows = []
+    for place, name in enumerate(names[: args.names]):
+        prompt = processor.draw([name])["input_ids"][0].tolist()  # ends with <|vision_start|>
+        own, far = codes[place :: args.names], distances[place :: args.names, place].argsort(descending=True)
+        for rejected in own[far[: max(1, draws // 4)]]:
+            both = {"chosen": answer(real_codes[place]), "rejected": answer(rejected)}
+            rows.append({"prompt": prompt, **both, "images": []})
+    return Dataset.from_list(rows)
 
 
 def measured():
+    seed = 10_000 + args.seed
     found = {
-        "trained names": drawn(True, 8, 10_000 + args.seed)[2],
-        "other names": drawn(False, 8, 10_000 + args.seed)[2],
-        "trained names, guidance 3, temperature 0.5": drawn(True, 8, 10_000 + args.seed, 3.0, 0.5)[2],
+        "trained names": share(True, 8, seed),
+        "other names": share(False, 8, seed),
+        "trained names, guidance 3, temperature 0.5": share(True, 8, seed, 3.0, 0.5),
     }
     return {name: round(value, 3) for name, value in found.items()}
 
 
 before, first = measured(), processor.pictures(drawn(True, 1, 10_000 + args.seed)[0])
-new_pairs = rows_of(pairs(*drawn(True, 8, 20_000 + args.seed)[:2]))
+new_pairs = pairs(8, 20_000 + args.seed)
 started = time.time()
-preferences = pairs(*drawn(True, args.draws, args.seed)[:2])
 ids = DataCollatorForPreference(pad_token_id=processor.eos)
 
 
@@ -145,6 +146,8 @@ trainer = DPOTrainer(
         learning_rate=args.learning_rate,
         lr_scheduler_type="constant",
         beta=args.beta,
+        loss_type=["sigmoid", "sft"],
+        loss_weights=[1.0, args.sft_weight],
         max_length=None,
         seed=args.seed,
         use_cpu=not torch.cuda.is_available(),
@@ -155,8 +158,8 @@ trainer = DPOTrainer(
         save_strategy="no",
         report_to=[],
     ),
-    train_dataset=Dataset.from_list(rows_of(preferences)),
-    eval_dataset=Dataset.from_list(new_pairs),
+    train_dataset=pairs(args.draws, args.seed),
+    eval_dataset=new_pairs,
     data_collator=collate,
     processing_class=processor,
 )

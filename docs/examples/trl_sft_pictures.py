@@ -12,15 +12,9 @@ real, before and after.
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
-
-import numpy as np
-import torch
-from datasets import Dataset
-from PIL import Image
-from transformers import AutoModelForCausalLM, AutoProcessor
-from trl import SFTConfig, SFTTrainer
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", required=True, help="export of tools/convert_to_hf.py")
@@ -33,12 +27,33 @@ parser.add_argument("--steps", type=int, default=60)
 parser.add_argument("--learning-rate", type=float, default=1e-3)
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
+
+try:
+    import numpy as np
+    import torch
+    from datasets import Dataset
+    from PIL import Image
+    from transformers import AutoModelForCausalLM, AutoProcessor
+    from trl import SFTConfig, SFTTrainer
+except ModuleNotFoundError as error:
+    print(f"error: this needs trl (no module {error.name}): pip install torch transformers pillow trl", file=sys.stderr)
+    sys.exit(2)
 torch.set_num_threads(1)
+
+captions = args.corpus / "captions.jsonl"
+if not (Path(args.model) / "config.json").is_file():
+    parser.error(f"--model {args.model}: is no export: a folder of tools/convert_to_hf.py is needed")
+if not captions.is_file():
+    parser.error(
+        f"--corpus {args.corpus}: has no captions.jsonl: a folder like work/data/corpus/train/folder is needed"
+    )
+lines = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()]
+if not 1 <= args.names <= len(lines):
+    parser.error(f"--names {args.names}: {captions} has {len(lines)} pictures, and one is needed of each name")
 
 processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(args.model, trust_remote_code=True, dtype=torch.float32)
 
-lines = [json.loads(line) for line in (args.corpus / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
 order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(1234)).tolist()
 picked = [lines[place] for place in order[: args.names]]  # the same for every seed
 names = [line["captions"][0] for line in picked]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -215,3 +216,5 @@ class UniXConfig(PretrainedConfig):
 
 
 UniXConfig.register_for_auto_class()
+# transformers puts this file into sys.modules and not into its package, where dill looks, by which data sets send to workers
+setattr(sys.modules[__package__], __name__.rpartition(".")[2], sys.modules[__name__])

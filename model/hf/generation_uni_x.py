@@ -26,6 +26,15 @@ from .shapes_uni_x import trailing_shape
 class PictureGenerationMixin(ShapesMixin):
     """What a Uni-X causal LM can do beyond transformers' `generate`."""
 
+    _prompt_learned = False  # by peft
+
+    def _check_prompt_is_heard(self) -> None:
+        """peft puts what it learned into `forward` and `generate`; methods of ours it calls on the model below."""
+        if self._prompt_learned:
+            raise ValueError(
+                "pictures would be drawn without the prompt that peft learned: tune with LoRA, or open the model anew"
+            )
+
     def generate(self, *args, free_codes: bool = False, logits_processor: Sequence = (), **kwargs):
         """As in transformers; picture codes are drawn only after the model, or the prompt, opened a picture.
 
@@ -99,6 +108,7 @@ class PictureGenerationMixin(ShapesMixin):
         Raises:
             ValueError: a prompt that does not end with `<|vision_start|>`, or an argument out of its range.
         """
+        self._check_prompt_is_heard()
         shaped = bool(self.config.picture_shapes)
         if shaped and num_codes is not None:
             raise ValueError(
@@ -227,6 +237,7 @@ class PictureGenerationMixin(ShapesMixin):
         Returns:
             The new ids of each document.
         """
+        self._check_prompt_is_heard()
         config = self.config
         start, end, eos = config.vision_start_token_id, config.vision_end_token_id, config.eos_token_id
         stops = [eos, start, *stop_ids]

@@ -446,6 +446,11 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
             **{CACHE: outputs.get(CACHE)},
         )
 
+    def get_submodule(self, target: str) -> nn.Module:
+        """As in torch. peft (0.21.2) asks for this name where it adds a learned prompt, and leaves no other trace."""
+        self._prompt_learned |= target == "embeddings.word_embeddings"
+        return super().get_submodule(target)
+
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, inputs_embeds: Tensor | None = None, modality: Tensor | None = None, **kwargs
     ) -> dict:
@@ -485,3 +490,5 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
 UniXForCausalLM.forward.__signature__ = inspect.signature(UniXForCausalLM.forward)
 UniXForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 UniXModel.register_for_auto_class("AutoModel")
+# transformers puts this file into sys.modules and not into its package, where dill looks, by which data sets send to workers
+setattr(sys.modules[__package__], __name__.rpartition(".")[2], sys.modules[__name__])

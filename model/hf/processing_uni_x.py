@@ -471,3 +471,5 @@ class UniXProcessor(ProcessorMixin):
 
 
 UniXProcessor.register_for_auto_class()
+# transformers puts this file into sys.modules and not into its package, where dill looks, by which data sets send to workers
+setattr(sys.modules[__package__], __name__.rpartition(".")[2], sys.modules[__name__])

@@ -103,3 +103,20 @@ def test_learned_prompts_are_refused_by_name(settings, message):
     for call in (tuned,) if left_out else (tuned, tuned.generate):
         with pytest.raises(ValueError, match=message):
             call(input_ids=IDS)
+
+
+@pytest.mark.parametrize("settings", [PromptTuningConfig, PrefixTuningConfig])
+def test_pictures_are_not_drawn_without_the_prompt_that_was_learned(settings):
+    """A model of shared layers alone takes learned prompts in texts; peft leaves them out of methods that are ours."""
+    model = tiny_model(layer_kinds=("shared",) * 4)
+    prompt = torch.tensor([[5, 6, model.config.vision_start_token_id]])
+    options = {"num_codes": 2, "guidance_scale": 1.0}
+    assert model.generate_images(prompt, **options).shape == (1, 2)
+    tuned = get_peft_model(model, settings(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    assert tuned(input_ids=prompt).logits.isfinite().all()
+    for call in (
+        lambda: tuned.generate_images(prompt, **options),
+        lambda: tuned.generate_documents([[5, 6]], num_codes=2, guidance_scale=1.0),
+    ):
+        with pytest.raises(ValueError, match="without the prompt that peft learned: tune with LoRA"):
+            call()

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 
 from model.errors import UserError
 from model.hf.text_uni_x import TextEncoder
@@ -357,3 +357,12 @@ def test_a_tokenizer_without_marks_of_turns_spells_them_out(tmp_path):
         )
     )
     assert open_export(base).decode(row) == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("part", ["processor", "config", "model"])
+def test_the_code_of_an_export_is_found_where_its_package_is(folder, part):
+    """transformers puts the file that it opens into sys.modules alone; dill, which sends to workers, asks the package."""
+    opener = {"processor": AutoProcessor, "config": AutoConfig, "model": AutoModelForCausalLM}[part]
+    module = sys.modules[type(opener.from_pretrained(folder, trust_remote_code=True)).__module__]
+    package, _, name = module.__name__.rpartition(".")
+    assert package.startswith("transformers_modules.") and getattr(sys.modules[package], name) is module

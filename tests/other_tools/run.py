@@ -62,6 +62,9 @@ class Tool:
 
 TOOLS: tuple[Tool, ...] = (
     Tool("trl", "trainers", "trl", "trl"),
+    Tool("ms-swift", "trainers", "ms-swift", "ms-swift"),
+    Tool("axolotl", "trainers", "axolotl", "axolotl", python="3.12"),
+    Tool("llamafactory", "trainers", "LLaMA-Factory", "llamafactory"),
     Tool("bitsandbytes", "quantizers", "bitsandbytes, 8 bit", "bitsandbytes", words=("8",)),
     Tool("bitsandbytes-4", "quantizers", "bitsandbytes, nf4", "bitsandbytes", words=("4",), environment="bitsandbytes"),
     Tool("torchao", "quantizers", "torchao, int8 weights", "torchao"),
@@ -170,6 +173,7 @@ def row_of(tool: Tool, folder: Path, settings: dict[str, str], kept: bool) -> tu
         env |= {**settings, "WORK": str(work), "HF_HOME": str(work / "hf"), "HF_HUB_OFFLINE": "1", "TMPDIR": str(work)}
         env |= {"PATH": f"{place / 'bin'}:{env['PATH']}", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
         env |= {"WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": "", "HF_DATASETS_OFFLINE": "1"}
+        env |= {"MODELSCOPE_CACHE": str(work / "modelscope"), "DO_NOT_TRACK": "1", "AXOLOTL_DO_NOT_TRACK": "1"}
         begun = time.monotonic()
         done = subprocess.run(
             [str(python), str(HERE / f"{tool.source}_tool.py"), *tool.words],
@@ -216,8 +220,11 @@ def environment(tool: Tool, place: Path) -> Path:
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == text:
         return python
     shutil.rmtree(place, ignore_errors=True)
-    maker = f"python{tool.python}" if tool.python else sys.executable
-    subprocess.run([maker, "-m", "venv", str(place)], check=True, capture_output=True)
+    maker, settings = (f"python{tool.python}", {"PYENV_VERSION": tool.python}) if tool.python else (sys.executable, {})
+    making = [maker, "-m", "venv", str(place)]
+    subprocess.run(
+        making, check=True, capture_output=True, env={**os.environ, **settings}
+    )  # pyenv hides what is not chosen
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     wanted = [line for line in text.splitlines() if line.startswith("torch==")]  # first: others build against it
     bare = requirements.with_name(f"{tool.source}-bare.txt")  # what names wrong versions of what it needs

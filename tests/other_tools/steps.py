@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,15 @@ from pathlib import Path
 MODEL, TEXT, WORK = (Path(os.environ[name]) for name in ("MODEL", "TEXT", "WORK"))
 EXAMPLES = Path(os.environ["EXAMPLES"]) if "EXAMPLES" in os.environ else None
 NAMES = ("red heart", "pizza", "flag of France", "cat")  # pictures to draw
+ASKED = (
+    ("What is red?", "A heart."),
+    ("What is round?", "A pizza."),
+    ("Who purrs?", "A cat."),
+    ("Who barks?", "A dog."),
+)
+TURNS = [
+    [{"role": "user", "content": question}, {"role": "assistant", "content": answer}] for question, answer in ASKED
+]
 
 
 def say(what: str, result: str) -> None:
@@ -54,6 +64,37 @@ def difference(found, wanted) -> str:
     seen(f"largest difference {value:.3e}, logits up to {float(wanted.abs().max()):.1f}")
     assert value < 1e-3, value
     return f"{value:.0e}".replace("e-0", "e-")
+
+
+def run(*command: str) -> str:
+    """What a tool's own command prints. Raises AssertionError with it where it fails."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def first_losses(printed: str) -> list[float]:
+    """The losses that transformers' trainers print, in their order."""
+    return [float(value) for value in re.findall(r"'loss': '?([0-9.]+)", printed)]
+
+
+def turns_loss(ending: str = "") -> float:
+    """The export's own loss of the answers of TURNS and their ends of turn, each conversation alone, in float32.
+
+    Some tools learn what stands after the end of a turn, too: `ending`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(MODEL, trust_remote_code=True, dtype=torch.float32).eval()
+    reader, losses = processor(), []
+    for turns in TURNS:
+        text = reader.apply_chat_template(turns, tokenize=False)
+        whole, begun = (reader.tokenizer.encode(part) for part in (text.rstrip("\n") + ending, text.split("A ")[0]))
+        with torch.no_grad():
+            chances = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        losses += [-chances[place - 1, whole[place]] for place in range(len(begun), len(whole))]
+    return float(torch.stack(losses).mean())
 
 
 def processor():

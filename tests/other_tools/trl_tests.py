@@ -130,6 +130,14 @@ def test_of_conversations_answers_alone_are_learned_and_end(folder, processor, t
         assert found[0, prompt["input_ids"].shape[1] :].tolist() == [*processor.encode(said), closing]
 
 
+def test_workers_get_the_processor(folder, processor, tmp_path):
+    """`dataset_num_proc`: data sets send the processor to other processes, by dill."""
+    batch = batch_of(sft(folder, tmp_path, TURNS, processing(folder, "processor"), dataset_num_proc=2))
+    assert sorted(rows_of(batch)) == sorted(
+        processor.apply_chat_template(row["messages"])["input_ids"][0] for row in TURNS
+    )
+
+
 @pytest.mark.parametrize("settings", [{"packing": True, "max_length": 64}, {"padding_free": True, "max_length": None}])
 def test_documents_of_a_packed_row_are_apart(folder, tmp_path, settings):
     """The loss of a packed row is that of its documents, each alone."""
@@ -345,20 +353,39 @@ def workplace(folder, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("kind", "corpus"), [("sft", "heldout"), ("grpo", "train")])
+@pytest.mark.parametrize(("kind", "corpus"), [("sft", "heldout"), ("dpo", "train"), ("grpo", "train")])
 def test_the_examples_run_as_their_page_says(workplace, monkeypatch, capsys, kind, corpus):
     page = (ROOT / "docs/other-tools.md").read_text(encoding="utf-8")
     command = (
         f"python docs/examples/trl_{kind}_pictures.py --model work/demo/model --corpus work/data/corpus/{corpus}/folder"
     )
     assert f"\n{command} --output work/{kind}\n" in page
-    few = ["--output", f"work/{kind}", "--names", "2" if kind == "grpo" else "4", "--steps", "1"]
+    few = ["--output", f"work/{kind}", "--names", "4" if kind == "sft" else "2", "--steps", "1"]
     monkeypatch.setattr(sys, "argv", [*command.split()[1:], *few])
     runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"before", "after", "seconds", "seed"} <= set(found)
     assert Image.open(f"work/{kind}/pictures.png").width > 0
     assert open_model(workplace / "work" / kind / "model").config.model_type == "uni_x"
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo", "grpo"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "work"], "--model work: is no export: a folder of tools/convert_to_hf.py is needed"),
+        (["--corpus", "work"], "--corpus work: has no captions.jsonl: a folder like "),
+        (["--names", "5"], "--names 5: work/data/corpus/train/folder/captions.jsonl has 4 pictures, and "),
+        (["--names", "0"], "--names 0: "),
+    ],
+)
+def test_what_an_example_cannot_use_is_refused_in_a_line(workplace, monkeypatch, capsys, kind, words, message):
+    given = ["--model", "work/demo/model", "--corpus", "work/data/corpus/train/folder", "--output", "work/o", *words]
+    monkeypatch.setattr(sys, "argv", [f"trl_{kind}_pictures.py", *given])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / f"docs/examples/trl_{kind}_pictures.py"), run_name="__main__")
+    assert stopped.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("work/o").exists()
 
 
 def test_the_python_of_the_page_runs(workplace):

@@ -3,9 +3,10 @@
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from steps import MODEL, NAMES, WORK, draws, processor, say, seen
+from steps import ASKED, MODEL, NAMES, TURNS, WORK, draws, processor, say, seen
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 COMMON = {
     "output_dir": str(WORK / "run"),
@@ -19,15 +20,6 @@ COMMON = {
     "disable_tqdm": True,
 }
 READER = processor()
-ASKED = [
-    ("What is red?", "A heart."),
-    ("What is round?", "A pizza."),
-    ("Who purrs?", "A cat."),
-    ("Who barks?", "A dog."),
-]
-TURNS = [
-    [{"role": "user", "content": question}, {"role": "assistant", "content": answer}] for question, answer in ASKED
-]
 
 
 def opened(folder=MODEL):
@@ -112,12 +104,34 @@ def pictures() -> str:
     falls(trainer)
     pairs = [{**row, "chosen": row.pop("completion"), "rejected": TURNS[3][1:]} for row in rows]
     DPOTrainer(opened(), args=DPOConfig(**COMMON, max_steps=1), train_dataset=Dataset.from_list(pairs)).train()
-    answers = []
-    for name in NAMES[:2]:
-        prompt = READER.draw([name])["input_ids"][0].tolist()
-        answer = [*range(READER.offset, READER.offset + READER.num_codes), READER.end, READER.eos]
-        answers.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
+    asked, drawn = [], []
+    for place, name in enumerate(NAMES[:2]):
+        asked.append(READER.draw([name])["input_ids"][0].tolist())
+        codes = range(READER.offset + place, READER.offset + place + READER.num_codes)
+        drawn.append([*codes, READER.end, READER.eos])
+    answers = [
+        {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+        for prompt, answer in zip(asked, drawn, strict=True)
+    ]
     falls(sft(answers, READER))
+    rows = [
+        {"prompt": prompt, "chosen": one, "rejected": other, "images": []}
+        for prompt, one, other in zip(asked, drawn, drawn[::-1], strict=True)
+    ]
+    ids = DataCollatorForPreference(pad_token_id=READER.eos)
+    trainer = DPOTrainer(
+        opened(),
+        args=DPOConfig(**COMMON, max_steps=4, learning_rate=1e-4, max_length=None),
+        train_dataset=Dataset.from_list(rows),
+        data_collator=lambda rows: ids(
+            [{f"{name}_ids": row[name] for name in ("prompt", "chosen", "rejected")} for row in rows]
+        ),
+        processing_class=READER,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    learned = [row[mask.bool()].tolist() for row, mask in zip(*map(batch.get, ("input_ids", "completion_mask")))]
+    assert sorted(learned) == sorted(2 * drawn)
+    falls(trainer)
     return "SFT, DPO: before words; answers: ids"
 
 
