@@ -1,4 +1,4 @@
-"""bitsandbytes: 8 bit, or nf4. The model is saved before its first forward (see the page)."""
+"""bitsandbytes: 8 bit, 8 bit of weights alone, or nf4. The model is saved before its first forward (see the page)."""
 
 import sys
 
@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 options = dict(trust_remote_code=True, dtype=torch.float32, device_map="cpu")
 if sys.argv[1] == "8":
     config = BitsAndBytesConfig(load_in_8bit=True)
+elif sys.argv[1] == "8-weights":
+    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.01)
 else:
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
 
@@ -22,7 +24,7 @@ def opened(folder):
     return AutoModelForCausalLM.from_pretrained(folder, **options)
 
 
-quantizer(quantized, opened, at_least=0.98 if sys.argv[1] == "8" else 0.93)
+quantizer(quantized, opened, at_least={"8": 0.98, "8-weights": 0.99, "4": 0.93}[sys.argv[1]])
 if sys.argv[-1] == "4":
     model = quantized().eval()
     value = share(model, float32_pictures())  # on CPUs with AVX-512 bf16 this packs the weights

@@ -1,6 +1,7 @@
 """LLaMA-Factory: conversations; pictures, which it refuses; packing, of which the export refuses the masks."""
 
 import json
+import shutil
 
 import torch
 from steps import MODEL, TURNS, WORK, draws, first_losses, run, say, seen, turns_loss
@@ -39,6 +40,7 @@ def trained(more: str = "", **columns) -> str:
     told = {"chat": {"file_name": "chat.json", "formatting": "sharegpt", "columns": names, "tags": tags}}
     (WORK / "dataset_info.json").write_text(json.dumps(told))
     (WORK / "settings.yml").write_text(SETTINGS + more)
+    shutil.rmtree(WORK / "tuned", ignore_errors=True)  # it goes on from a checkpoint that is there
     return run("llamafactory-cli", "train", str(WORK / "settings.yml"))
 
 
