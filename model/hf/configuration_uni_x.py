@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -217,4 +218,5 @@ class UniXConfig(PretrainedConfig):
 
 UniXConfig.register_for_auto_class()
 # transformers puts this file into sys.modules and not into its package, where dill looks, by which data sets send to workers
-setattr(sys.modules[__package__], __name__.rpartition(".")[2], sys.modules[__name__])
+if __package__:
+    setattr(import_module(__package__), __name__.rpartition(".")[2], sys.modules[__name__])

@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -491,4 +492,5 @@ UniXForCausalLM.forward.__signature__ = inspect.signature(UniXForCausalLM.forwar
 UniXForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 UniXModel.register_for_auto_class("AutoModel")
 # transformers puts this file into sys.modules and not into its package, where dill looks, by which data sets send to workers
-setattr(sys.modules[__package__], __name__.rpartition(".")[2], sys.modules[__name__])
+if __package__:
+    setattr(import_module(__package__), __name__.rpartition(".")[2], sys.modules[__name__])

@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -472,4 +473,5 @@ class UniXProcessor(ProcessorMixin):
 
 UniXProcessor.register_for_auto_class()
 # transformers puts this file into sys.modules and not into its package, where dill looks, by which data sets send to workers
-setattr(sys.modules[__package__], __name__.rpartition(".")[2], sys.modules[__name__])
+if __package__:
+    setattr(import_module(__package__), __name__.rpartition(".")[2], sys.modules[__name__])
