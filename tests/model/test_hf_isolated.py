@@ -125,12 +125,12 @@ def test_two_exports_of_one_name_run_their_own_code(tmp_path, monkeypatch):
 
 TRAVELS = {"", "__future__", "collections", "functools", "math", "typing", "torch", "transformers"}
 PICTURES = {
-    "modeling_uni_x.py": {"inspect", "shutil", "sys", "pathlib"},
-    "configuration_uni_x.py": {"pathlib"},
+    "modeling_uni_x.py": {"importlib", "inspect", "shutil", "sys", "pathlib"},
+    "configuration_uni_x.py": {"importlib", "pathlib", "sys"},
     "pictures_uni_x.py": {"numpy", "PIL"},
     "vqgan_uni_x.py": {"json", "pathlib", "types", "safetensors"},
     "sources_uni_x.py": {"base64", "io", "urllib", "pathlib", "numpy", "PIL"},
-    "processing_uni_x.py": {"json", "shutil", "sys", "pathlib", "PIL"},
+    "processing_uni_x.py": {"importlib", "json", "shutil", "sys", "pathlib", "PIL"},
     "text_uni_x.py": {"json", "re", "tokenizers"},
 }
 
