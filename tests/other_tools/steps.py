@@ -78,17 +78,18 @@ def first_losses(printed: str) -> list[float]:
     return [float(value) for value in re.findall(r"'loss': '?([0-9.]+)", printed)]
 
 
-def turns_loss(ending: str = "") -> float:
+def turns_loss(ending: str = "", before: str = "") -> float:
     """The export's own loss of the answers of TURNS and their ends of turn, each conversation alone, in float32.
 
-    Some tools learn what stands after the end of a turn, too: `ending`.
+    Some tools learn what stands after the end of a turn, too: `ending`; some put words `before` the question.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(MODEL, trust_remote_code=True, dtype=torch.float32).eval()
     reader, losses = processor(), []
-    for turns in TURNS:
+    for asked, answered in TURNS:
+        turns = [{**asked, "content": before + asked["content"]}, answered]
         text = reader.apply_chat_template(turns, tokenize=False)
         whole, begun = (reader.tokenizer.encode(part) for part in (text.rstrip("\n") + ending, text.split("A ")[0]))
         with torch.no_grad():
