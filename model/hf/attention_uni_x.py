@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
@@ -60,7 +62,7 @@ def additive(mask: Tensor | None, queries: int, keys: int, dtype: torch.dtype, d
 
 
 def eager_attention(
-    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float
+    module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """Attention by its definition -> [b, s, heads, head_dim] and the weights [b, heads, s, total]."""
     k, v = (repeat_kv(x, module.num_key_value_groups) for x in (k, v))
@@ -70,7 +72,7 @@ def eager_attention(
 
 
 def attend(
-    name: str, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    name: str, module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Queries [b, heads, s, head_dim], keys and values [b, kv_heads, total, head_dim] -> [b, s, heads * head_dim].
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ class ReservedLayer(DynamicLayer):
     selects rows takes another cache.
     """
 
+    is_initialized: bool
+
     def __init__(self, room: int) -> None:
         super().__init__()
         self.room = room
@@ -27,7 +30,8 @@ class ReservedLayer(DynamicLayer):
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
             self.reserved = [self._reserve(key_states), self._reserve(value_states)]
-            self.length, self.is_initialized = 0, True
+            self.length = 0
+            self.is_initialized = True
         end = self.length + key_states.shape[2]
         if end > self.room:
             raise ValueError(f"the cache has room for {self.room} tokens, not for {end}: reserve more")
@@ -76,7 +80,7 @@ FOLLOWED = ("reorder_cache", "crop", "batch_repeat_interleave", "batch_select_in
 def _recording(kind: type[CacheLayerMixin]) -> type[CacheLayerMixin]:
     """The subclass of `kind` that has a record."""
     methods = {name: _also_to_the_record(name) for name in FOLLOWED if hasattr(kind, name)}
-    made = type(kind.__name__, (TokenRecord, kind), methods)
+    made: Any = type(kind.__name__, (TokenRecord, kind), methods)
     made._carrying = made
     return made
 
@@ -95,7 +99,7 @@ def record_of(cache: Cache) -> CacheLayerMixin:
                 RecordedDynamicLayer()
             )  # so made, a graph of torch.compile can hold it: nothing of `first` has to be kept
         else:
-            kind = _recording(type(first))
+            kind: Any = _recording(type(first))  # type: ignore[arg-type]  # classes are hashable
             layer = kind.__new__(kind)
             layer.__dict__.update(first.__dict__)
         layer.record = DynamicLayer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ from .shapes_uni_x import trailing_shape
 class PictureGenerationMixin(ShapesMixin):
     """What a Uni-X causal LM can do beyond transformers' `generate`."""
 
+    if TYPE_CHECKING:  # of the model that this is mixed into
+        device: Any
+
     _prompt_learned = False  # by peft
 
     def _check_prompt_is_heard(self) -> None:
@@ -44,7 +48,8 @@ class PictureGenerationMixin(ShapesMixin):
         processors = [*(logits_processor or ())]
         if not free_codes and not any(isinstance(one, TextOnlyLogitsProcessor) for one in processors):
             processors.insert(0, PictureGrammarLogitsProcessor(self.config))
-        return super().generate(*args, logits_processor=LogitsProcessorList(processors), **kwargs)
+        processor = LogitsProcessorList(processors)
+        return super().generate(*args, logits_processor=processor, **kwargs)  # type: ignore[misc]  # of the model
 
     def text_only(self, picture_rows: Sequence[bool] | None = None) -> LogitsProcessorList:
         """For `model.generate(ids, logits_processor=model.text_only())`: text, never picture ids.
@@ -123,8 +128,8 @@ class PictureGenerationMixin(ShapesMixin):
             raise ValueError(f"{len(generator)} generators for {len(input_ids)} prompts: give one, or one each")
         if shaped:
             self._check_unopened(input_ids, attention_mask)
-            shapes = self.choose_shapes(input_ids, attention_mask, shapes, temperature=temperature, generator=generator)
-            counts = [rows * columns for rows, columns in (self.config.grids[shape] for shape in shapes)]
+            chosen = self.choose_shapes(input_ids, attention_mask, shapes, temperature=temperature, generator=generator)
+            counts = [rows * columns for rows, columns in (self.config.grids[shape] for shape in chosen)]
         else:
             counts = [num_codes] * len(input_ids)
         weights_by_count = {
@@ -148,7 +153,7 @@ class PictureGenerationMixin(ShapesMixin):
         if shaped:
             for ids, mask in prompts[1:]:
                 self._check_unopened(ids, mask)
-            prompts = [self.with_size_words(ids.to(input_ids.device), mask, shapes) for ids, mask in prompts]
+            prompts = [self.with_size_words(ids.to(input_ids.device), mask, chosen) for ids, mask in prompts]
         self._check_prompts(prompts, unconditional_ids if used[2] and not shaped else None)
         ids, mask = _joined([(ids.to(input_ids.device), mask) for ids, mask in prompts])
         padded, warp = not bool(mask.all()), warpers(temperature, top_k, top_p)
@@ -174,7 +179,7 @@ class PictureGenerationMixin(ShapesMixin):
                 cache_position=places,
                 use_cache=True,
             ).last_hidden_state[:, -1]
-            logits = head_of(self.lm_head, hidden, codes_only).float().chunk(len(prompts))
+            logits: Any = head_of(self.lm_head, hidden, codes_only).float().chunk(len(prompts))
             at_step = weights_at(step, weights, logits[0].device)
             logits = combine(logits, [weight for weight, kept in zip(at_step, used, strict=True) if kept])
             chance, going = generator, [row for row, count in enumerate(counts) if step < count]
@@ -195,7 +200,7 @@ class PictureGenerationMixin(ShapesMixin):
                 mask = torch.cat((mask, mask.new_ones(len(ids), 1)), dim=1)
         if not shaped:
             return codes
-        grids = [self.config.grids[shape] for shape in shapes]
+        grids = [self.config.grids[shape] for shape in chosen]
         return [row[: rows * columns].view(rows, columns) for row, (rows, columns) in zip(codes, grids, strict=True)]
 
     @torch.no_grad()
@@ -302,7 +307,7 @@ class PictureGenerationMixin(ShapesMixin):
         words = self.config.size_words
         if not words:
             return None, rows
-        shapes = [trailing_shape(row[:-1], words) for row in rows]
+        shapes: list[Any] = [trailing_shape(row[:-1], words) for row in rows]
         if None in shapes:
             row = rows[shapes.index(None)]
             raise ValueError(
@@ -353,13 +358,13 @@ def compiled_forward(model: nn.Module) -> Callable:
     return forward
 
 
-def head_of(head: nn.Module, hidden: Tensor, rows: slice) -> Tensor:
+def head_of(head: Any, hidden: Tensor, rows: slice) -> Tensor:
     """Logits [n, rows] of hidden states [n, hidden]: those of some rows of the head alone.
 
     A head that is just a matrix computes these rows only. All others (LoRA, quantized, offloaded or sharded ones, or
     with hooks) are called, and what they give is cut.
     """
-    weight = getattr(head, "weight", None)  # some quantizers keep it under other names
+    weight: Any = getattr(head, "weight", None)  # some quantizers keep it under other names
     plain = type(head) is nn.Linear and isinstance(weight, Tensor) and type(weight.data) is Tensor
     plain = plain and weight.is_floating_point() and "forward" not in vars(head)
     hooked = head._forward_hooks or head._forward_pre_hooks

@@ -17,6 +17,7 @@ import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -166,8 +167,9 @@ class UniXModel(UniXPreTrainedModel):
             cache = DynamicCache(config=config)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, one of them")
-        batch, length = (inputs_embeds if input_ids is None else input_ids).shape[:2]
-        device = (inputs_embeds if input_ids is None else input_ids).device
+        given: Any = inputs_embeds if input_ids is None else input_ids
+        batch, length = given.shape[:2]
+        device = given.device
         past = 0 if cache is None else cache.get_seq_length()
         if cache_position is None:
             cache_position = torch.arange(length, device=device) + past
@@ -286,7 +288,9 @@ class UniXModel(UniXPreTrainedModel):
         row_routing, vision_weights = routing, self.kinds[index].vision_weights
         if vision_weights != "all":
             routing = Routing(None)
-        branches = [self.layers[index] if b == TEXT else self.vision_layers[str(index)] for b in routing.branches]
+        branches: list[Any] = [
+            self.layers[index] if b == TEXT else self.vision_layers[str(index)] for b in routing.branches
+        ]
         inputs = routing.split(hidden.flatten(0, 1))
         alone = branches[0] if len(branches) == 1 else None
         if alone is not None:
@@ -297,7 +301,7 @@ class UniXModel(UniXPreTrainedModel):
         batch, length, _ = hidden.shape
         q, k, v = (part.view(batch, length, *part.shape[1:]).transpose(1, 2) for part in merged)
         if rotary[0].device != q.device:
-            rotary = tuple(part.to(q.device) for part in rotary)
+            rotary = (rotary[0].to(q.device), rotary[1].to(q.device))
         if length == 1:  # a step of decoding is many small operations: queries and keys are turned together
             q, k = rotate(torch.cat((q, k), dim=1), rotary).split((q.shape[1], k.shape[1]), dim=1)
         else:
@@ -308,7 +312,7 @@ class UniXModel(UniXPreTrainedModel):
         attended = attended.flatten(0, 1)
         if vision_weights == "mlp":
             x, normed = branches[0](inputs[0], attended, feed_forward=False)
-            mlps = [
+            mlps: list[Any] = [
                 self.layers[index].mlp if b == TEXT else self.vision_layers[str(index)] for b in row_routing.branches
             ]
             parts = [mlp(part) for mlp, part in zip(mlps, row_routing.split(normed), strict=True)]

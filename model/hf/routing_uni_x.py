@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,7 +78,7 @@ class Keys(NamedTuple):
     documents: Tensor | None
 
 
-def keys_after(cache: Cache | None, total: int | Tensor) -> int:
+def keys_after(cache: Cache | None, total: Any) -> Any:
     """Keys that attention gets to see once the cache holds `total` tokens: all slots of a static cache."""
     first = cache.layers[0] if cache is not None and cache.layers else None
     return first.max_cache_len if isinstance(first, StaticLayer) else total
@@ -116,7 +116,7 @@ def locate(
     positions, documents = position_ids, number.expand(batch, length)
     if positions is None:
         positions = (before + counts).expand(batch, length)
-    if several:
+    if starts is not None and several:
         documents = number + starts.long().cumsum(-1)
         if position_ids is None:
             first = (

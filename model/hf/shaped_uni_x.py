@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,11 @@ from .shapes_uni_x import next_ids
 
 class ShapesMixin:
     """What a Uni-X causal LM of several shapes says before a picture. Without `config.picture_shapes` none of it is used."""
+
+    if TYPE_CHECKING:  # of the model that this is mixed into
+        config: Any
+        model: Any
+        lm_head: Any
 
     @torch.no_grad()
     def choose_shapes(
@@ -42,7 +48,8 @@ class ShapesMixin:
         words, start = self.config.size_words, self.config.vision_start_token_id
         found = shapes_of(shapes, len(input_ids), len(words))
         said: list[list[int]] = [[] for _ in found]
-        ids, mask = input_ids, attention_mask
+        ids: Tensor = input_ids
+        mask: Any = attention_mask
         cache = None
         while None in found:
             if cache is None:
@@ -68,7 +75,7 @@ class ShapesMixin:
                     found[row] = left[0] if len(left) == 1 else words.index(whole)
             ids = torch.tensor(following, device=ids.device)[:, None]
             mask = torch.cat((mask, mask.new_ones(len(ids), 1)), dim=1)
-        return found
+        return [shape for shape in found if shape is not None]  # all of them
 
     def with_size_words(
         self, input_ids: Tensor, attention_mask: Tensor | None, shapes: Sequence[int]

@@ -7,6 +7,7 @@ import io
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,7 +114,7 @@ def without_pictures(content):
 
 
 def make_batch(
-    columns: dict[str, Sequence[Sequence[int]]],
+    columns: dict[str, Any],  # of rows of numbers
     pad: dict[str, int],
     picture_markers: tuple[int, int],
     *,

@@ -6,7 +6,7 @@ Pixels are float32 [b, 3, H, W] in -1..1, codes int64 [b, rows, columns]; `model
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class Family(NamedTuple):
     open: Callable[[str], nn.Module]
 
 
-def encode_vqgan(model: nn.Module, pixels: Tensor) -> Tensor:
+def encode_vqgan(model: Any, pixels: Tensor) -> Tensor:
     """Codes of Chameleon's VQGAN, which is diffusers' VQModel or the class in `vqgan_uni_x.py`."""
     if isinstance(model, VQGAN):
         return model.codes(pixels)
@@ -31,7 +31,7 @@ def encode_vqgan(model: nn.Module, pixels: Tensor) -> Tensor:
     return codes.view(latents.shape[0], *latents.shape[2:])
 
 
-def decode_vqgan(model: nn.Module, codes: Tensor) -> Tensor:
+def decode_vqgan(model: Any, codes: Tensor) -> Tensor:
     """Pixels of Chameleon's VQGAN."""
     if isinstance(model, VQGAN):
         return model.pixels(codes)
@@ -41,18 +41,18 @@ def decode_vqgan(model: nn.Module, codes: Tensor) -> Tensor:
     return model.decoder(model.post_quant_conv(latents), spatial)
 
 
-def encode_emu3(model: nn.Module, pixels: Tensor) -> Tensor:
+def encode_emu3(model: Any, pixels: Tensor) -> Tensor:
     """Codes of Emu3VQVAE, which takes a picture for a short clip."""
     found = model.encode(pixels, [tuple(pixels.shape[2:])] * pixels.shape[0])
     return torch.stack(list(getattr(found, "image_tokens", found)))  # transformers 5 wraps the list that 4.57 returns
 
 
-def decode_emu3(model: nn.Module, codes: Tensor) -> Tensor:
+def decode_emu3(model: Any, codes: Tensor) -> Tensor:
     """Pixels of Emu3VQVAE."""
     return model.decode(codes)
 
 
-def encode_janus(model: nn.Module, pixels: Tensor) -> Tensor:
+def encode_janus(model: Any, pixels: Tensor) -> Tensor:
     """Codes of JanusVQVAE as DeepSeek's release has them: the nearest on the unit sphere, unlike transformers 4.57."""
     latents = model.quant_conv(model.encoder(pixels)).permute(0, 2, 3, 1)
     directions = nn.functional.normalize(model.quantize.embedding.weight, dim=-1)
@@ -60,7 +60,7 @@ def encode_janus(model: nn.Module, pixels: Tensor) -> Tensor:
     return (latents @ directions.T).argmax(-1)
 
 
-def decode_janus(model: nn.Module, codes: Tensor) -> Tensor:
+def decode_janus(model: Any, codes: Tensor) -> Tensor:
     """Pixels of JanusVQVAE."""
     return model.decode(codes.flatten(1))
 
