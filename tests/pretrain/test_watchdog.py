@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 from pretrain.watchdog import HUNG, Watchdog
 from tests.pretrain.tiny_run import checkpoint_names, write_config
 
 HANGS = ("resilience.hang_factor=10", "resilience.hang_seconds=4")
 HOOKS = "tests.pretrain.kill_points"
+ROOT = Path(__file__).parents[2]
 
 
 def start_two(commands, config, moment: str, count: int, *overrides: str) -> list:
@@ -66,3 +70,13 @@ def test_it_sleeps_where_it_is_not_wanted(tmp_path):
         time.sleep(0.3)
         assert not dog.thread.is_alive()
     assert not (tmp_path / "stacks").exists()
+
+
+def test_a_hung_process_without_stderr_still_leaves_its_exit_code(tmp_path):
+    (tmp_path / "file").touch()  # its stacks cannot be written, either
+    code = (
+        "import pathlib, sys; sys.stderr = sys.__stderr__ = None\n"
+        "from pretrain import watchdog; watchdog.GRACE = 0\n"
+        f"watchdog.Watchdog(pathlib.Path({str(tmp_path)!r}, 'file', 'stacks'), 1.0, 1.0)._leave(2.0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == HUNG
