@@ -43,7 +43,7 @@ def starting_weights(
     """
     plan = {name: _parts(source, config, name, parts) for name, parts in training_names(config).items()}
     _check_complete(source, config, plan)
-    dtype = new.dtype or _stored_dtype(source, config, plan)
+    dtype = _dtype(source, plan, new.dtype)
     for name, parts in plan.items():
         yield name, functools.partial(_make_in, dtype, source, config, new, name, parts)
 
@@ -71,16 +71,17 @@ def _check_complete(source: Source, config: ModelConfig, plan: dict[str, list[st
         raise UserError(f"{source.folder}: {unused[0]} has no place in this model ({len(unused)} weights in all)")
 
 
-def _stored_dtype(source: Source, config: ModelConfig, plan: dict[str, list[str]]) -> torch.dtype:
-    """The one dtype of all weights. Raises UserError when there are several."""
+def _dtype(source: Source, plan: dict[str, list[str]], dtype: torch.dtype | None) -> torch.dtype:
+    """`dtype`, or the one of all weights. Raises UserError when there are several, or one that is no plain number."""
     found = {source.described(part)[1]: part for parts in plan.values() for part in parts}
-    if len(found) > 1:
-        raise UserError(f"{source.folder}: weights are stored as {sorted(found)}: say which to keep with --dtype")
     known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    stored = next(iter(found))
-    if stored not in known:
-        raise UserError(f"{source.folder}: weights are stored as {stored}: {', '.join(known)} can be read")
-    return known[stored]
+    for stored in sorted(found.keys() - known.keys()):  # quantised ones mean something with their scales alone
+        raise UserError(
+            f"{source.folder}: {found[stored]} is stored as {stored}: {', '.join(known)} can be read: save it in bf16 first"
+        )
+    if dtype is None and len(found) > 1:
+        raise UserError(f"{source.folder}: weights are stored as {sorted(found)}: say which to keep with --dtype")
+    return dtype or known[next(iter(found))]
 
 
 def _make_in(dtype: torch.dtype, *what) -> Tensor:
@@ -89,6 +90,9 @@ def _make_in(dtype: torch.dtype, *what) -> Tensor:
 
 def _make(source: Source, config: ModelConfig, new: NewWeights, name: str, parts: list[str]) -> Tensor:
     tensors = [source.tensor(part) for part in parts]
+    for part, tensor in zip(parts, tensors):
+        if not tensor.isfinite().all():
+            raise UserError(f"{source.files[part]}: {part} holds numbers that are not finite: download it again")
     if parts[0] in (EMBEDDING, HEAD):
         return grown(tensors[0], config, new, name, source)
     for part, tensor in zip(parts, tensors):
@@ -129,10 +133,11 @@ def grown(old: Tensor, config: ModelConfig, new: NewWeights, name: str, source: 
 
     A Uni-X folder has its code rows; only rows that round the number up are new there.
     """
+    stored = HEAD if name.startswith("output_layer") else EMBEDDING
     first = len(old) if source.is_uni_x else min(config.image_token_offset, len(old))
     if tuple(old.shape) != (source.values["vocab_size"], config.hidden_size):
         wanted = [source.values["vocab_size"], config.hidden_size]
-        raise UserError(f"{source.folder}: {name} is {list(old.shape)}, its config.json makes it {wanted}")
+        raise UserError(f"{source.folder}: {stored} is {list(old.shape)}, its config.json makes it {wanted}")
     whole = torch.empty(config.vocab_size, config.hidden_size, dtype=old.dtype)
     whole[:first] = old[:first]
     rows = torch.empty(config.vocab_size - first, config.hidden_size)

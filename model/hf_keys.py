@@ -36,6 +36,11 @@ USED = (
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 """Those that no config.json may leave out."""
 
+WHOLE = (*SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings")
+NUMBERS = ("rms_norm_eps", "initializer_range")
+SWITCHES = ("tie_word_embeddings",)
+"""Keys of USED by what their values are; model/rope.py looks at those of positions."""
+
 PUBLISHED = (
     "num_vision_encode_layers",
     "num_vision_decode_layers",
@@ -184,10 +189,7 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
         raise UserError(f"{name}: model_type is {kind!r}, {OTHERS[kind]}, which is not supported: take one of {known}")
     if kind not in FAMILIES and kind not in MODEL_TYPES:
         raise UserError(f"{name}: model_type is {kind!r}: {', '.join(FAMILIES)} or uni_x is needed")
-    for key in SIZES:
-        if not isinstance(values.get(key), int) or values[key] < 1:
-            found = f"{key} is {values.get(key)!r}"
-            raise UserError(f"{name}: {found}: a whole number above 0 is needed: is the download complete?")
+    _check_values(values, name)
     published = "num_vision_encode_layers" in values
     used = {
         *USED,
@@ -202,8 +204,8 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
         if value is None or key in used or harmless or (key == "auto_map" and code_of_its_own):
             continue
         if key == "layer_types":
-            if any(layer != "full_attention" for layer in value):
-                found = f"layer_types has {sorted(set(value))}"
+            if not isinstance(value, list) or any(layer != "full_attention" for layer in value):
+                found = f"layer_types has {_shortened(value)}"
                 raise UserError(f"{name}: {found}: only full_attention is supported, take another model")
         elif key in plain:
             if value not in plain[key]:
@@ -214,6 +216,21 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
                 f"({_shortened(value)}) is not known here, and may change what is computed: remove it if it does not"
             )
             raise UserError(f"{name}: {key}: {REMEDIES[key]}" if key in REMEDIES else f"{name}: {key} {unknown}")
+
+
+def _check_values(values: Mapping[str, Any], name: Path | str) -> None:
+    """Raise UserError for a value of another kind than its key's, as a number in quotes: Python would take it somehow."""
+    kinds = (
+        (WHOLE, "a whole number above 0", lambda value: type(value) is int and value > 0),
+        (NUMBERS, "a number above 0", lambda value: type(value) in (int, float) and 0 < value < float("inf")),
+        (SWITCHES, "true or false", lambda value: type(value) is bool),
+    )
+    for keys, wanted, fits in kinds:
+        for key in keys:
+            value = values.get(key)
+            if not (fits(value) or value is None and key not in SIZES):
+                found = f"{key} is {_shortened(value)}"
+                raise UserError(f"{name}: {found}: {wanted} is needed: is the download complete?")
 
 
 def _shortened(value: Any) -> str:

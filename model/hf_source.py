@@ -97,8 +97,13 @@ def _stored_files(folder: Path) -> dict[str, Path]:
     """Stored name -> file of every tensor. Raises UserError where there is none."""
     files = stored_tensors_of(folder)
     if not files:
-        other = ", which is a pickle: save it as safetensors" if list(folder.glob("pytorch_model*.bin")) else ""
-        raise UserError(f"{folder}: has no {SINGLE} and no {INDEX}{other or ': is the download complete?'}")
+        pickles = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+        why = (
+            f"{pickles[0]} is there, which is a pickle: save it as safetensors"
+            if pickles
+            else "is the download complete?"
+        )
+        raise UserError(f"{folder}: has no {SINGLE} and no {INDEX}: {why}")
     return files
 
 
@@ -170,7 +175,7 @@ def model_config(
 
     kinds (one for each layer; None: all shared), codebook_size and image_token_offset (0: the rows of the embedding) are
     for language models; a Uni-X folder has its own. text_ids: those that the tokenizer has, none of which may be a code's.
-    Raises UserError when both are said.
+    Raises UserError for a Uni-X folder with kinds, and for an offset among the text ids.
     """
     values = source.values
     if source.is_uni_x and kinds:
@@ -189,6 +194,10 @@ def model_config(
         if offset <= max(special):
             raise UserError(
                 f"--image-token-offset {offset} is not above the special tokens, as {max(special)}: raise it"
+            )
+        if offset < text_ids:
+            raise UserError(
+                f"--image-token-offset {offset}: the tokenizer has {text_ids} ids, and those from there on would be codes: raise it"
             )
     start, end, eos = special
     name = f"{source.folder}/config.json"

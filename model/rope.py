@@ -46,23 +46,22 @@ def rope_of(values: Mapping[str, Any], default_theta: float, name: str) -> tuple
     for key in ("rope_parameters", "rope_scaling"):
         if not isinstance(values.get(key), Mapping | None):
             raise UserError(f"{name}: {key} is {values[key]!r}: an object or null is needed, as transformers writes it")
-    thetas = {key: value for key, value in (("rope_theta", values.get("rope_theta")),) if value is not None}
+    given = {"rope_theta": values.get("rope_theta")}
     scalings = {}
     for key, settings in found:
         if any(isinstance(value, Mapping) for value in settings.values()):
             raise UserError(
                 f"{name}: {key} differs by kind of layer: this model has one kind of positions, take another one"
             )
-        if settings.get("rope_theta") is not None:
-            thetas[f"{key}.rope_theta"] = settings["rope_theta"]
-        settings.pop("rope_theta", None)
+        given[f"{key}.rope_theta"] = settings.pop("rope_theta", None)
         scalings[key] = _scaling(settings, f"{name}: {key}", values.get("max_position_embeddings"))
+    # as numbers: 1000000 and 1000000.0 are one base
+    thetas = {key: _number(value, f"{name}: {key}") for key, value in given.items() if value is not None}
     for what, spelled in (("base", thetas), ("scaling", scalings)):
         if len({repr(value) for value in spelled.values()}) > 1:
             told = ", ".join(f"{key} {value}" for key, value in spelled.items())
             raise UserError(f"{name}: two spellings of the rotary {what} disagree ({told}): remove the wrong one")
-    theta = _number(next(iter(thetas.values()), default_theta), f"{name}: rope_theta")
-    return theta, next(iter(scalings.values()), None)
+    return next(iter(thetas.values()), float(default_theta)), next(iter(scalings.values()), None)
 
 
 def _scaling(settings: dict[str, Any], name: str, positions: int | None) -> dict[str, Any] | None:
@@ -97,6 +96,9 @@ def _scaling(settings: dict[str, Any], name: str, positions: int | None) -> dict
         for key in (*needed, *optional)
         if key in settings
     }
+    if kind == "llama3" and made["low_freq_factor"] >= made["high_freq_factor"]:
+        low, high = made["low_freq_factor"], made["high_freq_factor"]
+        raise UserError(f"{name}: low_freq_factor {low} is not below high_freq_factor {high}: copy config.json again")
     return {"rope_type": kind, **made}
 
 

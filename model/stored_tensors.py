@@ -46,11 +46,14 @@ def _places(index: Path) -> dict[str, str]:
     """Name -> file's name, of an index."""
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {name: Path(place).name for name, place in places.items()}
+        elsewhere = next((place for place in places.values() if Path(place).name != place), None)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{index}: cannot be read as an index ({error.__class__.__name__}): download it again"
         ) from None
+    if elsewhere is not None:
+        raise UserError(f"{index}: names {elsewhere!r}, which is not in its folder: move all files into one folder")
+    return places
 
 
 def _names(path: Path) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from model.config import MODEL_TYPES, ModelConfig
@@ -37,7 +39,8 @@ def largest_difference(source: Source, checkpoint: Path, config: ModelConfig) ->
     names = stored_tensors(checkpoint)
     dtype = next(iter(names.values()))[1]
     with torch.no_grad():
-        base = _base(source, config, dtype)
+        with _told(source):
+            base = _base(source, config, dtype)
         expected = base(ids).logits[..., :rows].float()
         del base
         model = hugging_face_model(config, read_whole(checkpoint, names), torch.float32)
@@ -64,3 +67,15 @@ def _base(source: Source, config: ModelConfig, dtype):
         # transformers 4 does not read what 5 writes, and would compare with a base of 10,000
         theirs.rope_theta, theirs.rope_scaling = config.rope_theta, config.rope_scaling
     return AutoModelForCausalLM.from_pretrained(source.folder, config=theirs, dtype=dtype).float().eval()
+
+
+@contextmanager
+def _told(source: Source) -> Iterator[None]:
+    """What transformers cannot open -> RunFailed: not our fault, and not the user's where ours can read the folder."""
+    try:
+        yield
+    except Exception as error:
+        why = f"{error.__class__.__name__}: {' '.join(str(error).split())}"[:200]
+        raise RunFailed(
+            f"{source.folder}: transformers cannot open it ({why}): nothing was written; --no-verify writes it unchecked"
+        ) from None

@@ -107,6 +107,7 @@ def convert(arguments: argparse.Namespace) -> str:
     opened = open_tokenizer(source, arguments.tokenizer, arguments.add_tokens)
     special = special_ids(source, opened[0] if opened else None)
     kinds = None
+    check_options(arguments, source.values if source.is_uni_x else None)
     if arguments.separate or arguments.every:
         shallow, deep = arguments.separate or (0, 0)
         kinds = layer_kinds(source.values["num_hidden_layers"], shallow, deep, arguments.kind, arguments.every)
@@ -144,6 +145,30 @@ def convert(arguments: argparse.Namespace) -> str:
         f"{config.vocab_size} embedding rows, codes from {config.image_token_offset} on; start with "
         f"run.init_from={arguments.output} and the model section in {arguments.output}/model.yaml\n{checked[0]}{told}"
     )
+
+
+def check_options(arguments: argparse.Namespace, own: dict | None) -> None:
+    """Raises UserError for an option that would have no effect, and for no picture codes; own: values of a Uni-X folder."""
+    if arguments.codebook_size < 1:
+        raise UserError(f"--codebook-size {arguments.codebook_size}: a number above 0 is needed, as 8192")
+    apart = any(arguments.separate or ()) or arguments.every
+    of_vision = (
+        () if apart else (("--kind", arguments.kind, "separated"), ("--vision-init", arguments.vision_init, "copy"))
+    )
+    for option, value, default in of_vision:
+        if value != default:
+            raise UserError(f"{option} {value}: is of layers that --separate or --every names: add one")
+    if own is None:
+        return
+    size, offset = arguments.codebook_size, arguments.image_token_offset
+    of_codes = (
+        ("--new-rows", arguments.new_rows, ("mean",)),
+        ("--codebook-size", size, (8192, own.get("codebook_size"), own.get("vision_vocab_size"))),
+        ("--image-token-offset", offset, (0, own.get("image_token_offset"), own.get("real_text_vocab_size"))),
+    )
+    for option, value, harmless in of_codes:
+        if value not in harmless:
+            raise UserError(f"{option} {value}: {arguments.hf} has picture codes of its own: leave it out")
 
 
 def unkept(folder: Path) -> str:

@@ -28,7 +28,16 @@ for _name, _module in list(sys.modules.items()) if _release.startswith("CODE = "
 
 from .pictures_uni_x import fit, images_of, pixels_of
 from .shapes_uni_x import shape_of, size_word, trailing_shape
-from .sources_uni_x import listed, make_batch, open_picture, parts_of_messages, without_pictures
+from .sources_uni_x import (
+    check_messages,
+    known_options,
+    listed,
+    make_batch,
+    open_picture,
+    parts_of_messages,
+    texts_of,
+    without_pictures,
+)
 from .text_uni_x import TextEncoder
 from .vq_uni_x import FAMILIES, open_picture_tokenizer
 from .vqgan_uni_x import VQGAN  # noqa: F401
@@ -37,30 +46,7 @@ PROCESSOR_FILE, PROMPTS_FILE, VQ_FOLDER = "processor_config.json", "unix_prompts
 CAPTION = "{caption}"
 PLACEHOLDER = "<|vision_start|><|image_pad|><|vision_end|>"  # what stands for a picture in text that is marked up
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-BATCHING = (
-    "truncation",
-    "padding",
-    "max_length",
-    "padding_side",
-    "truncation_side",
-    "pad_to_multiple_of",
-    "return_tensors",
-)
 UNPADDED = {"padding": False, "return_tensors": None}  # as transformers' processors return rows that nothing is said of
-# arguments of transformers that change nothing here: Qwen's tokenizers add no tokens of their own, a mask is always made
-WITHOUT_EFFECT = (
-    "add_special_tokens",
-    "return_attention_mask",
-    "return_token_type_ids",
-    "return_mm_token_type_ids",
-    "verbose",
-    "load_audio_from_video",
-    "video_fps",
-    "num_frames",
-    "sampling_rate",
-    "do_rescale",
-    "padding_mode",
-)
 Part = str | Image.Image
 
 
@@ -169,7 +155,7 @@ class UniXProcessor(ProcessorMixin):
         pad as transformers' tokenizers do, and unless they ask for it rows are lists and have no padding: trainers take
         every id that they get for one of the text. Raises ValueError for other numbers of pictures and for unknown arguments.
         """
-        texts = [text] if isinstance(text, str) else list(text or [""] * len(listed(images)))
+        texts = texts_of(text if text is not None else [""] * len(listed(images)), "text")
         pictures = listed(images) or [[]] * len(texts)
         if isinstance(text, str) and len(pictures) > 1 and not isinstance(pictures[0], list | tuple):
             pictures = [pictures]
@@ -187,7 +173,10 @@ class UniXProcessor(ProcessorMixin):
         `shape`, or a list of one a caption, is a ratio of width to height as "4:3", or one of `shapes`, [rows, columns] of
         codes; None lets a model of several shapes choose. Raises ValueError for a shape that it does not draw.
         """
-        before, after = self.prompts["text_to_image"][wording].split(CAPTION)
+        captions, wordings = texts_of(captions, "captions"), self.prompts["text_to_image"]
+        if not 0 <= wording < len(wordings):
+            raise ValueError(f"wording {wording} is none of 0 to {len(wordings) - 1}: this model learned so many")
+        before, after = wordings[wording].split(CAPTION)
         rows = [[*self.encode(before), *self.encode(text), *self.encode(after), *self._opening] for text in captions]
         return self._for_pictures(self.batch(rows), shape, len(rows))
 
@@ -196,6 +185,7 @@ class UniXProcessor(ProcessorMixin):
 
         The instruction, then the sources, are a user's turn, and the answer opens with a picture. `shape` as for `draw`.
         """
+        images, instructions = listed(images), texts_of(instructions, "instructions")
         if len(images) != len(instructions):
             raise ValueError(f"{len(images)} pictures for {len(instructions)} instructions: give one, or a list, each")
         sources = [self.ids_of([open_picture(one) for one in listed(own)]) for own in images]
@@ -209,7 +199,10 @@ class UniXProcessor(ProcessorMixin):
     def caption(self, images: Sequence[Image.Image], question: str | None = None) -> BatchFeature:
         """Prompts for captions of `images`, or for answers to a question about each, for `generate`."""
         return self.batch(
-            [self.ids_of([open_picture(image), question or self.prompts["image_to_text"][0]]) for image in images]
+            [
+                self.ids_of([open_picture(image), question or self.prompts["image_to_text"][0]])
+                for image in listed(images)
+            ]
         )
 
     def apply_chat_template(
@@ -240,6 +233,11 @@ class UniXProcessor(ProcessorMixin):
             raise ValueError("add_generation_prompt opens a turn, continue_final_message goes on with one: choose")
         single = bool(conversation) and isinstance(conversation[0], dict)
         conversations = [conversation] if single else list(conversation)
+        if not conversations:
+            raise ValueError("there is no conversation: give a list of messages, or of such lists")
+        for messages in conversations:
+            check_messages(messages)
+        known_options(options)
         prompting = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
         if not tokenize or chat_template not in (None, self.chat_template):
             if return_assistant_tokens_mask:
@@ -312,6 +310,13 @@ class UniXProcessor(ProcessorMixin):
         """
         model, family = self._tokenizer_of_pictures()
         rows, columns = self.grid
+        size = self.settings["codebook_size"]
+        all_codes = [one for one in ([codes] if isinstance(codes, Tensor) else codes) if one.numel()]
+        wrong = [code for one in all_codes for code in (int(one.min()), int(one.max())) if not 0 <= code < size]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]} is no code: those are 0 to {size - 1}, the ids less image_token_offset {self.offset}"
+            )
         if not isinstance(codes, Tensor):
             wrong = [list(one.shape) for one in codes if tuple(one.shape) not in (self.shapes or [self.grid])]
             if wrong:
@@ -366,16 +371,7 @@ class UniXProcessor(ProcessorMixin):
 
         `masks` are those of the assistant's tokens. Raises ValueError for an option that is not known.
         """
-        for name in ("text_kwargs", "images_kwargs", "common_kwargs", "processor_kwargs", "tokenizer_kwargs"):
-            options |= options.pop(name, None) or {}
-        unknown = [name for name in options if name not in (*BATCHING, *WITHOUT_EFFECT) and options[name]]
-        if unknown:
-            raise ValueError(f"{unknown[0]}={options[unknown[0]]!r} is not known here: {', '.join(BATCHING)} are")
-        options = {
-            name: value
-            for name, value in options.items()
-            if name in BATCHING and value is not None or name == "return_tensors"
-        }
+        options = known_options(options)
         columns = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
         if masks is not None:
             columns["assistant_masks"] = masks

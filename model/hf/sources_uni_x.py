@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,29 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 
+BATCHING = (
+    "truncation",
+    "padding",
+    "max_length",
+    "padding_side",
+    "truncation_side",
+    "pad_to_multiple_of",
+    "return_tensors",
+)
+# arguments of transformers that change nothing here: Qwen's tokenizers add no tokens of their own, a mask is always made
+WITHOUT_EFFECT = (
+    "add_special_tokens",
+    "return_attention_mask",
+    "return_token_type_ids",
+    "return_mm_token_type_ids",
+    "verbose",
+    "load_audio_from_video",
+    "video_fps",
+    "num_frames",
+    "sampling_rate",
+    "do_rescale",
+    "padding_mode",
+)
 LARGEST_DOWNLOAD = 64 * 2**20  # bytes
 
 
@@ -80,10 +103,55 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
 
 
+def texts_of(texts, what: str) -> list[str]:
+    """One text or several, as a list. Raises ValueError for what is none: a dictionary would be read as its keys."""
+    several = not isinstance(texts, str | Mapping) and hasattr(texts, "__iter__")
+    found = list(texts) if several else [texts]
+    wrong = next((one for one in found if not isinstance(one, str)), None)
+    if wrong is not None or not found or None in found:
+        raise ValueError(
+            f"{what} is {_shown(wrong)}: give a text or a list of texts" if found else f"{what}: there is none"
+        )
+    return found
+
+
 def listed(images) -> list:
     if images is None:
         return []
-    return list(images) if isinstance(images, list | tuple) else [images]
+    several = isinstance(images, Sequence) and not isinstance(images, str | bytes)
+    return list(images) if several else [images]
+
+
+SPOKEN = (
+    "tool_calls",
+    "function_call",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "audio",
+)  # no template here says them
+
+
+def check_messages(messages: Sequence[dict]) -> None:
+    """Raise ValueError for what is no list of messages, and for a message that says more than its content holds."""
+    if isinstance(messages, str | dict) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError(f"a conversation is a list of {{'role': ..., 'content': ...}}, not {_shown(messages)}")
+    for message in messages:
+        if not isinstance(message.get("role"), str):
+            raise ValueError(f"a message has no role: {_shown(message)}: give user, assistant or system")
+        if lost := [key for key in SPOKEN if message.get(key)]:
+            raise ValueError(f"a message has {lost[0]}, which this model has no form for: write it into the content")
+        content = message.get("content", message)  # null is nothing said
+        if not isinstance(content, str | list | tuple | None):
+            raise ValueError(f"a message's content is {_shown(content)}: give text, None or a list of parts")
+        for item in content if isinstance(content, list | tuple) else ():
+            if not isinstance(item, dict) or item.get("type") == "text" and not isinstance(item.get("text"), str):
+                raise ValueError(f"a part is {_shown(item)}: give {{'type': 'text', 'text': ...}} or a picture's")
+
+
+def _shown(value) -> str:
+    said = f"{value!r}"
+    return said if len(said) <= 80 else f"{said[:77]}..."
 
 
 def parts_of_messages(messages: Sequence[dict]) -> list:
@@ -111,6 +179,21 @@ def without_pictures(content):
     if content is None or isinstance(content, str):
         return content or ""
     return [item if item.get("type") == "text" else {"type": "image"} for item in content]
+
+
+def known_options(options: dict) -> dict:
+    """Arguments of transformers' calls -> those of `make_batch`. Raises ValueError for one that is not known and says something."""
+    options = dict(options)
+    for name in ("text_kwargs", "images_kwargs", "common_kwargs", "processor_kwargs", "tokenizer_kwargs"):
+        options |= options.pop(name, None) or {}
+    unknown = [name for name in options if name not in (*BATCHING, *WITHOUT_EFFECT) and options[name]]
+    if unknown:
+        raise ValueError(f"{unknown[0]}={options[unknown[0]]!r} is not known here: {', '.join(BATCHING)} are")
+    return {
+        name: value
+        for name, value in options.items()
+        if name in BATCHING and value is not None or name == "return_tensors"
+    }
 
 
 def make_batch(

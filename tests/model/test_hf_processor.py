@@ -342,6 +342,59 @@ def test_a_model_that_is_saved_alone_takes_its_processor_along(folder, processor
         type(again).from_pretrained(tmp_path / "tuned")
 
 
+def test_one_text_or_picture_is_as_good_as_a_list_of_one(processor, pictures):
+    for one, several in (
+        (processor.draw("red heart"), processor.draw(["red heart"])),
+        (processor.edit(pictures[0], "wider"), processor.edit([pictures[0]], ["wider"])),
+        (processor.caption(pictures[0]), processor.caption([pictures[0]])),
+    ):
+        assert rows_of(one) == rows_of(several)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}, "tool_calls"),
+        ({"role": "assistant", "content": "x", "reasoning_content": "since"}, "reasoning_content"),
+        ({"content": "x"}, "no role"),
+        ({"role": "user"}, "content is"),
+        ({"role": "user", "content": 5}, "content is 5"),
+        ({"role": "user", "content": {"type": "text", "text": "x"}}, "content is {'type'"),
+        ({"role": "user", "content": ["x"]}, "a part is 'x'"),
+        ({"role": "user", "content": [{"type": "text"}]}, "a part is {'type': 'text'}"),
+        ({"role": "user", "content": [{"type": "text", "text": None}]}, "'text': None"),
+    ],
+)
+@pytest.mark.parametrize("tokenize", [True, False])
+def test_a_message_that_says_more_than_is_read_is_refused(processor, message, told, tokenize):
+    with pytest.raises(ValueError, match=told):
+        processor.apply_chat_template([user_says("hello"), message], tokenize=tokenize)
+    nothing_more = {"role": "assistant", "content": "x", "tool_calls": None, "name": "a"}
+    assert processor.apply_chat_template([nothing_more], tokenize=tokenize)
+
+
+def test_what_would_be_dropped_or_read_as_something_else_is_refused(processor):
+    """A batch that is given again would be encoded as the names of its columns."""
+    turns = [user_says("hello")]
+    for call, told in (
+        (lambda: processor(processor.apply_chat_template(turns)), "text is"),
+        (lambda: processor({"text": "x"}), "text is"),
+        (lambda: processor([1, 2]), "text is 1"),
+        (lambda: processor(), "there is none"),
+        (lambda: processor.draw([None]), "captions is None"),
+        (lambda: processor.draw([]), "there is none"),
+        (lambda: processor.draw(["x"], wording=9), "wording 9"),
+        (lambda: processor.apply_chat_template("hello"), "a conversation is a list"),
+        (lambda: processor.apply_chat_template([]), "there is no conversation"),
+        (lambda: processor.apply_chat_template(turns, tokenize=False, tools=[{"a": 1}]), "tools"),
+        (lambda: processor.apply_chat_template(turns, tokenize=False, thinking=True), "thinking"),
+        (lambda: processor.pictures(torch.full((1, processor.num_codes), processor.offset)), "is no code"),
+        (lambda: processor.pictures([torch.full(GRID, -1)]), "-1 is no code"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call()
+
+
 def test_what_does_not_fit_is_refused(processor, pictures):
     with pytest.raises(ValueError, match="1 texts and 2 pictures"):
         processor(["one"], pictures)

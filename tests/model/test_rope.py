@@ -62,6 +62,7 @@ def test_frequencies_are_those_of_transformers(scaling, head_dim):
         {"rope_parameters": {"rope_theta": 1e6}},
         {"rope_theta": 1e6, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}, "rope_scaling": None},
         {"rope_theta": 1e6, "rope_parameters": None},
+        {"rope_theta": 1000000, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
     ],
 )
 def test_the_base_is_found_in_every_spelling(values):
@@ -87,6 +88,10 @@ def test_the_base_is_found_in_every_spelling(values):
         (
             {"rope_scaling": {**LLAMA3, "rope_type": "llama3", "low_freq_factor": None}},
             "llama3 positions need low_freq",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "low_freq_factor": 4.0}},
+            "low_freq_factor 4.0 is not below",
         ),
         *[({"rope_scaling": {"rope_type": kind, "factor": 2.0}}, f"rope_type '{kind}'") for kind in UNSUPPORTED],
     ],

@@ -57,6 +57,7 @@ def test_one_file_or_those_of_the_index(tmp_path):
         ),
         ({}, {"a": "1.safetensors"}, "1.safetensors is missing"),
         ({}, {"a": 1}, "cannot be read as an index"),
+        ({"1.safetensors": ["a"]}, {"a": "old/1.safetensors"}, "names 'old/1.safetensors', which is not in its folder"),
     ],
 )
 def test_what_does_not_agree_is_refused(files, index, message, tmp_path):

@@ -64,7 +64,11 @@ def bases(tmp_path_factory) -> dict[str, tuple[Path, torch.nn.Module]]:
 
 
 def convert(server: CommandServer, source: Path, output: Path, *arguments: object) -> Finished:
-    codes = () if "--codebook-size" in arguments else ("--codebook-size", CODES)
+    try:
+        of_text = json.loads((source / "config.json").read_text()).get("model_type") in CLASSES
+    except (OSError, ValueError):
+        of_text = True
+    codes = ("--codebook-size", CODES) if of_text and "--codebook-size" not in arguments else ()
     return server.run("tools/convert_from_hf.py", "--hf", source, "--output", output, *codes, *arguments)
 
 
@@ -252,6 +256,23 @@ def test_through_four_processes_and_back_bit_for_bit(commands, bases, tmp_path, 
         assert torch.equal(ours[key][: len(tensor)], tensor), key
 
 
+def test_a_folder_that_transformers_cannot_open_is_told(commands, bases, tmp_path):
+    """Its own class refuses an empty rope_scaling, which scales nothing in ours."""
+    shutil.copytree(bases["qwen2 untied"][0], tmp_path / "base")
+    values = json.loads((tmp_path / "base/config.json").read_text())
+    (tmp_path / "base/config.json").write_text(json.dumps({**values, "rope_scaling": {}}))
+    done = convert(commands, tmp_path / "base", tmp_path / "start")
+    assert done.code == 1 and "Traceback" not in done.err and "transformers cannot open it (KeyError" in done.err
+    made(commands, tmp_path / "base", tmp_path / "start", "--no-verify")
+
+
+def test_options_that_a_uni_x_folder_has_no_use_for_are_refused(commands, tmp_path):
+    write_export(tmp_path / "export")
+    for words in (("--new-rows", "random"), ("--codebook-size", 5), ("--image-token-offset", 400)):
+        done = convert(commands, tmp_path / "export", tmp_path / "start", *words)
+        assert_refused(done, f"{words[0]} {words[1]}", "picture codes of its own")
+
+
 def test_what_does_not_fit_is_refused_by_name(commands, bases, tmp_path):
     folder, _ = bases["qwen2 untied"]
     values, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
@@ -285,6 +306,23 @@ def test_what_does_not_fit_is_refused_by_name(commands, bases, tmp_path):
     refused("tie_word_embeddings is true", "lm_head", values={**values, "tie_word_embeddings": True})
     refused("do not fit in 4 layers", arguments=("--separate", 3, 2))
     refused("--image-token-offset 9", arguments=("--image-token-offset", 9))
+    refused(key, "stored as I8", weights={**weights, key: weights[key].to(torch.int8)}, arguments=("--dtype", "fp32"))
+    broken = weights[key].clone()
+    broken[3, 4] = float("inf")
+    refused(key, "not finite", weights={**weights, key: broken}, arguments=("--no-verify",))
+    refused("--codebook-size 0", arguments=("--codebook-size", 0))
+    refused("--kind mot", "--separate", arguments=("--kind", "mot"))
+    refused("--vision-init random", "--separate", arguments=("--vision-init", "random", "--separate", 0, 0))
+    refused("lm_head.weight is [7, 32]", weights={**weights, "lm_head.weight": torch.zeros(7, 32)})
+    marks = max(Tokenizer.from_str(tokenizer).get_vocab().values()) + 1
+    longer = Tokenizer.from_str(tokenizer)
+    longer.add_tokens([f"word {number}" for number in range(5)])
+    refused(
+        f"--image-token-offset {marks + 2}",
+        f"{marks + 5} ids",
+        tokenizer=longer.to_str(),
+        arguments=("--image-token-offset", marks + 2),
+    )
     shutil.rmtree(tmp_path / "source")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("kept")
