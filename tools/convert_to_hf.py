@@ -188,7 +188,7 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
     with published(output) as temporary:
         dtype = write_weights(checkpoint, temporary, config)
         write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
-        write_configuration(temporary, config, dtype, picture_shapes(checkpoint, templates), state.get("skills", []))
+        write_configuration(temporary, config, dtype, picture_shapes(checkpoint, templates), state.get("skills"))
         (temporary / "unix_prompts.json").write_text(prompts, encoding="utf-8")
         write_processor(temporary, config, vq.image_size, vq.downsample if templates.shapes else 0)
         vq.save(temporary / "vq")
@@ -263,7 +263,7 @@ def picture_shapes(checkpoint: Path, templates) -> list[dict]:
 
 
 def write_configuration(
-    folder: Path, config, dtype: str, shapes: Sequence[dict] = (), skills: Sequence[str] = ()
+    folder: Path, config, dtype: str, shapes: Sequence[dict] = (), skills: Sequence[str] | None = None
 ) -> None:
     """config.json with the auto map, generation_config.json, and the code that they name."""
     from model.families import family_of
@@ -278,8 +278,8 @@ def write_configuration(
         **config.to_dict(),
         **({"picture_shapes": list(shapes)} if shapes else {}),
         **(
-            {"skills": list(skills)} if skills else {}
-        ),  # what the data of its training teaches, as tools/serve.py tells it
+            {} if skills is None else {"skills": list(skills)}
+        ),  # what the data of its training teaches, as tools/serve.py tells it; of texts alone nothing, before that was recorded none
         "text_model_type": family_of(config),  # by which a plain class of transformers opens the text path
     }
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -41,14 +41,18 @@ def what_it_can(
     recorded: Sequence[str] | None, chat_format: str | None, asked: Sequence[str] | None
 ) -> tuple[bool, Sequence[str]]:
     """Whether conversations are sent as turns, and the skills that the page offers: what is asked for, else what the export
-    says that its training data taught, else everything that goes with the format."""
+    says that its training data taught, of texts alone nothing, else everything that goes with the format."""
     if not (recorded is None or isinstance(recorded, list) and all(isinstance(skill, str) for skill in recorded)):
         raise UserError(
             f"config.json: skills is {recorded!r}: a list of {', '.join(SKILLS)} is needed; mend or remove it"
         )
     known = [skill for skill in SKILLS if skill in (recorded or ())]
-    turns = chat_format == "turns" if chat_format else not known or "chat" in known
-    return turns, asked or known or (SKILLS if turns else ("draw", "caption"))
+    if unknown := [skill for skill in recorded or () if skill not in SKILLS]:
+        told = f"{', '.join(map(repr, unknown))}, which this release does not know: not offered"
+        print(f"warning: config.json: skills has {told} ({', '.join(SKILLS)} are known)", file=sys.stderr)
+    turns = chat_format == "turns" if chat_format else recorded is None or "chat" in known
+    everything = SKILLS if turns else ("draw", "caption")
+    return turns, asked or (everything if recorded is None else known)
 
 
 def build_parser() -> argparse.ArgumentParser:

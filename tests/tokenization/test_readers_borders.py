@@ -294,3 +294,75 @@ def test_turns_of_one_role_on_end_are_not_glued_together(tmp_path: Path):
 def test_a_dataset_that_is_not_there_is_told_as_that(tmp_path: Path):
     with pytest.raises(UserError, match="nowhere: no such folder"):
         open_dataset(tmp_path / "nowhere")
+
+
+def test_texts_that_carry_their_pictures_whole_name(tmp_path: Path):
+    files = {"a.jpg": picture(0), "a.png": picture(1), "a.jpg.txt": "of the first", "a.txt": "of both"}
+    files |= {"a.jpg.json": '{"caption": "more"}', "a.json": '{"caption": "one"}'}
+    texts, rejects = outcomes(write(tmp_path / "in", {**files, "b.png.txt": "of none"}))
+    assert texts == {"a.jpg": ("one", "more", "of both", "of the first"), "a.png": ("one", "of both")}
+    assert rejects == {"b.png.txt": "missing_key"}
+
+
+def test_formats_that_are_not_read_are_lost_pictures_beside_their_texts(tmp_path: Path):
+    """And no texts to train on as they are. Where another format of the same picture lies beside, that is read."""
+    files = {"a.heic": b"x", "a.txt": "a cat", "b.SVG": b"<svg/>", "b.caption": "a dog"}
+    texts, rejects = outcomes(write(tmp_path / "phone", files))
+    assert texts == {} and rejects == {"a.heic": "not_a_picture", "b.SVG": "not_a_picture"}
+    folder = write(tmp_path / "both", {**files, "a.png": picture(0)})
+    assert outcomes(folder) == ({"a.png": ("a cat",)}, {"b.SVG": "not_a_picture"})
+    assert open_corpus(folder).warning() == f"{folder}: not used: 1 .heic"
+    with pytest.raises(UserError, match="2 .gz, which are not read"):
+        open_corpus(write(tmp_path / "packed", {"a.tar.gz": b"x", "b.tar.gz": b"x"}))
+
+
+@pytest.mark.parametrize("form", ["jsonl", "list", "parquet"])
+@pytest.mark.parametrize(
+    ("record", "unread"),
+    [
+        ({"image": "a.png", "caption": "a", "text": "b", "url": "c"}, ["text", "url"]),
+        ({"text": "a", "meta": "b", "none": None}, ["meta"]),
+        ({"system": "be kind", "messages": [{"role": "user", "content": "a"}], "id": "1"}, ["system"]),
+        (
+            {"conversations": [{"from": "human", "value": "a", "weight": 0.0}], "videos": ["b"]},
+            ["videos", "weight of turns"],
+        ),
+        ({"image_list": ["a.png"], "instruction_list": ["a"], "output": "b"}, ["output"]),
+        ({"image_list": ["a.png"], "instruction_list": ["a"], "id": "b"}, []),
+    ],
+)
+def test_keys_that_are_not_read_are_told(tmp_path: Path, form: str, record: dict, unread: list[str]):
+    if form == "parquet":
+        path = tmp_path / "in.parquet"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record]), path)
+        unread = [*unread, "none"] if "none" in record else unread  # a schema does not say which rows are null
+    elif form == "list":
+        path = tmp_path / "in.json"
+        path.write_text(json.dumps([record]))
+    else:
+        path = jsonl(tmp_path / "in.jsonl", [record])
+    told = open_corpus(path).warning()
+    if not unread:
+        assert told is None
+    else:
+        keys = told.removeprefix(f"{path}: keys that are not read: ").removesuffix(" (docs/data.md has those that are)")
+        assert sorted(keys.split(", ")) == sorted(unread)
+
+
+def test_a_part_with_an_image_and_a_text_loses_neither(tmp_path: Path):
+    path = jsonl(
+        tmp_path / "a.jsonl", [{"parts": [{"text": "a", "image": "b.png"}]}, {"parts": []}, {"parts": [{"text": "c"}]}]
+    )
+    found = items(open_corpus(path))
+    assert [getattr(item, "detail", item.id) for item in found[:2]] == [
+        "parts[0]: has an image and a text: write a part for each",
+        "parts: expected a list of parts, found none",
+    ]
+    assert found[2].texts == ("c",)
+
+
+def test_addresses_of_pictures_are_told_as_that(tmp_path: Path):
+    names = ["https://example.org/a.png", "data:image/png;base64,aGVsbG8="]
+    path = jsonl(tmp_path / "a.jsonl", [{"image": name, "caption": "x"} for name in names])
+    for item in items(open_corpus(path)):
+        assert item.reason == "unsafe_path" and "is a URL, and pictures are not fetched" in item.detail

@@ -238,11 +238,23 @@ def test_a_plain_model_captions_and_goes_on(commands, folder, export, tmp_path):
         (["chat", "draw"], None, None, True, ["draw", "chat"]),
         (["caption", "draw"], "turns", None, True, ["draw", "caption"]),
         (["chat"], None, ["edit"], True, ["edit"]),
-        (["of another version"], None, None, True, ("draw", "edit", "caption", "chat")),
+        (["of another version"], None, None, False, []),
+        (["of another version", "caption"], None, None, False, ["caption"]),
+        ([], None, None, False, []),
+        ([], "turns", None, True, []),
+        ([], None, ["draw"], False, ["draw"]),
     ],
 )
 def test_the_page_offers_what_the_export_says_that_its_data_taught(recorded, chat_format, asked, turns, skills):
     assert what_it_can(recorded, chat_format, asked) == (turns, skills)
+
+
+def test_a_skill_that_is_not_known_is_told(capsys):
+    assert what_it_can(["draw", "sing", "walk"], None, None) == (False, ["draw"])
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "skills has 'sing', 'walk', which this release does not know" in told
+    what_it_can(["draw"], None, None)
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recorded", ["draw", 5, {"draw": 1}, ["draw", None]])

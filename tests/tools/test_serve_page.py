@@ -295,6 +295,21 @@ def test_axe_finds_nothing(page, width):
             assert not wrong and found["passes"], (scheme, tab, json.dumps(wrong, indent=1))
 
 
+def test_a_page_of_a_model_of_texts_goes_on_with_texts(commands, browser, tmp_path):  # noqa: F811
+    folder = write_export(tmp_path / "texts", max_position_embeddings=256, skills=[])
+    with serving(commands, folder, tmp_path / "served") as server:
+        page = browser.new_context(viewport=PHONE).new_page()
+        page.goto(server.url)
+        expect(page.locator("body.ready")).to_be_attached()
+        assert page.locator("[role=tab]:visible").all_text_contents() == ["Write", "Gallery"]
+        expect(page.locator("#skills")).to_contain_text("This model learned to go on with texts; not to draw pictures")
+        expect(page.locator("#chat-hint")).to_contain_text("learned texts alone")
+        page.get_by_placeholder("Begin a text").fill("a")
+        page.get_by_role("button", name="Send").click()
+        expect(page.get_by_role("group", name="Model")).to_be_attached()
+        page.context.close()
+
+
 def test_a_page_offers_what_its_model_learned_and_asks_for_the_key(commands, browser, tmp_path):  # noqa: F811
     folder = write_export(tmp_path / "tiny", added=CHATML, max_position_embeddings=1024)
     with serving(commands, folder, tmp_path / "served", "--chat-format", "plain", "--api-key", "secret") as server:

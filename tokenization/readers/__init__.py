@@ -50,20 +50,22 @@ WHAT = {
 
 @dataclass(frozen=True)
 class Format:
-    """How the files of a suffix are read. `kind_of(file, name)` is a kind or None."""
+    """How the files of a suffix are read. `kind_of(file, name)` is a kind or None, `unread(file, name, kind)` the keys of the
+    first records that are not read."""
 
     name: str
     kind_of: Callable[[BinaryIO, str], str | None]
     scan: Callable[[OpenFile], tuple[int, str]]
     read: Callable[[OpenFile, int], ItemStream]
+    unread: Callable[[BinaryIO, str, str], list[str]] = lambda _file, _name, _kind: []
 
 
 FORMATS = {
-    ".jsonl": Format("JSON lines", json_records.kind_of, json_records.scan, json_records.read),
-    ".json": Format("JSON list", json_records.kind_of, json_records.scan, json_records.read),
+    ".jsonl": Format("JSON lines", json_records.kind_of, json_records.scan, json_records.read, json_records.unread),
+    ".json": Format("JSON list", json_records.kind_of, json_records.scan, json_records.read, json_records.unread),
     ".tar": Format("WebDataset tar", lambda _file, _name: CAPTION_PAIR, webdataset.scan, webdataset.read),
-    ".parquet": Format("Parquet", parquet.kind_of, parquet.scan, parquet.read),
-    ".arrow": Format("Arrow (datasets on disk)", arrow.kind_of, arrow.scan, arrow.read),
+    ".parquet": Format("Parquet", parquet.kind_of, parquet.scan, parquet.read, parquet.unread),
+    ".arrow": Format("Arrow (datasets on disk)", arrow.kind_of, arrow.scan, arrow.read, arrow.unread),
     ".txt": Format("text files", lambda _file, _name: TEXT, plain.scan, plain.read),
 }
 PAIRS = Format("pictures and texts of one name", lambda _file, _name: CAPTION_PAIR, pairs.scan, pairs.read)
@@ -82,6 +84,7 @@ class Corpus:
     files: list[CorpusFile]
     unused: str = ""
     image_root: str = ""
+    unread: str = ""
 
     def describe(self) -> str:
         """One line: what was detected."""
@@ -93,8 +96,10 @@ class Corpus:
         )
 
     def warning(self) -> str | None:
-        """One line on what lies beside the files that are read, and is not used; None if nothing does."""
-        return f"{self.path}: not used: {self.unused}" if self.unused else None
+        """One line on what is not used: files beside those that are read, and keys of records; None if all is."""
+        told = [f"not used: {self.unused}"] if self.unused else []
+        told += [f"keys that are not read: {self.unread} (docs/data.md has those that are)"] if self.unread else []
+        return f"{self.path}: {'; '.join(told)}" if told else None
 
     @contextmanager
     def open(self, file: CorpusFile) -> Iterator[OpenFile]:
@@ -185,7 +190,17 @@ def open_corpus(path: Path | str, source: str = "", image_root: str = "") -> Cor
         else:
             below = [entry for entry in below if not pairs.is_picture(entry.name)]
     unused = unused_of([entry for entry in below if entry.name not in used])
-    return Corpus(source, format, kind, path, files, unused, image_root)
+    unread = "" if format is PAIRS else ", ".join(printable(key) for key in unread_of(format, kind, entries)[:20])
+    return Corpus(source, format, kind, path, files, unused, image_root, unread)
+
+
+def unread_of(format: Format, kind: str, entries: list[storage.Entry]) -> list[str]:
+    """Keys of the first records of a corpus' first file that are not read; a damaged file has none."""
+    try:
+        with storage.opened(entries[0].path) as file:
+            return format.unread(file, entries[0].name, kind)
+    except DamagedFile:
+        return []
 
 
 def tree_of(path: str) -> list[storage.Entry]:
@@ -225,10 +240,13 @@ def nothing_known(path: str, below: list[storage.Entry]) -> str:
     """Why a folder is no corpus."""
     pictures = sum(pairs.is_picture(entry.name) for entry in below)
     folders = ", ".join(sorted({printable(entry.name.partition("/")[0]) for entry in below if "/" in entry.name}))
+    others = unused_of([entry for entry in below if not pairs.is_picture(entry.name)])
     beside = f"; {pictures:,} pictures lie below it, and none has a text of its name (KEY.txt, KEY.caption, KEY.json)"
     return (
         f"{path}: no {', '.join(FORMATS)} directly in it; captions of a picture folder stand in a captions.jsonl, or beside "
-        f"each picture{beside if pictures else ''}" + (f" (folders inside: {folders[:200]})" if folders else "")
+        f"each picture{beside if pictures else ''}"
+        + (f"; below it lie {others}, which are not read" if others else "")
+        + (f" (folders inside: {folders[:200]})" if folders else "")
     )
 
 

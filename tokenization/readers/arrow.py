@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from tokenization.readers.columns import ROWS_AT_ONCE, items_of, kind_of_schema
 from tokenization.readers.document import DamagedFile, ItemStream, OpenFile
+from tokenization.readers.unread import record_of_schema, unread_keys
 
 
 def kind_of(file: BinaryIO, _name: str) -> str | None:
@@ -21,6 +22,14 @@ def kind_of(file: BinaryIO, _name: str) -> str | None:
 
     with _arrow_errors():
         return kind_of_schema(pyarrow.ipc.open_stream(file).schema)
+
+
+def unread(file: BinaryIO, _name: str, kind: str) -> list[str]:
+    """The columns that are not read. DamagedFile if it is not an Arrow stream."""
+    import pyarrow
+
+    with _arrow_errors():
+        return unread_keys([record_of_schema(pyarrow.ipc.open_stream(file).schema)], kind)
 
 
 def scan(file: OpenFile) -> tuple[int, str]:

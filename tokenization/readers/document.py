@@ -218,6 +218,10 @@ def path_of(value: Any, key: str, root: str) -> Path | str:
     """Where a picture that a record names lies, under the corpus' folder or URL. Raises BadRecord."""
     if not isinstance(value, str):
         raise BadRecord("wrong_type", f"{key}: expected text, found {json_type(value)}")
+    if value.startswith("data:") or "://" in value:
+        raise BadRecord(
+            "unsafe_path", f"{key}: {value[:80]!r} is a URL, and pictures are not fetched: store them as files"
+        )
     name = inside(value)
     check_encodable(value, key)
     return f"{root}/{name}" if "://" in root else Path(root) / name

@@ -43,6 +43,7 @@ from tokenization.readers.document import (
     text_of,
 )
 from tokenization.readers.turns import conversation_parts, edit_parts
+from tokenization.readers.unread import unread_keys
 
 PICTURE_KEYS = ("image", "file_name", "images")
 TURN_KEYS = ("conversations", "messages")
@@ -54,11 +55,20 @@ BYTES_TO_TELL = 1 << 24
 
 def kind_of(file: BinaryIO, name: str) -> str | None:
     """What the first record with a telling key is, or None."""
-    if name.endswith(".jsonl"):
+    return next((kind for record in _first(file, name) if (kind := kind_of_record(record))), None)
+
+
+def unread(file: BinaryIO, name: str, kind: str) -> list[str]:
+    """The keys of the first records that say something and are not read."""
+    return unread_keys(_first(file, name), kind)
+
+
+def _first(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
+    if name.lower().endswith(".jsonl"):
         records = (_object(without_mark(line)) for line in islice(file, RECORDS_TO_TELL))
     else:
-        records = (record for _, record in _objects(file.read(BYTES_TO_TELL)))
-    return next((kind for record in records if isinstance(record, dict) and (kind := kind_of_record(record))), None)
+        records = (record for _, record in islice(_objects(file.read(BYTES_TO_TELL)), RECORDS_TO_TELL))
+    return (record for record in records if isinstance(record, dict))
 
 
 def kind_of_record(record: dict[str, Any]) -> str | None:
@@ -158,11 +168,13 @@ def picture_names(path: Path) -> Iterator[str]:
 def ordered_parts(parts: Any, root: str) -> tuple[Text | Picture, ...]:
     """The parts of `{"parts": [{"image": ...}, {"text": ...}]}`. Raises BadRecord."""
     if not isinstance(parts, list) or not parts:
-        raise BadRecord("wrong_type", f"parts: expected a list of parts, found {json_type(parts)}")
+        raise BadRecord("wrong_type", f"parts: expected a list of parts, found {json_type(parts) if parts else 'none'}")
     found: list[Text | Picture] = []
     for number, part in enumerate(parts):
         if not isinstance(part, dict):
             raise BadRecord("wrong_type", f"parts[{number}]: expected an object, found {json_type(part)}")
+        if part.get("image") is not None and part.get("text") is not None:
+            raise BadRecord("wrong_type", f"parts[{number}]: has an image and a text: write a part for each")
         if "image" in part:
             found.append(Picture(path_of(part["image"], f"parts[{number}]", root)))
         else:

@@ -1,7 +1,9 @@
 """Pictures and their texts as files of one name: KEY.jpg with KEY.txt, KEY.caption or KEY.json, in nested folders.
 
-Each picture is a record, and so is each text without a picture, which is a mistake that somebody should know of. KEY.json
-holds `caption`, `captions` or `text`, and perhaps `id`; texts of several files are alternatives, unless they are equal.
+A text may have the picture's whole name before its own suffix, as KEY.jpg.txt. Each picture is a record, and so is each text
+without a picture, which is a mistake that somebody should know of. KEY.json holds `caption`, `captions` or `text`, and
+perhaps `id`; texts of several files are alternatives, unless they are equal. A picture in a format that is not read, as
+KEY.heic, is a reject where KEY has a text and no other picture.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from tokenization.readers.document import (
     Reject,
     Text,
     captions_beside,
+    captions_of,
     decode_utf8,
     given_id,
     parse_object,
@@ -30,36 +33,58 @@ from tokenization.readers.document import (
 from tokenization.storage import Entry
 
 TEXT_SUFFIXES = (".json", ".txt", ".caption")
+NOT_READ = frozenset(["heic", "heif", "svg", "jxl", "psd", "ico", "eps", "dng", "cr2", "cr3", "nef", "arw"])
+"""Suffixes of pictures that are not decoded; in lower case and without the dot."""
 RECORDS_AT_ONCE = 1000
 """Records that are worked on together: a unit of work, of which a kill can lose no more than this."""
 
 
+def suffix_of(name: str) -> str:
+    """The suffix of a file's name, in lower case and without the dot."""
+    return posixpath.splitext(name)[1].lower().removeprefix(".")
+
+
 def is_picture(name: str) -> bool:
     """Whether a file's name is one of a picture."""
-    return posixpath.splitext(name)[1].lower().removeprefix(".") in PICTURE_SUFFIXES
+    return suffix_of(name) in PICTURE_SUFFIXES
 
 
 def is_text(name: str) -> bool:
     """Whether a file's name is one that may hold the text of a picture."""
-    return posixpath.splitext(name)[1].lower() in TEXT_SUFFIXES
+    return f".{suffix_of(name)}" in TEXT_SUFFIXES
+
+
+def key_of(name: str) -> str:
+    """The name that a picture and its texts share."""
+    stem = posixpath.splitext(name)[0]
+    whole = is_text(name) and suffix_of(stem) in PICTURE_SUFFIXES | NOT_READ
+    return posixpath.splitext(stem)[0] if whole else stem
+
+
+def pictures_among(names: list[str]) -> list[str]:
+    """The pictures, and those in formats that are not read which a text is of, and no other picture."""
+    read = [name for name in names if is_picture(name)]
+    keys = {key_of(name) for name in names if is_text(name)} - {key_of(name) for name in read}
+    return read + [name for name in names if suffix_of(name) in NOT_READ and key_of(name) in keys]
 
 
 def has_pairs(entries: list[Entry]) -> bool:
     """Whether any of these files is a text that has the name of a picture."""
-    pictures = {posixpath.splitext(entry.name)[0] for entry in entries if is_picture(entry.name)}
-    return any(is_text(entry.name) and posixpath.splitext(entry.name)[0] in pictures for entry in entries)
+    keys = {key_of(name) for name in pictures_among([entry.name for entry in entries])}
+    return any(is_text(entry.name) and key_of(entry.name) in keys for entry in entries)
 
 
 def units_of(entries: list[Entry]) -> list[CorpusFile]:
     """All pictures and texts of a folder, in the order of their names, as units of work; names are those in the folder."""
+    pictures = set(pictures_among([entry.name for entry in entries]))
     keys: dict[str, list[Entry]] = {}
     for entry in entries:
-        if is_picture(entry.name) or is_text(entry.name):
-            keys.setdefault(posixpath.splitext(entry.name)[0], []).append(entry)
+        if entry.name in pictures or is_text(entry.name):
+            keys.setdefault(key_of(entry.name), []).append(entry)
     units, members, records = [], [], 0
     for _, group in sorted(keys.items()):
         members += sorted(group, key=lambda entry: entry.name)
-        records += max(1, sum(is_picture(entry.name) for entry in group))
+        records += max(1, sum(entry.name in pictures for entry in group))
         if records >= RECORDS_AT_ONCE:
             units.append(_unit(members))
             members, records = [], 0
@@ -67,7 +92,7 @@ def units_of(entries: list[Entry]) -> list[CorpusFile]:
 
 
 def _unit(members: list[Entry]) -> CorpusFile:
-    texts = tuple(entry.path for entry in members if not is_picture(entry.name))
+    texts = tuple(entry.path for entry in members if is_text(entry.name))
     listed = tuple((entry.name, entry.size) for entry in members)
     return CorpusFile(members[0].name, texts, sum(entry.size for entry in members), listed)
 
@@ -88,11 +113,15 @@ def read(file: OpenFile, start: int) -> ItemStream:
         where = printable(name)
         identity = where
         try:
-            if not is_picture(name):
+            if is_text(name):
                 raise BadRecord("missing_key", f"no picture of the name of {where} beside it")
-            record = {} if ".json" not in texts else parse_object(texts[".json"].read_bytes())
+            if suffix_of(name) in NOT_READ:
+                raise BadRecord("not_a_picture", f".{suffix_of(name)} is not read: save it as JPEG, PNG or WebP")
+            records = [parse_object(path.read_bytes()) for path in texts if path.suffix.lower() == ".json"]
+            record = records[0] if records else {}
             identity = given_id(record, where)
-            more = [decode_utf8(texts[suffix].read_bytes()) for suffix in TEXT_SUFFIXES[1:] if suffix in texts]
+            more = [caption for other in records[1:] for caption in captions_of(other)]
+            more += [decode_utf8(path.read_bytes()) for path in texts if path.suffix.lower() != ".json"]
             captions = captions_beside(record, more)
             parts = (Picture(path_of(name, "name", file.root)), Text(captions))
             document = Document(identity, file.source, where, file.kind, parts)
@@ -102,19 +131,21 @@ def read(file: OpenFile, start: int) -> ItemStream:
             yield number, document
 
 
-def _records(file: OpenFile) -> list[tuple[str, dict[str, Path]]]:
-    """Each picture with its texts by their suffix; and each text that has no picture, with nothing."""
+def _records(file: OpenFile) -> list[tuple[str, list[Path]]]:
+    """Each picture with its texts, in the order of TEXT_SUFFIXES; and each text that has no picture, with nothing."""
     names = [name for name, _ in file.members]
-    texts: dict[str, dict[str, Path]] = {}
-    for name, path in zip((name for name in names if not is_picture(name)), file.paths, strict=True):
-        key, suffix = posixpath.splitext(name)
-        texts.setdefault(key, {})[suffix.lower()] = path
-    pictured = {posixpath.splitext(name)[0] for name in names if is_picture(name)}
-    records: list[tuple[str, dict[str, Path]]] = []
+    pictures = [name for name in names if not is_text(name)]
+    pictured = {posixpath.splitext(name)[0] for name in pictures} | set(pictures)
+    texts: dict[str, list[tuple[int, Path]]] = {}
+    for name, path in zip((name for name in names if is_text(name)), file.paths, strict=True):
+        place = TEXT_SUFFIXES.index(f".{suffix_of(name)}")
+        texts.setdefault(posixpath.splitext(name)[0], []).append((place, path))
+    records: list[tuple[str, list[Path]]] = []
     for name in names:
-        key = posixpath.splitext(name)[0]
-        if is_picture(name):
-            records.append((name, texts.get(key, {})))
-        elif key not in pictured:
-            records.append((name, {}))
+        stem = posixpath.splitext(name)[0]
+        if not is_text(name):
+            own = sorted([*texts.get(stem, []), *texts.get(name, [])], key=lambda text: text[0])
+            records.append((name, [path for _, path in own]))
+        elif stem not in pictured:
+            records.append((name, []))
     return records

@@ -8,11 +8,17 @@ from typing import Any, BinaryIO
 
 from tokenization.readers.columns import COLUMNS, ROWS_AT_ONCE, items_of, kind_of_schema
 from tokenization.readers.document import DamagedFile, ItemStream, OpenFile
+from tokenization.readers.unread import record_of_schema, unread_keys
 
 
 def kind_of(file: BinaryIO, _name: str) -> str | None:
     """What the columns say. DamagedFile if it is not Parquet."""
     return kind_of_schema(open_parquet(file).schema_arrow)
+
+
+def unread(file: BinaryIO, _name: str, kind: str) -> list[str]:
+    """The columns that are not read. DamagedFile if it is not Parquet."""
+    return unread_keys([record_of_schema(open_parquet(file).schema_arrow)], kind)
 
 
 def scan(file: OpenFile) -> tuple[int, str]:

@@ -34,7 +34,7 @@ def conversation_parts(turns: Any, pictures: Sequence[Data], key: str) -> tuple[
     Raises BadRecord `wrong_type`, `unknown_role`, `empty_text`, `picture_count`, `no_question` or `no_answer`.
     """
     if not isinstance(turns, list) or not turns:
-        raise BadRecord("wrong_type", f"{key}: expected a list of turns, found {json_type(turns)}")
+        raise BadRecord("wrong_type", f"{key}: expected a list of turns, found {json_type(turns) if turns else 'none'}")
     said = [_turn(turn, f"{key}[{number}]") for number, turn in enumerate(turns)]
     roles = [role for role, _ in said]
     if "assistant" in roles and "user" not in roles[: roles.index("assistant")]:

@@ -14,14 +14,15 @@ const EXAMPLES = {
 export async function startChat(model, name) {
   const [form, text, file, log] = [$("chat-form"), $("chat-text"), $("chat-file"), $("chat-log")];
   const [preview, remove, empty, system] = [$("chat-preview"), $("chat-remove"), $("chat-empty"), $("chat-system")];
-  const talks = model.uni_x.skills.includes("chat");
+  const [talks, describes] = ["chat", "caption"].map((skill) => model.uni_x.skills.includes(skill));
   let [messages, picture, generation] = [[], null, 0]; // generation: how often "New chat" was pressed
 
   $("chat-hint").textContent = talks
     ? "Ask about a picture, or just write."
+    : !describes ? "This model learned texts alone: a message is the beginning of a text that it goes on with."
     : "This model learned captions, not conversations. Add a picture, and it says what the picture shows; a message "
       + "without one is the beginning of a text that it goes on with.";
-  text.placeholder = talks ? "What is in this picture?" : "Add a picture, or begin a text";
+  text.placeholder = talks ? "What is in this picture?" : !describes ? "Begin a text" : "Add a picture, or begin a text";
   examples($("chat-examples"), EXAMPLES[talks ? "chat" : "caption"], (words) => {
     text.value = words;
     text.focus();

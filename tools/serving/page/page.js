@@ -51,11 +51,12 @@ function describe(model) {
     own.sizes.length > 1 ? ` and ${own.sizes.length - 1} other shapes` : ""}`;
   const [can, cannot] = [true, false].map((able) =>
     Object.keys(ABLE).filter((skill) => own.skills.includes(skill) === able).map((skill) => ABLE[skill]));
-  $("skills").textContent = `This model learned to ${listed(can, "and")}${cannot.length ? `; not to ${listed(cannot, "or")}` : ""}.`;
+  $("skills").textContent = `This model learned ${can.length ? `to ${listed(can, "and")}` : "to go on with texts"}${cannot.length ? `; not to ${listed(cannot, "or")}` : ""}.`;
   $("tab-draw").hidden = !own.skills.includes("draw");
   $("tab-edit").hidden = !own.skills.includes("edit");
-  $("tab-chat").hidden = !own.skills.includes("chat") && !own.skills.includes("caption");
-  $("tab-chat").textContent = own.skills.includes("chat") ? "Chat" : "Describe";
+  const asked = ["chat", "caption"].find((skill) => own.skills.includes(skill));
+  $("tab-chat").hidden = !asked && can.length > 0;
+  $("tab-chat").textContent = { chat: "Chat", caption: "Describe" }[asked] ?? "Write";
   for (const form of document.forms) {
     for (const input of form.querySelectorAll("input[type=number]")) {
       if (input.name === "n") [input.max, input.value] = [own.max_images, Math.min(input.value, own.max_images)];
