@@ -242,9 +242,8 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Train
         raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no sections: see pretrain/configs for complete files")
-    for override in overrides:
-        _apply(values, override)
-    origin = Origin(str(path), tuple(override.partition("=")[0] for override in overrides))
+    said = [key for override in overrides for key in _apply(values, override)]
+    origin = Origin(str(path), tuple(said))
     config = _build(TrainConfig, values, "", origin)
     check(config, origin)
     return config
@@ -252,7 +251,7 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Train
 
 @dataclass(frozen=True)
 class Origin:
-    """Where values come from: the file, and the dotted keys that the command line put in their place."""
+    """Where values come from: the file, and the dotted keys that the command line put in their place or beside them."""
 
     file: str
     overrides: tuple[str, ...] = ()
@@ -276,14 +275,16 @@ def dump_config(config: TrainConfig) -> str:
     return yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
 
 
-def _apply(values: dict, override: str) -> None:
-    """Put one `section.key=value` into the raw values; the value is read as YAML."""
+def _apply(values: dict, override: str) -> list[str]:
+    """Put one `section.key=value` into the raw values, the value read as YAML -> its key, and sections that are new."""
     key, separator, text = override.partition("=")
     parts = key.split(".")
     if not separator or not all(parts):
         raise UserError(f"override {override!r}: write section.key=value, as in optim.lr=1e-4")
-    place = values
+    place, said = values, [key]
     for number, part in enumerate(parts[:-1]):
+        if isinstance(place, dict) and part not in place:
+            said.append(".".join(parts[: number + 1]))
         place = place.setdefault(part, {}) if isinstance(place, dict) else None
         if place is None or (isinstance(place, list) and number < len(parts) - 1):
             raise UserError(f"override {override!r}: {'.'.join(parts[: number + 1])} is no section")
@@ -293,6 +294,7 @@ def _apply(values: dict, override: str) -> None:
         place[parts[-1]] = read_yaml(text, key) if text.strip() else ""
     except ValueError as error:
         raise UserError(f"override {override!r}: {text!r} is not a YAML value: {error}") from None
+    return said
 
 
 def _build(cls, values, path: str, origin: Origin):
@@ -313,7 +315,7 @@ def _build(cls, values, path: str, origin: Origin):
         if name in values:
             made[name] = _convert(types_of[name], values[name], full, origin)
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            raise UserError(f"{origin.file}: {full} is missing: it has no default")
+            raise UserError(f"{origin.of(full)}: {full} is missing: it has no default")
     return cls(**made)
 
 

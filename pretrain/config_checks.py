@@ -1,4 +1,5 @@
-"""What a run's configuration may say: ranges of single values, choices, and values that exclude each other."""
+"""What a run's configuration may say: ranges of single values, choices, values that exclude each other, and those that change
+nothing beside others."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from model import kernels
 from model.errors import UserError
 from model.families import BY_FLAVOUR
 from model.layer_kinds import KINDS
+from model.threads import usable_cores
 from pretrain.engines import ENGINES, that_have
 
 if TYPE_CHECKING:
@@ -66,19 +68,18 @@ SHARES = (
     "data.shared_noise",
     "optim.dropout",
 )
+ABOVE_ZERO = ("model.rope_theta", "model.rms_norm_eps", "optim.eps", "run.timeout")
+BELOW_ONE = ("optim.beta1", "optim.beta2", "optim.dropout")
 
 
 def check(config: TrainConfig, origin: Origin) -> None:
     """Raises UserError for a value that is out of its range, or that another one excludes."""
-    for key, value in _numbers(config):
-        if not math.isfinite(value):
-            raise UserError(f"{origin.of(key)}: {key} is {value}: it must be finite")
-        if value < 0:
-            raise UserError(f"{origin.of(key)}: {key} is {value}: it must not be negative")
-        if key in POSITIVE and value < 1:
-            raise UserError(f"{origin.of(key)}: {key} is {value}: it must be at least 1")
-        if key in SHARES and value > 1:
-            raise UserError(f"{origin.of(key)}: {key} is {value}: it is a share, 0 to 1")
+    _check_numbers(config, origin)
+    if not config.run.folder:
+        raise UserError(f"{origin.of('run.folder')}: run.folder is empty: say where the run is to be")
+    if config.model.head_dim % 2:
+        said = f"{origin.of('model.head_dim')}: model.head_dim is {config.model.head_dim}"
+        raise UserError(f"{said}: positions turn pairs of a head's dimensions: an even number is needed")
     for key, choices in CHOICES.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
@@ -92,6 +93,30 @@ def check(config: TrainConfig, origin: Origin) -> None:
             f"{origin.of('parallel.gradients')}: parallel.gradients is bf16, and run.precision is {config.run.precision}: "
             "gradients have the precision of the weights at least: set run.precision=bf16, or leave it out"
         )
+    _check_conflict(config, origin)
+    if not config.data.sources:
+        raise UserError(f"{origin.of('data.sources')}: data.sources is empty: name at least one folder of code shards")
+
+
+def _check_numbers(config: TrainConfig, origin: Origin) -> None:
+    """The bounds of each number."""
+    for key, value in _numbers(config):
+        if not math.isfinite(value):
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must be finite")
+        if value < 0:
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must not be negative")
+        if key in POSITIVE and value < 1:
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must be at least 1")
+        if key in SHARES and value > 1:
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it is a share, 0 to 1")
+        if key in ABOVE_ZERO and value == 0:
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must be above 0")
+        if key in BELOW_ONE and value >= 1:
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must be below 1")
+
+
+def _check_conflict(config: TrainConfig, origin: Origin) -> None:
+    """What the measurement of conflict needs."""
     if config.log.conflict_every and not config.data.heldout:
         raise UserError(
             f"{origin.of('log.conflict_every')}: log.conflict_every is {config.log.conflict_every}: it measures on data.heldout, which is empty"
@@ -106,8 +131,6 @@ def check(config: TrainConfig, origin: Origin) -> None:
             f"{origin.of('log.conflict_every')}: log.conflict_every is {config.log.conflict_every}: it needs whole weights in a process, "
             f"run.engine {that_have('whole_weights')}; tools/measure_conflict.py measures the checkpoints of any engine"
         )
-    if not config.data.sources:
-        raise UserError(f"{origin.of('data.sources')}: data.sources is empty: name at least one folder of code shards")
 
 
 def _check_kernels(config: TrainConfig, origin: Origin) -> None:
@@ -144,6 +167,27 @@ def _check_kernels(config: TrainConfig, origin: Origin) -> None:
             f"{kernels.FP8_MULTIPLE} on every rank, and data.row_multiple is {rows}: set it to a multiple of "
             f"{kernels.FP8_MULTIPLE * share}"
         )
+
+
+def without_effect(config: TrainConfig) -> Iterator[str]:
+    """Settings that change nothing beside the others, and those out of all proportion, a line each."""
+    model, log, cores = config.model, config.log, usable_cores()
+    if config.run.engine == "megatron" and config.zero != type(config.zero)():
+        yield "zero: run.engine is megatron, which reads none of it: set run.engine=zero3, or leave it out"
+    if log.samples_every and not log.sample_prompts:
+        yield f"log.samples_every {log.samples_every}: log.sample_prompts is empty, so no samples are drawn"
+    if model.kind != "separated" and not (model.shallow or model.deep or model.every):
+        yield f"model.kind {model.kind}: no layer is of it: set model.shallow, model.deep or model.every"
+    if config.run.threads > cores:
+        yield f"run.threads {config.run.threads}: {cores} cores may be used: more threads than cores wait for each other"
+    if 0 < model.max_position_embeddings < config.data.row_length:
+        yield (
+            f"model.max_position_embeddings {model.max_position_embeddings}: rows have {config.data.row_length} tokens, and "
+            "what a longer document teaches is beyond what the export may be asked for: raise it unless all are shorter"
+        )
+    urls = [source.path for source in config.data.sources if "://" in source.path]
+    if config.data.cache and not urls and "://" not in config.data.heldout:
+        yield f"data.cache {config.data.cache}: no dataset is at a URL, so nothing is kept there"
 
 
 def _numbers(value, key: str = "") -> Iterator[tuple[str, float]]:

@@ -24,6 +24,9 @@ from tokenization.readers.document import CAPTION_PAIR, CONVERSATION, EDIT, KIND
 from tokenization.shard_cache import GIB, Cache
 from tokenization.shards import open_dataset
 
+OF_EDITS = {"drop_instruction", "drop_source", "drop_both", "shared_noise"}
+"""Keys of data that say what is done with picture edits alone."""
+
 
 def shares_of(data: DataSection) -> TaskShares:
     """How tasks are drawn."""
@@ -73,6 +76,7 @@ class Data:
         manifests = [open_dataset(source.path, cache).manifest for source in data.sources]
         self.place, self.rows_per_step, self.workers = place, data.rows_per_step, data.workers
         self.cache_limit = data.cache_limit
+        self.dropped = {name for name in OF_EDITS if getattr(data, name)}
         self.tokenizer_json = Path(data.tokenizer) / "tokenizer.json"
         self.tokenizer = setup.load_tokenizer(data.tokenizer, manifests[0])
         self.model_config = setup.model_config(config.model, self.tokenizer, manifests[0])
@@ -130,13 +134,12 @@ class Data:
             "edit": (EDIT, 1),
             "chat": (CONVERSATION, 1),
         }
-        there = {
-            kind
-            for kind in (CAPTION_PAIR, EDIT, CONVERSATION)
-            for dataset in self.train.datasets
-            if (dataset.lengths.kinds == KINDS.index(kind)).any()
-        }
+        there = {kind for kind in (CAPTION_PAIR, EDIT, CONVERSATION) if any(self._has(kind))}
         return {skill for skill, (kind, share) in shares.items() if kind in there and share > 0}
+
+    def _has(self, kind: str) -> Iterator[bool]:
+        """Whether each training dataset has documents of this kind."""
+        return ((dataset.lengths.kinds == KINDS.index(kind)).any() for dataset in self.train.datasets)
 
     def warnings(self) -> Iterator[str]:
         """What should be known of the sources before training, a line each."""
@@ -144,6 +147,8 @@ class Data:
         for path, rows, number in [*sets, *([(self.heldout_path, self.heldout, 0)] if self.heldout else [])]:
             if told := told_too_long(path, rows, number):
                 yield told
+        if self.dropped and not any(self._has(EDIT)):
+            yield f"data.{sorted(self.dropped)[0]}: no source has picture edits, so it changes nothing"
         per_step, whole = self.rows_per_step * self.train.size.tokens, self.train.plan.tokens()
         if per_step > whole:
             yield (

@@ -11,6 +11,7 @@ from model.weight_shapes import parameters
 from pretrain import machine, rank_log, runtime
 from pretrain.attempt import INTERRUPTED, claim
 from pretrain.config import TrainConfig
+from pretrain.config_checks import without_effect
 from pretrain.conflict.watch import ConflictWatch
 from pretrain.data import Data
 from pretrain.engines import make_engine
@@ -56,7 +57,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
     sampler = together.all_do(lambda: Sampler(config, data, run, together))
     watch = together.all_do(lambda: make_watch(config, data, heldout, together))
     warnings = together.first_does(
-        lambda: list(data.warnings())
+        lambda: [*without_effect(config), *data.warnings()]
     )  # what cannot be trained on is refused before a folder is made
     lock = together.all_do(lambda: hold(run) if together.rank == 0 else None)
     for line in warnings:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from model.errors import UserError
 from pretrain.config import TrainConfig, dump_config, load_config
+from pretrain.config_checks import without_effect
 
 SHIPPED = sorted((Path(__file__).parents[2] / "pretrain/configs").glob("*.yaml"))
 SMALLEST = {
@@ -141,6 +142,13 @@ def test_kernels_that_fit_are_taken(path):
         (["optim.lr=nan"], ["optim.lr", "nan", "finite"]),
         (["optim.weight_decay=.inf"], ["optim.weight_decay", "inf", "finite"]),
         (["data.sources=[]"], ["data.sources", "empty"]),
+        (["run.folder="], ["command line: run.folder is empty"]),
+        (["optim.beta1=2"], ["optim.beta1 is 2.0", "below 1"]),
+        (["optim.beta2=1"], ["optim.beta2 is 1.0", "below 1"]),
+        (["optim.dropout=1"], ["optim.dropout is 1.0", "below 1"]),
+        (["optim.eps=0"], ["optim.eps is 0.0", "above 0"]),
+        (["model.rope_theta=0"], ["model.rope_theta is 0.0", "above 0"]),
+        (["model.head_dim=7"], ["model.head_dim is 7", "an even number"]),
         (["data.sources=[{path: a, weight: -1}]"], ["data.sources[0].weight", "-1.0"]),
         (["data.text_to_image=1.2"], ["data.text_to_image", "1.2", "share"]),
         (["data.first_text=2"], ["data.first_text", "2.0", "share"]),
@@ -199,7 +207,7 @@ VALUES = {
     "run.folder": st.text(PRINTABLE, min_size=1),
     "run.seed": st.integers(0, 2**62),
     "optim.lr": NUMBERS,
-    "optim.eps": NUMBERS,
+    "optim.eps": NUMBERS.filter(bool),
     "data.train_on_prompts": st.booleans(),
     "log.sample_prompts": st.lists(st.text(PRINTABLE)),
 }
@@ -264,10 +272,34 @@ def test_messages_say_whose_value_it_is_and_what_it_is_called_here(path):
     assert refusal(path, "data.sources=[{path: a, weigt: 1}]").startswith(
         "command line: unknown key data.sources[0].weigt"
     )
+    assert refusal(path, "sampling.top_k=5").startswith("command line: unknown key sampling: the file has run")
+    assert refusal(path, "run.sampling.top_k=5").startswith("command line: unknown key run.sampling")
+    assert refusal(path, "data.sources=[{}]").startswith("command line: data.sources[0].path is missing")
     assert refusal(path, "optim.beta1=1e400").startswith("command line: optim.beta1 is inf")
     assert refusal(path, "model.qqq=1").startswith("command line: unknown key model.qqq: model has hidden_size, ")
     path.write_text(path.read_text().replace("steps: 5", "steps: many"))
     assert refusal(path, "log.every=1") == f"{path}: run.steps is 'many': expected int"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([], None),
+        (["zero.stage=2"], "zero: run.engine is megatron"),
+        (["zero.stage=2", "run.engine=zero3"], None),
+        (["log.samples_every=3"], "log.sample_prompts is empty"),
+        (["log.samples_every=3", "log.sample_prompts=[cat]"], None),
+        (["model.kind=mot", "model.shallow=0", "model.deep=0"], "no layer is of it"),
+        (["model.kind=mot", "model.shallow=0", "model.deep=0", "model.every=1"], None),
+        (["run.threads=5000"], "run.threads 5000: "),
+        (["model.max_position_embeddings=2", "data.row_length=64"], "rows have 64 tokens"),
+        (["data.cache=/tmp/cache"], "no dataset is at a URL"),
+        (["data.cache=/tmp/cache", "data.heldout=s3://bucket/heldout"], None),
+    ],
+)
+def test_settings_without_effect_are_told(path, overrides, told):
+    found = list(without_effect(load_config(path, overrides)))
+    assert (len(found), told or "") == (int(told is not None), next((told for line in found if told in line), ""))
 
 
 def test_numbers_with_an_exponent_and_empty_values(path):
