@@ -348,6 +348,8 @@ def main() -> int:
     found = checkpoint.find(arguments.checkpoint)
     leave_torchvision_out()
     if arguments.text_only:
+        if arguments.vq or arguments.results:
+            raise UserError("--text-only goes without --vq and --results: pictures and figures are of the whole export")
         export_text(found, arguments.output)
     else:
         export(found, arguments.output, arguments.vq, arguments.results)

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from model.errors import UserError, run_command
@@ -110,6 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     task, requests = read_requests(args)
+    for line in without_effect(args, task):
+        print(f"warning: {line}", file=sys.stderr)
     from tools.export_folder import check_export, open_export
 
     check_export(args.model)  # before the seconds that it takes to import torch
@@ -141,6 +143,19 @@ def main(arguments: list[str] | None = None) -> int:
         run_job(export, task, requests, samples, sampling, args.batch_size, args.preview, record)
         print(where(record, task), file=sys.stderr)
     return 0
+
+
+def without_effect(args: argparse.Namespace, task: str) -> Iterator[str]:
+    """Options that were given and change nothing of this task, a line each."""
+    pictures, texts = (
+        ("guidance", "temperature", "num_images", "preview"),
+        ("text_temperature", "max_new_tokens", "chat"),
+    )
+    both = (*pictures[:2], *texts, "max_images")
+    used = {"draw": pictures, "edit": (*pictures, "image_guidance"), "interleaved": both}.get(task, texts)
+    for name in sorted({*pictures, *both, "image_guidance"} - {*used}):
+        if getattr(args, name) != build_parser().get_default(name):
+            yield f"--{name.replace('_', '-')} changes nothing of --task {task}"
 
 
 def where(record: Record, task: str) -> str:
@@ -217,8 +232,11 @@ def read_prompts(path: Path) -> list[Request]:
                 images = values.get("images", [])
                 shape = values.get("shape", "")
                 line = values.get("prompt", "") if images else values["prompt"]
+                unread = [key for key in values if key not in ("prompt", "images", "shape")]
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise UserError(f'{where}: not of the form {{"prompt": TEXT}}') from None
+            if unread:
+                raise UserError(f"{where}: {unread[0]!r} is not read, prompt, images and shape are: leave it out")
             if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
                 raise UserError(f"{where}: images is {images!r}: give a list of file names") from None
         if not isinstance(shape, str):

@@ -136,6 +136,7 @@ def evaluation(run: Path | None, state: dict[str, Any], results: Sequence[Path])
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as JSON ({error}): give a file that a tool wrote") from None
+        before = len(lines)
         if is_record(content):
             if not content["complete"]:
                 raise UserError(f"{path}: is a result of a part of {content['task']}: give one of all items")
@@ -143,6 +144,8 @@ def evaluation(run: Path | None, state: dict[str, Any], results: Sequence[Path])
             lines += [(name, value, f"{path.name} ({conditions(content)})") for name, value in named]
         else:
             lines += [(name, value, path.name) for name, value in numbers(content)]
+        if len(lines) == before:
+            raise UserError(f"{path}: holds no figure in an object: give a file that a tool wrote")
     if not lines:
         return "Not evaluated yet."
     table = [f"| {name} | {value:.6g} | {source} |" for name, value, source in lines]

@@ -320,7 +320,7 @@ def test_formats_that_are_not_read_are_lost_pictures_beside_their_texts(tmp_path
 @pytest.mark.parametrize(
     ("record", "unread"),
     [
-        ({"image": "a.png", "caption": "a", "text": "b", "url": "c"}, ["text", "url"]),
+        ({"image": "a.png", "caption": "a", "text": "b", "ocr": "c", "url": "d"}, ["text", "ocr"]),
         ({"text": "a", "meta": "b", "none": None}, ["meta"]),
         ({"system": "be kind", "messages": [{"role": "user", "content": "a"}], "id": "1"}, ["system"]),
         (

@@ -32,7 +32,7 @@ from tests.pretrain.tiny_run import write_config
 from tests.small_disk import small_disk
 from tests.tools.test_full_disk import assert_no_room
 from tokenization.vq import load_vq
-from tools.convert_to_hf import UNFINISHED
+from tools.convert_to_hf import UNFINISHED, write_configuration
 from tools.export_folder import open_export
 from tools.model_card import licences
 
@@ -245,8 +245,25 @@ def test_the_model_card_has_the_figures_of_the_run(commands, exports, tiny_data,
     card = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
     assert "| task/score | 0.25 | figures.json |" in card and "task/raw" not in card and "| done" not in card
     assert "exported without its run folder" in card and "heldout" not in card
+    for nothing in ("[1, 2]", '{"name": "words alone"}'):
+        results.write_text(nothing)
+        assert_refused(convert(commands, alone, tmp_path / "export", "--results", results), str(results), "no figure")
+    for words in (("--vq", tiny_data.vq), ("--results", results)):
+        refused = convert(commands, alone, tmp_path / "text", "--text-only", *words)
+        assert_refused(refused, "--text-only goes without --vq and --results")
     results.write_text("{")
     assert_refused(convert(commands, alone, tmp_path / "export", "--results", results), str(results), "JSON")
+
+
+def test_skills_are_written_where_they_are_known(exports, tmp_path):
+    """Data of texts alone teaches none of them, which is not the same as a checkpoint that does not say."""
+    export = exports["fp32-tied-qwen2.5"].folder
+    shutil.copy(export / "tokenizer.json", tmp_path)
+    values = json.loads((export / "config.json").read_text())
+    assert values["skills"] == ["caption", "draw"]
+    for skills, written in ((["edit"], ["edit"]), ([], []), (None, "nothing")):
+        write_configuration(tmp_path, ModelConfig.from_dict(values), "float32", skills=skills)
+        assert json.loads((tmp_path / "config.json").read_text()).get("skills", "nothing") == written
 
 
 def test_licences_follow_the_parts():

@@ -117,6 +117,25 @@ def test_control_tokens_in_a_prompt_are_only_characters(export):
 
 
 @pytest.mark.parametrize(
+    ("task", "options", "told"),
+    [
+        ("draw", ["--guidance", "3", "--num-images", "2", "--preview", "4"], []),
+        ("draw", ["--max-new-tokens", "9", "--chat"], ["chat", "max-new-tokens"]),
+        ("draw", ["--image-guidance", "2"], ["image-guidance"]),
+        ("edit", ["--image-guidance", "2", "--guidance", "3:1"], []),
+        ("caption", ["--chat", "--text-temperature", "1", "--seed", "4"], []),
+        ("caption", ["--guidance", "3", "--num-images", "2"], ["guidance", "num-images"]),
+        ("text", ["--max-images", "2", "--temperature", "0"], ["max-images", "temperature"]),
+        ("interleaved", ["--max-images", "2", "--temperature", "0", "--max-new-tokens", "5"], []),
+        ("interleaved", ["--num-images", "2"], ["num-images"]),
+    ],
+)
+def test_options_that_change_nothing_of_a_task_are_told(task, options, told):
+    args = generate.build_parser().parse_args(["--model", "m", "--output", "o", "--task", task, *options])
+    assert list(generate.without_effect(args, task)) == [f"--{name} changes nothing of --task {task}" for name in told]
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "nothing to do"),
@@ -141,6 +160,12 @@ def test_bad_requests_are_one_line(export, tmp_path, monkeypatch, arguments, mes
     [
         ("p.jsonl", b'{"prompt": "x"}\n{"text": "y"}', "p.jsonl line 2: not of the form"),
         ("p.jsonl", b"{", "p.jsonl line 1: not of the form"),
+        (
+            "p.jsonl",
+            b'{"prompt": "x", "image": "a.png"}',
+            "p.jsonl line 1: 'image' is not read, prompt, images and shape",
+        ),
+        ("p.jsonl", b'{"prompt": "x", "seed": 5}', "p.jsonl line 1: 'seed' is not read"),
         ("p.jsonl", b'{"prompt": 3}', "p.jsonl line 1: the prompt is 3"),
         ("p.jsonl", b'{"prompt": "x", "images": "a.png"}', "p.jsonl line 1: images is 'a.png': give a list"),
         ("p.jsonl", b'{"images": ["gone.png"]}', "gone.png: there is no such picture"),

@@ -16,6 +16,35 @@ CHOICES: dict[str, tuple[tuple[str, ...], ...]] = {
     EDIT: (("image_list",), ("instruction_list",)),
 }
 """Of each kind of documents, the keys that are read: of the keys of a choice the first that says something."""
+NOTES = frozenset(
+    [
+        "id",
+        "key",
+        "url",
+        "source",
+        "license",
+        "languages",
+        "language",
+        "width",
+        "height",
+        "original_width",
+        "original_height",
+    ]
+    + [
+        "format",
+        "md5",
+        "sha256",
+        "hash",
+        "phash",
+        "exif",
+        "status",
+        "error_message",
+        "timestamp",
+        "score",
+        "similarity",
+    ]
+)
+"""What people keep beside a document to know where it is from or how good it is: none of it is meant to be learned."""
 TURN = ("from", "role", "value", "content", "user", "assistant")
 PART = ("image", "text")
 
@@ -26,7 +55,7 @@ def unread_keys(records: Iterable[dict[str, Any]], kind: str) -> list[str]:
     for record in records:
         said = [key for key, value in record.items() if value not in (None, "", [], {})]
         read = {next((key for key in keys if key in said), "") for keys in CHOICES[kind]}
-        found |= dict.fromkeys(key for key in said if key not in read and key != "id")
+        found |= dict.fromkeys(key for key in said if key not in read and key not in NOTES)
         for key, inner, what in [(key, TURN, "turns") for key in CHOICES[CONVERSATION][1]] + [("parts", PART, "parts")]:
             entries = record[key] if key in read and isinstance(record[key], list) else []
             for entry in entries:
