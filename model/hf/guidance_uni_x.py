@@ -11,6 +11,7 @@ is u + scale * (c - u), which Uni-X uses for text to picture (arXiv 2509.24365);
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -22,14 +23,18 @@ Scale = float | Sequence[float] | Callable[[int, int], float]
 
 
 def scales_of(scale: Scale, num_codes: int) -> list[float]:
-    """One number a code. Raises ValueError for a list of another length."""
+    """One number a code. Raises ValueError for a list of another length, and for what is no number."""
     if callable(scale):
-        return [float(scale(code, num_codes)) for code in range(num_codes)]
-    if isinstance(scale, Sequence):
+        scales = [float(scale(code, num_codes)) for code in range(num_codes)]
+    elif isinstance(scale, Sequence):
         if len(scale) != num_codes:
             raise ValueError(f"{len(scale)} guidance scales for {num_codes} codes: give one number, or one a code")
-        return [float(number) for number in scale]
-    return [float(scale)] * num_codes
+        scales = [float(number) for number in scale]
+    else:
+        scales = [float(scale)] * num_codes
+    if not all(map(math.isfinite, scales)):
+        raise ValueError(f"guidance scales are {min(scales)} to {max(scales)}: give finite numbers")
+    return scales
 
 
 def linear(first: float, last: float) -> Callable[[int, int], float]:

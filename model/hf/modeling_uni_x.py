@@ -41,7 +41,7 @@ from .generation_uni_x import PictureGenerationMixin
 from .guidance_uni_x import linear  # noqa: F401
 from .layers_uni_x import VISION_WEIGHTS, UniXBranch, UniXRMSNorm, rotary_angles, rotate
 from .rope_uni_x import Rope, frequencies
-from .routing_uni_x import TEXT, Keys, Routing, keys_after, locate, starts_of
+from .routing_uni_x import TEXT, Keys, Routing, keys_after, locate, same_ends, starts_of
 from .sampling_uni_x import sample  # noqa: F401
 from .shaped_uni_x import ShapesMixin  # noqa: F401
 from .shapes_uni_x import Grid  # noqa: F401
@@ -186,7 +186,8 @@ class UniXModel(UniXPreTrainedModel):
         real = None if attention_mask is None else attention_mask[:, cache_position].bool()
         if real is not None:  # all padding is text, whatever its ids: they must not change any shape
             visual = visual & real
-        starts = starts_of((batch, length), seq_idx, cu_seq_lens_q, attention_mask)
+        cu_seq_lens = same_ends(cu_seq_lens_q, kwargs.get("cu_seq_lens_k"), kwargs.get("cu_seq_lens"))
+        starts = starts_of((batch, length), seq_idx, cu_seq_lens, attention_mask)
         tokens, keys = locate(visual, real, starts, position_ids, cache, cache_position, self.within)
         new = Keys(visual.int() + 1, tokens.documents)
         joint_mask, within_mask = attention_masks(cache_position, keys_seen, attention_mask, new, keys, self.within)
@@ -467,6 +468,7 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         cache = inputs.get("past_key_values", inputs.get("cache"))
         if cache is not None and cache.layers:
             record_of(cache)  # here, since a graph cannot begin one
+        inputs.pop("tokenizer", None)  # which `generate` reads for its stop_strings, and passes on
         if kwargs.get("position_ids") is None:  # made of the mask, of which they are counted here
             inputs.pop("position_ids", None)
         if inputs.get("inputs_embeds") is not None:

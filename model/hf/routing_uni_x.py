@@ -100,6 +100,10 @@ def locate(
     grow; `cache_position` [s]. Without `keep_record`, keys are returned only where a row holds several documents.
     """
     batch, length = visual.shape
+    if position_ids is not None and position_ids.shape not in ((batch, length), (1, length)):
+        raise ValueError(
+            f"position_ids has shape {list(position_ids.shape)}: give the shape of input_ids, {[batch, length]}, or one row"
+        )
     tracing = torch.compiler.is_compiling()
     record = record_of(cache) if cache is not None else None
     if record is not None and real is None and starts is None and position_ids is None and not tracing:
@@ -183,6 +187,15 @@ def _restarts(position_ids: Tensor, real: Tensor | None, before: Tensor) -> Tens
     previous = torch.cat((places.new_zeros(batch, 1), places[:, :-1]), dim=1).cummax(-1).values
     restarts = position_ids <= line.gather(1, previous)
     return restarts if real is None else restarts & real
+
+
+def same_ends(*said: Tensor | None) -> Tensor | None:
+    """The one that the caller gave of several names for where packed documents end. Raises ValueError if two differ."""
+    first, *others = [one for one in said if one is not None] or [None]
+    others = [other for other in others if other is not first and not torch.compiler.is_compiling()]
+    if any(not torch.equal(other.cpu(), first.cpu()) for other in others):
+        raise ValueError("cu_seq_lens_q and cu_seq_lens_k differ: documents of packed rows see themselves alone")
+    return first
 
 
 def starts_of(

@@ -150,7 +150,7 @@ def warpers(temperature: float, top_k: int, top_p: float) -> LogitsProcessorList
 
 def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
     """Raises ValueError for a setting out of its range."""
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+    if not 0 <= temperature < float("inf") or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(
             f"temperature {temperature}, top_k {top_k}, top_p {top_p}: "
             "need temperature >= 0, top_k >= 0 and 0 < top_p <= 1"

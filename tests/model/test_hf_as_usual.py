@@ -90,6 +90,20 @@ def test_packed_rows_that_do_not_fit_are_refused():
         model(ids, cu_seq_lens_q=torch.tensor([0, 2, 5]))
     with pytest.raises(ValueError, match="seq_idx has shape"):
         model(ids, seq_idx=torch.zeros(1, 3))
+    for wrong in (torch.arange(5)[None], torch.arange(6).expand(3, 1, 6), torch.arange(6)):
+        with pytest.raises(ValueError, match="position_ids has shape .* give the shape of input_ids, .1, 6."):
+            model(ids, position_ids=wrong)
+    with pytest.raises(ValueError, match="cu_seq_lens_q and cu_seq_lens_k differ"):
+        model(ids, cu_seq_lens_q=torch.tensor([0, 2, 6]), cu_seq_lens_k=torch.tensor([0, 3, 6]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["cu_seq_lens_q", "cu_seq_lens_k", "cu_seq_lens"])
+def test_ends_of_packed_documents_are_heard_under_every_name(name):
+    model, row = tiny_model(), packed([document([3]), document([4])])
+    expected = model(row["input_ids"], position_ids=row["position_ids"]).logits
+    found = model(row["input_ids"], **{name: row["cu_seq_lens_q"]}).logits
+    assert (found - expected).abs().max() <= 1e-5
 
 
 @torch.no_grad()

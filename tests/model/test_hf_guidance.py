@@ -208,6 +208,9 @@ def test_requests_that_do_not_fit_are_refused():
     for options, message in (
         ({"guidance_scale": 3.0, "image_guidance_scale": 2.0, "unconditional_ids": UNCONDITIONAL}, "image_only_ids"),
         ({"guidance_scale": [1.0]}, "1 guidance scales for 2 codes"),
+        ({"guidance_scale": float("nan"), "unconditional_ids": UNCONDITIONAL}, "guidance scales are nan to nan"),
+        ({"guidance_scale": 1.0, "temperature": float("nan")}, "temperature nan"),
+        ({"guidance_scale": 1.0, "temperature": float("inf")}, "temperature inf"),
         (
             {"guidance_scale": 2.0, "image_guidance_scale": 1.0, "image_only_ids": torch.tensor([[1, 2]])},
             "end with id 80",

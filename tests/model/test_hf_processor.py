@@ -324,6 +324,19 @@ def test_pictures_come_from_wherever_they_are(processor, tmp_path):
         processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
 
 
+def test_a_text_ends_at_a_string_when_asked(folder, processor):
+    """`generate` takes a tokenizer beside stop_strings, and passes it on to every step."""
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    ids = torch.tensor([processor.encode("a red cat")])
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    whole = model.generate(ids, **options)[0, ids.shape[1] :].tolist()
+    end = next(text for text in map(processor.tokenizer.decode, whole) if text.strip() and text.isprintable())
+    found = model.generate(ids, stop_strings=[end], tokenizer=processor.tokenizer, **options)[
+        0, ids.shape[1] :
+    ].tolist()
+    assert found == whole[: len(found)] and end in processor.tokenizer.decode(found) and len(found) <= len(whole)
+
+
 def test_a_token_that_took_the_id_of_a_code_is_refused(folder):
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     processor.tokenizer.add_tokens(["<new>"], special_tokens=True)

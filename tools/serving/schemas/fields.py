@@ -181,11 +181,13 @@ def wrong_kind(names: Sequence[str | int], found: Any, problem: Any) -> ApiError
     if name not in found:
         return ApiError(400, f"{place}: it is missing", place, "missing_field")
     message = f"{place} is {shown(found[name])}: it must be one of {known}" if known else f"{place}: it is not known"
-    return ApiError(400, message + other_places(found[name]), place, "invalid_value")
+    return ApiError(400, message + other_places(found[name], known), place, "invalid_value")
 
 
-def other_places(kind: Any) -> str:
-    """What to do about a part or role that exists elsewhere in the OpenAI API."""
+def other_places(kind: Any, known: str) -> str:
+    """What to do about a part or role that exists elsewhere in the OpenAI API, or in messages of others; `known` are those here."""
+    if kind == "image_url" and "'text'" in known:
+        return " here; pictures stand in messages of the user"
     if kind in ("input_text", "input_image", "output_text"):
         return f" here; {kind!r} belongs to POST /v1/responses"
     if kind in ("text", "image_url"):

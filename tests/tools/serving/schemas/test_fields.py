@@ -141,6 +141,12 @@ def test_wrong_parts_are_told_as_they_were_written(content, param, words):
     assert error.param == f"messages.0.{param}" and words in error.message
 
 
+def test_a_picture_that_another_said_is_told_as_that():
+    said = {"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
+    error = refused(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": "x"}, said]})
+    assert error.message.endswith("'text', 'refusal' here; pictures stand in messages of the user")
+
+
 @pytest.mark.parametrize(
     ("stop", "words"),
     [("", "at least 1 character"), (["x", ""], "stop.1 is"), (list("abcde"), "at most 4 items"), (5, "must be a text")],
