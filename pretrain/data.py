@@ -23,6 +23,7 @@ from pretrain.wordings import read_wordings
 from tokenization.readers.document import CAPTION_PAIR, CONVERSATION, EDIT, KINDS
 from tokenization.shard_cache import GIB, Cache
 from tokenization.shards import open_dataset
+from tokenization.vq import find_folder, read_preprocess
 
 OF_EDITS = {"drop_instruction", "drop_source", "drop_both", "shared_noise"}
 """Keys of data that say what is done with picture edits alone."""
@@ -76,6 +77,7 @@ class Data:
         manifests = [open_dataset(source.path, cache).manifest for source in data.sources]
         self.place, self.rows_per_step, self.workers = place, data.rows_per_step, data.workers
         self.cache_limit = data.cache_limit
+        self.vq, self.shards_vq = data.vq, manifests[0]["vq"].get("name")
         self.dropped = {name for name in OF_EDITS if getattr(data, name)}
         self.tokenizer_json = Path(data.tokenizer) / "tokenizer.json"
         self.tokenizer = setup.load_tokenizer(data.tokenizer, manifests[0])
@@ -147,6 +149,15 @@ class Data:
         for path, rows, number in [*sets, *([(self.heldout_path, self.heldout, 0)] if self.heldout else [])]:
             if told := told_too_long(path, rows, number):
                 yield told
+        called = read_preprocess(find_folder(self.vq))[0] if self.vq else self.shards_vq
+        if called != self.shards_vq:
+            yield (
+                f"data.vq is called {called!r}, and the shards were made with {self.shards_vq!r}: if that is another image "
+                "tokenizer, nothing can be drawn or exported with it"
+            )
+        trained = {dataset.fingerprint for dataset in self.train.datasets}
+        if self.heldout and self.heldout.datasets[0].fingerprint in trained:
+            yield f"data.heldout {self.heldout_path} is trained on too: its losses say nothing of what was not seen"
         if self.dropped and not any(self._has(EDIT)):
             yield f"data.{sorted(self.dropped)[0]}: no source has picture edits, so it changes nothing"
         per_step, whole = self.rows_per_step * self.train.size.tokens, self.train.plan.tokens()

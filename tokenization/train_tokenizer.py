@@ -138,10 +138,18 @@ def train(texts: Iterable[str], vocab_size: int):
 def main() -> int:
     """Train and save."""
     arguments = parse_arguments()
-    tokenizer = train(chain.from_iterable(map(texts_of, arguments.captions)), arguments.vocab_size)
+    texts = chain.from_iterable(map(texts_of, arguments.captions))
+    first = next((text for text in texts if text.strip()), None)
+    if first is None:
+        raise UserError(
+            f"{', '.join(map(str, arguments.captions))}: no text is there to learn from: give other --captions"
+        )
+    tokenizer = train(chain([first], texts), arguments.vocab_size)
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_text(arguments.output / "tokenizer.json", tokenizer.to_str(pretty=True))
-    print(f"{arguments.output}/tokenizer.json: {tokenizer.get_vocab_size()} ids")
+    size = tokenizer.get_vocab_size()
+    fewer = f": the texts have no more, of {arguments.vocab_size:,} asked for" if size < arguments.vocab_size else ""
+    print(f"{arguments.output}/tokenizer.json: {size} ids{fewer}")
     return 0
 
 

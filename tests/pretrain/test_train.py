@@ -88,6 +88,21 @@ def test_a_checkpoint_says_what_the_data_teaches(finished):
     assert json.loads((newest / "state.json").read_text())["skills"] == ["caption", "draw"]
 
 
+def test_data_that_measure_or_draw_with_something_else_are_told(commands, tiny_data, tmp_path):
+    """Held-out data that are trained on, and another image tokenizer than that of the shards, before a step is made."""
+    same = (f"data.heldout={tiny_data.train}", f"data.vq={tiny_data.other_vq}", "data.drop_both=0.5", "run.steps=1")
+    done = train(commands, tiny_data, tmp_path / "run", *same)
+    assert done.code == 0, done.err
+    for told in (
+        "is trained on too",
+        "data.vq is called 'tiny-1', and the shards were made with 'tiny-0'",
+        "no source has",
+    ):
+        assert "warning: " in done.out and told in done.out
+    done = train(commands, tiny_data, tmp_path / "other", "run.steps=1")
+    assert done.code == 0 and "warning" not in done.out
+
+
 def test_some_steps_are_traced_when_asked_for(finished):
     """The first two of a start are left out. Chrome's trace format: events with a name, a begin and a duration."""
     folder = finished / "profile"

@@ -112,3 +112,19 @@ def test_any_corpus_of_texts_is_read(commands: CommandServer, tmp_path):
     )
     assert done.code == 0 and "300 ids" in done.out
     assert "left out as empty_text: news.jsonl:2" in done.err and "1 documents are left out" in done.err
+
+
+def test_a_corpus_without_texts_is_refused_and_a_small_one_told(commands: CommandServer, tmp_path):
+    (tmp_path / "none.txt").write_text("\n")
+    (tmp_path / "few.txt").write_text("hello world " * 9)
+
+    def make(name: str):
+        words = ("--captions", tmp_path / name, "--output", tmp_path / "made", "--vocab-size", 9000)
+        return commands.run("tokenization/train_tokenizer.py", *words)
+
+    done = make("none.txt")
+    assert (
+        done.code == 2 and "none.txt: no text is there to learn from" in done.err and not (tmp_path / "made").exists()
+    )
+    done = make("few.txt")
+    assert done.code == 0 and "the texts have no more, of 9,000 asked for" in done.out
