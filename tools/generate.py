@@ -221,7 +221,8 @@ def read_prompts(path: Path) -> list[Request]:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a .txt or .jsonl file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
-    requests = []
+    requests: list[Request] = []
+    unread: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -232,11 +233,9 @@ def read_prompts(path: Path) -> list[Request]:
                 images = values.get("images", [])
                 shape = values.get("shape", "")
                 line = values.get("prompt", "") if images else values["prompt"]
-                unread = [key for key in values if key not in ("prompt", "images", "shape")]
+                unread |= {key: None for key in values if key not in ("prompt", "images", "shape")}
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise UserError(f'{where}: not of the form {{"prompt": TEXT}}') from None
-            if unread:
-                raise UserError(f"{where}: {unread[0]!r} is not read, prompt, images and shape are: leave it out")
             if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
                 raise UserError(f"{where}: images is {images!r}: give a list of file names") from None
         if not isinstance(shape, str):
@@ -245,6 +244,8 @@ def read_prompts(path: Path) -> list[Request]:
         requests.append(Request(prompt, tuple(path.parent / image for image in images), shape))
     if not requests:
         raise UserError(f"{path} holds no prompts: put one on each line")
+    if unread:
+        print(f"warning: {path}: {', '.join(unread)}: not read, prompt, images and shape are", file=sys.stderr)
     return requests
 
 
