@@ -116,6 +116,13 @@ def test_control_tokens_in_a_prompt_are_only_characters(export):
     assert opened.decode([*opened.encode("äh 猫"), opened.vocabulary.eos_id]) == "äh 猫"
 
 
+def test_keys_of_prompts_that_are_not_read_are_told(tmp_path, capsys):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "x", "image": "a.png"}\n{"prompt": "y", "shape": "1:1", "seed": 5}\n')
+    assert [request.prompt for request in generate.read_prompts(tmp_path / "p.jsonl")] == ["x", "y"]
+    told = capsys.readouterr().err
+    assert told == f"warning: {tmp_path / 'p.jsonl'}: image, seed: not read, prompt, images and shape are\n"
+
+
 @pytest.mark.parametrize(
     ("task", "options", "told"),
     [
@@ -160,12 +167,6 @@ def test_bad_requests_are_one_line(export, tmp_path, monkeypatch, arguments, mes
     [
         ("p.jsonl", b'{"prompt": "x"}\n{"text": "y"}', "p.jsonl line 2: not of the form"),
         ("p.jsonl", b"{", "p.jsonl line 1: not of the form"),
-        (
-            "p.jsonl",
-            b'{"prompt": "x", "image": "a.png"}',
-            "p.jsonl line 1: 'image' is not read, prompt, images and shape",
-        ),
-        ("p.jsonl", b'{"prompt": "x", "seed": 5}', "p.jsonl line 1: 'seed' is not read"),
         ("p.jsonl", b'{"prompt": 3}', "p.jsonl line 1: the prompt is 3"),
         ("p.jsonl", b'{"prompt": "x", "images": "a.png"}', "p.jsonl line 1: images is 'a.png': give a list"),
         ("p.jsonl", b'{"images": ["gone.png"]}', "gone.png: there is no such picture"),
