@@ -312,10 +312,10 @@ class UniXProcessor(ProcessorMixin):
         rows, columns = self.grid
         size = self.settings["codebook_size"]
         all_codes = [one for one in ([codes] if isinstance(codes, Tensor) else codes) if one.numel()]
-        wrong = [code for one in all_codes for code in (int(one.min()), int(one.max())) if not 0 <= code < size]
-        if wrong:
+        outside = [code for one in all_codes for code in (int(one.min()), int(one.max())) if not 0 <= code < size]
+        if outside:
             raise ValueError(
-                f"{wrong[0]} is no code: those are 0 to {size - 1}, the ids less image_token_offset {self.offset}"
+                f"{outside[0]} is no code: those are 0 to {size - 1}, the ids less image_token_offset {self.offset}"
             )
         if not isinstance(codes, Tensor):
             wrong = [list(one.shape) for one in codes if tuple(one.shape) not in (self.shapes or [self.grid])]

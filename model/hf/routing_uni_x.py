@@ -191,11 +191,12 @@ def _restarts(position_ids: Tensor, real: Tensor | None, before: Tensor) -> Tens
 
 def same_ends(*said: Tensor | None) -> Tensor | None:
     """The one that the caller gave of several names for where packed documents end. Raises ValueError if two differ."""
-    first, *others = [one for one in said if one is not None] or [None]
-    others = [other for other in others if other is not first and not torch.compiler.is_compiling()]
-    if any(not torch.equal(other.cpu(), first.cpu()) for other in others):
-        raise ValueError("cu_seq_lens_q and cu_seq_lens_k differ: documents of packed rows see themselves alone")
-    return first
+    given = [one for one in said if one is not None]
+    for other in given[1:]:
+        same = other is given[0] or torch.compiler.is_compiling() or torch.equal(other.cpu(), given[0].cpu())
+        if not same:
+            raise ValueError("cu_seq_lens_q and cu_seq_lens_k differ: documents of packed rows see themselves alone")
+    return given[0] if given else None
 
 
 def starts_of(
