@@ -46,6 +46,8 @@ class UniXModel(LanguageModule):
                 max_sequence_length=config.max_position_embeddings,
                 position_embedding_type="rope",
             )
+            # With sequence parallelism megatron-core draws this dropout from a generator of its own, which no row seeds.
+            self.embedding.embedding_dropout = torch.nn.Identity()
         self.decoder = TransformerBlock(
             config=transformer,
             spec=block_submodules(
@@ -93,8 +95,9 @@ class UniXModel(LanguageModule):
         """ids [S] in separated order -> [S(/tp), 1, h], after the final norm on the last stage, in `last_order`."""
         embedded = None
         if self.pre_process:
-            routing.seed_dropout("embedding")
             embedded = self.embedding(input_ids=routing.enter(ids, self.first_order)[None], position_ids=None)
+            routing.seed_dropout("embedding")
+            embedded = torch.nn.functional.dropout(embedded, self.config.hidden_dropout, self.training)
         return self.decoder(hidden_states=embedded, attention_mask=None, packed_seq_params=routing)
 
     def logits(self, ids: Tensor, routing: RowRouting) -> Tensor:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 
 import torch
+from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
 from model.config import ModelConfig
 from model.vocabulary import IGNORED
@@ -85,6 +86,8 @@ def train(
     """
     engine = make_engine(changes, parallel, optim, precision)
     torch.rand(drawn_before)
+    with get_cuda_rng_tracker().fork():  # megatron-core's own generator
+        torch.rand(drawn_before)
     return train_with(engine, optim, steps)
 
 

@@ -323,8 +323,9 @@ def test_dropout_zeroes_its_share_in_training_and_nothing_when_measuring():
     engine, plain = engine_of(config, dropping), engine_of(config)
     assert engine.evaluate(rows) == plain.evaluate(rows)
     seen = []
-    for module in (engine.stages[0].embedding, engine.stages[0].decoder.layers[0]):
-        module.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
+    decoder = engine.stages[0].decoder
+    decoder.register_forward_pre_hook(lambda _, __, given: seen.append(given["hidden_states"]), with_kwargs=True)
+    decoder.layers[0].register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
     engine.train_step(rows[1:2], lr=0.0)
     embedded, after_one_layer = seen
     assert (embedded == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
