@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from model.errors import UserError
 from model.layer_kinds import KINDS, SEPARATED, SHARED
 from model.vocabulary import Vocabulary
+from pretrain.system.errors import UserError
 
 if TYPE_CHECKING:
     from model.hf.rope_uni_x import Rope

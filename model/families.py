@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 if TYPE_CHECKING:
     from model.config import ModelConfig

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from model.config import MODEL_TYPES, ModelConfig
-from model.errors import UserError
 from model.families import FAMILIES, OTHERS
+from pretrain.system.errors import UserError
 
 USED = (
     "model_type",

@@ -16,13 +16,13 @@ from typing import Any
 from torch import Tensor
 
 from model.config import MODEL_TYPES, ModelConfig, layer_kinds
-from model.errors import UserError
 from model.families import FAMILIES, setting
 from model.hf_keys import check_keys
 from model.rope import rope_of
 from model.stored_tensors import INDEX, SINGLE, stored_tensors_of
 from model.tokenizer_file import read_tokenizer
 from model.weight_names_released import from_released
+from pretrain.system.errors import UserError
 
 PICTURE_MARKS = ("<|vision_start|>", "<|vision_end|>")
 ALL_ENDS = tuple(dict.fromkeys(name for family in FAMILIES.values() for name in family.end_of_text))

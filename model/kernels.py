@@ -11,7 +11,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 TORCH, TRANSFORMER_ENGINE = "torch", "transformer_engine"
 NAMES = (TORCH, TRANSFORMER_ENGINE)

@@ -26,11 +26,11 @@ from megatron.core.transformer.transformer_layer import (
 )
 from torch import Tensor
 
-from model.again import Recipe
 from model.config import ModelConfig
 from model.fused import rms_norm, swiglu
 from model.kernels import TORCH, Kernels, kernels_of
 from model.layer_kinds import DOCUMENT, KINDS, SEPARATED_ORDER
+from model.recompute import Recipe
 from model.routing import RowRouting
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from model.errors import UserError
 from model.shapes import FITS, MOST_SHAPES, Grid, size_word
 from model.vocabulary import Vocabulary
+from pretrain.system.errors import UserError
 
 Encode = Callable[[str], Sequence[int]]  # text -> ids, with no special tokens added; cache it when rows are many
 

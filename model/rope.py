@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 SCALINGS: dict[str, tuple[str, ...]] = {
     "default": (),

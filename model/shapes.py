@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.errors import UserError
 from model.hf.shapes_uni_x import Grid, nearest_shape, shape_of, share_lost, size_word
+from pretrain.system.errors import UserError
 
 __all__ = [
     "ASPECT_RATIOS",

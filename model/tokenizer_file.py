@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 CONFIG, ADDED = "tokenizer_config.json", "added_tokens.json"
 

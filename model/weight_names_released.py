@@ -6,7 +6,7 @@ carry the index of their layer. All other names are those of Qwen in both.
 
 from __future__ import annotations
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 # prefix in the published checkpoint -> where its layer 0 stands in the model, from the number of layers and of last ones
 VISION_PREFIXES = {

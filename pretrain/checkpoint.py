@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from model.disk import writing
-from model.errors import UserError
-from pretrain.attempt import PARTIAL, Attempt
-from pretrain.together import Together
+from pretrain.coordination import Together
+from pretrain.fencing import PARTIAL, Attempt
+from pretrain.system.disk import writing
+from pretrain.system.errors import UserError
 
 MANIFEST = "manifest.json"
 PREFIX = "step_"

@@ -10,10 +10,10 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.errors import UserError
-from model.strict_yaml import read_yaml
 from pretrain.config_checks import ABSENT, check
 from pretrain.parallel import ParallelLayout
+from pretrain.system.errors import UserError
+from pretrain.system.strict_yaml import read_yaml
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ class DataSection:
     heldout: str = ""  # folder or URL of code shards that are only measured on
     cache: str = ""  # folder on a disk of each node, through which datasets at URLs are read
     cache_limit: float = 0.0  # GiB of shards that stay in it (0: all)
-    wordings: str = ""  # of prompts for captioned pictures: a name in pretrain/wordings or a file ('': pretraining's)
+    wordings: str = (
+        ""  # of prompts for captioned pictures: a name in pretrain/prompt_templates or a file ('': pretraining's)
+    )
     row_length: int = 1024  # tokens in a row
     row_multiple: int = 8  # both modalities' tokens come in multiples of this (tensor-parallel size, or more)
     rows_per_step: int = 8  # global batch, in rows

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from model import kernels
-from model.errors import UserError
 from model.families import BY_FLAVOUR
 from model.layer_kinds import KINDS
-from model.threads import usable_cores
 from pretrain.engines import ENGINES, that_have
+from pretrain.system.errors import UserError
+from pretrain.system.threads import usable_cores
 
 if TYPE_CHECKING:
     from pretrain.config import Origin, TrainConfig

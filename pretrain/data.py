@@ -7,19 +7,19 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from model.disk import tell
-from model.errors import UserError
 from model.hf.text_uni_x import TextEncoder
 from model.prompts import size_ids
 from pretrain import setup
 from pretrain.config import DataSection, TrainConfig
-from pretrain.fetch_ahead import bytes_needed
 from pretrain.loader import RowDataset, Source, check_sources, rows_from
-from pretrain.place import Place
+from pretrain.prefetch import bytes_needed
+from pretrain.process_ranks import Place
+from pretrain.prompt_templates import read_wordings
 from pretrain.row_tensors import Row
 from pretrain.rows import RowSize, Stage
+from pretrain.system.disk import tell
+from pretrain.system.errors import UserError
 from pretrain.tasks import TaskShares, TokenizedPrompts, tokenize_prompts
-from pretrain.wordings import read_wordings
 from tokenization.readers.document import CAPTION_PAIR, CONVERSATION, EDIT, KINDS
 from tokenization.shard_cache import GIB, Cache
 from tokenization.shards import open_dataset

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.errors import UserError
 from pretrain.config import DataSection
+from pretrain.system.errors import UserError
 
 
 def check_inputs(data: DataSection, init_from: str = "") -> None:
@@ -14,7 +14,7 @@ def check_inputs(data: DataSection, init_from: str = "") -> None:
     Reads manifests and other small files only. What lies at a URL is not asked for: `pretrain.data` does, once. A run of
     several processes does not call this: on one node alone something may be absent, which only that node's process could say.
     """
-    from pretrain.wordings import read_wordings
+    from pretrain.prompt_templates import read_wordings
     from tokenization.shards import open_dataset
     from tokenization.vq import find_folder
 

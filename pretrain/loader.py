@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy
 import torch
 
-from model.errors import TryAgain, UserError
 from model.shapes import framing_of, size_word
 from model.vocabulary import Vocabulary
-from pretrain.fetch_ahead import FetchAhead
 from pretrain.lost_workers import Sent, never_lost, sent
+from pretrain.prefetch import FetchAhead
 from pretrain.row_tensors import Row, assemble
 from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, Stage, parts_of_index, seeded
+from pretrain.system.errors import TryAgain, UserError
 from pretrain.tasks import (
     NO_INSTRUCTION,
     ORDERED,

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 import pretrain.loader  # noqa: F401
-from model.light_imports import mds_reader
+from pretrain.system.light_imports import mds_reader
 
 mds_reader()

@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from model.errors import TryAgain, UserError
-from pretrain.attempt import Attempt, TakenOver
 from pretrain.config import TrainConfig
 from pretrain.conflict.watch import ConflictWatch
+from pretrain.coordination import Together
 from pretrain.data import Data
 from pretrain.engines import Engine, StepFigures
+from pretrain.fencing import Attempt, TakenOver
 from pretrain.metrics import Metrics
 from pretrain.profiler import Profiler
 from pretrain.progress import Progress
@@ -25,11 +25,11 @@ from pretrain.records import Records
 from pretrain.report import Report
 from pretrain.row_sharing import RowSharing
 from pretrain.row_tensors import Row
-from pretrain.sampler import Sampler
+from pretrain.sample_writer import Sampler
 from pretrain.saver import Saver
 from pretrain.schedule import learning_rate
 from pretrain.stop import Stop
-from pretrain.together import Together
+from pretrain.system.errors import TryAgain, UserError
 from pretrain.watchdog import Watchdog
 
 

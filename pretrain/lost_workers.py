@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from model.errors import TryAgain
+from pretrain.system.errors import TryAgain
 
 RESTARTS = 5  # of a process's workers; what kills them more often than that will not go away
 LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")  # torch has no class for this error

@@ -8,9 +8,9 @@ import os
 import time
 from pathlib import Path
 
-from model.disk import disk_error
 from pretrain.json_lines import lines_backwards, parsed
 from pretrain.records import Records
+from pretrain.system.disk import disk_error
 from pretrain.tensorboard_log import TensorboardLog
 from pretrain.wandb_log import WandbLog
 

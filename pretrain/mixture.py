@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tokenization.lengths import LengthIndex
 from tokenization.sample import WORDING
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from model.config import ModelConfig, layer_kinds
-from model.errors import UserError
 from model.families import FAMILIES, family_of
 from model.layer_kinds import SHARED
 from pretrain.config import ModelSection
+from pretrain.system.errors import UserError
 
 WORKED_OUT = {"image_token_offset", "max_position_embeddings", "rope_scaling"}
 SAME_IN_BOTH = tuple(

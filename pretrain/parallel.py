@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from model.config import ModelConfig
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 
 @dataclass(frozen=True)

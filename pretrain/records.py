@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from model.disk import tell, told
+from pretrain.system.disk import tell, told
 from tokenization.files import write_atomically
 
 MOST_BYTES = 1 << 28  # that wait in memory; what comes after them is lost, and counted

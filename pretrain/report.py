@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from model.config import ModelConfig
-from pretrain.attempt import Attempt
 from pretrain.config import TrainConfig
+from pretrain.coordination import Together
 from pretrain.engines import StepFigures
+from pretrain.fencing import Attempt
 from pretrain.flops import row_flops
 from pretrain.machine import device_name, peak_memory, peak_tflops
 from pretrain.metrics import Metrics, Pace, duration, progress_line
@@ -15,7 +16,6 @@ from pretrain.progress import NO_STEPS, Progress, what_was_wrong
 from pretrain.records import Records
 from pretrain.row_tensors import Row
 from pretrain.run_folder import note_event
-from pretrain.together import Together
 
 LINE_SECONDS = 30.0  # after which a line is printed, however few steps there were
 ESTIMATE_AFTER = 2  # steps of a start; the first one also warms up

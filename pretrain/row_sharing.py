@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pretrain.place import Place
+from pretrain.process_ranks import Place
 from pretrain.row_tensors import TENSORS, Row
 
 LENGTHS = ("document", "text", "vision")

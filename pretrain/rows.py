@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy
 
-from model.errors import UserError
 from pretrain.mixture import Mixture, SourceLengths, Stage, seeded, tokens_of
 from pretrain.packing import argsort_small, pack_mixed
+from pretrain.system.errors import UserError
 from pretrain.tasks import (
     ORDERED,
     TEXT,

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from model.config import ModelConfig
-from model.disk import told, writing
-from model.errors import RunFailed, UserError
 from pretrain import checkpoint, machine
-from pretrain.attempt import Attempt, may_take_over
 from pretrain.config import TrainConfig, dump_config
+from pretrain.coordination import Together
+from pretrain.fencing import Attempt, may_take_over
 from pretrain.progress import Progress
 from pretrain.records import Records
-from pretrain.together import Together
+from pretrain.system.disk import told, writing
+from pretrain.system.errors import RunFailed, UserError
 from tokenization.files import write_atomically
 
 MOST_CHANGES = 6  # settings that are told

@@ -17,8 +17,8 @@ import sys
 import types
 import warnings
 
-from model.cpu_memory import keep_freed_memory
-from model.light_imports import NOT_INSTALLED, import_megatron, leave_torchvision_out
+from pretrain.system.cpu_memory import keep_freed_memory
+from pretrain.system.light_imports import NOT_INSTALLED, import_megatron, leave_torchvision_out
 
 _installed = False
 

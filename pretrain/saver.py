@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from model.errors import RunFailed
 from pretrain import checkpoint
-from pretrain.attempt import Attempt
 from pretrain.config import CheckpointSection
-from pretrain.pieces import Piece, copied
+from pretrain.coordination import Together, all_processes
+from pretrain.fencing import Attempt
 from pretrain.sharded_files import write_format, write_pieces
-from pretrain.together import Together, all_processes
+from pretrain.system.errors import RunFailed
+from pretrain.tensor_boxes import Piece, copied
 
 
 class Saver:

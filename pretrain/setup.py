@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from model.config import ModelConfig, layer_kinds
-from model.errors import UserError
 from model.families import BY_FLAVOUR
 from model.prompts import PromptTemplates
 from model.rope import rope_of
@@ -17,6 +16,7 @@ from model.tokenizer_file import read_tokenizer
 from pretrain.config import ModelSection
 from pretrain.inputs import tokenizer_file
 from pretrain.model_section import SAME_IN_BOTH
+from pretrain.system.errors import UserError
 
 CONTEXT = 32_768  # tokens, where neither the configuration nor the weights say
 ROW_MULTIPLE = 64  # embedding rows are rounded up to this, so that tensor parallelism divides them

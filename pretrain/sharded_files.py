@@ -37,9 +37,9 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from model.disk import disk_error, writing
-from model.errors import UserError
-from pretrain.pieces import Piece
+from pretrain.system.disk import disk_error, writing
+from pretrain.system.errors import UserError
+from pretrain.tensor_boxes import Piece
 
 FORMAT = {
     "sharded_backend": "torch_dist",

@@ -9,25 +9,25 @@ import torch
 from model.kernels import in_use
 from model.weight_shapes import parameters
 from pretrain import machine, rank_log, runtime
-from pretrain.attempt import INTERRUPTED, claim
 from pretrain.config import TrainConfig
 from pretrain.config_checks import without_effect
 from pretrain.conflict.watch import ConflictWatch
+from pretrain.coordination import Together, all_processes
 from pretrain.data import Data
 from pretrain.engines import make_engine
+from pretrain.fencing import INTERRUPTED, claim
 from pretrain.loop import Work, loop
 from pretrain.parallel import stages_per_rank
-from pretrain.place import place_here
+from pretrain.process_ranks import place_here
 from pretrain.rank_log import RankLog
 from pretrain.records import Records
 from pretrain.report import LINE_SECONDS
 from pretrain.row_sharing import RowSharing
 from pretrain.row_tensors import Row
 from pretrain.run_folder import go_back, hold, note_event, open_run, resume, settings_changed
-from pretrain.sampler import Sampler
+from pretrain.sample_writer import Sampler
 from pretrain.saver import Saver
 from pretrain.stop import Stop
-from pretrain.together import Together, all_processes
 from pretrain.watchdog import Watchdog
 
 

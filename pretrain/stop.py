@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from model.disk import tell
+from pretrain.system.disk import tell
 
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 

@@ -18,11 +18,11 @@ from functools import cached_property, lru_cache
 import numpy
 
 from model import prompts
-from model.errors import UserError
 from model.hf.shapes_uni_x import trailing_shape
 from model.prompts import BETWEEN_TURNS, TURN_END, TURN_START, PromptTemplates
 from model.shapes import size_word
 from model.vocabulary import IGNORED, Vocabulary
+from pretrain.system.errors import UserError
 from tokenization.readers.document import CONVERSATION, EDIT, INTERLEAVED, KINDS, ROLES
 from tokenization.readers.document import TEXT as TEXT_KIND
 from tokenization.sample import PICTURE, ROLE, SHAPE, WORDING, Part

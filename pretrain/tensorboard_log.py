@@ -11,8 +11,8 @@ import socket
 import time
 from pathlib import Path
 
-from model.light_imports import tensorboard_records
 from pretrain.records import Records
+from pretrain.system.light_imports import tensorboard_records
 
 
 class TensorboardLog:

@@ -16,12 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import os
 
-from model.errors import ToldByAnother, TryAgain, UserError, run_command
 from model.kernels import check_installed, check_loads
-from model.threads import settle_threads
 from pretrain.config import load_config
 from pretrain.inputs import check_inputs
-from pretrain.place import check_world
+from pretrain.process_ranks import check_world
+from pretrain.system.errors import ToldByAnother, TryAgain, UserError, run_command
+from pretrain.system.threads import settle_threads
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,8 +63,8 @@ def main() -> int:
     threads.use()
     if not config.run.threads and os.environ.get("RANK", "0") == "0":
         print(threads, flush=True)
+    from pretrain.coordination import lost_processes
     from pretrain.start import train
-    from pretrain.together import lost_processes
 
     try:
         code = train(config, sys.argv)

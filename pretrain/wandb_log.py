@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 
 class WandbLog:

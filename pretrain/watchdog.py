@@ -11,7 +11,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from model.disk import tell
+from pretrain.system.disk import tell
 
 HUNG = 75  # exit code, sysexits.h's "temporary failure": whoever started the run should start it again
 REMEMBERED = 32  # steps whose median is taken

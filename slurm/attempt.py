@@ -20,9 +20,9 @@ import os
 import re
 import time
 
-from model.disk import REMEDIES
-from model.errors import UserError, run_command
 from pretrain.json_lines import last_objects
+from pretrain.system.disk import REMEDIES
+from pretrain.system.errors import UserError, run_command
 
 DONE, REFUSED, REQUEUE, RESTART, STOP = "done", "refused", "requeue", "restart", "stop"
 WORDS = {0: "done", 1: "failed", 2: "wrong configuration or input", 75: "hung", 130: "saved and left after a signal"}

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import os
 
-from model.errors import TryAgain, UserError, run_command
+from pretrain.system.errors import TryAgain, UserError, run_command
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def fitting_nodes(config, nodes: int, per_node: int, fit: bool) -> tuple[int, int]:
     """(nodes to use, data-parallel ranks). Raises UserError when the run cannot go over all nodes, or, with `fit`, over any."""
-    from pretrain.place import check_world
+    from pretrain.process_ranks import check_world
 
     first: UserError | None = None
     for count in range(nodes, 0, -1):
@@ -64,7 +64,7 @@ def check_start(config) -> str:
     """What the run would start from, in words. Raises UserError for what would keep it from starting."""
     from pretrain import checkpoint
     from pretrain.data import Data
-    from pretrain.place import Place
+    from pretrain.process_ranks import Place
     from pretrain.run_folder import check_model
 
     run = Path(config.run.folder)

@@ -27,7 +27,7 @@ import time
 from collections import Counter
 from importlib import metadata
 
-from model.errors import TryAgain, UserError, run_command
+from pretrain.system.errors import TryAgain, UserError, run_command
 from slurm.shared_memory import remove_leftovers
 from tokenization.remote import inside, read_small
 

@@ -20,7 +20,7 @@ import re
 import shlex
 import subprocess
 
-from model.errors import RunFailed, UserError, run_command
+from pretrain.system.errors import RunFailed, UserError, run_command
 from slurm import plan
 
 WITH_SITE = (

@@ -26,8 +26,8 @@ def main() -> None:
     """Serve until standard input ends: {"run": request} -> {"pid"}, {"wait": pid} -> {"code"} (negative: a signal)."""
     import torch
 
-    from model.light_imports import mds_reader, mds_writer, vq_model
     from pretrain import runtime
+    from pretrain.system.light_imports import mds_reader, mds_writer, vq_model
 
     torch.set_num_threads(1)
     runtime.install()

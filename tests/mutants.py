@@ -95,7 +95,7 @@ FAULTS: dict[tuple[str, str], list[tuple[str, str]]] = {  # by group and file: o
         ('group = "vision_layers" if branch == "vision" else "layers"', 'group = "vision_layers" if branch == "text" else "layers"'),
         ("tensor.reshape(groups, -1, d, *tensor.shape[1:])", "tensor.reshape(-1, groups, d, *tensor.shape[1:])"),
     ],
-    ("conversion", "model/from_hf.py"): [
+    ("conversion", "model/starting_weights.py"): [
         ("else min(config.image_token_offset, len(old))", "else min(config.image_token_offset - 1, len(old))"),
     ],
     ("guidance", "model/hf/guidance_uni_x.py"): [
@@ -182,13 +182,13 @@ FAULTS: dict[tuple[str, str], list[tuple[str, str]]] = {  # by group and file: o
         ("return ZERO_OPTIMIZATION", "return super()._do_optimizer_sanity_check(_optimizer)"),
         ("engine.destroy()", "pass"),
     ],
-    ("checkpoints", "pretrain/pieces.py"): [
+    ("checkpoints", "pretrain/tensor_boxes.py"): [
         ("at = (at[0], at[1] + column)", "at = (at[0], at[1])"),
         ("head = min(-(-low // row) * row, high)", "head = min(low // row * row + row, high)"),
         ("if least == rank:", "if least == 0:"),
         ('detach().to("cpu", copy=True)', 'detach().to("cpu", copy=False)'),
     ],
-    ("checkpoints", "pretrain/engines/held_state.py"): [
+    ("checkpoints", "pretrain/engines/rank_state.py"): [
         ("if name == EMBEDDING and not any(stage.pre_process for stage in stages):", "if False:"),
         ("return rank == 0 or whole_shape(name, (1, 1), ranks) != (1, 1)", "return True"),
         ('tensors["master"] = main.data', 'tensors["master"] = parameter.data.float().view(-1)[: main.numel()].view(main.shape)'),
@@ -233,7 +233,7 @@ FAULTS: dict[tuple[str, str], list[tuple[str, str]]] = {  # by group and file: o
         ("(log.heldout_every and step % log.heldout_every == 0)", "(log.heldout_every and (step + 1) % log.heldout_every == 0)"),
         ("found = work.together.largest(here)", "found = here"),
     ],
-    ("again", "model/again.py"): [
+    ("again", "model/recompute.py"): [
         ("arguments[0], output", "arguments[0] * 1.0000001, output"),
         ("with torch.no_grad():", "if True:"),
         ("made.clear()", "pass"),

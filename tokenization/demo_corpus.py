@@ -22,7 +22,7 @@ import tarfile
 import unicodedata
 from collections import defaultdict
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tokenization.files import begin_folder, publish_folder
 
 SKIN_TONES = range(0x1F3FB, 0x1F400)

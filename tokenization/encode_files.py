@@ -15,7 +15,7 @@ from tokenization.encoder_record import encoder_record, made_otherwise
 from tokenization.manifest import write_rejects
 from tokenization.parts import PARTS, FileRecord, PartRecord, write_file_record, write_part
 from tokenization.pipeline import CHUNK, Chunk, Preparation, prefetched
-from tokenization.work import Begin, Done, Event, Known, WorkFile, events
+from tokenization.worker_plan import Begin, Done, Event, Known, WorkFile, events
 
 if TYPE_CHECKING:
     from tokenization.vq_base import VQ

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from model.disk import writing
-from model.errors import UserError
+from pretrain.system.disk import writing
+from pretrain.system.errors import UserError
 
 
 def write_atomically(path: Path, data: bytes) -> None:

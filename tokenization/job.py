@@ -18,8 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from model.errors import UserError
 from model.shapes import Framing, recorded, size_word
+from pretrain.system.errors import UserError
 from tokenization.encoder_record import encoder_record
 from tokenization.files import is_temporary, write_atomically
 from tokenization.filters import Filters

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from model.disk import writing
+from pretrain.system.disk import writing
 from tokenization.duplicates import repeats
 from tokenization.encode import TooManyRejects
 from tokenization.encoder_record import distinct

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from model.disk import writing
+from pretrain.system.disk import writing
 from tokenization.files import publish_folder, sha256_of, temporary_name, write_atomically
 from tokenization.lengths import as_bytes, part_arrays
 from tokenization.readers.document import Reject
@@ -75,7 +75,7 @@ def part_folder(output: Path, file: int, part: int) -> Path:
 
 def mds_writer() -> type:
     """streaming's MDSWriter; the first call imports it."""
-    from model.light_imports import mds_writer
+    from pretrain.system.light_imports import mds_writer
 
     return mds_writer()
 
@@ -199,7 +199,7 @@ def contents_of(output: Path, record: PartRecord) -> tuple[list[str], np.ndarray
         hashes = arrays["hashes"] if "hashes" in arrays else np.zeros((0, 4), np.uint64)
         if "ids" in arrays:
             return json.loads(arrays["ids"].tobytes()), hashes
-    from model.light_imports import mds_reader
+    from pretrain.system.light_imports import mds_reader
 
     readers = [mds_reader().from_json(str(folder), "", dict(shard)) for shard in record.shards]
     return [reader[number]["id"] for reader in readers for number in range(reader.size)], hashes

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from model.errors import UserError
 from model.hf.pictures_uni_x import fit
 from model.shapes import Framing
+from pretrain.system.errors import UserError
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded, in pixels: 192 MB as RGB. A bomb of 20,000 x 20,000 is refused by its header."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tokenization.vq_files import read_json
 
 FILE = "preprocessor_config.json"

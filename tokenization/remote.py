@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.errors import TryAgain, UserError
+from pretrain.system.errors import TryAgain, UserError
 from tokenization.files import sha256_of
 from tokenization.storage import filesystem_of, is_remote
 

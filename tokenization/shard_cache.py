@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tokenization.files import sha256_of, temporary_name
 from tokenization.remote import fetch_file
 

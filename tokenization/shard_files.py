@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 OPEN_SHARDS = 64
 """Shards that a process keeps open: rows in work at a time need no more, and an open file is a descriptor."""

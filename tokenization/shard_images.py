@@ -26,8 +26,8 @@ import warnings
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from model.errors import UserError, run_command
 from model.shapes import FITS, Framing, framing_of, grids_from
+from pretrain.system.errors import UserError, run_command
 
 if TYPE_CHECKING:
     from tokenization.batches import BatchCounts
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tokenization.filters import Filters
     from tokenization.text_tokenizer import TextTokenizer
     from tokenization.vq_base import VQ
-    from tokenization.work import WorkFile
+    from tokenization.worker_plan import WorkFile
 
 
 REASONS_TO_SAY, REJECTS_TO_READ = 5, 100_000
@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     from tokenization.readers import open_corpora
     from tokenization.text_tokenizer import load_text_tokenizer
     from tokenization.vq import find_folder
-    from tokenization.work import listed, slot_of
+    from tokenization.worker_plan import listed, slot_of
 
     grids_from(options.shapes, 32)  # a word that is none is refused before anything is read
     startup = Stopwatch()
@@ -273,15 +273,15 @@ def run(
 
 def open_vq(name: str, device: str | None) -> VQ:
     """The image tokenizer on the device asked for, by default the GPU if there is one."""
-    from model.cpu_memory import keep_freed_memory
-    from model.threads import settle_threads
+    from pretrain.system.cpu_memory import keep_freed_memory
+    from pretrain.system.threads import settle_threads
 
     threads = settle_threads()
     keep_freed_memory()  # a fifth of the encoder's time on a CPU
     import torch
 
     from tokenization.vq import load_vq
-    from tokenization.work import local_rank
+    from tokenization.worker_plan import local_rank
 
     threads.use()
     try:

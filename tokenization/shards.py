@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tokenization.files import sha256_of
 from tokenization.lengths import ARRAYS, KEPT, LENGTHS, LengthIndex, open_lengths
 from tokenization.manifest import FORMAT_VERSION, INDEX, JOB, MANIFEST, SHAPES_VERSION, dataset_fingerprint
@@ -129,7 +129,7 @@ class CodeDataset:
 
     @cached_property
     def _readers(self) -> list[Any]:
-        from model.light_imports import mds_reader
+        from pretrain.system.light_imports import mds_reader
 
         readers = [mds_reader().from_json(str(self.folder), "", shard) for shard in self._shards]
         try:

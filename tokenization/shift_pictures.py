@@ -24,7 +24,7 @@ import tarfile
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tokenization.files import write_text
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")

@@ -23,7 +23,7 @@ import json
 import math
 import time
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tokenization.files import files_for
 from tokenization.vq_pictures import PictureBuffer
 
@@ -126,7 +126,7 @@ def build_model(arguments: argparse.Namespace):
     """diffusers' VQModel with Chameleon's blocks: one resnet a level, attention in the middle only; or that of --start."""
     import torch
 
-    from model.light_imports import vq_model
+    from pretrain.system.light_imports import vq_model
 
     VQModel = vq_model()
     if arguments.start:
@@ -290,12 +290,12 @@ def capacity_of(arguments: argparse.Namespace) -> int:
 def main() -> int:
     """Train, measure on held-out pictures, save."""
     arguments = parse_arguments()
-    from model.threads import settle_threads
+    from pretrain.system.threads import settle_threads
 
     threads = settle_threads(arguments.threads)
     import torch
 
-    from model.cpu_memory import keep_freed_memory
+    from pretrain.system.cpu_memory import keep_freed_memory
 
     keep_freed_memory()
     threads.use()

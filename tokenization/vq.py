@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tokenization.vq_base import VQ
 from tokenization.vq_files import read_json
 

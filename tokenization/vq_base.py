@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

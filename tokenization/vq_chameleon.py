@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tokenization.vq_base import VQ
 from tokenization.vq_files import check_settings, in_one_line, load_exactly, read_json, read_safetensors
 
@@ -144,7 +144,7 @@ def read_checkpoint(path: Path) -> Any:
 
 def build_model(config: dict[str, Any], source: Path) -> torch.nn.Module:
     """A VQModel of this diffusers config, its weights random; `source` is the file that an error names."""
-    from model.light_imports import vq_model
+    from pretrain.system.light_imports import vq_model
 
     VQModel = vq_model()
     check_settings(config, inspect.signature(VQModel.__init__).parameters.keys(), source)

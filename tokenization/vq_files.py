@@ -7,8 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.errors import UserError
 from model.hf_keys import WITHOUT_EFFECT
+from pretrain.system.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.errors import UserError
 from model.stored_tensors import stored_tensors_of
+from pretrain.system.errors import UserError
 from tokenization.preprocessor_file import check_preprocessor
 from tokenization.vq_base import VQ
 from tokenization.vq_files import check_settings, in_one_line, load_exactly, read_json, read_safetensors
@@ -138,7 +138,7 @@ def load_transformers(folder: Path, *, name: str, image_size: int | None, device
     Of a whole model only the tokenizer's settings and tensors are read. UserError when there are no safetensors, when they
     do not fit, or for a setting that the class would ignore.
     """
-    from model.light_imports import leave_torchvision_out
+    from pretrain.system.light_imports import leave_torchvision_out
 
     leave_torchvision_out()
     import transformers

@@ -18,7 +18,7 @@ import json
 import statistics
 import time
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tokenization.files import write_text
 
 MODELS = {
@@ -205,8 +205,8 @@ def main() -> int:
     arguments = parse_arguments()
     if min(arguments.rounds, arguments.every, arguments.threads) < 1 or arguments.codes < 0:
         raise UserError("--rounds, --every and --threads take at least 1, --codes at least 0: change them")
-    from model.cpu_memory import keep_freed_memory
-    from model.light_imports import leave_torchvision_out
+    from pretrain.system.cpu_memory import keep_freed_memory
+    from pretrain.system.light_imports import leave_torchvision_out
 
     keep_freed_memory()
     leave_torchvision_out()

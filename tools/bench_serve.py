@@ -15,8 +15,8 @@ import threading
 import time
 from statistics import median
 
-from model.errors import RunFailed, run_command
-from tools.arguments import at_least, choose_device
+from pretrain.system.errors import RunFailed, run_command
+from tools.generation.arguments import at_least, choose_device
 
 ROOT = Path(__file__).resolve().parents[1]
 EPILOG = """\
@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
-    from tools.export_folder import check_export, open_export
+    from tools.export.folder import check_export, open_export
 
     check_export(args.model)
     if args.against or args.queue:

@@ -23,7 +23,7 @@ import json
 import shlex
 import subprocess
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tokenization.files import write_text
 
 OPTIMIZER_LR = 1e-4
@@ -167,7 +167,7 @@ def profile(engines: dict, row, file: Path) -> None:
 
 def measure_memory(arguments: argparse.Namespace) -> dict:
     """Measure and print the memory of one long document; returns the figures."""
-    from model.cpu_memory import return_freed_memory
+    from pretrain.system.cpu_memory import return_freed_memory
     from tools.benchmarks import cases, memory
 
     return_freed_memory()  # else the allocator's habits are measured, which GPUs do not have

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from model.errors import run_command
+from pretrain.system.errors import run_command
 
 COMMANDS = {  # name -> module with a main()
     "uni-x-train": "pretrain.train",

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 
-from model.errors import UserError, run_command
 from model.layer_kinds import APART, SEPARATED, SHARED
+from pretrain.system.errors import UserError, run_command
 
 DTYPES = ("keep", "fp32", "bf16")
 
@@ -95,13 +95,13 @@ def convert(arguments: argparse.Namespace) -> str:
     import torch
 
     from model.config import layer_kinds
-    from model.from_hf import NewWeights, starting_weights
     from model.hf_source import model_config, open_source, open_tokenizer, special_ids
+    from model.starting_weights import NewWeights, starting_weights
     from pretrain.checkpoint import publish_alone
     from pretrain.model_section import section_yaml
     from pretrain.setup import ROW_MULTIPLE
     from pretrain.sharded_files import write_whole
-    from tools.base_check import SMALL, largest_difference, stored_bytes
+    from tools.export.base_check import SMALL, largest_difference, stored_bytes
 
     source = open_source(arguments.hf)
     opened = open_tokenizer(source, arguments.tokenizer, arguments.add_tokens)

@@ -24,10 +24,10 @@ from functools import partial
 from typing import IO
 
 from model.config import MODEL_TYPES
-from model.disk import writing
-from model.errors import UserError, run_command
 from model.prompts import TURN_END
-from tools.chat_template import chat_template
+from pretrain.system.disk import writing
+from pretrain.system.errors import UserError, run_command
+from tools.export.chat_template import chat_template
 
 MARKS = ("config.json", "unix_prompts.json")  # files by which an earlier export is known, beside its code
 CODE_MARKS = ("modeling_uni_x.py", "modeling_unix.py")
@@ -74,9 +74,9 @@ def export_text(checkpoint: Path, output: Path) -> None:
 
 def export_text_of(folder: Path, output: Path) -> None:
     """The same of an export, a tuned or merged one too. Raises UserError for a folder that is no whole export."""
-    from tools.safetensors_shards import write_shards
-    from tools.text_of_export import read_configuration, text_weights
-    from tools.text_only import of_text
+    from tools.export.safetensors_shards import write_shards
+    from tools.export.text_only import of_text
+    from tools.export.text_weights import read_configuration, text_weights
 
     config = read_configuration(folder)
     if output.resolve() == folder.resolve():
@@ -92,8 +92,8 @@ def export_text_of(folder: Path, output: Path) -> None:
 
 def write_plain(output: Path, config, tokenizer: Path, history: str, weights: Callable[[Path], str]) -> None:
     """The plain folder; `weights` writes them to a folder and returns their dtype as a word."""
-    from tools.model_card import text_licence
-    from tools.text_only import plain_configuration, write_card
+    from tools.export.model_card import text_licence
+    from tools.export.text_only import plain_configuration, write_card
 
     values = plain_configuration(config, "")  # before anything is written
     check_output(output)
@@ -167,7 +167,7 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
     from model.config import ModelConfig
     from model.prompts import PromptTemplates
     from tokenization.vq import load_vq
-    from tools.model_card import model_card
+    from tools.export.model_card import model_card
 
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     if "made_from" in state:
@@ -202,8 +202,8 @@ def write_weights(checkpoint: Path, folder: Path, config, text_only: bool = Fals
 
     from model.weight_names import to_hugging_face, training_names
     from pretrain.sharded_files import read_whole, stored_tensors
-    from tools.safetensors_shards import write_shards
-    from tools.text_only import is_of_text, of_text
+    from tools.export.safetensors_shards import write_shards
+    from tools.export.text_only import is_of_text, of_text
 
     table, stored = training_names(config), stored_tensors(checkpoint)
     names = [name for name, parts in table.items() if not text_only or any(map(is_of_text, parts))]
@@ -338,8 +338,8 @@ def main() -> int:
     arguments = parse_arguments()
     if arguments.export:
         return main_of_export(arguments)
-    from model.light_imports import leave_torchvision_out
     from pretrain import checkpoint
+    from pretrain.system.light_imports import leave_torchvision_out
     from tokenization.vq import find_folder
 
     check_output(arguments.output)  # this and what follows it before the seconds that it takes to import torch

@@ -21,7 +21,7 @@ import shlex
 import subprocess
 import time
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tokenization.files import write_text
 
 PRESETS = {

@@ -19,7 +19,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tokenization.files import output_folder
 
 SHOWN = 24  # pictures of each side that the page shows
@@ -85,7 +85,7 @@ def draw(export, names: list[str], sampling) -> list:
     from tqdm import tqdm
 
     from model.prompts import text_to_image_ids
-    from tools.generation import draw_batch, sample_seed
+    from tools.generation.batches import draw_batch, sample_seed
 
     ids = [text_to_image_ids(name, export.encode, export.vocabulary, export.templates) for name in names]
     seeds = [sample_seed(sampling.seed, number, 0) for number in range(len(names))]
@@ -134,7 +134,7 @@ def caption(export, codes) -> list[str]:
     from tqdm import tqdm
 
     from model.prompts import image_to_text_ids
-    from tools.generation import continue_texts
+    from tools.generation.batches import continue_texts
 
     prompts = [image_to_text_ids(one.flatten(), export.encode, export.vocabulary, export.templates) for one in codes]
     said = []
@@ -200,14 +200,14 @@ def main() -> int:
     arguments = parse_arguments()
     read_metrics(arguments.run)
     output_folder(arguments.output)
-    from tools.export_folder import check_square, open_export
-    from tools.generation import Sampling
+    from tools.export.folder import check_square, open_export
+    from tools.generation.batches import Sampling
 
     export = open_export(arguments.model)
     check_square(export, "demo_report.py")
     import numpy
 
-    from tools import report_page
+    from tools.reports import report_page
 
     train, heldout = (
         load_gallery(arguments.data / "shards" / side, export.templates.grid) for side in ("train", "heldout")

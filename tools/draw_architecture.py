@@ -13,7 +13,7 @@ import textwrap
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tokenization.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +87,7 @@ STAGES = (
     ),
     Stage(
         "Export",
-        ("tools/convert_to_hf.py", "model/weight_names.py", "tools/model_card.py"),
+        ("tools/convert_to_hf.py", "model/weight_names.py", "tools/export/model_card.py"),
         "a Hugging Face folder: weights, code, processor, image tokenizer, card",
     ),
     Stage(

@@ -20,7 +20,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 
 GIB = 2**30
 
@@ -56,8 +56,8 @@ def figures_of(arguments: argparse.Namespace) -> list[dict]:
     from pretrain.config import load_config
     from pretrain.engines import ENGINES, that_have
     from pretrain.parallel import check_layout
-    from pretrain.place import check_world
     from pretrain.planning.shape import row_shape, sizes_of_data
+    from pretrain.process_ranks import check_world
     from pretrain.setup import sized_config
 
     config = load_config(arguments.config, arguments.overrides)
@@ -100,7 +100,7 @@ def figures_of(arguments: argparse.Namespace) -> list[dict]:
 
 def report(found: list[dict]) -> Iterator[str]:
     """The lines to print."""
-    from tools.text_table import table
+    from tools.reports.text_table import table
 
     head = [
         "stage",

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tokenization.files import output_folder
 
 BATCH = 32
@@ -51,7 +51,7 @@ def edit_all(export, rows, codes, sampling) -> list:
     """The model's picture for each edit; `codes` are those of the source pictures, or None to ask without them."""
     from tqdm import tqdm
 
-    from tools.generation import Request, draw_batch, prompt_ids, sample_seed
+    from tools.generation.batches import Request, draw_batch, prompt_ids, sample_seed
 
     sources = [[of_row.flatten()] for of_row in codes] if codes is not None else [[]] * len(rows)
     prompts = [prompt_ids(export, "edit", Request(row.instruction), given) for row, given in zip(rows, sources)]
@@ -81,7 +81,7 @@ def mean_targets(folder: Path, size: int) -> dict:
     import numpy
     from PIL import Image
 
-    from tools.edit_figures import pixels, read_edits
+    from tools.reports.edit_figures import pixels, read_edits
 
     by_kind: dict[str, list] = {}
     for row in read_edits(folder, size, AVERAGED):
@@ -109,9 +109,9 @@ def main() -> int:
     if not (arguments.edits / "edits.json").is_file():
         raise UserError(f"{arguments.edits}: no finished editing corpus: make it with tokenization/demo_edits.py")
     output_folder(arguments.output)
-    from tools import edit_figures, edit_page
-    from tools.export_folder import check_square, open_export
-    from tools.generation import Sampling
+    from tools.export.folder import check_square, open_export
+    from tools.generation.batches import Sampling
+    from tools.reports import edit_figures, edit_page
 
     export = open_export(arguments.model)
     check_square(export, "edit_report.py")

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tools.evaluation.arguments import build_parser, check_arguments
 from tools.evaluation.tasks import EVALUATIONS
 
@@ -33,7 +33,7 @@ def check_paths(args: argparse.Namespace) -> None:
     """Raise UserError for a path that is not there, before the seconds that it takes to import torch."""
     from pretrain.inputs import holds_checkpoint
     from tokenization.vq import find_folder
-    from tools.export_folder import check_export
+    from tools.export.folder import check_export
 
     if args.model and not args.scored:
         check_export(args.model)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 
-from model.errors import RunFailed, UserError, run_command
+from pretrain.system.errors import RunFailed, UserError, run_command
 
 EPILOG = """\
 example:

@@ -21,7 +21,7 @@ import re
 import subprocess
 import tempfile
 
-from model.errors import RunFailed, UserError, run_command
+from pretrain.system.errors import RunFailed, UserError, run_command
 from tokenization.files import write_text
 
 LANGUAGES = {"en": "en", "de": "de", "zh": "zh-cn"}

@@ -12,12 +12,12 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from model.errors import UserError, run_command
-from model.threads import settle_threads
-from tools.arguments import at_least, choose_device, scale, share
-from tools.generation import PICTURE_TASKS, TASKS, Request, Sampling
-from tools.generation_job import run_job
-from tools.generation_record import Record, sole_user
+from pretrain.system.errors import UserError, run_command
+from pretrain.system.threads import settle_threads
+from tools.generation.arguments import at_least, choose_device, scale, share
+from tools.generation.batches import PICTURE_TASKS, TASKS, Request, Sampling
+from tools.generation.job import run_job
+from tools.generation.record import Record, sole_user
 
 PROMPT_SUFFIXES = ("", ".txt", ".jsonl")
 
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     task, requests = read_requests(args)
     for line in without_effect(args, task):
         print(f"warning: {line}", file=sys.stderr)
-    from tools.export_folder import check_export, open_export
+    from tools.export.folder import check_export, open_export
 
     check_export(args.model)  # before the seconds that it takes to import torch
     try:

@@ -28,7 +28,7 @@ import shlex
 import time
 import traceback
 
-from model.errors import run_command
+from pretrain.system.errors import run_command
 from tokenization.files import output_folder, write_text
 
 
@@ -77,8 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler tells when it starts and stops
     import torch
 
-    from model.light_imports import leave_torchvision_out
     from pretrain import machine, runtime
+    from pretrain.system.light_imports import leave_torchvision_out
     from tools.benchmarks.gpu.setting import NotRun, setting_of
     from tools.benchmarks.gpu.steps import clear
 

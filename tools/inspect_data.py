@@ -22,8 +22,8 @@ from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from model.errors import UserError, run_command
 from model.shapes import FITS, Framing, grids_from
+from pretrain.system.errors import UserError, run_command
 from tokenization.files import save_picture
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def main() -> int:
 
     from tokenization.contact_sheet import contact_sheet
     from tokenization.readers import open_corpora
-    from tools.cut_pictures import cut_picture, losses
-    from tools.data_page import embedded, write_page
+    from tools.inspection.cut_pictures import cut_picture, losses
+    from tools.inspection.data_page import embedded, write_page
 
     parts: list[str] = []
     little: list[str] = []
@@ -145,7 +145,7 @@ class Findings:
         from tokenization import storage
         from tokenization.preprocess import RejectedImage, open_image, preprocess
         from tokenization.readers import Reject
-        from tools.cut_pictures import thumbnail
+        from tools.inspection.cut_pictures import thumbnail
 
         if isinstance(item, Reject):
             self.rejects.append(item)
@@ -192,7 +192,7 @@ class Findings:
     def page(self, most: int) -> list[str]:
         """The same as parts of a page, with the documents."""
         from tokenization.readers.document import Picture
-        from tools.data_page import Shown, document, table
+        from tools.inspection.data_page import Shown, document, table
 
         parts = [f"<p>{html.escape(self.corpus.describe())}</p>", table(("what", "found"), self.figures())]
         for found, decoded in self.documents[:most]:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 
 if TYPE_CHECKING:
     from pretrain.data import Data
@@ -64,7 +64,7 @@ def main() -> int:
     """Run the command."""
     arguments = parse_arguments()
 
-    from tools.data_page import write_page
+    from tools.inspection.data_page import write_page
 
     if arguments.shards:
         title, parts = f"Code shards {arguments.shards}", samples_page(arguments)
@@ -83,8 +83,8 @@ def samples_page(arguments: argparse.Namespace) -> list[str]:
     from tokenization.shard_cache import Cache
     from tokenization.shards import check_vq, open_dataset
     from tokenization.vq import load_vq
-    from tools.codebook_use import codebook_statistics, shape_statistics, token_statistics
-    from tools.data_page import document, table
+    from tools.inspection.codebook_use import codebook_statistics, shape_statistics, token_statistics
+    from tools.inspection.data_page import document, table
 
     dataset = open_dataset(arguments.shards, Cache(arguments.cache.absolute()) if arguments.cache else None)
     vq = load_vq(arguments.vq)
@@ -131,7 +131,7 @@ def samples_page(arguments: argparse.Namespace) -> list[str]:
 def shown_sample(dataset: CodeDataset, number: int, vq: VQ) -> list[Any]:
     """The parts of a document, pictures decoded from their codes."""
     from tokenization.sample import parts_of
-    from tools.data_page import Shown
+    from tools.inspection.data_page import Shown
 
     sample = dataset[number]
     shown = []
@@ -147,10 +147,10 @@ def rows_page(arguments: argparse.Namespace) -> list[str]:
     """Rows of a run, as it would read them."""
     from pretrain.config import load_config
     from pretrain.data import Data
-    from pretrain.place import Place
+    from pretrain.process_ranks import Place
     from pretrain.tasks import TASK_NAMES
     from tokenization.vq import load_vq
-    from tools.data_page import document, table
+    from tools.inspection.data_page import document, table
 
     config = load_config(arguments.config, arguments.set)
     data = Data(config, Place())
@@ -193,7 +193,7 @@ def shown_ids(ids: Any, labels: Any, data: Data, vq: VQ) -> list[Any]:
 
     from model.hf.shapes_uni_x import trailing_shape
     from model.vocabulary import IGNORED
-    from tools.data_page import Shown
+    from tools.inspection.data_page import Shown
 
     vocabulary = data.model_config.vocabulary
     learned = numpy.concatenate([[False], labels[:-1] != IGNORED])

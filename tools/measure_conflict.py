@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -70,7 +70,7 @@ def measure(opened, arguments: argparse.Namespace, together) -> dict[str, object
     """
     from pretrain.conflict.blocks import BlockSizes, share_out
     from pretrain.conflict.gradients import gram_matrices, groups_that_fit, matrices
-    from tools.checkpoint_model import planned_rows
+    from tools.runs.checkpoint_model import planned_rows
 
     sizes = BlockSizes(arguments.blocks, arguments.targets, arguments.text)
     sizes.check()
@@ -92,9 +92,9 @@ def main() -> int:
     from pretrain import runtime
 
     runtime.install()
-    from pretrain.together import all_processes
-    from tools.checkpoint_model import open_checkpoint
-    from tools.conflict_profile import estimates, write
+    from pretrain.coordination import all_processes
+    from tools.analysis.conflict_profile import estimates, write
+    from tools.runs.checkpoint_model import open_checkpoint
 
     opened = open_checkpoint(arguments.checkpoint, arguments.threads)
     together = all_processes(1800.0)

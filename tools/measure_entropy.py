@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 from collections.abc import Iterator
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -77,7 +77,7 @@ def main() -> int:
     if len(set(names)) < len(names):
         raise UserError(f"two folders have one name among {', '.join(names)}: give each its own")
     from tokenization.shards import open_dataset
-    from tools.entropy.measurement import measure, write
+    from tools.analysis.entropy.measurement import measure, write
 
     opened = [(modality, name, open_dataset(folder)) for modality, name, folder in asked]
     for modality, _, dataset in opened:

@@ -17,7 +17,7 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 
 if TYPE_CHECKING:
     from tokenization.shards import CodeDataset

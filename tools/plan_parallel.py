@@ -19,9 +19,9 @@ import math
 import re
 from collections.abc import Iterator
 
-from model.errors import UserError, run_command
 from pretrain.config import load_config
 from pretrain.parallel import ParallelLayout
+from pretrain.system.errors import UserError, run_command
 
 GIB = 2**30
 
@@ -146,7 +146,7 @@ def command_line(parallel: ParallelLayout, zero: int = 0) -> str:
 def report(arguments: argparse.Namespace) -> Iterator[str]:
     """The lines to print. Raises UserError when no layout fits."""
     from pretrain.planning.layouts import plan_layouts
-    from tools import plan_report
+    from tools.reports import plan_report
 
     job = make_job(arguments)
     plans, rejected = plan_layouts(job)

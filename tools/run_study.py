@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
-from model.errors import RunFailed, UserError, run_command
+from pretrain.system.errors import RunFailed, UserError, run_command
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -16,7 +16,7 @@ import argparse
 import json
 from functools import partial
 
-from model.errors import RunFailed, UserError, run_command
+from pretrain.system.errors import RunFailed, UserError, run_command
 from tokenization.files import output_folder
 
 MODEL = "unix"  # what VLMEvalKit calls it, and names its files by
@@ -68,7 +68,7 @@ def main() -> int:
             f"{arguments.model}: no config.json in it: give --model a folder that tools/convert_to_hf.py wrote"
         )
     output_folder(arguments.output)
-    from model.torchvision_compat import ensure_torchvision
+    from pretrain.system.torchvision_compat import ensure_torchvision
 
     sys.path.append(
         str(Path(sys.prefix, "vlmevalkit"))

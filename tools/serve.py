@@ -12,10 +12,10 @@ import argparse
 import os
 from dataclasses import replace
 
-from model.errors import UserError, run_command
-from model.threads import settle_threads
-from tools.arguments import at_least, choose_device, share
-from tools.generation import Sampling
+from pretrain.system.errors import UserError, run_command
+from pretrain.system.threads import settle_threads
+from tools.generation.arguments import at_least, choose_device, share
+from tools.generation.batches import Sampling
 from tools.serving.limits import Limits
 
 EPILOG = """\
@@ -194,10 +194,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
-    from tools.export_folder import check_export, open_export
+    from tools.export.folder import check_export, open_export
 
     check_export(args.model)  # before the seconds that it takes to import torch
-    from tools.serving.lifetime import bind, serve
+    from tools.serving.shutdown import bind, serve
 
     bound = bind(args.host, args.port)  # before the minutes that it takes to load a large model
     keys = keys_of(args)
@@ -205,8 +205,8 @@ def main(arguments: list[str] | None = None) -> int:
     device = choose_device(args.device)
     threads.use()
     export = open_export(args.model, device)
+    from tools.serving.admission import Callers
     from tools.serving.app import build_app
-    from tools.serving.gate import Callers
     from tools.serving.jobs import JobQueue
     from tools.serving.metrics import Metrics
     from tools.serving.service import Service

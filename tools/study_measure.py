@@ -17,7 +17,7 @@ import argparse
 import json
 import math
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tokenization.files import write_text
 
 
@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
 def heldout_losses(opened, arguments: argparse.Namespace, languages: list[Path]) -> dict[str, dict]:
     """Kind of target -> mean loss in nats a token, and how many tokens it is of."""
     from pretrain.conflict.blocks import split_targets
-    from tools.checkpoint_model import planned_rows
+    from tools.runs.checkpoint_model import planned_rows
     from tools.study.scores import target_losses
 
     losses_of = target_losses(opened)
@@ -76,8 +76,8 @@ def sizes_of(opened) -> dict[str, int]:
 
 def conflict_of(opened, arguments: argparse.Namespace, languages: list[Path]) -> float:
     """Write conflict/ -> mean conflict of the layers whose weights both modalities meet; nan without any."""
-    from pretrain.together import Together
-    from tools.conflict_profile import estimates, shared_lines, write
+    from pretrain.coordination import Together
+    from tools.analysis.conflict_profile import estimates, shared_lines, write
     from tools.measure_conflict import measure
 
     data = [folder / "train" for folder in languages] + [arguments.pictures / "train"]
@@ -112,7 +112,7 @@ def main() -> int:
     runtime.install()
     from pretrain.tasks import tokenize_prompts
     from tokenization.shards import open_dataset
-    from tools.checkpoint_model import check_shards, open_checkpoint
+    from tools.runs.checkpoint_model import check_shards, open_checkpoint
     from tools.study.scores import both_directions, target_losses
 
     opened = open_checkpoint(arguments.checkpoint)

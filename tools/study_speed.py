@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 
 WARM_UP = 2  # rounds that are not counted: the first steps allocate
 
@@ -52,7 +52,7 @@ def main() -> int:
     from pretrain.engines.megatron import MegatronEngine
     from tokenization.files import output_file
     from tools.benchmarks.paired import LR, timed_step
-    from tools.checkpoint_model import open_checkpoint, planned_rows
+    from tools.runs.checkpoint_model import open_checkpoint, planned_rows
     from tools.study.cells import write_json
 
     output_file(arguments.output)

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tokenization.files import write_text
 
 DRAWS = 2000  # profiles
@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def conflicts_of(path: Path, matrix: str) -> list[Conflict]:
     """Conflict of every layer, first to last. Raises UserError unless all layers are shared."""
-    from tools.conflict_profile import read, shared_lines
+    from tools.analysis.conflict_profile import read, shared_lines
 
     lines, _, model = read(path)
     kinds = model["layer_kinds"]

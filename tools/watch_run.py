@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import time
 
-from model.errors import run_command
+from pretrain.system.errors import run_command
 from slurm.attempt import recomputed
-from tools.run_state import RunState, read_run, slow_ranks
+from tools.runs.state import RunState, read_run, slow_ranks
 
 SHOWN = 8  # restarts and events, the last ones
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from model.errors import UserError
 from model.vocabulary import Vocabulary
 from pretrain.row_tensors import Row
+from pretrain.system.errors import UserError
 
 TEXTS = ("any", "plain", "captions")
 

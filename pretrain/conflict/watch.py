@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 
 from model.config import ModelConfig
-from model.errors import UserError
 from model.layer_kinds import KINDS
 from pretrain.conflict.blocks import BlockSizes, share_out
 from pretrain.conflict.estimates import estimate
 from pretrain.conflict.gradients import gram_matrices, matrices
 from pretrain.row_tensors import Row
+from pretrain.system.errors import UserError
 
 BLOCKS = 8
 REPLICATES = 100

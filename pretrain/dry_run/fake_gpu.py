@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 GUARD = Path(__file__).with_name("guard.cpp")
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from model.config import ModelConfig
     from model.uni_x import UniXModel
     from pretrain.config import TrainConfig
-    from pretrain.pieces import Piece
     from pretrain.row_tensors import Row
+    from pretrain.tensor_boxes import Piece
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ ENGINES = {
     "megatron": EngineKind("pretrain.engines.megatron", other_kernels=True, dry_run=True),
     "zero3": EngineKind(
         "pretrain.engines.zero3",
-        check_layout="pretrain.place:check_zero",
+        check_layout="pretrain.process_ranks:check_zero",
         plan="pretrain.planning.zero_layouts:plan_zero",
         memory="pretrain.planning.expected:zero_ranks",
         whole_weights=False,

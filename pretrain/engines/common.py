@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.errors import UserError
 from model.routing import RowRouting, route
 from model.vocabulary import Vocabulary
 from pretrain.config import OptimSection
-from pretrain.pieces import Piece
 from pretrain.row_tensors import Row
 from pretrain.sharded_files import stored_tensors
+from pretrain.system.errors import UserError
+from pretrain.tensor_boxes import Piece
 
 REMEDY = "resume with the configuration that made it, or choose another run.folder"
 

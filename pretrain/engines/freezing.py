@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 import torch
 
 from model.config import ModelConfig
-from model.errors import UserError
 from model.uni_x import UniXModel
 from model.weight_names import training_names
+from pretrain.system.errors import UserError
 
 
 def frozen_names(patterns: Sequence[str], model: ModelConfig) -> set[str]:

@@ -24,12 +24,12 @@ from pretrain.engines import Sound, StepFigures, figures_of, finite, overlapping
 from pretrain.engines.clock import moment, seconds_between
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.freezing import freeze, let_gradients_through
-from pretrain.engines.held_state import optimizer_pieces, pieces_to_write, set_adam_steps, weight_pieces
+from pretrain.engines.rank_state import optimizer_pieces, pieces_to_write, set_adam_steps, weight_pieces
 from pretrain.engines.stages import build_stages, held_weights, save_memory, this_device, whole_weights
 from pretrain.parallel import ParallelLayout, bucket_elements, check_layout, megatron_settings
-from pretrain.pieces import Piece
 from pretrain.row_tensors import Row
 from pretrain.sharded_files import read_pieces
+from pretrain.tensor_boxes import Piece
 
 
 def make(config: TrainConfig, model: ModelConfig) -> MegatronEngine:

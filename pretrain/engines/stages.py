@@ -9,10 +9,10 @@ from megatron.core import parallel_state
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from model.again import compute_cheap_parts_again
 from model.config import ModelConfig
 from model.kernels import training_name
 from model.layer_specs import CHEAP
+from model.recompute import compute_cheap_parts_again
 from model.tensor_shards import join
 from model.uni_x import UniXModel
 from pretrain.parallel import ParallelLayout

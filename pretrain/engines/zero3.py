@@ -23,9 +23,9 @@ from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyp
 from pretrain.engines.freezing import freeze, let_gradients_through
 from pretrain.engines.stages import held_weights, save_memory, this_device
 from pretrain.parallel import ParallelLayout, check_layout, megatron_settings
-from pretrain.pieces import Piece, pieces_of
 from pretrain.row_tensors import Row
 from pretrain.sharded_files import read_pieces
+from pretrain.tensor_boxes import Piece, pieces_of
 
 
 def check_dtype(module: torch.nn.Module, dtype: torch.dtype) -> None:

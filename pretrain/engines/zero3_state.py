@@ -17,8 +17,8 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from model.tensor_shards import whole_shape
-from pretrain.engines.held_state import MOMENTS
-from pretrain.pieces import Piece, pieces_of
+from pretrain.engines.rank_state import MOMENTS
+from pretrain.tensor_boxes import Piece, pieces_of
 
 
 @dataclass(frozen=True)

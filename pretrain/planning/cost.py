@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import ModelConfig
-from model.errors import UserError
 from pretrain.flops import BACKWARD, layer_weights, row_flops
 from pretrain.parallel import ParallelLayout, bucket_elements
 from pretrain.planning import passes
 from pretrain.planning.activations import RowShape
 from pretrain.planning.memory import Stage, StaticBytes, gradient_width
+from pretrain.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.config import ModelConfig
-from model.errors import UserError
 from model.weight_shapes import EMBEDDING, layer_shapes, share_sizes
 from pretrain.config import TrainConfig
 from pretrain.engines import ENGINES, named
 from pretrain.parallel import ParallelLayout, check_layout
-from pretrain.place import check_world
 from pretrain.planning.activations import ActivationBytes, RowShape, activation_bytes
 from pretrain.planning.cost import Devices, PartCosts, StepTime, step_time
 from pretrain.planning.cuts import MEBIBYTE, OfStage, balance, fill, layout_string, stages_of
 from pretrain.planning.memory import Stage, StaticBytes, gradient_width, state_width, static_bytes
+from pretrain.process_ranks import check_world
+from pretrain.system.errors import UserError
 
 GIB = 2**30
 

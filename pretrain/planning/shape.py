@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from model.errors import UserError
 from pretrain.config import TrainConfig
 from pretrain.planning.activations import RowShape
+from pretrain.system.errors import UserError
 from tokenization.remote import inside, read_small
 from tokenization.storage import is_remote
 

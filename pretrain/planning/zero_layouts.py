@@ -10,18 +10,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from model.errors import UserError
 from model.weight_shapes import share_sizes, stage_shapes
 from pretrain.config import ZeroSection
 from pretrain.flops import BACKWARD
 from pretrain.parallel import ParallelLayout, check_layout
-from pretrain.place import check_world
 from pretrain.planning import passes
 from pretrain.planning.activations import ActivationBytes, activation_bytes
 from pretrain.planning.cost import StepTime, exposed, tensor_bytes
 from pretrain.planning.layouts import AGAIN, GIB, Job, Plan, Rejected, StagePlan, divisors
 from pretrain.planning.memory import Stage, StaticBytes, gradient_width
 from pretrain.planning.zero import buffer_bytes, zero_bytes
+from pretrain.process_ranks import check_world
+from pretrain.system.errors import UserError
 
 FIRST = 0.02  # share of sends for which nothing is computed yet, or any more: the layers at the ends, and the embedding
 

@@ -86,7 +86,7 @@ class Server:
         self.folder = folder
 
     def __enter__(self) -> dict[str, str]:
-        from model.torchvision_compat import ensure_torchvision
+        from pretrain.system.torchvision_compat import ensure_torchvision
 
         ensure_torchvision()
         from tests.tools.serving_process import picture_file

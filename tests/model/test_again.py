@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from model.again import compute_cheap_parts_again
+from model.recompute import compute_cheap_parts_again
 from pretrain.parallel import ParallelLayout
 from tests.model.tiny_hf import QWEN3, QWEN25
 from tests.parallel_world import World

@@ -8,7 +8,7 @@ from pathlib import Path
 
 SCRIPT = """
 import resource, sys
-from model.cpu_memory import keep_freed_memory, return_freed_memory
+from pretrain.system.cpu_memory import keep_freed_memory, return_freed_memory
 if sys.argv[1] != "leave":
     assert keep_freed_memory() and keep_freed_memory()
 if sys.argv[1] == "return":

@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 
 from model.config import layer_kinds
-from model.errors import UserError
 from model.hf.configuration_uni_x import UniXConfig
 from model.hf.modeling_uni_x import UniXForCausalLM
 from model.weight_names_released import from_released
+from pretrain.system.errors import UserError
 
 REFERENCE = Path(__file__).parents[1] / "data" / "golden" / "reference_a.safetensors"
 CASES = 4  # text + image + text, text, two images, image first

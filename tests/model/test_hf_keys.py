@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
-from model.errors import UserError
 from model.families import COMMON_DEFAULTS, FAMILIES, OTHERS
 from model.hf_keys import HARMLESS, PLAIN, USED, WITHOUT_EFFECT, check_keys
 from model.hf_keys import PUBLISHED as PUBLISHED_KEYS
 from model.hf_source import Source, model_config
+from pretrain.system.errors import UserError
 from tests.model.base_configs import CLASSES, PUBLISHED, TINY, written_by_4, written_by_5
 from tests.model.tiny_hf import randomise
 

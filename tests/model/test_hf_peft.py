@@ -11,10 +11,10 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
-from model.errors import UserError
 from model.hf.modeling_uni_x import UniXForCausalLM
+from pretrain.system.errors import UserError
 from tests.model.tiny_hf import KINDS, document, tiny_config, tiny_model
-from tools.export_folder import check_export
+from tools.export.folder import check_export
 
 IDS = torch.tensor([document([4, 3, 2])])
 

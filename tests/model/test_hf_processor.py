@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 
-from model.errors import UserError
 from model.hf.text_uni_x import TextEncoder
 from model.prompts import (
     conversation_ids,
@@ -31,9 +30,10 @@ from model.prompts import (
     turn_ids,
     unconditional_ids,
 )
+from pretrain.system.errors import UserError
 from tests.tools.tiny_export import CHATML, GRID, write_export
 from tokenization.text_tokenizer import load_text_tokenizer
-from tools.export_folder import open_export
+from tools.export.folder import open_export
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron.core.transformer.identity_op import IdentityOp
 
 from model.attention import DocumentAttention
-from model.errors import UserError
 from model.kernels import FUSED, NAMES, Kernels, check_installed, check_loads, in_use, kernels_of, training_name
 from model.layer_specs import FP8, RMSNorm, SwiGLU, branch_submodules, feed_forward_parts, transformer_config
 from model.weight_names import IN_LAYER
+from pretrain.system.errors import UserError
 from tests.commands import ROOT
 from tests.model.tiny_training import training_config
 
@@ -103,7 +103,7 @@ def test_what_is_installed_and_does_not_load_is_one_line(tmp_path):
 def test_megatron_core_goes_on_without_what_does_not_load(tmp_path):
     """It imports transformer-engine itself, and expects an ImportError alone."""
     program = (
-        "from model.light_imports import import_megatron; import_megatron()\n"
+        "from pretrain.system.light_imports import import_megatron; import_megatron()\n"
         "from megatron.core.optimizer import Adam; print(Adam.__module__)"
     )
     done = run_with(BROKEN, tmp_path, program)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from model.config import layer_kinds
-from model.errors import UserError
 from model.hf.configuration_uni_x import LAYER_KINDS
 from model.layer_kinds import KINDS
 from model.weight_names import training_names
-from pretrain.samples import hugging_face_model
+from pretrain.sample_images import hugging_face_model
+from pretrain.system.errors import UserError
 from tests.model.tiny_hf import QWEN3, QWEN25, document, tiny_model
 from tests.model.tiny_training import document_logits, routing_of, row_of, training_config, training_model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.light_imports import hidden, lazy_packages
+from pretrain.system.light_imports import hidden, lazy_packages
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import UserError
 from model.prompts import (
     DEFAULT_TEMPLATES,
     PromptTemplates,
@@ -18,6 +17,7 @@ from model.prompts import (
     unconditional_ids,
 )
 from model.vocabulary import Vocabulary
+from pretrain.system.errors import UserError
 
 VOCABULARY = Vocabulary(
     image_token_offset=0x110000, codebook_size=16, vision_start_id=0x110000 - 3, vision_end_id=0x110000 - 2, eos_id=0

@@ -9,9 +9,9 @@ import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from model.errors import UserError
 from model.hf.rope_uni_x import Rope, frequencies
 from model.rope import UNSUPPORTED, rope_of
+from pretrain.system.errors import UserError
 
 LLAMA3 = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 SCALINGS = [

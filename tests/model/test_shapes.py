@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.errors import UserError
 from model.hf.pictures_uni_x import fit, fit_square, kept_box
 from model.hf.shapes_uni_x import next_ids, trailing_shape
 from model.shapes import (
@@ -25,6 +24,7 @@ from model.shapes import (
     share_lost,
     size_word,
 )
+from pretrain.system.errors import UserError
 
 
 @pytest.mark.parametrize("side", [8, 16, 24, 32, 64])

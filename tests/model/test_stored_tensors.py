@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.errors import UserError
 from model.stored_tensors import INDEX, SINGLE, stored_tensors_of
+from pretrain.system.errors import UserError
 
 
 def write(folder, files: dict[str, list[str]], index: dict[str, str] | None = None):

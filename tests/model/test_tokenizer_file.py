@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import UserError
 from model.tokenizer_file import HARMLESS, PLAIN, WITHOUT_EFFECT, read_tokenizer
+from pretrain.system.errors import UserError
 from tests.tools.tiny_export import CHATML, write_tokenizer
 
 REAL = {

@@ -12,7 +12,7 @@ from model.config import layer_kinds
 from model.loss import token_losses
 from model.vocabulary import IGNORED
 from model.weight_names import from_hugging_face, to_hugging_face, training_names
-from pretrain.samples import hugging_face_model
+from pretrain.sample_images import hugging_face_model
 from tests.model.tiny_hf import QWEN3, QWEN25, document
 from tests.model.tiny_training import document_logits, routing_of, row_of, training_config, training_model
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from pretrain.pieces import Piece
 from pretrain.sharded_files import write_format, write_pieces
+from pretrain.tensor_boxes import Piece
 from tests.tokenization.store import short_pauses
 
 
@@ -65,7 +65,7 @@ def train_run(config: Path, overrides: list[str]) -> tuple[int, str, list[int]]:
     """pretrain/train.py without its command line -> (exit code, what this rank printed, rows whose shards it read)."""
     from pretrain import loader, start
     from pretrain.config import load_config
-    from pretrain.place import check_world
+    from pretrain.process_ranks import check_world
 
     loaded = load_config(config, overrides)
     check_world(loaded, torch.distributed.get_world_size())
@@ -235,10 +235,10 @@ def write_large(folder: Path, tensors: int) -> None:
 
 def wait_for_long_work(signs: int, fails: bool) -> tuple[object, int]:
     """Rank 0 works and gives so many signs -> (what is returned or the error's name, times that this rank was told)."""
-    from pretrain import together
+    from pretrain import coordination
 
-    told, before = [], together.HEARD_SECONDS
-    together.HEARD_SECONDS = 0.0
+    told, before = [], coordination.HEARD_SECONDS
+    coordination.HEARD_SECONDS = 0.0
 
     def work(going_on):
         for _ in range(signs):
@@ -248,8 +248,8 @@ def wait_for_long_work(signs: int, fails: bool) -> tuple[object, int]:
         return "done"
 
     try:
-        return together.all_processes().wait_for_first(work, lambda: told.append(1)), len(told)
+        return coordination.all_processes().wait_for_first(work, lambda: told.append(1)), len(told)
     except (Exception, SystemExit) as error:
         return type(error).__name__, len(told)
     finally:
-        together.HEARD_SECONDS = before
+        coordination.HEARD_SECONDS = before

@@ -9,12 +9,12 @@ import pytest
 from tokenizers import Tokenizer
 
 from model.config import ModelConfig
-from model.errors import UserError
 from pretrain.checkpoint import publish_alone
 from pretrain.config import ModelSection, load_config
+from pretrain.coordination import Together
 from pretrain.run_folder import start_from
 from pretrain.setup import model_config
-from pretrain.together import Together
+from pretrain.system.errors import UserError
 from tests.model.tiny_training import training_config
 from tests.tools.tiny_export import write_tokenizer
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.errors import UserError
 from pretrain import checkpoint
+from pretrain.system.errors import UserError
 
 FILES = {"model.safetensors": bytes(range(256)) * 4, "optimizer.pt": b"moments" * 50, "model.json": b"{}\n"}
 

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.errors import UserError
 from pretrain.config import TrainConfig, dump_config, load_config
 from pretrain.config_checks import without_effect
+from pretrain.system.errors import UserError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "pretrain/configs").glob("*.yaml"))
 SMALLEST = {

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from model.config import ModelConfig
-from model.errors import UserError
 from model.layer_specs import transformer_config
 from model.uni_x import UniXModel
 from model.vocabulary import IGNORED
@@ -20,8 +19,9 @@ from pretrain.engines.clock import moment
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.engines.stages import this_device
 from pretrain.row_tensors import Row
-from pretrain.samples import hugging_face_model
+from pretrain.sample_images import hugging_face_model
 from pretrain.sharded_files import write_pieces
+from pretrain.system.errors import UserError
 from tests.model.tiny_hf import QWEN3, document, randomise
 from tests.model.tiny_training import routing_of, row_of, training_config
 

@@ -12,7 +12,7 @@ import torch
 from pretrain import checkpoint
 from pretrain.config import load_config
 from pretrain.data import Data
-from pretrain.place import Place
+from pretrain.process_ranks import Place
 from pretrain.sharded_files import read_whole, stored_tensors
 from pretrain.tasks import TASK_NAMES
 from tests.commands import CommandServer, assert_refused

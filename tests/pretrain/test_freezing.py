@@ -7,12 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-from model.errors import UserError
 from model.weight_names import training_names
 from pretrain.config import ZeroSection
 from pretrain.engines.freezing import frozen_names
 from pretrain.parallel import ParallelLayout
 from pretrain.sharded_files import stored_tensors, write_pieces
+from pretrain.system.errors import UserError
 from tests.model.tiny_training import training_config
 from tests.parallel_world import World
 from tests.pretrain import parallel_jobs, zero3_jobs

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.errors import UserError
 from pretrain import mixture, rows
 from pretrain.mixture import Mixture, SourceLengths, Stage, tokens_of
 from pretrain.rows import RowPlan, RowSize
+from pretrain.system.errors import UserError
 from pretrain.tasks import TaskShares
 from tests.pretrain.test_rows import PROMPTS, SHARES, epoch, index_of, plan, source
 from tokenization.sample import PICTURE, ROLE, WORDING

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import UserError
 from pretrain.parallel import ParallelLayout, check_layout, megatron_settings, stage_layers, stages_per_rank
+from pretrain.system.errors import UserError
 from tests.model.tiny_training import training_config
 
 

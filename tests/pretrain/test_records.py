@@ -72,8 +72,8 @@ def test_a_file_that_is_replaced_goes_on_as_the_new_one_with_what_waited(tmp_pat
 
 LOG = """
 import resource
-from model.disk import let_output_go
-from pretrain.together import Together
+from pretrain.system.disk import let_output_go
+from pretrain.coordination import Together
 most, together = resource.getrlimit(resource.RLIMIT_FSIZE), Together()
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, most[1]))
 together.say("first")

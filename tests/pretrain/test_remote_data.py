@@ -80,8 +80,8 @@ def test_a_rank_that_loses_the_store_ends_all_with_75(world, tiny_data, tmp_path
     with pytest.raises(AssertionError) as caught:
         world.run(checkpoint_jobs.train_run_with_own_overrides, 2, config=config, overrides=of_ranks)
     told = str(caught.value)
-    assert told.count("model.errors.TryAgain: ") == 1 and f"{store.url}/train/parts/" in told
-    assert told.index("ToldByAnother: 75") < told.index("rank 1:") < told.index("model.errors.TryAgain: ")
+    assert told.count("pretrain.system.errors.TryAgain: ") == 1 and f"{store.url}/train/parts/" in told
+    assert told.index("ToldByAnother: 75") < told.index("rank 1:") < told.index("pretrain.system.errors.TryAgain: ")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.place import Place
+from pretrain.process_ranks import Place
 from pretrain.row_sharing import TENSORS, RowSharing, pack, unpack
 from pretrain.row_tensors import Row
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import prompts
-from model.errors import UserError
 from model.prompts import DEFAULT_TEMPLATES
 from model.vocabulary import IGNORED, Vocabulary
 from pretrain.packing import pack, pack_mixed
 from pretrain.row_tensors import assemble
 from pretrain.rows import RowPlan, RowSize, SourceLengths
+from pretrain.system.errors import UserError
 from pretrain.tasks import (
     IMAGE_TO_TEXT,
     IN_ORDER,

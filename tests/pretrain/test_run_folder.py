@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import UserError
 from pretrain.config import dump_config, load_config
 from pretrain.run_folder import check_model, settings_changed
+from pretrain.system.errors import UserError
 from tests.commands import ROOT
 from tests.model.tiny_training import training_config
 

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import prompts
-from model.errors import UserError
 from model.prompts import PromptTemplates
 from model.vocabulary import IGNORED
 from pretrain import checkpoint, setup
 from pretrain.config import load_config
 from pretrain.data import Data
 from pretrain.loader import check_sources
-from pretrain.place import Place
+from pretrain.process_ranks import Place
 from pretrain.rows import RowPlan, RowSize, SourceLengths
+from pretrain.system.errors import UserError
 from pretrain.tasks import (
     IMAGE_TO_TEXT,
     IN_ORDER,

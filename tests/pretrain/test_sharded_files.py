@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.errors import UserError
-from pretrain.pieces import Piece
 from pretrain.sharded_files import read_pieces, read_whole, stored_tensors, write_whole
+from pretrain.system.errors import UserError
+from pretrain.tensor_boxes import Piece
 from tests.parallel_world import World
 from tests.pretrain import checkpoint_jobs
 

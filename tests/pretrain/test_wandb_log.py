@@ -45,7 +45,7 @@ def test_every_line_reaches_weights_and_biases(tmp_path, monkeypatch):
 
 
 def test_without_a_login_the_remedy_is_named(tmp_path, monkeypatch):
-    from model.errors import UserError
+    from pretrain.system.errors import UserError
 
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)

@@ -80,7 +80,7 @@ def load_and_save(config: Path, start: Path, output: Path) -> int:
     from pretrain.config import load_config
     from pretrain.data import Data
     from pretrain.engines import make_engine as engine_of
-    from pretrain.place import place_here
+    from pretrain.process_ranks import place_here
     from pretrain.sharded_files import write_pieces
 
     loaded = load_config(config, ["run.engine=megatron", "parallel.tensor=2", "parallel.distributed_optimizer=true"])

@@ -409,7 +409,7 @@ def main() -> int:
     if why_not():
         print(f"error: {why_not()}", file=sys.stderr)
         return 2
-    from model.light_imports import leave_torchvision_out
+    from pretrain.system.light_imports import leave_torchvision_out
 
     leave_torchvision_out()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the cluster and the disk are given back on this way, too

@@ -6,9 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
-from model.errors import UserError
 from pretrain.config import TrainConfig, load_config
-from pretrain.place import check_world
+from pretrain.process_ranks import check_world
+from pretrain.system.errors import UserError
 from slurm import attempt, submit
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pretrain.config import load_config
-from pretrain.place import check_world
+from pretrain.process_ranks import check_world
 from slurm import submit
 from tests.commands import CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import TinyData, config_values, write_config

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from model.errors import run_command
+from pretrain.system.errors import run_command
 from tokenization import shard_images
 
 

@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 
 SIDE = 64
 ROWS = 200  # of a Parquet or Arrow file

@@ -23,7 +23,7 @@ import time
 import warnings
 from collections import Counter
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 from tests.tokenization.fuzz_folders import (
     JSON_ARROW,
     JSON_PARQUET,

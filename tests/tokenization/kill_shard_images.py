@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections import Counter
 
-from model.errors import UserError, run_command
+from pretrain.system.errors import UserError, run_command
 
 
 def parse_arguments() -> argparse.Namespace:

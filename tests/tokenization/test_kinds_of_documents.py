@@ -10,7 +10,7 @@ import fsspec
 import pyarrow
 import pytest
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.tokenization import kinds
 from tests.tokenization.corpora import Command, folder_corpus, jsonl, picture, tar_corpus
 from tests.tokenization.test_readers import items, numbered, reasons

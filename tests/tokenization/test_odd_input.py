@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.commands import ROOT
 from tests.tokenization.corpora import jsonl, picture, tar
 from tests.tokenization.test_readers_borders import outcomes, write

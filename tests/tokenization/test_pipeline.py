@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.tokenization.corpora import picture
 from tokenization.encode import Encoder, Publisher, Stopwatch
 from tokenization.pipeline import prefetched

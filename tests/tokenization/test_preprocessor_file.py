@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.tokenization.vq_folders import tiny_emu3, tiny_janus
 from tokenization.preprocessor_file import (
     CLIP_MEAN,

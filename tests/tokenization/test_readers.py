@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.tokenization.corpora import folder_corpus, jsonl, parquet_corpus, picture, tar, tar_corpus
 from tokenization.pipeline import chunks_of
 from tokenization.readers import Corpus, DamagedFile, Document, Reject, open_corpora, open_corpus

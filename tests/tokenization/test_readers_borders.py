@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.tokenization.corpora import Command, folder_corpus, jsonl, picture, tar
 from tests.tokenization.test_readers import items, numbered, pictures, scans
 from tokenization.readers import Document, Reject, open_corpus

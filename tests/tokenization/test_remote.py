@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import TryAgain, UserError
+from pretrain.system.errors import TryAgain, UserError
 from tests.tokenization.store import Request, Store, serving, short_pauses, unavailable
 from tokenization import remote
 from tokenization.remote import fetch_bytes, fetch_file

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from model.errors import TryAgain, UserError
+from pretrain.system.errors import TryAgain, UserError
 from tests.tokenization.store import Request, Store, open_and_verify, serving, short_pauses, unavailable
 from tests.tokenization.test_shards import DOCUMENTS, document, flip, same, write
 from tokenization import remote

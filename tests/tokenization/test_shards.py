@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from model.errors import UserError
 from pretrain.rows import parts_of_index
+from pretrain.system.errors import UserError
 from tokenization.manifest import finish_dataset
 from tokenization.parts import FileRecord, mds_writer, write_part
 from tokenization.readers.document import KINDS, ROLES, Picture, Reject, Text
@@ -299,7 +299,7 @@ def test_ids_and_codes_alone_are_those_of_the_whole_document(dataset: Path):
 )
 def test_arrays_of_any_length_are_read_as_streaming_wrote_them(tmp_path_factory, texts, sides, names):
     """Lengths of 255 and 256, and 65,536, are where the format's own spelling of a length grows."""
-    from model.light_imports import mds_reader
+    from pretrain.system.light_imports import mds_reader
 
     folder = tmp_path_factory.mktemp("mds")
     written = document(7, [list(range(length)) for length in texts], [(side, 41 - side) for side in sides])

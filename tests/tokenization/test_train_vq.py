@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData
 from tests.tokenization.corpora import folder_corpus, tar_corpus

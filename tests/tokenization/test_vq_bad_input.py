@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.tokenization.vq_folders import GOLDEN, TINY_DIFFUSERS, edited, tiny_janus
 from tokenization import vq as vq_module
 from tokenization.vq import SHIPPED, load_vq

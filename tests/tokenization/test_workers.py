@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.tokenization.corpora import Command, child, contents, error_line, folder_corpus, tar_corpus
 from tokenization import shard_images
 from tokenization.parts import PARTS, read_file_record, write_file_record
-from tokenization.work import slot_of
+from tokenization.worker_plan import slot_of
 
 
 @pytest.fixture(scope="module")

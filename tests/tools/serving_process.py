@@ -91,7 +91,7 @@ def serving(commands: CommandServer, folder: Path, scratch: Path, *flags: object
 
 def brake_the_model(brake: str) -> None:
     """In the server's process: each pass of the model waits while the file is there, and leaves a byte in `steps`."""
-    from model.light_imports import leave_torchvision_out
+    from pretrain.system.light_imports import leave_torchvision_out
 
     leave_torchvision_out()
     from model.hf.modeling_uni_x import UniXModel

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests.model.tiny_hf import KINDS
 from tests.tokenization.corpora import picture
 from tests.tools.tiny_export import CHATML, write_export
-from tools.export_folder import open_export
+from tools.export.folder import open_export
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/fine-tuning.md"
 AFTER = """

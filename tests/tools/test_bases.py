@@ -16,12 +16,12 @@ from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from model.config import ModelConfig
-from model.errors import RunFailed, UserError
 from model.families import FAMILIES
 from pretrain.config import ModelSection
-from pretrain.samples import hugging_face_model
+from pretrain.sample_images import hugging_face_model
 from pretrain.setup import model_config
 from pretrain.sharded_files import read_whole, stored_tensors
+from pretrain.system.errors import RunFailed, UserError
 from tests.commands import assert_refused
 from tests.model.base_configs import CLASSES, TINY, written_by_4, written_by_5
 from tests.model.tiny_hf import randomise
@@ -29,8 +29,8 @@ from tests.tools.tiny_export import write_tokenizer
 from tokenization.text_tokenizer import load_text_tokenizer
 from tools.convert_from_hf import convert
 from tools.convert_to_hf import write_tokenizer as write_exported_tokenizer
-from tools.model_card import text_licence
-from tools.text_only import KEPT, LEFT_OUT, of_text, plain_configuration
+from tools.export.model_card import text_licence
+from tools.export.text_only import KEPT, LEFT_OUT, of_text, plain_configuration
 
 CODES = 64
 ARGUMENTS = {

@@ -11,13 +11,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import model.loss
-from model.errors import UserError
 from model.layer_kinds import SEPARATED, SHARED
 from model.vocabulary import IGNORED
 from pretrain import runtime
 from pretrain.config import OptimSection
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.flops import RowFlops, causal_pairs, layer_weights, row_flops
+from pretrain.system.errors import UserError
 from tests.model.tiny_hf import document
 from tests.model.tiny_training import routing_of, row_of, training_config, training_model
 from tools import bench_step

@@ -16,7 +16,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCau
 from model.config import ModelConfig
 from pretrain import checkpoint
 from pretrain.config import ModelSection
-from pretrain.samples import hugging_face_model
+from pretrain.sample_images import hugging_face_model
 from pretrain.setup import model_config
 from pretrain.sharded_files import read_whole, stored_tensors
 from tests.commands import CommandServer, Finished, assert_refused

@@ -33,8 +33,8 @@ from tests.small_disk import small_disk
 from tests.tools.test_full_disk import assert_no_room
 from tokenization.vq import load_vq
 from tools.convert_to_hf import UNFINISHED, write_configuration
-from tools.export_folder import open_export
-from tools.model_card import licences
+from tools.export.folder import open_export
+from tools.export.model_card import licences
 
 FLAVOURS = {
     "fp32-tied-qwen2.5": [],
@@ -427,7 +427,7 @@ def test_what_is_no_unfinished_export_is_not_taken_away(commands, exports, tmp_p
 
 def stop_late(folder: str) -> None:
     """Have this process stand still when an export is nearly whole."""
-    from tools import model_card
+    from tools.export import model_card
 
     def stop(*_, **__):
         (Path(folder) / "stopped").write_text("")

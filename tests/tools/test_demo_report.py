@@ -8,10 +8,10 @@ import numpy
 import pytest
 from PIL import Image
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.commands import CommandServer, assert_refused
-from tools import report_page
 from tools.demo_report import Gallery, losses, measure_captions, measure_recall, nearest, pixels
+from tools.reports import report_page
 
 GALLERY = Gallery(
     names=[["sun"], ["moon", "crescent"], ["star"], ["cat"]],

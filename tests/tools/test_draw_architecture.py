@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tools import draw_architecture as drawing
 
 

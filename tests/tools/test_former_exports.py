@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from tools.convert_to_hf import check_output
-from tools.export_folder import open_export
-from tools.generation import unconditional
+from tools.export.folder import open_export
+from tools.generation.batches import unconditional
 
 FORMER = Path(__file__).parents[1] / "data" / "export_unix_ar"
 FOLDER, EXPECTED = FORMER / "folder", json.loads((FORMER / "expected.json").read_text())

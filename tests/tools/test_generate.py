@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.tools.tiny_export import GRID, write_export
 from tools import generate
-from tools.export_folder import open_export
-from tools.generation import Request, codes_of, prompt_ids
+from tools.export.folder import open_export
+from tools.generation.batches import Request, codes_of, prompt_ids
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "generate.py"
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from model.errors import UserError
 from model.prompts import edit_ids, unconditional_ids
+from pretrain.system.errors import UserError
 from tests.tools.test_generate import pixels, run
 from tests.tools.tiny_export import CHATML, GRID, write_export
-from tools import generate, generation_results
-from tools.export_folder import open_export
-from tools.generation import Request, codes_of, partial_picture, prompt_ids, sample_seed, stop_ids
-from tools.generation_record import Record, sole_user
+from tools import generate
+from tools.export.folder import open_export
+from tools.generation.batches import Request, codes_of, partial_picture, prompt_ids, results, sample_seed, stop_ids
+from tools.generation.record import Record, sole_user
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +122,8 @@ def test_a_document_of_the_model_itself_is_written(export, tmp_path):
 
 
 def test_previews_show_what_is_drawn_so_far(export, tmp_path, monkeypatch):
-    seen, save = [], generation_results.save_picture
-    monkeypatch.setattr(generation_results, "save_picture", lambda *a: (seen.append((a[1].name, a[0])), save(*a)))
+    seen, save = [], results.save_picture
+    monkeypatch.setattr(results, "save_picture", lambda *a: (seen.append((a[1].name, a[0])), save(*a)))
     run(export, tmp_path / "out", "--prompt", "a cat", "--num-images", 1, "--preview", 2)
     assert [name for name, _ in seen] == ["0000-00.partial.png", "0000-00.png", "contact_sheet.png"]
     partial = np.asarray(seen[0][1])
@@ -145,7 +145,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("moment", ["before a picture", "before a line", "within a line"])
 def test_an_ended_job_goes_on_where_it_was(export, tmp_path, monkeypatch, moment):
     expected = run(export, tmp_path / "whole", *JOB)
-    save, add, saved = generation_results.save_picture, Record.add, []
+    save, add, saved = results.save_picture, Record.add, []
 
     def save_or_die(picture, path):
         if moment == "before a picture" and len(saved) == 3:
@@ -162,14 +162,14 @@ def test_an_ended_job_goes_on_where_it_was(export, tmp_path, monkeypatch, moment
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(generation_results, "save_picture", save_or_die)
+        patch.setattr(results, "save_picture", save_or_die)
         patch.setattr(Record, "add", add_or_die)
         with pytest.raises(Killed):
             run(export, tmp_path / "out", *JOB)
     drawn_before = len(Record(tmp_path / "out").lines)
     assert drawn_before == (3 if moment == "within a line" else 2)
     with monkeypatch.context() as patch:
-        patch.setattr(generation_results, "save_picture", lambda *a: (saved.append(a[1].name), save(*a)))
+        patch.setattr(results, "save_picture", lambda *a: (saved.append(a[1].name), save(*a)))
         del saved[:]
         assert run(export, tmp_path / "out", *JOB) == expected
     assert len(saved) == 6 - drawn_before + 1  # nothing that had a line is drawn again; the last is the sheet of all
@@ -183,7 +183,7 @@ def test_an_ended_job_goes_on_where_it_was(export, tmp_path, monkeypatch, moment
 def test_a_finished_job_can_grow_but_not_change(export, tmp_path, monkeypatch):
     first = run(export, tmp_path / "out", *JOB)
     with monkeypatch.context() as patch:
-        patch.setattr(generation_results, "draw_batch", None)  # a call would raise
+        patch.setattr(results, "draw_batch", None)  # a call would raise
         assert run(export, tmp_path / "out", *JOB) == first
     more = run(export, tmp_path / "out", *JOB, "--prompt", "a tree")
     assert more[:6] == first and [line["prompt"] for line in more[6:]] == ["a tree"] * 2

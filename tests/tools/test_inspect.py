@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData, config_values
 from tests.tokenization import kinds
@@ -22,8 +22,8 @@ from tests.tokenization.store import serving
 from tokenization.readers import open_corpus
 from tokenization.shards import open_dataset
 from tokenization.vq import load_vq
-from tools.codebook_use import codebook_statistics, conditional_entropy, shape_statistics, token_statistics
 from tools.inspect_data import look
+from tools.inspection.codebook_use import codebook_statistics, conditional_entropy, shape_statistics, token_statistics
 
 
 def pictures_of(page: str) -> list[tuple[str, numpy.ndarray]]:
@@ -254,7 +254,7 @@ def test_rows_are_shown_with_what_is_learned(
 ):
     from pretrain.config import load_config
     from pretrain.data import Data
-    from pretrain.place import Place
+    from pretrain.process_ranks import Place
 
     values = config_values(tiny_data, tmp_path / "run")
     values["data"] |= {"sources": [{"path": str(shards)}], "row_length": 512, "code_noise": 0.0}

@@ -11,7 +11,7 @@ import pytest
 
 from tests.commands import ROOT, assert_refused
 from tests.pretrain.tiny_run import write_config
-from tools.conflict_profile import COLUMNS, read
+from tools.analysis.conflict_profile import COLUMNS, read
 
 SMALL = ("--blocks", 4, "--targets", 16, "--row-length", 128, "--threads", 1)
 

@@ -14,14 +14,14 @@ import openai
 import pytest
 from PIL import Image
 
-from model.errors import UserError
 from model.prompts import turn_ids
+from pretrain.system.errors import UserError
 from tests.tools.serving_process import data_uri, picture_file, pixels_of, serving
 from tests.tools.tiny_export import CHATML, write_export
 from tokenization.preprocess import open_image, preprocess
 from tools import serve
-from tools.export_folder import open_export
-from tools.generation import Request, Sampling, draw_batch, prompt_ids, sample_seed, stop_ids, write_batch
+from tools.export.folder import open_export
+from tools.generation.batches import Request, Sampling, draw_batch, prompt_ids, sample_seed, stop_ids, write_batch
 from tools.serve import what_it_can
 
 DRAWING = Sampling(4.0, 0.99, 4096, 0.96, 0, 1.5)  # what the server does when a request does not say

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.tools.serving_process import data_uri, picture_file, pixels_of, serving
 from tests.tools.tiny_export import CHATML, write_export
 from tools.serving.pictures import asked_size, bytes_of_data_uri, file_of, fitted, nearest
-from tools.serving.shelf import Shelf
+from tools.serving.response_store import Shelf
 
 
 @pytest.fixture(scope="module")

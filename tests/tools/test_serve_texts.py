@@ -12,8 +12,8 @@ import torch
 from model.prompts import conversation_ids
 from tests.tools.serving_process import data_uri, picture_file, serving
 from tests.tools.tiny_export import CHATML, write_export
-from tools.export_folder import open_export
-from tools.generation import Sampling, sample_seed, write_batch
+from tools.export.folder import open_export
+from tools.generation.batches import Sampling, sample_seed, write_batch
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.commands import CommandServer
 from tests.pretrain.tiny_run import TinyData, write_config
 from tests.tools.evaluation.prompt_files import arguments_of, write_prompts
 from tests.tools.serving_process import serving
 from tests.tools.tiny_export import CHATML, SHAPES, write_export
 from tools import evaluate, generate
-from tools.export_folder import open_export
-from tools.generation import Request, check_lengths, codes_of, prompt_ids
+from tools.export.folder import open_export
+from tools.generation.batches import Request, check_lengths, codes_of, prompt_ids
 
 SIZES = [(2 * columns, 2 * rows) for rows, columns in SHAPES]  # two pixels a code
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_drawn_is_refused(export: Path, tmp_path: Path):
             run(folder, tmp_path / "out", *words)
     run(square, tmp_path / "out", "--prompt", "a", "--shape", "1:1", "--num-images", 1)
     opened = open_export(export)
-    from tools.export_folder import check_square
+    from tools.export.folder import check_square
 
     with pytest.raises(UserError, match="demo_report.py reads squares only"):
         check_square(opened, "demo_report.py")

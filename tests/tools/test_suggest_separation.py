@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.commands import assert_refused
 from tests.model.tiny_training import training_config
-from tools.conflict_profile import Line, write
+from tools.analysis.conflict_profile import Line, write
 from tools.suggest_separation import Conflict, best_ends, propose, words
 
 

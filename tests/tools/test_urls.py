@@ -11,7 +11,7 @@ import yaml
 from tests.commands import assert_refused
 from tests.pretrain.tiny_run import TinyData, config_values, write_config
 from tests.tokenization.store import Store, serving
-from tools.model_card import counts_of
+from tools.export.model_card import counts_of
 
 
 @pytest.fixture

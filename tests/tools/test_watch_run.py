@@ -11,7 +11,7 @@ import yaml
 
 from slurm import attempt
 from tests.commands import assert_refused
-from tools.run_state import RankTimes, read_run, slow_ranks
+from tools.runs.state import RankTimes, read_run, slow_ranks
 
 
 def write_lines(path: Path, lines: list[dict]) -> None:

@@ -1,5 +1,5 @@
 """transformers' own common suites on the classes of an export: `make test-transformers-suite`."""
 
-from model.light_imports import leave_torchvision_out
+from pretrain.system.light_imports import leave_torchvision_out
 
 leave_torchvision_out()  # before the suites import transformers

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tokenization import storage
 from tokenization.readers import arrow, json_records, pairs, parquet, plain, webdataset
 from tokenization.readers.document import (

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy
 
 from model.config import SHARED, ModelConfig, layer_kinds
-from model.errors import UserError
 from model.prompts import DEFAULT_TEMPLATES
 from model.vocabulary import IGNORED, QWEN25_EMBEDDING_ROWS, Vocabulary
 from pretrain.row_tensors import Row, assemble
 from pretrain.rows import RowSize, seeded
+from pretrain.system.errors import UserError
 from pretrain.tasks import IMAGE_TO_TEXT, TEXT_TO_IMAGE, build_document, tokenize_prompts
 
 ROW_MULTIPLE = 8  # tokens of each modality come in multiples of this

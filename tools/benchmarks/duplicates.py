@@ -15,7 +15,7 @@ import argparse
 import resource
 import time
 
-from model.errors import run_command
+from pretrain.system.errors import run_command
 
 CHANGED_BITS = 4
 """Of a copy, at most."""

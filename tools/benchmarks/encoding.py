@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import tempfile
 
-from model.errors import RunFailed, run_command
+from pretrain.system.errors import RunFailed, run_command
 
 LOOP = """
 import json, sys, time

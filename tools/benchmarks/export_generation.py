@@ -30,7 +30,7 @@ PROMPT = 12
 def weights(name: str, file: Path) -> dict:
     """Write random weights of a model of tools/bench_generate.py -> its configuration."""
     sys.path.insert(0, str(ROOT))
-    from model.light_imports import leave_torchvision_out
+    from pretrain.system.light_imports import leave_torchvision_out
 
     leave_torchvision_out()
     from safetensors.torch import save_model
@@ -127,7 +127,7 @@ def released(root: Path, file: Path, values: dict) -> Callable[[int], list[int]]
 def emu3(values: dict) -> Callable[[int], list[int]]:
     """transformers' Emu3ForCausalLM of the same sizes, all layers shared, random weights: a step a code."""
     sys.path.insert(0, str(ROOT))
-    from model.light_imports import leave_torchvision_out
+    from pretrain.system.light_imports import leave_torchvision_out
 
     leave_torchvision_out()
     import torch

@@ -27,7 +27,7 @@ from contextlib import nullcontext
 from itertools import islice, product
 from typing import TYPE_CHECKING
 
-from model.errors import RunFailed, run_command
+from pretrain.system.errors import RunFailed, run_command
 from tools.benchmarks.http_store import serving
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def open_rows(arguments: argparse.Namespace, overrides: list[str], workers: int)
     from pretrain.config import load_config
     from pretrain.data import Data
     from pretrain.loader import rows_from
-    from pretrain.place import Place
+    from pretrain.process_ranks import Place
 
     mixture.BLOCK_DOCUMENTS = arguments.block_documents or mixture.BLOCK_DOCUMENTS
     config = load_config(arguments.config, overrides)

@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import tempfile
 
-from model.errors import run_command
+from pretrain.system.errors import run_command
 
 LOOK = """
 import json, resource, statistics, sys, time
@@ -30,7 +30,7 @@ import yaml
 from pretrain.checkpoint import all_checkpoints
 from pretrain.metrics import Metrics
 from slurm.attempt import last_step
-from tools.run_state import read_run
+from tools.runs.state import read_run
 
 folder, repeats, step = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 def timed(act):

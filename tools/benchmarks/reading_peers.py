@@ -20,14 +20,14 @@ import statistics
 import subprocess
 import tempfile
 
-from model.errors import RunFailed, run_command
+from pretrain.system.errors import RunFailed, run_command
 
 ROWS = """
 import hashlib, json, sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-from model.cpu_memory import keep_freed_memory
+from pretrain.system.cpu_memory import keep_freed_memory
 keep_freed_memory()  # as a training process does
 from model.prompts import DEFAULT_TEMPLATES
 from model.vocabulary import Vocabulary
@@ -51,7 +51,7 @@ DOCUMENTS = """
 import json, sys, time
 kind, folder, count, length = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 sys.path.insert(0, sys.argv[5])
-from model.light_imports import lazy_packages, leave_torchvision_out
+from pretrain.system.light_imports import lazy_packages, leave_torchvision_out
 leave_torchvision_out()
 if kind == "streaming":
     lazy_packages("streaming")  # whose __init__ wants torchvision, which its data set does not use

@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import time
 
-from model.errors import run_command
+from pretrain.system.errors import run_command
 
 TEXT_SHARE = 72 / 137
 CAPTION_MEDIAN, CAPTION_SPREAD = 60, 0.7

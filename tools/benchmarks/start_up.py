@@ -19,11 +19,11 @@ import resource
 import statistics
 import subprocess
 
-from model.errors import run_command
+from pretrain.system.errors import run_command
 
 VQ = "from tokenization.shard_images import open_vq; open_vq('openmoji-64', None)"
 MODEL = (
-    "import importlib, pathlib; from tools.export_folder import check_export; "
+    "import importlib, pathlib; from tools.export.folder import check_export; "
     "importlib.import_module(next(f'model.hf.{path.stem}' for path in pathlib.Path('model/hf').glob('modeling_*.py')))"
 )
 CASES = {
@@ -66,8 +66,8 @@ CASES = {
         "from pretrain import runtime; runtime.install(); import pretrain.start, pretrain.engines.megatron",
     ],
     "shard_images.py, libraries": ["-c", f"{VQ}; from tokenization.parts import mds_writer; mds_writer()"],
-    "convert_to_hf.py, libraries": ["-c", f"{VQ}; import tools.model_card, pretrain.sharded_files"],
-    "generate.py, libraries": ["-c", f"{VQ}; {MODEL}; import tools.generation_results"],
+    "convert_to_hf.py, libraries": ["-c", f"{VQ}; import tools.export.model_card, pretrain.sharded_files"],
+    "generate.py, libraries": ["-c", f"{VQ}; {MODEL}; import tools.generation.results"],
     "serve.py, libraries": [
         "-c",
         f"{VQ}; {MODEL}; import tools.serving.app, tools.serving.worker, tools.serving.service",

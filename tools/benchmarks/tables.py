@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pretrain.flops import RowFlops
 from pretrain.row_tensors import Row
 from tools.benchmarks.paired import StepTime, quartiles
-from tools.text_table import table
+from tools.reports.text_table import table
 
 UNI_X, SHARED_MODEL = "uni_x", "shared"
 H100_BF16 = 989e12  # FLOP/s: dense bf16 of an H100 SXM (NVIDIA's data sheet)

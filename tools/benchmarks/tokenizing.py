@@ -22,7 +22,7 @@ import tempfile
 import time
 from typing import Any
 
-from model.errors import run_command
+from pretrain.system.errors import run_command
 
 CHAMELEON = {
     "block_out_channels": [128, 128, 256, 256, 512],
@@ -106,7 +106,7 @@ def tokenizers(arguments: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
     text.save(str(folder / "tokenizer.json"))
     if arguments.vq != "chameleon-512":
         return load_vq(arguments.vq, device=arguments.device), load_text_tokenizer(folder)
-    from model.light_imports import vq_model
+    from pretrain.system.light_imports import vq_model
 
     torch.manual_seed(0)
     model = vq_model()(**CHAMELEON)
@@ -155,7 +155,7 @@ def job(arguments: argparse.Namespace, tars: Path, output: Path, vq, tokenizer) 
     from tokenization.parts import FileRecord, read_file_record
     from tokenization.pipeline import Preparation
     from tokenization.readers import open_corpora
-    from tokenization.work import listed
+    from tokenization.worker_plan import listed
 
     corpora = open_corpora([str(tars)])
     files = listed(corpora)

@@ -7,9 +7,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from model.errors import UserError
-from tools.arguments import at_least, scale, share
+from pretrain.system.errors import UserError
 from tools.evaluation.tasks import EVALUATIONS, need
+from tools.generation.arguments import at_least, scale, share
 
 FLAGS: dict[str, dict[str, Any]] = {
     "checkpoint": {

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 
 @dataclass(frozen=True)

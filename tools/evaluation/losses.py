@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tools.evaluation.record import checkpoint_identity, export_identity, machine, make_record, require_all
 
 AT_ONCE = 2**26  # elements of [tokens, vocabulary] that exist at a time: 256 MiB in float32
@@ -28,7 +28,7 @@ def heldout(args: Namespace) -> dict:
     from pretrain.engines import StepFigures
     from pretrain.engines.common import loss_sums
     from pretrain.tasks import tokenize_prompts
-    from tools.checkpoint_model import check_shards
+    from tools.runs.checkpoint_model import check_shards
 
     opened, losses, about = open_for_losses(args)
     data, rows = row_settings(args, opened.folder)
@@ -64,7 +64,7 @@ def retrieval(args: Namespace) -> dict:
     """Which picture belongs to a text, and which text to a picture, among `--pairs` -> the result. Raises UserError."""
     from pretrain.tasks import tokenize_prompts
     from tokenization.shards import open_dataset
-    from tools.checkpoint_model import check_shards
+    from tools.runs.checkpoint_model import check_shards
     from tools.study.scores import both_directions
 
     opened, losses, about = open_for_losses(args)
@@ -90,20 +90,20 @@ def retrieval(args: Namespace) -> dict:
 
 def open_for_losses(args: Namespace) -> tuple[Any, Callable, dict]:
     """The model -> (its tokenizer and prompts, what makes losses of a row's targets, who it is). Raises UserError."""
-    from tools.arguments import choose_device
+    from tools.generation.arguments import choose_device
 
     if args.checkpoint:
         from pretrain import runtime
         from tools.study.scores import target_losses
 
         runtime.install()
-        from tools.checkpoint_model import open_checkpoint
+        from tools.runs.checkpoint_model import open_checkpoint
 
         opened = open_checkpoint(args.checkpoint)
         weight = next(opened.model.parameters())
         about = checkpoint_identity(opened.folder) | {"settings": settings_of(weight)}
         return opened, target_losses(opened), about
-    from tools.export_folder import check_export, open_export
+    from tools.export.folder import check_export, open_export
 
     check_export(args.model)
     export = open_export(args.model, choose_device(args.device), args.dtype)

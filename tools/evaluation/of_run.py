@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tools.evaluation.arguments import build_parser, check_arguments
 from tools.evaluation.record import is_record, read_record
 from tools.evaluation.tasks import EVALUATIONS
@@ -184,7 +184,7 @@ def write_curves(run: Path) -> None:
 
     They lie in a folder of their own below the run's, because TensorBoard follows one file of a folder at a time.
     """
-    from model.light_imports import summary_writer
+    from pretrain.system.light_imports import summary_writer
 
     folder = run / CURVES
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")

@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.errors import UserError
 from model.shapes import nearest_shape, size_word
+from pretrain.system.errors import UserError
 from tokenization.files import save_picture, sha256_of, write_text
 from tools.evaluation.benchmarks import (
     BENCHMARKS,
@@ -32,11 +32,11 @@ from tools.evaluation.benchmarks import (
 from tools.evaluation.record import export_identity, machine, make_record, read_record, require_all
 from tools.evaluation.scored import read_scores
 from tools.evaluation.scorers import MISSING, Findings, check, file_name, files_of_item
-from tools.generation import Request, Sampling, shape_number
-from tools.generation_record import RECORD, Record, sole_user
+from tools.generation.batches import Request, Sampling, shape_number
+from tools.generation.record import RECORD, Record, sole_user
 
 if TYPE_CHECKING:
-    from tools.export_folder import Export
+    from tools.export.folder import Export
 
 IMAGES, GENERATIONS = "images", "generations"
 JUDGES = {"geneval": "the official scorer's Mask2Former and CLIP", "dpg": "the official scorer's mPLUG", "imgedit": ""}
@@ -64,9 +64,9 @@ def describe_prompts(args: Namespace, benchmark: Benchmark, items: Sequence[Item
 
 def draw(args: Namespace) -> tuple[dict, Findings]:
     """Make the pictures that are not there yet, lay them out, check them -> the result, what was found. UserError."""
-    from tools.arguments import choose_device
-    from tools.export_folder import check_export, open_export
-    from tools.generation_job import run_job
+    from tools.export.folder import check_export, open_export
+    from tools.generation.arguments import choose_device
+    from tools.generation.job import run_job
 
     benchmark, items, chosen = items_of(args)
     check_export(args.model)

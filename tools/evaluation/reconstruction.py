@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tools.evaluation.record import machine, make_record, require_all
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ def reconstruction(args: Namespace) -> dict:
     """
     import torch
 
-    from model.torchvision_compat import ensure_torchvision
+    from pretrain.system.torchvision_compat import ensure_torchvision
 
     ensure_torchvision()  # torchmetrics imports it where it is installed
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     from tokenization.vq import load_vq
-    from tools.arguments import choose_device
+    from tools.generation.arguments import choose_device
 
     device = choose_device(args.device)
     vq = load_vq(str(args.vq or args.model / "vq"), device=device)

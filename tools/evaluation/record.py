@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tokenization.files import write_atomically
 
 KIND, VERSION = "uni-x evaluation", 1
@@ -120,7 +120,7 @@ def _git(*arguments: str) -> str:
 
 def export_identity(folder: Path) -> dict[str, Any]:
     """Which exported folder was measured."""
-    from tools.generation import fingerprint
+    from tools.generation.batches import fingerprint
 
     return {"from": "export", "fingerprint": fingerprint(folder)}
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tools.evaluation.benchmarks import Benchmark, Item
 from tools.evaluation.record import require_all
 from tools.evaluation.scorers import files_of_item

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 
 EXPORT, EXPORT_OR_CHECKPOINT = "an export", "an export or a checkpoint"
 

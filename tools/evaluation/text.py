@@ -14,7 +14,7 @@ import tempfile
 from argparse import Namespace
 from pathlib import Path
 
-from model.errors import RunFailed, UserError
+from pretrain.system.errors import RunFailed, UserError
 from tools.evaluation.record import export_identity, machine, make_record, require_all
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,8 +24,8 @@ LAST_LINES = 5  # of what a failed harness said
 
 def text(args: Namespace) -> dict:
     """Run lm-eval on `--tasks`, take its numbers -> the result. Raises UserError, or RunFailed when it fails."""
-    from tools.arguments import choose_device
-    from tools.export_folder import check_export
+    from tools.export.folder import check_export
+    from tools.generation.arguments import choose_device
 
     check_export(args.model)
     command = args.lm_eval or COMMAND

@@ -17,11 +17,11 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from model.disk import REMEDIES, disk_error, told
+from pretrain.system.disk import REMEDIES, disk_error, told
+from tools.serving.admission import Callers, Gate
 from tools.serving.api_error import ApiError, json_response
 from tools.serving.chat import chat_endpoint
 from tools.serving.completions import completions_endpoint
-from tools.serving.gate import Callers, Gate
 from tools.serving.images import edits_endpoint, generations_endpoint, pictures_endpoint
 from tools.serving.metrics import Metrics
 from tools.serving.openapi import description

@@ -18,8 +18,8 @@ import numpy as np
 import openai
 
 from tokenization.preprocess import preprocess
-from tools.export_folder import Export
-from tools.generation import (
+from tools.export.folder import Export
+from tools.generation.batches import (
     Request,
     Sampling,
     draw_batch,

@@ -14,13 +14,13 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tools.export_folder import Export
-from tools.generation import Sampling, blank_sources, framing_of, most_tokens
+from tools.export.folder import Export
+from tools.generation.batches import Sampling, blank_sources, framing_of, most_tokens
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue
 from tools.serving.limits import Limits
 from tools.serving.pictures import Size, picture_of
-from tools.serving.shelf import Shelf
+from tools.serving.response_store import Shelf
 
 
 class ClientGone(Exception):

@@ -12,8 +12,8 @@ from PIL import Image
 from transformers import LogitsProcessor, StoppingCriteria
 
 from model.hf.sampling_uni_x import SeededSamplingLogitsProcessor
-from tools.export_folder import Export
-from tools.generation import continue_texts, draw_codes, generators, partial_picture, source_codes, stop_ids
+from tools.export.folder import Export
+from tools.generation.batches import continue_texts, draw_codes, generators, partial_picture, source_codes, stop_ids
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue, Usage
 from tools.serving.likelihood import judge

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tokenization.files import write_atomically, write_text
 from tools.study.plan import Cell, Preset, settings
 

@@ -102,7 +102,7 @@ def _capital(words: str) -> str:
 
 def layer_conflicts(folder: Path, results: list[dict], arm: str) -> dict[int, dict[int, float]]:
     """Seed -> layer -> conflict of the weights that both modalities meet, of compared cells that have a profile."""
-    from tools.conflict_profile import read, shared_lines
+    from tools.analysis.conflict_profile import read, shared_lines
 
     found = {}
     for result in results:

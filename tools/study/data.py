@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tools.study.plan import TEXT_SHARE
 
 LANGUAGES = ("en", "de", "zh")

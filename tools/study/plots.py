@@ -6,8 +6,8 @@ import statistics
 from pathlib import Path
 
 from tokenization.files import save_picture
-from tools.conflict_profile import plot, read
-from tools.figure_layout import fit_with_legend
+from tools.analysis.conflict_profile import plot, read
+from tools.reports.figure_layout import fit_with_legend
 from tools.study.plan import WORDS, Preset
 
 

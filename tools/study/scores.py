@@ -19,7 +19,7 @@ Losses = Callable[[Row], Any]  # a row -> losses [targets] of its target tokens,
 
 
 def target_losses(opened) -> Losses:
-    """Losses of a row's targets under an open checkpoint (`tools.checkpoint_model.Opened`)."""
+    """Losses of a row's targets under an open checkpoint (`tools.runs.checkpoint_model.Opened`)."""
     import torch
 
     from model.routing import route

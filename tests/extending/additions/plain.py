@@ -11,7 +11,6 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.errors import UserError
 from model.initialise import initialise
 from model.layer_specs import transformer_config
 from pretrain.config import TrainConfig
@@ -19,9 +18,10 @@ from pretrain.engines import Sound, StepFigures, figures_of, finite
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.stages import build_stages, held_weights, whole_weights
 from pretrain.parallel import megatron_settings
-from pretrain.pieces import Piece, owned, pieces_of
 from pretrain.row_tensors import Row
 from pretrain.sharded_files import read_pieces
+from pretrain.system.errors import UserError
+from pretrain.tensor_boxes import Piece, owned, pieces_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -13,15 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.errors import UserError
 from model.weight_names import training_names
 from pretrain.conflict.blocks import BlockSizes, share_out, split_targets
 from pretrain.conflict.estimates import estimate
 from pretrain.conflict.gradients import gram_matrices, groups_that_fit, matrices
+from pretrain.system.errors import UserError
 from tests.model.tiny_hf import QWEN3, QWEN25, document
 from tests.model.tiny_training import routing_of, row_of, training_config, training_model
 from tests.pretrain.tiny_run import read_metrics, write_config
-from tools.conflict_profile import estimates, shared_lines
+from tools.analysis.conflict_profile import estimates, shared_lines
 
 SIZES = BlockSizes(blocks=8, targets=12)
 PLANTED = (0, 5)

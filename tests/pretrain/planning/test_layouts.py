@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.errors import UserError
 from pretrain.config import TrainConfig, load_config
 from pretrain.parallel import ParallelLayout, check_layout, stage_layers
-from pretrain.place import check_world
 from pretrain.planning.activations import RowShape
 from pretrain.planning.cost import Devices, PartCosts, counted_costs, tensor_bytes
 from pretrain.planning.cuts import balance, layout_string, stages_of
 from pretrain.planning.layouts import GIB, Job, Plan, candidates, memory_of_stages, plan_layouts, plan_one
 from pretrain.planning.memory import Stage
+from pretrain.process_ranks import check_world
 from pretrain.setup import sized_config
+from pretrain.system.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[3] / "pretrain/configs"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.tools.evaluation.prompt_files import DPG, GENEVAL, IMGEDIT, arguments_of, write_prompts
 from tests.tools.tiny_export import write_export
 from tools import evaluate

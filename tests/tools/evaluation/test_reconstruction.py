@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.pretrain.tiny_run import save_tiny_vq
 from tokenization.preprocess import open_image, preprocess
 from tokenization.vq import load_vq

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tools.evaluation.record import conditions, make_record, read_record, require_all, write_record
-from tools.model_card import evaluation
+from tools.export.model_card import evaluation
 
 PARTS = {
     "model": {"from": "export", "fingerprint": "0" * 16},

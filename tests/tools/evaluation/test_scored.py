@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.tools.evaluation.prompt_files import DPG, GENEVAL, IMGEDIT, arguments_of, write_prompts
 from tools import evaluate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tools.evaluation.arguments import FLAGS, build_parser, check_arguments
 from tools.evaluation.tasks import EVALUATIONS
 

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from starlette.datastructures import Headers
 
+from tools.serving.admission import Callers, Gate
 from tools.serving.api_error import ApiError
-from tools.serving.gate import Callers, Gate
 from tools.serving.limits import Limits
 from tools.serving.metrics import Metrics
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.tools.serving_process import serving
 from tests.tools.tiny_export import write_export
-from tools.export_folder import open_export
+from tools.export.folder import open_export
 from tools.serving.load import Load, make_pool
 from tools.serving.throughput import most_apart
 

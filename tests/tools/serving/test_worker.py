@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from tests.tools.tiny_export import write_export
-from tools.export_folder import open_export
-from tools.generation import Request, Sampling, prompt_ids
+from tools.export.folder import open_export
+from tools.generation.batches import Request, Sampling, prompt_ids
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue
 from tools.serving.metrics import Metrics

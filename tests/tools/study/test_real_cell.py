@@ -11,7 +11,7 @@ import shutil
 
 import pytest
 
-from model.errors import UserError
+from pretrain.system.errors import UserError
 from tests.commands import assert_refused
 from tools.study.cells import do_cell
 from tools.study.compare import values_of

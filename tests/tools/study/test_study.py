@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from model.config import ModelConfig, layer_kinds
-from model.errors import UserError
 from pretrain.config import load_config
+from pretrain.system.errors import UserError
 from tests.commands import ROOT
 from tools import run_study
 from tools.study import cells

@@ -16,7 +16,7 @@ def encoding(setting: Setting) -> dict:
     """
     import torch
 
-    from model.light_imports import vq_model
+    from pretrain.system.light_imports import vq_model
     from tools.benchmarks.tokenizing import CHAMELEON
 
     torch.manual_seed(0)

@@ -53,7 +53,7 @@ def exactness(setting: Setting) -> dict:
     import torch
 
     from model.config import layer_kinds
-    from pretrain.samples import hugging_face_model
+    from pretrain.sample_images import hugging_face_model
     from tools.benchmarks import cases
 
     found = {}

@@ -1,0 +1,148 @@
+"""What the processes of a run agree on: errors, when to stop, who speaks. Over gloo, beside the training's own groups.
+
+An error of one process would leave the others waiting in their next collective. Here it becomes an error of all, in the
+same place, and one process says what it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+from pretrain.system.disk import disk_error, tell, told
+from pretrain.system.errors import ToldByAnother, TryAgain, UserError
+
+Result = TypeVar("Result")
+HEARD_SECONDS = 5.0  # between two signs of life of a long work of one process
+
+
+class Together:
+    """All processes of a run; rank 0 speaks. One process alone sends nothing and needs no process group."""
+
+    def __init__(self, rank: int = 0, size: int = 1, group=None):
+        self.rank, self.size, self.group = rank, size, group
+        self.unsaid = 0  # lines that could not be printed
+
+    def say(self, line: str) -> None:
+        """Print a line once."""
+        if self.rank == 0:
+            if not tell(line):
+                self.unsaid += 1
+            elif self.unsaid:
+                tell(f"warning: this log had no room for {self.unsaid} lines before the last one")
+                self.unsaid = 0
+
+    def largest(self, value: int) -> int:
+        """The largest value of all processes."""
+        if self.size == 1:
+            return value
+        import torch
+
+        values = torch.tensor([value])
+        torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX, group=self.group)
+        return int(values)
+
+    def gathered(self, value: Any) -> list:
+        """The values of all processes, by rank."""
+        if self.size == 1:
+            return [value]
+        import torch
+
+        values: list = [None] * self.size
+        torch.distributed.all_gather_object(values, value, group=self.group)
+        return values
+
+    def attempt(self, action: Callable[[], Result]) -> tuple[Result | None, str | None]:
+        """Do it on every process -> (what it returned here, None), or on every process (None, the first error's text)."""
+        result, problem = None, None
+        try:
+            result = action()
+        except Exception as error:  # an interrupt is not shared: it has its own way out
+            found = disk_error(error)
+            problem = told(found) if found else f"{error.__class__.__name__}: {' '.join(str(error).split())}"
+        problems = [found for found in self.gathered(problem) if found]
+        return (None, problems[0]) if problems else (result, None)
+
+    def all_do(self, action: Callable[[], Result]) -> Result:
+        """Do it on every process. When it fails anywhere, all raise: the first that failed its own error, the others
+        ToldByAnother with the exit code of that error.
+        """
+        result: Result | None = None
+        error: Exception | None = None
+        try:
+            result = action()
+        except Exception as raised:
+            error = raised
+        codes = self.gathered(None if error is None else exit_code(error))
+        failed = [rank for rank, code in enumerate(codes) if code is not None]
+        if error is not None and failed[0] == self.rank:
+            raise error
+        if failed:
+            raise ToldByAnother(codes[failed[0]])
+        return cast(Result, result)  # nothing failed
+
+    def first_does(self, action: Callable[[], Result]) -> Result:
+        """Do it on rank 0 only, and hand its result, or its failure, to all."""
+        return self.gathered(self.all_do(lambda: action() if self.rank == 0 else None))[0]
+
+    def wait_for_first(
+        self, action: Callable[[Callable[[], None]], Result], alive: Callable[[], None]
+    ) -> Result | None:
+        """Do something long on rank 0 -> its result there, None elsewhere; its failure, as in `all_do`, everywhere.
+
+        action: is given a function to call often, through which the others hear of it: however long it takes, none of them
+        waits in a collective for longer than there is between two calls. alive: called on every rank meanwhile.
+        """
+        result, error, heard = None, None, time.monotonic()
+
+        def going_on() -> None:
+            nonlocal heard
+            if time.monotonic() - heard >= HEARD_SECONDS:
+                self.largest(0)
+                alive()
+                heard = time.monotonic()
+
+        if self.rank == 0:
+            try:
+                result = action(going_on)
+            except Exception as raised:
+                error = raised
+            self.largest(1)
+        else:
+            while not self.largest(0):
+                alive()
+
+        def end() -> None:
+            if error is not None:
+                raise error
+
+        self.all_do(end)
+        return result
+
+
+def all_processes(timeout: float = 1800.0) -> Together:
+    """Those of the default process group, with a gloo group of their own; `timeout`: seconds one waits for the others."""
+    import torch
+
+    size = torch.distributed.get_world_size()
+    if size == 1:
+        return Together()
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+    return Together(torch.distributed.get_rank(), size, group)
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code that a command ends with for this error."""
+    return 2 if isinstance(error, UserError) else 75 if isinstance(error, TryAgain) else 1
+
+
+def lost_processes(error: RuntimeError) -> bool:
+    """Whether a collective failed because other processes ended or were too late: gloo says so in words only."""
+    import torch
+
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    said = str(error)
+    return any(words in said for words in ("gloo/transport", "Connection closed by peer", "Connection reset by peer"))

@@ -1,0 +1,100 @@
+"""Which attempt at a run owns its folder: a process of an earlier one, cut off but alive, must not write there any more.
+
+A scheduler starts a run again while a rank of the attempt before may still be computing behind a broken network. Locks do
+not reach over nodes on every file system, so the owner is a file: whoever starts writes down the attempt's number, which
+must not be smaller than the one there, and removes what older attempts had half written. An older attempt then finds
+another owner before it renames anything, and if it looked too early, what it wants to rename is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pretrain.system.errors import RunFailed, UserError
+from tokenization.files import is_temporary, write_atomically
+
+VARIABLE = "UNIX_RUN_ATTEMPT"  # set by whoever starts the processes again; the larger number owns the folder
+PARTIAL = ".partial"
+INTERRUPTED = "interrupted and saved"  # an event in events.jsonl
+
+
+class TakenOver(RunFailed):
+    """A newer attempt owns the run folder."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run, on all its processes."""
+
+    run: Path
+    number: int = 0
+    owner: str = ""  # host, process and a random part: two starts with one number are told apart
+
+    def check(self) -> None:
+        """Raises TakenOver when this attempt does not own the folder any more; a file that cannot be read says nothing."""
+        found = _read(self.run)
+        if found and (found["number"], found["owner"]) != (self.number, self.owner):
+            raise TakenOver(
+                f"{self.run}: attempt {found['number']} ({found['owner']}) has taken over from attempt {self.number}: "
+                "this one stops, and has written nothing since"
+            )
+
+    def owns(self) -> bool:
+        """Whether this attempt owns the folder, as `check` finds it."""
+        try:
+            self.check()
+        except TakenOver:
+            return False
+        return True
+
+    def partial(self, final: Path) -> Path:
+        """Where this attempt writes what is to become `final`."""
+        return final.with_name(f"{final.name}.{self.number}-{self.owner.rpartition('-')[2]}{PARTIAL}")
+
+
+def number_of_this_start(run: Path) -> int:
+    """What the environment says, or the number that the folder has. Raises UserError, or TakenOver for an older number."""
+    there = (_read(run) or {"number": 0})["number"]
+    given = os.environ.get(VARIABLE, "")
+    if not given:
+        return there
+    if not given.isdigit():
+        raise UserError(
+            f"{VARIABLE} is {given!r}: set it to a whole number that grows with each start, or leave it out"
+        )
+    if int(given) < there:
+        raise TakenOver(f"{run}: attempt {there} owns this folder, this is attempt {given}: it was started too late")
+    return int(given)
+
+
+def may_take_over(run: Path) -> bool:
+    """Whether the environment says that this start comes after the one that owns the folder."""
+    return number_of_this_start(run) > (_read(run) or {"number": 0})["number"]
+
+
+def claim(run: Path) -> Attempt:
+    """Make this start the owner of the folder, and remove what others had half written. One process of the run does it."""
+    number = number_of_this_start(run)
+    attempt = Attempt(run, number, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
+    run.mkdir(parents=True, exist_ok=True)
+    values = {key: value for key, value in asdict(attempt).items() if key != "run"}
+    write_atomically(run / "owner.json", (json.dumps(values) + "\n").encode())
+    for leftover in (run / "checkpoints").glob(f"*{PARTIAL}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in filter(is_temporary, run.iterdir()):
+        leftover.unlink(missing_ok=True)
+    return attempt
+
+
+def _read(run: Path) -> dict | None:
+    try:
+        found = json.loads((run / "owner.json").read_text(encoding="utf-8"))
+        return {"number": int(found["number"]), "owner": str(found["owner"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

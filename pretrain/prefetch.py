@@ -1,0 +1,70 @@
+"""Shards of the next block, fetched from a store while rows of this one are trained on.
+
+A block's rows are dealt over all its shards, so the first rows of a block ask for all of them within a few steps, far more
+than a step has time for. Hence a thread of each process that reads rows fetches them during the second half of the block
+before. The processes of a node share them out by their locks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy
+
+from pretrain.rows import RowPlan
+from pretrain.system.errors import TryAgain, UserError
+from tokenization.shard_cache import ShardCache
+from tokenization.shards import CodeDataset
+
+
+class FetchAhead:
+    """What a process that reads rows in their order tells of each. It is pickled without its thread."""
+
+    def __init__(self, datasets: Sequence[CodeDataset], plan: RowPlan):
+        self.datasets, self.plan = datasets, plan
+        self._begun = -1  # the last block that was looked at
+        self._thread: threading.Thread | None = None
+
+    def note(self, index: int) -> None:
+        """Row `index` is about to be read. Never waits, and leaves errors to whoever reads the shards."""
+        limits = [dataset.cache.limit for dataset in self.datasets if dataset.cache]
+        if not limits:
+            return
+        block, share = self.plan.place_of(index)
+        if share < 0.5 or block + 1 <= self._begun or (self._thread and self._thread.is_alive()):
+            return
+        self._begun = block + 1
+        if any(limit and limit < bytes_needed(self.datasets, self.plan, block, block + 1) for limit in limits):
+            return  # what would come would drive out what is in use
+        shards = remote_shards(self.datasets, self.plan, block + 1)
+        self._thread = threading.Thread(target=fetch, args=(shards,), name="fetch-ahead", daemon=True)
+        self._thread.start()
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_thread": None}
+
+
+def remote_shards(datasets: Sequence[CodeDataset], plan: RowPlan, block: int) -> list[tuple[ShardCache, int]]:
+    """The shards of datasets at URLs that rows of a block are dealt over."""
+    found = []
+    for dataset, documents in zip(datasets, plan.mixture.documents(block), strict=True):
+        if dataset.cache:
+            shards = numpy.searchsorted(dataset.lengths.shard_starts, documents, side="right") - 1
+            found += [(dataset.cache, shard) for shard in numpy.unique(shards).tolist()]
+    return found
+
+
+def bytes_needed(datasets: Sequence[CodeDataset], plan: RowPlan, *blocks: int) -> int:
+    """Bytes of the shards of datasets at URLs that rows of these blocks are dealt over."""
+    shards = {found for block in blocks for found in remote_shards(datasets, plan, block)}
+    return sum(cache.shards[shard]["bytes"] for cache, shard in shards)
+
+
+def fetch(shards: Sequence[tuple[ShardCache, int]]) -> None:
+    """Fetch what is not there and what nobody else is fetching."""
+    for cache, shard in shards:
+        try:
+            cache.fetch_ahead(shard)
+        except (UserError, TryAgain):
+            return

@@ -1,0 +1,104 @@
+"""How a command tells its user that something is wrong: one line, and the exit code that says whose turn it is.
+
+Exit codes: 0 done, 1 failed while running, 2 wrong usage, configuration or input, 75 lost something that may be back when
+the command is started again, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from pretrain.system.disk import REMEDIES, disk_error, let_output_go, tell, told
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message is one line: the file, the value, and what to do."""
+
+
+class RunFailed(Exception):
+    """A run that could not go on, for a reason that is known. The message is one line: what happened, and what to do."""
+
+
+class TryAgain(Exception):
+    """A run that lost what is not its own, as the other processes. The message is one line; started again, it may go on."""
+
+
+class ToldByAnother(SystemExit):
+    """The end of a process whose error another process of its run tells, so that it is told once. Holds the exit code."""
+
+    code: int
+
+
+def run_command(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command's `main` and exit: a `UserError`, `RunFailed` or `TryAgain` becomes one line on stderr, with exit code
+    2, 1 or 75; what a disk refuses, as when it is full, likewise, with exit code 1.
+
+    Any other exception keeps its traceback, because it is a fault of ours that a report should carry.
+    """
+    try:
+        code = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except TryAgain as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 75
+    except ToldByAnother as other:
+        code = other.code
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            wait_to_be_ended(20.0)
+    except ModuleNotFoundError as error:
+        if importlib.util.find_spec("torch"):
+            raise  # it is the environment, and something in it is broken
+        print(
+            f"error: {sys.executable} has no {error.name}: run make setup, then source .venv/bin/activate",
+            file=sys.stderr,
+        )
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted: what is published under its final name is whole", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        sys.stderr.close()
+        code = 0
+    except Exception as error:
+        found = disk_error(error)
+        if found is None:
+            raise
+        tell(
+            f"error: {told(found, named_output())}: {REMEDIES[found.errno or 0]}, and run the same command again",
+            sys.stderr,
+        )
+        code = 1
+    let_output_go()
+    sys.exit(code)
+
+
+def named_output() -> str:
+    """What the command line says after --output, for errors that name no file."""
+    for before, word in zip(["", *sys.argv], [*sys.argv, ""]):
+        if before == "--output" or word.startswith("--output="):
+            return word.removeprefix("--output=")
+    return ""
+
+
+def wait_to_be_ended(seconds: float) -> None:
+    """Return at SIGTERM, or after this long.
+
+    torchrun ends all processes of a run as soon as one has left. The first to leave must be the one that tells what is
+    wrong, or it is ended before it could.
+    """
+    ended = []
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    end = time.monotonic() + seconds
+    while not ended and time.monotonic() < end:
+        time.sleep(0.1)

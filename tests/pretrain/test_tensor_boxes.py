@@ -1,0 +1,79 @@
+"""Whatever ranks hold a tensor, its pieces lie in the whole where their elements belong, each element once."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.tensor_shards import shard
+from pretrain.tensor_boxes import Piece, copied, owned, pieces_of
+
+MATRICES = ["embedding.word_embeddings.weight", "a.linear_fc1.weight", "a.linear_fc2.weight", "a.linear_proj.weight"]
+VECTORS = ["a.linear_qkv.bias", "a.input_layernorm.weight"]
+
+
+def box_of(piece: Piece, whole: torch.Tensor) -> torch.Tensor:
+    for dim, (start, length) in enumerate(zip(piece.offsets, piece.tensor.shape, strict=True)):
+        whole = whole.narrow(dim, start, length)
+    return whole
+
+
+@st.composite
+def held_tensors(draw):
+    """(name, whole tensor of distinct values, tensor-parallel ranks, cuts of a rank's share over data-parallel ranks)."""
+    ranks, name = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from(MATRICES + VECTORS))
+    rows, columns = 2 * ranks * draw(st.integers(1, 3)), ranks * draw(st.integers(1, 4))
+    shape = (rows,) if name in VECTORS else (rows, columns)
+    whole = torch.arange(1.0, 1 + torch.Size(shape).numel()).view(shape)
+    share = shard(name, whole, 0, ranks).numel()
+    cuts = draw(st.lists(st.integers(0, share), max_size=3))
+    return name, whole, ranks, [0, *sorted(cuts), share]
+
+
+@settings(max_examples=200, deadline=None)
+@given(held_tensors())
+def test_pieces_of_all_ranks_make_the_whole(held):
+    name, whole, ranks, cuts = held
+    for flat in (False, True):
+        made = torch.zeros_like(whole)
+        for rank in range(ranks if shard(name, whole, 0, ranks).shape != whole.shape else 1):
+            share = shard(name, whole, rank, ranks)
+            parts = [(None, share)]
+            if flat:
+                parts = [(start, share.flatten()[start:end]) for start, end in zip(cuts, cuts[1:])]
+            for start, tensor in parts:
+                for piece in pieces_of("key", name, share.shape, tensor, rank, ranks, start):
+                    assert piece.shape == whole.shape and piece.key == "key" and piece.tensor.numel()
+                    box_of(piece, made).add_(piece.tensor)
+        assert torch.equal(made, whole)
+
+
+@settings(max_examples=50, deadline=None)
+@given(held_tensors())
+def test_what_is_read_into_the_pieces_is_in_the_tensor(held):
+    name, whole, ranks, cuts = held
+    for rank in range(ranks):
+        share = shard(name, whole, rank, ranks)
+        for start, end in zip(cuts, cuts[1:]):
+            held_here = torch.zeros(end - start)
+            for piece in pieces_of("key", name, share.shape, held_here, rank, ranks, start):
+                piece.tensor.copy_(box_of(piece, whole))
+            assert torch.equal(held_here, share.flatten()[start:end])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 5))
+def test_each_piece_is_written_by_one_rank_and_ranks_write_alike(sizes, ranks):
+    pieces = [Piece(str(number), (size,), (0,), torch.zeros(size)) for number, size in enumerate(sizes)]
+    shares = [owned(pieces, rank, ranks) for rank in range(ranks)]
+    assert sorted(piece.key for share in shares for piece in share) == sorted(piece.key for piece in pieces)
+    totals = [sum(piece.tensor.numel() for piece in share) for share in shares]
+    assert max(totals) - min(totals) <= max(sizes)
+
+
+def test_a_copy_does_not_change_with_the_tensor():
+    tensor = torch.zeros(4, 4)
+    copy = copied([Piece("key", (4, 4), (0, 0), tensor[:, 1:])])[0]
+    tensor.fill_(1.0)
+    assert copy.tensor.sum() == 0 and copy.tensor.is_contiguous()

@@ -1,0 +1,1 @@
+"""What explains a model: gradient conflict and entropy."""

@@ -1,0 +1,1 @@
+"""Hugging Face folders: written from checkpoints, opened, and their text path alone."""

@@ -1,0 +1,147 @@
+"""An exported Uni-X folder, opened: the model, its text tokenizer, its image tokenizer and its prompt wordings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from model.config import MODEL_TYPES
+from model.prompts import Encode, PromptTemplates
+from model.vocabulary import Vocabulary
+from pretrain.system.errors import UserError
+
+PROMPTS_FILE, VQ_FOLDER = "unix_prompts.json", "vq"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `tools/convert_to_hf.py` wrote, ready to use: `model` is a UniXForCausalLM, `vq` a tokenization.vq.VQ."""
+
+    folder: Path
+    model: Any
+    vq: Any
+    encode: Encode  # never makes a control token
+    markup: Encode  # for marks of turns, which are control tokens
+    decode: Callable[[list[int]], str]  # leaves out special tokens
+    templates: PromptTemplates
+    vocabulary: Vocabulary
+
+
+def check_export(folder: Path) -> None:
+    """Raise UserError, in one line, if `folder` is not an exported Uni-X model. Reads small files only."""
+    if not folder.is_dir():
+        raise UserError(f"no model folder {folder}: give a folder that tools/convert_to_hf.py wrote")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(
+                f"{folder} is an adapter of peft, not a model: load it onto its model, then merge_and_unload() and "
+                "save_pretrained (docs/fine-tuning.md)"
+            ) from None
+        raise UserError(f"{folder} has no config.json: give a folder that tools/convert_to_hf.py wrote") from None
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'} is not JSON ({error}): export the model again") from None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in MODEL_TYPES:
+        raise UserError(
+            f"{folder / 'config.json'} is of model_type {kind!r}, not {MODEL_TYPES[0]!r}: not a Uni-X model"
+        )
+    for name in (PROMPTS_FILE, VQ_FOLDER, "tokenizer.json"):
+        if not (folder / name).exists():
+            raise UserError(f"{folder} has no {name}: export the model again with tools/convert_to_hf.py")
+
+
+def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
+    """Load everything in `folder` to `device`: float32 on a CPU, bfloat16 on a GPU, unless `dtype` names another. The
+    image tokenizer stays float32.
+
+    The model is this repository's class with the folder's weights, so no code of the folder is run. Raises UserError
+    for whatever is missing, broken, or does not belong together.
+    """
+    check_export(folder)
+    from pretrain.system.cpu_memory import keep_freed_memory
+    from pretrain.system.light_imports import leave_torchvision_out
+
+    keep_freed_memory()
+    leave_torchvision_out()
+    from tokenizers import Tokenizer
+
+    from tokenization.text_tokenizer import load_text_tokenizer
+    from tokenization.vq import load_vq
+
+    path = folder / PROMPTS_FILE
+    templates = PromptTemplates.from_json(path.read_text(encoding="utf-8"), source=str(path))
+    text = load_text_tokenizer(folder)
+    vq = load_vq(str(folder / VQ_FOLDER), device=device)
+    model = load_model(folder, device, dtype)
+    check_vq(model.config.codebook_size, vq, templates, folder)
+    config = model.config
+    controls = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    vocabulary = Vocabulary(
+        image_token_offset=config.image_token_offset,
+        codebook_size=config.codebook_size,
+        vision_start_id=config.vision_start_token_id,
+        vision_end_id=config.vision_end_token_id,
+        eos_id=config.eos_token_id,
+    )
+    return Export(
+        folder=folder,
+        model=model,
+        vq=vq,
+        markup=lambda string: controls.encode(string, add_special_tokens=False).ids,
+        encode=lru_cache(maxsize=1024)(lambda string: tuple(text.encoder(string))),
+        decode=lambda ids: controls.decode(ids, skip_special_tokens=True),
+        templates=templates,
+        vocabulary=vocabulary,
+    )
+
+
+def check_square(export: Export, command: str) -> None:
+    """Raise UserError for a model of several shapes, which a command does not work with."""
+    if export.templates.shapes:
+        raise UserError(
+            f"{export.folder} draws pictures of {len(export.templates.shapes)} shapes, and {command} reads squares "
+            "only: use tools/generate.py and tools/evaluate.py"
+        )
+
+
+def load_model(folder: Path, device: str, dtype: str = ""):
+    """The UniXForCausalLM of `folder`, in evaluation mode. Raises UserError when weights are absent or do not fit."""
+    import torch
+    from safetensors import SafetensorError
+
+    from pretrain.system.light_imports import import_transformers
+
+    import_transformers()
+    from model.hf.modeling_uni_x import UniXForCausalLM
+
+    kind = getattr(torch, dtype or ("float32" if device == "cpu" else "bfloat16"))
+    try:
+        model, info = UniXForCausalLM.from_pretrained(folder, dtype=kind, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder} cannot be loaded: {reason[:300]}: export the model again") from error
+    wrong = {what: sorted(info[what]) for what in ("missing_keys", "unexpected_keys") if info[what]}
+    if wrong:
+        found = ", ".join(f"{len(names)} {what.replace('_', ' ')}, as {names[0]}" for what, names in wrong.items())
+        raise UserError(f"{folder}: weights do not fit config.json: {found}: export the model again")
+    return model.eval().to(device)
+
+
+def check_vq(codebook_size: int, vq, templates: PromptTemplates, folder: Path) -> None:
+    """Raise UserError if the image tokenizer of `folder` is not the one whose codes the model learned."""
+    if vq.codebook_size != codebook_size:
+        raise UserError(
+            f"{folder / VQ_FOLDER} has a codebook of {vq.codebook_size}, the model one of {codebook_size}: "
+            "put the image tokenizer there that the model was trained with"
+        )
+    if templates.vq_fingerprint and vq.fingerprint != templates.vq_fingerprint:
+        raise UserError(
+            f"{folder / VQ_FOLDER} has fingerprint {vq.fingerprint[:12]}, {PROMPTS_FILE} names "
+            f"{templates.vq_fingerprint[:12]}: put the image tokenizer there that the model was trained with"
+        )

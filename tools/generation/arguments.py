@@ -1,0 +1,45 @@
+"""Values of command lines that several commands take: numbers within bounds, scales, the device."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from pretrain.system.errors import UserError
+
+
+def at_least(lowest: int, number: type) -> Callable[[str], int | float]:
+    """What turns a text into a finite number of at least `lowest`; argparse tells what does not fit."""
+
+    def parse(text: str) -> int | float:
+        value = number(text)
+        if not lowest <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not a number of at least {lowest}")
+        return value
+
+    parse.__name__ = number.__name__
+    return parse
+
+
+def share(text: str) -> float:
+    """A number above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value
+
+
+def scale(text: str) -> float | tuple[float, float]:
+    """A guidance scale, or FIRST:LAST, two of them."""
+    first, colon, last = text.partition(":")
+    number = at_least(0, float)
+    return (number(first), number(last)) if colon else number(first)
+
+
+def choose_device(name: str) -> str:
+    """cpu or cuda, of auto, cpu and cuda. UserError where there is no GPU."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here: use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

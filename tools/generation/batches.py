@@ -1,0 +1,400 @@
+"""What `tools/generate.py` does with a batch of requests: prompts in ids, one call of the model, pictures and texts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model.hf.shapes_uni_x import trailing_shape
+from model.prompts import (
+    TURN_END,
+    edit_ids,
+    image_to_text_ids,
+    picture_ids,
+    size_ids,
+    text_to_image_ids,
+    turn_ids,
+    unconditional_ids,
+)
+from model.shapes import Framing, shape_of
+from pretrain.system.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tools.export.folder import Export
+
+TASKS = ("draw", "caption", "edit", "text", "interleaved")
+PICTURE_TASKS = ("draw", "edit")
+GREY = (128, 128, 128)  # of the part of a picture that is not drawn yet
+
+Scale = float | tuple[float, float]  # of guidance: one number, or those of the first and of the last code
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How codes and text are drawn. The defaults of the command are the published ones: the paper's guidance, the
+    released code's temperature, top-k and top-p, and InstructPix2Pix's guidance of the source picture."""
+
+    guidance: Scale
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    image_guidance: Scale = 1.5
+    text_temperature: float = 0.0
+    max_new_tokens: int = 64
+    max_images: int = 4
+    chat: bool = False  # prompts are turns of a conversation
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing to make: a prompt, which may be empty for a caption, and the pictures that stand before it."""
+
+    prompt: str
+    images: tuple[Path, ...] = ()
+    shape: str = ""  # of the picture that is drawn, as a ratio 4:3 or rows*columns; empty where the model chooses
+
+
+def sample_seed(seed: int, prompt: int, sample: int) -> int:
+    """Seed of sample `sample` of prompt number `prompt`: 63 bits that depend on all three numbers."""
+    digest = hashlib.blake2b(f"{seed}/{prompt}/{sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def settings_of(task: str, sampling: Sampling) -> dict:
+    """The settings that the results of a task depend on."""
+    pictures = ["guidance", "temperature", "top_k", "top_p", "seed"]
+    texts = ["text_temperature", "max_new_tokens"] + (["top_k", "top_p", "seed"] if sampling.text_temperature else [])
+    used = {
+        "draw": pictures,
+        "edit": [*pictures, "image_guidance"],
+        "caption": [*texts, "chat"],
+        "text": [*texts, "chat"],
+        "interleaved": [*pictures, *texts, "max_images", "chat"],
+    }[task]
+    return {name: value for name, value in asdict(sampling).items() if name in used}
+
+
+def check_lengths(export: Export, task: str, requests: Sequence[Request], sampling: Sampling) -> None:
+    """Raises UserError if a request and its answer are longer than the model's longest sequence."""
+    codes = most_tokens(export)
+    answer = {"draw": codes, "edit": codes}.get(task, sampling.max_new_tokens)
+    if task == "interleaved":
+        answer += sampling.max_images * (codes + 1)
+    limit = export.model.config.max_position_embeddings
+    for request in requests:
+        blank = blank_sources(export, len(request.images))
+        tokens = len(prompt_ids(export, task, request, blank, sampling.chat)[0]) + answer
+        if tokens > limit:
+            words = f"prompt {request.prompt[:60]!r}"
+            raise UserError(f"{words} needs {tokens} tokens, the model has {limit}: shorten it")
+
+
+def blank_sources(export: Export, count: int) -> list:
+    """What `codes_of` may give of so many pictures, in the longest case."""
+    import numpy
+
+    grids = export.templates.shapes
+    if not grids:
+        return [[0] * (export.vq.image_size // export.vq.downsample) ** 2] * count
+    return [numpy.zeros(max(grids, key=lambda grid: grid[0] * grid[1]), int)] * count
+
+
+def most_tokens(export: Export) -> int:
+    """Tokens that a picture which is drawn adds to its prompt, in the longest case."""
+    templates = export.templates
+    if not templates.shapes:
+        return templates.grid[0] * templates.grid[1]
+    words = [len(size_ids(shape, export.encode, templates)) for shape in range(len(templates.shapes))]
+    return max(rows * columns + 1 + said for (rows, columns), said in zip(templates.shapes, words, strict=True))
+
+
+def framing_of(export: Export) -> Framing:
+    """How pictures of prompts are brought to the shapes that the model knows, as in training; or to the image tokenizer's
+    own square."""
+    side, pixels = export.vq.image_size // export.vq.downsample, export.vq.downsample
+    return Framing(export.templates.shapes or ((side, side),), pixels, export.templates.fit == "pad")
+
+
+def shape_number(export: Export, said: str) -> int | None:
+    """The number of a shape that is asked for; None where nothing is. Raises UserError for one that is not drawn."""
+    if not said:
+        return None
+    try:
+        return shape_of(said, export.templates.grids)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def prompt_ids(
+    export: Export, task: str, request: Request, sources: Sequence, chat: bool = False
+) -> tuple[list[int], list[int] | None]:
+    """Ids of a request whose pictures have the codes `sources`; for an edit, also those without the instruction."""
+    encode, vocabulary, templates = export.encode, export.vocabulary, export.templates
+    if task == "draw":
+        return text_to_image_ids(request.prompt, encode, vocabulary, templates), None
+    if task == "edit":
+        return edit_ids(sources, request.prompt, encode, export.markup, vocabulary, templates)
+    if chat:
+        question = request.prompt or templates.image_to_text[0]
+        return turn_ids(sources, question, encode, export.markup, vocabulary, templates), None
+    if task == "caption":
+        return image_to_text_ids(sources[0], encode, vocabulary, templates, request.prompt or 0), None
+    pictures = [token for codes in sources for token in picture_ids(codes, vocabulary, encode, templates)]
+    return [*pictures, *(int(token) for token in encode(request.prompt))], None
+
+
+def codes_of(export: Export, request: Request) -> list:
+    """Codes of each picture of a request, [rows * columns], or [rows, columns] where a model knows several shapes.
+
+    Raises RejectedImage, a UserError, for a bad file.
+    """
+    from tokenization.preprocess import open_image, preprocess
+
+    pictures = [preprocess(open_image(path), framing_of(export)) for path in request.images]
+    return [source_codes(export, picture) for picture in pictures]
+
+
+def source_codes(export: Export, picture: Image.Image):
+    """Codes of a picture of a prompt, encoded alone, so that they do not depend on its neighbours."""
+    codes = export.vq.encode([picture])[0]
+    return codes if export.templates.shapes else codes.flatten()
+
+
+def draw_batch(
+    export: Export,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    image_only: Sequence[Sequence[int]] | None = None,
+    on_codes: Callable | None = None,
+    shapes: Sequence[int | None] = (),
+) -> list[Image.Image]:
+    """One picture a prompt, of the codes that `draw_codes` draws."""
+    import torch
+
+    codes = draw_codes(export, prompts, seeds, sampling, image_only, on_codes, shapes)
+    if len({tuple(one.shape) for one in codes}) == 1:
+        return export.vq.decode(torch.stack(codes))
+    return [export.vq.decode(one[None])[0] for one in codes]
+
+
+def draw_codes(
+    export: Export,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    image_only: Sequence[Sequence[int]] | None = None,
+    on_codes: Callable | None = None,
+    shapes: Sequence[int | None] = (),
+):
+    """The codes [rows, columns] of one picture a prompt, in a list.
+
+    Each row of ids ends as `text_to_image_ids` ends them and has a seed of its own. `image_only` are the prompts of edits
+    without their instructions; with them the source picture has a scale of guidance of its own. `on_codes` is called
+    after each code with the codes so far, [b, n], and the grid of each picture; where a row has fewer than n codes, -1
+    stands after them. `shapes`: numbers of shapes, None (or nothing at all) where the model is to choose.
+    """
+    from model.hf.generation_uni_x import left_pad
+
+    device, pad = export.model.device, export.vocabulary.eos_id
+    options: dict = {}
+    if image_only is not None:
+        ids, mask = left_pad(image_only, pad)
+        options = {
+            "image_only_ids": ids.to(device),
+            "image_only_mask": mask.to(device),
+            "image_guidance_scale": schedule(sampling.image_guidance),
+        }
+    ids, mask = left_pad(prompts, pad)
+    ids, mask, chance = ids.to(device), mask.to(device), generators(seeds)
+    known = export.templates.grids
+    if len(known) > 1:
+        chosen = export.model.choose_shapes(
+            ids, mask, list(shapes) or None, temperature=sampling.temperature, generator=chance
+        )
+        grids, options["shapes"] = [known[shape] for shape in chosen], chosen
+    else:
+        grids, options["num_codes"] = list(known) * len(prompts), known[0][0] * known[0][1]
+    found = export.model.generate_images(
+        ids,
+        mask,
+        unconditional(export),
+        guidance_scale=schedule(sampling.guidance),
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        generator=chance,
+        on_codes=on_codes and (lambda codes: on_codes(codes, grids)),
+        **options,
+    )
+    return [codes.view(grid) for codes, grid in zip(found, grids, strict=True)]
+
+
+def write_batch(
+    export: Export, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
+) -> list[str]:
+    """One text a prompt: the likeliest, or where `text_temperature` is above 0 one that its seed draws."""
+    from model.hf.sampling_uni_x import SeededSamplingLogitsProcessor
+
+    processors = []
+    if sampling.text_temperature:
+        processors.append(
+            SeededSamplingLogitsProcessor(
+                generators(seeds),
+                stop_ids(export),
+                temperature=sampling.text_temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+            )
+        )
+    found = continue_texts(export, prompts, sampling.max_new_tokens, processors)
+    return [export.decode(ids).strip() for ids in found]
+
+
+def continue_texts(
+    export: Export,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    processors: Sequence = (),
+    stopping: Sequence = (),
+) -> list[list[int]]:
+    """The new ids of each prompt's text; what follows its end is padding, which `export.decode` leaves out.
+
+    `processors` are transformers' logits processors, after those that forbid pictures; `stopping` its criteria.
+    """
+    import torch
+    from transformers import StoppingCriteriaList
+
+    from model.hf.generation_uni_x import left_pad
+
+    eos = export.vocabulary.eos_id
+    ids, mask = left_pad(prompts, eos)
+    with torch.no_grad():
+        found = export.model.generate(
+            ids.to(export.model.device),
+            attention_mask=mask.to(export.model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=stop_ids(export),
+            pad_token_id=eos,
+            logits_processor=[*export.model.text_only(), *processors],
+            stopping_criteria=StoppingCriteriaList(stopping),
+        )
+    return found[:, ids.shape[1] :].tolist()
+
+
+def stop_ids(export: Export) -> list[int]:
+    """What ends a text: the end of the document, and the end of a turn where that is one token."""
+    end = list(export.markup(TURN_END))
+    return [export.vocabulary.eos_id, *(end if len(end) == 1 else [])]
+
+
+def document_batch(
+    export: Export, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
+) -> list[list[str | Image.Image]]:
+    """One document a prompt: its new texts and pictures in order."""
+    rows, columns = export.templates.grid
+    found = export.model.generate_documents(
+        prompts,
+        unconditional(export),
+        num_codes=None if export.templates.shapes else rows * columns,
+        max_new_tokens=sampling.max_new_tokens,
+        max_images=sampling.max_images,
+        guidance_scale=schedule(sampling.guidance),
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        text_temperature=sampling.text_temperature,
+        text_top_k=sampling.top_k,
+        text_top_p=sampling.top_p,
+        generators=generators(seeds),
+        stop_ids=stop_ids(export),
+    )
+    return [parts_of(export, ids) for ids in found]
+
+
+def parts_of(export: Export, ids: Sequence[int]) -> list[str | Image.Image]:
+    """The texts and whole pictures of a document's ids, in order; empty texts are left out."""
+    import numpy
+
+    templates, grid = export.templates, export.templates.grid
+    sizes = [size_ids(shape, export.encode, templates) for shape in range(len(templates.shapes))]
+    parts: list[str | Image.Image] = []
+    words: list[int] = []
+    codes: list[int] = []
+    for token in [*ids, export.vocabulary.vision_end_id]:
+        if export.vocabulary.is_code(token):
+            codes.append(token - export.vocabulary.image_token_offset)
+            continue
+        if codes:
+            parts += export.vq.decode(numpy.array(codes).reshape(1, *grid))
+            codes = []
+        if token == export.vocabulary.vision_start_id and (shape := trailing_shape(words, sizes)) is not None:
+            words, grid = words[: -len(sizes[shape])], templates.shapes[shape]
+        if token in (export.vocabulary.vision_start_id, export.vocabulary.vision_end_id):
+            text, words = export.decode(words).strip(), []
+            parts += [text] if text else []
+        else:
+            words.append(token)
+    return parts
+
+
+def partial_picture(export: Export, codes, grid: tuple[int, int]) -> Image.Image:
+    """The picture of its codes so far, int64 [n]: what is not drawn yet is grey."""
+    import torch
+
+    rows, columns = grid
+    count = len(codes)
+    rest = codes[-1:].expand(rows * columns - count)
+    picture = export.vq.decode(torch.cat((codes, rest)).view(1, rows, columns))[0]
+    side = export.vq.downsample
+    for place in range(count, rows * columns):
+        top, left = place // columns * side, place % columns * side
+        picture.paste(GREY, (left, top, left + side, top + side))
+    return picture
+
+
+def schedule(scale: Scale):
+    """A scale of the command line as the model takes it."""
+    from model.hf.guidance_uni_x import linear
+
+    return linear(*scale) if isinstance(scale, tuple) else scale
+
+
+def unconditional(export: Export):
+    """Ids [u] of the prompt for any picture."""
+    import torch
+
+    ids = unconditional_ids(export.encode, export.vocabulary, export.templates)
+    return torch.tensor(ids, device=export.model.device)
+
+
+def generators(seeds: Sequence[int]) -> list:
+    """A source of chance for each seed, on the CPU, so that a seed means the same on every device."""
+    import torch
+
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@lru_cache(maxsize=4)
+def fingerprint(folder: Path) -> str:
+    """Which model drew: hex digits over the configuration, the prompts, and size and ends of each weight file.
+
+    Weights are not read whole, which would take minutes for a large model.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", folder / "unix_prompts.json", *folder.glob("*.safetensors")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,71 @@
+"""A job of generation: results of many requests, batch by batch, into a record that makes it go on after an end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from model.shapes import size_word
+from tools.generation.batches import PICTURE_TASKS, Request, Sampling
+from tools.generation.record import Record
+
+if TYPE_CHECKING:
+    from tools.export.folder import Export
+
+
+def run_job(
+    export: Export,
+    task: str,
+    requests: Sequence[Request],
+    samples: int,
+    sampling: Sampling,
+    batch_size: int,
+    preview: int,
+    record: Record,
+    numbers: Sequence[int] | None = None,
+    extra: dict | None = None,
+) -> None:
+    """Make `samples` results of every request, except those that the record holds; then the contact sheet.
+
+    `numbers` are the requests' own, on which seeds and names depend, where they are not 0, 1, 2 and so on. `extra` goes
+    into every line: what else results depend on.
+    """
+    from tqdm import tqdm
+
+    from tools.generation.batches import check_lengths, fingerprint, sample_seed, settings_of, shape_number
+    from tools.generation.results import make_batch, write_sheets
+
+    check_lengths(export, task, requests, sampling)
+    common = {"task": task, "model": fingerprint(export.folder), "settings": settings_of(task, sampling)}
+    common |= extra or {}
+    jobs, open_jobs = [], set()
+    for number, request in zip(numbers or range(len(requests)), requests, strict=True):
+        prompt = request.prompt or export.templates.image_to_text[0]
+        for sample in range(samples):
+            job = {**common, "prompt": prompt, "prompt_index": number, "sample_index": sample}
+            job["sample_seed"] = sample_seed(sampling.seed, number, sample)
+            if request.images:
+                job["images"] = [str(path) for path in request.images]
+            shape = shape_number(export, request.shape)
+            if export.templates.shapes and task in PICTURE_TASKS:
+                job["shape"] = "" if shape is None else size_word(export.templates.grids[shape])
+            jobs.append((request, job))
+            if not record.holds((number, sample), job):
+                open_jobs.add((number, sample))
+    unit = "picture" if task in PICTURE_TASKS else "text"
+    with tqdm(total=len(jobs), initial=len(jobs) - len(open_jobs), unit=unit, desc=task, disable=None) as progress:
+        for start in range(0, len(jobs), batch_size):
+            batch = [
+                (request, job)
+                for request, job in jobs[start : start + batch_size]
+                if (job["prompt_index"], job["sample_index"]) in open_jobs
+            ]
+            if batch:
+                record.add(make_batch(export, task, batch, sampling, record.folder, preview))
+                progress.update(len(batch))
+    bad = [line for line in record.lines.values() if "error" in line]
+    if bad:
+        print(f"warning: {len(bad)} requests were put aside, as {bad[0]['error']}: see {record.path}", file=sys.stderr)
+    if task in PICTURE_TASKS:
+        write_sheets(record, [job for _, job in jobs], samples)

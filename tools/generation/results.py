@@ -1,0 +1,126 @@
+"""The files and lines of one batch of results, and contact sheets of all pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenization.files import save_picture
+from tools.generation.batches import (
+    Request,
+    Sampling,
+    codes_of,
+    document_batch,
+    draw_batch,
+    partial_picture,
+    prompt_ids,
+    shape_number,
+    write_batch,
+)
+
+if TYPE_CHECKING:
+    from tools.export.folder import Export
+    from tools.generation.record import Record
+
+SHEET_CELL, SHEET_PICTURES = 192, 240  # pixels of a picture's side, and most pictures, of one contact sheet
+
+
+def make_batch(
+    export: Export,
+    task: str,
+    batch: Sequence[tuple[Request, dict]],
+    sampling: Sampling,
+    folder: Path,
+    preview: int = 0,
+) -> list[dict]:
+    """Make the results of some requests, write their pictures -> their lines, in order.
+
+    A request whose picture is damaged gets a line with an `error` in place of a result, and the others go on.
+    """
+    from tokenization.preprocess import RejectedImage
+
+    lines: list[dict] = []
+    prompts: list[list[int]] = []
+    sources_only: list[list[int]] = []  # of edits
+    shapes: list[int | None] = []
+    for request, job in batch:
+        try:
+            whole, image_only = prompt_ids(export, task, request, codes_of(export, request), sampling.chat)
+        except RejectedImage as error:
+            lines.append({**job, "error": str(error)})
+            continue
+        lines.append(dict(job))
+        prompts.append(whole)
+        sources_only.append(image_only or [])
+        shapes.append(shape_number(export, request.shape))
+    made = [line for line in lines if "error" not in line]
+    if not made:
+        return lines
+    seeds = [line["sample_seed"] for line in made]
+    if task in ("draw", "edit"):
+        names = [name_of(line) for line in made]
+        on_codes = previews(export, folder, names, preview) if preview else None
+        guides = sources_only if task == "edit" else None
+        pictures = draw_batch(export, prompts, seeds, sampling, guides, on_codes, shapes)
+        for line, picture, name in zip(made, pictures, names, strict=True):
+            save_picture(picture, folder / f"{name}.png")
+            line["file"] = f"{name}.png"
+            if export.templates.shapes:
+                line["size"] = f"{picture.width}x{picture.height}"
+            (folder / f"{name}.partial.png").unlink(missing_ok=True)
+    elif task == "interleaved":
+        for line, parts in zip(made, document_batch(export, prompts, seeds, sampling), strict=True):
+            line["parts"] = []
+            for number, part in enumerate(parts):
+                if isinstance(part, str):
+                    line["parts"].append({"text": part})
+                else:
+                    name = f"{name_of(line)}-{number:02d}.png"
+                    save_picture(part, folder / name)
+                    line["parts"].append({"file": name})
+            print(f"{line['prompt_index']:04d}: " + " ".join(p.get("text") or f"[{p['file']}]" for p in line["parts"]))
+    else:
+        for line, text in zip(made, write_batch(export, prompts, seeds, sampling), strict=True):
+            line["text"] = text
+            print(f"{', '.join(line['images']) if 'images' in line else line['prompt']}: {text}")
+    return lines
+
+
+def name_of(line: dict) -> str:
+    """PPPP-KK of a result: the numbers of its prompt and of its sample."""
+    return f"{line['prompt_index']:04d}-{line['sample_index']:02d}"
+
+
+def previews(export: Export, folder: Path, names: Sequence[str], rows: int):
+    """A function that writes the pictures so far, whenever `rows` more rows of their codes are drawn."""
+
+    def write(codes, grids) -> None:
+        drawn = codes.shape[1]
+        for name, row, grid in zip(names, codes, grids, strict=True):
+            if drawn % (rows * grid[1]) == 0 and drawn < grid[0] * grid[1]:
+                save_picture(partial_picture(export, row, grid), folder / f"{name}.partial.png")
+
+    return write
+
+
+def write_sheets(record: Record, jobs: Sequence[dict], samples: int) -> None:
+    """`contact_sheet.png`, then `contact_sheet-2.png` and so on: a row a prompt, or a block where a prompt has one."""
+    from PIL import Image
+
+    from tokenization.contact_sheet import contact_sheet, inside
+
+    shown = [record.lines[job["prompt_index"], job["sample_index"]] for job in jobs]
+    shown = [line for line in shown if "file" in line]
+    columns = samples if 1 < samples <= 12 else 8
+    a_sheet = SHEET_PICTURES // columns * columns
+    for sheet, start in enumerate(range(0, len(shown), a_sheet), 1):
+        lines = shown[start : start + a_sheet]
+        pictures: list[Image.Image] = [Image.open(record.folder / line["file"]) for line in lines]
+        if max(max(picture.size) for picture in pictures) > SHEET_CELL:
+            pictures = [
+                picture.resize(inside(picture.size, SHEET_CELL), Image.Resampling.LANCZOS) for picture in pictures
+            ]
+        labels = [f"{line['prompt_index']}-{line['sample_index']} {line['prompt']}" for line in lines]
+        name = "contact_sheet.png" if sheet == 1 else f"contact_sheet-{sheet}.png"
+        save_picture(contact_sheet(pictures, labels, columns, SHEET_CELL), record.folder / name)

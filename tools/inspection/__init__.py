@@ -1,0 +1,1 @@
+"""Corpora and code shards, shown to people."""

@@ -1,0 +1,183 @@
+"""What a run folder says of its run: progress, speed, losses, attempts, and the ranks that keep the others waiting."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.checkpoint import folder_of
+from pretrain.fencing import INTERRUPTED
+from pretrain.json_lines import last_objects, parsed
+from pretrain.system.errors import UserError
+from slurm.attempt import newest_checkpoint
+
+WINDOW = 50  # the last lines that means are taken of
+SLOWER = 1.2  # a rank is called slow from where it alone makes the step so many times as long
+
+
+@dataclass(frozen=True)
+class RankTimes:
+    """Mean seconds of the last steps of a rank."""
+
+    rank: int
+    step: int
+    seconds: float
+    waited_rows: float
+    alone: float  # computing before it needed the others; 0: not known (ZeRO gathers weights all the time)
+
+    @property
+    def own(self) -> float:
+        """Seconds of a step in which nobody else can be to blame."""
+        return self.waited_rows + self.alone
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run at one moment."""
+
+    folder: Path
+    step: int
+    steps: int
+    ranks: int
+    rows_per_step: int
+    tokens_per_step: int
+    age: float  # seconds since metrics.jsonl was written to
+    train: list[dict]  # the last lines with training losses
+    heldout: dict | None  # the last line with held-out losses
+    attempts: list[dict]  # ended ones, of restarts.jsonl
+    current: dict | None  # of attempt.json
+    events: list[dict]
+    times: list[RankTimes]
+    flops_per_row: float | None  # forward and backward, attention left out
+    interrupted: dict | None = None  # the event with which the last start ended, if it was told to stop and saved
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.steps
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all ranks, the median of the last lines."""
+        return self.ranks * statistics.median([line["tok_per_sec_per_gpu"] for line in self.train] or [0.0])
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the present speed; None when there is none yet."""
+        rate = self.tokens_per_second
+        return (self.steps - self.step) * self.tokens_per_step / rate if rate else None
+
+    @property
+    def flops_per_second(self) -> float | None:
+        """Of one rank; None while no checkpoint says what the model is."""
+        if self.flops_per_row is None:
+            return None
+        rows = self.tokens_per_second / self.ranks / self.row_length
+        return self.flops_per_row * rows
+
+    @property
+    def row_length(self) -> int:
+        """Tokens in a row."""
+        return self.tokens_per_step // self.rows_per_step
+
+    def mean(self, name: str) -> float | None:
+        """Of a number of the last lines that have it."""
+        values = [line[name] for line in self.train if name in line]
+        return statistics.mean(values) if values else None
+
+
+def read_run(folder: Path) -> RunState:
+    """Read a run folder. Raises UserError when it is none."""
+    import yaml
+
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        steps, data = config["run"]["steps"], config["data"]
+        rows, length = data["rows_per_step"], data["row_length"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        raise UserError(f"{folder}: is no run folder, or its run has not begun: config.yaml is not there") from None
+    metrics = folder / "metrics.jsonl"
+    last = last_objects(metrics, count=2)
+    train, heldout = last_objects(metrics, "train/loss", WINDOW), last_objects(metrics, "heldout/loss")
+    starts, attempts = lines_of(folder / "starts.jsonl"), lines_of(folder / "restarts.jsonl")
+    current = lines_of(folder / "attempt.json")
+    return RunState(
+        folder=folder,
+        step=max([line.get("step", 0) for line in last], default=0),
+        steps=steps,
+        ranks=starts[-1].get("processes", 1) if starts else 1,
+        tokens_per_step=rows * length,
+        rows_per_step=rows,
+        age=time.time() - metrics.stat().st_mtime if last else 0.0,
+        train=train,
+        heldout=heldout[-1] if heldout else None,
+        attempts=attempts,
+        current=current[-1] if current else None,
+        events=lines_of(folder / "events.jsonl"),
+        times=rank_times(folder),
+        flops_per_row=flops_of_row(folder, train, rows, length),
+        interrupted=interrupted(lines_of(folder / "events.jsonl"), starts),
+    )
+
+
+def interrupted(events: list[dict], starts: list[dict]) -> dict | None:
+    """The last event, if with it the last start ended: told to stop, and saved."""
+    if not events or events[-1].get("event") != INTERRUPTED:
+        return None
+    since = starts[-1].get("time", "") if starts else ""
+    return events[-1] if events[-1].get("time", "") >= since else None
+
+
+def lines_of(path: Path) -> list[dict]:
+    """The JSON lines of a file that may not be there, without one that is just being written."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [found for line in lines if (found := parsed(line)) is not None]
+
+
+def rank_times(folder: Path) -> list[RankTimes]:
+    """Of the newest attempt's ranks, from the ends of their logs."""
+    logs = sorted((folder / "logs").glob("attempt_*"))
+    found = []
+    for path in sorted(logs[-1].glob("rank_*.jsonl")) if logs else []:
+        last = last_objects(path, "seconds", WINDOW)
+        if last:
+            means = [
+                statistics.mean(line.get(name, 0.0) for line in last) for name in ("seconds", "waited_rows", "alone")
+            ]
+            found.append(RankTimes(int(path.stem.removeprefix("rank_")), last[-1]["step"], *means))
+    return found
+
+
+def slow_ranks(times: list[RankTimes]) -> list[tuple[RankTimes, str]]:
+    """Ranks that others wait for, the slowest first, and what they are slow at."""
+    if len(times) < 2:
+        return []
+    own, rows = (statistics.median_low([getattr(each, name) for each in times]) for name in ("own", "waited_rows"))
+    step = statistics.median(each.seconds for each in times)
+    slow = [each for each in times if each.own - own > (SLOWER - 1) * step]
+    named = [
+        (each, "reading rows" if each.waited_rows - rows > 0.5 * (each.own - own) else "computing") for each in slow
+    ]
+    behind = [(each, "behind the others, or gone") for each in times if each.step < max(t.step for t in times) - 1]
+    return sorted(named, key=lambda pair: -pair[0].own) + behind
+
+
+def flops_of_row(folder: Path, train: list[dict], rows: int, length: int) -> float | None:
+    """Operations of a row, forward and backward, without those of attention scores, which depend on its documents."""
+    from model.config import ModelConfig
+    from pretrain.flops import BACKWARD, layer_weights
+
+    newest = newest_checkpoint(folder)
+    model = folder_of(folder, newest) / "model.json"
+    if not newest or not train or not model.is_file():
+        return None
+    config = ModelConfig.from_dict(json.loads(model.read_text(encoding="utf-8")))
+    targets = statistics.mean(line["train/tokens_text"] + line["train/tokens_image"] for line in train) / rows
+    layers = config.num_hidden_layers * layer_weights(config) * length
+    return 2.0 * (1 + BACKWARD) * (layers + config.hidden_size * config.vocab_size * targets)

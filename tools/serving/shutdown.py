@@ -1,0 +1,78 @@
+"""How the server begins, and how it ends: at SIGTERM or SIGINT it finishes what it has taken and takes nothing new."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from pretrain.system.errors import UserError
+from tools.serving.admission import Gate
+from tools.serving.api_error import ApiError
+from tools.serving.jobs import JobQueue
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that goes on answering while it ends: new requests get 503 until the last old one is done.
+
+    A second signal, or the end of the time of grace, ends what is unfinished, with an error to its client.
+    """
+
+    def __init__(self, config: uvicorn.Config, gate: Gate, queue: JobQueue, grace: float, address: str) -> None:
+        super().__init__(config)
+        self.gate, self.queue, self.grace, self.address = gate, queue, grace, address
+        self.ends = float("inf")
+
+    def handle_exit(self, sig: int, frame) -> None:
+        """A signal. uvicorn would close its sockets and end by the same signal; this one ends with exit code 0."""
+        self.ends = 0.0 if self.gate.draining else time.monotonic() + self.grace
+        self.gate.draining = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(f"ready: {self.address}", flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second -> whether to close the sockets now."""
+        if await super().on_tick(counter):
+            return True
+        if not self.gate.draining:
+            return False
+        if time.monotonic() > self.ends and not self.queue.closed:
+            self.queue.close(ApiError(503, "the server has shut down before this was done", code="shutting_down"))
+            return True
+        return self.gate.inside == 0
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket of that address, which does not listen yet. Raises UserError if it cannot be had."""
+    if port > 65535:  # getaddrinfo would take what is left of it after division
+        raise UserError(f"--port {port}: ports go up to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--host {host} --port {port} cannot be used ({reason}): give another --port") from None
+    return bound
+
+
+def serve(app: ASGIApp, gate: Gate, queue: JobQueue, bound: socket.socket, grace: float) -> None:
+    """Answer requests on `bound` until a signal comes and what was begun is finished."""
+    host, port = bound.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=5,  # seconds for answers on their way to slow readers
+        h11_max_incomplete_event_size=32 << 10,  # bytes of headers
+        http="h11",
+        ws="none",
+    )
+    DrainingServer(config, gate, queue, grace, address).run(sockets=[bound])
