@@ -29,7 +29,7 @@ ALL_ENDS = tuple(dict.fromkeys(name for family in FAMILIES.values() for name in 
 
 
 @dataclass(frozen=True)
-class Source:
+class HuggingFaceFolder:
     """An open folder: config.json, and the file of each tensor under the names of this project's Hugging Face model."""
 
     folder: Path
@@ -70,14 +70,14 @@ class Source:
             raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}): download it again") from None
 
 
-def open_source(folder: Path) -> Source:
+def open_source(folder: Path) -> HuggingFaceFolder:
     """Read config.json and the list of tensors. Raises UserError for a folder of another kind."""
     values = read_json(folder / "config.json")
     check_keys(values, folder / "config.json")
     stored = _stored_files(folder)
     layers, last = values.get("num_hidden_layers", 0), values.get("num_vision_decode_layers", 0)
     names = {from_released(name, layers, last): name for name in stored}
-    return Source(folder, values, {ours: stored[theirs] for ours, theirs in names.items()}, names)
+    return HuggingFaceFolder(folder, values, {ours: stored[theirs] for ours, theirs in names.items()}, names)
 
 
 def read_json(path: Path) -> dict:
@@ -107,7 +107,7 @@ def _stored_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def open_tokenizer(source: Source, folder: Path | None, add_marks: bool = False) -> tuple[Any, bytes] | None:
+def open_tokenizer(source: HuggingFaceFolder, folder: Path | None, add_marks: bool = False) -> tuple[Any, bytes] | None:
     """The tokenizer of `folder` or of the model's own, and its tokenizer.json; None where a Uni-X folder has none.
 
     add_marks: whether the marks of pictures that it lacks are added to it. Raises UserError.
@@ -139,7 +139,7 @@ def without_framing(tokenizer: Any) -> Any:
     return type(tokenizer).from_str(json.dumps(values, ensure_ascii=False))
 
 
-def special_ids(source: Source, tokenizer: Any | None) -> tuple[int, int, int]:
+def special_ids(source: HuggingFaceFolder, tokenizer: Any | None) -> tuple[int, int, int]:
     """Ids of the marks of pictures and of the end of a text, as the tokenizer has them. Raises UserError."""
     values = source.values
     if tokenizer is None and not source.published:
@@ -163,7 +163,7 @@ def special_ids(source: Source, tokenizer: Any | None) -> tuple[int, int, int]:
 
 
 def model_config(
-    source: Source,
+    source: HuggingFaceFolder,
     special: tuple[int, int, int],
     kinds: tuple[str, ...] | None,
     codebook_size: int,

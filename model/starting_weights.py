@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.hf_source import Source
+from model.hf_source import HuggingFaceFolder
 from model.initialise import generator_of, initialise
 from model.weight_names import stack, training_names
 from pretrain.system.errors import UserError
@@ -35,7 +35,7 @@ class NewWeights:
 
 
 def starting_weights(
-    source: Source, config: ModelConfig, new: NewWeights
+    source: HuggingFaceFolder, config: ModelConfig, new: NewWeights
 ) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """(training name, function that makes the weight) of every weight; one weight is in memory at a time.
 
@@ -48,14 +48,14 @@ def starting_weights(
         yield name, functools.partial(_make_in, dtype, source, config, new, name, parts)
 
 
-def _parts(source: Source, config: ModelConfig, name: str, parts: list[str]) -> list[str]:
+def _parts(source: HuggingFaceFolder, config: ModelConfig, name: str, parts: list[str]) -> list[str]:
     """Names in the folder that a weight is made of: its own, or where it has no vision branch, those of the text branch."""
     if ".vision." in name and not source.is_uni_x:
         return [part.replace("model.vision_layers.", "model.layers.") for part in parts]
     return parts
 
 
-def _check_complete(source: Source, config: ModelConfig, plan: dict[str, list[str]]) -> None:
+def _check_complete(source: HuggingFaceFolder, config: ModelConfig, plan: dict[str, list[str]]) -> None:
     needed = {part for parts in plan.values() for part in parts}
     missing = sorted(needed - source.files.keys())
     if missing:
@@ -71,7 +71,7 @@ def _check_complete(source: Source, config: ModelConfig, plan: dict[str, list[st
         raise UserError(f"{source.folder}: {unused[0]} has no place in this model ({len(unused)} weights in all)")
 
 
-def _dtype(source: Source, plan: dict[str, list[str]], dtype: torch.dtype | None) -> torch.dtype:
+def _dtype(source: HuggingFaceFolder, plan: dict[str, list[str]], dtype: torch.dtype | None) -> torch.dtype:
     """`dtype`, or the one of all weights. Raises UserError when there are several, or one that is no plain number."""
     found = {source.described(part)[1]: part for parts in plan.values() for part in parts}
     known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -88,7 +88,7 @@ def _make_in(dtype: torch.dtype, *what) -> Tensor:
     return _make(*what).to(dtype)
 
 
-def _make(source: Source, config: ModelConfig, new: NewWeights, name: str, parts: list[str]) -> Tensor:
+def _make(source: HuggingFaceFolder, config: ModelConfig, new: NewWeights, name: str, parts: list[str]) -> Tensor:
     tensors = [source.tensor(part) for part in parts]
     for part, tensor in zip(parts, tensors):
         if not tensor.isfinite().all():
@@ -128,7 +128,7 @@ def _shape(config: ModelConfig, part: str) -> tuple[int, ...]:
     return (rows[kind],) if part.endswith("bias") else (rows[kind], columns.get(kind, hidden))
 
 
-def grown(old: Tensor, config: ModelConfig, new: NewWeights, name: str, source: Source) -> Tensor:
+def grown(old: Tensor, config: ModelConfig, new: NewWeights, name: str, source: HuggingFaceFolder) -> Tensor:
     """Embedding or LM head [rows, h] with a row for every id of the vocabulary: text rows as they are, the others made.
 
     A Uni-X folder has its code rows; only rows that round the number up are new there.

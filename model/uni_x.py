@@ -19,7 +19,7 @@ from model.layer_specs import block_submodules
 from model.routing import RowRouting
 
 
-class UniXModel(LanguageModule):
+class UniXTrainingModel(LanguageModule):
     """A stage of a unified decoder; with one stage it is the whole model.
 
     Rows enter in separated order. Hidden states leave in the order of the last layer; the head looks up those that have

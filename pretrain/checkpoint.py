@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pretrain.coordination import Together
+from pretrain.coordination import Coordinator
 from pretrain.fencing import PARTIAL, Attempt
 from pretrain.system.disk import writing
 from pretrain.system.errors import UserError
@@ -35,7 +35,7 @@ def publish(
     state: dict,
     keep: int,
     keep_every: int = 0,
-    together: Together = Together(),
+    coordinator: Coordinator = Coordinator(),
     attempt: Attempt | None = None,
 ) -> Path:
     """Call `write` with an empty folder, add state.json and the checksums, publish, and drop what need not be kept.
@@ -47,7 +47,7 @@ def publish(
     """
     final = folder_of(run, step)
     temporary = attempt.partial(final) if attempt else final.with_name(final.name + PARTIAL)
-    rank = together.rank
+    rank = coordinator.rank
 
     def begin() -> None:
         if rank == 0:
@@ -79,13 +79,13 @@ def publish(
 
     parts: list[dict] = []
     for action in (begin, summed, finish):
-        result, problem = together.attempt(lambda: _on_disk(temporary, action))  # noqa: B023
+        result, problem = coordinator.attempt(lambda: _on_disk(temporary, action))  # noqa: B023
         if problem:
             if rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its room back
             raise SaveFailed(problem)
         if action is summed:
-            parts = together.gathered(result)
+            parts = coordinator.gathered(result)
     return final
 
 
@@ -154,13 +154,13 @@ def all_checkpoints(run: Path) -> list[Path]:
     return [run / "checkpoints" / name for name in sorted(names) if name[len(PREFIX) :].isdigit()]
 
 
-def verify(checkpoint: Path, together: Together = Together()) -> str | None:
+def verify(checkpoint: Path, coordinator: Coordinator = Coordinator()) -> str | None:
     """None when every file is there with its size and checksum; else what is wrong, naming the file.
 
     Processes share the files, so that a large checkpoint is read once; all get the same answer.
     """
-    problem = _problem(checkpoint, together.rank, together.size)
-    return next((found for found in together.gathered(problem) if found), None)
+    problem = _problem(checkpoint, coordinator.rank, coordinator.size)
+    return next((found for found in coordinator.gathered(problem) if found), None)
 
 
 def _problem(checkpoint: Path, part: int = 0, parts: int = 1) -> str | None:
@@ -184,7 +184,7 @@ def _problem(checkpoint: Path, part: int = 0, parts: int = 1) -> str | None:
 
 
 def newest_good(
-    run: Path, warn: Callable[[str], None], together: Together = Together(), before: int | None = None
+    run: Path, warn: Callable[[str], None], coordinator: Coordinator = Coordinator(), before: int | None = None
 ) -> Path | None:
     """The newest checkpoint that verifies, of those of steps below `before`; each newer one that does not is named through
     `warn`.
@@ -192,11 +192,11 @@ def newest_good(
     All processes call it together. Raises UserError when there are checkpoints and none verifies: starting again by itself
     would hide the damage.
     """
-    found = together.gathered(all_checkpoints(run))[0]
+    found = coordinator.gathered(all_checkpoints(run))[0]
     if before is not None:
         found = [checkpoint for checkpoint in found if int(checkpoint.name.removeprefix(PREFIX)) < before]
     for checkpoint in reversed(found):
-        problem = verify(checkpoint, together)
+        problem = verify(checkpoint, coordinator)
         if problem is None:
             return checkpoint
         warn(f"checkpoint {checkpoint.name} is damaged and is passed over: {problem}")
@@ -205,19 +205,19 @@ def newest_good(
     return None
 
 
-def find(path: Path, together: Together = Together()) -> Path:
+def find(path: Path, coordinator: Coordinator = Coordinator()) -> Path:
     """A run folder (its newest good checkpoint) or a checkpoint folder -> a checkpoint that verifies, or UserError."""
     if (path / MANIFEST).is_file() or path.name.startswith(PREFIX):
-        problem = verify(path, together)
+        problem = verify(path, coordinator)
         if problem:
             raise UserError(f"{problem}: the checkpoint is damaged, take an earlier one")
         return path
     warnings: list[str] = []
-    found = newest_good(path, warnings.append, together)
+    found = newest_good(path, warnings.append, coordinator)
     if found is None:
         raise UserError(f"{path}: holds no checkpoint: give a run folder or one of its checkpoints/{PREFIX}*")
     for line in warnings:
-        together.say(f"warning: {line}")
+        coordinator.say(f"warning: {line}")
     return found
 
 

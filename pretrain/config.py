@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pretrain.config_checks import ABSENT, check
+from pretrain.config_names import OTHER_NAMES, with_current_names
 from pretrain.parallel import ParallelLayout
+from pretrain.system.disk import tell
 from pretrain.system.errors import UserError
 from pretrain.system.strict_yaml import read_yaml
 
@@ -90,12 +94,12 @@ class DataSection:
     heldout: str = ""  # folder or URL of code shards that are only measured on
     cache: str = ""  # folder on a disk of each node, through which datasets at URLs are read
     cache_limit: float = 0.0  # GiB of shards that stay in it (0: all)
-    wordings: str = (
+    prompt_templates: str = (
         ""  # of prompts for captioned pictures: a name in pretrain/prompt_templates or a file ('': pretraining's)
     )
-    row_length: int = 1024  # tokens in a row
+    sequence_length: int = 1024  # tokens of a packed sequence (a row)
     row_multiple: int = 8  # both modalities' tokens come in multiples of this (tensor-parallel size, or more)
-    rows_per_step: int = 8  # global batch, in rows
+    global_batch_size: int = 8  # packed sequences of a step, over all ranks
     workers: int = 0  # loader processes of a rank
     text_to_image: float = 0.5  # share of captioned pictures that train caption -> picture
     unconditional: float = 0.1  # share of those whose prompt is dropped
@@ -137,8 +141,8 @@ class ZeroSection:
     init: bool = (
         True  # of stage 3: whether weights are cut as they are made, so that no rank ever holds the whole model
     )
-    keep_whole: int = 100_000  # of stage 3: weights of fewer elements stay whole on every rank
-    hierarchical: int = (
+    param_persistence_threshold: int = 100_000  # of stage 3: weights of fewer elements stay whole on every rank
+    hpz_partition_size: int = (
         0  # of stage 3: ranks, those of a node, among which weights are cut a second time (0: they are not)
     )
 
@@ -162,7 +166,7 @@ class ResilienceSection:
     )
     window: int = 64  # good steps that a spike is measured against, and steps among which bad ones are counted
     bad_steps: int = 8  # bad ones among them at which the run goes back, and leaves out the rows since (0: never)
-    go_backs: int = 2  # times that it goes back to an earlier checkpoint before it stops with a report
+    rollbacks: int = 2  # times that it goes back to an earlier checkpoint before it stops with a report
     hang_factor: float = (
         0.0  # times the median step without the end of a step, at which a process ends itself (0: never)
     )
@@ -202,34 +206,6 @@ class TrainConfig:
     log: LogSection = field(default_factory=LogSection)
 
 
-OTHER_NAMES = {  # what these keys are called elsewhere: megatron-core, DeepSpeed, transformers and others
-    **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "optim.lr"),
-    **dict.fromkeys(("min_lr", "lr_min"), "optim.final_lr"),
-    **dict.fromkeys(("lr_warmup_iters", "lr_warmup_steps", "num_warmup_steps"), "optim.warmup_steps"),
-    **dict.fromkeys(("lr_scheduler", "lr_scheduler_type", "lr_decay_style", "scheduler"), "optim.decay"),
-    **dict.fromkeys(("grad_clip", "max_grad_norm", "gradient_clipping", "max_norm"), "optim.clip_grad"),
-    **dict.fromkeys(
-        ("batch_size", "global_batch_size", "train_batch_size", "per_device_train_batch_size"), "data.rows_per_step"
-    ),
-    **dict.fromkeys(
-        ("seq_length", "seq_len", "sequence_length", "max_seq_length", "max_length", "context_length", "block_size"),
-        "data.row_length",
-    ),
-    **dict.fromkeys(
-        ("max_steps", "train_iters", "iterations", "total_steps", "epochs", "num_train_epochs"), "run.steps"
-    ),
-    **dict.fromkeys(("output_dir", "save_dir", "out_dir"), "run.folder"),
-    **dict.fromkeys(("save_steps", "save_interval"), "checkpoint.every"),
-    "save_total_limit": "checkpoint.keep",
-    **dict.fromkeys(("log_interval", "logging_steps"), "log.every"),
-    **dict.fromkeys(("eval_steps", "eval_interval"), "log.heldout_every"),
-    "num_workers": "data.workers",
-    "num_layers": "model.num_hidden_layers",
-    "n_layers": "model.num_hidden_layers",
-    "ffn_hidden_size": "model.intermediate_size",
-}
-
-
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:
     """Read a YAML file and apply `section.key=value` overrides. Raises UserError that names the file, key and value."""
     try:
@@ -246,6 +222,10 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Train
         raise UserError(f"{path}: holds no sections: see pretrain/configs for complete files")
     said = [key for override in overrides for key in _apply(values, override)]
     origin = Origin(str(path), tuple(said))
+    values, renamed = with_current_names(values, origin.of)
+    if os.environ.get("RANK", "0") == "0":
+        for line in renamed:
+            tell(f"note: {line}", sys.stderr)
     config = _build(TrainConfig, values, "", origin)
     check(config, origin)
     return config

@@ -38,9 +38,9 @@ POSITIVE = (
     "model.num_attention_heads",
     "model.num_key_value_heads",
     "model.head_dim",
-    "data.row_length",
+    "data.sequence_length",
     "data.row_multiple",
-    "data.rows_per_step",
+    "data.global_batch_size",
     "checkpoint.every",
     "checkpoint.keep",
     "log.every",
@@ -180,9 +180,9 @@ def without_effect(config: TrainConfig) -> Iterator[str]:
         yield f"model.kind {model.kind}: no layer is of it: set model.shallow, model.deep or model.every"
     if config.run.threads > cores:
         yield f"run.threads {config.run.threads}: {cores} cores may be used: more threads than cores wait for each other"
-    if 0 < model.max_position_embeddings < config.data.row_length:
+    if 0 < model.max_position_embeddings < config.data.sequence_length:
         yield (
-            f"model.max_position_embeddings {model.max_position_embeddings}: rows have {config.data.row_length} tokens, and "
+            f"model.max_position_embeddings {model.max_position_embeddings}: rows have {config.data.sequence_length} tokens, and "
             "what a longer document teaches is beyond what the export may be asked for: raise it unless all are shorter"
         )
     urls = [source.path for source in config.data.sources if "://" in source.path]

@@ -12,13 +12,13 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from pretrain.system.disk import disk_error, tell, told
-from pretrain.system.errors import ToldByAnother, TryAgain, UserError
+from pretrain.system.errors import ReportedByOtherRank, TryAgain, UserError
 
 Result = TypeVar("Result")
 HEARD_SECONDS = 5.0  # between two signs of life of a long work of one process
 
 
-class Together:
+class Coordinator:
     """All processes of a run; rank 0 speaks. One process alone sends nothing and needs no process group."""
 
     def __init__(self, rank: int = 0, size: int = 1, group=None):
@@ -67,7 +67,7 @@ class Together:
 
     def all_do(self, action: Callable[[], Result]) -> Result:
         """Do it on every process. When it fails anywhere, all raise: the first that failed its own error, the others
-        ToldByAnother with the exit code of that error.
+        ReportedByOtherRank with the exit code of that error.
         """
         result: Result | None = None
         error: Exception | None = None
@@ -80,7 +80,7 @@ class Together:
         if error is not None and failed[0] == self.rank:
             raise error
         if failed:
-            raise ToldByAnother(codes[failed[0]])
+            raise ReportedByOtherRank(codes[failed[0]])
         return cast(Result, result)  # nothing failed
 
     def first_does(self, action: Callable[[], Result]) -> Result:
@@ -122,15 +122,15 @@ class Together:
         return result
 
 
-def all_processes(timeout: float = 1800.0) -> Together:
+def all_processes(timeout: float = 1800.0) -> Coordinator:
     """Those of the default process group, with a gloo group of their own; `timeout`: seconds one waits for the others."""
     import torch
 
     size = torch.distributed.get_world_size()
     if size == 1:
-        return Together()
+        return Coordinator()
     group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
-    return Together(torch.distributed.get_rank(), size, group)
+    return Coordinator(torch.distributed.get_rank(), size, group)
 
 
 def exit_code(error: Exception) -> int:

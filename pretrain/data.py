@@ -11,12 +11,12 @@ from model.hf.text_uni_x import TextEncoder
 from model.prompts import size_ids
 from pretrain import setup
 from pretrain.config import DataSection, TrainConfig
-from pretrain.loader import RowDataset, Source, check_sources, rows_from
+from pretrain.loader import RowDataset, RowSource, check_sources, rows_from
 from pretrain.prefetch import bytes_needed
-from pretrain.process_ranks import Place
-from pretrain.prompt_templates import read_wordings
+from pretrain.process_ranks import ProcessRanks
+from pretrain.prompt_templates import read_prompt_templates
 from pretrain.row_tensors import Row
-from pretrain.rows import RowSize, Stage
+from pretrain.rows import MixtureStage, RowSize
 from pretrain.system.disk import tell
 from pretrain.system.errors import UserError
 from pretrain.tasks import TaskShares, TokenizedPrompts, tokenize_prompts
@@ -42,8 +42,8 @@ def cache_of(data: DataSection) -> Cache | None:
 def heldout_dataset(data: DataSection, tokenized: TokenizedPrompts, routing_only: bool = False) -> RowDataset:
     """The rows of `data.heldout`, to measure on: drawn as in training, from a seed of its own, with no code replaced."""
     clean = dataclasses.replace(shares_of(data), code_noise=0.0, shared_noise=0.0)
-    size = RowSize(data.row_length, data.row_multiple)
-    source = Source(data.heldout, cache=cache_of(data))
+    size = RowSize(data.sequence_length, data.row_multiple)
+    source = RowSource(data.heldout, cache=cache_of(data))
     return RowDataset([source], tokenized, clean, size, 0, routing_only)
 
 
@@ -58,12 +58,12 @@ def told_too_long(path: str | Path, rows: RowDataset, number: int) -> str | None
     usable = len(dataset) - len(dataset.lengths.left_out())
     what = f"longer, with the picture that is never cut, than a row of {rows.size.tokens} tokens"
     if len(found) == usable:
-        raise UserError(f"{path}: all of its {usable:,} documents can be {what}: raise data.row_length")
+        raise UserError(f"{path}: all of its {usable:,} documents can be {what}: raise data.sequence_length")
     some = [str(dataset[int(place)]["id"]) if dataset.cache is None else f"number {place}" for place in found[:3]]
     names = ", ".join(some) + (", ..." if len(found) > len(some) else "")
     return (
         f"{path}: {len(found):,} of {usable:,} documents ({names}) can be {what}, and are left out of rows where they are: "
-        "a new run with a larger data.row_length, or shards made with --max-text, have none"
+        "a new run with a larger data.sequence_length, or shards made with --max-text, have none"
     )
 
 
@@ -71,11 +71,11 @@ class Data:
     """The data of a run as one process sees it. Raises UserError when sources, tokenizers and model do not fit,
     TryAgain when a source is at a URL that does not answer."""
 
-    def __init__(self, config: TrainConfig, place: Place):
+    def __init__(self, config: TrainConfig, place: ProcessRanks):
         data = config.data
         cache = cache_of(data)
         manifests = [open_dataset(source.path, cache).manifest for source in data.sources]
-        self.place, self.rows_per_step, self.workers = place, data.rows_per_step, data.workers
+        self.place, self.global_batch_size, self.workers = place, data.global_batch_size, data.workers
         self.cache_limit = data.cache_limit
         self.vq, self.shards_vq = data.vq, manifests[0]["vq"].get("name")
         self.dropped = {name for name in OF_EDITS if getattr(data, name)}
@@ -83,14 +83,14 @@ class Data:
         self.tokenizer = setup.load_tokenizer(data.tokenizer, manifests[0])
         self.model_config = setup.model_config(config.model, self.tokenizer, manifests[0])
         check_sources(manifests, self.model_config.vocabulary)
-        self.templates = setup.prompt_templates(read_wordings(data.wordings), manifests)
+        self.templates = setup.prompt_templates(read_prompt_templates(data.prompt_templates), manifests)
         self.encode = TextEncoder(self.tokenizer_json.read_text(encoding="utf-8"))
         tokenized = tokenize_prompts(self.encode, self.model_config.vocabulary, self.templates, self.markup)
-        size = RowSize(data.row_length, data.row_multiple)
+        size = RowSize(data.sequence_length, data.row_multiple)
         shares = shares_of(data)
-        sources = [Source(source.path, source.weight, source.share, cache) for source in data.sources]
+        sources = [RowSource(source.path, source.weight, source.share, cache) for source in data.sources]
         self.paths = [source.path for source in sources]
-        stages = [Stage(stage.tokens, stage.shares) for stage in data.stages]
+        stages = [MixtureStage(stage.tokens, stage.shares) for stage in data.stages]
         self.train = RowDataset(sources, tokenized, shares, size, config.run.seed, place.routing_only, stages)
         self.heldout, self.heldout_path = None, data.heldout
         if data.heldout:
@@ -114,7 +114,7 @@ class Data:
     def training_rows(self, consumed: int, stopped: Callable[[], bool]) -> Iterator[list[Row]]:
         """This rank's rows of each step, after so many rows of all ranks; `stopped`: whether the run is ending anyway."""
         place = self.place
-        count = self.rows_per_step // place.data_ranks
+        count = self.global_batch_size // place.data_ranks
         # every rank tells of its own workers
         rows = rows_from(self.train, consumed, place.data_rank, place.data_ranks, self.workers, count, tell, stopped)
         while True:
@@ -160,10 +160,10 @@ class Data:
             yield f"data.heldout {self.heldout_path} is trained on too: its losses say nothing of what was not seen"
         if self.dropped and not any(self._has(EDIT)):
             yield f"data.{sorted(self.dropped)[0]}: no source has picture edits, so it changes nothing"
-        per_step, whole = self.rows_per_step * self.train.size.tokens, self.train.plan.tokens()
+        per_step, whole = self.global_batch_size * self.train.size.tokens, self.train.plan.tokens()
         if per_step > whole:
             yield (
-                f"data.rows_per_step {self.rows_per_step:,}: a step reads {per_step:,} tokens, {per_step / max(1, whole):,.1f} times "
+                f"data.global_batch_size {self.global_batch_size:,}: a step reads {per_step:,} tokens, {per_step / max(1, whole):,.1f} times "
                 f"all documents together ({whole:,.0f}): lower it unless that is meant"
             )
         for number, source in enumerate(self.paths):
@@ -171,7 +171,7 @@ class Data:
             if share:
                 yield (
                     f"{source}: {share:.2%} of its conversations are longer than a row of {self.train.size.tokens} tokens and "
-                    "are cut: raise data.row_length, or shorten them"
+                    "are cut: raise data.sequence_length, or shorten them"
                 )
         if not self.cache_limit:
             return

@@ -9,12 +9,12 @@ from pretrain.system.errors import UserError
 
 
 def check_inputs(data: DataSection, init_from: str = "") -> None:
-    """Raise UserError for a dataset, tokenizer, image tokenizer, wordings file or checkpoint to start from that is absent or unreadable.
+    """Raise UserError for what is absent or unreadable: datasets, tokenizers, prompt templates, a checkpoint to start from.
 
     Reads manifests and other small files only. What lies at a URL is not asked for: `pretrain.data` does, once. A run of
     several processes does not call this: on one node alone something may be absent, which only that node's process could say.
     """
-    from pretrain.prompt_templates import read_wordings
+    from pretrain.prompt_templates import read_prompt_templates
     from tokenization.shards import open_dataset
     from tokenization.vq import find_folder
 
@@ -22,7 +22,7 @@ def check_inputs(data: DataSection, init_from: str = "") -> None:
         if path and "://" not in str(path):
             open_dataset(path)
     tokenizer_file(data.tokenizer)
-    read_wordings(data.wordings)
+    read_prompt_templates(data.prompt_templates)
     if data.vq:
         find_folder(data.vq)
     if init_from and not holds_checkpoint(Path(init_from)):

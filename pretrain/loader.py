@@ -20,9 +20,9 @@ import torch
 from model.shapes import framing_of, size_word
 from model.vocabulary import Vocabulary
 from pretrain.lost_workers import Sent, never_lost, sent
-from pretrain.prefetch import FetchAhead
+from pretrain.prefetch import Prefetcher
 from pretrain.row_tensors import Row, assemble
-from pretrain.rows import Piece, RowPlan, RowSize, SourceLengths, Stage, parts_of_index, seeded
+from pretrain.rows import MixtureStage, RowPlan, RowSegment, RowSize, SourceLengths, parts_of_index, seeded
 from pretrain.system.errors import TryAgain, UserError
 from pretrain.tasks import (
     NO_INSTRUCTION,
@@ -43,7 +43,7 @@ from tokenization.shard_cache import Cache
 
 
 @dataclass(frozen=True)
-class Source:
+class RowSource:
     """One dataset of code shards, in a folder or at a URL, and how often an epoch uses it."""
 
     path: str | Path
@@ -57,13 +57,13 @@ class RowDataset(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        sources: list[Source],
+        sources: list[RowSource],
         tokenized: TokenizedPrompts,
         shares: TaskShares,
         size: RowSize,
         seed: int,
         routing_only: bool = False,
-        stages: Sequence[Stage] = (),
+        stages: Sequence[MixtureStage] = (),
     ):
         """routing_only: rows have their lengths, positions and permutation, and ids that mean nothing; no shard is read."""
         from tokenization.shards import open_dataset
@@ -82,7 +82,7 @@ class RowDataset(torch.utils.data.Dataset):
         documents = [self._document(piece, noise) for piece in self.plan.row(index)]
         return assemble(index, documents, self.tokenized.vocabulary, self.size)
 
-    def _document(self, piece: Piece, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
+    def _document(self, piece: RowSegment, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
         parts = self.plan.parts(piece) if self.routing_only else self._contents(piece)
         if self.shares.shared_noise and piece.task in (TURNS, NO_INSTRUCTION) and self._is_edit(piece):
             parts = replace_shared_codes(
@@ -103,10 +103,10 @@ class RowDataset(torch.utils.data.Dataset):
         end = piece.start + piece.length
         return ids[piece.start : end], labels[piece.start : end]
 
-    def _is_edit(self, piece: Piece) -> bool:
+    def _is_edit(self, piece: RowSegment) -> bool:
         return self.plan.sources[piece.source].index.kinds[piece.document] == KINDS.index(EDIT)
 
-    def _contents(self, piece: Piece) -> list[Part]:
+    def _contents(self, piece: RowSegment) -> list[Part]:
         """The parts of a piece's document, from the shards; they have no grids."""
         contents = self.datasets[piece.source].tokens(piece.document)
         try:
@@ -203,7 +203,7 @@ class _Stream(torch.utils.data.Dataset):
 
     def __init__(self, rows: RowDataset):
         self.rows = rows
-        self.ahead = FetchAhead(() if rows.routing_only else rows.datasets, rows.plan)
+        self.ahead = Prefetcher(() if rows.routing_only else rows.datasets, rows.plan)
 
     def __getitem__(self, index: int) -> Row | UserError | TryAgain | Sent:
         self.ahead.note(index)

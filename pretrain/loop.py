@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pretrain.config import TrainConfig
 from pretrain.conflict.watch import ConflictWatch
-from pretrain.coordination import Together
+from pretrain.coordination import Coordinator
 from pretrain.data import Data
 from pretrain.engines import Engine, StepFigures
 from pretrain.fencing import Attempt, TakenOver
@@ -25,7 +25,7 @@ from pretrain.records import Records
 from pretrain.report import Report
 from pretrain.row_sharing import RowSharing
 from pretrain.row_tensors import Row
-from pretrain.sample_writer import Sampler
+from pretrain.sample_writer import SampleWriter
 from pretrain.saver import Saver
 from pretrain.schedule import learning_rate
 from pretrain.stop import Stop
@@ -42,9 +42,9 @@ class Work:
     data: Data
     heldout: list[Row]
     sharing: RowSharing
-    sampler: Sampler
+    sampler: SampleWriter
     saver: Saver
-    together: Together
+    coordinator: Coordinator
     attempt: Attempt
     records: Records
     log: RankLog
@@ -55,7 +55,7 @@ class Work:
     def save(self, progress: Progress) -> None:
         """Begin to write a checkpoint: tensors, and what it says beside them."""
         state = {**progress.state(), "plan": self.data.train.plan.fingerprint, "vq": self.config.data.vq}
-        self.saver.save(progress.step, self.engine.pieces(), state)
+        self.saver.save(progress.step, self.engine.boxes(), state)
 
 
 GOING, STOPPING, FAILED, OUSTED = range(4)  # what a process finds before a step; the largest of all is what happens
@@ -76,12 +76,12 @@ def loop(work: Work, progress: Progress) -> bool:
 
     False when too many steps were no good and the run should go back.
     """
-    together, config, log = work.together, work.config, work.config.log
+    coordinator, config, log = work.coordinator, work.config, work.config.log
     steps, every = config.run.steps, config.checkpoint.every
-    metrics = together.all_do(lambda: _metrics(work, progress))
-    report = Report(config, work.data.model_config, together, metrics, work.records, work.attempt, progress.step)
+    metrics = coordinator.all_do(lambda: _metrics(work, progress))
+    report = Report(config, work.data.model_config, coordinator, metrics, work.records, work.attempt, progress.step)
     loader = work.data.training_rows(progress.rows, lambda: work.stop.asked)
-    profiler = Profiler(work.attempt.run / "profile", log.profile_steps if together.rank == 0 else 0, progress.step)
+    profiler = Profiler(work.attempt.run / "profile", log.profile_steps if coordinator.rank == 0 else 0, progress.step)
     saved = progress.step
     if progress.step == 0:
         measure_heldout(work, report, 0)
@@ -91,16 +91,16 @@ def loop(work: Work, progress: Progress) -> bool:
             if found == FAILED and saved != progress.step:  # the weights are as good as before the rows were asked for
                 work.save(progress)
                 work.saver.wait()
-            together.all_do(functools.partial(fail, error))
+            coordinator.all_do(functools.partial(fail, error))
         if found == STOPPING or batch is None:  # without a batch it is STOPPING: `fail` has raised
             break
         figures, lr = one_step(work, progress, batch)
         step, last = progress.step, progress.step == steps
         report.step(progress, figures, lr, batch.rows, batch.shared - batch.begun)
-        profiler.step(together.say)
+        profiler.step(coordinator.say)
         if progress.too_many(config.resilience):
             work.saver.wait()
-            profiler.close(together.say)
+            profiler.close(coordinator.say)
             report.close()
             return False
         if last or (log.heldout_every and step % log.heldout_every == 0):
@@ -117,14 +117,14 @@ def loop(work: Work, progress: Progress) -> bool:
     if saved != progress.step:
         work.save(progress)
     work.saver.finish()
-    profiler.close(together.say)
+    profiler.close(coordinator.say)
     report.close()
     return True
 
 
 def _metrics(work: Work, progress: Progress) -> Metrics | None:
     """Rank 0 writes metrics."""
-    if work.together.rank:
+    if work.coordinator.rank:
         return None
     log = work.config.log
     return Metrics(work.attempt.run, progress.step, log.tensorboard, work.records, log.wandb)
@@ -138,7 +138,7 @@ def next_batch(work: Work, loader: Iterator[list[Row]]) -> tuple[Batch | None, E
     rows, error, stop = None, None, work.stop
     begun = time.perf_counter()
     try:
-        if work.together.rank == 0:
+        if work.coordinator.rank == 0:
             work.attempt.check()
         rows = next(loader) if work.sharing.reads and not stop.asked else None
     except (UserError, TryAgain, TakenOver, RuntimeError, OSError, EOFError) as raised:
@@ -147,7 +147,7 @@ def next_batch(work: Work, loader: Iterator[list[Row]]) -> tuple[Batch | None, E
     here = STOPPING if stop.asked else GOING
     if error is not None:
         here = OUSTED if isinstance(error, TakenOver) else FAILED
-    found = work.together.largest(here)
+    found = work.coordinator.largest(here)
     if found != GOING:
         return None, error, found
     rows = work.sharing.share(rows)
@@ -166,7 +166,7 @@ def one_step(work: Work, progress: Progress, batch: Batch) -> tuple[StepFigures,
         decay=optim.decay,
     )
     figures = work.engine.train_step(batch.rows, lr, lambda figures: progress.sound(figures, config.resilience))
-    progress.note(figures, config.data.rows_per_step, config.resilience)
+    progress.note(figures, config.data.global_batch_size, config.resilience)
     progress.add(figures)
     seconds = time.perf_counter() - batch.begun
     work.watchdog.step(seconds)

@@ -39,7 +39,7 @@ class SourceLengths:
 
 
 @dataclass(frozen=True)
-class Stage:
+class MixtureStage:
     """A stretch of training before the epochs begin: so many tokens, of which each source gives its share."""
 
     tokens: float
@@ -58,7 +58,7 @@ class Mixture:
     def __init__(
         self,
         sources: Sequence[SourceLengths],
-        stages: Sequence[Stage],
+        stages: Sequence[MixtureStage],
         purpose: str,
         count: Callable[[int], float] | None = None,
     ):

@@ -18,7 +18,7 @@ from tokenization.shard_cache import ShardCache
 from tokenization.shards import CodeDataset
 
 
-class FetchAhead:
+class Prefetcher:
     """What a process that reads rows in their order tells of each. It is pickled without its thread."""
 
     def __init__(self, datasets: Sequence[CodeDataset], plan: RowPlan):

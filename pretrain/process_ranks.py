@@ -11,7 +11,7 @@ from pretrain.system.errors import UserError
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessRanks:
     """One process among those of a run."""
 
     data_rank: int = 0  # rows start + data_rank, start + data_rank + data_ranks, ... are trained on here
@@ -34,7 +34,10 @@ def check_world(config: TrainConfig, processes: int) -> int:
     engine = ENGINES[config.run.engine]
     if engine.check_layout:
         named(engine.check_layout)(config, ranks)
-    for key, rows in (("data.rows_per_step", data.rows_per_step), ("log.heldout_rows", config.log.heldout_rows)):
+    for key, rows in (
+        ("data.global_batch_size", data.global_batch_size),
+        ("log.heldout_rows", config.log.heldout_rows),
+    ):
         if key == "log.heldout_rows" and not data.heldout:
             continue
         if rows % ranks:
@@ -62,9 +65,9 @@ def check_zero(config: TrainConfig, ranks: int) -> None:
             f"{parallel.layout!r}): set parallel.tensor instead, or run.engine megatron with parallel.distributed_optimizer"
         )
     zero = config.zero
-    if zero.hierarchical and zero.stage != 3:
+    if zero.hpz_partition_size and zero.stage != 3:
         raise UserError(
-            f"zero.hierarchical {zero.hierarchical} cuts weights a second time, which zero.stage {zero.stage} does not "
+            f"zero.hpz_partition_size {zero.hpz_partition_size} cuts weights a second time, which zero.stage {zero.stage} does not "
             "cut at all: set zero.stage=3, or leave it out"
         )
     if parallel.distributed_optimizer:
@@ -72,13 +75,13 @@ def check_zero(config: TrainConfig, ranks: int) -> None:
             "parallel.distributed_optimizer belongs to run.engine megatron: zero3 cuts optimizer state by itself "
             "(zero.stage), so leave it out"
         )
-    if zero.hierarchical and ranks % zero.hierarchical:
+    if zero.hpz_partition_size and ranks % zero.hpz_partition_size:
         raise UserError(
-            f"zero.hierarchical {zero.hierarchical} does not divide {ranks} data-parallel ranks: set it to those of a node, or 0"
+            f"zero.hpz_partition_size {zero.hpz_partition_size} does not divide {ranks} data-parallel ranks: set it to those of a node, or 0"
         )
 
 
-def place_here() -> Place:
+def process_ranks_here() -> ProcessRanks:
     """Of this process, in megatron-core's groups."""
     from megatron.core import parallel_state
 
@@ -86,7 +89,7 @@ def place_here() -> Place:
         parallel_state.is_pipeline_first_stage(ignore_virtual=True),
         parallel_state.is_pipeline_last_stage(ignore_virtual=True),
     )
-    return Place(
+    return ProcessRanks(
         data_rank=parallel_state.get_data_parallel_rank(),
         data_ranks=parallel_state.get_data_parallel_world_size(),
         tensor_rank=parallel_state.get_tensor_model_parallel_rank(),

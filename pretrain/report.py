@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from model.config import ModelConfig
 from pretrain.config import TrainConfig
-from pretrain.coordination import Together
+from pretrain.coordination import Coordinator
 from pretrain.engines import StepFigures
 from pretrain.fencing import Attempt
 from pretrain.flops import row_flops
@@ -28,15 +28,18 @@ class Report:
         self,
         config: TrainConfig,
         model: ModelConfig,
-        together: Together,
+        coordinator: Coordinator,
         metrics: Metrics | None,
         records: Records,
         attempt: Attempt,
         first_step: int,
     ):
         self._steps, self._every = config.run.steps, config.log.every
-        self._rows, self._tokens = config.data.rows_per_step, config.data.rows_per_step * config.data.row_length
-        self._together, self._metrics, self._records, self._attempt = together, metrics, records, attempt
+        self._rows, self._tokens = (
+            config.data.global_batch_size,
+            config.data.global_batch_size * config.data.sequence_length,
+        )
+        self._coordinator, self._metrics, self._records, self._attempt = coordinator, metrics, records, attempt
         self._pace = Pace(self._steps - first_step)
         self._model, self._devices = model, config.parallel.tensor * config.parallel.pipeline  # that share a row
         self._peak = peak_tflops(device_name()) if config.run.precision == "bf16" else None
@@ -44,12 +47,12 @@ class Report:
     def step(self, progress: Progress, figures: StepFigures, lr: float, rows: Sequence[Row], waited: float) -> None:
         """A step is over, whose rows here were `rows`, for which `waited` seconds were waited: say and write what is due."""
         step, left = progress.step, self._steps - progress.step
-        self._pace.add(self._tokens, waited, self._arithmetic(rows) if self._together.rank == 0 else 0.0)
+        self._pace.add(self._tokens, waited, self._arithmetic(rows) if self._coordinator.rank == 0 else 0.0)
         if not figures.updated:
             self._bad_step(progress, figures)
         if self._pace.steps == ESTIMATE_AFTER and left > ESTIMATE_AFTER:
             seconds = self._pace.last_step
-            self._together.say(f"a step takes {seconds:.2g} s: about {duration(seconds * left)} to go")
+            self._coordinator.say(f"a step takes {seconds:.2g} s: about {duration(seconds * left)} to go")
         logged = step % self._every == 0 or not left
         if not logged and not self._pace.is_due(LINE_SECONDS):
             return
@@ -60,7 +63,7 @@ class Report:
             "train/learning_rate": lr,
             "train/rows": progress.rows,
             "train/bad_steps": step - progress.updates,
-            "tok_per_sec_per_gpu": rate / self._together.size,
+            "tok_per_sec_per_gpu": rate / self._coordinator.size,
             "tflops_per_gpu": speed / 1e12,
             **({"mfu_pct": speed / 1e10 / self._peak} if self._peak else {}),
             "data_wait_pct": data_wait,
@@ -69,7 +72,7 @@ class Report:
         if logged:
             progress.since_line = list(NO_STEPS)
             self._write(step, values)
-        self._together.say(progress_line(step, self._steps, values, rate, data_wait, seconds_left))
+        self._coordinator.say(progress_line(step, self._steps, values, rate, data_wait, seconds_left))
 
     def _arithmetic(self, rows: Sequence[Row]) -> float:
         """Model FLOPs of a step for each device that has a part of these rows: forward and backward, nothing computed twice."""
@@ -78,15 +81,15 @@ class Report:
     def _bad_step(self, progress: Progress, figures: StepFigures) -> None:
         step, first, end = progress.step, progress.rows - self._rows, progress.rows
         wrong = what_was_wrong(figures)
-        self._together.say(f"warning: step {step} (rows {first} to {end - 1}) is left out: {wrong}")
-        if self._together.rank == 0:
+        self._coordinator.say(f"warning: step {step} (rows {first} to {end - 1}) is left out: {wrong}")
+        if self._coordinator.rank == 0:
             note_event(self._records, self._attempt, "bad step", step=step, rows=[first, end], why=wrong)
 
     def heldout(self, step: int, losses: dict[str, float]) -> None:
         """Mean losses of the held-out rows after `step` steps, by name."""
         self._write(step, {f"heldout/{name}": value for name, value in losses.items()})
         told = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        self._together.say(f"held-out after {step} steps: {told}")
+        self._coordinator.say(f"held-out after {step} steps: {told}")
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         if self._metrics is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pretrain.process_ranks import Place
+from pretrain.process_ranks import ProcessRanks
 from pretrain.row_tensors import TENSORS, Row
 
 LENGTHS = ("document", "text", "vision")
@@ -40,7 +40,7 @@ def unpack(packed: Tensor) -> list[Row]:
 class RowSharing:
     """Hands rows over within each tensor-parallel group. All processes of a run make it together."""
 
-    def __init__(self, place: Place):
+    def __init__(self, place: ProcessRanks):
         self.reads, self.group = place.tensor_rank == 0, None
         if place.tensor_ranks > 1:  # megatron-core numbers the ranks of a tensor-parallel group one after the other
             self.group, _ = torch.distributed.new_subgroups(place.tensor_ranks, backend="gloo")

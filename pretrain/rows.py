@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy
 
-from pretrain.mixture import Mixture, SourceLengths, Stage, seeded, tokens_of
+from pretrain.mixture import Mixture, MixtureStage, SourceLengths, seeded, tokens_of
 from pretrain.packing import argsort_small, pack_mixed
 from pretrain.system.errors import UserError
 from pretrain.tasks import (
@@ -34,7 +34,7 @@ from tokenization.lengths import AT_ONCE, LengthIndex
 from tokenization.readers.document import CAPTION_PAIR, KINDS, ROLES
 from tokenization.sample import PICTURE, ROLE, SHAPE, WORDING, Part
 
-__all__ = ["Piece", "RowPlan", "RowSize", "SourceLengths", "Stage", "seeded"]
+__all__ = ["RowSegment", "RowPlan", "RowSize", "SourceLengths", "MixtureStage", "seeded"]
 
 PLAN_VERSION = 3  # another one plans other rows from the same data
 NEWER = ("drop_", "shared_")  # beginnings of shares that are not part of the plan's identity while they are zero
@@ -43,7 +43,7 @@ COUNTED = 1 << 14  # draws of documents of a source, at least, by which it is kn
 
 
 @dataclass(frozen=True)
-class Piece:
+class RowSegment:
     """A document, or a stretch of a long one, at its place in a row."""
 
     source: int
@@ -76,7 +76,7 @@ class RowSize:
         """Raises UserError for sizes that no row can have."""
         if self.multiple < 1 or self.tokens % self.multiple or self.tokens < 2 * self.multiple:
             raise UserError(
-                f"data.row_length {self.tokens} with data.row_multiple {self.multiple}: the length must be a multiple "
+                f"data.sequence_length {self.tokens} with data.row_multiple {self.multiple}: the length must be a multiple "
                 "of row_multiple, and at least twice as large"
             )
 
@@ -91,7 +91,7 @@ class RowPlan:
         shares: TaskShares,
         size: RowSize,
         seed: int,
-        stages: Sequence[Stage] = (),
+        stages: Sequence[MixtureStage] = (),
     ):
         size.check()
         self.sources, self.tokenized, self.shares, self.size, self.seed = sources, tokenized, shares, size, seed
@@ -100,12 +100,12 @@ class RowPlan:
         self._first_row = [0]  # global index of the first row of each block counted so far, and of the one after
         self._blocks: dict[int, tuple[numpy.ndarray, numpy.ndarray]] = {}
 
-    def row(self, index: int) -> list[Piece]:
+    def row(self, index: int) -> list[RowSegment]:
         """Row `index`, counted from the start of training over all epochs."""
         block = self.block_of(index)
         table, starts = self._planned(block)
         number = index - self._first_row[block]
-        return [Piece(*line) for line in table[starts[number] : starts[number + 1]].tolist()]
+        return [RowSegment(*line) for line in table[starts[number] : starts[number + 1]].tolist()]
 
     def block_of(self, index: int) -> int:
         """The block that row `index` belongs to; counts the rows of the blocks before it."""
@@ -116,7 +116,7 @@ class RowPlan:
             if empty > MOST_ROWLESS_BLOCKS:
                 raise UserError(
                     f"the data sources hold no documents, or none that a row of {self.size.tokens} tokens can hold: check "
-                    "data.sources and their weights, or raise data.row_length"
+                    "data.sources and their weights, or raise data.sequence_length"
                 )
             self._first_row.append(self._first_row[-1] + rows)
         return bisect_right(self._first_row, index) - 1
@@ -131,14 +131,14 @@ class RowPlan:
         """The stage or, after all stages, the epoch that row `index` belongs to, counted from 0."""
         return self.mixture.epoch_of(self.block_of(index))
 
-    def parts(self, piece: Piece) -> list[Part]:
+    def parts(self, piece: RowSegment) -> list[Part]:
         """The parts of a piece's document as the length index knows them: codes and ids are zeros."""
         return parts_of_index(self.sources[piece.source].index, piece.document)
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_blocks": {}}
 
-    def _fingerprint(self, stages: Sequence[Stage]) -> str:
+    def _fingerprint(self, stages: Sequence[MixtureStage]) -> str:
         """Changes when any row could change: data, mixture, tasks, wordings, sizes, seed."""
         identity = [
             PLAN_VERSION,
@@ -298,7 +298,7 @@ class RowPlan:
         stretches[:, 6] = numpy.minimum(stretches[:, 6] - stretches[:, 5], capacity)
         split.append(stretches)
         for line in pieces[long & (pieces[:, 3] != TEXT)].tolist():
-            piece = Piece(*line)
+            piece = RowSegment(*line)
             if piece.task not in ORDERED:
                 continue
             ids, _ = build_ordered(self.tokenized, piece.task, piece.text, self.parts(piece))

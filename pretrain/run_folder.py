@@ -14,7 +14,8 @@ from pathlib import Path
 from model.config import ModelConfig
 from pretrain import checkpoint, machine
 from pretrain.config import TrainConfig, dump_config
-from pretrain.coordination import Together
+from pretrain.config_names import with_current_names
+from pretrain.coordination import Coordinator
 from pretrain.fencing import Attempt, may_take_over
 from pretrain.progress import Progress
 from pretrain.records import Records
@@ -85,7 +86,7 @@ def settings_changed(run: Path, config: TrainConfig) -> str:
     import yaml
 
     try:
-        before = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        before, _ = with_current_names(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return ""
     old, new = (dict(_flat(values)) for values in (before, yaml.safe_load(dump_config(config))))
@@ -122,7 +123,7 @@ def last_start(run: Path) -> dict:
     return {}
 
 
-def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> Progress:
+def resume(config: TrainConfig, run: Path, engine, data, coordinator: Coordinator) -> Progress:
     """Load the newest good checkpoint, or the weights that the run starts from -> how far the run has come."""
     found = None
     if config.run.resume == "never":
@@ -131,11 +132,11 @@ def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> 
                 f"{run} has checkpoints and run.resume is never: choose another run.folder, or set it to auto"
             )
     else:
-        found = checkpoint.newest_good(run, lambda line: together.say(f"warning: {line}"), together)
+        found = checkpoint.newest_good(run, lambda line: coordinator.say(f"warning: {line}"), coordinator)
     if found is None:
         progress = Progress()
         if config.run.init_from:
-            progress.skills = start_from(config, engine, data.model_config, together)
+            progress.skills = start_from(config, engine, data.model_config, coordinator)
         return progress
     state = checkpoint.read_state(found)
     if state["plan"] != data.train.plan.fingerprint:
@@ -146,7 +147,7 @@ def resume(config: TrainConfig, run: Path, engine, data, together: Together) -> 
     check_model(found, data.model_config, "resume with the configuration that made it, or choose another run.folder")
     progress = Progress.of(state)
     engine.load(found, progress.updates)
-    together.say(f"resumed from {found} at step {progress.step}, row {progress.rows}")
+    coordinator.say(f"resumed from {found} at step {progress.step}, row {progress.rows}")
     return progress
 
 
@@ -156,22 +157,22 @@ def note_event(records: Records, attempt: Attempt, event: str, **values) -> None
     records.append(attempt.run / "events.jsonl", (json.dumps({**line, **values}) + "\n").encode())
 
 
-def go_back(
-    config: TrainConfig, attempt: Attempt, records: Records, engine, together: Together, progress: Progress
+def roll_back(
+    config: TrainConfig, attempt: Attempt, records: Records, engine, coordinator: Coordinator, progress: Progress
 ) -> Progress:
     """Load the newest good checkpoint from before the first of the bad steps; the rows since are left out.
 
     Raises RunFailed, on every process, when there is none or the run went back often enough; trouble.json then says what
     happened.
     """
-    run, limit, before = attempt.run, config.resilience.go_backs, progress.bad[0]
+    run, limit, before = attempt.run, config.resilience.rollbacks, progress.bad[0]
     last = progress.went_back[-1]["to"] if progress.went_back else None
     if last is not None and before == last + 1:  # it was no good from its first step on
         before = last
     found, told = None, f"{len(progress.bad)} of the last {config.resilience.window} steps were no good"
     if len(progress.went_back) < limit:
         with contextlib.suppress(UserError):  # none of them verifies
-            found = checkpoint.newest_good(run, lambda line: together.say(f"warning: {line}"), together, before)
+            found = checkpoint.newest_good(run, lambda line: coordinator.say(f"warning: {line}"), coordinator, before)
         why = f"there is no checkpoint of before step {before}"
     else:
         why = f"the run went back {limit} times already"
@@ -180,16 +181,16 @@ def go_back(
             f"{run}: stopped at step {progress.step}, row {progress.rows}: {told}, and {why}: see trouble.json there, "
             "lower optim.lr or take these rows out of the data, and go on from a checkpoint that you trust"
         )
-        together.first_does(lambda: stop_with_report(run, progress, error))
+        coordinator.first_does(lambda: stop_with_report(run, progress, error))
         raise error  # not reached: the line before raises on every process
     earlier = Progress.of(checkpoint.read_state(found))
     engine.load(found, earlier.updates)
-    together.say(
+    coordinator.say(
         f"warning: {told}: going back from step {progress.step} to {found.name}, without rows {earlier.rows} to "
         f"{progress.rows - 1}"
     )
     after = progress.gone_back(earlier)
-    if together.rank == 0:
+    if coordinator.rank == 0:
         note_event(records, attempt, "went back", **after.went_back[-1], bad_steps=progress.bad)
     return after
 
@@ -204,9 +205,9 @@ def stop_with_report(run: Path, progress: Progress, error: RunFailed) -> None:
     raise error
 
 
-def start_from(config: TrainConfig, engine, model: ModelConfig, together: Together) -> list[str]:
+def start_from(config: TrainConfig, engine, model: ModelConfig, coordinator: Coordinator) -> list[str]:
     """Take the weights of a checkpoint, of a run or made by tools/convert_from_hf.py -> its skills. Raises UserError."""
-    found = checkpoint.find(Path(config.run.init_from), together)
+    found = checkpoint.find(Path(config.run.init_from), coordinator)
     there = check_model(found, model, "set the model section to what the weights were made with")
     if not config.model.max_position_embeddings and there["max_position_embeddings"] != model.max_position_embeddings:
         raise UserError(
@@ -214,7 +215,7 @@ def start_from(config: TrainConfig, engine, model: ModelConfig, together: Togeth
             "it, or to what this run is for"
         )
     engine.load_weights(found)
-    together.say(f"starting from the weights of {found}")
+    coordinator.say(f"starting from the weights of {found}")
     return checkpoint.read_state(found).get("skills", [])
 
 

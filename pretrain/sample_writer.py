@@ -8,19 +8,19 @@ from pathlib import Path
 import torch
 
 from pretrain.config import TrainConfig
-from pretrain.coordination import Together
+from pretrain.coordination import Coordinator
 from pretrain.data import Data
 from pretrain.records import Records
 from pretrain.system.errors import UserError
 
 
-class Sampler:
+class SampleWriter:
     """Draws the configured sample prompts on rank 0, which loads the image tokenizer once, and only if there are any."""
 
-    def __init__(self, config: TrainConfig, data: Data, run: Path, together: Together):
-        self.config, self.data, self.run, self.together = config, data, run, together
+    def __init__(self, config: TrainConfig, data: Data, run: Path, coordinator: Coordinator):
+        self.config, self.data, self.run, self.coordinator = config, data, run, coordinator
         self.captions = config.log.sample_prompts if config.log.samples_every else ()
-        if self.captions and together.rank == 0:
+        if self.captions and coordinator.rank == 0:
             from tokenization.vq import load_vq
 
             self.vq = load_vq(config.data.vq, device=str(place_of_drawing()[0]))
@@ -38,7 +38,7 @@ class Sampler:
             return
         from pretrain.sample_images import draw_samples, hugging_face_model, sheet
 
-        weights = [pair for pair in engine.weights() if self.together.rank == 0]  # all must go through all of them
+        weights = [pair for pair in engine.weights() if self.coordinator.rank == 0]  # all must go through all of them
 
         def draw(going_on: Callable[[], None]) -> None:
             device, dtype = place_of_drawing()
@@ -60,7 +60,7 @@ class Sampler:
                 )
             except torch.OutOfMemoryError:
                 size = sum(tensor.numel() for _, tensor in weights) * dtype.itemsize / 2**30
-                self.together.say(
+                self.coordinator.say(
                     f"warning: the sample pictures of step {step} are not drawn: the GPU has no room for a second "
                     f"copy of the weights ({size:.1f} GiB): set log.samples_every=0, and draw from checkpoints "
                     "with tools/convert_to_hf.py and tools/generate.py"
@@ -68,7 +68,7 @@ class Sampler:
                 return
             records.put(self.run / "samples" / f"step_{step:08d}.png", sheet(pictures, self.captions))
 
-        self.together.wait_for_first(draw, alive)
+        self.coordinator.wait_for_first(draw, alive)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # what drawing took is training's again, in one piece
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pretrain import checkpoint
 from pretrain.config import CheckpointSection
-from pretrain.coordination import Together, all_processes
+from pretrain.coordination import Coordinator, all_processes
 from pretrain.fencing import Attempt
-from pretrain.sharded_files import write_format, write_pieces
+from pretrain.sharded_files import write_boxes, write_format
 from pretrain.system.errors import RunFailed
-from pretrain.tensor_boxes import Piece, copied
+from pretrain.tensor_boxes import TensorBox, copied
 
 
 class Saver:
@@ -21,23 +21,23 @@ class Saver:
     own; a save waits for the one before it.
     """
 
-    def __init__(self, attempt: Attempt, options: CheckpointSection, files: dict[str, bytes], together: Together):
+    def __init__(self, attempt: Attempt, options: CheckpointSection, files: dict[str, bytes], coordinator: Coordinator):
         """files: what else a checkpoint holds, by name, so that it can be converted without anything else of the run."""
-        self.run, self.options, self.files, self.together = attempt.run, options, files, together
+        self.run, self.options, self.files, self.coordinator = attempt.run, options, files, coordinator
         self.attempt = attempt
-        self.writers = all_processes() if options.async_save else together
+        self.writers = all_processes() if options.async_save else coordinator
         self.thread: threading.Thread | None = None
         self.problem: str | None = None  # of the last save
         self.fault: BaseException | None = None  # of the thread: a fault of ours, told where the loop can fail
 
-    def save(self, step: int, pieces: list[Piece], state: dict) -> None:
+    def save(self, step: int, boxes: list[TensorBox], state: dict) -> None:
         """Write a checkpoint; all processes call it together, with what each of them holds."""
         self.wait()
         if not self.options.async_save:
-            self._publish(step, pieces, state)
+            self._publish(step, boxes, state)
             self._tell()
             return
-        copies = self.together.all_do(lambda: copied(pieces))
+        copies = self.coordinator.all_do(lambda: copied(boxes))
         self.thread = threading.Thread(target=self._in_thread, args=(step, copies, state))
         self.thread.start()
 
@@ -59,15 +59,15 @@ class Saver:
                 "the same command again"
             )
 
-    def _in_thread(self, step: int, pieces: list[Piece], state: dict) -> None:
+    def _in_thread(self, step: int, boxes: list[TensorBox], state: dict) -> None:
         try:
-            self._publish(step, pieces, state)
+            self._publish(step, boxes, state)
         except BaseException as error:
             self.fault = error
 
-    def _publish(self, step: int, pieces: list[Piece], state: dict) -> None:
+    def _publish(self, step: int, boxes: list[TensorBox], state: dict) -> None:
         def write(folder: Path) -> None:
-            write_pieces(folder, pieces, self.writers.group)
+            write_boxes(folder, boxes, self.writers.group)
             if self.writers.rank == 0:
                 write_format(folder)
                 for name, content in self.files.items():
@@ -84,8 +84,8 @@ class Saver:
 
     def _tell(self) -> None:
         if self.problem:
-            self.together.first_does(self.attempt.check)  # a run that was taken over is at its end
-            self.together.say(
+            self.coordinator.first_does(self.attempt.check)  # a run that was taken over is at its end
+            self.coordinator.say(
                 f"warning: the checkpoint of step {self.step} could not be written ({self.problem}): the run "
                 "goes on, the older checkpoints are untouched"
             )

@@ -80,14 +80,14 @@ def sized_config(section: ModelSection, offset: int, codes: int, special: tuple[
     )
 
 
-def prompt_templates(wordings: PromptTemplates, manifests: Sequence[dict]) -> PromptTemplates:
-    """These wordings, for the shapes of pictures and the image tokenizer of the shards."""
+def prompt_templates(templates: PromptTemplates, manifests: Sequence[dict]) -> PromptTemplates:
+    """These templates, for the shapes of pictures and the image tokenizer of the shards."""
     framings = [framing_of(manifest["vq"]) for manifest in manifests if manifest["counts"]["pictures"]]
     framing = max(framings or [framing_of(manifests[0]["vq"])], key=lambda one: len(one.grids))
     shapes = framing.grids if len(framing.grids) > 1 else ()
     fit = "pad" if framing.pad else "crop"
     fingerprint = manifests[0]["vq"]["fingerprint"]
-    return replace(wordings, grid=framing.grids[0], vq_fingerprint=fingerprint, shapes=shapes, fit=fit)
+    return replace(templates, grid=framing.grids[0], vq_fingerprint=fingerprint, shapes=shapes, fit=fit)
 
 
 def check_shapes(path: str | Path, manifest: dict, templates: PromptTemplates) -> None:

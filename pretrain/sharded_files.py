@@ -39,7 +39,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from pretrain.system.disk import disk_error, writing
 from pretrain.system.errors import UserError
-from pretrain.tensor_boxes import Piece
+from pretrain.tensor_boxes import TensorBox
 
 FORMAT = {
     "sharded_backend": "torch_dist",
@@ -52,9 +52,9 @@ FORMAT = {
 class _SavePieces(DefaultSavePlanner):
     """Plans the writing of pieces; torch's own planner checks that they cover each tensor once."""
 
-    def __init__(self, pieces: Sequence[Piece]):
+    def __init__(self, boxes: Sequence[TensorBox]):
         super().__init__(flatten_state_dict=False)
-        self.pieces = {(piece.key, torch.Size(piece.offsets)): piece.tensor for piece in pieces}
+        self.boxes = {(piece.key, torch.Size(piece.offsets)): piece.tensor for piece in boxes}
         self.items = [
             WriteItem(
                 index=MetadataIndex(piece.key, torch.Size(piece.offsets)),
@@ -65,7 +65,7 @@ class _SavePieces(DefaultSavePlanner):
                     size=torch.Size(piece.shape),
                 ),
             )
-            for piece in pieces
+            for piece in boxes
         ]
 
     def create_local_plan(self) -> SavePlan:
@@ -74,7 +74,7 @@ class _SavePieces(DefaultSavePlanner):
 
     def resolve_data(self, write_item: WriteItem) -> Tensor:
         index = write_item.index
-        return self.pieces[index.fqn, cast(torch.Size, index.offset)].detach().contiguous()
+        return self.boxes[index.fqn, cast(torch.Size, index.offset)].detach().contiguous()
 
 
 class _Writer(dcp.FileSystemWriter):
@@ -89,7 +89,7 @@ class _Writer(dcp.FileSystemWriter):
             super().finish(metadata, results)
 
 
-def write_pieces(folder: Path, pieces: Sequence[Piece], group=None) -> None:
+def write_boxes(folder: Path, boxes: Sequence[TensorBox], group=None) -> None:
     """Write the pieces of all ranks of `group` (None: the default group, or this process alone) into `folder`.
 
     All ranks call it together. Raises OSError or RuntimeError on every rank when one of them could not write, or when the pieces do
@@ -97,7 +97,7 @@ def write_pieces(folder: Path, pieces: Sequence[Piece], group=None) -> None:
     """
     writer = _Writer(folder, per_thread_copy_ahead=0)
     try:
-        dcp.save({}, storage_writer=writer, planner=_SavePieces(pieces), process_group=group)
+        dcp.save({}, storage_writer=writer, planner=_SavePieces(boxes), process_group=group)
     except dcp.api.CheckpointException as error:  # a BaseException: it would pass every "except Exception"
         first = next(iter(error.failures.values()))[0]
         found = disk_error(first)
@@ -196,11 +196,11 @@ def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype
 class _Into:
     """Hands torch's reader the tensors that it copies into."""
 
-    def __init__(self, pieces: Sequence[Piece]):
-        self.pieces = pieces
+    def __init__(self, boxes: Sequence[TensorBox]):
+        self.boxes = boxes
 
     def resolve_tensor(self, item) -> Tensor:
-        tensor = self.pieces[item.dest_index.index].tensor
+        tensor = self.boxes[item.dest_index.index].tensor
         for dim, (start, length) in enumerate(zip(item.dest_offsets, item.lengths)):
             tensor = tensor.narrow(dim, start, length)
         return tensor
@@ -209,14 +209,14 @@ class _Into:
         """The pieces are views: nothing is left to do."""
 
 
-def read_pieces(folder: Path, pieces: Sequence[Piece]) -> None:
+def read_boxes(folder: Path, boxes: Sequence[TensorBox]) -> None:
     """Fill the pieces' tensors from `folder`, whatever layout wrote it. Each rank reads for itself.
 
     Raises UserError when a tensor is absent or of another shape.
     """
     reader, stored = _open(folder)
     items = []
-    for number, piece in enumerate(pieces):
+    for number, piece in enumerate(boxes):
         found = stored.get(piece.key)
         if found is None or tuple(found.size) != piece.shape:
             there = "absent" if found is None else f"{list(found.size)}"
@@ -227,7 +227,7 @@ def read_pieces(folder: Path, pieces: Sequence[Piece]) -> None:
             raise UserError(f"{folder}: {piece.key} has holes: take another checkpoint")
         items += [replace(item, dest_index=replace(item.dest_index, index=number)) for item in wanted]
     with torch.no_grad():
-        reader.read_data(LoadPlan(items), cast(LoadPlanner, _Into(pieces)))  # all of a planner that is called
+        reader.read_data(LoadPlan(items), cast(LoadPlanner, _Into(boxes)))  # all of a planner that is called
 
 
 def read_whole(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:

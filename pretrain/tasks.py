@@ -293,7 +293,9 @@ def stretches_of(
         while end > start and whole[end]:
             end -= 1
         if end == start:
-            raise UserError(f"a picture has more than the {capacity} tokens that a row holds: raise data.row_length")
+            raise UserError(
+                f"a picture has more than the {capacity} tokens that a row holds: raise data.sequence_length"
+            )
         found.append((start, end - start))
         start = end
     return found

@@ -16,7 +16,7 @@ from model.tensor_shards import runs, whole_shape
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorBox:
     """A box of the tensor stored under `key`, whose whole has `shape`; it begins at `offsets` and holds `tensor`."""
 
     key: str
@@ -25,9 +25,9 @@ class Piece:
     tensor: Tensor
 
 
-def pieces_of(
+def boxes_of(
     key: str, name: str, shape: Sequence[int], tensor: Tensor, rank: int, ranks: int, start: int | None = None
-) -> Iterator[Piece]:
+) -> Iterator[TensorBox]:
     """The boxes of what tensor-parallel rank `rank` of `ranks` holds of weight `name`, or of a state of that weight.
 
     shape: of the rank's share. tensor: of that shape; or, with `start`, 1-D, the elements from `start` on of the share
@@ -36,7 +36,7 @@ def pieces_of(
     whole = whole_shape(name, shape, ranks)
     for first, last, offsets in runs(name, shape, rank, ranks):
         if start is None:
-            yield Piece(key, whole, offsets, tensor[first:last])
+            yield TensorBox(key, whole, offsets, tensor[first:last])
             continue
         row = math.prod(shape[1:])
         low, high = max(start, first * row), min(start + tensor.numel(), last * row)
@@ -47,7 +47,7 @@ def pieces_of(
             if len(shape) > 1:
                 box = box.view(-1, row) if (end - begin) % row == 0 and not column else box.view(1, -1)
                 at = (at[0], at[1] + column)
-            yield Piece(key, whole, at, box)
+            yield TensorBox(key, whole, at, box)
 
 
 def _row_boxes(low: int, high: int, row: int) -> Iterator[tuple[int, int]]:
@@ -63,22 +63,22 @@ def _row_boxes(low: int, high: int, row: int) -> Iterator[tuple[int, int]]:
             yield begin, end
 
 
-def owned(pieces: Sequence[Piece], rank: int, ranks: int) -> list[Piece]:
+def owned(boxes: Sequence[TensorBox], rank: int, ranks: int) -> list[TensorBox]:
     """Of pieces that `ranks` data-parallel ranks all hold, those that rank `rank` writes: about equal bytes for each."""
     written = [0] * ranks
     mine = []
-    for number in sorted(range(len(pieces)), key=lambda n: (-_bytes(pieces[n]), n)):
+    for number in sorted(range(len(boxes)), key=lambda n: (-_bytes(boxes[n]), n)):
         least = written.index(min(written))
-        written[least] += _bytes(pieces[number])
+        written[least] += _bytes(boxes[number])
         if least == rank:
-            mine.append(pieces[number])
+            mine.append(boxes[number])
     return mine
 
 
-def _bytes(piece: Piece) -> int:
+def _bytes(piece: TensorBox) -> int:
     return piece.tensor.numel() * piece.tensor.element_size()
 
 
-def copied(pieces: Sequence[Piece]) -> list[Piece]:
+def copied(boxes: Sequence[TensorBox]) -> list[TensorBox]:
     """The same pieces with copies of their tensors on the CPU: what an asynchronous save writes while training goes on."""
-    return [replace(piece, tensor=piece.tensor.detach().to("cpu", copy=True).contiguous()) for piece in pieces]
+    return [replace(piece, tensor=piece.tensor.detach().to("cpu", copy=True).contiguous()) for piece in boxes]

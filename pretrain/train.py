@@ -20,7 +20,7 @@ from model.kernels import check_installed, check_loads
 from pretrain.config import load_config
 from pretrain.inputs import check_inputs
 from pretrain.process_ranks import check_world
-from pretrain.system.errors import ToldByAnother, TryAgain, UserError, run_command
+from pretrain.system.errors import ReportedByOtherRank, TryAgain, UserError, run_command
 from pretrain.system.threads import settle_threads
 
 
@@ -49,7 +49,7 @@ def main() -> int:
             check_inputs(config.data, config.run.init_from)  # before the seconds that it takes to import torch
     except UserError:
         if os.environ.get("RANK", "0") != "0":
-            raise ToldByAnother(2) from None  # every process finds the same: rank 0 tells
+            raise ReportedByOtherRank(2) from None  # every process finds the same: rank 0 tells
         raise
     threads = settle_threads(config.run.threads)
     runtime.settle_devices(config.parallel.tensor)
@@ -57,7 +57,7 @@ def main() -> int:
         check_loads(config.run.kernels)
     except UserError:
         if os.environ.get("RANK", "0") != "0":
-            raise ToldByAnother(2) from None
+            raise ReportedByOtherRank(2) from None
         raise
     runtime.install()
     threads.use()

@@ -64,12 +64,12 @@ def check_start(config) -> str:
     """What the run would start from, in words. Raises UserError for what would keep it from starting."""
     from pretrain import checkpoint
     from pretrain.data import Data
-    from pretrain.process_ranks import Place
+    from pretrain.process_ranks import ProcessRanks
     from pretrain.run_folder import check_model
 
     run = Path(config.run.folder)
     check_writable(run)
-    data = Data(config, Place())
+    data = Data(config, ProcessRanks())
     found = checkpoint.all_checkpoints(run)
     if not found:
         if config.run.init_from and not Path(config.run.init_from).is_dir():
@@ -112,13 +112,13 @@ def check_writable(run: Path) -> None:
 def describe(config, nodes: int, per_node: int, data_ranks: int) -> list[str]:
     """The plan, a line each."""
     run, data, parallel = config.run, config.data, config.parallel
-    tokens = data.rows_per_step * data.row_length
+    tokens = data.global_batch_size * data.sequence_length
     return [
         f"nodes            {nodes} x {per_node} processes = {nodes * per_node}",
         f"engine           {run.engine}, {run.precision}",
         f"layout           tensor {parallel.tensor} x pipeline {parallel.pipeline} x data {data_ranks}",
-        f"batch            {data.rows_per_step} rows a step, {data.rows_per_step // data_ranks} on each data-parallel rank, "
-        f"of {data.row_length:,} tokens",
+        f"batch            {data.global_batch_size} rows a step, {data.global_batch_size // data_ranks} on each data-parallel rank, "
+        f"of {data.sequence_length:,} tokens",
         f"tokens           {tokens:,} a step, {tokens * run.steps:,} in {run.steps:,} steps",
         f"memory           {memory_of(config, data_ranks)}",
         f"checkpoints      every {config.checkpoint.every:,} steps in {run.folder}",
@@ -132,7 +132,7 @@ def memory_of(config, data_ranks: int) -> str:
     from pretrain.setup import sized_config
 
     model = sized_config(config.model, *sizes_of_data(config, 0, 0), special=(0, 1, 2))
-    return str(expected_memory(config, model, row_shape(config.data.row_length), data_ranks))
+    return str(expected_memory(config, model, row_shape(config.data.sequence_length), data_ranks))
 
 
 def main() -> int:
@@ -153,8 +153,8 @@ def main() -> int:
         # a run that has begun has had its data: its ranks ask the store again, as often as attempts may fail
     if nodes < arguments.nodes:
         print(
-            f"warning: {arguments.nodes - nodes} of {arguments.nodes} nodes stay idle: data.rows_per_step "
-            f"{config.data.rows_per_step} does not divide over them",
+            f"warning: {arguments.nodes - nodes} of {arguments.nodes} nodes stay idle: data.global_batch_size "
+            f"{config.data.global_batch_size} does not divide over them",
             file=sys.stderr,
         )
     if arguments.for_script:

@@ -34,7 +34,7 @@ SMALL = [
     "model.num_attention_heads=2",
     "model.num_key_value_heads=1",
     "model.head_dim=16",
-    "data.row_length=512",
+    "data.sequence_length=512",
     "log.sample_prompts=[sun]",
     "run.threads=1",
 ]
@@ -134,7 +134,7 @@ def test_a_documented_command_runs(demo, commands: CommandServer, page, command)
     if words[0] == "tokenization/train_vq.py":
         extra = ["--steps", "3", "--warmup-steps", "1", "--batch-size", "8"]
     if words[0] == "tools/measure_conflict.py":
-        extra = ["--blocks", "4", "--targets", "4", "--row-length", "256", "--threads", "1"]
+        extra = ["--blocks", "4", "--targets", "4", "--sequence-length", "256", "--threads", "1"]
     if words[0] == "tools/serve.py":
         return serve_and_end([sys.executable, *words, "--port", "0"])
     if words[0] == "tools/evaluate.py" and "--pairs" in words:

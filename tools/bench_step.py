@@ -97,12 +97,12 @@ def start(arguments: argparse.Namespace) -> None:
     runtime.start_distributed(seed=0)
 
 
-def engine(config, arguments: argparse.Namespace, row_length: int):
+def engine(config, arguments: argparse.Namespace, sequence_length: int):
     """A training engine as `pretrain/train.py` makes it, with random weights."""
     from pretrain.config import OptimSection
     from pretrain.engines.megatron import MegatronEngine
 
-    return MegatronEngine(config, OptimSection(lr=OPTIMIZER_LR), arguments.precision, row_length, seed=0)
+    return MegatronEngine(config, OptimSection(lr=OPTIMIZER_LR), arguments.precision, sequence_length, seed=0)
 
 
 def compare(arguments: argparse.Namespace) -> dict:

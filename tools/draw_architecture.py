@@ -22,7 +22,7 @@ BEGIN, END = "<!-- files: begin -->\n", "<!-- files: end -->\n"
 
 
 @dataclass(frozen=True)
-class Stage:
+class PathStep:
     """A part of the way: the files that do it, in the order in which data meets them, and what it hands on."""
 
     name: str
@@ -31,12 +31,12 @@ class Stage:
 
 
 STAGES = (
-    Stage(
+    PathStep(
         "Read",
         ("tokenization/shard_images.py", "tokenization/readers/__init__.py", "tokenization/preprocess.py"),
         "an RGB picture and its captions, as documents; what could not be read, counted",
     ),
-    Stage(
+    PathStep(
         "Tokenize",
         (
             "tokenization/pipeline.py",
@@ -47,7 +47,7 @@ STAGES = (
         ),
         "code shards: text ids and a grid of picture codes for each document, in the MDS format",
     ),
-    Stage(
+    PathStep(
         "Pack",
         (
             "tokenization/shards.py",
@@ -60,7 +60,7 @@ STAGES = (
         ),
         "rows: ids and labels [S], text before vision, and what brings them into document order",
     ),
-    Stage(
+    PathStep(
         "Compute",
         (
             "model/routing.py",
@@ -72,7 +72,7 @@ STAGES = (
         ),
         "losses of target tokens and their gradients",
     ),
-    Stage(
+    PathStep(
         "Train",
         (
             "pretrain/train.py",
@@ -85,12 +85,12 @@ STAGES = (
         ),
         "checkpoints: weights and optimizer state as boxes that any layout reads",
     ),
-    Stage(
+    PathStep(
         "Export",
         ("tools/convert_to_hf.py", "model/weight_names.py", "tools/export/model_card.py"),
         "a Hugging Face folder: weights, code, processor, image tokenizer, card",
     ),
-    Stage(
+    PathStep(
         "Use",
         (
             "model/hf/modeling_uni_x.py",

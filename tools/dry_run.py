@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python tools/dry_run.py pretrain/configs/pretrain_3b.yaml --gpus 8 data.row_length=20480",
+        epilog="example:\n  python tools/dry_run.py pretrain/configs/pretrain_3b.yaml --gpus 8 data.sequence_length=20480",
     )
     parser.add_argument("config", help="YAML file of a run; pretrain/configs has complete ones")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the file's")
@@ -73,7 +73,7 @@ def figures_of(arguments: argparse.Namespace) -> list[dict]:
     model = sized_config(config.model, *sizes_of_data(config, 0, 0), special=(0, 1, 2))
     check_layout(config.parallel, model)
     check_world(config, arguments.gpus)
-    shape = row_shape(config.data.row_length, arguments.document)
+    shape = row_shape(config.data.sequence_length, arguments.document)
 
     from pretrain.dry_run import fake_gpu
 

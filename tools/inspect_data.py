@@ -125,7 +125,7 @@ def main() -> int:
     return 1 if little else 0
 
 
-class Findings:
+class CorpusFindings:
     """What was seen of one input: its documents with their pictures decoded, and what would be rejected."""
 
     def __init__(self, corpus: Corpus):
@@ -210,9 +210,9 @@ class Findings:
         return parts
 
 
-def look(corpus: Corpus, documents: int, framing: Framing | int) -> Findings:
+def look(corpus: Corpus, documents: int, framing: Framing | int) -> CorpusFindings:
     """Read `documents` documents of files spread evenly over a corpus."""
-    found = Findings(corpus)
+    found = CorpusFindings(corpus)
     count = min(len(corpus.files), 8, documents)
     files = [corpus.files[place * len(corpus.files) // count] for place in range(count)]
     for number, file in enumerate(files):

@@ -147,13 +147,13 @@ def rows_page(arguments: argparse.Namespace) -> list[str]:
     """Rows of a run, as it would read them."""
     from pretrain.config import load_config
     from pretrain.data import Data
-    from pretrain.process_ranks import Place
+    from pretrain.process_ranks import ProcessRanks
     from pretrain.tasks import TASK_NAMES
     from tokenization.vq import load_vq
     from tools.inspection.data_page import document, table
 
     config = load_config(arguments.config, arguments.set)
-    data = Data(config, Place())
+    data = Data(config, ProcessRanks())
     vq = load_vq(arguments.vq or config.data.vq)
     parts = ["<p>Green is learned, grey is only read. A text or picture that is cut begins in another row.</p>"]
     for number in arguments.rows:

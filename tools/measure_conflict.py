@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
         "--blocks", type=int, default=16, help="blocks of each modality, for the bootstrap (default: 16)"
     )
     parser.add_argument("--targets", type=int, default=256, help="target tokens of a block (default: 256)")
-    parser.add_argument("--row-length", type=int, default=2048, help="tokens of a row (default: 2048)")
+    parser.add_argument("--sequence-length", "--row-length", type=int, default=2048, help="tokens of a row (default: 2048)")
     parser.add_argument(
         "--text-to-image",
         type=float,
@@ -74,7 +74,7 @@ def measure(opened, arguments: argparse.Namespace, together) -> dict[str, object
 
     sizes = BlockSizes(arguments.blocks, arguments.targets, arguments.text)
     sizes.check()
-    rows = planned_rows(opened, arguments.data, arguments.row_length, arguments.text_to_image, arguments.seed)
+    rows = planned_rows(opened, arguments.data, arguments.sequence_length, arguments.text_to_image, arguments.seed)
     shares = share_out(rows, opened.config.vocabulary, sizes)
     chosen = matrices(opened.model)
     mine = dict(list(chosen.items())[together.rank :: together.size])

@@ -159,7 +159,7 @@ def main() -> int:
         raise UserError(f"--output {arguments.output}: cannot be written ({error.strerror})") from None
     config = load_config(str(arguments.output), [])
     data, model = config.data, model_config(config.model, tokenizer, manifest)
-    per_step = data.rows_per_step * data.row_length
+    per_step = data.global_batch_size * data.sequence_length
     print(
         f"{arguments.output}: {parameters(model) / 1e6:,.1f} million parameters{f' from {arguments.init_from}' if arguments.init_from else ''}, "
         f"{found['documents']:,} documents of {found['tokens']:,} tokens with {found['pictures']:,} pictures; {config.run.steps:,} steps of "
@@ -234,11 +234,11 @@ def settings(arguments: argparse.Namespace, found: dict[str, int], prompts: list
     few = found["pictures"] <= FEW
     needed = found["longest"] + AROUND
     most = OF_A_BASE["rows"] if arguments.init_from else 4096
-    row_length = max(-(-needed // 64) * 64, min(most, max(1024, 4 * (1 << (needed - 1).bit_length()))))
+    sequence_length = max(-(-needed // 64) * 64, min(most, max(1024, 4 * (1 << (needed - 1).bit_length()))))
     # a few hundred updates an epoch at most, and rows enough that they hold pictures and texts of all kinds
-    rows = max(1, min(64, round(found["tokens"] / row_length / 300)))
+    rows = max(1, min(64, round(found["tokens"] / sequence_length / 300)))
     epochs = arguments.epochs or (20 if few else 2)
-    steps = max(10, round(epochs * found["tokens"] / (rows * row_length)))
+    steps = max(10, round(epochs * found["tokens"] / (rows * sequence_length)))
     often = max(1, steps // MOST_SAMPLES)
     lr = OF_A_BASE["lr"] if arguments.init_from else SIZES[size]["lr"]
     heldout = {"heldout": str(arguments.heldout)} if arguments.heldout else {}
@@ -255,8 +255,8 @@ def settings(arguments: argparse.Namespace, found: dict[str, int], prompts: list
             "vq": arguments.vq,
             "sources": [{"path": str(path)} for path in arguments.shards],
             **heldout,
-            "row_length": row_length,
-            "rows_per_step": rows,
+            "sequence_length": sequence_length,
+            "global_batch_size": rows,
             "text_to_image": 0.8,
             "unconditional": 0.1,
             "code_noise": 0.5 if few else 0.0,

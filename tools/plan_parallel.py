@@ -105,14 +105,14 @@ def parse_arguments() -> argparse.Namespace:
 def make_job(arguments: argparse.Namespace):
     """The model, the row and the devices that are planned for. Raises UserError."""
     from pretrain.planning.cost import Devices, counted_costs, measured_costs
-    from pretrain.planning.layouts import Job
+    from pretrain.planning.layouts import PlannerJob
     from pretrain.planning.shape import row_shape, sizes_of_data
     from pretrain.setup import sized_config
 
     config = load_config(arguments.config, arguments.overrides)
     text_rows, codes = sizes_of_data(config, arguments.text_rows, arguments.codes)
     model = sized_config(config.model, text_rows, codes, special=(0, 1, 2))
-    row = row_shape(config.data.row_length, arguments.document)
+    row = row_shape(config.data.sequence_length, arguments.document)
     devices = Devices(
         flops=arguments.tflops * 1e12,
         products=arguments.products,
@@ -126,7 +126,7 @@ def make_job(arguments: argparse.Namespace):
     if arguments.measured:
         costs = measured_costs(arguments.measured, model, costs)
     usable = int(arguments.gpu_memory * GIB * (1 - arguments.headroom))
-    return Job(config, model, row, arguments.gpus, usable, devices, costs)
+    return PlannerJob(config, model, row, arguments.gpus, usable, devices, costs)
 
 
 def overrides_of(parallel: ParallelLayout, zero: int = 0) -> list[str]:
@@ -176,7 +176,7 @@ def why_none(arguments: argparse.Namespace, rejected) -> str:
     needs = math.ceil(least.needs / GIB / (1 - arguments.headroom) * 10) / 10
     return (
         f"{arguments.config}: nothing fits {arguments.gpus} x {arguments.gpu_memory:g} GiB: the smallest layout needs "
-        f"{needs:.1f} GiB each, with {command_line(least.parallel, least.zero)}; take that, more --gpus, or a shorter data.row_length"
+        f"{needs:.1f} GiB each, with {command_line(least.parallel, least.zero)}; take that, more --gpus, or a shorter data.sequence_length"
     )
 
 

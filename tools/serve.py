@@ -208,13 +208,13 @@ def main(arguments: list[str] | None = None) -> int:
     from tools.serving.admission import Callers
     from tools.serving.app import build_app
     from tools.serving.jobs import JobQueue
-    from tools.serving.metrics import Metrics
+    from tools.serving.metrics import ServerMetrics
     from tools.serving.service import Service
     from tools.serving.worker import Worker
 
     # A cache of all prompts would grow with every request.
     export = replace(export, encode=getattr(export.encode, "__wrapped__", export.encode))
-    queue, metrics = JobQueue(), Metrics()
+    queue, metrics = JobQueue(), ServerMetrics()
     limits = limits_of(args)
     worker = Worker(export, queue, limits.batch_size, metrics)
     worker.start()

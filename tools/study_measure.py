@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for measures.json and conflict/")
     parser.add_argument("--pairs", type=int, default=48, help="texts and pictures that are paired (default: 48)")
     parser.add_argument("--rows", type=int, default=32, help="rows of each held-out loss, at most (default: 32)")
-    parser.add_argument("--row-length", type=int, default=1024, help="tokens of a row (default: 1024)")
+    parser.add_argument("--sequence-length", "--row-length", type=int, default=1024, help="tokens of a row (default: 1024)")
     parser.add_argument("--blocks", type=int, default=16, help="blocks of the conflict (default: 16)")
     parser.add_argument("--targets", type=int, default=256, help="targets of a block (default: 256)")
     return parser.parse_args()
@@ -56,7 +56,7 @@ def heldout_losses(opened, arguments: argparse.Namespace, languages: list[Path])
     found = {}
     for name, folder, text_to_image, of_codes in asked:
         total, tokens = 0.0, 0
-        for number, row in enumerate(planned_rows(opened, [folder], arguments.row_length, text_to_image)):
+        for number, row in enumerate(planned_rows(opened, [folder], arguments.sequence_length, text_to_image)):
             if number == arguments.rows:
                 break
             row.targets = split_targets(row, opened.config.vocabulary)[1 if of_codes else 0]
@@ -76,7 +76,7 @@ def sizes_of(opened) -> dict[str, int]:
 
 def conflict_of(opened, arguments: argparse.Namespace, languages: list[Path]) -> float:
     """Write conflict/ -> mean conflict of the layers whose weights both modalities meet; nan without any."""
-    from pretrain.coordination import Together
+    from pretrain.coordination import Coordinator
     from tools.analysis.conflict_profile import estimates, shared_lines, write
     from tools.measure_conflict import measure
 
@@ -88,11 +88,11 @@ def conflict_of(opened, arguments: argparse.Namespace, languages: list[Path]) ->
         "seed": 0,
         "blocks": arguments.blocks,
         "targets": arguments.targets,
-        "row_length": arguments.row_length,
+        "sequence_length": arguments.sequence_length,
         "text_to_image": 0.8,
         "memory": 2.0,
     }
-    grams = measure(opened, argparse.Namespace(**{**settings, "data": data}), Together())
+    grams = measure(opened, argparse.Namespace(**{**settings, "data": data}), Coordinator())
     lines = estimates(opened.config, grams)
     write(arguments.output / "conflict", lines, opened.config, settings)
     shared = [line.conflict for line in shared_lines(lines, "layer")]
@@ -124,7 +124,7 @@ def main() -> int:
         "checkpoint": str(opened.folder),
         "losses": heldout_losses(opened, arguments, languages),
         "pairs": {
-            side: both_directions(losses, tokenized, open_dataset(folder), arguments.pairs, arguments.row_length)
+            side: both_directions(losses, tokenized, open_dataset(folder), arguments.pairs, arguments.sequence_length)
             for side, folder in sides.items()
         },
         "parameters": sizes_of(opened),

@@ -30,17 +30,17 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders, whose models are timed")
     parser.add_argument("--data", type=Path, required=True, help="code shards to take rows from")
-    parser.add_argument("--row-length", type=int, default=1024, help="tokens of a row (default: 1024)")
+    parser.add_argument("--sequence-length", "--row-length", type=int, default=1024, help="tokens of a row (default: 1024)")
     parser.add_argument("--rounds", type=int, default=9, help="rows on which each model trains (default: 9)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file for the seconds of every step")
     arguments = parser.parse_args()
-    if arguments.rounds < 1 or arguments.row_length < 1:
-        parser.error("--rounds and --row-length must be at least 1")
+    if arguments.rounds < 1 or arguments.sequence_length < 1:
+        parser.error("--rounds and --sequence-length must be at least 1")
     return arguments
 
 
 def main() -> int:
-    """Measure and write {"row_length": tokens, "seconds": {run: [seconds of each round]}}."""
+    """Measure and write {"sequence_length": tokens, "seconds": {run: [seconds of each round]}}."""
     arguments = parse_arguments()
     from itertools import islice
 
@@ -60,17 +60,17 @@ def main() -> int:
     torch.set_num_threads(1)
     opened = open_checkpoint(arguments.runs[0])
     wanted = WARM_UP + arguments.rounds
-    rows = list(islice(planned_rows(opened, [arguments.data], arguments.row_length, text_to_image=0.8), wanted))
+    rows = list(islice(planned_rows(opened, [arguments.data], arguments.sequence_length, text_to_image=0.8), wanted))
     if len(rows) < wanted:
         raise UserError(
-            f"{arguments.data}: has {len(rows)} rows of {arguments.row_length} tokens, {wanted} are needed: "
-            "lower --rounds or --row-length"
+            f"{arguments.data}: has {len(rows)} rows of {arguments.sequence_length} tokens, {wanted} are needed: "
+            "lower --rounds or --sequence-length"
         )
     engines = {}
     for run in arguments.runs:
         values = json.loads((checkpoint.find(run) / "model.json").read_text(encoding="utf-8"))
         config = ModelConfig.from_dict(values)
-        engines[str(run)] = MegatronEngine(config, OptimSection(lr=LR), "fp32", arguments.row_length, seed=0)
+        engines[str(run)] = MegatronEngine(config, OptimSection(lr=LR), "fp32", arguments.sequence_length, seed=0)
     seconds: dict[str, list[float]] = {run: [] for run in engines}
     order = list(engines)
     for number, row in enumerate(rows):
@@ -79,7 +79,7 @@ def main() -> int:
             if number >= WARM_UP:
                 seconds[run].append(step.whole.cpu)
         order = order[1:] + order[:1]
-    found = {"row_length": arguments.row_length, "seconds": seconds}
+    found = {"sequence_length": arguments.sequence_length, "seconds": seconds}
     write_json(arguments.output, found)
     print(json.dumps(found))
     return 0

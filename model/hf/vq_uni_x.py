@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .vqgan_uni_x import VQGAN, open_vqgan
 
 
-class Family(NamedTuple):
+class TokenizerFamily(NamedTuple):
     """One kind of image tokenizer: its two directions, and its class on the folder that holds it."""
 
     encode: Callable[[nn.Module, Tensor], Tensor]
@@ -92,9 +92,9 @@ def of_transformers(name: str) -> Callable[[str], nn.Module]:
 
 
 FAMILIES = {
-    "VQModel": Family(encode_vqgan, decode_vqgan, open_vqmodel),
-    "emu3_vqgan": Family(encode_emu3, decode_emu3, of_transformers("Emu3VQVAE")),
-    "janus_vqgan": Family(encode_janus, decode_janus, of_transformers("JanusVQVAE")),
+    "VQModel": TokenizerFamily(encode_vqgan, decode_vqgan, open_vqmodel),
+    "emu3_vqgan": TokenizerFamily(encode_emu3, decode_emu3, of_transformers("Emu3VQVAE")),
+    "janus_vqgan": TokenizerFamily(encode_janus, decode_janus, of_transformers("JanusVQVAE")),
 }
 """By the `_class_name` or `model_type` in the tokenizer's config.json."""
 

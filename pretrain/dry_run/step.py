@@ -68,7 +68,7 @@ def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: in
             config.run.seed, parallel.tensor, parallel.pipeline, stages_per_rank(parallel, layers)
         )
     data_ranks = ranks // (parallel.tensor * parallel.pipeline)
-    count = min(config.data.rows_per_step // data_ranks, 2 * parallel.pipeline)
+    count = min(config.data.global_batch_size // data_ranks, 2 * parallel.pipeline)
     rows = [planned_row(index, model, shape, config.data.row_multiple) for index in range(count)]
     watch = Watch()
     apply = patch.object(torch.nn.Module, "_apply", _check_nothing_moves)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from model.config import ModelConfig
-    from model.uni_x import UniXModel
+    from model.uni_x import UniXTrainingModel
     from pretrain.config import TrainConfig
     from pretrain.row_tensors import Row
-    from pretrain.tensor_boxes import Piece
+    from pretrain.tensor_boxes import TensorBox
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def finite(figures: StepFigures) -> bool:
 class Engine(Protocol):
     """What the loop and the checkpoints ask of an engine."""
 
-    stages: Sequence[UniXModel]
+    stages: Sequence[UniXTrainingModel]
     """The parts of the model on this rank, by pipeline stage; one where there is no pipeline."""
 
     @property
@@ -124,7 +124,7 @@ class Engine(Protocol):
     def settle(self) -> None:
         """Wait until the weights are whole on this rank: an engine may gather them during the next forward pass."""
 
-    def pieces(self) -> list[Piece]:
+    def boxes(self) -> list[TensorBox]:
         """What this rank writes of weights and optimizer state."""
 
     def load(self, folder: Path, steps: int) -> None:

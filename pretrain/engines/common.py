@@ -15,7 +15,7 @@ from pretrain.config import OptimSection
 from pretrain.row_tensors import Row
 from pretrain.sharded_files import stored_tensors
 from pretrain.system.errors import UserError
-from pretrain.tensor_boxes import Piece
+from pretrain.tensor_boxes import TensorBox
 
 REMEDY = "resume with the configuration that made it, or choose another run.folder"
 
@@ -61,10 +61,10 @@ def set_hyperparameters(groups: Iterable[dict], optim: OptimSection, lr: float) 
         group["betas"], group["eps"] = (optim.beta1, optim.beta2), optim.eps
 
 
-def check_stored(folder: Path, pieces: Sequence[Piece], remedy: str = REMEDY) -> None:
+def check_stored(folder: Path, boxes: Sequence[TensorBox], remedy: str = REMEDY) -> None:
     """Raises UserError when `folder` holds other tensors than the pieces are of: another model, or another precision."""
     stored = stored_tensors(folder)
-    wanted = {piece.key: (piece.shape, piece.tensor.dtype) for piece in pieces}
+    wanted = {box.key: (box.shape, box.tensor.dtype) for box in boxes}
     different = sorted(name for name, described in wanted.items() if stored.get(name) != described)
     if different and all(name.startswith("optimizer.") and name not in stored for name in different):
         raise UserError(

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 
 from model.config import ModelConfig
-from model.uni_x import UniXModel
+from model.uni_x import UniXTrainingModel
 from model.weight_names import training_names
 from pretrain.system.errors import UserError
 
@@ -47,7 +47,7 @@ def freeze(patterns: Sequence[str], model: ModelConfig, weights: Iterable[tuple[
         parameter.requires_grad_(name not in frozen)
 
 
-def let_gradients_through(stages: Sequence[UniXModel]) -> None:
+def let_gradients_through(stages: Sequence[UniXTrainingModel]) -> None:
     """Have the output of a frozen embedding ask for a gradient.
 
     A layer that is computed again in the backward pass gives its weights a gradient only if its input wants one.

@@ -24,12 +24,12 @@ from pretrain.engines import Sound, StepFigures, figures_of, finite, overlapping
 from pretrain.engines.clock import moment, seconds_between
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.freezing import freeze, let_gradients_through
-from pretrain.engines.rank_state import optimizer_pieces, pieces_to_write, set_adam_steps, weight_pieces
+from pretrain.engines.rank_state import boxes_to_write, optimizer_boxes, set_adam_steps, weight_boxes
 from pretrain.engines.stages import build_stages, held_weights, save_memory, this_device, whole_weights
 from pretrain.parallel import ParallelLayout, bucket_elements, check_layout, megatron_settings
 from pretrain.row_tensors import Row
-from pretrain.sharded_files import read_pieces
-from pretrain.tensor_boxes import Piece
+from pretrain.sharded_files import read_boxes
+from pretrain.tensor_boxes import TensorBox
 
 
 def make(config: TrainConfig, model: ModelConfig) -> MegatronEngine:
@@ -39,7 +39,7 @@ def make(config: TrainConfig, model: ModelConfig) -> MegatronEngine:
         model,
         config.optim,
         run.precision,
-        config.data.row_length,
+        config.data.sequence_length,
         run.seed,
         config.parallel,
         run.kernels,
@@ -55,7 +55,7 @@ class MegatronEngine:
         model: ModelConfig,
         optim: OptimSection,
         precision: str,
-        row_length: int,
+        sequence_length: int,
         seed: int,
         parallel: ParallelLayout = ParallelLayout(),
         kernels: str = TORCH,
@@ -64,7 +64,7 @@ class MegatronEngine:
         check_layout(parallel, model)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         half = self.dtype == torch.bfloat16
-        self.model_config, self.optim, self.row_length, self.seed = model, optim, row_length, seed
+        self.model_config, self.optim, self.sequence_length, self.seed = model, optim, sequence_length, seed
         self.sequence_parallel, self.fused = parallel.sequence, kernels != TORCH
         config = transformer_config(
             model,
@@ -172,7 +172,7 @@ class MegatronEngine:
             data_iterator=[iter(rows) for _ in self.modules] if len(self.modules) > 1 else iter(rows),
             model=self.modules if len(self.modules) > 1 else self.modules[0],
             num_microbatches=len(rows),
-            seq_length=self.row_length,
+            seq_length=self.sequence_length,
             micro_batch_size=1,
             forward_only=forward_only,
         )
@@ -216,25 +216,25 @@ class MegatronEngine:
         self.settle()
         return whole_weights(self.stages)
 
-    def pieces(self) -> list[Piece]:
+    def boxes(self) -> list[TensorBox]:
         """What this rank writes of weights and optimizer state: views, which the next update changes."""
         self.settle()
-        return pieces_to_write(self.stages, self.optimizer)
+        return boxes_to_write(self.stages, self.optimizer)
 
     def load(self, folder: Path, steps: int) -> None:
         """Read weights and optimizer state after `steps` updates, whatever layout wrote them.
 
         Raises UserError when the checkpoint is of another model or precision.
         """
-        weights = weight_pieces(self.stages)
-        states = optimizer_pieces(self.stages, self.optimizer)
+        weights = weight_boxes(self.stages)
+        states = optimizer_boxes(self.stages, self.optimizer)
         check_stored(folder, [*weights, *states])
-        read_pieces(folder, [*weights, *states])
+        read_boxes(folder, [*weights, *states])
         set_adam_steps(self.optimizer, steps)
 
     def load_weights(self, folder: Path) -> None:
         """Read weights alone, in whatever precision they are stored: the start of a new run. Raises UserError."""
-        read_pieces(folder, weight_pieces(self.stages))
+        read_boxes(folder, weight_boxes(self.stages))
         self.optimizer.reload_model_params()
 
 

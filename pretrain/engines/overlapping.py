@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 from megatron.core.distributed import DistributedDataParallel
 
-from model.uni_x import UniXModel
+from model.uni_x import UniXTrainingModel
 
 
 def only_after_the_last_row(modules: Sequence[DistributedDataParallel]):
@@ -31,7 +31,7 @@ def only_after_the_last_row(modules: Sequence[DistributedDataParallel]):
     return made if len(made) > 1 else made[0]
 
 
-def gather_head_with_norm(stage: UniXModel, module: DistributedDataParallel) -> None:
+def gather_head_with_norm(stage: UniXTrainingModel, module: DistributedDataParallel) -> None:
     """Wait for the head's matrix where the norm before it is computed.
 
     megatron-core waits for the weights of a module when the module is called. The head's is read beside its module, which

@@ -14,47 +14,47 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
 
 from model.tensor_shards import whole_shape
-from model.uni_x import UniXModel
+from model.uni_x import UniXTrainingModel
 from pretrain.engines.stages import EMBEDDING, held_weights
 from pretrain.engines.update import inner_optimizers
-from pretrain.tensor_boxes import Piece, owned, pieces_of
+from pretrain.tensor_boxes import TensorBox, boxes_of, owned
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def weight_pieces(stages: Sequence[UniXModel]) -> list[Piece]:
+def weight_boxes(stages: Sequence[UniXTrainingModel]) -> list[TensorBox]:
     """All weights that this rank holds, also those that others hold too."""
     rank, ranks = _tensor_ranks()
     return [
-        piece
+        box
         for name, parameter in held_weights(stages)
-        for piece in pieces_of(name, name, parameter.shape, parameter.data, rank, ranks)
+        for box in boxes_of(name, name, parameter.shape, parameter.data, rank, ranks)
     ]
 
 
-def optimizer_pieces(stages: Sequence[UniXModel], optimizer) -> list[Piece]:
+def optimizer_boxes(stages: Sequence[UniXTrainingModel], optimizer) -> list[TensorBox]:
     """All optimizer state of this rank; what Adam has not made yet is made, as zeros."""
     rank, ranks = _tensor_ranks()
     names = {parameter: name for name, parameter in held_weights(stages)}
-    pieces: list[Piece] = []
+    boxes: list[TensorBox] = []
     for parameter, start, tensors in _states(optimizer):
         name = names[parameter]
         for kind, tensor in tensors.items():
-            pieces += pieces_of(f"optimizer.{kind}.{name}", name, parameter.shape, tensor, rank, ranks, start)
-    return pieces
+            boxes += boxes_of(f"optimizer.{kind}.{name}", name, parameter.shape, tensor, rank, ranks, start)
+    return boxes
 
 
-def pieces_to_write(stages: Sequence[UniXModel], optimizer) -> list[Piece]:
+def boxes_to_write(stages: Sequence[UniXTrainingModel], optimizer) -> list[TensorBox]:
     """What this rank writes: over all ranks each element of weights and state once, about equally much on each of a group."""
     group = parallel_state.get_data_parallel_group()
-    weights = [piece for piece in weight_pieces(stages) if _is_ours(piece.key, stages)]
-    states = [piece for piece in optimizer_pieces(stages, optimizer) if _is_ours(piece.key, stages)]
+    weights = [box for box in weight_boxes(stages) if _is_ours(box.key, stages)]
+    states = [box for box in optimizer_boxes(stages, optimizer) if _is_ours(box.key, stages)]
     if any(isinstance(inner, DistributedOptimizer) for inner in inner_optimizers(optimizer)):
         return owned(weights, group.rank(), group.size()) + states  # each rank has its own stretch of the states
     return owned([*weights, *states], group.rank(), group.size())
 
 
-def _is_ours(key: str, stages: Sequence[UniXModel]) -> bool:
+def _is_ours(key: str, stages: Sequence[UniXTrainingModel]) -> bool:
     """Whether this tensor-parallel rank and stage write what several hold: copies of norms, the tied embedding's copy."""
     name = key.split(".", 2)[2] if key.startswith("optimizer.") else key
     if name == EMBEDDING and not any(stage.pre_process for stage in stages):

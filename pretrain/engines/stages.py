@@ -14,14 +14,14 @@ from model.kernels import training_name
 from model.layer_specs import CHEAP
 from model.recompute import compute_cheap_parts_again
 from model.tensor_shards import join
-from model.uni_x import UniXModel
+from model.uni_x import UniXTrainingModel
 from pretrain.parallel import ParallelLayout
 
 LAYERS = "decoder.layers."
 EMBEDDING, HEAD = "embedding.word_embeddings.weight", "output_layer.weight"
 
 
-def build_stages(model: ModelConfig, transformer: TransformerConfig) -> list[UniXModel]:
+def build_stages(model: ModelConfig, transformer: TransformerConfig) -> list[UniXTrainingModel]:
     """The stages of this pipeline rank: one, or several where they are interleaved."""
     count = transformer.virtual_pipeline_model_parallel_size or 1
     stages = []
@@ -29,7 +29,7 @@ def build_stages(model: ModelConfig, transformer: TransformerConfig) -> list[Uni
         vp_stage = stage if count > 1 else None
         first = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
         last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
-        stages.append(UniXModel(model, transformer, pre_process=first, post_process=last, vp_stage=vp_stage))
+        stages.append(UniXTrainingModel(model, transformer, pre_process=first, post_process=last, vp_stage=vp_stage))
     return stages
 
 
@@ -39,7 +39,7 @@ def this_device() -> torch.device:
     return torch.device("cuda", found) if isinstance(found, int) else found
 
 
-def save_memory(stages: Sequence[UniXModel], parallel: ParallelLayout) -> None:
+def save_memory(stages: Sequence[UniXTrainingModel], parallel: ParallelLayout) -> None:
     """What the layout asks for beside megatron-core's own recompute."""
     if parallel.recompute_cheap:
         for stage in stages:
@@ -47,7 +47,7 @@ def save_memory(stages: Sequence[UniXModel], parallel: ParallelLayout) -> None:
                 compute_cheap_parts_again(layer, CHEAP)
 
 
-def held_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def held_weights(stages: Sequence[UniXTrainingModel]) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """(training name, parameter) of what this rank holds; layers are numbered over the whole model.
 
     The last stage's copy of a tied embedding has the embedding's name.
@@ -62,7 +62,7 @@ def held_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, torch.nn.Pa
             yield training_name(name), parameter
 
 
-def whole_weights(stages: Sequence[UniXModel]) -> Iterator[tuple[str, Tensor]]:
+def whole_weights(stages: Sequence[UniXTrainingModel]) -> Iterator[tuple[str, Tensor]]:
     """(training name, whole tensor on the CPU) of every weight, on every rank; all ranks must call it together.
 
     A weight is gathered over its tensor-parallel group, then handed to the other pipeline ranks, one at a time.

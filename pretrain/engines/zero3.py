@@ -16,7 +16,7 @@ from model.config import ModelConfig
 from model.initialise import first_weight
 from model.layer_specs import transformer_config
 from model.tensor_shards import join
-from model.uni_x import UniXModel
+from model.uni_x import UniXTrainingModel
 from pretrain.config import OptimSection, TrainConfig, ZeroSection
 from pretrain.engines import Sound, StepFigures, figures_of, finite, zero3_setup, zero3_state
 from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
@@ -24,8 +24,8 @@ from pretrain.engines.freezing import freeze, let_gradients_through
 from pretrain.engines.stages import held_weights, save_memory, this_device
 from pretrain.parallel import ParallelLayout, check_layout, megatron_settings
 from pretrain.row_tensors import Row
-from pretrain.sharded_files import read_pieces
-from pretrain.tensor_boxes import Piece, pieces_of
+from pretrain.sharded_files import read_boxes
+from pretrain.tensor_boxes import TensorBox, boxes_of
 
 
 def check_dtype(module: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -40,7 +40,7 @@ def make(config: TrainConfig, model: ModelConfig) -> Zero3Engine:
     """The engine of a run's configuration."""
     run = config.run
     return Zero3Engine(
-        model, config.optim, run.precision, config.data.row_length, run.seed, config.parallel, config.zero
+        model, config.optim, run.precision, config.data.sequence_length, run.seed, config.parallel, config.zero
     )
 
 
@@ -52,7 +52,7 @@ class Zero3Engine:
         model: ModelConfig,
         optim: OptimSection,
         precision: str,
-        row_length: int,
+        sequence_length: int,
         seed: int,
         parallel: ParallelLayout = ParallelLayout(),
         zero: ZeroSection = ZeroSection(),
@@ -60,7 +60,7 @@ class Zero3Engine:
         check_layout(parallel, model)
         zero3_setup.start()
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.model_config, self.optim, self.row_length, self.seed = model, optim, row_length, seed
+        self.model_config, self.optim, self.sequence_length, self.seed = model, optim, sequence_length, seed
         self.sequence_parallel, self.stage = parallel.sequence, zero.stage
         self.group = parallel_state.get_data_parallel_group()
         self.device = this_device()
@@ -74,7 +74,7 @@ class Zero3Engine:
         )
         cut = zero.stage == 3 and zero.init
         with self._cut_as_made(zero, parallel) if cut else torch.device(self.device):
-            module = UniXModel(model, config)
+            module = UniXTrainingModel(model, config)
         save_memory([module], parallel)
         check_dtype(module, self.dtype)
         # Any: parameters, to which DeepSpeed gives attributes of its own
@@ -98,7 +98,7 @@ class Zero3Engine:
         self.stages = [module]
 
     @staticmethod
-    def _largest_layer(module: UniXModel) -> int:
+    def _largest_layer(module: UniXTrainingModel) -> int:
         """Elements of its weights, and at least as many as DeepSpeed fetches ahead by itself."""
         sizes = [
             sum(getattr(each, "ds_numel", each.numel()) for each in layer.parameters())
@@ -130,7 +130,7 @@ class Zero3Engine:
         self._forget_second_cuts()
 
     def _forget_second_cuts(self) -> None:
-        """With `zero.hierarchical` DeepSpeed gathers from a second cut where there is one: what was written here is not in it.
+        """With `zero.hpz_partition_size` DeepSpeed gathers from a second cut where there is one: what was written here is not in it.
         It makes them anew in the next forward pass."""
         for parameter in self.names:
             if getattr(parameter, "ds_secondary_tensor", None) is not None:
@@ -235,21 +235,21 @@ class Zero3Engine:
 
         return deepspeed.zero.GatheredParameters([parameter])
 
-    def pieces(self) -> list[Piece]:
+    def boxes(self) -> list[TensorBox]:
         """What this rank writes of weights and optimizer state: views, which the next update changes."""
-        return zero3_state.ours([*self._weight_pieces(), *zero3_state.optimizer_pieces(self.held, self.adam)])
+        return zero3_state.ours([*self._weight_boxes(), *zero3_state.optimizer_boxes(self.held, self.adam)])
 
-    def _weight_pieces(self) -> list[Piece]:
-        frozen = zero3_state.frozen_pieces(self.names, cut=self.stage == 3)
-        return [*zero3_state.weight_pieces(self.held), *frozen]
+    def _weight_boxes(self) -> list[TensorBox]:
+        frozen = zero3_state.frozen_boxes(self.names, cut=self.stage == 3)
+        return [*zero3_state.weight_boxes(self.held), *frozen]
 
     def load(self, folder: Path, steps: int) -> None:
         """Read weights and optimizer state after `steps` updates, whatever layout or engine wrote them.
 
         Raises UserError when the checkpoint is of another model or precision.
         """
-        states = zero3_state.optimizer_pieces(self.held, self.adam)
-        check_stored(folder, [*self._weight_pieces(), *states])
+        states = zero3_state.optimizer_boxes(self.held, self.adam)
+        check_stored(folder, [*self._weight_boxes(), *states])
         self._read(folder, states)
         for stretch in self.held:
             zero3_state.state_of(stretch, self.adam)["step"].fill_(steps)
@@ -260,10 +260,10 @@ class Zero3Engine:
         for stretch in self.held:
             stretch.main.copy_(stretch.weight)
 
-    def _read(self, folder: Path, states: list[Piece]) -> None:
+    def _read(self, folder: Path, states: list[TensorBox]) -> None:
         if self.stage == 3:
             self.engine.optimizer._partition_all_parameters()  # weights that stay whole are copies of what is read here
-            read_pieces(folder, [*self._weight_pieces(), *states])
+            read_boxes(folder, [*self._weight_boxes(), *states])
             kept = self.engine.optimizer.persistent_parameters
             if kept:
                 kept[0].all_gather(kept)
@@ -271,11 +271,11 @@ class Zero3Engine:
         else:  # every rank holds every weight
             rank, ranks = zero3_state.tensor_ranks()
             whole = [
-                piece
+                box
                 for parameter, name in self.names.items()
-                for piece in pieces_of(name, name, parameter.shape, parameter.data, rank, ranks)
+                for box in boxes_of(name, name, parameter.shape, parameter.data, rank, ranks)
             ]
-            read_pieces(folder, [*whole, *states])
+            read_boxes(folder, [*whole, *states])
         if self.dtype == torch.float32:
             for stretch in self.held:
                 stretch.main.copy_(stretch.weight)

@@ -115,11 +115,11 @@ def settings(
             "overlap_comm": parallel.overlap and torch.cuda.is_available(),
             "allgather_bucket_size": max(1, min(elements, WHOLE_BUCKET)),
             "stage3_prefetch_bucket_size": layer,
-            "stage3_param_persistence_threshold": zero.keep_whole,
+            "stage3_param_persistence_threshold": zero.param_persistence_threshold,
         },
     }
-    if zero.hierarchical:
-        made["zero_optimization"]["zero_hpz_partition_size"] = zero.hierarchical
+    if zero.hpz_partition_size:
+        made["zero_optimization"]["zero_hpz_partition_size"] = zero.hpz_partition_size
     if zero.offload:
         pinned = torch.cuda.is_available()
         made["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
@@ -131,13 +131,13 @@ def wrap(model: torch.nn.Module, optimizer: torch.optim.Optimizer, values: dict)
     from deepspeed.runtime.config import DeepSpeedConfig
     from deepspeed.runtime.engine import ZERO_OPTIMIZATION, DeepSpeedEngine
 
-    class Engine(DeepSpeedEngine):
+    class UniXDeepSpeedEngine(DeepSpeedEngine):
         def _do_optimizer_sanity_check(self, _optimizer) -> str:
             """ZeRO 1 in bf16 takes the optimizer of ZeRO 2: its own would take an infinite gradient."""
             return ZERO_OPTIMIZATION
 
     config = DeepSpeedConfig(values, Ranks)
-    made = Engine(
+    made = UniXDeepSpeedEngine(
         args=None,
         model=model,
         optimizer=optimizer,

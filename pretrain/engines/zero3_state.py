@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.tensor_shards import whole_shape
 from pretrain.engines.rank_state import MOMENTS
-from pretrain.tensor_boxes import Piece, pieces_of
+from pretrain.tensor_boxes import TensorBox, boxes_of
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,18 @@ def stretches(engine, names: dict[torch.nn.Parameter, str]) -> Iterator[Stretch]
                 )
 
 
-def weight_pieces(held: list[Stretch]) -> list[Piece]:
+def weight_boxes(held: list[Stretch]) -> list[TensorBox]:
     """The weights, in the dtype of training."""
-    return [piece for stretch in held for piece in _pieces(stretch, stretch.name, stretch.weight)]
+    return [box for stretch in held for box in _pieces(stretch, stretch.name, stretch.weight)]
 
 
-def frozen_pieces(names: Mapping[Any, str], cut: bool) -> list[Piece]:
+def frozen_boxes(names: Mapping[Any, str], cut: bool) -> list[TensorBox]:
     """This rank's share of the weights that do not learn, which DeepSpeed's optimizer knows nothing of.
 
     cut: whether they are cut over the data-parallel ranks (stage 3); if not, each rank has them whole and writes a part.
     """
     group = parallel_state.get_data_parallel_group()
-    pieces: list[Piece] = []
+    boxes: list[TensorBox] = []
     for parameter, name in names.items():
         if parameter.requires_grad:
             continue
@@ -103,27 +103,27 @@ def frozen_pieces(names: Mapping[Any, str], cut: bool) -> list[Piece]:
         start = group.rank() * size
         part = flat[: elements - start] if cut else flat[start : start + size]
         if start < elements:
-            pieces += pieces_of(name, name, tuple(shape), part, *tensor_ranks(), start=start)
-    return pieces
+            boxes += boxes_of(name, name, tuple(shape), part, *tensor_ranks(), start=start)
+    return boxes
 
 
-def optimizer_pieces(held: list[Stretch], optimizer: torch.optim.Optimizer) -> list[Piece]:
+def optimizer_boxes(held: list[Stretch], optimizer: torch.optim.Optimizer) -> list[TensorBox]:
     """Adam's moments, and the float32 weights where those of training are not; what Adam has not made yet is made."""
-    pieces: list[Piece] = []
+    boxes: list[TensorBox] = []
     for stretch in held:
         state, count = state_of(stretch, optimizer), len(stretch.main)
         tensors = {kind: state[kind][stretch.place : stretch.place + count] for kind in MOMENTS}
         if stretch.weight.dtype != torch.float32:
             tensors["master"] = stretch.main
         for kind, tensor in tensors.items():
-            pieces += _pieces(stretch, f"optimizer.{kind}.{stretch.name}", tensor)
-    return pieces
+            boxes += _pieces(stretch, f"optimizer.{kind}.{stretch.name}", tensor)
+    return boxes
 
 
-def ours(pieces: list[Piece]) -> list[Piece]:
+def ours(boxes: list[TensorBox]) -> list[TensorBox]:
     """Without what another tensor-parallel rank writes too: all of them hold the norms."""
     rank, ranks = tensor_ranks()
-    return [piece for piece in pieces if rank == 0 or whole_shape(_name(piece.key), (1, 1), ranks) != (1, 1)]
+    return [box for box in boxes if rank == 0 or whole_shape(_name(box.key), (1, 1), ranks) != (1, 1)]
 
 
 def state_of(stretch: Stretch, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -136,8 +136,8 @@ def state_of(stretch: Stretch, optimizer: torch.optim.Optimizer) -> dict[str, Te
     return state
 
 
-def _pieces(stretch: Stretch, key: str, tensor: Tensor) -> Iterator[Piece]:
-    return pieces_of(key, stretch.name, stretch.shape, tensor, *tensor_ranks(), start=stretch.start)
+def _pieces(stretch: Stretch, key: str, tensor: Tensor) -> Iterator[TensorBox]:
+    return boxes_of(key, stretch.name, stretch.shape, tensor, *tensor_ranks(), start=stretch.start)
 
 
 def _name(key: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from model.config import ModelConfig
 from pretrain.parallel import ParallelLayout
-from pretrain.planning.memory import Stage
+from pretrain.planning.memory import PipelineStage
 
 LOGITS_AT_ONCE, SOFTMAX_AT_ONCE = (
     2**29,
@@ -88,7 +88,7 @@ def _norm(elements: int, vectors: int, width: int, on_cpu: bool) -> int:
 
 
 def ends_bytes(
-    config: ModelConfig, stage: Stage, row: RowShape, parallel: ParallelLayout, width: int, on_cpu: bool = False
+    config: ModelConfig, stage: PipelineStage, row: RowShape, parallel: ParallelLayout, width: int, on_cpu: bool = False
 ) -> int:
     """Bytes that a stage saves of a row outside its layers: routing tables, its output, the head's norm, and
     the gradients of the head's input and matrix, which are made beside the loss."""
@@ -101,7 +101,9 @@ def ends_bytes(
     return tables + norm + gradients
 
 
-def layer_working_bytes(config: ModelConfig, stage: Stage, row: RowShape, parallel: ParallelLayout, width: int) -> int:
+def layer_working_bytes(
+    config: ModelConfig, stage: PipelineStage, row: RowShape, parallel: ParallelLayout, width: int
+) -> int:
     """Bytes that backward passes of layers and embedding need at their peak on top of what is saved: a feed-forward's."""
     matrix = 2 * (config.intermediate_size // parallel.tensor) * config.hidden_size * width
     # The gradient of the activation function's output is there with that of its input, which has twice the width, while
@@ -138,7 +140,7 @@ def head_working_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLay
 
 def activation_bytes(
     config: ModelConfig,
-    stage: Stage,
+    stage: PipelineStage,
     row: RowShape,
     parallel: ParallelLayout,
     width: int,

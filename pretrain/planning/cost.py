@@ -16,7 +16,7 @@ from pretrain.flops import BACKWARD, layer_weights, row_flops
 from pretrain.parallel import ParallelLayout, bucket_elements
 from pretrain.planning import passes
 from pretrain.planning.activations import RowShape
-from pretrain.planning.memory import Stage, StaticBytes, gradient_width
+from pretrain.planning.memory import PipelineStage, StaticBytes, gradient_width
 from pretrain.system.errors import UserError
 
 
@@ -51,7 +51,7 @@ class PartCosts:
     head: float
     cheap: float = 0.0  # of norms and activation functions of a layer, forward
 
-    def of(self, config: ModelConfig, stage: Stage, parallel: ParallelLayout = ParallelLayout()) -> float:
+    def of(self, config: ModelConfig, stage: PipelineStage, parallel: ParallelLayout = ParallelLayout()) -> float:
         """Of a stage; recomputed layers run forward twice."""
         layers = sum(self.layers[kind] for kind in stage.kinds(config)) * (4 / 3 if parallel.recompute else 1)
         layers += self.cheap * stage.layers * parallel.recompute_cheap
@@ -121,7 +121,7 @@ def measured_costs(file: Path, config: ModelConfig, counted: PartCosts) -> PartC
             f"{file}: measured another model ({name} {was.get(name)}, the configuration has {getattr(config, name)}): "
             "measure this one, as with tools/bench_step.py --model 3b"
         )
-    whole = Stage(0, config.num_hidden_layers, True, True)
+    whole = PipelineStage(0, config.num_hidden_layers, True, True)
     factor = counted.of(config, whole) / raw.of(config, whole)
     layers = {kind: factor * each for kind, each in layers.items()}
     return PartCosts(layers, factor * raw.embedding, factor * raw.head, counted.cheap)
@@ -148,7 +148,9 @@ class StepTime:
         return self.compute + self.bubble + self.tensor + self.pipeline + self.data + self.update
 
 
-def tensor_bytes(config: ModelConfig, stage: Stage, row: RowShape, parallel: ParallelLayout, width: int) -> float:
+def tensor_bytes(
+    config: ModelConfig, stage: PipelineStage, row: RowShape, parallel: ParallelLayout, width: int
+) -> float:
     """Bytes that a rank sends to its tensor-parallel group for one row.
 
     Two all-reduces forward and two backward a layer (and two again where it is recomputed), each of 2 (t - 1) / t of
@@ -166,7 +168,7 @@ def tensor_bytes(config: ModelConfig, stage: Stage, row: RowShape, parallel: Par
 
 def step_time(
     config: ModelConfig,
-    stages: Sequence[Stage],
+    stages: Sequence[PipelineStage],
     static: Sequence[StaticBytes],
     row: RowShape,
     parallel: ParallelLayout,

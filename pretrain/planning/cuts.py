@@ -9,19 +9,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
-from pretrain.planning.memory import Stage
+from pretrain.planning.memory import PipelineStage
 
 MEBIBYTE = 2**20
 OfStage = Callable[[int, int, int], float]  # (place of the stage, first layer, layers) -> seconds or bytes
 
 
-def stages_of(counts: Sequence[int]) -> list[Stage]:
+def stages_of(counts: Sequence[int]) -> list[PipelineStage]:
     """Stages with these numbers of layers; the first has the embedding, the last the head."""
     last = len(counts) - 1
-    return [Stage(sum(counts[:place]), count, place == 0, place == last) for place, count in enumerate(counts)]
+    return [PipelineStage(sum(counts[:place]), count, place == 0, place == last) for place, count in enumerate(counts)]
 
 
-def layout_string(stages: Sequence[Stage]) -> str:
+def layout_string(stages: Sequence[PipelineStage]) -> str:
     """The stages as `parallel.layout` has them, as in "Ett|tttt|ttL"; "" for a single stage, which needs no layout."""
     return "|".join(stage.written for stage in stages) if len(stages) > 1 else ""
 

@@ -53,7 +53,7 @@ def expected_ranks(config: TrainConfig, model: ModelConfig, row: RowShape, data_
     if of_its_own:
         return named(of_its_own)(config, model, row, data_ranks)
     parallel, half = config.parallel, config.run.precision == "bf16"
-    width, microbatches = 2 if half else 4, config.data.rows_per_step // data_ranks
+    width, microbatches = 2 if half else 4, config.data.global_batch_size // data_ranks
     layers = stage_layers(parallel.layout, parallel.pipeline, model.num_hidden_layers)
     stages = stages_of([stage.count("t") for stage in layers])
     ranks = []

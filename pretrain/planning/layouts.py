@@ -16,7 +16,7 @@ from pretrain.parallel import ParallelLayout, check_layout
 from pretrain.planning.activations import ActivationBytes, RowShape, activation_bytes
 from pretrain.planning.cost import Devices, PartCosts, StepTime, step_time
 from pretrain.planning.cuts import MEBIBYTE, OfStage, balance, fill, layout_string, stages_of
-from pretrain.planning.memory import Stage, StaticBytes, gradient_width, state_width, static_bytes
+from pretrain.planning.memory import PipelineStage, StaticBytes, gradient_width, state_width, static_bytes
 from pretrain.process_ranks import check_world
 from pretrain.system.errors import UserError
 
@@ -24,7 +24,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannerJob:
     """What is to be laid out, and over what."""
 
     config: TrainConfig
@@ -45,7 +45,7 @@ class Job:
 class StagePlan:
     """What a rank of one stage holds."""
 
-    stage: Stage
+    stage: PipelineStage
     static: StaticBytes
     activations: ActivationBytes
     update: int  # bytes that Adam needs for a moment while no activations are held: gradients in float32 where they were not
@@ -111,7 +111,7 @@ def candidates(gpus: int) -> Iterator[tuple[ParallelLayout, int]]:
                         )
 
 
-def plan_layouts(job: Job) -> tuple[list[Plan], list[Rejected]]:
+def plan_layouts(job: PlannerJob) -> tuple[list[Plan], list[Rejected]]:
     """(layouts that fit, the fastest first; the others)."""
     planned = ENGINES[job.config.run.engine].plan
     if planned:
@@ -130,7 +130,7 @@ def plan_layouts(job: Job) -> tuple[list[Plan], list[Rejected]]:
     return plans, rejected
 
 
-def plan_one(job: Job, parallel: ParallelLayout, ranks: int) -> Plan | Rejected:
+def plan_one(job: PlannerJob, parallel: ParallelLayout, ranks: int) -> Plan | Rejected:
     """One layout: the best cut of its stages, or why there is none."""
     layers = job.model.num_hidden_layers
     if parallel.tensor > job.devices.per_node:
@@ -146,11 +146,11 @@ def plan_one(job: Job, parallel: ParallelLayout, ranks: int) -> Plan | Rejected:
         check_world(dataclasses.replace(job.config, parallel=parallel), job.gpus)
     except UserError as error:
         return Rejected(parallel, ranks, str(error))
-    microbatches = job.config.data.rows_per_step // ranks
+    microbatches = job.config.data.global_batch_size // ranks
     memory = memory_of_stages(job, parallel, ranks, microbatches)
 
     def seconds(place: int, first: int, count: int) -> float:
-        stage = Stage(first, count, place == 0, place == parallel.pipeline - 1)
+        stage = PipelineStage(first, count, place == 0, place == parallel.pipeline - 1)
         return job.costs.of(job.model, stage, parallel)
 
     counts = balance(layers, parallel.pipeline, seconds, memory, job.usable - MEBIBYTE)  # which pays for padding
@@ -174,7 +174,7 @@ def rows_under_way(parallel: ParallelLayout, microbatches: int, place: int) -> i
 
 
 def stage_plan(
-    job: Job, parallel: ParallelLayout, ranks: int, microbatches: int, place: int, stage: Stage
+    job: PlannerJob, parallel: ParallelLayout, ranks: int, microbatches: int, place: int, stage: PipelineStage
 ) -> StagePlan:
     """What a rank of a stage holds, weights and optimizer state to the byte."""
     static = static_bytes(job.model, stage, parallel, ranks, job.half)
@@ -183,7 +183,7 @@ def stage_plan(
     return StagePlan(stage, static, activations, 4 * static.optimizer // state_width(job.half))
 
 
-def memory_of_stages(job: Job, parallel: ParallelLayout, ranks: int, microbatches: int) -> OfStage:
+def memory_of_stages(job: PlannerJob, parallel: ParallelLayout, ranks: int, microbatches: int) -> OfStage:
     """As `stage_plan(...).total`, but for padding, and quick: cuts are found by asking it thousands of times."""
     model = job.model
     before = [0]
@@ -199,7 +199,7 @@ def memory_of_stages(job: Job, parallel: ParallelLayout, ranks: int, microbatche
     def memory(place: int, first: int, count: int) -> float:
         embedding, head = place == 0, place == parallel.pipeline - 1
         if (place, count) not in known:
-            stage = Stage(first, count, embedding, head)
+            stage = PipelineStage(first, count, embedding, head)
             rows = rows_under_way(parallel, microbatches, place)
             known[place, count] = activation_bytes(model, stage, job.row, parallel, 2 if job.half else 4, rows).peak
         tables = embedding + (head and not (embedding and model.tie_word_embeddings))

@@ -20,7 +20,7 @@ Bucket = tuple[int, list[tuple[int, int]]]  # elements, and (start, end) of each
 
 
 @dataclass(frozen=True)
-class Stage:
+class PipelineStage:
     """A pipeline stage: `layers` layers from number `first` on."""
 
     first: int
@@ -64,7 +64,7 @@ def gradient_width(parallel: ParallelLayout, half: bool) -> int:
 
 
 def static_bytes(
-    config: ModelConfig, stage: Stage, parallel: ParallelLayout, data_ranks: int, half: bool
+    config: ModelConfig, stage: PipelineStage, parallel: ParallelLayout, data_ranks: int, half: bool
 ) -> StaticBytes:
     """Of a rank of this stage. half: bfloat16 weights."""
     shapes = stage_shapes(config, stage.first, stage.layers, stage.embedding, stage.head)

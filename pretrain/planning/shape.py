@@ -37,5 +37,7 @@ def row_shape(tokens: int, document: list[int] | None = None) -> RowShape:
     if min(text, vision) < 0 or text + vision < 1:
         raise UserError(f"--document {text} {vision}: give numbers of tokens, as in --document 64 1025")
     if text + vision > tokens:
-        raise UserError(f"--document {text} {vision}: data.row_length {tokens} has no room for it: give a shorter one")
+        raise UserError(
+            f"--document {text} {vision}: data.sequence_length {tokens} has no room for it: give a shorter one"
+        )
     return RowShape(tokens, tokens // (text + vision), text, vision)

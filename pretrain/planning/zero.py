@@ -26,7 +26,7 @@ def zero_bytes(
     held, width = sum(sizes.values()), 2 if half else 4
     if zero.stage == 3:
         part = sum(-(-size // ranks) for size in sizes.values())
-        whole = sum(size for size in sizes.values() if size <= zero.keep_whole)
+        whole = sum(size for size in sizes.values() if size <= zero.param_persistence_threshold)
         weights, gradients = width * (part + whole), 4 * part
     else:
         groups = [sum(size for name, size in sizes.items() if decays[name] is decay) for decay in (True, False)]

@@ -2,7 +2,7 @@
 
 Stage 1 sends gradients once a step and gathers weights once, after the update. Stage 2 sends gradients for every row. Stage 3
 gathers weights twice for every row besides, which DeepSpeed does ahead of the layers that want them; with
-`zero.hierarchical` the second time inside of a node.
+`zero.hpz_partition_size` the second time inside of a node.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pretrain.parallel import ParallelLayout, check_layout
 from pretrain.planning import passes
 from pretrain.planning.activations import ActivationBytes, activation_bytes
 from pretrain.planning.cost import StepTime, exposed, tensor_bytes
-from pretrain.planning.layouts import AGAIN, GIB, Job, Plan, Rejected, StagePlan, divisors
-from pretrain.planning.memory import Stage, StaticBytes, gradient_width
+from pretrain.planning.layouts import AGAIN, GIB, Plan, PlannerJob, Rejected, StagePlan, divisors
+from pretrain.planning.memory import PipelineStage, StaticBytes, gradient_width
 from pretrain.planning.zero import buffer_bytes, zero_bytes
 from pretrain.process_ranks import check_world
 from pretrain.system.errors import UserError
@@ -26,7 +26,7 @@ from pretrain.system.errors import UserError
 FIRST = 0.02  # share of sends for which nothing is computed yet, or any more: the layers at the ends, and the embedding
 
 
-def zero_candidates(job: Job) -> Iterator[tuple[ParallelLayout, ZeroSection, int]]:
+def zero_candidates(job: PlannerJob) -> Iterator[tuple[ParallelLayout, ZeroSection, int]]:
     """(layout, what ZeRO cuts, data-parallel ranks) of every way to use the devices; offload as configured."""
     given = job.config.parallel
     for tensor in divisors(job.gpus):
@@ -39,7 +39,7 @@ def zero_candidates(job: Job) -> Iterator[tuple[ParallelLayout, ZeroSection, int
                     yield layout, dataclasses.replace(job.config.zero, stage=stage), job.gpus // tensor
 
 
-def plan_zero(job: Job) -> tuple[list[Plan], list[Rejected]]:
+def plan_zero(job: PlannerJob) -> tuple[list[Plan], list[Rejected]]:
     """(layouts that fit, the fastest first; the others)."""
     found = [_plan_one(job, *candidate) for candidate in zero_candidates(job)]
     plans = [each for each in found if isinstance(each, Plan)]
@@ -47,7 +47,7 @@ def plan_zero(job: Job) -> tuple[list[Plan], list[Rejected]]:
     return plans, [each for each in found if isinstance(each, Rejected)]
 
 
-def _plan_one(job: Job, parallel: ParallelLayout, zero: ZeroSection, ranks: int) -> Plan | Rejected:
+def _plan_one(job: PlannerJob, parallel: ParallelLayout, zero: ZeroSection, ranks: int) -> Plan | Rejected:
     if parallel.tensor > job.devices.per_node:
         return Rejected(
             parallel,
@@ -59,7 +59,7 @@ def _plan_one(job: Job, parallel: ParallelLayout, zero: ZeroSection, ranks: int)
         check_world(dataclasses.replace(job.config, parallel=parallel, zero=zero), job.gpus)
     except UserError as error:
         return Rejected(parallel, ranks, str(error))
-    stage = Stage(0, job.model.num_hidden_layers, True, True)
+    stage = PipelineStage(0, job.model.num_hidden_layers, True, True)
     shapes = stage_shapes(job.model, 0, stage.layers, embedding=True, head=True)
     sizes = share_sizes(shapes, parallel.tensor)
     decays = {name: len(shape) > 1 and not name.endswith(".bias") for name, shape in shapes.items()}
@@ -74,14 +74,14 @@ def _plan_one(job: Job, parallel: ParallelLayout, zero: ZeroSection, ranks: int)
 
 
 def zero_step_time(
-    job: Job, parallel: ParallelLayout, zero: ZeroSection, ranks: int, stage: Stage, static: StaticBytes
+    job: PlannerJob, parallel: ParallelLayout, zero: ZeroSection, ranks: int, stage: PipelineStage, static: StaticBytes
 ) -> StepTime:
     """Of one step: rows one after the other, what each sends hidden behind its own arithmetic as far as that goes."""
     devices, tensor, width, rows = (
         job.devices,
         parallel.tensor,
         2 if job.half else 4,
-        job.config.data.rows_per_step // ranks,
+        job.config.data.global_batch_size // ranks,
     )
     row = job.costs.of(job.model, stage, parallel) / tensor
     if tensor > 1 and not parallel.sequence:
@@ -93,7 +93,7 @@ def zero_step_time(
     weights, sums = ring * static.parameters * width, ring * static.parameters * gradient_width(parallel, job.half)
     members = max(1, devices.per_node // tensor)
     link = min(devices.within, members * devices.between) if tensor * ranks > devices.per_node else devices.within
-    near = devices.within if zero.hierarchical else link
+    near = devices.within if zero.hpz_partition_size else link
 
     def left(seconds: float, window: float) -> float:
         return seconds * (exposed(seconds, FIRST, window) if parallel.overlap else 1.0)

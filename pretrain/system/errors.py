@@ -29,7 +29,7 @@ class TryAgain(Exception):
     """A run that lost what is not its own, as the other processes. The message is one line; started again, it may go on."""
 
 
-class ToldByAnother(SystemExit):
+class ReportedByOtherRank(SystemExit):
     """The end of a process whose error another process of its run tells, so that it is told once. Holds the exit code."""
 
     code: int
@@ -52,7 +52,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except TryAgain as error:
         print(f"error: {error}", file=sys.stderr)
         code = 75
-    except ToldByAnother as other:
+    except ReportedByOtherRank as other:
         code = other.code
         if "TORCHELASTIC_RUN_ID" in os.environ:
             wait_to_be_ended(20.0)

@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 from model.families import COMMON_DEFAULTS, FAMILIES, OTHERS
 from model.hf_keys import HARMLESS, PLAIN, USED, WITHOUT_EFFECT, check_keys
 from model.hf_keys import PUBLISHED as PUBLISHED_KEYS
-from model.hf_source import Source, model_config
+from model.hf_source import HuggingFaceFolder, model_config
 from pretrain.system.errors import UserError
 from tests.model.base_configs import CLASSES, PUBLISHED, TINY, written_by_4, written_by_5
 from tests.model.tiny_hf import randomise
@@ -38,7 +38,7 @@ class Recorded(dict):
 
 
 def config_of(values, tmp_path):
-    return model_config(Source(tmp_path, values, {}, {}), (250, 251, 252), None, 64, 0, 64)
+    return model_config(HuggingFaceFolder(tmp_path, values, {}, {}), (250, 251, 252), None, 64, 0, 64)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -8,7 +8,7 @@ import torch
 from model.config import ModelConfig
 from model.layer_specs import transformer_config
 from model.routing import RowRouting, route
-from model.uni_x import UniXModel
+from model.uni_x import UniXTrainingModel
 from model.vocabulary import IGNORED
 from pretrain import runtime
 from pretrain.row_tensors import Row, assemble
@@ -20,9 +20,9 @@ def training_config(**changes) -> ModelConfig:
     return ModelConfig.from_dict(tiny_config(**changes).to_dict())
 
 
-def training_model(config: ModelConfig, seed: int = 0) -> UniXModel:
+def training_model(config: ModelConfig, seed: int = 0) -> UniXTrainingModel:
     runtime.start_distributed(seed)
-    return randomise(UniXModel(config, transformer_config(config)), seed)
+    return randomise(UniXTrainingModel(config, transformer_config(config)), seed)
 
 
 def row_of(documents: list[list[int]], config: ModelConfig, tokens: int, multiple: int = 1) -> Row:
@@ -38,7 +38,7 @@ def routing_of(row: Row, config: ModelConfig, dtype=torch.float32) -> RowRouting
     return route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope, dtype)
 
 
-def document_logits(model: UniXModel, row: Row, config: ModelConfig) -> torch.Tensor:
+def document_logits(model: UniXTrainingModel, row: Row, config: ModelConfig) -> torch.Tensor:
     """Logits [S, vocab] in document order."""
     with torch.no_grad():
         return model.logits(row.ids, routing_of(row, config))[row.to_document]

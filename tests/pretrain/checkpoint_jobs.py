@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from pretrain.sharded_files import write_format, write_pieces
-from pretrain.tensor_boxes import Piece
+from pretrain.sharded_files import write_boxes, write_format
+from pretrain.tensor_boxes import TensorBox
 from tests.tokenization.store import short_pauses
 
 
@@ -23,16 +23,16 @@ def example() -> dict[str, torch.Tensor]:
     return {"matrix": torch.arange(48.0).view(8, 6), "vector": torch.arange(10).to(torch.bfloat16)}
 
 
-def write_boxes(folder: Path) -> None:
+def write_example(folder: Path) -> None:
     """Quarters of the matrix by rank; of the vector ranks 1 and 3 write a part each."""
     rank, tensors = torch.distributed.get_rank(), example()
     matrix, vector = tensors["matrix"], tensors["vector"]
     row, column = 4 * (rank // 2), 3 * (rank % 2)
-    pieces = [Piece("matrix", (8, 6), (row, column), matrix[row : row + 4, column : column + 3])]
+    boxes = [TensorBox("matrix", (8, 6), (row, column), matrix[row : row + 4, column : column + 3])]
     if rank % 2:
         first, last = (0, 7) if rank == 1 else (7, 10)
-        pieces.append(Piece("vector", (10,), (first,), vector[first:last]))
-    write_pieces(folder, pieces)
+        boxes.append(TensorBox("vector", (10,), (first,), vector[first:last]))
+    write_boxes(folder, boxes)
     if rank == 0:
         write_format(folder)
     torch.distributed.barrier()
@@ -41,7 +41,7 @@ def write_boxes(folder: Path) -> None:
 def write_rows(folder: Path, rows: tuple[int, int]) -> None:
     """Rank 1 writes rows 4:8 of the matrix, rank 0 the given ones."""
     first, last = rows if torch.distributed.get_rank() == 0 else (4, 8)
-    write_pieces(folder, [Piece("matrix", (8, 6), (first, 0), example()["matrix"][first:last])])
+    write_boxes(folder, [TensorBox("matrix", (8, 6), (first, 0), example()["matrix"][first:last])])
 
 
 def error_of_writing(folder: Path) -> str:
@@ -72,9 +72,9 @@ def train_run(config: Path, overrides: list[str]) -> tuple[int, str, list[int]]:
     read: list[int] = []
     original, printed = loader.RowDataset._contents, io.StringIO()
 
-    def contents(dataset, piece):
-        read.append(piece.document)
-        return original(dataset, piece)
+    def contents(dataset, box):
+        read.append(box.document)
+        return original(dataset, box)
 
     loader.RowDataset._contents = contents
     try:
@@ -95,7 +95,7 @@ def train_run_with_small_files(config: Path, overrides: list[str], rank: int, sa
     """The same, but on one rank no file can grow beyond `limit` bytes during these saves, as on a disk that is full."""
     from pretrain import saver
 
-    original, calls = saver.write_pieces, 0
+    original, calls = saver.write_boxes, 0
 
     def write(*arguments):
         nonlocal calls
@@ -109,11 +109,11 @@ def train_run_with_small_files(config: Path, overrides: list[str], rank: int, sa
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    saver.write_pieces = write
+    saver.write_boxes = write
     try:
         return train_run(config, overrides)
     finally:
-        saver.write_pieces = original
+        saver.write_boxes = original
 
 
 def train_run_on_a_full_disk(config: Path, overrides: list[str], full: int, room: int) -> tuple[int, str, list[int]]:
@@ -141,17 +141,17 @@ def train_run_and_die_in_a_save(config: Path, overrides: list[str], rank: int, s
     """The same, but this rank is killed when its files of a save are half written."""
     from pretrain import saver
 
-    original, calls = saver.write_pieces, 0
+    original, calls = saver.write_boxes, 0
 
-    def write(folder, pieces, group):
+    def write(folder, boxes, group):
         nonlocal calls
         calls += 1
         if torch.distributed.get_rank() == rank and calls == save:
             (folder / f"__{rank}_0.distcp").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
-        original(folder, pieces, group)
+        original(folder, boxes, group)
 
-    saver.write_pieces = write
+    saver.write_boxes = write
     return train_run(config, overrides)
 
 
@@ -222,7 +222,7 @@ def load_and_save(config, start: Path, output: Path) -> None:
     runtime.start_distributed(0, 2, 2)
     engine = MegatronEngine(config, OptimSection(lr=0.1), "fp32", 64, 9, ParallelLayout(tensor=2, pipeline=2))
     engine.load_weights(start)
-    write_pieces(output, engine.pieces())
+    write_boxes(output, engine.boxes())
 
 
 def write_large(folder: Path, tensors: int) -> None:
@@ -230,7 +230,7 @@ def write_large(folder: Path, tensors: int) -> None:
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     rows = 2048 // ranks
     part = torch.full((rows, 2048), float(rank))
-    write_pieces(folder, [Piece(f"t{n}", (2048, 2048), (rank * rows, 0), part) for n in range(tensors)])
+    write_boxes(folder, [TensorBox(f"t{n}", (2048, 2048), (rank * rows, 0), part) for n in range(tensors)])
 
 
 def wait_for_long_work(signs: int, fails: bool) -> tuple[object, int]:

@@ -89,7 +89,7 @@ def while_writing_a_checkpoint(count: int) -> None:
         os.truncate(tensors, tensors.stat().st_size // 2)
         die()
 
-    _at_call(saver, "write_pieces", count, write)
+    _at_call(saver, "write_boxes", count, write)
 
 
 def before_publishing_a_checkpoint(count: int) -> None:

@@ -166,7 +166,7 @@ def train_past_a_bad_step(engine, parameters: list, kind: str, steps: int = TRAI
             if hook:
                 hook.remove()
         figures.append(numbers(engine.train_step(batch, OPTIM.lr)))
-    return bad, figures, {(piece.key, piece.offsets): piece.tensor.clone() for piece in engine.pieces()}
+    return bad, figures, {(box.key, box.offsets): box.tensor.clone() for box in engine.boxes()}
 
 
 def refuse(_figures) -> bool:
@@ -215,9 +215,9 @@ def train_in_buckets(changes: dict, parallel: ParallelLayout, elements: int, pre
         for step in range(TRAINED):
             figures.append(numbers(engine.train_step(rows_here(rows[step * ROWS : (step + 1) * ROWS]), OPTIM.lr)))
             sent.append(0)
-    stored = [piece.tensor.clone() for piece in engine.pieces() if not piece.key.startswith("optimizer.")]
+    stored = [box.tensor.clone() for box in engine.boxes() if not box.key.startswith("optimizer.")]
     measured = numbers(engine.evaluate(rows_here(rows[:ROWS])))
-    again = [piece.tensor for piece in engine.pieces() if not piece.key.startswith("optimizer.")]
+    again = [box.tensor for box in engine.boxes() if not box.key.startswith("optimizer.")]
     fresh = all(torch.equal(one, other) for one, other in zip(stored, again, strict=True))
     weights = {name: tensor.clone() for name, tensor in engine.weights()}
     groups = [group for module in engine.modules for group in module.bucket_groups]

@@ -20,11 +20,15 @@ ENGINES = {
         "bf16",
         {"parallel": ParallelLayout(distributed_optimizer=True)},
     ),
-    "zero3 bf16": (zero3_jobs.train_zero_past_a_bad_step, "bf16", {"zero": ZeroSection(keep_whole=200)}),
+    "zero3 bf16": (
+        zero3_jobs.train_zero_past_a_bad_step,
+        "bf16",
+        {"zero": ZeroSection(param_persistence_threshold=200)},
+    ),
     "zero3 fp32 offload": (
         zero3_jobs.train_zero_past_a_bad_step,
         "fp32",
-        {"zero": ZeroSection(keep_whole=0, offload=True)},
+        {"zero": ZeroSection(param_persistence_threshold=0, offload=True)},
     ),
     "zero2 bf16": (zero3_jobs.train_zero_past_a_bad_step, "bf16", {"zero": ZeroSection(stage=2)}),
     "zero1 bf16": (zero3_jobs.train_zero_past_a_bad_step, "bf16", {"zero": ZeroSection(stage=1)}),

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from model.config import ModelConfig
 from pretrain.checkpoint import publish_alone
 from pretrain.config import ModelSection, load_config
-from pretrain.coordination import Together
+from pretrain.coordination import Coordinator
 from pretrain.run_folder import start_from
 from pretrain.setup import model_config
 from pretrain.system.errors import UserError
@@ -45,7 +45,7 @@ def started(tmp_path, there: ModelConfig, said: int, here: int) -> list:
     )
     taken = []
     model = ModelConfig.from_dict({**there.to_dict(), "max_position_embeddings": here})
-    start_from(config, SimpleNamespace(load_weights=taken.append), model, Together())
+    start_from(config, SimpleNamespace(load_weights=taken.append), model, Coordinator())
     return taken
 
 

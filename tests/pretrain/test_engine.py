@@ -10,7 +10,7 @@ import torch
 
 from model.config import ModelConfig
 from model.layer_specs import transformer_config
-from model.uni_x import UniXModel
+from model.uni_x import UniXTrainingModel
 from model.vocabulary import IGNORED
 from pretrain import runtime
 from pretrain.config import OptimSection
@@ -20,7 +20,7 @@ from pretrain.engines.megatron import MegatronEngine
 from pretrain.engines.stages import this_device
 from pretrain.row_tensors import Row
 from pretrain.sample_images import hugging_face_model
-from pretrain.sharded_files import write_pieces
+from pretrain.sharded_files import write_boxes
 from pretrain.system.errors import UserError
 from tests.model.tiny_hf import QWEN3, document, randomise
 from tests.model.tiny_training import routing_of, row_of, training_config
@@ -53,14 +53,14 @@ def weights_of(engine: MegatronEngine) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in engine.weights()}
 
 
-def plain_model(engine: MegatronEngine) -> UniXModel:
+def plain_model(engine: MegatronEngine) -> UniXTrainingModel:
     """The same weights without wrappers, buffers or schedules around them."""
-    model = UniXModel(engine.model_config, transformer_config(engine.model_config))
+    model = UniXTrainingModel(engine.model_config, transformer_config(engine.model_config))
     model.load_state_dict({**model.state_dict(), **weights_of(engine)})
     return model
 
 
-def mean_loss(model: UniXModel, rows: list[Row]) -> torch.Tensor:
+def mean_loss(model: UniXTrainingModel, rows: list[Row]) -> torch.Tensor:
     """The mean over all target tokens of all rows."""
     config = model.model_config
     outputs = [model(row.ids, row.labels, row.targets, routing_of(row, config)) for row in rows]
@@ -118,7 +118,7 @@ def test_the_loss_of_picture_codes_counts_by_its_weight_in_the_gradient_alone():
         )
 
 
-def plain_adamw(model: UniXModel) -> torch.optim.AdamW:
+def plain_adamw(model: UniXTrainingModel) -> torch.optim.AdamW:
     """torch's own, with the matrices in its first group."""
     parameters = list(model.parameters())
     groups = [[p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() == 1]]
@@ -126,7 +126,9 @@ def plain_adamw(model: UniXModel) -> torch.optim.AdamW:
     return torch.optim.AdamW([{"params": group} for group in groups])
 
 
-def plain_step(adamw: torch.optim.AdamW, model: UniXModel, rows: list[Row], optim: OptimSection, lr: float) -> None:
+def plain_step(
+    adamw: torch.optim.AdamW, model: UniXTrainingModel, rows: list[Row], optim: OptimSection, lr: float
+) -> None:
     """A step with these settings; only matrices decay."""
     adamw.zero_grad()
     mean_loss(model, rows).backward()
@@ -135,7 +137,7 @@ def plain_step(adamw: torch.optim.AdamW, model: UniXModel, rows: list[Row], opti
     adamw.step()
 
 
-def assert_close(engine: MegatronEngine, model: UniXModel) -> None:
+def assert_close(engine: MegatronEngine, model: UniXTrainingModel) -> None:
     found = weights_of(engine)
     for name, parameter in model.named_parameters():
         close = torch.isclose(found[name], parameter.data, atol=2e-5, rtol=1e-3)
@@ -248,7 +250,7 @@ def test_saved_and_loaded_it_goes_on_to_the_last_bit(tmp_path, precision):
     engine, other = engine_of(config, precision=precision), engine_of(config, precision=precision, seed=1)
     for _ in range(3):
         engine.train_step(rows, 0.01)
-    write_pieces(tmp_path, engine.pieces())
+    write_boxes(tmp_path, engine.boxes())
     other.train_step(rows[:1], 0.01)
     other.load(tmp_path, 3)
     for lr in (0.01, 0.003, 0.001):
@@ -268,7 +270,7 @@ def test_a_checkpoint_does_not_bring_its_optimizer_settings(tmp_path):
     plain_step(adamw, model, rows, first, 0.01)
     plain_step(adamw, model, rows, changed, 0.01)
     before.train_step(rows, 0.01)
-    write_pieces(tmp_path, before.pieces())
+    write_boxes(tmp_path, before.boxes())
     after.load(tmp_path, 1)
     after.train_step(rows, 0.01)
     assert_close(after, model)
@@ -280,7 +282,7 @@ def test_a_checkpoint_does_not_bring_its_optimizer_settings(tmp_path):
     ids=["layers", "sizes", "precision"],
 )
 def test_a_checkpoint_of_another_model_is_refused_and_changes_nothing(tmp_path, changes, precision):
-    write_pieces(tmp_path, engine_of(training_config()).pieces())
+    write_boxes(tmp_path, engine_of(training_config()).boxes())
     engine = engine_of(training_config(**changes), precision=precision, seed=1)
     before = weights_of(engine)
     with pytest.raises(UserError, match="another model or precision") as caught:

@@ -12,7 +12,7 @@ import torch
 from pretrain import checkpoint
 from pretrain.config import load_config
 from pretrain.data import Data
-from pretrain.process_ranks import Place
+from pretrain.process_ranks import ProcessRanks
 from pretrain.sharded_files import read_whole, stored_tensors
 from pretrain.tasks import TASK_NAMES
 from tests.commands import CommandServer, assert_refused
@@ -59,11 +59,11 @@ def overrides(tiny_data: TinyData, commands: CommandServer, tmp_path_factory: py
     return [
         f"run.init_from={root / 'pretrained'}",
         f"data.sources=[{sources}]",
-        "data.wordings=en-de-zh",
+        "data.prompt_templates=en-de-zh",
         "data.drop_instruction=0.2",
         "data.drop_source=0.2",
         "data.drop_both=0.2",
-        "data.row_length=256",
+        "data.sequence_length=256",
         "optim.decay=linear",
         "optim.final_lr=0",
         f"optim.freeze=['{FROZEN}*', '*layernorm.weight']",
@@ -99,7 +99,7 @@ def test_what_was_frozen_is_part_of_going_on(commands, tiny_data, tmp_path, over
 
 def test_rows_mix_the_kinds_in_their_shares_and_ask_in_all_languages(tiny_data, tmp_path, overrides):
     config = load_config(write_config(tiny_data, tmp_path / "run"), overrides)
-    data = Data(config, Place())
+    data = Data(config, ProcessRanks())
     tokens, tasks, index = numpy.zeros(len(SHARES)), set(), 0
     while data.train.plan.epoch_of(index) < 6:
         for piece in data.train.plan.row(index):
@@ -117,7 +117,7 @@ def test_conversations_that_are_cut_are_told(commands, tiny_data, tmp_path, over
         tiny_data,
         tmp_path / "run",
         *overrides,
-        "data.row_length=64",
+        "data.sequence_length=64",
         "data.row_multiple=4",
         "run.steps=1",
         f"data.sources=[{overrides[1].partition('=[')[2].split('}')[0]}}}]",
@@ -157,17 +157,17 @@ def test_the_shipped_configurations_follow_one_another_and_are_the_published_rec
     assert (tuned.run.init_from, edits.run.init_from) == (first.run.folder, tuned.run.folder)
     assert (tuned.data.tokenizer, tuned.data.vq) == (first.data.tokenizer, first.data.vq)
     assert (tuned.optim.lr, tuned.optim.decay, tuned.optim.final_lr) == (1e-5, "linear", 0)
-    assert (tuned.run.steps, tuned.optim.warmup_steps, tuned.data.row_length) == (10_000, 1_000, 20_480)
+    assert (tuned.run.steps, tuned.optim.warmup_steps, tuned.data.sequence_length) == (10_000, 1_000, 20_480)
     for config in (tuned, edits):
-        assert config.optim.warmup_steps == config.run.steps / 10 and config.data.row_length == 20_480
-        assert config.data.rows_per_step == 56 and sum(source.share for source in config.data.sources) == pytest.approx(
-            1
-        )
+        assert config.optim.warmup_steps == config.run.steps / 10 and config.data.sequence_length == 20_480
+        assert config.data.global_batch_size == 56 and sum(
+            source.share for source in config.data.sources
+        ) == pytest.approx(1)
     triple = 2 * 1026 + 30 + 20  # two pictures, an instruction, marks of turns
     seen = (
         edits.run.steps
-        * edits.data.rows_per_step
-        * edits.data.row_length
+        * edits.data.global_batch_size
+        * edits.data.sequence_length
         * edits.data.sources[0].share
         / triple
         / 90_000

@@ -11,7 +11,7 @@ from model.weight_names import training_names
 from pretrain.config import ZeroSection
 from pretrain.engines.freezing import frozen_names
 from pretrain.parallel import ParallelLayout
-from pretrain.sharded_files import stored_tensors, write_pieces
+from pretrain.sharded_files import stored_tensors, write_boxes
 from pretrain.system.errors import UserError
 from tests.model.tiny_training import training_config
 from tests.parallel_world import World
@@ -67,7 +67,7 @@ def test_saved_and_loaded_it_goes_on_to_the_last_bit_without_state_of_what_is_fr
     optim, rows, frozen = dataclasses.replace(UNCLIPPED, freeze=TEXT), rows_of(config), frozen_names(TEXT, config)
     engine, other = (engine_of(config, optim, precision, seed) for seed in (0, 1))
     engine.train_step(rows, 0.01)
-    write_pieces(tmp_path, engine.pieces())
+    write_boxes(tmp_path, engine.boxes())
     stored = stored_tensors(tmp_path)
     assert frozen < stored.keys()
     states = {name.split(".", 2)[2] for name in stored if name.startswith("optimizer.")}
@@ -88,10 +88,10 @@ CASES = {  # ranks, layout, zero section or None for the other engine
     "pp2 recomputed": (2, {"pipeline": 2, "recompute": True}, None),
     "pp2, a stage without a weight that learns": (2, {"pipeline": 2, "layout": "E|ttttttL"}, None),
     "dp2 distributed optimizer": (2, {"distributed_optimizer": True}, None),
-    "zero3 on 2": (2, {}, {"keep_whole": 0}),
-    "zero3, small weights whole, recomputed": (2, {"recompute": True}, {"keep_whole": 200}),
+    "zero3 on 2": (2, {}, {"param_persistence_threshold": 0}),
+    "zero3, small weights whole, recomputed": (2, {"recompute": True}, {"param_persistence_threshold": 200}),
     "zero2": (2, {}, {"stage": 2}),
-    "tp2 sp x zero3": (4, SEQUENCE, {"keep_whole": 0}),
+    "tp2 sp x zero3": (4, SEQUENCE, {"param_persistence_threshold": 0}),
 }
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain import mixture, rows
-from pretrain.mixture import Mixture, SourceLengths, Stage, tokens_of
+from pretrain.mixture import Mixture, MixtureStage, SourceLengths, tokens_of
 from pretrain.rows import RowPlan, RowSize
 from pretrain.system.errors import UserError
 from pretrain.tasks import TaskShares
@@ -57,7 +57,7 @@ def test_no_document_again_before_all_others_were_there(sources, block_documents
 
 def test_shares_are_of_tokens_and_stages_come_first():
     sources = [texts(1000, 10, share=0.25), texts(100, 300, share=0.75)]
-    stages = [Stage(20_000, (1, 1)), Stage(5_000, (0, 1))]
+    stages = [MixtureStage(20_000, (1, 1)), MixtureStage(5_000, (0, 1))]
     mixed = Mixture(sources, stages, "run")
     found = []
     for span in range(4):
@@ -168,6 +168,6 @@ def test_mixtures_that_cannot_be():
         Mixture([texts(5, 5, weight=0.01)], (), "run")
     for shares in ((1.0,), (0.0, 0.0), (1.0, 1.0, 1.0)):
         with pytest.raises(UserError, match="2 data sources: give one for each"):
-            Mixture([texts(5, 5), texts(5, 6)], [Stage(100, shares)], "run")
+            Mixture([texts(5, 5), texts(5, 6)], [MixtureStage(100, shares)], "run")
     with pytest.raises(UserError, match="0 for an empty one"):
         Mixture([texts(5, 5, share=0.5), texts(0, 6, share=0.5)], (), "run")

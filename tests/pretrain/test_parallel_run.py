@@ -254,7 +254,7 @@ def test_a_damaged_shard_ends_all_ranks_and_one_tells(world, tiny_data, tmp_path
     with pytest.raises(AssertionError) as caught:
         world.run(checkpoint_jobs.train_run, 2, config=config, overrides=[])
     assert str(caught.value).count("UserError: ") == 1 and str(shard) in str(caught.value)
-    assert "rank 1:" in str(caught.value) and "ToldByAnother: 2" in str(caught.value)
+    assert "rank 1:" in str(caught.value) and "ReportedByOtherRank: 2" in str(caught.value)
 
 
 def test_a_run_starts_from_weights_of_another_layout(world, tiny_data, tmp_path, reference):

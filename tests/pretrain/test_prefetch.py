@@ -13,7 +13,7 @@ import numpy
 import pytest
 
 from pretrain import mixture
-from pretrain.loader import RowDataset, Source, rows_from
+from pretrain.loader import RowDataset, RowSource, rows_from
 from pretrain.rows import RowPlan, RowSize, SourceLengths
 from pretrain.system.errors import UserError
 from tests.pretrain.test_rows import PROMPTS, SHARES, plan, source
@@ -74,7 +74,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def opened(store: Store, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> tuple[RowDataset, range]:
     """The dataset's rows, and those of the first block."""
     monkeypatch.setattr(mixture, "BLOCK_DOCUMENTS", BLOCK)
-    rows = RowDataset([Source(f"{store.url}/data", cache=cache)], PROMPTS, SHARES, RowSize(24, 4), seed=0)
+    rows = RowDataset([RowSource(f"{store.url}/data", cache=cache)], PROMPTS, SHARES, RowSize(24, 4), seed=0)
     return rows, range(next(index for index in range(100) if rows.plan.block_of(index) == 1))
 
 

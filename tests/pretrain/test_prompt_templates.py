@@ -9,20 +9,20 @@ import yaml
 
 import pretrain.prompt_templates
 from model.prompts import DEFAULT_TEMPLATES
-from pretrain.prompt_templates import read_wordings
+from pretrain.prompt_templates import read_prompt_templates
 from pretrain.system.errors import UserError
 
 SHIPPED = sorted(Path(pretrain.prompt_templates.__file__).parent.glob("*.yaml"))
 
 
 def test_none_are_those_of_pretraining():
-    assert read_wordings("") is DEFAULT_TEMPLATES
+    assert read_prompt_templates("") is DEFAULT_TEMPLATES
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_files_have_several_languages_and_begin_with_the_wordings_of_pretraining(path):
-    found, values = read_wordings(path.stem), yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert found == read_wordings(str(path))
+    found, values = read_prompt_templates(path.stem), yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert found == read_prompt_templates(str(path))
     for direction in ("text_to_image", "image_to_text"):
         texts, default = getattr(found, direction), getattr(DEFAULT_TEMPLATES, direction)
         assert {"en", "de", "zh"} <= values[direction].keys() and texts[: len(default)] == default
@@ -34,7 +34,7 @@ def test_a_file_of_ones_own(tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "text_to_image: {fr: ['Dessine : {caption}']}\nimage_to_text: {fr: ['On voit :']}\n"
     )
-    found = read_wordings(str(tmp_path / "mine.yaml"))
+    found = read_prompt_templates(str(tmp_path / "mine.yaml"))
     assert (found.text_to_image, found.image_to_text) == (("Dessine : {caption}",), ("On voit :",))
 
 
@@ -54,11 +54,13 @@ def test_what_is_no_wordings_is_refused_in_a_line_that_names_the_file(tmp_path, 
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as caught:
-        read_wordings(str(path))
+        read_prompt_templates(str(path))
     message = str(caught.value)
-    assert words in message and f"data.wordings {path}" in message and "\n" not in message
+    assert words in message and f"data.prompt_templates {path}" in message and "\n" not in message
 
 
 def test_a_name_that_nothing_has_tells_which_ship():
-    with pytest.raises(UserError, match="data.wordings klingon: cannot be read .*: give a YAML file, or en-de-zh"):
-        read_wordings("klingon")
+    with pytest.raises(
+        UserError, match="data.prompt_templates klingon: cannot be read .*: give a YAML file, or en-de-zh"
+    ):
+        read_prompt_templates("klingon")

@@ -81,7 +81,9 @@ def test_a_rank_that_loses_the_store_ends_all_with_75(world, tiny_data, tmp_path
         world.run(checkpoint_jobs.train_run_with_own_overrides, 2, config=config, overrides=of_ranks)
     told = str(caught.value)
     assert told.count("pretrain.system.errors.TryAgain: ") == 1 and f"{store.url}/train/parts/" in told
-    assert told.index("ToldByAnother: 75") < told.index("rank 1:") < told.index("pretrain.system.errors.TryAgain: ")
+    assert (
+        told.index("ReportedByOtherRank: 75") < told.index("rank 1:") < told.index("pretrain.system.errors.TryAgain: ")
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])

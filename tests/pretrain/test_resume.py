@@ -113,7 +113,7 @@ def test_a_signal_saves_after_the_step(commands, tiny_data, tmp_path, number, wo
 
 def test_a_signal_that_ends_the_workers_first_saves_what_there_is(commands, tiny_data, tmp_path):
     """It comes when the loop waits for the first of the 12 rows of step 2; two workers have at most 8 more under way."""
-    overrides = ("data.rows_per_step=12", "run.steps=3")
+    overrides = ("data.global_batch_size=12", "run.steps=3")
     reference = Run(commands, tiny_data, tmp_path / "reference", *overrides)
     reference.finish()
     run = Run(commands, tiny_data, tmp_path / "run", *overrides, "data.workers=2")
@@ -128,7 +128,7 @@ def test_a_signal_that_ends_the_workers_first_saves_what_there_is(commands, tiny
 
 def test_workers_that_are_killed_are_begun_again_at_the_next_row(commands, tiny_data, tmp_path):
     """More rows than the workers have under way lie between the deaths; nothing that the run computes is changed."""
-    overrides = ("data.rows_per_step=12", "run.steps=5", "checkpoint.every=9")
+    overrides = ("data.global_batch_size=12", "run.steps=5", "checkpoint.every=9")
     reference = Run(commands, tiny_data, tmp_path / "reference", *overrides)
     reference.finish()
     run = Run(commands, tiny_data, tmp_path / "run", *overrides, "data.workers=2")
@@ -143,7 +143,7 @@ def test_workers_that_are_killed_are_begun_again_at_the_next_row(commands, tiny_
 
 
 def test_workers_that_are_killed_too_often_end_the_run_saved_and_to_be_started_again(commands, tiny_data, tmp_path):
-    overrides = ("data.rows_per_step=12", "run.steps=5", "checkpoint.every=9")
+    overrides = ("data.global_batch_size=12", "run.steps=5", "checkpoint.every=9")
     reference = Run(commands, tiny_data, tmp_path / "reference", *overrides)
     reference.finish()
     run = Run(commands, tiny_data, tmp_path / "run", *overrides, "data.workers=1")

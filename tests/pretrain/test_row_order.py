@@ -14,9 +14,9 @@ import torch
 
 from model.prompts import DEFAULT_TEMPLATES
 from model.vocabulary import IGNORED, Vocabulary
-from pretrain.loader import RowDataset, Source, rows_from
+from pretrain.loader import RowDataset, RowSource, rows_from
 from pretrain.row_tensors import Row
-from pretrain.rows import RowSize, Stage
+from pretrain.rows import MixtureStage, RowSize
 from pretrain.tasks import TASK_NAMES, TaskShares, tokenize_prompts
 from tests.commands import CommandServer
 from tests.pretrain.tiny_run import save_tiny_vq
@@ -67,7 +67,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory, commands: CommandServer, to
 
 
 def dataset(shards: Path | str, cache: Cache | None = None, **options) -> RowDataset:
-    sources = [Source(f"{shards}/pretrain", cache=cache), Source(f"{shards}/turns", weight=1.5, cache=cache)]
+    sources = [RowSource(f"{shards}/pretrain", cache=cache), RowSource(f"{shards}/turns", weight=1.5, cache=cache)]
     return RowDataset(sources, TOKENIZER, SHARES, RowSize(240, 4), seed=5, **options)
 
 
@@ -194,7 +194,7 @@ def test_stages_that_route_know_the_rows_without_a_shard(shards: Path):
 
 
 def test_a_curriculum_changes_what_comes_first(shards: Path):
-    later = dataset(shards, stages=[Stage(300, (0.0, 1.0))])
+    later = dataset(shards, stages=[MixtureStage(300, (0.0, 1.0))])
     first = [piece.source for index in range(2) for piece in later.plan.row(index)]
     assert set(first) == {1} and later.plan.epoch_of(0) == 0
     assert later.plan.fingerprint != dataset(shards).plan.fingerprint

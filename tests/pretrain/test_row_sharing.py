@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.process_ranks import Place
+from pretrain.process_ranks import ProcessRanks
 from pretrain.row_sharing import TENSORS, RowSharing, pack, unpack
 from pretrain.row_tensors import Row
 
@@ -40,7 +40,7 @@ def test_unpacked_rows_are_equal(read):
 
 
 def test_a_rank_alone_keeps_its_rows():
-    sharing = RowSharing(Place())
+    sharing = RowSharing(ProcessRanks())
     row = unpack(pack([]))
     assert sharing.reads and sharing.share(row) == row
 

@@ -166,7 +166,7 @@ def test_long_text_is_split_without_loss_and_pictures_never():
     long = SourceLengths("a", 1.0, index_of([[(149, 0)]]))
     stretches = sorted((piece.start, piece.length) for row in epoch(plan([long], size=size)) for piece in row)
     assert stretches == [(0, 60), (60, 60), (120, 30)]
-    with pytest.raises(UserError, match="or none that a row of 64 tokens can hold: .* raise data.row_length"):
+    with pytest.raises(UserError, match="or none that a row of 64 tokens can hold: .* raise data.sequence_length"):
         plan([SourceLengths("a", 1.0, index_of([[(70, PICTURE), (3, 0)]]))], size=size).row(0)
 
 
@@ -222,7 +222,7 @@ def test_documents_in_order_have_the_planned_length_and_are_cut_between_pictures
 def test_a_picture_that_no_row_can_hold_is_refused():
     ids = numpy.array([290, *range(300, 340), 291, 5, 6])
     assert stretches_of(ids, VOCABULARY, 42) == [(0, 42), (42, 2)]
-    with pytest.raises(UserError, match="raise data.row_length"):
+    with pytest.raises(UserError, match="raise data.sequence_length"):
         stretches_of(ids, VOCABULARY, 41)
 
 

@@ -24,9 +24,11 @@ def test_settings_that_changed_since_the_last_start_are_named_with_both_values(t
     (tmp_path / "config.yaml").write_text(dump_config(config()))
     assert settings_changed(tmp_path, config()) == settings_changed(tmp_path, config("run.folder=elsewhere")) == ""
     before = config()
-    told = settings_changed(tmp_path, config("log.every=7", "optim.lr=0.25", "run.steps=17", "data.rows_per_step=3"))
+    told = settings_changed(
+        tmp_path, config("log.every=7", "optim.lr=0.25", "run.steps=17", "data.global_batch_size=3")
+    )
     assert told == (
-        f"run.steps 17 (was {before.run.steps}), data.rows_per_step 3 (was {before.data.rows_per_step}), "
+        f"run.steps 17 (was {before.run.steps}), data.global_batch_size 3 (was {before.data.global_batch_size}), "
         f"optim.lr 0.25 (was {before.optim.lr}), log.every 7 (was {before.log.every})"
     )
     many = settings_changed(

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from pretrain import sample_images, sample_writer
-from pretrain.coordination import Together
-from pretrain.sample_writer import Sampler, place_of_drawing
+from pretrain.coordination import Coordinator
+from pretrain.sample_writer import SampleWriter, place_of_drawing
 from tests.pretrain import checkpoint_jobs
 
 
-@pytest.mark.parametrize("fails, found", [(False, ["done", None]), (True, ["OSError", "ToldByAnother"])])
+@pytest.mark.parametrize("fails, found", [(False, ["done", None]), (True, ["OSError", "ReportedByOtherRank"])])
 def test_others_hear_of_long_work_until_it_ends(world, fails, found):
     assert world.run(checkpoint_jobs.wait_for_long_work, 2, signs=3, fails=fails) == [(found[0], 3), (found[1], 3)]
 
@@ -29,10 +29,10 @@ def test_a_gpu_without_room_costs_a_warning_and_no_run(monkeypatch, capsys):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(sample_images, "hugging_face_model", no_room)
-    drawing = object.__new__(Sampler)
-    drawing.captions, drawing.together, drawing.data = (
+    drawing = object.__new__(SampleWriter)
+    drawing.captions, drawing.coordinator, drawing.data = (
         ("a",),
-        Together(),
+        Coordinator(),
         SimpleNamespace(model_config=None, picture_shapes=list),
     )
     engine = SimpleNamespace(weights=lambda: iter([("w", torch.zeros(1 << 10))]))

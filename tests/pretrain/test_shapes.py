@@ -17,7 +17,7 @@ from pretrain import checkpoint, setup
 from pretrain.config import load_config
 from pretrain.data import Data
 from pretrain.loader import check_sources
-from pretrain.process_ranks import Place
+from pretrain.process_ranks import ProcessRanks
 from pretrain.rows import RowPlan, RowSize, SourceLengths
 from pretrain.system.errors import UserError
 from pretrain.tasks import (
@@ -169,7 +169,7 @@ def test_a_picture_with_its_words_that_no_row_can_hold_is_refused():
         [*encode("a1*3"), VOCABULARY.vision_start_id, 0xF000, 0xF001, 0xF002, VOCABULARY.vision_end_id, 65]
     )
     assert stretches_of(ids, VOCABULARY, 8, PROMPTS.sizes) == [(0, 1), (1, 8), (9, 1)]
-    with pytest.raises(UserError, match="raise data.row_length"):
+    with pytest.raises(UserError, match="raise data.sequence_length"):
         stretches_of(ids, VOCABULARY, 7, PROMPTS.sizes)
     document = [(12, PICTURE + 3 * SHAPE), (4, 0)]
     wide = SourceLengths("a", 1.0, index_of([document]))
@@ -236,7 +236,7 @@ def test_sources_of_one_set_and_squares_beside_it():
 
 def test_rows_of_a_dataset_hold_each_picture_with_its_size(shaped_data: TinyData, tmp_path):
     config = load_config(write_config(shaped_data, tmp_path / "run"), ["data.code_noise=0"])
-    data = Data(config, Place())
+    data = Data(config, ProcessRanks())
     assert len(data.templates.shapes) == 9 and data.templates.grid == (4, 4)
     vocabulary, dataset = data.model_config.vocabulary, open_dataset(shaped_data.train)
     seen = set()

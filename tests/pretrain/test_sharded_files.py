@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.sharded_files import read_pieces, read_whole, stored_tensors, write_whole
+from pretrain.sharded_files import read_boxes, read_whole, stored_tensors, write_whole
 from pretrain.system.errors import UserError
-from pretrain.tensor_boxes import Piece
+from pretrain.tensor_boxes import TensorBox
 from tests.parallel_world import World
 from tests.pretrain import checkpoint_jobs
 
@@ -19,7 +19,7 @@ from tests.pretrain import checkpoint_jobs
 def written(tmp_path_factory: pytest.TempPathFactory, world: World) -> Path:
     """Two tensors, written by four ranks."""
     folder = tmp_path_factory.mktemp("sharded") / "weights"
-    world.run(checkpoint_jobs.write_boxes, 4, folder=folder)
+    world.run(checkpoint_jobs.write_example, 4, folder=folder)
     return folder
 
 
@@ -35,14 +35,14 @@ def test_other_boxes_are_read(written: Path):
     expected = checkpoint_jobs.example()
     into = {name: torch.zeros_like(tensor) for name, tensor in expected.items()}
     matrix, vector = into["matrix"], into["vector"]
-    pieces = [
-        Piece("matrix", (8, 6), (0, 0), matrix[:3, :5]),
-        Piece("matrix", (8, 6), (3, 0), matrix[3:, :5]),
-        Piece("matrix", (8, 6), (0, 5), matrix[:, 5:]),
-        Piece("vector", (10,), (0,), vector[:3]),
-        Piece("vector", (10,), (3,), vector[3:]),
+    boxes = [
+        TensorBox("matrix", (8, 6), (0, 0), matrix[:3, :5]),
+        TensorBox("matrix", (8, 6), (3, 0), matrix[3:, :5]),
+        TensorBox("matrix", (8, 6), (0, 5), matrix[:, 5:]),
+        TensorBox("vector", (10,), (0,), vector[:3]),
+        TensorBox("vector", (10,), (3,), vector[3:]),
     ]
-    read_pieces(written, pieces)
+    read_boxes(written, boxes)
     assert all(torch.equal(into[name], expected[name]) for name in expected)
 
 
@@ -63,9 +63,9 @@ def test_one_process_writes_whole_tensors_one_at_a_time(tmp_path, world: World):
 
 def test_what_does_not_fit_is_an_error(written: Path):
     with pytest.raises(UserError, match="other is absent"):
-        read_pieces(written, [Piece("other", (2,), (0,), torch.zeros(2))])
+        read_boxes(written, [TensorBox("other", (2,), (0,), torch.zeros(2))])
     with pytest.raises(UserError, match=r"matrix is \[8, 6\], \[8, 7\] is wanted"):
-        read_pieces(written, [Piece("matrix", (8, 7), (0, 0), torch.zeros(8, 7))])
+        read_boxes(written, [TensorBox("matrix", (8, 7), (0, 0), torch.zeros(8, 7))])
     with pytest.raises(UserError, match="holds no other"):
         list(read_whole(written, ["other"]))
 

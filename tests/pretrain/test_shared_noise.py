@@ -10,7 +10,7 @@ import pytest
 
 from model.prompts import DEFAULT_TEMPLATES
 from model.vocabulary import Vocabulary
-from pretrain.loader import RowDataset, Source
+from pretrain.loader import RowDataset, RowSource
 from pretrain.rows import RowSize
 from pretrain.tasks import TaskShares, replace_shared_codes, tokenize_prompts
 from tests.commands import CommandServer
@@ -94,7 +94,7 @@ def shards(tmp_path_factory, commands: CommandServer, tiny_data: TinyData) -> di
 def codes_in_rows(folder: Path, shared_noise: float) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
     """First and second picture's codes of all documents of an epoch, as they are read; and the second's as learned."""
     shares = TaskShares(0.5, 0.1, False, shared_noise=shared_noise)
-    dataset = RowDataset([Source(folder)], PROMPTS, shares, RowSize(256, 4), seed=0)
+    dataset = RowDataset([RowSource(folder)], PROMPTS, shares, RowSize(256, 4), seed=0)
     read: list[numpy.ndarray] = []
     learned: list[numpy.ndarray] = []
     number = 0

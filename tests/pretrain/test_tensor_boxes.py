@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.tensor_shards import shard
-from pretrain.tensor_boxes import Piece, copied, owned, pieces_of
+from pretrain.tensor_boxes import TensorBox, boxes_of, copied, owned
 
 MATRICES = ["embedding.word_embeddings.weight", "a.linear_fc1.weight", "a.linear_fc2.weight", "a.linear_proj.weight"]
 VECTORS = ["a.linear_qkv.bias", "a.input_layernorm.weight"]
 
 
-def box_of(piece: Piece, whole: torch.Tensor) -> torch.Tensor:
-    for dim, (start, length) in enumerate(zip(piece.offsets, piece.tensor.shape, strict=True)):
+def box_of(box: TensorBox, whole: torch.Tensor) -> torch.Tensor:
+    for dim, (start, length) in enumerate(zip(box.offsets, box.tensor.shape, strict=True)):
         whole = whole.narrow(dim, start, length)
     return whole
 
@@ -43,9 +43,9 @@ def test_pieces_of_all_ranks_make_the_whole(held):
             if flat:
                 parts = [(start, share.flatten()[start:end]) for start, end in zip(cuts, cuts[1:])]
             for start, tensor in parts:
-                for piece in pieces_of("key", name, share.shape, tensor, rank, ranks, start):
-                    assert piece.shape == whole.shape and piece.key == "key" and piece.tensor.numel()
-                    box_of(piece, made).add_(piece.tensor)
+                for box in boxes_of("key", name, share.shape, tensor, rank, ranks, start):
+                    assert box.shape == whole.shape and box.key == "key" and box.tensor.numel()
+                    box_of(box, made).add_(box.tensor)
         assert torch.equal(made, whole)
 
 
@@ -57,23 +57,23 @@ def test_what_is_read_into_the_pieces_is_in_the_tensor(held):
         share = shard(name, whole, rank, ranks)
         for start, end in zip(cuts, cuts[1:]):
             held_here = torch.zeros(end - start)
-            for piece in pieces_of("key", name, share.shape, held_here, rank, ranks, start):
-                piece.tensor.copy_(box_of(piece, whole))
+            for box in boxes_of("key", name, share.shape, held_here, rank, ranks, start):
+                box.tensor.copy_(box_of(box, whole))
             assert torch.equal(held_here, share.flatten()[start:end])
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 5))
 def test_each_piece_is_written_by_one_rank_and_ranks_write_alike(sizes, ranks):
-    pieces = [Piece(str(number), (size,), (0,), torch.zeros(size)) for number, size in enumerate(sizes)]
-    shares = [owned(pieces, rank, ranks) for rank in range(ranks)]
-    assert sorted(piece.key for share in shares for piece in share) == sorted(piece.key for piece in pieces)
-    totals = [sum(piece.tensor.numel() for piece in share) for share in shares]
+    boxes = [TensorBox(str(number), (size,), (0,), torch.zeros(size)) for number, size in enumerate(sizes)]
+    shares = [owned(boxes, rank, ranks) for rank in range(ranks)]
+    assert sorted(box.key for share in shares for box in share) == sorted(box.key for box in boxes)
+    totals = [sum(box.tensor.numel() for box in share) for share in shares]
     assert max(totals) - min(totals) <= max(sizes)
 
 
 def test_a_copy_does_not_change_with_the_tensor():
     tensor = torch.zeros(4, 4)
-    copy = copied([Piece("key", (4, 4), (0, 0), tensor[:, 1:])])[0]
+    copy = copied([TensorBox("key", (4, 4), (0, 0), tensor[:, 1:])])[0]
     tensor.fill_(1.0)
     assert copy.tensor.sum() == 0 and copy.tensor.is_contiguous()

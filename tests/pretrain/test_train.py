@@ -197,10 +197,10 @@ def test_first_lines_say_what_a_run_is_about_and_a_resume_what_changed(commands,
     first = train(commands, tiny_data, folder)
     assert "million parameters; 2 rows of 128 tokens a step (256), 7 steps to do" in first.out
     assert first.out.count("a step takes ") == 1 and " to go" in first.out and "settings" not in first.out
-    second = train(commands, tiny_data, folder, "run.steps=8", "optim.lr=0.5", "data.rows_per_step=4")
+    second = train(commands, tiny_data, folder, "run.steps=8", "optim.lr=0.5", "data.global_batch_size=4")
     assert second.code == 0
     assert (
-        "other settings than at the last start: run.steps 8 (was 7), data.rows_per_step 4 (was 2), optim.lr 0.5 (was 0.01)\n"
+        "other settings than at the last start: run.steps 8 (was 7), data.global_batch_size 4 (was 2), optim.lr 0.5 (was 0.01)\n"
         in second.out
     )
 
@@ -209,9 +209,9 @@ def test_what_the_command_line_gets_wrong(commands, tiny_data, tmp_path):
     folder = tmp_path / "run"
     assert_refused(train(commands, tiny_data, folder, "optim.lrr=1"), "optim.lrr", "optim.lr")
     path = folder.with_suffix(".yaml")
-    path.write_text(path.read_text().replace("row_length", "row_lenght"))
+    path.write_text(path.read_text().replace("sequence_length", "row_lenght"))
     done = commands.run("pretrain/train.py", "--config", path)
-    assert_refused(done, str(path), "data.row_lenght", "did you mean data.row_length")
+    assert_refused(done, str(path), "data.row_lenght", "did you mean data.sequence_length")
     assert_refused(commands.run("pretrain/train.py", "--config", tmp_path / "no.yaml"), "no.yaml")
     assert commands.run("pretrain/train.py").code == 2
     assert not folder.exists()
@@ -229,8 +229,8 @@ def test_a_run_that_cannot_be_set_up(commands, tiny_data, tmp_path):
         (f"data.heldout={tmp_path / 'nowhere'}", "nowhere"),
         (f"data.tokenizer={tmp_path / 'nowhere'}", "nowhere/tokenizer.json"),
         (f"data.tokenizer={other_tokenizer}", str(other_tokenizer), "not the tokenizer that made the shards"),
-        ("data.row_length=102", "row_length 102"),
-        ("data.row_length=32", "raise data.row_length"),
+        ("data.sequence_length=102", "sequence_length 102"),
+        ("data.sequence_length=32", "raise data.sequence_length"),
         ("model.shallow=9", "9 shallow"),
         ("model.num_key_value_heads=3", "num_key_value_heads 3"),
         ("model.image_token_offset=300", "image_token_offset 300"),
@@ -293,7 +293,7 @@ def test_checkpoints_that_cannot_be_continued(commands, tiny_data, finished, tmp
 
     refused(["model.intermediate_size=64"], newest, "another model or precision")
     refused(["run.precision=fp32"], newest, "another model or precision", "bfloat16 there, [32] float32 here")
-    for other_rows in ("run.seed=4", "data.row_length=256"):
+    for other_rows in ("run.seed=4", "data.sequence_length=256"):
         refused([other_rows], newest, "other rows")
     heldout_as_source = f"data.sources=[{{path: {tiny_data.heldout}}}]"
     refused([heldout_as_source], newest, "other rows")

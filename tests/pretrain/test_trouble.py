@@ -16,7 +16,7 @@ from tests.pretrain import checkpoint_jobs
 from tests.pretrain.test_parallel_run import assert_same_tensors, trained, write_config
 from tests.pretrain.tiny_run import checkpoint_names, read_metrics
 
-ENGINES = {"megatron": {}, "zero3": {"zero": {"keep_whole": 0}}}
+ENGINES = {"megatron": {}, "zero3": {"zero": {"param_persistence_threshold": 0}}}
 STEPS, ROWS = 8, 2  # rows of a step
 OPTIONS = {"bad_steps": 2, "window": 4}
 
@@ -93,7 +93,7 @@ def test_a_run_that_stays_bad_stops_with_a_report(world, tiny_data, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(AssertionError, match="RunFailed: .*went back 2 times already") as caught:
         run_of(world, tiny_data, run, list(range(8, 100)), **OPTIONS)
-    assert "ToldByAnother: 1" in str(caught.value) and str(caught.value).count("RunFailed: ") == 1
+    assert "ReportedByOtherRank: 1" in str(caught.value) and str(caught.value).count("RunFailed: ") == 1
     report = json.loads((run / "trouble.json").read_text())
     assert [(back["from"], back["to"]) for back in report["went_back"]] == [(6, 4), (6, 2)]
     assert report["bad"] == [3, 4] and report["rows"] == 20

@@ -21,7 +21,7 @@ def start_two(commands, config, moment: str, count: int, *overrides: str) -> lis
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = ("pretrain/train.py", "--config", config, "data.rows_per_step=2", *overrides)
+    arguments = ("pretrain/train.py", "--config", config, "data.global_batch_size=2", *overrides)
     return [
         commands.start(*arguments, hook=(HOOKS, "as_rank", 0, 2, port)),
         commands.start(*arguments, hook=(HOOKS, "as_rank", 1, 2, port, moment, count)),

@@ -20,21 +20,21 @@ FLAVOURS = {
     "untied qwen3": {"layer_kinds": KINDS, "tie_word_embeddings": False, **QWEN3},
 }
 STEPS = parallel_jobs.TRAINED
-CUT = {"keep_whole": 0}  # the tiny model has no weight that would not stay whole
+CUT = {"param_persistence_threshold": 0}  # the tiny model has no weight that would not stay whole
 CASES = {  # ranks, layout, zero section
     "alone": (1, {}, CUT),
     "zero3 on 2": (2, {}, CUT),
     "zero3 on 4": (4, {}, CUT),
-    "norms and biases stay whole": (2, {}, {"keep_whole": 200}),
+    "norms and biases stay whole": (2, {}, {"param_persistence_threshold": 200}),
     "built whole": (2, {}, {**CUT, "init": False}),
     "offload": (2, {}, {**CUT, "offload": True}),
     "recomputed": (2, {"recompute": True}, CUT),
     "zero1 on 2": (2, {}, {"stage": 1}),
     "zero2 on 4": (4, {}, {"stage": 2}),
     "zero1 offload": (2, {}, {"stage": 1, "offload": True}),
-    "tp2 x zero3": (4, {"tensor": 2}, {"keep_whole": 200}),
+    "tp2 x zero3": (4, {"tensor": 2}, {"param_persistence_threshold": 200}),
     "tp2 sp x zero3 recomputed": (4, {**SEQUENCE, "recompute": True}, CUT),
-    "weights cut again inside of a node": (4, {}, {**CUT, "hierarchical": 2}),
+    "weights cut again inside of a node": (4, {}, {**CUT, "hpz_partition_size": 2}),
     "cheap parts again": (2, {"recompute_cheap": True}, CUT),
     "tp2 x zero2": (4, {"tensor": 2}, {"stage": 2}),
 }
@@ -178,5 +178,5 @@ def test_leaving_gives_every_thread_back(world: World):
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_step_reads_a_few_numbers_and_none_for_each_weight(world: World, stage: int):
     """Of the targets, the losses, the norm, whether it is finite; DeepSpeed reads a norm for each group of weights too."""
-    for reads in world.run(zero3_jobs.host_reads, 2, zero=ZeroSection(stage=stage, keep_whole=200)):
+    for reads in world.run(zero3_jobs.host_reads, 2, zero=ZeroSection(stage=stage, param_persistence_threshold=200)):
         assert 3 <= reads <= 7

@@ -21,14 +21,14 @@ from tests.pretrain.tiny_run import read_metrics
 
 RESUMED = f"at step {SAVED}, row {4 * SAVED}"
 ZERO = {"engine": "zero3"}
-CUT = {"keep_whole": 0}
+CUT = {"param_persistence_threshold": 0}
 
 
 def run_of(world, data, folder, ranks: int, layout: dict | None = None, zero: dict | None = None, **changes) -> str:
     """Train into `folder` -> what rank 0 printed."""
     changes["run"] = {**ZERO, **changes.get("run", {})}
     config = write_config(data, folder, layout or {}, zero=CUT if zero is None else zero, **changes)
-    rows = ["data.rows_per_step=4", "log.heldout_rows=4"]
+    rows = ["data.global_batch_size=4", "log.heldout_rows=4"]
     found = world.run(checkpoint_jobs.train_run, ranks, config=config, overrides=rows)
     assert [code for code, _, _ in found] == [0] * ranks
     return found[0][1]
@@ -60,7 +60,7 @@ def test_the_same_world_goes_on_to_the_last_bit(world, tiny_data, tmp_path, refe
 
 
 @pytest.mark.parametrize(
-    "zero", [{"keep_whole": 200}, {"stage": 2}], ids=str
+    "zero", [{"param_persistence_threshold": 200}, {"stage": 2}], ids=str
 )  # matrices are cut, norms and biases whole
 def test_frozen_weights_stay_and_the_run_goes_on_to_the_last_bit(world, tiny_data, tmp_path, zero):
     """They have no place in DeepSpeed's optimizer, and one in every checkpoint."""
@@ -87,7 +87,7 @@ CONTINUATIONS = {  # ranks, engine, layout, zero section
     "1 rank": (1, "zero3", {}, CUT),
     "stage 1, offload": (2, "zero3", {}, {"stage": 1, "offload": True}),
     "stage 2 on 4": (4, "zero3", {}, {"stage": 2}),
-    "tp2 x zero3, small weights whole": (4, "zero3", {"tensor": 2}, {"keep_whole": 50}),
+    "tp2 x zero3, small weights whole": (4, "zero3", {"tensor": 2}, {"param_persistence_threshold": 50}),
     "megatron alone": (1, "megatron", {}, {}),
     "megatron tp2 pp2": (4, "megatron", {"tensor": 2, "pipeline": 2}, {}),
     "megatron distributed optimizer": (2, "megatron", {"distributed_optimizer": True}, {}),

@@ -80,14 +80,14 @@ def load_and_save(config: Path, start: Path, output: Path) -> int:
     from pretrain.config import load_config
     from pretrain.data import Data
     from pretrain.engines import make_engine as engine_of
-    from pretrain.process_ranks import place_here
-    from pretrain.sharded_files import write_pieces
+    from pretrain.process_ranks import process_ranks_here
+    from pretrain.sharded_files import write_boxes
 
     loaded = load_config(config, ["run.engine=megatron", "parallel.tensor=2", "parallel.distributed_optimizer=true"])
     runtime.start_distributed(0, 2)
-    engine = engine_of(loaded, Data(loaded, place_here()).model_config)
+    engine = engine_of(loaded, Data(loaded, process_ranks_here()).model_config)
     engine.load(start, 4)
-    write_pieces(output, engine.pieces())
+    write_boxes(output, engine.boxes())
     return torch.distributed.get_world_size()
 
 

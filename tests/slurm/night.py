@@ -223,7 +223,7 @@ def write_config(data: TinyData, run: Path, steps: int) -> Path:
     values = config_values(data, run)
     values["run"] |= {"steps": steps, "timeout": 120.0}
     values["model"] |= {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
-    values["data"] |= {"rows_per_step": 4, "row_length": 512}
+    values["data"] |= {"global_batch_size": 4, "sequence_length": 512}
     values["optim"] |= {"lr": 1e-3, "final_lr": 1e-4}
     values["checkpoint"] = {"every": 5, "keep": 3}
     values["log"] |= {"heldout_every": 0, "heldout_rows": 4}

@@ -151,7 +151,7 @@ def test_scancel_saves_and_leaves_nothing(cluster: Cluster, tiny_data: TinyData,
 def test_wrong_set_ups_start_no_rank(cluster: Cluster, tiny_data: TinyData, tmp_path):
     """Each is one line in the job's log, and exit code 2, which nobody starts again."""
     cases = [
-        (["data.rows_per_step=6"], {}, "data.rows_per_step 6 is not divisible by 4"),
+        (["data.global_batch_size=6"], {}, "data.global_batch_size 6 is not divisible by 4"),
         ([], {"UNIX_VENV": "/nowhere"}, "/nowhere/bin/python is missing"),
         ([], {"UNIX_CONTAINER": "docker:image"}, "write pyxis:IMAGE or apptainer:IMAGE"),
         ([], {"UNIX_CONTAINER": "apptainer:/nowhere.sif"}, "apptainer"),

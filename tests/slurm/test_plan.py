@@ -22,7 +22,7 @@ SHIPPED = sorted(ROOT.glob("slurm/*.sbatch"))
 @pytest.fixture
 def config(tiny_data: TinyData, tmp_path) -> Path:
     values = config_values(tiny_data, tmp_path / "run")
-    values["data"]["rows_per_step"] = values["log"]["heldout_rows"] = 8
+    values["data"]["global_batch_size"] = values["log"]["heldout_rows"] = 8
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
@@ -50,13 +50,13 @@ def test_the_plan_says_what_would_run(commands, config):
 
 def test_a_batch_that_does_not_divide_is_refused_but_a_run_that_has_begun_goes_on_with_less(commands, config):
     assert_refused(
-        plan(commands, config, "--for-script", nodes=3), "3 nodes x 2", "data.rows_per_step 8", "6 data-parallel"
+        plan(commands, config, "--for-script", nodes=3), "3 nodes x 2", "data.global_batch_size 8", "6 data-parallel"
     )
     (config.with_suffix("") / "attempt.json").parent.mkdir()
     (config.with_suffix("") / "attempt.json").write_text("{}")
     done = plan(commands, config, "--for-script", nodes=3)
     assert done.out.startswith("2 ") and "1 of 3 nodes stay idle" in done.err
-    assert_refused(plan(commands, config, "--for-script", each=3, nodes=2), "data.rows_per_step 8")
+    assert_refused(plan(commands, config, "--for-script", each=3, nodes=2), "data.global_batch_size 8")
 
 
 def test_a_store_that_is_away_refuses_a_run_that_has_not_begun_and_no_other(commands, config, tiny_data, tmp_path):

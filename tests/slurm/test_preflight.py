@@ -71,11 +71,11 @@ def test_clocks_and_links():
 def test_neighbours_exchange_once_each_and_never_two_at_a_time():
     for count in range(1, 12):
         pairs = preflight.rounds(count)
-        for together in pairs:
-            busy = [node for pair in together for node in pair]
+        for coordinator in pairs:
+            busy = [node for pair in coordinator for node in pair]
             assert len(busy) == len(set(busy))
         expected = {(node, node + 1) for node in range(count - 1)} | ({(count - 1, 0)} if count > 2 else set())
-        assert sorted(pair for together in pairs for pair in together) == sorted(expected)
+        assert sorted(pair for coordinator in pairs for pair in coordinator) == sorted(expected)
 
 
 def test_a_node_looks_at_itself(commands, tiny_data, tmp_path):

@@ -21,8 +21,8 @@ from tokenization.demo_edits import (
     choose,
     instructions,
     on_white,
+    read_prompt_templates,
     read_split,
-    read_wordings,
 )
 from tokenization.edit_pairs import (
     FAMILIES,
@@ -95,7 +95,7 @@ def test_layers_are_removed_and_painted():
 
 
 def test_every_layer_edit_can_be_made_and_asked_for():
-    wordings = read_wordings()
+    wordings = read_prompt_templates()
     assert set(wordings) == set(KINDS)
     made = list(layer_edits("A", SVG))
     assert {edit.kind for edit in made} == {"line art", "colour in", "outline", "recolour", "hair colour"}
@@ -116,7 +116,7 @@ def test_every_layer_edit_can_be_made_and_asked_for():
 
 def test_every_drawn_edit_can_be_asked_for():
     """All values that the pictures have are in the table, in every language."""
-    wordings = read_wordings()
+    wordings = read_prompt_templates()
     people = [
         "👶",
         "👍",

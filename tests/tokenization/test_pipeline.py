@@ -12,7 +12,7 @@ import torch
 
 from pretrain.system.errors import UserError
 from tests.tokenization.corpora import picture
-from tokenization.encode import Encoder, Publisher, Stopwatch
+from tokenization.encode import DocumentEncoder, Publisher, Stopwatch
 from tokenization.pipeline import prefetched
 from tokenization.preprocess import open_image, preprocess
 from tokenization.vq import load_vq
@@ -109,7 +109,7 @@ def test_what_is_written_comes_in_order_and_nothing_after_a_failure():
 def test_the_encoders_thread_gives_the_codes_of_this_one_and_its_errors(vq_folder: Path):
     vq, watch = load_vq(vq_folder), Stopwatch()
     pictures = [preprocess(open_image(picture(seed)), 16) for seed in range(12)]
-    with Encoder(vq, watch) as encoder:
+    with DocumentEncoder(vq, watch) as encoder:
         assert encoder.pool.submit(torch.get_num_threads).result() == torch.get_num_threads()
         batches = [encoder.submit(pictures[at : at + 3]) for at in range(0, 12, 3)]
         assert len(encoder.under_way) <= 2

@@ -11,12 +11,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pretrain.dry_run import fake_gpu
 
-SMALL = ["model.num_hidden_layers=4", "model.shallow=1", "model.deep=1", "data.rows_per_step=16"]
+SMALL = ["model.num_hidden_layers=4", "model.shallow=1", "model.deep=1", "data.global_batch_size=16"]
 ONE = ["parallel.tensor=1", "parallel.sequence=false"]
-TWO = ["parallel.tensor=2", "parallel.sequence=true", "data.rows_per_step=8"]  # two rows a rank, as with one
+TWO = ["parallel.tensor=2", "parallel.sequence=true", "data.global_batch_size=8"]  # two rows a rank, as with one
 CASES = {  # overrides of pretrain_3b.yaml on 8 GPUs
     "tp1": ONE,
-    "tp1 20,480 tokens": [*ONE, "data.row_length=20480"],
+    "tp1 20,480 tokens": [*ONE, "data.sequence_length=20480"],
     "tp2 sp": TWO,
     "tp2 sp recompute": [*TWO, "parallel.recompute=true"],
     "tp1 cheap": [*ONE, "parallel.recompute_cheap=true"],
@@ -59,7 +59,7 @@ def main() -> None:
     for name in sys.argv[1:] or CASES:
         config = load_config("pretrain/configs/pretrain_3b.yaml", [*SMALL, *CASES[name]])
         model = sized_config(config.model, 151_936, 8_192, special=(0, 1, 2))
-        shape, parallel = row_shape(config.data.row_length), config.parallel
+        shape, parallel = row_shape(config.data.sequence_length), config.parallel
         per_stage = 8 // parallel.pipeline
         planned = expected_ranks(config, model, shape, per_stage // parallel.tensor)
         found[name] = [
@@ -67,7 +67,7 @@ def main() -> None:
                 "planned": planned[stage].total,
                 **dataclasses.asdict(dry_step(config, model, shape, 8, stage * per_stage)),
                 "planned_moved": moved(config, model, shape, planned[stage].static) if name in COUNTED else 0,
-                "rows": config.data.rows_per_step * parallel.tensor * parallel.pipeline // 8,
+                "rows": config.data.global_batch_size * parallel.tensor * parallel.pipeline // 8,
             }
             for stage in range(parallel.pipeline)
         ]

@@ -228,8 +228,8 @@ def test_the_watch_sees_logits_that_exist_whole():
     assert watch.most_tokens == 30 and watch.most_bytes >= 4 * 30 * 50
 
 
-def step_time(forward_backward: float, whole: float) -> paired.StepTime:
-    return paired.StepTime(*(paired.Clocks(wall=2 * spent, cpu=spent) for spent in (forward_backward, whole)))
+def step_time(forward_backward: float, whole: float) -> paired.MeasuredStepTime:
+    return paired.MeasuredStepTime(*(paired.Clocks(wall=2 * spent, cpu=spent) for spent in (forward_backward, whole)))
 
 
 def made_figures() -> dict:

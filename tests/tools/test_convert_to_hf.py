@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from model.config import ModelConfig
 from model.layer_specs import transformer_config
 from model.prompts import text_to_image_ids, unconditional_ids
-from model.uni_x import UniXModel
+from model.uni_x import UniXTrainingModel
 from model.weight_names import to_hugging_face
 from pretrain import checkpoint, runtime
 from pretrain.sharded_files import read_whole, stored_tensors
@@ -141,7 +141,7 @@ def test_logits_elsewhere_are_those_of_the_training_model(exports, elsewhere, na
     exported = exports[name]
     config = model_config(exported)
     runtime.start_distributed(0)
-    model = UniXModel(config, transformer_config(config)).eval()
+    model = UniXTrainingModel(config, transformer_config(config)).eval()
     weights = weights_in(exported.checkpoint)
     own = dict(model.named_parameters())
     assert own.keys() == weights.keys()
@@ -231,7 +231,7 @@ def test_the_model_card_has_the_figures_of_the_run(commands, exports, tiny_data,
     assert f"| heldout/loss_image, step 3 | {heldout['heldout/loss_image']:.6g} | metrics.jsonl |" in card
     config = yaml.safe_load((exported.run / "config.yaml").read_text())
     rows = json.loads((exported.checkpoint / "state.json").read_text())["rows"]
-    assert f"{rows * config['data']['row_length']:,} tokens" in card
+    assert f"{rows * config['data']['sequence_length']:,} tokens" in card
     for source in config["data"]["sources"]:
         counts = json.loads((Path(source["path"]) / "manifest.json").read_text())["counts"]
         assert f"| {counts['documents']:,} | {counts['text_tokens']:,} | {counts['pictures']:,} |" in card

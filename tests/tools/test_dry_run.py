@@ -89,7 +89,7 @@ def test_the_command_prints_a_line_for_each_stage_and_writes_its_figures(tmp_pat
         "2",
         "parallel.pipeline=2",
         "run.precision=bf16",
-        "data.rows_per_step=4",
+        "data.global_batch_size=4",
         "--json",
         str(tmp_path / "seen.json"),
     ]

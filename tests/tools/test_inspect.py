@@ -254,12 +254,12 @@ def test_rows_are_shown_with_what_is_learned(
 ):
     from pretrain.config import load_config
     from pretrain.data import Data
-    from pretrain.process_ranks import Place
+    from pretrain.process_ranks import ProcessRanks
 
     values = config_values(tiny_data, tmp_path / "run")
-    values["data"] |= {"sources": [{"path": str(shards)}], "row_length": 512, "code_noise": 0.0}
+    values["data"] |= {"sources": [{"path": str(shards)}], "sequence_length": 512, "code_noise": 0.0}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
-    rows = Data(load_config(tmp_path / "run.yaml", []), Place()).train
+    rows = Data(load_config(tmp_path / "run.yaml", []), ProcessRanks()).train
     numbers = range(next(n for n in range(100) if rows.plan.epoch_of(n)))
     done = commands.run(
         "tools/inspect_shards.py", "--config", tmp_path / "run.yaml", "--rows", *numbers, "--output", tmp_path / "page"

@@ -13,7 +13,7 @@ from tests.commands import ROOT, assert_refused
 from tests.pretrain.tiny_run import write_config
 from tools.analysis.conflict_profile import COLUMNS, read
 
-SMALL = ("--blocks", 4, "--targets", 16, "--row-length", 128, "--threads", 1)
+SMALL = ("--blocks", 4, "--targets", 16, "--sequence-length", 128, "--threads", 1)
 
 
 @pytest.fixture(scope="module")

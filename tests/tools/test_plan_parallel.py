@@ -59,10 +59,12 @@ def test_what_it_proposes_trains(world: World, commands, tiny_data: TinyData, tm
     """A step of a tiny model on four processes, as the planner proposes for devices of this memory: three layouts."""
     gib, sizes = MEMORY[memory]
     config, run = write_config(tiny_data, tmp_path / "run"), tmp_path / "run"
-    lines = planned(commands, config, "data.rows_per_step=4", "log.heldout_rows=4", "--gpus", 4, "--gpu-memory", gib)
+    lines = planned(
+        commands, config, "data.global_batch_size=4", "log.heldout_rows=4", "--gpus", 4, "--gpu-memory", gib
+    )
     (best,) = [line for line in lines if line.startswith("| 1 |")]
     assert [cell.strip() for cell in best.split("|")[2:6]] == sizes
-    overrides = [*shlex.split(lines[-1]), "data.rows_per_step=4", "log.heldout_rows=4", "run.steps=1"]
+    overrides = [*shlex.split(lines[-1]), "data.global_batch_size=4", "log.heldout_rows=4", "run.steps=1"]
     found = world.run(checkpoint_jobs.train_run, 4, config=config, overrides=overrides)
     assert [code for code, _, _ in found] == [0] * 4 and "1 of 1 steps done" in found[0][1]
     assert any("train/loss" in line for line in read_metrics(run))
@@ -97,7 +99,7 @@ def test_measured_parts_move_the_cut(commands, tiny_data: TinyData, tmp_path):
     config = write_config(tiny_data, tmp_path / "run")
     sizes = ["model.hidden_size=64", "model.intermediate_size=176", "model.head_dim=16", "model.num_hidden_layers=16"]
     arguments = [config, *sizes, "--text-rows", 512, "--codes", 256, "--gpus", 2, "--gpu-memory", 4]
-    shape = ["parallel.pipeline=2", "data.rows_per_step=7"]  # a prime number of rows: data parallelism is out
+    shape = ["parallel.pipeline=2", "data.global_batch_size=7"]  # a prime number of rows: data parallelism is out
 
     def last_stage(file: Path) -> int:
         words = shlex.split(planned(commands, *arguments, *shape, "--measured", file)[-1])
@@ -130,12 +132,12 @@ def test_measured_parts_move_the_cut(commands, tiny_data: TinyData, tmp_path):
         ([CONFIG, *SIZES, "--headroom", 1], ["--headroom 1", "share"]),
         ([CONFIG, *SIZES, "--utilisation", 0], ["--utilisation 0"]),
         ([CONFIG, *SIZES, "--codes", -1], ["--codes -1"]),
-        ([CONFIG, *SIZES, "--document", 5, 20_000], ["--document 5 20000", "data.row_length 10240"]),
+        ([CONFIG, *SIZES, "--document", 5, 20_000], ["--document 5 20000", "data.sequence_length 10240"]),
         ([CONFIG, *SIZES, "--document", -5, 20], ["--document -5 20"]),
         ([CONFIG, *SIZES, "--measured", "absent.json"], ["absent.json", "cannot be read"]),
-        ([CONFIG, *SIZES, "data.row_lenght=5"], ["data.row_lenght", "did you mean data.row_length"]),
+        ([CONFIG, *SIZES, "data.row_lenght=5"], ["data.row_lenght", "did you mean data.sequence_length"]),
         ([CONFIG, *SIZES, "model.shallow=40"], ["40 shallow", "36 layers"]),
-        ([CONFIG, "--gpus", 37, "--gpu-memory", 80], ["no layout over 37 devices", "data.rows_per_step 64"]),
+        ([CONFIG, "--gpus", 37, "--gpu-memory", 80], ["no layout over 37 devices", "data.global_batch_size 64"]),
     ],
 )
 def test_bad_input_is_one_line(commands, arguments, parts):

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.tools.serving_process import data_uri, picture_file, pixels_of, serving
 from tests.tools.tiny_export import CHATML, write_export
 from tools.serving.pictures import asked_size, bytes_of_data_uri, file_of, fitted, nearest
-from tools.serving.response_store import Shelf
+from tools.serving.response_store import ResponseStore
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +160,11 @@ def test_the_description_fits_tools_that_read_it(served):
 
 
 def test_what_is_kept_ends_with_its_time_and_its_room():
-    shelf = Shelf(60.0, 10, len)
+    shelf = ResponseStore(60.0, 10, len)
     names = [shelf.put("x" * 4) for _ in range(3)]
     assert shelf.get(names[0]) is None and shelf.get(names[1]) == shelf.get(names[2]) == "xxxx"
     assert shelf.drop(names[1]) and not shelf.drop(names[1]) and shelf.taken == 4
     shelf.put("x" * 11)
     assert shelf.taken == 0 and not shelf.things
-    short = Shelf(-1.0, 10)
+    short = ResponseStore(-1.0, 10)
     assert short.get(short.put("x")) is None

@@ -23,7 +23,7 @@ def write_lines(path: Path, lines: list[dict]) -> None:
 def run(tmp_path) -> Path:
     """Step 30 of 100 on 4 ranks: 8 rows of 128 tokens a step, 512 tokens/s, so 2 s a step."""
     folder = tmp_path / "run"
-    config = {"run": {"steps": 100}, "data": {"rows_per_step": 8, "row_length": 128}}
+    config = {"run": {"steps": 100}, "data": {"global_batch_size": 8, "sequence_length": 128}}
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     lines = [

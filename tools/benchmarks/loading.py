@@ -125,13 +125,13 @@ def told(values, style: str = ".2f") -> str:
 
 def read_rows(arguments: argparse.Namespace, overrides: list[str], workers: int) -> tuple[float, int, float]:
     """Rows per second once the first is there, their length in tokens, and the seconds until the first."""
-    rows, row_length = open_rows(arguments, overrides, workers)
+    rows, sequence_length = open_rows(arguments, overrides, workers)
     began = time.monotonic()
     next(rows)
     first, began = time.monotonic() - began, time.monotonic()
     for _ in islice(rows, arguments.rows):
         pass
-    return arguments.rows / (time.monotonic() - began), row_length, first
+    return arguments.rows / (time.monotonic() - began), sequence_length, first
 
 
 def open_rows(arguments: argparse.Namespace, overrides: list[str], workers: int) -> tuple[Iterator, int]:
@@ -140,16 +140,16 @@ def open_rows(arguments: argparse.Namespace, overrides: list[str], workers: int)
     from pretrain.config import load_config
     from pretrain.data import Data
     from pretrain.loader import rows_from
-    from pretrain.process_ranks import Place
+    from pretrain.process_ranks import ProcessRanks
 
     mixture.BLOCK_DOCUMENTS = arguments.block_documents or mixture.BLOCK_DOCUMENTS
     config = load_config(arguments.config, overrides)
-    return rows_from(Data(config, Place()).train, 0, 0, 1, workers), config.data.row_length
+    return rows_from(Data(config, ProcessRanks()).train, 0, 0, 1, workers), config.data.sequence_length
 
 
 def take(arguments: argparse.Namespace, overrides: list[str], workers: int) -> tuple[float, float, float]:
     """What `train` returns, of a consumer that takes no processor: median and mean over stretches of LOG_EVERY rows."""
-    rows, row_length = open_rows(arguments, overrides, workers)
+    rows, sequence_length = open_rows(arguments, overrides, workers)
     shares, seconds = [], []
     for _ in range(arguments.steps // LOG_EVERY):
         waited, began = 0.0, time.monotonic()
@@ -160,7 +160,7 @@ def take(arguments: argparse.Namespace, overrides: list[str], workers: int) -> t
             time.sleep(arguments.pace)
         seconds.append(time.monotonic() - began)
         shares.append(100 * waited / seconds[-1])
-    rate = statistics.median(LOG_EVERY * row_length / took for took in seconds[1:])
+    rate = statistics.median(LOG_EVERY * sequence_length / took for took in seconds[1:])
     return statistics.median(shares[1:]), statistics.mean(shares[1:]), rate
 
 

@@ -67,7 +67,7 @@ def parse_arguments() -> argparse.Namespace:
 def make_run(folder: Path, lines: int, checkpoints: int) -> None:
     """A run folder with a line of training a step, held-out losses every 100 steps, and empty checkpoints."""
     folder.mkdir()
-    config = f'{{"run": {{"steps": {lines + 1}}}, "data": {{"rows_per_step": 8, "row_length": 1024}}}}\n'
+    config = f'{{"run": {{"steps": {lines + 1}}}, "data": {{"global_batch_size": 8, "sequence_length": 1024}}}}\n'
     (folder / "config.yaml").write_text(config, encoding="utf-8")
     names = ("loss", "loss_text", "loss_image", "grad_norm", "learning_rate", "rows", "tokens_text", "tokens_image")
     values = {f"train/{name}": 3.141592653589793 for name in names}

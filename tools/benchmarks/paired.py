@@ -38,14 +38,14 @@ def now(device) -> Clocks:
 
 
 @dataclass(frozen=True)
-class StepTime:
+class MeasuredStepTime:
     """One training step; `forward_backward` is the part of `whole` before the optimizer."""
 
     forward_backward: Clocks
     whole: Clocks
 
 
-def timed_step(engine: MegatronEngine, row: Row) -> StepTime:
+def timed_step(engine: MegatronEngine, row: Row) -> MeasuredStepTime:
     """One step of the engine as training does it; the clocks are read four times."""
     inner: list[Clocks] = []
 
@@ -62,18 +62,18 @@ def timed_step(engine: MegatronEngine, row: Row) -> StepTime:
         whole = now(engine.device) - start
     finally:
         del engine._run
-    return StepTime(inner[0], whole)
+    return MeasuredStepTime(inner[0], whole)
 
 
 def paired_steps(
-    first: Callable[[], StepTime], second: Callable[[], StepTime], pairs: int, budget: float
-) -> list[tuple[StepTime, StepTime]]:
+    first: Callable[[], MeasuredStepTime], second: Callable[[], MeasuredStepTime], pairs: int, budget: float
+) -> list[tuple[MeasuredStepTime, MeasuredStepTime]]:
     """Steps of both, interleaved first second second first -> (first, second) pairs. Both must be warm.
 
     Stops after `pairs`, or when `budget` seconds are used up, but not before a block of two.
     """
     start = time.perf_counter()
-    measured: list[tuple[StepTime, StepTime]] = []
+    measured: list[tuple[MeasuredStepTime, MeasuredStepTime]] = []
     while len(measured) < pairs and (not measured or time.perf_counter() - start < budget):
         a = first()
         b, c = second(), second()

@@ -103,7 +103,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--base", type=Path, help="another checkout of this project")
     add("--python", default=sys.executable, help="a Python that has litdata beside all else (default: this one)")
     add("--rows", type=int, default=200, help="rows a round (default: %(default)s)")
-    add("--row-length", type=int, default=10240, help="tokens of a row (default: %(default)s)")
+    add("--sequence-length", "--row-length", type=int, default=10240, help="tokens of a row (default: %(default)s)")
     add("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
     return parser.parse_args()
 
@@ -131,7 +131,7 @@ def main() -> int:
                     what,
                     str(source),
                     str(arguments.rows),
-                    str(arguments.row_length),
+                    str(arguments.sequence_length),
                     str(ROOT),
                 ]
                 rate, digests[name] = json.loads(run(words).splitlines()[-1])

@@ -35,10 +35,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python tools/benchmarks/row_planning.py --documents 1000000 --row-length 10240",
+        epilog="example:\n  python tools/benchmarks/row_planning.py --documents 1000000 --sequence-length 10240",
     )
     parser.add_argument("--documents", type=int, default=1_000_000, help="of both sources (default: %(default)s)")
-    parser.add_argument("--row-length", type=int, default=10_240, help="tokens (default: %(default)s)")
+    parser.add_argument("--sequence-length", "--row-length", type=int, default=10_240, help="tokens (default: %(default)s)")
     parser.add_argument("--row-multiple", type=int, default=8, help="tokens (default: %(default)s)")
     parser.add_argument("--text-median", type=int, default=600, help="tokens of a text (default: %(default)s)")
     parser.add_argument("--text-spread", type=float, default=1.2, help="of its logarithm (default: %(default)s)")
@@ -78,9 +78,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
     documents = sum(counts.values())
     print(
-        f"planned {documents:,} documents as {pieces:,} pieces in {rows:,} rows of {arguments.row_length:,} and "
+        f"planned {documents:,} documents as {pieces:,} pieces in {rows:,} rows of {arguments.sequence_length:,} and "
         f"{block} blocks: {seconds:.1f} s ({cpu:.1f} s of CPU), {documents / cpu / 1e6:.2f} million a second; "
-        f"padding {1 - tokens / rows / arguments.row_length:.3%}"
+        f"padding {1 - tokens / rows / arguments.sequence_length:.3%}"
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak memory {peak / 1e6:.2f} GB, {before / 1e6:.2f} GB before planning (the index is mapped, and counted)")
@@ -90,7 +90,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     row = plan.row(index)
     print(
         f"row {index:,} of a new plan after {time.monotonic() - started:.1f} s ({time.process_time() - cpu:.1f} s of "
-        f"CPU); it has {len(row)} pieces, {sum(piece.length for piece in row) / arguments.row_length:.1%} full"
+        f"CPU); it has {len(row)} pieces, {sum(piece.length for piece in row) / arguments.sequence_length:.1%} full"
     )
     assert numpy.isfinite(tokens)
 
@@ -111,7 +111,7 @@ def plan_of(arguments: argparse.Namespace, folder: Path):
     for name in ("pictures", "texts"):
         starts = numpy.load(folder / name / "starts.npy")
         sources.append(SourceLengths(name, 1.0, open_lengths(folder / name, starts)))
-    size = RowSize(arguments.row_length, arguments.row_multiple)
+    size = RowSize(arguments.sequence_length, arguments.row_multiple)
     return RowPlan(sources, prompts, TaskShares(0.5, 0.1, False), size, seed=0)
 
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 from pretrain.flops import RowFlops
 from pretrain.row_tensors import Row
-from tools.benchmarks.paired import StepTime, quartiles
+from tools.benchmarks.paired import MeasuredStepTime, quartiles
 from tools.reports.text_table import table
 
 UNI_X, SHARED_MODEL = "uni_x", "shared"
 H100_BF16 = 989e12  # FLOP/s: dense bf16 of an H100 SXM (NVIDIA's data sheet)
 
 
-def ratios(pairs: Sequence[tuple[StepTime, StepTime]], part: str, clock: str) -> dict[str, float]:
-    """Quartiles of Uni-X's time over the shared model's, pair by pair; `part` and `clock` are fields of `StepTime`."""
+def ratios(pairs: Sequence[tuple[MeasuredStepTime, MeasuredStepTime]], part: str, clock: str) -> dict[str, float]:
+    """Quartiles of Uni-X's time over the shared model's, pair by pair; `part` and `clock` are fields of `MeasuredStepTime`."""
     seconds = [[getattr(getattr(step, part), clock) for step in pair] for pair in pairs]
     low, middle, high = quartiles([uni_x / shared for uni_x, shared in seconds])
     return {"median": middle, "quarter": low, "three_quarters": high}
@@ -24,7 +24,7 @@ def ratios(pairs: Sequence[tuple[StepTime, StepTime]], part: str, clock: str) ->
 def case_figures(
     name: str,
     row: Row,
-    pairs: Sequence[tuple[StepTime, StepTime]],
+    pairs: Sequence[tuple[MeasuredStepTime, MeasuredStepTime]],
     flops: dict[str, RowFlops],
     calibrated: float,
     parts: dict[str, dict[str, float]],

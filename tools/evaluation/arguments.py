@@ -62,7 +62,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "held-out rows, 0 for all (default: the run's, else all)",
     },
-    "row_length": {
+    "sequence_length": {
         "type": at_least(16, int),
         "metavar": "N",
         "help": "tokens of a row (default: the run's, else 1024)",
@@ -107,7 +107,8 @@ def build_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     add("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     add("--model", type=Path, metavar="DIR", help="folder that tools/convert_to_hf.py wrote")
     for name, options in FLAGS.items():
-        add(f"--{name.replace('_', '-')}", default=None, **options)
+        former = ["--row-length"] if name == "sequence_length" else []
+        add(f"--{name.replace('_', '-')}", *former, default=None, **options)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto: the GPU if there is one")
     return parser
 

@@ -46,7 +46,7 @@ def heldout(args: Namespace) -> dict:
     scores = {**figures.means(), "tokens_text": figures.tokens_text, "tokens_image": figures.tokens_image}
     settings = {
         "rows": len(numbers),
-        "row_length": data.row_length,
+        "sequence_length": data.sequence_length,
         "row_multiple": data.row_multiple,
         "text_to_image": data.text_to_image,
         "unconditional": data.unconditional,
@@ -70,13 +70,13 @@ def retrieval(args: Namespace) -> dict:
     opened, losses, about = open_for_losses(args)
     check_shards(opened, [args.data])
     tokenized = tokenize_prompts(opened.encode, opened.vocabulary, opened.templates, opened.markup)
-    found = both_directions(losses, tokenized, open_dataset(args.data), args.pairs, args.row_length or 1024)
+    found = both_directions(losses, tokenized, open_dataset(args.data), args.pairs, args.sequence_length or 1024)
     count = found["text_to_picture"]["candidates"]
     pairs = [f"pair {number + 1}" for number in range(args.pairs)]
     require_all(f"{args.data}, different pairs of a text and a picture", pairs, pairs[:count], "lower --pairs")
     settings = {
         "pairs": args.pairs,
-        "row_length": args.row_length or 1024,
+        "sequence_length": args.sequence_length or 1024,
         "chance": 1 / args.pairs,
         "seed": 0,
         "wording": [opened.templates.text_to_image[0], opened.templates.image_to_text[0]],
@@ -173,8 +173,8 @@ def row_settings(args: Namespace, folder: Path):
         data, rows = DataSection(tokenizer="", vq="", sources=()), 0
     if args.data:
         data = replace(data, heldout=str(args.data))
-    if args.row_length:
-        data = replace(data, row_length=args.row_length)
+    if args.sequence_length:
+        data = replace(data, sequence_length=args.sequence_length)
     if not data.heldout:
         where = f"{path}: names no held-out shards" if path else "there is no run whose held-out shards are known"
         raise UserError(f"{where}: give --data FOLDER")

@@ -31,7 +31,7 @@ from tools.evaluation.benchmarks import (
 )
 from tools.evaluation.record import export_identity, machine, make_record, read_record, require_all
 from tools.evaluation.scored import read_scores
-from tools.evaluation.scorers import MISSING, Findings, check, file_name, files_of_item
+from tools.evaluation.scorers import MISSING, FolderFindings, check, file_name, files_of_item
 from tools.generation.batches import Request, Sampling, shape_number
 from tools.generation.record import RECORD, Record, sole_user
 
@@ -62,7 +62,7 @@ def describe_prompts(args: Namespace, benchmark: Benchmark, items: Sequence[Item
     return found
 
 
-def draw(args: Namespace) -> tuple[dict, Findings]:
+def draw(args: Namespace) -> tuple[dict, FolderFindings]:
     """Make the pictures that are not there yet, lay them out, check them -> the result, what was found. UserError."""
     from tools.export.folder import check_export, open_export
     from tools.generation.arguments import choose_device
@@ -127,7 +127,7 @@ def draw(args: Namespace) -> tuple[dict, Findings]:
     return result, found
 
 
-def finish(args: Namespace, found: Findings, path: Path) -> None:
+def finish(args: Namespace, found: FolderFindings, path: Path) -> None:
     """Say what was made. Raises UserError where something is missing or wrong."""
     benchmark, items, chosen = items_of(args)
     folder = args.output / IMAGES

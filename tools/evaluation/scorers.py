@@ -32,7 +32,7 @@ OWN_FILES = {  # what the scorers write beside the pictures
 
 
 @dataclass
-class Findings:
+class FolderFindings:
     """What a check found: pictures that are good, and by name what is missing or wrong, in the order of the items."""
 
     good: list[str] = field(default_factory=list)
@@ -75,12 +75,12 @@ def entries(benchmark: Benchmark, folder: Path) -> set[str]:
     return names if benchmark.name == "dpg" else {name for name in names if name.endswith(".png")}
 
 
-def check(benchmark: Benchmark, items: Sequence[Item], folder: Path, sources: Path | None = None) -> Findings:
+def check(benchmark: Benchmark, items: Sequence[Item], folder: Path, sources: Path | None = None) -> FolderFindings:
     """Read a folder as the scorer does: every expected picture once, sound, in its form, and nothing else.
 
     `sources` is the folder of ImgEdit's source pictures, which its scorer shows to the judge.
     """
-    found, pixels = Findings(), hashlib.sha256()
+    found, pixels = FolderFindings(), hashlib.sha256()
     expected = {name: item for item in items for name in files_of_item(benchmark, item)}
     if benchmark.name == "geneval":
         for item in items:

@@ -89,7 +89,7 @@ DRAWING = Evaluation(
     check=check_drawing,
     draws=True,
 )
-LOSSES = {"checkpoint": None, "data": None, "row_length": 0, "dtype": ""}
+LOSSES = {"checkpoint": None, "data": None, "sequence_length": 0, "dtype": ""}
 
 EVALUATIONS = {
     "geneval": DRAWING,

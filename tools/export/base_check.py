@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from model.config import MODEL_TYPES, ModelConfig
-from model.hf_source import Source
+from model.hf_source import HuggingFaceFolder
 from pretrain.system.errors import RunFailed
 
 SMALL = 2 * 10**9  # bytes of weights up to which it is done without being asked for
@@ -15,12 +15,12 @@ BAR = 1e-3  # of the largest logit: twice float32's rounding through 80 layers s
 ROWS, LENGTH = 2, 96
 
 
-def stored_bytes(source: Source) -> int:
+def stored_bytes(source: HuggingFaceFolder) -> int:
     """Size of the files with weights."""
     return sum(path.stat().st_size for path in set(source.files.values()))
 
 
-def largest_difference(source: Source, checkpoint: Path, config: ModelConfig) -> tuple[float, float]:
+def largest_difference(source: HuggingFaceFolder, checkpoint: Path, config: ModelConfig) -> tuple[float, float]:
     """(largest difference, largest logit) over text ids, in float32. RunFailed if it is above the bar.
 
     The base is transformers' own class; for an export of this project, the class that its code is copied from.
@@ -54,7 +54,7 @@ def largest_difference(source: Source, checkpoint: Path, config: ModelConfig) ->
     return difference, largest
 
 
-def _base(source: Source, config: ModelConfig, dtype):
+def _base(source: HuggingFaceFolder, config: ModelConfig, dtype):
     """The folder's model in float32, its weights rounded to `dtype` as the converted ones are."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -70,7 +70,7 @@ def _base(source: Source, config: ModelConfig, dtype):
 
 
 @contextmanager
-def _told(source: Source) -> Iterator[None]:
+def _told(source: HuggingFaceFolder) -> Iterator[None]:
     """What transformers cannot open -> RunFailed: not our fault, and not the user's where ours can read the folder."""
     try:
         yield

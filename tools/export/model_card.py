@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.families import FAMILIES, family_of
+from pretrain.config_names import with_current_names
 from pretrain.json_lines import lines_backwards, parsed
 from pretrain.system.errors import TryAgain, UserError
 from tokenization.remote import inside, read_small
@@ -89,10 +90,10 @@ def training(run: Path | None, state: dict[str, Any]) -> str:
         return "The checkpoint was exported without its run folder, so its data are not known here."
     import yaml
 
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    row_length = config["data"]["row_length"]
+    config, _ = with_current_names(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+    sequence_length = config["data"]["sequence_length"]
     lines = [
-        f"{state['rows']} rows of {row_length} tokens: {state['rows'] * row_length:,} tokens, padding included.",
+        f"{state['rows']} rows of {sequence_length} tokens: {state['rows'] * sequence_length:,} tokens, padding included.",
         "",
         "| data | mixed by | documents | text tokens | pictures | image tokens |",
         "|---|---|---|---|---|---|",

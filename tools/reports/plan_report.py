@@ -9,19 +9,19 @@ from model.layer_kinds import KINDS
 from model.weight_shapes import active_parameters, parameters
 from pretrain.parallel import ParallelLayout
 from pretrain.planning.cost import one_layer_flops
-from pretrain.planning.layouts import Job, Plan, Rejected
+from pretrain.planning.layouts import Plan, PlannerJob, Rejected
 from tools.reports.text_table import table
 
 GIB, GB = 2**30, 1e9
 
 
-def summary(job: Job, name: str, gpu_memory: float) -> str:
+def summary(job: PlannerJob, name: str, gpu_memory: float) -> str:
     """What is planned, in a paragraph."""
     model, row = job.model, job.row
     return (
         f"{name}: {parameters(model) / 1e9:.2f} billion parameters, of which a token meets "
         f"{active_parameters(model) / 1e9:.2f}; {job.config.run.precision}\n"
-        f"{job.config.data.rows_per_step} rows a step of {row.tokens:,} tokens: {row.documents} documents of "
+        f"{job.config.data.global_batch_size} rows a step of {row.tokens:,} tokens: {row.documents} documents of "
         f"{row.text:,} text and {row.vision:,} vision tokens\n"
         f"{job.gpus} x {gpu_memory:g} GiB, of which {job.usable / GIB:.1f} may be filled"
     )
@@ -43,12 +43,12 @@ def best_of_each(plans: Sequence[Plan]) -> list[Plan]:
     return list(best.values())
 
 
-def ranked(job: Job, plans: Sequence[Plan], peak_flops: float) -> Iterator[str]:
+def ranked(job: PlannerJob, plans: Sequence[Plan], peak_flops: float) -> Iterator[str]:
     """A line for each layout, the fastest first."""
-    tokens = job.config.data.rows_per_step * job.row.tokens
+    tokens = job.config.data.global_batch_size * job.row.tokens
     forward = sum(one_layer_flops(job.model, job.row, kind) for kind in job.model.layer_kinds)
     forward += 2 * job.model.hidden_size * job.model.vocab_size * job.row.tokens
-    useful = 3 * forward * job.config.data.rows_per_step
+    useful = 3 * forward * job.config.data.global_batch_size
     head = [
         "",
         "tensor",
@@ -103,7 +103,7 @@ def rejections(rejected: Sequence[Rejected]) -> Iterator[str]:
         yield from textwrap.wrap("; ".join(places), 116, initial_indent="  ", subsequent_indent="  ")
 
 
-def stages(job: Job, plan: Plan) -> Iterator[str]:
+def stages(job: PlannerJob, plan: Plan) -> Iterator[str]:
     """A line for each stage of a layout: its layers, what a device of it holds, and its share of the arithmetic."""
     rows = [
         [

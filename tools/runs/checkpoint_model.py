@@ -52,10 +52,10 @@ def open_checkpoint(path: Path, threads: int = 0) -> Opened:
 
     from model.hf.text_uni_x import TextEncoder
     from model.layer_specs import transformer_config
-    from model.uni_x import UniXModel
+    from model.uni_x import UniXTrainingModel
     from pretrain import checkpoint, runtime
-    from pretrain.engines.rank_state import weight_pieces
-    from pretrain.sharded_files import read_pieces
+    from pretrain.engines.rank_state import weight_boxes
+    from pretrain.sharded_files import read_boxes
 
     if threads:
         torch.set_num_threads(threads)
@@ -67,8 +67,8 @@ def open_checkpoint(path: Path, threads: int = 0) -> Opened:
     prompts = folder / "unix_prompts.json"
     templates = PromptTemplates.from_json(prompts.read_text(encoding="utf-8"), str(prompts))
     runtime.start_distributed(0)
-    model = UniXModel(config, transformer_config(config)).to(torch.cuda.current_device()).eval()
-    read_pieces(folder, weight_pieces([model]))
+    model = UniXTrainingModel(config, transformer_config(config)).to(torch.cuda.current_device()).eval()
+    read_boxes(folder, weight_boxes([model]))
     return Opened(
         folder,
         checkpoint.read_state(folder),
@@ -100,21 +100,21 @@ def check_shards(opened: Opened, folders: Sequence[Path | str], cache: Cache | N
 
 
 def planned_rows(
-    opened: Opened, folders: list[Path], row_length: int, text_to_image: float, seed: int = 0
+    opened: Opened, folders: list[Path], sequence_length: int, text_to_image: float, seed: int = 0
 ) -> Iterator[Any]:
     """The rows of one epoch over the documents of `folders`, as training plans them, without dropped prompts or noise.
 
     text_to_image: share of captioned pictures that are drawn, the others are captioned.
     """
-    from pretrain.loader import RowDataset, Source
+    from pretrain.loader import RowDataset, RowSource
     from pretrain.rows import RowSize
     from pretrain.tasks import TaskShares, tokenize_prompts
 
     check_shards(opened, folders)
     tokenized = tokenize_prompts(opened.encode, opened.config.vocabulary, opened.templates, opened.markup)
     shares = TaskShares(text_to_image, unconditional=0.0, train_on_prompts=False)
-    sources = [Source(folder) for folder in folders]
-    rows = RowDataset(sources, tokenized, shares, RowSize(row_length, multiple=8), seed)
+    sources = [RowSource(folder) for folder in folders]
+    rows = RowDataset(sources, tokenized, shares, RowSize(sequence_length, multiple=8), seed)
     index = 0
     while rows.plan.epoch_of(index) == 0:
         yield rows[index]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.checkpoint import folder_of
+from pretrain.config_names import with_current_names
 from pretrain.fencing import INTERRUPTED
 from pretrain.json_lines import last_objects, parsed
 from pretrain.system.errors import UserError
@@ -42,7 +43,7 @@ class RunState:
     step: int
     steps: int
     ranks: int
-    rows_per_step: int
+    global_batch_size: int
     tokens_per_step: int
     age: float  # seconds since metrics.jsonl was written to
     train: list[dict]  # the last lines with training losses
@@ -75,13 +76,13 @@ class RunState:
         """Of one rank; None while no checkpoint says what the model is."""
         if self.flops_per_row is None:
             return None
-        rows = self.tokens_per_second / self.ranks / self.row_length
+        rows = self.tokens_per_second / self.ranks / self.sequence_length
         return self.flops_per_row * rows
 
     @property
-    def row_length(self) -> int:
+    def sequence_length(self) -> int:
         """Tokens in a row."""
-        return self.tokens_per_step // self.rows_per_step
+        return self.tokens_per_step // self.global_batch_size
 
     def mean(self, name: str) -> float | None:
         """Of a number of the last lines that have it."""
@@ -94,9 +95,9 @@ def read_run(folder: Path) -> RunState:
     import yaml
 
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config, _ = with_current_names(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         steps, data = config["run"]["steps"], config["data"]
-        rows, length = data["rows_per_step"], data["row_length"]
+        rows, length = data["global_batch_size"], data["sequence_length"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         raise UserError(f"{folder}: is no run folder, or its run has not begun: config.yaml is not there") from None
     metrics = folder / "metrics.jsonl"
@@ -110,7 +111,7 @@ def read_run(folder: Path) -> RunState:
         steps=steps,
         ranks=starts[-1].get("processes", 1) if starts else 1,
         tokens_per_step=rows * length,
-        rows_per_step=rows,
+        global_batch_size=rows,
         age=time.time() - metrics.stat().st_mtime if last else 0.0,
         train=train,
         heldout=heldout[-1] if heldout else None,

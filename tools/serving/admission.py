@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tools.serving.api_error import ApiError
 from tools.serving.limits import Limits
-from tools.serving.metrics import Metrics
+from tools.serving.metrics import ServerMetrics
 
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\]*)(:\d{0,5})?")
 
@@ -74,14 +74,14 @@ def is_address(name: str) -> bool:
     return True
 
 
-class Gate:
+class AdmissionControl:
     """ASGI middleware that counts requests to the model and refuses what goes over the limits.
 
     `inside` is the number of requests being read, waiting or worked on; `draining` that no more may come.
     """
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, callers: Callers, last_seconds: Callable[[], float], metrics: Metrics
+        self, app: ASGIApp, limits: Limits, callers: Callers, last_seconds: Callable[[], float], metrics: ServerMetrics
     ) -> None:
         self.app, self.limits, self.callers = app, limits, callers
         self.last_seconds, self.metrics = last_seconds, metrics

@@ -18,12 +18,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from pretrain.system.disk import REMEDIES, disk_error, told
-from tools.serving.admission import Callers, Gate
+from tools.serving.admission import AdmissionControl, Callers
 from tools.serving.api_error import ApiError, json_response
 from tools.serving.chat import chat_endpoint
 from tools.serving.completions import completions_endpoint
 from tools.serving.images import edits_endpoint, generations_endpoint, pictures_endpoint
-from tools.serving.metrics import Metrics
+from tools.serving.metrics import ServerMetrics
 from tools.serving.openapi import description
 from tools.serving.responses import kept_endpoint, responses_endpoint
 from tools.serving.service import ClientGone, Service
@@ -47,7 +47,9 @@ class PageFiles(StaticFiles):
         return response
 
 
-def build_app(service: Service, worker: Worker, callers: Callers, metrics: Metrics) -> tuple[ASGIApp, Gate]:
+def build_app(
+    service: Service, worker: Worker, callers: Callers, metrics: ServerMetrics
+) -> tuple[ASGIApp, AdmissionControl]:
     """The ASGI application, and the gate in it that counts who is inside."""
 
     async def page(request: Request) -> Response:
@@ -101,7 +103,7 @@ def build_app(service: Service, worker: Worker, callers: Callers, metrics: Metri
             Exception: on_fault,
         },
     )
-    gate = Gate(app, service.limits, callers, lambda: worker.last_seconds, metrics)
+    gate = AdmissionControl(app, service.limits, callers, lambda: worker.last_seconds, metrics)
     metrics.watch("uni_x_requests_inside", "Requests that are read, wait or are worked on", lambda: gate.inside)
     metrics.watch("uni_x_queue_length", "Requests that wait for the model", lambda: len(service.queue.waiting))
     if not callers.origins:

@@ -25,7 +25,7 @@ TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 BATCH = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
-class Metrics:
+class ServerMetrics:
     """The counters of one server, in a registry of their own."""
 
     def __init__(self) -> None:

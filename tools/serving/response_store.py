@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Shelf:
+class ResponseStore:
     """Things by names that cannot be guessed, for `seconds`, and no more of them than `room`.
 
     The oldest go first when there is no room. `size` measures a thing in the unit of `room`. For the event loop only.

@@ -20,7 +20,7 @@ from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue
 from tools.serving.limits import Limits
 from tools.serving.pictures import Size, picture_of
-from tools.serving.response_store import Shelf
+from tools.serving.response_store import ResponseStore
 
 
 class ClientGone(Exception):
@@ -38,8 +38,8 @@ class Service:
     defaults: Sampling
     turns: bool  # conversations are turns, as in training on conversations; else captions, and texts that go on
     skills: Sequence[str] = ("draw", "edit", "caption", "chat")  # what the model learned, for clients that ask
-    files: Shelf = field(default_factory=lambda: Shelf(3600.0, 128 << 20, lambda file: len(file[0])))
-    answers: Shelf = field(default_factory=lambda: Shelf(3600.0, 64 << 20, lambda answer: answer.size))
+    files: ResponseStore = field(default_factory=lambda: ResponseStore(3600.0, 128 << 20, lambda file: len(file[0])))
+    answers: ResponseStore = field(default_factory=lambda: ResponseStore(3600.0, 64 << 20, lambda answer: answer.size))
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property

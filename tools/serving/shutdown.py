@@ -9,7 +9,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pretrain.system.errors import UserError
-from tools.serving.admission import Gate
+from tools.serving.admission import AdmissionControl
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import JobQueue
 
@@ -20,7 +20,9 @@ class DrainingServer(uvicorn.Server):
     A second signal, or the end of the time of grace, ends what is unfinished, with an error to its client.
     """
 
-    def __init__(self, config: uvicorn.Config, gate: Gate, queue: JobQueue, grace: float, address: str) -> None:
+    def __init__(
+        self, config: uvicorn.Config, gate: AdmissionControl, queue: JobQueue, grace: float, address: str
+    ) -> None:
         super().__init__(config)
         self.gate, self.queue, self.grace, self.address = gate, queue, grace, address
         self.ends = float("inf")
@@ -61,7 +63,7 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def serve(app: ASGIApp, gate: Gate, queue: JobQueue, bound: socket.socket, grace: float) -> None:
+def serve(app: ASGIApp, gate: AdmissionControl, queue: JobQueue, bound: socket.socket, grace: float) -> None:
     """Answer requests on `bound` until a signal comes and what was begun is finished."""
     host, port = bound.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

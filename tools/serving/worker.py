@@ -17,7 +17,7 @@ from tools.generation.batches import continue_texts, draw_codes, generators, par
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue, Usage
 from tools.serving.likelihood import judge
-from tools.serving.metrics import Metrics
+from tools.serving.metrics import ServerMetrics
 from tools.serving.text_stream import TextStream
 
 PATIENCE, LONGEST = 0.1, 0.1  # share of the last batch's time, and seconds: how long to wait for a fuller batch
@@ -30,7 +30,7 @@ class Abandoned(Exception):
 class Worker(threading.Thread):
     """Makes what the queue holds until it is closed. `last_seconds` is what the last batch took."""
 
-    def __init__(self, export: Export, queue: JobQueue, batch_size: int, metrics: Metrics) -> None:
+    def __init__(self, export: Export, queue: JobQueue, batch_size: int, metrics: ServerMetrics) -> None:
         super().__init__(name="model", daemon=True)
         self.export, self.queue, self.batch_size, self.metrics = export, queue, batch_size, metrics
         self.last_seconds = 0.0

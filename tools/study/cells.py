@@ -33,7 +33,7 @@ PROPOSAL = "proposal.json"  # of the study's folder: which layers the conflict o
 HOLDS = {
     DONE: ("cell", "heldout", "curve", "seconds", "run", "commit"),
     FAILED: ("cell", "failed"),
-    SPEED: ("row_length", "seconds"),
+    SPEED: ("sequence_length", "seconds"),
     PROPOSAL: ("shallow", "deep", "conflict", "budget_layers", "added_share", "conflict_covered", "chosen_in"),
 }
 SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
@@ -108,8 +108,8 @@ def do_cell(
                 str(preset.pairs),
                 "--rows",
                 str(preset.rows),
-                "--row-length",
-                str(preset.row_length),
+                "--sequence-length",
+                str(preset.sequence_length),
                 "--blocks",
                 str(preset.blocks),
                 "--targets",

@@ -37,7 +37,7 @@ class Preset:
     name: str
     hidden_size: int
     intermediate_size: int
-    row_length: int
+    sequence_length: int
     steps: int
     learning_rates: tuple[float, ...]  # each arm is tuned over the same ones, with the first seed
     seeds: tuple[int, ...]
@@ -134,8 +134,8 @@ def settings(preset: Preset, cell: Cell, paths: dict) -> dict:
             "vq": "openmoji-64",
             "sources": paths["sources"],
             "heldout": paths["heldout"],
-            "row_length": preset.row_length,
-            "rows_per_step": 1,
+            "sequence_length": preset.sequence_length,
+            "global_batch_size": 1,
             "text_to_image": 0.8,  # the paper's ablations
             "unconditional": 0.1,
             "first_text": 0.8,

@@ -116,7 +116,7 @@ def what_it_is(preset: Preset, results: list[dict]) -> list[str]:
         "Uni-X (arXiv 2509.24365) gives text and pictures layers of their own at both ends of a transformer. Is that better than "
         "sharing all layers, or than other ways to separate, and where should the separated layers be? This is the paper's "
         f"comparison at a size that two processor cores can repeat: six layers of width {preset.hidden_size}, "
-        f"{preset.steps * preset.row_length / 1e6:.1f} million training tokens, {len(preset.seeds)} seeds. "
+        f"{preset.steps * preset.sequence_length / 1e6:.1f} million training tokens, {len(preset.seeds)} seeds. "
         "Uni-X a:b separates the first a and the last b layers; 2:1 is nearest to the paper's 9:5 of 28. "
         "Hard MoE has FFNs by modality in every second layer.",
         "",
@@ -129,7 +129,7 @@ def held_and_varied(preset: Preset, results: list[dict], folder: Path) -> list[s
     commits = sorted({result["commit"][:12] for result in results if "commit" in result})
     return [
         f"Varied: the kinds of the layers, and {len(preset.seeds)} seeds (first weights, order of the data). Held: "
-        f"{preset.steps * preset.row_length:,} training tokens ({preset.steps} rows of {preset.row_length}), the same rows for "
+        f"{preset.steps * preset.sequence_length:,} training tokens ({preset.steps} rows of {preset.sequence_length}), the same rows for "
         "equal seeds, width, number of layers, activated parameters, optimizer, schedule. Tuning, the same for each arm: "
         f"{len(preset.learning_rates)} learning rates ({', '.join(f'{rate:g}' for rate in preset.learning_rates)}) at full length with "
         "the first seed; the lowest held-out loss decides. Data: OpenMoji pictures with names, and the Debian Reference in English, "
@@ -148,7 +148,7 @@ def passes(preset: Preset, folder: Path) -> str:
         tokens[row["modality"]] += int(row["windows"]) if row["n"] == "1" else 0
     if not all(tokens.values()):
         return ""
-    seen = preset.steps * preset.row_length
+    seen = preset.steps * preset.sequence_length
     text, pictures = seen * TEXT_SHARE / tokens["text"], seen * (1 - TEXT_SHARE) / tokens["image"]
     return f"; a training sees each text {text:.2g} times and each picture {pictures:.2g} times"
 
@@ -187,7 +187,7 @@ def step_costs(folder: Path) -> dict[str, tuple[str, str]]:
         ratios = [one / base for one, base in zip(times, seconds["shared"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
         spread = "1" if arm == "shared" else f"{middle:.2f} ({low:.2f} to {high:.2f})"
-        costs[arm] = (f"{found['row_length'] / statistics.median(times):,.0f}", spread)
+        costs[arm] = (f"{found['sequence_length'] / statistics.median(times):,.0f}", spread)
     return costs
 
 

@@ -69,7 +69,7 @@ def pair_scores(
     texts: Sequence,
     pictures: Sequence,
     task: int,
-    row_length: int,
+    sequence_length: int,
     shapes: Sequence[int] = (),
 ) -> numpy.ndarray:
     """float64 [texts, pictures] log probability of one given the other: of pictures for TEXT_TO_IMAGE, else of texts.
@@ -80,7 +80,7 @@ def pair_scores(
     documents = [
         build_document(tokenized, task, 0, text, codes, False, shape) for text in texts for codes, shape in shown
     ]
-    found = document_log_likelihoods(losses, tokenized, documents, RowSize(row_length, 8))
+    found = document_log_likelihoods(losses, tokenized, documents, RowSize(sequence_length, 8))
     return found.reshape(len(texts), len(pictures))
 
 
@@ -100,7 +100,7 @@ def first_place(scores: numpy.ndarray) -> dict[str, float]:
 
 
 def both_directions(
-    losses: Losses, tokenized: TokenizedPrompts, dataset, pairs: int, row_length: int
+    losses: Losses, tokenized: TokenizedPrompts, dataset, pairs: int, sequence_length: int
 ) -> dict[str, dict]:
     """Text -> picture retrieval and picture -> text choice among `pairs` documents, spread over a dataset of code shards.
 
@@ -121,6 +121,6 @@ def both_directions(
         shapes.append(int(document["layout"][document["layout"] & PICTURE != 0][0]) // SHAPE)
         if len(texts) == pairs:
             break
-    to_picture = pair_scores(losses, tokenized, texts, pictures, TEXT_TO_IMAGE, row_length, shapes)
-    to_text = pair_scores(losses, tokenized, texts, pictures, IMAGE_TO_TEXT, row_length, shapes)
+    to_picture = pair_scores(losses, tokenized, texts, pictures, TEXT_TO_IMAGE, sequence_length, shapes)
+    to_text = pair_scores(losses, tokenized, texts, pictures, IMAGE_TO_TEXT, sequence_length, shapes)
     return {"text_to_picture": first_place(to_picture), "picture_to_text": first_place(to_text.T)}

@@ -19,9 +19,9 @@ from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyp
 from pretrain.engines.stages import build_stages, held_weights, whole_weights
 from pretrain.parallel import megatron_settings
 from pretrain.row_tensors import Row
-from pretrain.sharded_files import read_pieces
+from pretrain.sharded_files import read_boxes
 from pretrain.system.errors import UserError
-from pretrain.tensor_boxes import Piece, owned, pieces_of
+from pretrain.tensor_boxes import TensorBox, boxes_of, owned
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -109,36 +109,34 @@ class PlainEngine:
         """(training name, tensor on the CPU) of every weight."""
         return whole_weights(self.stages)
 
-    def _weights(self) -> list[Piece]:
+    def _weights(self) -> list[TensorBox]:
         return [
-            piece
-            for name, weight in self.names.items()
-            for piece in pieces_of(name, name, weight.shape, weight.data, 0, 1)
+            box for name, weight in self.names.items() for box in boxes_of(name, name, weight.shape, weight.data, 0, 1)
         ]
 
-    def _moments(self) -> list[Piece]:
+    def _moments(self) -> list[TensorBox]:
         return [
-            piece
+            box
             for name, weight in self.names.items()
             for kind in MOMENTS
-            for piece in pieces_of(
+            for box in boxes_of(
                 f"optimizer.{kind}.{name}", name, weight.shape, self.torch_optimizer.state[weight][kind], 0, 1
             )
         ]
 
-    def pieces(self) -> list[Piece]:
+    def boxes(self) -> list[TensorBox]:
         """What this rank writes of weights and optimizer state."""
         group = parallel_state.get_data_parallel_group()
         return owned([*self._weights(), *self._moments()], group.rank(), group.size())
 
     def load(self, folder: Path, steps: int) -> None:
         """All of a checkpoint, after so many updates. Raises UserError where it is of another model."""
-        pieces = [*self._weights(), *self._moments()]
-        check_stored(folder, pieces)
-        read_pieces(folder, pieces)
+        boxes = [*self._weights(), *self._moments()]
+        check_stored(folder, boxes)
+        read_boxes(folder, boxes)
         for state in self.torch_optimizer.state.values():
             state["step"] = torch.tensor(float(steps))
 
     def load_weights(self, folder: Path) -> None:
         """A checkpoint's weights alone."""
-        read_pieces(folder, self._weights())
+        read_boxes(folder, self._weights())

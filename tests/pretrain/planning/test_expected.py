@@ -21,9 +21,9 @@ from tests.pretrain.planning.test_memory import FLAVOURS
 
 CONFIGS = Path(__file__).resolve().parents[3] / "pretrain/configs"
 CASES = {
-    "zero3 on 4": (4, {}, {"keep_whole": 0}, "bf16"),
-    "zero3 on 2, small weights whole": (2, {}, {"keep_whole": 200}, "fp32"),
-    "tp2 x zero3": (4, {"tensor": 2}, {"keep_whole": 200}, "bf16"),
+    "zero3 on 4": (4, {}, {"param_persistence_threshold": 0}, "bf16"),
+    "zero3 on 2, small weights whole": (2, {}, {"param_persistence_threshold": 200}, "fp32"),
+    "tp2 x zero3": (4, {"tensor": 2}, {"param_persistence_threshold": 200}, "bf16"),
     "zero2 on 4": (4, {}, {"stage": 2}, "bf16"),
     "zero1 on 2": (2, {}, {"stage": 1}, "fp32"),
 }
@@ -57,7 +57,7 @@ def test_the_buckets_are_those_of_the_engine():
 def test_offload_leaves_the_weights_on_the_device():
     sizes, decays = {"a": 1000}, {"a": True}
     kept, offloaded = (
-        planned.zero_bytes(sizes, decays, 4, ZeroSection(offload=offload, keep_whole=0), True)
+        planned.zero_bytes(sizes, decays, 4, ZeroSection(offload=offload, param_persistence_threshold=0), True)
         for offload in (False, True)
     )
     assert (kept.weights, kept.gradients, kept.optimizer) == (500, 1000, 3000)
@@ -76,6 +76,6 @@ def test_offload_leaves_the_weights_on_the_device():
 def test_the_3b_model_is_expected_to_fit(words: list[str]):
     config = load_config(CONFIGS / "pretrain_3b.yaml", [*words, "parallel.recompute=true"])
     model = sized_config(config.model, 151_936, 8_192, special=(0, 1, 2))
-    few, many = (expected_memory(config, model, row_shape(config.data.row_length), ranks) for ranks in (4, 16))
+    few, many = (expected_memory(config, model, row_shape(config.data.sequence_length), ranks) for ranks in (4, 16))
     assert few.total > many.total > 4 * GIB and many.total < 80 * GIB
     assert str(many).startswith(f"about {many.total / GIB:.1f} GiB on a device: weights ")

@@ -15,8 +15,8 @@ from pretrain.parallel import ParallelLayout, check_layout, stage_layers
 from pretrain.planning.activations import RowShape
 from pretrain.planning.cost import Devices, PartCosts, counted_costs, tensor_bytes
 from pretrain.planning.cuts import balance, layout_string, stages_of
-from pretrain.planning.layouts import GIB, Job, Plan, candidates, memory_of_stages, plan_layouts, plan_one
-from pretrain.planning.memory import Stage
+from pretrain.planning.layouts import GIB, Plan, PlannerJob, candidates, memory_of_stages, plan_layouts, plan_one
+from pretrain.planning.memory import PipelineStage
 from pretrain.process_ranks import check_world
 from pretrain.setup import sized_config
 from pretrain.system.errors import UserError
@@ -24,12 +24,12 @@ from pretrain.system.errors import UserError
 CONFIGS = Path(__file__).resolve().parents[3] / "pretrain/configs"
 
 
-def job_of(config: TrainConfig, gpus: int, gib: float, **devices) -> Job:
+def job_of(config: TrainConfig, gpus: int, gib: float, **devices) -> PlannerJob:
     model = sized_config(config.model, 151_936, 8_192, (0, 1, 2))
-    text = config.data.row_length // 2
-    row = RowShape(config.data.row_length, 1, text, config.data.row_length - text)
+    text = config.data.sequence_length // 2
+    row = RowShape(config.data.sequence_length, 1, text, config.data.sequence_length - text)
     made = Devices(**devices)
-    return Job(config, model, row, gpus, int(gib * GIB), made, counted_costs(model, row, made))
+    return PlannerJob(config, model, row, gpus, int(gib * GIB), made, counted_costs(model, row, made))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_every_planned_layout_is_read_back_and_covers_every_layer_once(base, siz
         base,
         run=dataclasses.replace(base.run, precision=precision),
         model=dataclasses.replace(base.model, num_attention_heads=4, **sizes),
-        data=dataclasses.replace(base.data, rows_per_step=rows, row_length=1024, heldout=""),
+        data=dataclasses.replace(base.data, global_batch_size=rows, sequence_length=1024, heldout=""),
     )
     job = job_of(config, gpus, gib)
     plans, rejected = plan_layouts(job)
@@ -162,7 +162,7 @@ def test_reasons_are_those_that_training_would_give(base):
             check_layout(parallel, job.model)
             check_world(dataclasses.replace(base, parallel=parallel), 12)
         assert str(caught.value) == reason
-    assert "data.rows_per_step 64 is not divisible by 12" in reasons[1, 1]
+    assert "data.global_batch_size 64 is not divisible by 12" in reasons[1, 1]
     assert "num_attention_heads 16 is not divisible by 3" in reasons[3, 1] and "num_key_value_heads" in reasons[4, 1]
 
 
@@ -176,7 +176,7 @@ def test_a_layout_that_lacks_memory_fits_where_it_says_it_would(base):
 
 def test_tensor_parallel_traffic_counts_the_changes_of_order_once_each(base):
     model = sized_config(base.model, 151_936, 8_192, (0, 1, 2))
-    row, whole = RowShape(10_240, 9, 64, 1_025), Stage(0, 36, True, True)
+    row, whole = RowShape(10_240, 9, 64, 1_025), PipelineStage(0, 36, True, True)
     activation = 10_240 * 2_048 * 2
     sent = {
         sequence: tensor_bytes(model, whole, row, ParallelLayout(tensor=2, sequence=sequence), 2) / (activation / 2)

@@ -24,7 +24,7 @@ from pretrain.parallel import ParallelLayout, stage_layers
 from pretrain.planning import activations, memory
 from pretrain.planning.activations import RowShape, activation_bytes
 from pretrain.planning.cuts import stages_of
-from pretrain.planning.memory import Stage, static_bytes
+from pretrain.planning.memory import PipelineStage, static_bytes
 from pretrain.setup import sized_config
 from tests.model.tiny_hf import QWEN3, QWEN25
 from tests.model.tiny_training import training_config, training_model
@@ -53,7 +53,7 @@ LAYOUTS = {
 }
 
 
-def planned_stages(parallel: ParallelLayout, layers: int) -> list[Stage]:
+def planned_stages(parallel: ParallelLayout, layers: int) -> list[PipelineStage]:
     return stages_of([stage.count("t") for stage in stage_layers(parallel.layout, parallel.pipeline, layers)])
 
 
@@ -197,7 +197,7 @@ def test_the_planner_knows_how_many_logits_exist_at_a_time():
 
 def test_what_saves_memory_is_planned_to_save_it():
     config = sized_config(load_config(CONFIGS / "pretrain_3b.yaml").model, 151_936, 8_192, (0, 1, 2))
-    row, stage = RowShape(10_240, 9, 64, 1_025), Stage(0, 36, True, True)
+    row, stage = RowShape(10_240, 9, 64, 1_025), PipelineStage(0, 36, True, True)
     peaks = [
         activation_bytes(config, stage, row, ParallelLayout(**switches), 2, 1).peak
         for switches in ({}, {"recompute_cheap": True}, {"tensor": 2}, SEQUENCE, {**SEQUENCE, "recompute": True})

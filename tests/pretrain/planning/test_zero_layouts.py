@@ -9,14 +9,14 @@ import pytest
 
 from pretrain.config import load_config
 from pretrain.planning.expected import expected_memory
-from pretrain.planning.layouts import GIB, Job, plan_layouts
+from pretrain.planning.layouts import GIB, PlannerJob, plan_layouts
 from tests.pretrain.planning.test_layouts import CONFIGS, job_of
 from tools.plan_parallel import command_line
 
 ZERO = ["run.engine=zero3", "parallel.distributed_optimizer=false"]
 
 
-def zero_job(gpus: int, gib: float, *overrides: str, **devices) -> Job:
+def zero_job(gpus: int, gib: float, *overrides: str, **devices) -> PlannerJob:
     return job_of(load_config(CONFIGS / "pretrain_3b.yaml", [*ZERO, *overrides]), gpus, gib, **devices)
 
 
@@ -56,7 +56,7 @@ def test_a_slow_network_is_met_inside_of_a_node():
         )
         for name, words in {
             "plain": [],
-            "node": ["zero.hierarchical=8"],
+            "node": ["zero.hpz_partition_size=8"],
             "bf16": ["parallel.gradients=bf16"],
             "bare": ["parallel.overlap=false"],
         }.items()

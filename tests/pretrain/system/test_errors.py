@@ -14,11 +14,11 @@ from pretrain.system import errors
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import os, time
-from pretrain.system.errors import ToldByAnother, UserError, run_command
+from pretrain.system.errors import ReportedByOtherRank, UserError, run_command
 
 def main():
     if os.environ["RANK"] != "0":
-        raise ToldByAnother(2)
+        raise ReportedByOtherRank(2)
     time.sleep(2)
     raise UserError("the one line")
 
@@ -47,7 +47,7 @@ def test_without_torchrun_it_leaves_at_once(monkeypatch):
     monkeypatch.setattr(errors, "wait_to_be_ended", lambda seconds: pytest.fail("it waited"))
 
     def told() -> None:
-        raise errors.ToldByAnother(2)
+        raise errors.ReportedByOtherRank(2)
 
     with pytest.raises(SystemExit) as stop:
         errors.run_command(told)

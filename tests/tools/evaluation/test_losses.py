@@ -58,7 +58,16 @@ def test_a_checkpoint_and_its_export_have_the_held_out_loss_of_training(commands
 
 
 def test_all_rows_of_any_shards_without_a_run(commands, run, tiny_data, tmp_path):
-    words = ["--task", "heldout", "--model", run.parent / "model", "--data", tiny_data.heldout, "--row-length", 256]
+    words = [
+        "--task",
+        "heldout",
+        "--model",
+        run.parent / "model",
+        "--data",
+        tiny_data.heldout,
+        "--sequence-length",
+        256,
+    ]
     found = measure(commands, tmp_path / "all", *words)
     manifest = json.loads((tiny_data.heldout / "manifest.json").read_text())
     rows = found["data"].pop("rows")
@@ -69,7 +78,7 @@ def test_all_rows_of_any_shards_without_a_run(commands, run, tiny_data, tmp_path
 
 
 def test_retrieval_is_of_a_checkpoint_or_of_its_export(commands, run, tiny_data, tmp_path):
-    words = ["--task", "retrieval", "--data", tiny_data.heldout, "--pairs", 6, "--row-length", 256]
+    words = ["--task", "retrieval", "--data", tiny_data.heldout, "--pairs", 6, "--sequence-length", 256]
     one = measure(commands, tmp_path / "a", *words, "--checkpoint", run)
     two = measure(commands, tmp_path / "b", *words, "--model", run.parent / "model")
     # A model that has learned next to nothing has near ties, of which rounding may turn one or two of six round.
@@ -121,7 +130,14 @@ def test_both_ways_to_open_a_model_give_each_target_the_same_loss(run, tiny_data
     from pretrain.tasks import tokenize_prompts
     from tools.evaluation.losses import open_for_losses, row_settings
 
-    args = {"device": "cpu", "dtype": "", "config": run / "config.yaml", "data": None, "row_length": 512, "rows": 1}
+    args = {
+        "device": "cpu",
+        "dtype": "",
+        "config": run / "config.yaml",
+        "data": None,
+        "sequence_length": 512,
+        "rows": 1,
+    }
     found = []
     for which in ({"checkpoint": run, "model": None}, {"checkpoint": None, "model": run.parent / "model"}):
         opened, losses, _ = open_for_losses(Namespace(**args, **which))

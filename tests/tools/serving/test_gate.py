@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from starlette.datastructures import Headers
 
-from tools.serving.admission import Callers, Gate
+from tools.serving.admission import AdmissionControl, Callers
 from tools.serving.api_error import ApiError
 from tools.serving.limits import Limits
 from tools.serving.metrics import Metrics
@@ -15,8 +15,8 @@ from tools.serving.metrics import Metrics
 NAMES = ("localhost", "::1")
 
 
-def gate(**limits) -> Gate:
-    return Gate(None, Limits(**limits), Callers(NAMES), lambda: 0.0, Metrics())
+def gate(**limits) -> AdmissionControl:
+    return AdmissionControl(None, Limits(**limits), Callers(NAMES), lambda: 0.0, Metrics())
 
 
 async def read(receive) -> int:

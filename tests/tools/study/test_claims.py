@@ -150,7 +150,7 @@ def test_entropies_are_compared_only_where_a_small_sample_cannot_have_made_the_d
 
 
 def test_how_often_data_are_seen_is_of_all_that_was_counted(tmp_path):
-    preset = dataclasses.replace(PRESETS["quick"], steps=20, row_length=137)
+    preset = dataclasses.replace(PRESETS["quick"], steps=20, sequence_length=137)
     assert passes(preset, tmp_path) == ""
     entropies(tmp_path, {1: (9.0, 1.0), 2: (5.0, 0.7)}, {1: (6.0, 1.0), 2: (3.0, 0.9)})
     assert passes(preset, tmp_path) == "; a training sees each text 1.4 times and each picture 1.3 times"
@@ -185,5 +185,5 @@ def test_verdicts():
 def test_step_costs_are_paired_by_row(tmp_path):
     assert step_costs(tmp_path) == {}
     seconds = {"w/shared-seed0/run": [1.0, 2.0, 1.0], "w/mot-seed0/run": [1.5, 3.0, 1.5]}
-    (tmp_path / "speed.json").write_text(json.dumps({"row_length": 100, "seconds": seconds}))
+    (tmp_path / "speed.json").write_text(json.dumps({"sequence_length": 100, "seconds": seconds}))
     assert step_costs(tmp_path) == {"shared": ("100", "1"), "mot": ("67", "1.50 (1.50 to 1.50)")}

@@ -23,7 +23,7 @@ PRESET = dataclasses.replace(
     PRESETS["quick"],
     hidden_size=32,
     intermediate_size=48,
-    row_length=256,
+    sequence_length=256,
     seeds=(0,),
     steps=6,
     pairs=4,
@@ -102,7 +102,7 @@ def test_a_cell_measures_what_it_says_and_repeats_to_the_last_bit(commands, path
         "tools/study_speed.py",
         "--data",
         paths["heldout"],
-        "--row-length",
+        "--sequence-length",
         64,
         "--output",
         tmp_path / "new" / "speed.json",
@@ -111,7 +111,7 @@ def test_a_cell_measures_what_it_says_and_repeats_to_the_last_bit(commands, path
     done = commands.run(*timing, *runs, "--rounds", 2)
     assert done.code == 0, done.err
     found = json.loads((tmp_path / "new/speed.json").read_text())
-    assert found["row_length"] == 64 and [len(times) for times in found["seconds"].values()] == [2, 2]
+    assert found["sequence_length"] == 64 and [len(times) for times in found["seconds"].values()] == [2, 2]
     assert list(found["seconds"]) == [str(run) for run in runs] and min(map(min, found["seconds"].values())) > 0
     assert_refused(
         commands.run(*timing, runs[0], "--rounds", 9999), paths["heldout"], "10001 are needed: lower --rounds"

@@ -25,7 +25,7 @@ def test_scores_are_log_probabilities_of_the_documents_targets():
             return model(row.ids, row.labels, row.targets, routing_of(row, config))[0].double()
 
     for task in (TEXT_TO_IMAGE, IMAGE_TO_TEXT):
-        found = pair_scores(losses, tokenized, texts, pictures, task, row_length=64)
+        found = pair_scores(losses, tokenized, texts, pictures, task, sequence_length=64)
         assert found.shape == (3, 2)
         for i, text in enumerate(texts):
             for j, codes in enumerate(pictures):
