@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pretrain.config_checks import ABSENT, check
-from pretrain.config_names import OTHER_NAMES, with_current_names
+from pretrain.config_names import FORMER_NAMES, OTHER_NAMES, overrides_with_current_names, with_current_names
 from pretrain.parallel import ParallelLayout
 from pretrain.system.disk import tell
 from pretrain.system.errors import UserError
@@ -220,11 +220,12 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Train
         raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no sections: see pretrain/configs for complete files")
+    values, renamed = with_current_names(values, str(path))
+    overrides, more = overrides_with_current_names(overrides)
     said = [key for override in overrides for key in _apply(values, override)]
     origin = Origin(str(path), tuple(said))
-    values, renamed = with_current_names(values, origin.of)
     if os.environ.get("RANK", "0") == "0":
-        for line in renamed:
+        for line in renamed + more:
             tell(f"note: {line}", sys.stderr)
     config = _build(TrainConfig, values, "", origin)
     check(config, origin)
@@ -305,9 +306,10 @@ def _meant(key: str, section: str, fields: list[str]) -> str:
     """What an unknown key may have been meant for, in words."""
     if key in OTHER_NAMES:
         return f"it is called {OTHER_NAMES[key]} here"
-    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.6)
+    former = {old.partition(".")[2]: new for old, new in FORMER_NAMES.items() if old.startswith(f"{section}.")}
+    near = difflib.get_close_matches(key, [*fields, *former], n=1, cutoff=0.6)
     if near:
-        return f"did you mean {f'{section}.' if section else ''}{near[0]}?"
+        return f"did you mean {f'{section}.' if section else ''}{former.get(near[0], near[0])}?"
     return f"{section or 'the file'} has {', '.join(fields)}"
 
 

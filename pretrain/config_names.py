@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from pretrain.system.errors import UserError
@@ -41,11 +41,10 @@ OTHER_NAMES = {  # what these keys are called elsewhere: megatron-core, DeepSpee
 }
 
 
-def with_current_names(values: Any, owner: Callable[[str], str] = lambda key: "config.yaml") -> tuple[Any, list[str]]:
+def with_current_names(values: Any, owner: str = "config.yaml") -> tuple[Any, list[str]]:
     """Raw values of a configuration, former names replaced -> (values, a line for each name that was replaced).
 
-    `owner` says in which file, or whether on the command line, a dotted key stands. The order of keys stays. Raises
-    UserError where a key stands under both names.
+    `owner` is the file. The order of keys stays. Raises UserError where a key stands under both names.
     """
     if not isinstance(values, dict):
         return values, []
@@ -56,9 +55,37 @@ def with_current_names(values: Any, owner: Callable[[str], str] = lambda key: "c
         if not isinstance(part, dict) or key not in part:
             continue
         if name in part:
-            raise UserError(
-                f"{owner(former)}: {former} is the former name of {section}.{name}, and both are given: leave {former} out"
-            )
+            raise UserError(_twice(owner, former))
         values = {**values, section: {(name if own == key else own): value for own, value in part.items()}}
-        lines.append(f"{owner(former)}: {former} is called {section}.{name} now (the former name is still taken)")
+        lines.append(_renamed(owner, former))
     return values, lines
+
+
+def overrides_with_current_names(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`section.key=value` of the command line, former names replaced -> (overrides, a line for each that was replaced).
+
+    Raises UserError where a key is given under both names.
+    """
+    made, lines, given = [], [], {override.partition("=")[0] for override in overrides}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if key in FORMER_NAMES:
+            if current(key) in given:
+                raise UserError(_twice("command line", key))
+            lines.append(_renamed("command line", key))
+            key = current(key)
+        made.append(f"{key}{equals}{value}")
+    return made, lines
+
+
+def current(former: str) -> str:
+    """The dotted key of today."""
+    return f"{former.partition('.')[0]}.{FORMER_NAMES[former]}"
+
+
+def _twice(owner: str, former: str) -> str:
+    return f"{owner}: {former} is the former name of {current(former)}, and both are given: leave {former} out"
+
+
+def _renamed(owner: str, former: str) -> str:
+    return f"{owner}: {former} is called {current(former)} now (the former name is still taken)"

@@ -188,7 +188,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(walked, commands, photos):
 def test_rows_hold_the_longest_picture_and_corpora_of_all_sizes_get_a_file(tmp_path):
     import argparse
 
-    from tools.new_run import settings
+    from tools.runs.new_run import settings
 
     arguments = argparse.Namespace(
         size="auto", epochs=0, init_from=None, heldout=None, folder="f", tokenizer="t", vq="v", shards=["s"]

@@ -8,21 +8,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
-import json
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from pretrain.system.errors import UserError, run_command
 from pretrain.system.threads import settle_threads
 from tools.generation.arguments import at_least, choose_device, scale, share
-from tools.generation.batches import PICTURE_TASKS, TASKS, Request, Sampling
+from tools.generation.batches import PICTURE_TASKS, TASKS, Sampling
 from tools.generation.job import run_job
 from tools.generation.record import Record, sole_user
-
-PROMPT_SUFFIXES = ("", ".txt", ".jsonl")
-
-if TYPE_CHECKING:
-    pass
+from tools.generation.requests import (
+    read_requests,
+    where,
+    without_effect,
+)
 
 EPILOG = """\
 examples:
@@ -110,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     task, requests = read_requests(args)
-    for line in without_effect(args, task):
+    for line in without_effect(args, task, build_parser()):
         print(f"warning: {line}", file=sys.stderr)
     from tools.export.folder import check_export, open_export
 
@@ -143,116 +140,6 @@ def main(arguments: list[str] | None = None) -> int:
         run_job(export, task, requests, samples, sampling, args.batch_size, args.preview, record)
         print(where(record, task), file=sys.stderr)
     return 0
-
-
-def without_effect(args: argparse.Namespace, task: str) -> Iterator[str]:
-    """Options that were given and change nothing of this task, a line each."""
-    pictures, texts = (
-        ("guidance", "temperature", "num_images", "preview"),
-        ("text_temperature", "max_new_tokens", "chat"),
-    )
-    both = (*pictures[:2], *texts, "max_images")
-    used = {"draw": pictures, "edit": (*pictures, "image_guidance"), "interleaved": both}.get(task, texts)
-    for name in sorted({*pictures, *both, "image_guidance"} - {*used}):
-        if getattr(args, name) != build_parser().get_default(name):
-            yield f"--{name.replace('_', '-')} changes nothing of --task {task}"
-
-
-def where(record: Record, task: str) -> str:
-    """A line on what lies where."""
-    made = [line for line in record.lines.values() if "error" not in line]
-    sheet = record.folder / "contact_sheet.png"
-    look = f", all of them on {sheet}" if sheet.is_file() and task in PICTURE_TASKS else ""
-    what = {"caption": "caption", "text": "text", "interleaved": "document"}.get(task, "picture")
-    return f"{record.folder}: {len(made):,} {what}{'' if len(made) == 1 else 's'}{look}, each with its prompt and settings in {record.path.name}"
-
-
-def read_requests(args: argparse.Namespace) -> tuple[str, list[Request]]:
-    """The task and what is asked for, of the flags and the prompts file. UserError for what does not fit."""
-    listed = read_prompts(args.prompts_file) if args.prompts_file else []
-    prompts = [check_prompt(text, "--prompt") for text in args.prompt]
-    images = tuple(args.image)
-    task = args.task or ("caption" if images or any(request.images for request in listed) else "draw")
-    shape = asked_shape(args, task, listed)
-    if task == "caption":
-        wordings = [*prompts, *(request.prompt for request in listed if not request.images)] or [""]
-        requests = [Request(prompt, (image,)) for image in images for prompt in wordings]
-        requests += [Request(request.prompt, (image,)) for request in listed for image in request.images]
-    else:
-        requests = [Request(prompt, images, shape) for prompt in prompts]
-        requests += [Request(request.prompt, request.images or images, request.shape or shape) for request in listed]
-    if not requests:
-        raise UserError("nothing to do: give --prompt, --prompts-file or --image")
-    for request in requests:
-        if task == "edit" and not request.images:
-            raise UserError(f"edit {request.prompt[:60]!r} has no source picture: give --image")
-        if task == "draw" and request.images:
-            raise UserError("--task draw takes no pictures: leave out --image, or give --task edit")
-        if task != "caption":
-            check_prompt(request.prompt, "prompt")
-        for image in request.images:
-            if not image.is_file():
-                raise UserError(f"{image}: there is no such picture: give the path of a picture file")
-    return task, requests
-
-
-def asked_shape(args: argparse.Namespace, task: str, listed: Sequence[Request]) -> str:
-    """The shape that the flags ask for, empty for none. Raises UserError for one that cannot be."""
-    if (args.shape or args.size or any(request.shape for request in listed)) and task not in PICTURE_TASKS:
-        raise UserError(f'--task {task} draws no picture of a given shape: leave out --shape, --size and "shape"')
-    if args.shape and args.size:
-        raise UserError("--shape and --size say the same in two ways: give one of them")
-    width, _, height = args.size.lower().partition("x")
-    if args.size and not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise UserError(f"--size {args.size}: give WIDTHxHEIGHT in pixels, as 768x512")
-    return f"{width}:{height}" if args.size else args.shape
-
-
-def read_prompts(path: Path) -> list[Request]:
-    """Requests of a text file (a prompt a line) or a JSON-lines file; empty lines are passed over."""
-    if path.suffix.lower() not in PROMPT_SUFFIXES:
-        raise UserError(
-            f"--prompts-file {path}: {path.suffix} files are not read (each line would become a prompt, a header too): give a .txt "
-            'file with a prompt a line, or a .jsonl file with lines like {"prompt": TEXT}'
-        )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give a .txt or .jsonl file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
-    requests: list[Request] = []
-    unread: dict[str, None] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where, images, shape = f"{path} line {number}", [], ""
-        if path.suffix.lower() == ".jsonl":
-            try:
-                values = json.loads(line)
-                images = values.get("images", [])
-                shape = values.get("shape", "")
-                line = values.get("prompt", "") if images else values["prompt"]
-                unread |= {key: None for key in values if key not in ("prompt", "images", "shape")}
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(f'{where}: not of the form {{"prompt": TEXT}}') from None
-            if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-                raise UserError(f"{where}: images is {images!r}: give a list of file names") from None
-        if not isinstance(shape, str):
-            raise UserError(f'{where}: shape is {shape!r}: give a ratio of width to height as "4:3"')
-        prompt = "" if images and line == "" else check_prompt(line, where)
-        requests.append(Request(prompt, tuple(path.parent / image for image in images), shape))
-    if not requests:
-        raise UserError(f"{path} holds no prompts: put one on each line")
-    if unread:
-        print(f"warning: {path}: {', '.join(unread)}: not read, prompt, images and shape are", file=sys.stderr)
-    return requests
-
-
-def check_prompt(text: object, where: str) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise UserError(f"{where}: the prompt is {text!r}: give some text")
-    return text.strip()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -19,6 +18,9 @@ import argparse
 import json
 
 from pretrain.system.errors import UserError, run_command
+from tools.analysis.conflict import (
+    measure,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,7 +46,9 @@ def parse_arguments() -> argparse.Namespace:
         "--blocks", type=int, default=16, help="blocks of each modality, for the bootstrap (default: 16)"
     )
     parser.add_argument("--targets", type=int, default=256, help="target tokens of a block (default: 256)")
-    parser.add_argument("--sequence-length", "--row-length", type=int, default=2048, help="tokens of a row (default: 2048)")
+    parser.add_argument(
+        "--sequence-length", "--row-length", type=int, default=2048, help="tokens of a row (default: 2048)"
+    )
     parser.add_argument(
         "--text-to-image",
         type=float,
@@ -61,27 +65,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="order of documents, and bootstrap (default: 0)")
     parser.add_argument("--threads", type=int, default=0, help="torch threads (default: all cores)")
     return parser.parse_args()
-
-
-def measure(opened, arguments: argparse.Namespace, together) -> dict[str, object]:
-    """Hugging Face name of a matrix -> its inner products, for this process's share of the matrices.
-
-    Of `arguments` it reads what `parse_arguments` says about blocks, rows, data and memory.
-    """
-    from pretrain.conflict.blocks import BlockSizes, share_out
-    from pretrain.conflict.gradients import gram_matrices, groups_that_fit, matrices
-    from tools.runs.checkpoint_model import planned_rows
-
-    sizes = BlockSizes(arguments.blocks, arguments.targets, arguments.text)
-    sizes.check()
-    rows = planned_rows(opened, arguments.data, arguments.sequence_length, arguments.text_to_image, arguments.seed)
-    shares = share_out(rows, opened.config.vocabulary, sizes)
-    chosen = matrices(opened.model)
-    mine = dict(list(chosen.items())[together.rank :: together.size])
-    found: dict[str, Any] = {}  # tensors
-    for group in groups_that_fit(mine, sizes, arguments.memory * 2**30):
-        found |= dict(gram_matrices(opened.model, opened.config, shares, sizes, group))
-    return {name: gram.numpy() for name, gram in found.items()}
 
 
 def main() -> int:

@@ -15,10 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 import json
-import math
 
 from pretrain.system.errors import UserError, run_command
 from tokenization.files import write_text
+from tools.study.measure import (
+    conflict_of,
+    heldout_losses,
+    sizes_of,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -35,68 +39,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for measures.json and conflict/")
     parser.add_argument("--pairs", type=int, default=48, help="texts and pictures that are paired (default: 48)")
     parser.add_argument("--rows", type=int, default=32, help="rows of each held-out loss, at most (default: 32)")
-    parser.add_argument("--sequence-length", "--row-length", type=int, default=1024, help="tokens of a row (default: 1024)")
+    parser.add_argument(
+        "--sequence-length", "--row-length", type=int, default=1024, help="tokens of a row (default: 1024)"
+    )
     parser.add_argument("--blocks", type=int, default=16, help="blocks of the conflict (default: 16)")
     parser.add_argument("--targets", type=int, default=256, help="targets of a block (default: 256)")
     return parser.parse_args()
-
-
-def heldout_losses(opened, arguments: argparse.Namespace, languages: list[Path]) -> dict[str, dict]:
-    """Kind of target -> mean loss in nats a token, and how many tokens it is of."""
-    from pretrain.conflict.blocks import split_targets
-    from tools.runs.checkpoint_model import planned_rows
-    from tools.study.scores import target_losses
-
-    losses_of = target_losses(opened)
-    asked = [(f"text_{folder.name}", folder / "heldout", 0.0, False) for folder in languages]
-    asked += [
-        ("names", arguments.pictures / "heldout", 0.0, False),
-        ("pictures", arguments.pictures / "heldout", 1.0, True),
-    ]
-    found = {}
-    for name, folder, text_to_image, of_codes in asked:
-        total, tokens = 0.0, 0
-        for number, row in enumerate(planned_rows(opened, [folder], arguments.sequence_length, text_to_image)):
-            if number == arguments.rows:
-                break
-            row.targets = split_targets(row, opened.config.vocabulary)[1 if of_codes else 0]
-            if len(row.targets):
-                total += float(losses_of(row).sum())
-                tokens += len(row.targets)
-        found[name] = {"loss": total / max(1, tokens), "tokens": tokens}
-    return found
-
-
-def sizes_of(opened) -> dict[str, int]:
-    """Parameters in all, and those that one token meets: all but the other modality's."""
-    total = sum(parameter.numel() for parameter in opened.model.parameters())
-    vision = sum(parameter.numel() for name, parameter in opened.model.named_parameters() if ".vision." in name)
-    return {"total": total, "activated": total - vision}
-
-
-def conflict_of(opened, arguments: argparse.Namespace, languages: list[Path]) -> float:
-    """Write conflict/ -> mean conflict of the layers whose weights both modalities meet; nan without any."""
-    from pretrain.coordination import Coordinator
-    from tools.analysis.conflict_profile import estimates, shared_lines, write
-    from tools.measure_conflict import measure
-
-    data = [folder / "train" for folder in languages] + [arguments.pictures / "train"]
-    settings = {
-        "checkpoint": str(opened.folder),
-        "data": [str(path) for path in data],
-        "text": "plain",
-        "seed": 0,
-        "blocks": arguments.blocks,
-        "targets": arguments.targets,
-        "sequence_length": arguments.sequence_length,
-        "text_to_image": 0.8,
-        "memory": 2.0,
-    }
-    grams = measure(opened, argparse.Namespace(**{**settings, "data": data}), Coordinator())
-    lines = estimates(opened.config, grams)
-    write(arguments.output / "conflict", lines, opened.config, settings)
-    shared = [line.conflict for line in shared_lines(lines, "layer")]
-    return sum(shared) / len(shared) if shared else math.nan
 
 
 def main() -> int:

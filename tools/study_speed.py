@@ -30,7 +30,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders, whose models are timed")
     parser.add_argument("--data", type=Path, required=True, help="code shards to take rows from")
-    parser.add_argument("--sequence-length", "--row-length", type=int, default=1024, help="tokens of a row (default: 1024)")
+    parser.add_argument(
+        "--sequence-length", "--row-length", type=int, default=1024, help="tokens of a row (default: 1024)"
+    )
     parser.add_argument("--rounds", type=int, default=9, help="rows on which each model trains (default: 9)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file for the seconds of every step")
     arguments = parser.parse_args()

@@ -15,29 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 import json
-import random
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-from pretrain.system.errors import UserError, run_command
+from pretrain.system.errors import run_command
 from tokenization.files import write_text
-
-DRAWS = 2000  # profiles
-NORMAL_95 = 1.959964
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """Of one layer: the estimate and its standard error."""
-
-    value: float
-    error: float
-
-    @property
-    def counted(self) -> float:
-        """0 unless it can be told from 0."""
-        return self.value if self.value > NORMAL_95 * self.error else 0.0
+from tools.analysis.separation import (
+    conflicts_of,
+    propose,
+    words,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,77 +47,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, help="JSON file for the proposal and its evidence")
     return parser.parse_args()
-
-
-def conflicts_of(path: Path, matrix: str) -> list[Conflict]:
-    """Conflict of every layer, first to last. Raises UserError unless all layers are shared."""
-    from tools.analysis.conflict_profile import read, shared_lines
-
-    lines, _, model = read(path)
-    kinds = model["layer_kinds"]
-    if set(kinds) != {"shared"}:
-        raise UserError(
-            f"{path}: is of a model with {sorted(set(kinds))} layers: measure one whose layers are all shared"
-        )
-    shown = sorted(shared_lines(lines, matrix), key=lambda line: line.layer)
-    return [Conflict(line.conflict, (line.high - line.low) / 2 / NORMAL_95) for line in shown]
-
-
-def best_ends(counted: Sequence[float], most: int) -> tuple[int, int]:
-    """(shallow, deep) whose layers have the largest sum, of at most `most` layers; the fewest layers that reach it."""
-    layers = len(counted)
-    before = [0.0]
-    for value in counted:
-        before.append(before[-1] + value)
-    choices = [(s, d) for s in range(min(most, layers) + 1) for d in range(min(most, layers) - s + 1)]
-    return max(choices, key=lambda c: (round(before[c[0]] + before[-1] - before[layers - c[1]], 9), -c[0] - c[1], c[0]))
-
-
-def propose(conflicts: Sequence[Conflict], budget: float, seed: int = 0) -> dict:
-    """The proposal with its evidence. budget: layers that may be doubled, as a share of all. Raises UserError."""
-    layers = len(conflicts)
-    most = int(budget * layers + 1e-9)
-    if not 0 < budget <= 1 or most < 1:
-        raise UserError(f"--budget {budget:g}: pays for {max(0, most)} of {layers} layers: give {1 / layers:.3g} to 1")
-    counted = [one.counted for one in conflicts]
-    shallow, deep = best_ends(counted, most)
-    chooser = random.Random(seed)
-    chosen: Counter[tuple[int, int]] = Counter()
-    for _ in range(DRAWS):
-        drawn = [Conflict(chooser.gauss(one.value, one.error), one.error).counted for one in conflicts]
-        chosen[best_ends(drawn, most)] += 1
-    total = sum(counted)
-    taken = sum(counted[:shallow]) + sum(counted[layers - deep :] if deep else [])
-    return {
-        "shallow": shallow,
-        "deep": deep,
-        "budget_layers": most,
-        "added_share": (shallow + deep) / layers,
-        "conflict_covered": taken / total if total else 0.0,
-        "chosen_in": {f"{s}:{d}": times / DRAWS for (s, d), times in chosen.most_common(5)},
-        "conflict": [round(one.value, 4) for one in conflicts],
-        "counted": [round(value, 4) for value in counted],
-    }
-
-
-def words(found: dict) -> str:
-    """The proposal as a person reads it."""
-    shallow, deep, layers = found["shallow"], found["deep"], len(found["conflict"])
-    lines = [f"{layers} layers, a budget of {found['budget_layers']} more"]
-    if not shallow + deep:
-        lines.append("no layer's conflict can be told from 0: separate none, or measure with more targets")
-        return "\n".join(lines)
-    share = found["chosen_in"].get(f"{shallow}:{deep}", 0.0)
-    lines += [
-        f"proposed: model.shallow={shallow} model.deep={deep} (adds {found['added_share']:.0%} of the layers' "
-        f"parameters)",
-        f"these layers hold {found['conflict_covered']:.0%} of the conflict that can be told from 0",
-        f"drawn again from its intervals, the profile gives the same in {share:.0%} of the cases; most often "
-        + ", ".join(f"{ends} ({part:.0%})" for ends, part in found["chosen_in"].items()),
-    ]
-    if share < 0.5:
-        lines.append("so the profile does not decide between these: more blocks or targets make its intervals narrower")
-    return "\n".join(lines)
 
 
 def main() -> int:

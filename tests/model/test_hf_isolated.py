@@ -15,7 +15,7 @@ import torch
 
 from model.hf.configuration_uni_x import AUTO_MAP
 from tests.model.tiny_hf import CODES, START, TEXT_IDS, document, tiny_model
-from tools import convert_to_hf
+from tools.export import from_checkpoint
 
 ELSEWHERE = """
 import importlib.abc, json, sys
@@ -97,14 +97,14 @@ def test_two_exports_of_one_name_run_their_own_code(tmp_path, monkeypatch):
     """transformers 5.24.0 keeps a module by the folder's last name and the one file that it was asked for; 4.57.6 runs that
     file anew, and the files that it imports are the first folder's."""
     model = tiny_model(seed=3)
-    shutil.copytree(convert_to_hf.CODE, tmp_path / "code")
+    shutil.copytree(from_checkpoint.CODE, tmp_path / "code")
     with open(tmp_path / "code" / "layers_uni_x.py", "a") as file:
         file.write("\n\nUniXMLP.of_another_release = True\n")
     folders = [tmp_path / place / "model" for place in ("a", "b", "c")]
-    for folder, code in zip(folders, (convert_to_hf.CODE, tmp_path / "code", convert_to_hf.CODE), strict=True):
+    for folder, code in zip(folders, (from_checkpoint.CODE, tmp_path / "code", from_checkpoint.CODE), strict=True):
         model.save_pretrained(folder)
-        monkeypatch.setattr(convert_to_hf, "CODE", code)
-        convert_to_hf.write_code(folder)
+        monkeypatch.setattr(from_checkpoint, "CODE", code)
+        from_checkpoint.write_code(folder)
     code = """if True:
         import sys
         from transformers import AutoModelForCausalLM

@@ -73,14 +73,14 @@ def test_a_file_that_is_replaced_goes_on_as_the_new_one_with_what_waited(tmp_pat
 LOG = """
 import resource
 from pretrain.system.disk import let_output_go
-from pretrain.coordination import Together
-most, together = resource.getrlimit(resource.RLIMIT_FSIZE), Together()
+from pretrain.coordination import Coordinator
+most, coordinator = resource.getrlimit(resource.RLIMIT_FSIZE), Coordinator()
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, most[1]))
-together.say("first")
-together.say("second")
+coordinator.say("first")
+coordinator.say("second")
 if {room}:
     resource.setrlimit(resource.RLIMIT_FSIZE, most)
-    together.say("third")
+    coordinator.say("third")
 let_output_go()
 """
 

@@ -27,8 +27,8 @@ from tests.model.base_configs import CLASSES, TINY, written_by_4, written_by_5
 from tests.model.tiny_hf import randomise
 from tests.tools.tiny_export import write_tokenizer
 from tokenization.text_tokenizer import load_text_tokenizer
-from tools.convert_from_hf import convert
-from tools.convert_to_hf import write_tokenizer as write_exported_tokenizer
+from tools.export.base_model import convert
+from tools.export.from_checkpoint import write_tokenizer as write_exported_tokenizer
 from tools.export.model_card import text_licence
 from tools.export.text_only import KEPT, LEFT_OUT, of_text, plain_configuration
 

@@ -10,6 +10,7 @@ import torch
 from model.hf.routing_uni_x import Routing
 from tests.model.tiny_hf import START, document, tiny_model
 from tools import bench_generate
+from tools.benchmarks import generating
 
 
 def test_it_prints_every_way_and_writes_figures(commands, tmp_path):
@@ -17,10 +18,10 @@ def test_it_prints_every_way_and_writes_figures(commands, tmp_path):
         "tools/bench_generate.py", "--codes", 4, "--rounds", 1, "--every", 2, "--json", tmp_path / "bench.json"
     )
     assert done.code == 0, done.err
-    assert all(f"| {words} |" in done.out for words in bench_generate.WAYS.values())
+    assert all(f"| {words} |" in done.out for words in generating.WAYS.values())
     figures = json.loads((tmp_path / "bench.json").read_text())
     assert figures["codes"] == 4 and figures["ways"]["batch"]["times_the_first"] == 1.0
-    assert set(figures["rounds"][0]) == set(bench_generate.WAYS)
+    assert set(figures["rounds"][0]) == set(generating.WAYS)
     refused = commands.run("tools/bench_generate.py", "--rounds", 0)
     assert refused.code == 2 and "--rounds" in refused.err
 
@@ -39,7 +40,7 @@ def test_both_branches_compute_twice_and_give_the_same(monkeypatch):
         model.model.layers[int(index)].mlp.register_forward_pre_hook(count("text"))
     model(ids)
     assert tokens["text"] + tokens["vision"] == 2 * ids.numel()  # two separated layers
-    monkeypatch.setattr("model.hf.modeling_uni_x.Routing", bench_generate.both_branches(Routing))
+    monkeypatch.setattr("model.hf.modeling_uni_x.Routing", generating.both_branches(Routing))
     tokens |= {"text": 0, "vision": 0}
     found = model(ids).logits
     assert tokens == {"text": 2 * ids.numel(), "vision": 2 * ids.numel()}
@@ -47,8 +48,8 @@ def test_both_branches_compute_twice_and_give_the_same(monkeypatch):
 
 
 def test_recomputing_checks_the_codes_that_it_is_given():
-    model = bench_generate.build_model("demo")
-    codes = bench_generate.draw(model, 2, 6, bench_generate.GUIDANCE)
-    assert bench_generate.recompute_seconds(model, codes, every=1) > 0
+    model = generating.build_model("demo")
+    codes = generating.draw(model, 2, 6, bench_generate.GUIDANCE)
+    assert generating.recompute_seconds(model, codes, every=1) > 0
     with pytest.raises(AssertionError, match="other codes"):
-        bench_generate.recompute_seconds(model, (codes + 1) % 1024, every=1)
+        generating.recompute_seconds(model, (codes + 1) % 1024, every=1)

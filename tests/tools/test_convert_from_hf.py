@@ -24,7 +24,7 @@ from tests.model.tiny_hf import randomise
 from tests.parallel_world import World
 from tests.pretrain import checkpoint_jobs
 from tests.tools.tiny_export import write_export, write_tokenizer
-from tools.convert_to_hf import write_weights
+from tools.export.from_checkpoint import write_weights
 
 ROWS, CODES = 272, 64  # of the language model's embedding: more than its tokenizer has, as Qwen's are
 CLASSES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}

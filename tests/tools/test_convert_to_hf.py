@@ -32,8 +32,8 @@ from tests.pretrain.tiny_run import write_config
 from tests.small_disk import small_disk
 from tests.tools.test_full_disk import assert_no_room
 from tokenization.vq import load_vq
-from tools.convert_to_hf import UNFINISHED, write_configuration
 from tools.export.folder import open_export
+from tools.export.from_checkpoint import UNFINISHED, write_configuration
 from tools.export.model_card import licences
 
 FLAVOURS = {

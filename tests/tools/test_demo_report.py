@@ -10,8 +10,8 @@ from PIL import Image
 
 from pretrain.system.errors import UserError
 from tests.commands import CommandServer, assert_refused
-from tools.demo_report import Gallery, losses, measure_captions, measure_recall, nearest, pixels
 from tools.reports import report_page
+from tools.reports.demo import Gallery, losses, measure_captions, measure_recall, nearest, pixels
 
 GALLERY = Gallery(
     names=[["sun"], ["moon", "crescent"], ["star"], ["cat"]],

@@ -10,8 +10,8 @@ from PIL import Image
 
 from pretrain.system.errors import UserError
 from tests.commands import CommandServer, assert_refused
-from tools.edit_report import others
 from tools.reports import edit_figures, edit_page
+from tools.reports.edit import others
 from tools.reports.edit_figures import CEILING, COPY, INSIDE, MEAN, NO_SOURCE, OTHER, OUTSIDE, RESULT, SOURCE, EditRow
 
 WHITE = Image.new("RGB", (8, 8), "white")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from tools.convert_to_hf import check_output
 from tools.export.folder import open_export
+from tools.export.from_checkpoint import check_output
 from tools.generation.batches import unconditional
 
 FORMER = Path(__file__).parents[1] / "data" / "export_unix_ar"

@@ -17,6 +17,7 @@ from pretrain.system.errors import UserError
 from tests.tools.tiny_export import GRID, write_export
 from tools import generate
 from tools.export.folder import open_export
+from tools.generation import requests
 from tools.generation.batches import Request, codes_of, prompt_ids
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "generate.py"
@@ -118,7 +119,7 @@ def test_control_tokens_in_a_prompt_are_only_characters(export):
 
 def test_keys_of_prompts_that_are_not_read_are_told(tmp_path, capsys):
     (tmp_path / "p.jsonl").write_text('{"prompt": "x", "image": "a.png"}\n{"prompt": "y", "shape": "1:1", "seed": 5}\n')
-    assert [request.prompt for request in generate.read_prompts(tmp_path / "p.jsonl")] == ["x", "y"]
+    assert [request.prompt for request in requests.read_prompts(tmp_path / "p.jsonl")] == ["x", "y"]
     told = capsys.readouterr().err
     assert told == f"warning: {tmp_path / 'p.jsonl'}: image, seed: not read, prompt, images and shape are\n"
 
@@ -139,7 +140,9 @@ def test_keys_of_prompts_that_are_not_read_are_told(tmp_path, capsys):
 )
 def test_options_that_change_nothing_of_a_task_are_told(task, options, told):
     args = generate.build_parser().parse_args(["--model", "m", "--output", "o", "--task", task, *options])
-    assert list(generate.without_effect(args, task)) == [f"--{name} changes nothing of --task {task}" for name in told]
+    assert list(requests.without_effect(args, task, generate.build_parser())) == [
+        f"--{name} changes nothing of --task {task}" for name in told
+    ]
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from tests.tokenization.store import serving
 from tokenization.readers import open_corpus
 from tokenization.shards import open_dataset
 from tokenization.vq import load_vq
-from tools.inspect_data import look
 from tools.inspection.codebook_use import codebook_statistics, conditional_entropy, shape_statistics, token_statistics
+from tools.inspection.corpus import look
 
 
 def pictures_of(page: str) -> list[tuple[str, numpy.ndarray]]:

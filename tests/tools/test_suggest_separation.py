@@ -12,7 +12,7 @@ from pretrain.system.errors import UserError
 from tests.commands import assert_refused
 from tests.model.tiny_training import training_config
 from tools.analysis.conflict_profile import Line, write
-from tools.suggest_separation import Conflict, best_ends, propose, words
+from tools.analysis.separation import Conflict, best_ends, propose, words
 
 
 def profile(values, error: float = 0.02) -> list[Conflict]:

@@ -12,7 +12,7 @@ from model.shapes import size_word
 from tests.model.tiny_hf import tiny_model
 from tests.tokenization.vq_folders import TINY_DIFFUSERS
 from tokenization.vq import load_vq
-from tools.convert_to_hf import write_code, write_processor
+from tools.export.from_checkpoint import write_code, write_processor
 
 SPECIALS = ("<|endoftext|>", "<|vision_start|>", "<|vision_end|>")
 CHATML = ("<|im_start|>", "<|im_end|>")

@@ -35,7 +35,7 @@ def weights(name: str, file: Path) -> dict:
     leave_torchvision_out()
     from safetensors.torch import save_model
 
-    from tools.bench_generate import build_model
+    from tools.benchmarks.generating import build_model
 
     model = build_model(name)
     save_model(model, str(file))

@@ -21,8 +21,11 @@ import subprocess
 import tempfile
 
 from pretrain.system.errors import run_command
+from tools.benchmarks.checkouts import FIRST_OF
 
-LOOK = """
+LOOK = (
+    FIRST_OF
+    + """
 import json, resource, statistics, sys, time
 from pathlib import Path
 sys.path.insert(0, ".")
@@ -30,7 +33,7 @@ import yaml
 from pretrain.checkpoint import all_checkpoints
 from pretrain.metrics import Metrics
 from slurm.attempt import last_step
-from tools.runs.state import read_run
+read_run = first_of("tools.runs.state:read_run", "tools.run_state:read_run")
 
 folder, repeats, step = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 def timed(act):
@@ -46,6 +49,7 @@ found = {"watch_run, a look": timed(lambda: read_run(folder)), "attempt, its las
          "metrics, resumed": timed(lambda: Metrics(folder, step, False).close())}
 print(json.dumps({"seconds": found, "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 """
+)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -21,22 +21,25 @@ import subprocess
 import tempfile
 
 from pretrain.system.errors import RunFailed, run_command
+from tools.benchmarks.checkouts import FIRST_OF
 
-ROWS = """
+ROWS = (
+    FIRST_OF
+    + """
 import hashlib, json, sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-from pretrain.system.cpu_memory import keep_freed_memory
-keep_freed_memory()  # as a training process does
+first_of("pretrain.system.cpu_memory:keep_freed_memory", "model.cpu_memory:keep_freed_memory")()  # as a training process does
 from model.prompts import DEFAULT_TEMPLATES
 from model.vocabulary import Vocabulary
-from pretrain.loader import RowDataset, Source
+from pretrain.loader import RowDataset
+RowSource = first_of("pretrain.loader:RowSource", "pretrain.loader:Source")
 from pretrain.rows import RowSize
 from pretrain.tasks import TaskShares, tokenize_prompts
 folder, count, length = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 prompts = tokenize_prompts(lambda text: list(text.encode()), Vocabulary(151936, 8192, 151652, 151653, 151643), DEFAULT_TEMPLATES)
-rows = RowDataset([Source(folder)], prompts, TaskShares(0.5, 0.1, False), RowSize(length, 8), 0)
+rows = RowDataset([RowSource(folder)], prompts, TaskShares(0.5, 0.1, False), RowSize(length, 8), 0)
 for dataset in rows.datasets:
     dataset.verify()
 rows[0]
@@ -47,6 +50,7 @@ for row in made:
     digest.update(row.ids.numpy().tobytes() + row.labels.numpy().tobytes() + row.to_document.numpy().tobytes())
 print(json.dumps([count / seconds, digest.hexdigest()]))
 """
+)
 DOCUMENTS = """
 import json, sys, time
 kind, folder, count, length = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])

@@ -38,7 +38,9 @@ def parse_arguments() -> argparse.Namespace:
         epilog="example:\n  python tools/benchmarks/row_planning.py --documents 1000000 --sequence-length 10240",
     )
     parser.add_argument("--documents", type=int, default=1_000_000, help="of both sources (default: %(default)s)")
-    parser.add_argument("--sequence-length", "--row-length", type=int, default=10_240, help="tokens (default: %(default)s)")
+    parser.add_argument(
+        "--sequence-length", "--row-length", type=int, default=10_240, help="tokens (default: %(default)s)"
+    )
     parser.add_argument("--row-multiple", type=int, default=8, help="tokens (default: %(default)s)")
     parser.add_argument("--text-median", type=int, default=600, help="tokens of a text (default: %(default)s)")
     parser.add_argument("--text-spread", type=float, default=1.2, help="of its logarithm (default: %(default)s)")

@@ -20,10 +20,11 @@ import statistics
 import subprocess
 
 from pretrain.system.errors import run_command
+from tools.benchmarks.checkouts import FIRST_OF
 
-VQ = "from tokenization.shard_images import open_vq; open_vq('openmoji-64', None)"
+VQ = f"{FIRST_OF}\nfrom tokenization.shard_images import open_vq; open_vq('openmoji-64', None)"
 MODEL = (
-    "import importlib, pathlib; from tools.export.folder import check_export; "
+    "import pathlib; first_of('tools.export.folder', 'tools.export_folder'); "
     "importlib.import_module(next(f'model.hf.{path.stem}' for path in pathlib.Path('model/hf').glob('modeling_*.py')))"
 )
 CASES = {
@@ -66,8 +67,14 @@ CASES = {
         "from pretrain import runtime; runtime.install(); import pretrain.start, pretrain.engines.megatron",
     ],
     "shard_images.py, libraries": ["-c", f"{VQ}; from tokenization.parts import mds_writer; mds_writer()"],
-    "convert_to_hf.py, libraries": ["-c", f"{VQ}; import tools.export.model_card, pretrain.sharded_files"],
-    "generate.py, libraries": ["-c", f"{VQ}; {MODEL}; import tools.generation.results"],
+    "convert_to_hf.py, libraries": [
+        "-c",
+        f"{VQ}; import pretrain.sharded_files; first_of('tools.export.model_card', 'tools.model_card')",
+    ],
+    "generate.py, libraries": [
+        "-c",
+        f"{VQ}; {MODEL}; first_of('tools.generation.results', 'tools.generation_results')",
+    ],
     "serve.py, libraries": [
         "-c",
         f"{VQ}; {MODEL}; import tools.serving.app, tools.serving.worker, tools.serving.service",

@@ -193,7 +193,7 @@ def step_costs(folder: Path) -> dict[str, tuple[str, str]]:
 
 def proposal_words(folder: Path) -> list[str]:
     """What tools/suggest_separation.py made of the shared model's profile."""
-    from tools.suggest_separation import words
+    from tools.analysis.separation import words
 
     path = folder / PROPOSAL
     if not path.is_file():

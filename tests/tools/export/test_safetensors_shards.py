@@ -106,7 +106,7 @@ from pathlib import Path
 from model.config import ModelConfig, layer_kinds
 from model.weight_shapes import stage_shapes
 from pretrain.sharded_files import write_whole
-from tools.convert_to_hf import write_weights
+from tools.export.from_checkpoint import write_weights
 config = ModelConfig(1024, 4096, 4, 8, 2, 128, 8192, 8000, 192, 1, 2, 3, layer_kinds(4, 1, 1))
 shapes = stage_shapes(config, 0, 4, embedding=True, head=True)
 made = lambda shape: lambda: torch.ones(shape)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from model.hf.modeling_uni_x import UniXForCausalLM
 from pretrain.system.errors import UserError
 from tests.tools.tiny_export import write_export
-from tools.convert_to_hf import export_text_of
+from tools.export.from_checkpoint import export_text_of
 
 
 @pytest.fixture(scope="module")

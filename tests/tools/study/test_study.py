@@ -23,8 +23,8 @@ from model.config import ModelConfig, layer_kinds
 from pretrain.config import load_config
 from pretrain.system.errors import UserError
 from tests.commands import ROOT
-from tools import run_study
 from tools.study import cells
+from tools.study import run as run_study_library
 from tools.study.cells import best_rates, do_cell
 from tools.study.compare import finished, mean_and_width
 from tools.study.plan import (
@@ -203,10 +203,12 @@ def test_cells_run_beside_each_other_each_once_and_no_more_than_asked_for(tmp_pa
     monkeypatch.setattr(cells, "do_cell", functools.partial(do_cell, run=commands))
     arguments = argparse.Namespace(jobs=3, only=5)
     assert (
-        len(run_study.run_cells(arguments, tmp_path, PRESET, PATHS)) == 5 == len(list(tmp_path.glob("*/result.json")))
+        len(run_study_library.run_cells(arguments, tmp_path, PRESET, PATHS))
+        == 5
+        == len(list(tmp_path.glob("*/result.json")))
     )
     arguments.only = 0
-    results = run_study.run_cells(arguments, tmp_path, PRESET, PATHS)
+    results = run_study_library.run_cells(arguments, tmp_path, PRESET, PATHS)
     main = list(main_cells(PRESET, dict.fromkeys(ARMS, 0.1)))
     assert [Cell(**{**r["cell"], "model": ()}).name for r in results] == [
         cell.name for cell in [*tuning_cells(PRESET), *main]
@@ -218,9 +220,9 @@ def test_cells_run_beside_each_other_each_once_and_no_more_than_asked_for(tmp_pa
 def test_a_folder_of_another_study_or_of_a_damaged_one_is_refused(tmp_path, content):
     (tmp_path / "study.json").write_text(content)
     with pytest.raises(UserError, match=f"{tmp_path}.* --folder, or remove"):
-        run_study.check_same_study(tmp_path, {"arms": 2})
-    run_study.check_same_study(tmp_path / "new", {"arms": 2})
-    run_study.check_same_study(tmp_path / "new", {"arms": 2})
+        run_study_library.check_same_study(tmp_path, {"arms": 2})
+    run_study_library.check_same_study(tmp_path / "new", {"arms": 2})
+    run_study_library.check_same_study(tmp_path / "new", {"arms": 2})
 
 
 @pytest.mark.parametrize("content", ["", "{}", '[["a", 1]]', "7"])
@@ -236,14 +238,14 @@ def test_a_damaged_file_is_named_with_what_to_do_and_not_counted_as_a_result(tmp
     if name.endswith("result.json"):
         monkeypatch.setattr(cells, "do_cell", functools.partial(do_cell, run=commands))
         with pytest.raises(UserError, match=f"{tmp_path / name}: .*remove it"):
-            run_study.run_cells(argparse.Namespace(jobs=1, only=0), tmp_path, PRESET, PATHS)
+            run_study_library.run_cells(argparse.Namespace(jobs=1, only=0), tmp_path, PRESET, PATHS)
 
 
 def test_an_interrupt_ends_the_study_and_begins_no_further_cell(tmp_path, monkeypatch):
     begun = []
     monkeypatch.setattr(cells, "do_cell", functools.partial(do_cell, run=lambda command, log: begun.append(log) or 130))
     with pytest.raises(KeyboardInterrupt):
-        run_study.run_cells(argparse.Namespace(jobs=1, only=0), tmp_path, PRESET, PATHS)
+        run_study_library.run_cells(argparse.Namespace(jobs=1, only=0), tmp_path, PRESET, PATHS)
     assert len(begun) < 2 * len(ARMS) and not list(tmp_path.glob("*/result.json"))
 
 

@@ -5,6 +5,7 @@ MODEL PRECISION REPEATS TOKENS ...
 """
 
 import argparse
+import importlib.util
 import json
 import statistics
 import sys
@@ -17,24 +18,26 @@ def main() -> None:
     sys.path[0] = root
     import torch
 
-    from tools import bench_step
     from tools.benchmarks import cases
 
+    held = ("tools.benchmarks.step", "tools.bench_step")  # the command itself, in checkouts that are older
+    step = importlib.import_module(next(name for name in held if importlib.util.find_spec(name)))
+
     arguments = argparse.Namespace(device=device, threads=torch.get_num_threads(), precision=precision)
-    bench_step.start(arguments)
+    step.start(arguments)
     config, found = cases.uni_x_config(model), {}
     for tokens in map(int, lengths):
         row = cases.long_row(config, tokens).row
         if device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        engine = bench_step.engine(config, arguments, tokens)
+        engine = step.engine(config, arguments, tokens)
         times = []
         for number in range(int(repeats) + 2):
             if device == "cuda":
                 torch.cuda.synchronize()
             begin = time.perf_counter()
-            engine.train_step([row], bench_step.OPTIMIZER_LR)
+            engine.train_step([row], step.OPTIMIZER_LR)
             if device == "cuda":
                 torch.cuda.synchronize()
             times += [time.perf_counter() - begin] if number > 1 else []

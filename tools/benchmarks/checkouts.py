@@ -1,0 +1,18 @@
+"""Code for another checkout of this project, whose modules may have other names than those of this one."""
+
+from __future__ import annotations
+
+FIRST_OF = '''
+import importlib
+def first_of(*places):
+    """What the first of these "module:name" is that this checkout has; a module without a name is imported."""
+    for place in places:
+        module, _, name = place.partition(":")
+        try:
+            found = importlib.import_module(module)
+            return getattr(found, name) if name else found
+        except (ImportError, AttributeError):
+            continue
+    raise ImportError(f"this checkout has none of {', '.join(places)}")
+'''
+"""Defines `first_of`: put it at the head of code that is run with `python -c` in a checkout of any age."""

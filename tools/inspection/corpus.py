@@ -1,0 +1,123 @@
+"""What shard_images.py would make of a corpus: documents, pictures and rejects, counted and shown."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from model.shapes import Framing
+
+if TYPE_CHECKING:
+    from tokenization.readers import Corpus, Document, Reject
+
+SHEET_PICTURES = 60
+LITTLE = 0.1
+"""An input of which a smaller share can be used was not understood."""
+REASONS_TO_SAY = 5
+
+
+class CorpusFindings:
+    """What was seen of one input: its documents with their pictures decoded, and what would be rejected."""
+
+    def __init__(self, corpus: Corpus):
+        self.corpus = corpus
+        self.documents: list[tuple[Document, list[Any]]] = []
+        self.rejects: list[Reject] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.modes: Counter[str] = Counter()
+        self.sheet: list[tuple[Any, str]] = []
+        self.upright: list[tuple[int, int]] = []  # sizes of the pictures as they are seen
+        self.whole: list[Any] = []  # the pictures, none wider or higher than a cell of a sheet
+        self.more: list[tuple[str, str]] = []
+
+    def add(self, item: Document | Reject, framing: Framing | int) -> None:
+        """Take an item as it was read."""
+        from model.hf.pictures_uni_x import to_rgb, upright
+        from tokenization import storage
+        from tokenization.preprocess import RejectedImage, open_image, preprocess
+        from tokenization.readers import Reject
+        from tools.inspection.cut_pictures import thumbnail
+
+        if isinstance(item, Reject):
+            self.rejects.append(item)
+            return
+        pictures = []
+        try:
+            for picture in item.pictures:
+                image = open_image(
+                    picture.data
+                    if isinstance(picture.data, bytes)
+                    else storage.read_bytes(cast(Path | str, picture.data))
+                )
+                pictures.append(preprocess(image, framing))
+                self.sizes.append(image.size)
+                turned = to_rgb(upright(image))
+                self.upright.append(turned.size)
+                if len(self.whole) < SHEET_PICTURES:
+                    self.whole.append(thumbnail(turned))
+                self.modes[f"{image.format} {image.mode}"] += 1
+        except (RejectedImage, OSError) as error:
+            reason, detail = getattr(error, "reason", "missing_file"), getattr(error, "detail", str(error))
+            self.rejects.append(Reject(item.id, item.source, item.file, reason, detail))
+            return
+        self.documents.append((item, pictures))
+        self.sheet += [(picture, item.texts[0] if item.texts else item.id) for picture in pictures]
+
+    def figures(self) -> list[tuple[str, str]]:
+        """What was found, in words."""
+        seen = len(self.documents) + len(self.rejects)
+        lines = [("documents looked at", f"{seen:,}")]
+        texts = [len(text) for found, _ in self.documents for text in found.texts]
+        if texts:
+            lines.append(("characters of a text", _spread(texts)))
+        if self.sizes:
+            lines.append(("shorter side of a picture, pixels", _spread([min(size) for size in self.sizes])))
+            lines.append(("longer by shorter side", _spread([round(max(s) / min(s), 2) for s in self.sizes])))
+            lines.append(("formats", ", ".join(f"{mode} {count:,}" for mode, count in self.modes.most_common())))
+        lines += self.more
+        reasons = Counter(reject.reason for reject in self.rejects).most_common()
+        counted = ", ".join(f"{reason} {count:,}" for reason, count in reasons)
+        lines.append(("rejected", f"{len(self.rejects):,} ({len(self.rejects) / max(seen, 1):.1%}) {counted}".strip()))
+        return lines
+
+    def page(self, most: int) -> list[str]:
+        """The same as parts of a page, with the documents."""
+        from tokenization.readers.document import Picture
+        from tools.inspection.data_page import Shown, document, table
+
+        parts = [f"<p>{html.escape(self.corpus.describe())}</p>", table(("what", "found"), self.figures())]
+        for found, decoded in self.documents[:most]:
+            pictures = iter(decoded)
+            shown = []
+            for part in found.parts:
+                if isinstance(part, Picture):
+                    shown.append(Shown(next(pictures), part.role))
+                else:
+                    shown += [Shown(text, part.role if not n else "or") for n, text in enumerate(part.wordings)]
+            parts.append(document(f"{found.id} ({found.kind}; {found.file})", shown))
+        if self.rejects:
+            rejects = [(reject.reason, reject.id, reject.detail) for reject in self.rejects[:most]]
+            parts.append(table(("rejected as", "id", "why"), rejects))
+        return parts
+
+
+def look(corpus: Corpus, documents: int, framing: Framing | int) -> CorpusFindings:
+    """Read `documents` documents of files spread evenly over a corpus."""
+    found = CorpusFindings(corpus)
+    count = min(len(corpus.files), 8, documents)
+    files = [corpus.files[place * len(corpus.files) // count] for place in range(count)]
+    for number, file in enumerate(files):
+        share = documents * (number + 1) // count - documents * number // count
+        with corpus.open(file) as opened:
+            for _, item in islice(corpus.read(opened, 0), share):
+                found.add(item, framing)
+    return found
+
+
+def _spread(values: Sequence[float]) -> str:
+    ordered = sorted(values)
+    return f"{ordered[0]:,} to {ordered[-1]:,}, median {ordered[len(ordered) // 2]:,}"

@@ -1,0 +1,162 @@
+"""What a demo model draws and says, measured: drawn names, captions, losses, reconstructions."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.system.errors import UserError
+
+SHOWN = 24  # pictures of each side that the page shows
+CAPTION_TOKENS = 24  # of the longest caption
+BATCH = 32
+
+
+@dataclass
+class Gallery:
+    """The pictures of one dataset, equal ones counted once."""
+
+    names: list[list[str]]  # English names of each distinct picture
+    codes: Any  # array, uint16 [n, h, w]
+    ids: list[list[str]]  # ids of the documents that share the picture
+    texts: list[list[str]]  # their names in all languages
+
+    def chance(self, name: str) -> float:
+        """Share of the pictures that carry `name`."""
+        return sum(name in names for names in self.names) / len(self.names)
+
+
+def load_gallery(folder: Path, grid: tuple[int, int]) -> Gallery:
+    """Distinct pictures of a folder of code shards, in order of first appearance."""
+    import numpy
+
+    from tokenization.shards import open_dataset
+
+    names: dict[bytes, list[str]] = {}
+    ids: dict[bytes, list[str]] = {}
+    texts: dict[bytes, list[str]] = {}
+    for document in open_dataset(folder):
+        key = document["codes"].tobytes()
+        names.setdefault(key, []).append(document["texts"][0])
+        ids.setdefault(key, []).append(document["id"])
+        texts.setdefault(key, []).extend(document["texts"])
+    codes = numpy.stack([numpy.frombuffer(key, dtype=numpy.uint16).reshape(grid) for key in names])
+    return Gallery(list(names.values()), codes, list(ids.values()), list(texts.values()))
+
+
+def draw(export, names: list[str], sampling) -> list:
+    """One picture for each name, in batches."""
+    from tqdm import tqdm
+
+    from model.prompts import text_to_image_ids
+    from tools.generation.batches import draw_batch, sample_seed
+
+    ids = [text_to_image_ids(name, export.encode, export.vocabulary, export.templates) for name in names]
+    seeds = [sample_seed(sampling.seed, number, 0) for number in range(len(names))]
+    pictures = []
+    for start in tqdm(range(0, len(names), BATCH), desc="drawing", unit="batch", disable=None):
+        pictures += draw_batch(export, ids[start : start + BATCH], seeds[start : start + BATCH], sampling)
+    return pictures
+
+
+def pixels(pictures: list):
+    """PIL pictures -> float32 [n, pixels] in 0..1."""
+    import numpy
+
+    return numpy.stack([numpy.asarray(p.convert("RGB"), dtype=numpy.float32).ravel() / 255 for p in pictures])
+
+
+def nearest(drawn, real):
+    """[n, pixels], [m, pixels] -> for each drawn picture the real ones by distance, int64 [n, m]."""
+    import numpy
+
+    distances = (real**2).sum(1)[None] - 2 * drawn @ real.T  # the drawn picture's own norm changes no order
+    return numpy.argsort(distances, axis=1, kind="stable")
+
+
+def measure_recall(gallery: Gallery, names: list[str], order) -> dict:
+    """Hits at 1 and 5 of drawn names, next to what chance would give, and at which place the right picture comes."""
+    import statistics
+
+    places = [next(at for at, i in enumerate(row, 1) if n in gallery.names[i]) for n, row in zip(names, order)]
+    hits = {k: sum(any(n in gallery.names[i] for i in row[:k]) for n, row in zip(names, order)) for k in (1, 5)}
+    chance = sum(gallery.chance(name) for name in names) / len(names)
+    return {
+        "prompts": len(names),
+        "training_pictures": len(gallery.names),
+        "nearest_has_the_name": hits[1],
+        "rate": hits[1] / len(names),
+        "one_of_five_nearest_has_the_name": hits[5],
+        "chance": chance,
+        "times_chance": hits[1] / len(names) / chance,
+        "median_place_of_the_right_picture": statistics.median(places),
+    }
+
+
+def caption(export, codes) -> list[str]:
+    """The likeliest caption of each of some pictures' codes [n, h, w], in batches."""
+    from tqdm import tqdm
+
+    from model.prompts import image_to_text_ids
+    from tools.generation.batches import continue_texts
+
+    prompts = [image_to_text_ids(one.flatten(), export.encode, export.vocabulary, export.templates) for one in codes]
+    said = []
+    for start in tqdm(range(0, len(prompts), BATCH), desc="captioning", unit="batch", disable=None):
+        said += continue_texts(export, prompts[start : start + BATCH], CAPTION_TOKENS)
+    return [export.decode(ids).strip() for ids in said]
+
+
+def measure_captions(gallery: Gallery, picked: list[int], said: list[str]) -> dict:
+    """How many captions are a name of their picture, in any language, next to the best that one caption for all could be."""
+    right = sum(text in gallery.texts[i] for i, text in zip(picked, said, strict=True))
+    carried = Counter(name for names in gallery.texts for name in set(names))
+    return {
+        "pictures": len(picked),
+        "right": right,
+        "rate": right / len(picked),
+        "different": len(set(said)),
+        "best_of_one_for_all": max(carried.values()) / len(gallery.texts),
+    }
+
+
+def losses(run: Path) -> dict:
+    """First and last held-out and training losses of a run, by modality."""
+    lines = read_metrics(run)
+    found = {}
+    for name in ("heldout/loss_image", "heldout/loss_text", "train/loss_image", "train/loss_text"):
+        values = [(line["step"], line[name]) for line in lines if name in line]
+        if values:
+            found[name] = {
+                "first_step": values[0][0],
+                "first": values[0][1],
+                "last": values[-1][1],
+                "last_step": values[-1][0],
+            }
+    return found
+
+
+def read_metrics(run: Path) -> list[dict]:
+    """The lines of metrics.jsonl. Raises UserError when there are none."""
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: --run must be a run folder of pretrain/train.py")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def reconstruction(export, data: Path, gallery: Gallery, count: int) -> tuple[list, list, list[str], float]:
+    """Held-out pictures as they are and as the codes give them back, their names, and the PSNR over `count` of them."""
+    import math
+
+    from tokenization.preprocess import open_image, preprocess
+
+    folder = data / "corpus" / "heldout" / "folder" / "images"
+    size = export.vq.image_size
+    chosen = range(0, len(gallery.names), max(1, len(gallery.names) // count))
+    real = [preprocess(open_image(folder / f"{gallery.ids[i][0]}.png"), size) for i in chosen]
+    decoded = export.vq.decode(gallery.codes[list(chosen)])
+    error = float(((pixels(real) - pixels(decoded)) ** 2).mean())
+    return real, decoded, [gallery.names[i][0] for i in chosen], -10 * math.log10(error)
