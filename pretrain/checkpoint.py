@@ -217,7 +217,7 @@ def find(path: Path, coordinator: Coordinator = Coordinator()) -> Path:
     if found is None:
         raise UserError(f"{path}: holds no checkpoint: give a run folder or one of its checkpoints/{PREFIX}*")
     for line in warnings:
-        coordinator.say(f"warning: {line}")
+        coordinator.warn(line)
     return found
 
 

@@ -6,13 +6,15 @@ same place, and one process says what it was.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-from pretrain.system.disk import disk_error, tell, told
+from pretrain.system.disk import disk_error, told
 from pretrain.system.errors import ReportedByOtherRank, TryAgain, UserError
+from pretrain.system.logs import LOGGER
 
 Result = TypeVar("Result")
 HEARD_SECONDS = 5.0  # between two signs of life of a long work of one process
@@ -23,16 +25,19 @@ class Coordinator:
 
     def __init__(self, rank: int = 0, size: int = 1, group=None):
         self.rank, self.size, self.group = rank, size, group
-        self.unsaid = 0  # lines that could not be printed
+
+    def log(self, level: int, line: str) -> None:
+        """Log a line of all processes once."""
+        if self.rank == 0:
+            LOGGER.log(level, line)
 
     def say(self, line: str) -> None:
-        """Print a line once."""
-        if self.rank == 0:
-            if not tell(line):
-                self.unsaid += 1
-            elif self.unsaid:
-                tell(f"warning: this log had no room for {self.unsaid} lines before the last one")
-                self.unsaid = 0
+        """Log at level INFO, once."""
+        self.log(logging.INFO, line)
+
+    def warn(self, line: str) -> None:
+        """Log at level WARNING, once: the console has `warning: ` before it."""
+        self.log(logging.WARNING, line)
 
     def largest(self, value: int) -> int:
         """The largest value of all processes."""

@@ -17,8 +17,8 @@ from pretrain.process_ranks import ProcessRanks
 from pretrain.prompt_templates import read_prompt_templates
 from pretrain.row_tensors import Row
 from pretrain.rows import MixtureStage, RowSize
-from pretrain.system.disk import tell
 from pretrain.system.errors import UserError
+from pretrain.system.logs import LOGGER
 from pretrain.tasks import TaskShares, TokenizedPrompts, tokenize_prompts
 from tokenization.readers.document import CAPTION_PAIR, CONVERSATION, EDIT, KINDS
 from tokenization.shard_cache import GIB, Cache
@@ -116,7 +116,9 @@ class Data:
         place = self.place
         count = self.global_batch_size // place.data_ranks
         # every rank tells of its own workers
-        rows = rows_from(self.train, consumed, place.data_rank, place.data_ranks, self.workers, count, tell, stopped)
+        rows = rows_from(
+            self.train, consumed, place.data_rank, place.data_ranks, self.workers, count, LOGGER.warning, stopped
+        )
         while True:
             yield [next(rows) for _ in range(count)]
 

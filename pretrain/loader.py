@@ -24,6 +24,7 @@ from pretrain.prefetch import Prefetcher
 from pretrain.row_tensors import Row, assemble
 from pretrain.rows import MixtureStage, RowPlan, RowSegment, RowSize, SourceLengths, parts_of_index, seeded
 from pretrain.system.errors import TryAgain, UserError
+from pretrain.system.logs import LOGGER
 from pretrain.tasks import (
     NO_INSTRUCTION,
     ORDERED,
@@ -122,14 +123,14 @@ def rows_from(
     ranks: int,
     workers: int,
     ahead: int = 1,
-    tell: Callable[[str], object] = print,
+    warn: Callable[[str], object] = LOGGER.warning,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Row]:
     """Rows start + rank, start + rank + ranks, ... without end, in that order whatever the number of workers.
 
     A thread of this process reads `ahead` rows before they are asked for: without workers from the shards, with them from
     what they pass on, which takes milliseconds too. Raises UserError for a damaged shard, TryAgain for one that cannot be
-    fetched, in whichever process it is found. Workers that are killed are begun again (`lost_workers.never_lost`): `tell`
+    fetched, in whichever process it is found. Workers that are killed are begun again (`lost_workers.never_lost`): `warn`
     takes a line about it, and `stopped` says that it is of no use any more.
     """
     dataset.plan.block_of(start)  # found once, here, and not by every worker
@@ -152,7 +153,7 @@ def rows_from(
         )
         return _start(loader) if workers else iter(loader)
 
-    items = never_lost(begin, start + rank, ranks, tell, stopped) if workers else begin(start + rank)
+    items = never_lost(begin, start + rank, ranks, warn, stopped) if workers else begin(start + rank)
     return _read_ahead(map(_row_or_error, items), ahead)
 
 

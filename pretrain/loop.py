@@ -97,10 +97,10 @@ def loop(work: Work, progress: Progress) -> bool:
         figures, lr = one_step(work, progress, batch)
         step, last = progress.step, progress.step == steps
         report.step(progress, figures, lr, batch.rows, batch.shared - batch.begun)
-        profiler.step(coordinator.say)
+        profiler.step(coordinator.log)
         if progress.too_many(config.resilience):
             work.saver.wait()
-            profiler.close(coordinator.say)
+            profiler.close(coordinator.log)
             report.close()
             return False
         if last or (log.heldout_every and step % log.heldout_every == 0):
@@ -117,7 +117,7 @@ def loop(work: Work, progress: Progress) -> bool:
     if saved != progress.step:
         work.save(progress)
     work.saver.finish()
-    profiler.close(coordinator.say)
+    profiler.close(coordinator.log)
     report.close()
     return True
 

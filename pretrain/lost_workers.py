@@ -38,7 +38,7 @@ def never_lost(
     begin: Callable[[int], Iterator[Sent]],
     first: int,
     step: int,
-    tell: Callable[[str], object],
+    warn: Callable[[str], object],
     stopped: Callable[[], bool],
 ) -> Iterator[Any]:
     """The items of rows `first`, `first` + `step`, ...; `begin` starts workers at a row.
@@ -47,11 +47,11 @@ def never_lost(
     torch's own error where the run is `stopped` anyway: a signal may have gone to all its processes.
     """
     return _items(
-        begin, begin(first), first, step, tell, stopped
+        begin, begin(first), first, step, warn, stopped
     )  # the first workers start here, not with the first item
 
 
-def _items(begin, items: Iterator[Sent] | None, row: int, step: int, tell, stopped) -> Iterator[Any]:
+def _items(begin, items: Iterator[Sent] | None, row: int, step: int, warn, stopped) -> Iterator[Any]:
     restarts, held = 0, {}
     while True:
         try:
@@ -86,7 +86,7 @@ def _items(begin, items: Iterator[Sent] | None, row: int, step: int, tell, stopp
                 f"{told}, and workers were begun again {RESTARTS} times: lower data.workers or ask for more "
                 "memory, and start the run again: it goes on from here"
             )
-        tell(f"warning: {told}: workers begin again there ({restarts} of {RESTARTS} times)")
+        warn(f"{told}: workers begin again there ({restarts} of {RESTARTS} times)")
 
 
 def _memory(held: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +30,8 @@ class Profiler:
             self._profile = profile(schedule=schedule(wait=1, warmup=WARMING_UP - 1, active=steps, repeat=1))
             self._profile.start()
 
-    def step(self, say: Callable[[str], None]) -> None:
-        """A step is over; after the last traced one the files are written, and `say` is told where."""
+    def step(self, log: Callable[[int, str], None]) -> None:
+        """A step is over; after the last traced one the files are written, and `log(level, line)` is told where."""
         if self._profile is None:
             return
         self._left -= 1
@@ -50,16 +51,16 @@ class Profiler:
             profile.export_chrome_trace(str(trace))
             check_whole(trace)
         except (OSError, RuntimeError, ValueError) as error:
-            say(f"warning: {trace}: could not be written ({error}); the run goes on")
+            log(logging.WARNING, f"{trace}: could not be written ({error}); the run goes on")
             return
-        say(f"{trace} is written, and its most costly operations in {trace.with_suffix('.txt').name}")
+        log(logging.INFO, f"{trace} is written, and its most costly operations in {trace.with_suffix('.txt').name}")
 
-    def close(self, say: Callable[[str], None]) -> None:
+    def close(self, log: Callable[[int, str], None]) -> None:
         """End tracing where the run ends before its last step."""
         if self._profile is not None:
             self._profile.stop()
             self._profile = None
-            say(f"warning: log.profile_steps: this start ended {self._left} steps too early for a trace")
+            log(logging.WARNING, f"log.profile_steps: this start ended {self._left} steps too early for a trace")
 
 
 def check_whole(trace: Path) -> None:

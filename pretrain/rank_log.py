@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 from pretrain.records import Records
+from pretrain.system.logs import LOGGER, RankHandler
 
 
 class RankLog:
@@ -15,11 +16,14 @@ class RankLog:
 
     def __init__(self, folder: Path, rank: int, records: Records):
         self._path, self._records = folder / f"rank_{rank:04d}.jsonl", records
+        self._handler = RankHandler(self.write)  # its warnings, too
 
     def __enter__(self) -> RankLog:
+        LOGGER.addHandler(self._handler)
         return self
 
     def __exit__(self, _kind, error: BaseException | None, _trace) -> None:
+        LOGGER.removeHandler(self._handler)
         if error is not None:
             self.write(error="".join(traceback.format_exception(error)))
 

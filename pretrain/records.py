@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pretrain.system.disk import tell, told
+from pretrain.system.disk import told
+from pretrain.system.logs import LOGGER
 from tokenization.files import write_atomically
 
 MOST_BYTES = 1 << 28  # that wait in memory; what comes after them is lost, and counted
@@ -31,9 +32,9 @@ class Records:
     and so is the end of it.
     """
 
-    def __init__(self, say: Callable[[str], None], allowed: Callable[[], bool] = lambda: True):
-        """say: takes a line for the person who watches. allowed: whether this process may still write here."""
-        self._say, self._allowed = say, allowed
+    def __init__(self, log: Callable[[int, str], None], allowed: Callable[[], bool] = lambda: True):
+        """log: takes a level of logging and a line for the person who watches. allowed: whether this process may still write here."""
+        self._log, self._allowed = log, allowed
         self._files: dict[Path, int] = {}  # descriptors
         self._sizes: dict[Path, int] = {}  # bytes that were written whole of files whose last write failed
         self._waiting: deque[Waiting] = deque()
@@ -65,7 +66,7 @@ class Records:
         self._waiting.clear()
         if self._lost and self._allowed():
             files = ", ".join(f"{count} of {path}" for path, count in self._lost.items())
-            tell(f"warning: records that could not be written are lost: {files}", sys.stderr)
+            LOGGER.error(f"records that could not be written are lost: {files}")
         for file in self._files.values():
             with contextlib.suppress(OSError):
                 os.close(file)
@@ -92,16 +93,17 @@ class Records:
                 self._write_one(first)
             except OSError as error:
                 if not self._waited:
-                    self._say(
-                        f"warning: {told(error, first.path)}: what this run records is kept in memory until there is "
-                        "room, and training goes on"
+                    self._log(
+                        logging.WARNING,
+                        f"{told(error, first.path)}: what this run records is kept in memory until there is "
+                        "room, and training goes on",
                     )
                 self._waited = max(self._waited, len(self._waiting))
                 return
             self._waiting.popleft()
             self._bytes -= len(first.data)
         if self._waited and not self._waiting:
-            self._say(f"there is room again: {self._waited} records that waited are written")
+            self._log(logging.INFO, f"there is room again: {self._waited} records that waited are written")
             self._waited = 0
 
     def _write_one(self, waiting: Waiting) -> None:

@@ -81,7 +81,7 @@ class Report:
     def _bad_step(self, progress: Progress, figures: StepFigures) -> None:
         step, first, end = progress.step, progress.rows - self._rows, progress.rows
         wrong = what_was_wrong(figures)
-        self._coordinator.say(f"warning: step {step} (rows {first} to {end - 1}) is left out: {wrong}")
+        self._coordinator.warn(f"step {step} (rows {first} to {end - 1}) is left out: {wrong}")
         if self._coordinator.rank == 0:
             note_event(self._records, self._attempt, "bad step", step=step, rows=[first, end], why=wrong)
 

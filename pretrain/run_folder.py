@@ -132,7 +132,7 @@ def resume(config: TrainConfig, run: Path, engine, data, coordinator: Coordinato
                 f"{run} has checkpoints and run.resume is never: choose another run.folder, or set it to auto"
             )
     else:
-        found = checkpoint.newest_good(run, lambda line: coordinator.say(f"warning: {line}"), coordinator)
+        found = checkpoint.newest_good(run, coordinator.warn, coordinator)
     if found is None:
         progress = Progress()
         if config.run.init_from:
@@ -172,7 +172,7 @@ def roll_back(
     found, told = None, f"{len(progress.bad)} of the last {config.resilience.window} steps were no good"
     if len(progress.went_back) < limit:
         with contextlib.suppress(UserError):  # none of them verifies
-            found = checkpoint.newest_good(run, lambda line: coordinator.say(f"warning: {line}"), coordinator, before)
+            found = checkpoint.newest_good(run, coordinator.warn, coordinator, before)
         why = f"there is no checkpoint of before step {before}"
     else:
         why = f"the run went back {limit} times already"
@@ -185,8 +185,8 @@ def roll_back(
         raise error  # not reached: the line before raises on every process
     earlier = Progress.of(checkpoint.read_state(found))
     engine.load(found, earlier.updates)
-    coordinator.say(
-        f"warning: {told}: going back from step {progress.step} to {found.name}, without rows {earlier.rows} to "
+    coordinator.warn(
+        f"{told}: going back from step {progress.step} to {found.name}, without rows {earlier.rows} to "
         f"{progress.rows - 1}"
     )
     after = progress.gone_back(earlier)

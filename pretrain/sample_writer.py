@@ -60,8 +60,8 @@ class SampleWriter:
                 )
             except torch.OutOfMemoryError:
                 size = sum(tensor.numel() for _, tensor in weights) * dtype.itemsize / 2**30
-                self.coordinator.say(
-                    f"warning: the sample pictures of step {step} are not drawn: the GPU has no room for a second "
+                self.coordinator.warn(
+                    f"the sample pictures of step {step} are not drawn: the GPU has no room for a second "
                     f"copy of the weights ({size:.1f} GiB): set log.samples_every=0, and draw from checkpoints "
                     "with tools/convert_to_hf.py and tools/generate.py"
                 )

@@ -85,7 +85,7 @@ class Saver:
     def _tell(self) -> None:
         if self.problem:
             self.coordinator.first_does(self.attempt.check)  # a run that was taken over is at its end
-            self.coordinator.say(
-                f"warning: the checkpoint of step {self.step} could not be written ({self.problem}): the run "
+            self.coordinator.warn(
+                f"the checkpoint of step {self.step} could not be written ({self.problem}): the run "
                 "goes on, the older checkpoints are untouched"
             )

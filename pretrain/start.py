@@ -61,7 +61,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
     )  # what cannot be trained on is refused before a folder is made
     lock = coordinator.all_do(lambda: hold(run) if coordinator.rank == 0 else None)
     for line in warnings:
-        coordinator.say(f"warning: {line}")
+        coordinator.warn(line)
     attempt = coordinator.first_does(lambda: claim(run))
     progress = coordinator.all_do(lambda: resume(config, run, engine, data, coordinator))
     progress.skills = sorted({*progress.skills, *data.skills()})
@@ -83,8 +83,8 @@ def train(config: TrainConfig, command: list[str]) -> int:
     saver = Saver(attempt, config.checkpoint, data.checkpoint_files(), coordinator)
     stacks = logs / f"rank_{coordinator.rank:04d}.stacks"
     with (
-        Records(coordinator.say, attempt.owns) as records,
-        Records(lambda _: None) as own,  # the same disk: rank 0 tells
+        Records(coordinator.log, attempt.owns) as records,
+        Records(lambda level, line: None) as own,  # the same disk: rank 0 tells
         RankLog(logs, coordinator.rank, own) as log,
         Watchdog(stacks, options.hang_factor, options.hang_seconds, coordinator.rank) as watchdog,
         Stop() as stop,

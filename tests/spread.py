@@ -36,7 +36,7 @@ LONGEST = (
     "tests/pretrain/test_overlap.py",
     "tests/tools/test_dry_run.py",
     "tests/pretrain/test_freezing.py",
-    "tests/model/test_again.py",
+    "tests/model/test_recompute.py",
     "tests/pretrain/test_trouble.py",
     "tests/model/test_hf_as_usual.py",
 )

@@ -11,7 +11,7 @@ import pytest
 
 from pretrain.system import errors
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import os, time
 from pretrain.system.errors import ReportedByOtherRank, UserError, run_command

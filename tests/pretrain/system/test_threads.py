@@ -12,7 +12,7 @@ import pytest
 from pretrain.system import threads
 from pretrain.system.threads import others_running, quotas, settle_threads, usable_cores
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_who_wants_the_cores(tmp_path: Path):
 def test_the_library_of_torch_hears_it(others: int, heard: str):
     """In a fresh process: what is set before torch is loaded is what its OpenMP says of itself."""
     code = (
-        f"from model import threads; threads.others_running = lambda: {others}; import os; os.cpu_count = lambda: 2;"
+        f"from pretrain.system import threads; threads.others_running = lambda: {others}; import os; os.cpu_count = lambda: 2;"
         "settled = threads.settle_threads(2); import torch; settled.use(); assert torch.get_num_threads() == 2"
     )
     environment = {name: value for name, value in os.environ.items() if name not in threads.POLICIES}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from tools.export.safetensors_shards import write_shards
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

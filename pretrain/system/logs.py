@@ -1,0 +1,56 @@
+"""What a run says, through Python's logging: logger "uni_x", whose records know their `rank`.
+
+On the console stands the bare line, a warning or an error with that word before it: what people and scripts read. Whoever
+wants times, levels and ranks adds a handler to the logger, with %(asctime)s, %(levelname)s and %(rank)s in its format.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from pretrain.system.disk import tell
+
+LOGGER = logging.getLogger("uni_x")
+WORDS = {logging.WARNING: "warning: ", logging.ERROR: "error: "}
+
+
+def with_rank(record: logging.LogRecord) -> bool:
+    """A filter that keeps every record and adds the rank that torchrun or srun gave this process."""
+    record.rank = int(os.environ.get("RANK", "0"))
+    return True
+
+
+class Console(logging.Handler):
+    """Lines on standard output, errors on standard error; what a full disk does not take is counted and told later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unsaid = 0  # lines that could not be printed
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = WORDS.get(record.levelno, "") + record.getMessage()
+        if not tell(line, sys.stderr if record.levelno >= logging.ERROR else sys.stdout):
+            self.unsaid += 1
+        elif self.unsaid:
+            tell(f"warning: this log had no room for {self.unsaid} lines before the last one")
+            self.unsaid = 0
+
+
+class RankHandler(logging.Handler):
+    """Hands warnings and errors of this process to `write(level=..., message=...)`, which notes them with the time."""
+
+    def __init__(self, write) -> None:
+        super().__init__(logging.WARNING)
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(level=record.levelname.lower(), message=record.getMessage())
+
+
+if not LOGGER.handlers:
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False  # libraries put handlers on the root, which would say each line again
+    LOGGER.addFilter(with_rank)
+    LOGGER.addHandler(Console())

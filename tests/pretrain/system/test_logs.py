@@ -1,0 +1,56 @@
+"""Lines of a run as log records: on the console as people read them, elsewhere with rank, level and time."""
+
+import json
+import logging
+
+from pretrain.coordination import Coordinator
+from pretrain.rank_log import RankLog
+from pretrain.records import Records
+from pretrain.system.logs import LOGGER
+
+
+class Kept(logging.Handler):
+    """What somebody who adds a handler gets, in a format of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines: list[str] = []
+        self.setFormatter(logging.Formatter("%(levelname)s [rank %(rank)d] %(message)s"))
+
+    def emit(self, record):
+        self.lines.append(self.format(record))
+
+
+def test_the_console_has_bare_lines_and_handlers_have_rank_and_level(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    kept = Kept()
+    LOGGER.addHandler(kept)
+    try:
+        alone = Coordinator()
+        alone.say("step 4")
+        alone.warn("a checkpoint could not be written: 100% full")
+        LOGGER.error("all is lost")
+        Coordinator(rank=1, size=2).warn("said by rank 0 alone")
+    finally:
+        LOGGER.removeHandler(kept)
+    said = capsys.readouterr()
+    assert (
+        said.out == "step 4\nwarning: a checkpoint could not be written: 100% full\n"
+        and said.err == "error: all is lost\n"
+    )
+    assert kept.lines == [
+        "INFO [rank 3] step 4",
+        "WARNING [rank 3] a checkpoint could not be written: 100% full",
+        "ERROR [rank 3] all is lost",
+    ]
+
+
+def test_warnings_of_a_rank_stand_in_its_own_log_while_it_is_open(tmp_path, capsys):
+    with Records(lambda level, line: None) as records:
+        with RankLog(tmp_path, 7, records):
+            Coordinator().say("not there")
+            LOGGER.warning("loader worker 12 was killed")
+        LOGGER.warning("too late")
+    (line,) = map(json.loads, (tmp_path / "rank_0007.jsonl").read_text().splitlines())
+    assert line.pop("time") > 0 and line == {"level": "warning", "message": "loader worker 12 was killed"}
+    assert "warning: too late" in capsys.readouterr().out

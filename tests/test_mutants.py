@@ -1,0 +1,16 @@
+"""The faults of tests/mutants.py can be made: the text that each replaces stands once in its file, and its tests are there."""
+
+from pathlib import Path
+
+from tests.mutants import TESTS, mutants
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_every_fault_can_be_made():
+    stale = [f"{each.file}: {each.old}" for each in mutants() if (ROOT / each.file).read_text().count(each.old) != 1]
+    assert stale == [], "these stand not once: change them in tests/mutants.py with the source"
+
+
+def test_the_tests_that_must_see_them_are_there():
+    assert [name for names in TESTS.values() for name in names.split() if not (ROOT / name).exists()] == []
