@@ -80,40 +80,40 @@ class RowDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> Row:
         """Row `index` of training."""
         noise = seeded(f"{self.plan.fingerprint}:noise:{index}")
-        documents = [self._document(piece, noise) for piece in self.plan.row(index)]
+        documents = [self._document(segment, noise) for segment in self.plan.row(index)]
         return assemble(index, documents, self.tokenized.vocabulary, self.size)
 
-    def _document(self, piece: RowSegment, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
-        parts = self.plan.parts(piece) if self.routing_only else self._contents(piece)
-        if self.shares.shared_noise and piece.task in (TURNS, NO_INSTRUCTION) and self._is_edit(piece):
+    def _document(self, segment: RowSegment, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
+        parts = self.plan.parts(segment) if self.routing_only else self._contents(segment)
+        if self.shares.shared_noise and segment.task in (TURNS, NO_INSTRUCTION) and self._is_edit(segment):
             parts = replace_shared_codes(
                 parts, self.tokenized.vocabulary.codebook_size, self.shares.shared_noise, noise
             )
-        if piece.task in ORDERED:
-            ids, labels = build_ordered(self.tokenized, piece.task, piece.text, parts)
+        if segment.task in ORDERED:
+            ids, labels = build_ordered(self.tokenized, segment.task, segment.text, parts)
         else:
-            caption = next(part.wordings for part in parts if part.codes is None)[piece.text][1]
+            caption = next(part.wordings for part in parts if part.codes is None)[segment.text][1]
             codes, shape = next(
                 ((part.codes, part.shape) for part in parts if part.codes is not None), (caption[:0], 0)
             )
             ids, labels = build_document(
-                self.tokenized, piece.task, piece.wording, caption, codes, self.shares.train_on_prompts, shape
+                self.tokenized, segment.task, segment.wording, caption, codes, self.shares.train_on_prompts, shape
             )
-        if piece.task in (TEXT_TO_IMAGE, UNCONDITIONAL) and not self.routing_only:
+        if segment.task in (TEXT_TO_IMAGE, UNCONDITIONAL) and not self.routing_only:
             ids = replace_codes(ids, self.tokenized.vocabulary, self.shares.code_noise, noise)
-        end = piece.start + piece.length
-        return ids[piece.start : end], labels[piece.start : end]
+        end = segment.start + segment.length
+        return ids[segment.start : end], labels[segment.start : end]
 
-    def _is_edit(self, piece: RowSegment) -> bool:
-        return self.plan.sources[piece.source].index.kinds[piece.document] == KINDS.index(EDIT)
+    def _is_edit(self, segment: RowSegment) -> bool:
+        return self.plan.sources[segment.source].index.kinds[segment.document] == KINDS.index(EDIT)
 
-    def _contents(self, piece: RowSegment) -> list[Part]:
-        """The parts of a piece's document, from the shards; they have no grids."""
-        contents = self.datasets[piece.source].tokens(piece.document)
+    def _contents(self, segment: RowSegment) -> list[Part]:
+        """The parts of a segment's document, from the shards; they have no grids."""
+        contents = self.datasets[segment.source].tokens(segment.document)
         try:
-            return parts_of_index(self.plan.sources[piece.source].index, piece.document, *contents)
+            return parts_of_index(self.plan.sources[segment.source].index, segment.document, *contents)
         except ValueError as error:
-            raise UserError(f"document {piece.document} of {self.datasets[piece.source].folder}: {error}") from None
+            raise UserError(f"document {segment.document} of {self.datasets[segment.source].folder}: {error}") from None
 
 
 def rows_from(

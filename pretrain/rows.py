@@ -131,9 +131,9 @@ class RowPlan:
         """The stage or, after all stages, the epoch that row `index` belongs to, counted from 0."""
         return self.mixture.epoch_of(self.block_of(index))
 
-    def parts(self, piece: RowSegment) -> list[Part]:
-        """The parts of a piece's document as the length index knows them: codes and ids are zeros."""
-        return parts_of_index(self.sources[piece.source].index, piece.document)
+    def parts(self, segment: RowSegment) -> list[Part]:
+        """The parts of a segment's document as the length index knows them: codes and ids are zeros."""
+        return parts_of_index(self.sources[segment.source].index, segment.document)
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_blocks": {}}
@@ -204,7 +204,7 @@ class RowPlan:
         return tokens_of(index) * float(drawn[:, 6].sum()) / tokens_of(index, drawn[:, 1])
 
     def _some(self, number: int) -> numpy.ndarray:
-        """The pieces, before any is cut, of the documents of a source: of some where there are many, drawn often where few."""
+        """The segments, before any is cut, of the documents of a source: of some where there are many, drawn often where few."""
         size, generator = len(self.sources[number].index), seeded(f"{self.fingerprint}:some:{number}")
         if not size:
             return numpy.zeros((0, 7), numpy.int64)
@@ -223,26 +223,26 @@ class RowPlan:
         return rows
 
     def _packed(self, block: int, generator: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray, int]:
-        """The pieces of a block, int64 [n, fields of Piece], in random order; the row of each, int64 [n]; rows."""
-        pieces = self._draw(block, generator)
-        pieces = pieces[generator.permutation(len(pieces))]
-        return pieces, *pack_mixed(pieces[:, 6], self.size.capacity)
+        """The segments of a block, int64 [n, fields of Piece], in random order; the row of each, int64 [n]; rows."""
+        segments = self._draw(block, generator)
+        segments = segments[generator.permutation(len(segments))]
+        return segments, *pack_mixed(segments[:, 6], self.size.capacity)
 
     def _planned(self, block: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """The pieces of a block, int64 [n, fields of Piece], row by row, and where each row starts, [rows + 1]."""
+        """The segments of a block, int64 [n, fields of Piece], row by row, and where each row starts, [rows + 1]."""
         if block not in self._blocks:
             generator = seeded(f"{self.fingerprint}:{block}")
-            pieces, row, rows = self._packed(block, generator)
+            segments, row, rows = self._packed(block, generator)
             row = generator.permutation(rows)[row]
             order = argsort_small(row)
             starts = numpy.concatenate([[0], numpy.cumsum(numpy.bincount(row, minlength=rows))])
             for old in [number for number in self._blocks if number != block - 1]:
                 del self._blocks[old]  # training reads forwards: the block before may still be in other hands
-            self._blocks[block] = pieces[order], starts
+            self._blocks[block] = segments[order], starts
         return self._blocks[block]
 
     def _draw(self, block: int, generator: numpy.random.Generator) -> numpy.ndarray:
-        """The pieces of a block, int64 [n, fields of Piece]: task, text and wording are drawn."""
+        """The segments of a block, int64 [n, fields of Piece]: task, text and wording are drawn."""
         found = [numpy.zeros((0, 7), numpy.int64)]
         for number, documents in enumerate(self.mixture.documents(block)):
             if len(documents):
@@ -280,28 +280,28 @@ class RowPlan:
         entries = numpy.arange(counts.sum()) + numpy.repeat(first - starts, counts)
         return ordered_lengths(self.tokenized, task, text, counts, index.lengths[entries], index.layout[entries])
 
-    def _split(self, pieces: numpy.ndarray) -> numpy.ndarray:
+    def _split(self, segments: numpy.ndarray) -> numpy.ndarray:
         """Cut what no row can hold into stretches: text wherever a row is full, documents in order between pictures.
 
         What cannot be cut is left out: a captioned picture with its text, and a document with a picture larger than a row.
         """
         capacity = self.size.capacity
-        long = pieces[:, 6] > capacity
+        long = segments[:, 6] > capacity
         if not long.any():
-            return pieces
-        split = [pieces[~long]]
-        of_text = pieces[long & (pieces[:, 3] == TEXT)]
+            return segments
+        split = [segments[~long]]
+        of_text = segments[long & (segments[:, 3] == TEXT)]
         counts = -(-of_text[:, 6] // capacity)
         stretches = numpy.repeat(of_text, counts, axis=0)
         within = numpy.arange(len(stretches)) - numpy.repeat(numpy.cumsum(counts) - counts, counts)
         stretches[:, 5] = within * capacity
         stretches[:, 6] = numpy.minimum(stretches[:, 6] - stretches[:, 5], capacity)
         split.append(stretches)
-        for line in pieces[long & (pieces[:, 3] != TEXT)].tolist():
-            piece = RowSegment(*line)
-            if piece.task not in ORDERED:
+        for line in segments[long & (segments[:, 3] != TEXT)].tolist():
+            segment = RowSegment(*line)
+            if segment.task not in ORDERED:
                 continue
-            ids, _ = build_ordered(self.tokenized, piece.task, piece.text, self.parts(piece))
+            ids, _ = build_ordered(self.tokenized, segment.task, segment.text, self.parts(segment))
             try:
                 cuts = stretches_of(ids, self.tokenized.vocabulary, capacity, self.tokenized.sizes)
             except UserError:

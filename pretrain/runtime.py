@@ -17,6 +17,7 @@ import sys
 import types
 import warnings
 
+from model.kernels import unloadable
 from pretrain.system.cpu_memory import keep_freed_memory
 from pretrain.system.light_imports import NOT_INSTALLED, import_megatron, leave_torchvision_out
 
@@ -43,7 +44,7 @@ def install(pretended=None) -> bool:
 
     leave_torchvision_out()
     if torch.cuda.is_available():
-        import_megatron()
+        import_megatron(unloadable())
         return False
     if not _installed:
         _installed = True
@@ -132,7 +133,7 @@ def _import_megatron_without_compiling(torch) -> None:
         # Without transformer-engine and apex megatron-core warns at a dozen places; the layer specs name classes of
         # torch for everything that these would replace, so none of the warnings is about this model.
         warnings.filterwarnings("ignore", module=r"megatron\.")
-        import_megatron()
+        import_megatron(unloadable())
     finally:
         torch.compile = compile_function
 
@@ -225,9 +226,9 @@ def leave_distributed() -> None:
     import torch
     from megatron.core import parallel_state
 
-    deepspeed = sys.modules.get("pretrain.engines.zero3_setup")
-    if deepspeed is not None:
-        deepspeed.leave()
+    engines = sys.modules.get("pretrain.engines")
+    if engines is not None:
+        engines.close_engines()
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     if torch.distributed.is_initialized():

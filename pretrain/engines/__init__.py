@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ class EngineKind:
     )
     other_kernels: bool = False  # run.kernels may be other than torch's
     dry_run: bool = False  # tools/dry_run.py imitates its step
+    close: str = ""  # of (): lets go of all that its engines of this process hold, before the process groups end
 
 
 ENGINES = {
@@ -51,6 +53,7 @@ ENGINES = {
         plan="pretrain.planning.zero_layouts:plan_zero",
         memory="pretrain.planning.expected:zero_ranks",
         whole_weights=False,
+        close="pretrain.engines.zero3_setup:leave",
     ),
 }
 """By the values of run.engine; the first is the default."""
@@ -60,6 +63,13 @@ def named(function: str) -> Callable[..., Any]:
     """The function of a "module:function"."""
     module, name = function.split(":")
     return getattr(importlib.import_module(module), name)
+
+
+def close_engines() -> None:
+    """Let go of what the engines of this process hold; kinds that nothing of was imported have nothing."""
+    for kind in ENGINES.values():
+        if kind.close and kind.close.partition(":")[0] in sys.modules:
+            named(kind.close)()
 
 
 def that_have(what: str) -> str:

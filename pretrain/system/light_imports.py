@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-from model.kernels import TRANSFORMER_ENGINE, unloadable
 from pretrain.system.disk import tell
 
+TRANSFORMER_ENGINE = "transformer_engine"
 NOT_INSTALLED = cast(types.ModuleType, None)  # in sys.modules: importing this one fails
 
 
@@ -77,17 +77,18 @@ def leave_torchvision_out() -> None:
     sys.modules.setdefault("torchvision", NOT_INSTALLED)
 
 
-def import_megatron() -> None:
+def import_megatron(unloadable: str) -> None:
     """megatron-core without wandb and TensorBoard, which it imports for timers and an inference engine.
 
     It imports transformer-engine wherever that is installed, and ends where that does not load: then it is left out.
+    unloadable: why it does not (`model.kernels.unloadable`), or "".
     """
-    if why := unloadable():
+    if unloadable:
         for name in [name for name in sys.modules if name.split(".")[0] == TRANSFORMER_ENGINE]:
             del sys.modules[name]
         sys.modules[TRANSFORMER_ENGINE] = NOT_INSTALLED
         if os.environ.get("RANK", "0") == "0":
-            tell(f"warning: transformer-engine is installed and does not load ({why}): going on without it")
+            tell(f"warning: transformer-engine is installed and does not load ({unloadable}): going on without it")
     with hidden("wandb", "torch.utils.tensorboard"):
         import megatron.core  # noqa: F401
 

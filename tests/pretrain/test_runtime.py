@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from megatron.core import jit, parallel_state, tensor_parallel
 from megatron.core.fusions import fused_bias_swiglu
 from megatron.core.tensor_parallel import random
 
-from pretrain import runtime
+from pretrain import engines, runtime
 from pretrain.parallel import ParallelLayout
 from tests.commands import ROOT
 from tests.pretrain import parallel_jobs
@@ -95,7 +96,7 @@ LOGIN_NODE = """
 import torch
 torch.version.cuda, torch.cuda._is_compiled = "13.0", lambda: True  # as in a CUDA build, beside nvcc and without a GPU
 torch.cuda.is_available = lambda: False
-from pretrain import runtime
+from pretrain import engines, runtime
 runtime.install()
 import torch.utils.cpp_extension as extensions
 assert extensions.CUDA_HOME == "/opt/cuda"
@@ -225,3 +226,16 @@ def test_deterministic_kernels_change_nothing_on_a_cpu(monkeypatch):
         torch.use_deterministic_algorithms(False)
     assert found[0][0] == found[1][0]
     assert all(torch.equal(weight, found[1][1][name]) for name, weight in found[0][1].items())
+
+
+def test_leaving_the_groups_closes_the_engines_that_were_imported(monkeypatch):
+    """By their entries: another engine names its own function, and one that nothing imported is not asked."""
+    closed: list[str] = []
+    here = types.ModuleType("an_engine_of_mine")
+    here.let_go = lambda: closed.append("mine")
+    monkeypatch.setitem(sys.modules, here.__name__, here)
+    kind = engines.EngineKind("an_engine_of_mine", close="an_engine_of_mine:let_go")
+    absent = engines.EngineKind("not_imported", close="not_imported:let_go")
+    monkeypatch.setattr(engines, "ENGINES", {**engines.ENGINES, "mine": kind, "absent": absent})
+    engines.close_engines()
+    assert closed == ["mine"]

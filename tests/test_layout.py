@@ -1,4 +1,4 @@
-"""docs/renamed.md: what has a new name is there under it, and the old one stands nowhere but where former names are taken."""
+"""Where modules stand, what they import, and docs/renamed.md: new names are there, old ones only where they are taken."""
 
 import ast
 import re
@@ -56,7 +56,7 @@ def found(names: list[str], pattern: str) -> dict[str, set[str]]:
     )
     holders: dict[str, set[str]] = {name: set() for name in names}
     for file, text in tracked().items():
-        for name in set(alternatives.findall(text)) if file != "tests/test_renamed.py" else ():
+        for name in set(alternatives.findall(text)) if file != "tests/test_layout.py" else ():
             holders[name].add(file)
     return holders
 
@@ -89,6 +89,30 @@ def test_classes_and_functions_are_under_their_new_names_alone():
         assert new in defined and old not in defined, new
     files = found([old for old, _, _ in listed if old not in EVERYDAY], r"\b{}\b")
     assert {old: names for old, names in files.items() if {n for n in names if n.endswith(".py")}} == {}
+
+
+MAY_IMPORT = {
+    "pretrain/system": ("pretrain.system",),
+    "model": ("model", "pretrain.system"),
+    "tokenization": ("tokenization", "model", "pretrain.system"),
+    "pretrain": ("pretrain", "tokenization", "model"),
+}
+"""CONTRIBUTING.md: which packages a package may import, of ours."""
+
+
+def test_packages_import_what_stands_below_them_alone():
+    for folder, allowed in MAY_IMPORT.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                names += [name.name for name in node.names] if isinstance(node, ast.Import) else []
+                ours = [
+                    name
+                    for name in names
+                    if name.split(".")[0] in ("model", "pretrain", "tokenization", "tools", "slurm")
+                ]
+                wrong = [name for name in ours if not any(f"{name}.".startswith(f"{each}.") for each in allowed)]
+                assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
 def test_no_library_imports_a_command():
