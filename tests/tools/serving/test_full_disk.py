@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from starlette.requests import Request
 
-from tests.tools.serving.test_gate import body
+from tests.tools.serving.test_admission import body
 from tools.serving.app import on_disk_error
 from tools.serving.images import edits_endpoint
 from tools.serving.limits import Limits

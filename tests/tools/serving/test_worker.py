@@ -13,7 +13,7 @@ from tools.export.folder import open_export
 from tools.generation.batches import Request, Sampling, prompt_ids
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue
-from tools.serving.metrics import Metrics
+from tools.serving.metrics import ServerMetrics
 from tools.serving.worker import Worker
 
 SAMPLING = Sampling(4.0, 1.0, 0, 1.0, 0, max_new_tokens=3)
@@ -32,7 +32,7 @@ def fails(codes):
 def test_a_failure_is_told_and_the_next_job_is_done(export, capsys, task):
     async def run() -> tuple[list[Event], list[Event]]:
         queue = JobQueue()
-        worker = Worker(export, queue, 4, Metrics())
+        worker = Worker(export, queue, 4, ServerMetrics())
         bad = Job(task, fails, [], [1], SAMPLING)
         good = Job(task, lambda codes: prompt_ids(export, task, Request("a cat"), codes), [], [1], SAMPLING)
         good.sampling = replace(SAMPLING, temperature=0.5)  # pictures: a batch of its own

@@ -10,13 +10,13 @@ from starlette.datastructures import Headers
 from tools.serving.admission import AdmissionControl, Callers
 from tools.serving.api_error import ApiError
 from tools.serving.limits import Limits
-from tools.serving.metrics import Metrics
+from tools.serving.metrics import ServerMetrics
 
 NAMES = ("localhost", "::1")
 
 
 def gate(**limits) -> AdmissionControl:
-    return AdmissionControl(None, Limits(**limits), Callers(NAMES), lambda: 0.0, Metrics())
+    return AdmissionControl(None, Limits(**limits), Callers(NAMES), lambda: 0.0, ServerMetrics())
 
 
 async def read(receive) -> int:
