@@ -59,7 +59,7 @@ def main() -> int:
     read_metrics(arguments.run)
     output_folder(arguments.output)
     from tools.export.folder import check_square, open_export
-    from tools.generation.batches import Sampling
+    from tools.generation.prompts import Sampling
 
     export = open_export(arguments.model)
     check_square(export, "demo_report.py")

@@ -60,7 +60,7 @@ def main() -> int:
         raise UserError(f"{arguments.edits}: no finished editing corpus: make it with tokenization/demo_edits.py")
     output_folder(arguments.output)
     from tools.export.folder import check_square, open_export
-    from tools.generation.batches import Sampling
+    from tools.generation.prompts import Sampling
     from tools.reports import edit_figures, edit_page
 
     export = open_export(arguments.model)

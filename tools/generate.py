@@ -12,8 +12,8 @@ import argparse
 from pretrain.system.errors import UserError, run_command
 from pretrain.system.threads import settle_threads
 from tools.generation.arguments import at_least, choose_device, scale, share
-from tools.generation.batches import PICTURE_TASKS, TASKS, Sampling
 from tools.generation.job import run_job
+from tools.generation.prompts import PICTURE_TASKS, TASKS, Sampling
 from tools.generation.record import Record, sole_user
 from tools.generation.requests import (
     read_requests,

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pretrain.system.errors import UserError, run_command
 from pretrain.system.threads import settle_threads
 from tools.generation.arguments import at_least, choose_device, share
-from tools.generation.batches import Sampling
+from tools.generation.prompts import Sampling
 from tools.serving.limits import Limits
 
 EPILOG = """\

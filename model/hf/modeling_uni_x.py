@@ -13,7 +13,6 @@ Text-branch and shared weights have the names of Qwen2 and Qwen3, the vision wei
 from __future__ import annotations
 
 import inspect
-import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
@@ -36,75 +35,19 @@ for _name, _module in list(sys.modules.items()) if _release.startswith("CODE = "
 # transformers 4.57 copies the files that this one imports, and not what those import: so all are named here.
 from .attention_uni_x import attend, attention_masks
 from .cache_uni_x import record_of
-from .configuration_uni_x import AUTO_MAP, LAYER_KINDS, UniXConfig
+from .configuration_uni_x import LAYER_KINDS, UniXConfig
 from .generation_uni_x import PictureGenerationMixin
 from .guidance_uni_x import linear  # noqa: F401
 from .layers_uni_x import VISION_WEIGHTS, UniXBranch, UniXRMSNorm, rotary_angles, rotate
+from .pretrained_uni_x import UniXPreTrainedModel, refuse_adapter_of_another
 from .rope_uni_x import Rope, frequencies
-from .routing_uni_x import TEXT, Keys, Routing, keys_after, locate, same_ends, starts_of
+from .routing_uni_x import TEXT, Keys, Routing, keys_after, locate, same_ends, starts_of, visual_tokens
 from .sampling_uni_x import sample  # noqa: F401
 from .shaped_uni_x import ShapesMixin  # noqa: F401
 from .shapes_uni_x import Grid  # noqa: F401
 
 # transformers 4.57 and 5 have two names for the cache, in outputs and in what `generate` passes
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
-
-
-PROCESSOR_FILES = (
-    "processor_config.json",
-    "unix_prompts.json",
-    "chat_template.jinja",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vq",
-)
-"""What an export has beside its model, the first one always."""
-
-
-class UniXPreTrainedModel(PreTrainedModel):
-    config_class = UniXConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["UniXBranch", "UniXVisionMLP"]
-    _skip_keys_device_placement = ["past_key_values", "cache"]
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _supports_flash_attn = False  # its kernels have no mask, and separated layers need one
-    _can_compile_fullgraph = True
-
-    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
-        """As in transformers; the folder opens by every Auto class, and has the processor of the one that was opened.
-
-        Trainers save the model and at most a tokenizer, and a folder without the rest could neither read nor draw.
-        """
-        check_packed(self)
-        self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **AUTO_MAP}
-        super().save_pretrained(save_directory, *args, **kwargs)
-        source, target = Path(self.name_or_path or "."), Path(save_directory)
-        if not (source / PROCESSOR_FILES[0]).is_file() or source.resolve() == target.resolve():
-            return
-        for path in (*(source / name for name in PROCESSOR_FILES), *source.glob("*_uni_x.py")):
-            if path.is_dir():
-                shutil.copytree(path, target / path.name, dirs_exist_ok=True)
-            elif path.is_file() and not (target / path.name).exists():
-                shutil.copy(path, target / path.name)
-
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Module:
-        """Nothing to do while the new ids are below the codes' rows. Raises ValueError if they are not.
-
-        The ids of picture codes follow those of text, so rows can only be added between the two, which would change
-        the id of every code. Bases with spare rows, as Qwen's 151,936 for 151,665 ids, keep them: new tokens go there.
-        """
-        room = self.config.image_token_offset
-        if new_num_tokens in (None, self.config.vocab_size) or new_num_tokens <= room:
-            return self.get_input_embeddings()
-        raise ValueError(
-            f"resize_token_embeddings({new_num_tokens}): text has the ids 0 to {room - 1}, from {room} on they are "
-            "picture codes, which would be overwritten: use at most that many text tokens, or convert the base model again "
-            "with a larger --image-token-offset"
-        )
 
 
 class UniXModel(UniXPreTrainedModel):
@@ -182,7 +125,7 @@ class UniXModel(UniXPreTrainedModel):
             )
         if attention_mask is not None and not torch.compiler.is_compiling() and bool((attention_mask == 1).all()):
             attention_mask = None  # no padding, and one document a row
-        visual = self._visual(input_ids, modality, cache, (batch, length), device)
+        visual = visual_tokens(self, input_ids, modality, cache, (batch, length), device)
         real = None if attention_mask is None else attention_mask[:, cache_position].bool()
         if real is not None:  # all padding is text, whatever its ids: they must not change any shape
             visual = visual & real
@@ -230,49 +173,6 @@ class UniXModel(UniXPreTrainedModel):
                 return found
             self._turned = key, found
         return self._turned[1]
-
-    def _visual(
-        self,
-        input_ids: Tensor | None,
-        modality: Tensor | bool | None,
-        cache: Cache | None,
-        shape: tuple[int, int],
-        device: torch.device,
-    ) -> Tensor:
-        """[b, s]: which new tokens the vision branch computes; the record of a cache that others filled is begun."""
-        batch, length = shape
-        if isinstance(modality, bool):
-            modality = torch.full(shape, modality, device=device)
-        foreign = 0
-        if cache is not None and not record_of(cache).is_initialized and not torch.compiler.is_compiling():
-            foreign = int(cache.get_seq_length())
-        if modality is not None and modality.shape not in ((batch, length), (batch, foreign + length)):
-            raise ValueError(
-                f"modality has shape {list(modality.shape)}: give [{batch}, {length}], or with the tokens of a cache "
-                f"that others filled [{batch}, {foreign + length}]: True for tokens of pictures"
-            )
-        if foreign:
-            if self.within and (modality is None or modality.shape[1] == length):
-                raise ValueError(
-                    f"past_key_values holds {foreign} tokens whose modality is not known: pass a cache that this model "
-                    f"filled, or modality [{batch}, {foreign + length}], True for tokens of pictures; prefix tuning of peft has "
-                    "neither: tune with LoRA"
-                )
-            begun = torch.zeros(batch, foreign, dtype=torch.bool, device=device)
-            if modality is not None and modality.shape[1] > length:
-                begun = modality[:, :foreign].bool().to(device)
-            places = torch.arange(foreign, device=device)
-            locate(begun, None, None, None, cache, places, self.within)
-        if modality is not None:
-            return modality[:, -length:].bool().to(device)
-        if input_ids is not None:
-            return self.config.is_visual(input_ids)
-        if self.routes:
-            raise ValueError(
-                f"inputs_embeds do not say which tokens are of pictures: pass modality, [{batch}, {length}] booleans, "
-                "too, or input_ids; prompt tuning of peft has neither: tune with LoRA"
-            )
-        return torch.zeros(shape, dtype=torch.bool, device=device)
 
     def _layer(
         self,
@@ -323,42 +223,6 @@ class UniXModel(UniXPreTrainedModel):
             return alone(inputs[0], attended).view_as(hidden), weights
         parts = [branch(*pair) for branch, *pair in zip(branches, inputs, routing.split(attended), strict=True)]
         return routing.merge(parts).view_as(hidden), weights
-
-
-def refuse_adapter_of_another(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *others) -> None:
-    """Raises ValueError where an adapter's weights have no place in `module`, a UniXForCausalLM, or another shape.
-
-    peft loads adapters without `strict`, and torch then drops what has no place: of an adapter of other layers the rest
-    would be heard, and nothing be said. Only loads that hold none of the model's own weights are looked at.
-    """
-    given = {name.removeprefix(prefix): weight for name, weight in state_dict.items() if name.startswith(prefix)}
-    with torch.device("meta"):
-        plain = type(module)(module.config).state_dict().keys()
-    if not plain.isdisjoint(given):  # torch says to this hook that every load is a strict one
-        return
-    own = module.state_dict()
-    for name, weight in given.items():
-        if name not in own or weight.shape != own[name].shape:
-            here = "no such part" if name not in own else f"shape {list(own[name].shape)}"
-            raise ValueError(
-                f"the adapter is of another model: its {name} has shape {list(weight.shape)}, and this model has {here}: open "
-                "the model that adapter_config.json names under base_model_name_or_path"
-            )
-
-
-def check_packed(model: nn.Module) -> None:
-    """Raises ValueError for 4-bit weights that bitsandbytes (0.50.2) would write wrong, without a word.
-
-    On CPUs with AVX-512 bf16 it packs them anew at the first forward, and on saving it restores the scales of blocks only
-    where these are quantized too.
-    """
-    for name, module in model.named_modules():
-        state = getattr(getattr(module, "weight", None), "quant_state", None)
-        if getattr(state, "packing_format_for_cpu", False) and not getattr(state, "original_nested", False):
-            raise ValueError(
-                f"{name}: bitsandbytes has packed it for this CPU at the first forward, and would save it wrong: save before "
-                "the first forward, or quantize with bnb_4bit_use_double_quant=True"
-            )
 
 
 LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index", "shift_labels")

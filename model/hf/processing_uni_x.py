@@ -26,7 +26,10 @@ for _name, _module in list(sys.modules.items()) if _release.startswith("CODE = "
     if _imported and f'CODE = "{getattr(_module, "CODE", "")}"' != _release:
         del sys.modules[_name]
 
-from .pictures_uni_x import fit, images_of, pixels_of
+# transformers 4.57 copies the files that this one imports, and not what those import: so all are named here.
+from .codes_uni_x import VQ_FOLDER, PictureCodesMixin
+from .markup_uni_x import MarkupMixin
+from .pictures_uni_x import fit  # noqa: F401
 from .shapes_uni_x import shape_of, size_word, trailing_shape
 from .sources_uni_x import (
     check_messages,
@@ -38,19 +41,18 @@ from .sources_uni_x import (
     texts_of,
     without_pictures,
 )
-from .text_uni_x import TextEncoder
-from .vq_uni_x import FAMILIES, open_picture_tokenizer
+from .text_uni_x import TextEncoder  # noqa: F401
+from .vq_uni_x import FAMILIES  # noqa: F401
 from .vqgan_uni_x import VQGAN  # noqa: F401
 
-PROCESSOR_FILE, PROMPTS_FILE, VQ_FOLDER = "processor_config.json", "unix_prompts.json", "vq"
+PROCESSOR_FILE, PROMPTS_FILE = "processor_config.json", "unix_prompts.json"
 CAPTION = "{caption}"
-PLACEHOLDER = "<|vision_start|><|image_pad|><|vision_end|>"  # what stands for a picture in text that is marked up
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 UNPADDED = {"padding": False, "return_tensors": None}  # as transformers' processors return rows that nothing is said of
 Part = str | Image.Image
 
 
-class UniXProcessor(ProcessorMixin):
+class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
     """What stands between people and a Uni-X model: prompts for its tasks, and its answers as text and pictures.
 
     `AutoProcessor.from_pretrained(folder, trust_remote_code=True)` opens it. `draw`, `edit` and `caption` take lists and
@@ -85,8 +87,6 @@ class UniXProcessor(ProcessorMixin):
             settings[f"{name}_token_id"] for name in ("vision_start", "vision_end", "eos")
         )
         self._tokenizer_as_opened = self._tokenizer_state()
-        self._picture_tokenizer: tuple[torch.nn.Module, Any] | None = None
-        self._text_encoder: tuple[int, TextEncoder] | None = None
         self.size_words = [self.encode(size_word(grid)) for grid in self.shapes]
 
     def __repr__(self) -> str:
@@ -303,67 +303,6 @@ class UniXProcessor(ProcessorMixin):
         new = ids[:, prompt["input_ids"].shape[1] :]
         return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in new]
 
-    def pictures(self, codes: Tensor | Sequence[Tensor]) -> list[Image.Image]:
-        """Pictures of codes [b, rows * columns], or of a list of [rows, columns], of a shape of the model each.
-
-        Raises ValueError for another number of codes or another shape.
-        """
-        model, family = self._tokenizer_of_pictures()
-        rows, columns = self.grid
-        size = self.settings["codebook_size"]
-        all_codes = [one for one in ([codes] if isinstance(codes, Tensor) else codes) if one.numel()]
-        outside = [code for one in all_codes for code in (int(one.min()), int(one.max())) if not 0 <= code < size]
-        if outside:
-            raise ValueError(
-                f"{outside[0]} is no code: those are 0 to {size - 1}, the ids less image_token_offset {self.offset}"
-            )
-        if not isinstance(codes, Tensor):
-            wrong = [list(one.shape) for one in codes if tuple(one.shape) not in (self.shapes or [self.grid])]
-            if wrong:
-                raise ValueError(f"codes of shape {wrong[0]} are no picture: it has {self.shapes or [self.grid]}")
-            with torch.no_grad():
-                decoded = [family.decode(model, one.cpu()[None]).numpy() for one in codes]
-            return [image for pixels in decoded for image in images_of(pixels)]
-        if codes.shape[-1] != self.num_codes:
-            raise ValueError(f"{codes.shape[-1]} codes are no picture: it has {rows} x {columns} = {self.num_codes}")
-        with torch.no_grad():
-            return images_of(family.decode(model, codes.cpu().view(-1, rows, columns)).numpy())
-
-    def codes(self, images: Sequence[Image.Image]) -> Tensor | list[Tensor]:
-        """Codes [b, rows * columns] int64 of pictures of any size; of a model of several shapes a list of [rows, columns]."""
-        model, family = self._tokenizer_of_pictures()
-        side, pixels = self.settings["image_size"], self.settings.get("pixels_per_code", 0)
-        sizes = [(columns * pixels, rows * pixels) for rows, columns in self.shapes] or [(side, side)]
-        fitted = [fit(open_picture(image), sizes, self.prompts.get("fit") == "pad") for image in images]
-        with torch.no_grad():  # one at a time, so that the codes of a picture never depend on its neighbours
-            found = [family.encode(model, torch.from_numpy(pixels_of([one]))) for one in fitted]
-        if not self.shapes:
-            return torch.cat([one.flatten(1) for one in found])
-        return [
-            one.view(image.height // pixels, image.width // pixels) for one, image in zip(found, fitted, strict=True)
-        ]
-
-    def ids_of(self, parts: Sequence) -> list[int]:
-        """A user's texts and pictures in order -> ids, each picture between its markers."""
-        ids: list[int] = []
-        for part in parts:
-            if isinstance(part, str):
-                ids += self.encode(part)
-            else:
-                codes = self.codes([part])[0]
-                size = self.size_words[self.shapes.index(tuple(codes.shape))] if self.shapes else []
-                ids += [*size, self.start, *(codes.flatten() + self.offset).tolist(), self.end]
-        return ids
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text; control tokens in it are only characters."""
-        if not text:
-            return []
-        size = len(self.tokenizer)  # a token that was added meanwhile is a control token, too
-        if self._text_encoder is None or self._text_encoder[0] != size:
-            self._text_encoder = size, TextEncoder(self.tokenizer.backend_tokenizer.to_str())
-        return self._text_encoder[1](text)
-
     def batch(
         self, rows: Sequence[Sequence[int]], masks: Sequence[Sequence[int]] | None = None, **options
     ) -> BatchFeature:
@@ -388,61 +327,6 @@ class UniXProcessor(ProcessorMixin):
         """What a prompt for a picture ends with: nothing where `generate_images` adds size words."""
         return [] if self.shapes else [self.start]
 
-    def _markup(self, text: str) -> list[int]:
-        """Ids of text whose control tokens are meant. Raises ValueError for a token whose id is a picture code's."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        wrong = [token for token in ids if token >= self.offset]
-        if wrong:
-            raise ValueError(
-                f"token {self.tokenizer.convert_ids_to_tokens(wrong[0])!r} has id {wrong[0]}, and from {self.offset} on ids are "
-                "picture codes: this tokenizer has no room for added tokens"
-            )
-        return ids
-
-    def _marked_up(self, text: str, pictures: Sequence, plain: bool = False) -> list[int]:
-        """Ids of text that is marked up, with `pictures` at their places, or before it where it names none."""
-        encode = self.encode if plain else self._markup
-        pictures = [open_picture(one) for one in pictures]
-        pieces = text.split(PLACEHOLDER) if not plain else [text]
-        if len(pieces) == 1:
-            return [*self.ids_of(pictures), *encode(text)]
-        if len(pieces) - 1 != len(pictures):
-            raise ValueError(
-                f"the text has places for {len(pieces) - 1} pictures, and {len(pictures)} are given: one for each"
-            )
-        ids = encode(pieces[0])
-        for picture, piece in zip(pictures, pieces[1:], strict=True):
-            ids += [*self.ids_of([picture]), *encode(piece)]
-        return ids
-
-    def _turns(
-        self, messages: Sequence[dict], add_generation_prompt: bool, continue_final_message: bool
-    ) -> tuple[list[int], list[int]]:
-        """Ids of a conversation, and 1 for each that an assistant says."""
-        ids: list[int] = []
-        mask: list[int] = []
-        for place, message in enumerate(messages):
-            opening, ending, between = self._turn_marks(message["role"])
-            content = self.ids_of(parts_of_messages([message]))
-            if continue_final_message and place == len(messages) - 1:
-                ending, between = [], []
-            spoken = int(message["role"] == "assistant")
-            ids += [*opening, *content, *ending, *between]
-            mask += [0] * len(opening) + [spoken] * (len(content) + len(ending)) + [0] * len(between)
-        if add_generation_prompt:
-            ids += self._turn_marks("assistant")[0]
-        return ids, mask + [0] * (len(ids) - len(mask))
-
-    def _turn_marks(self, role: str) -> tuple[list[int], list[int], list[int]]:
-        """Ids that open a turn, that end it, and that stand after it."""
-        if not role.isidentifier():  # a role stands among control tokens
-            raise ValueError(f"role {role!r} is not one: give user, assistant or system")
-        return self._markup(f"<|im_start|>{role}\n"), self._markup("<|im_end|>"), self._markup("\n")
-
-    def _turn(self, role: str, content: Sequence[int]) -> list[int]:
-        opening, ending, between = self._turn_marks(role)
-        return [*opening, *content, *ending, *between]
-
     def _tokenizer_state(self) -> tuple:
         tokenizer = self.tokenizer
         return len(tokenizer), tokenizer.special_tokens_map, tokenizer.chat_template, tokenizer.model_max_length
@@ -457,14 +341,6 @@ class UniXProcessor(ProcessorMixin):
         found["unconditional_ids"] = self.unconditional_ids
         found["shapes" if self.shapes else "num_codes"] = shapes if self.shapes else self.num_codes
         return found
-
-    def _tokenizer_of_pictures(self) -> tuple[torch.nn.Module, Any]:
-        if self._picture_tokenizer is None:
-            folder = Path(self.folder) / VQ_FOLDER
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            kind = config.get("_class_name", config.get("model_type"))
-            self._picture_tokenizer = open_picture_tokenizer(str(folder), kind), FAMILIES[kind]
-        return self._picture_tokenizer
 
 
 UniXProcessor.register_for_auto_class()

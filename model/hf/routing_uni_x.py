@@ -84,6 +84,54 @@ def keys_after(cache: Cache | None, total: Any) -> Any:
     return first.max_cache_len if isinstance(first, StaticLayer) else total
 
 
+def visual_tokens(
+    model: Any,
+    input_ids: Tensor | None,
+    modality: Tensor | bool | None,
+    cache: Cache | None,
+    shape: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    """Which new tokens the vision branch computes: bool [b, s], from the ids or from the `modality` of the caller.
+
+    `model` is a UniXModel, `shape` (b, s). For a cache that another model filled, its tokens are recorded first. Raises
+    ValueError where the modality cannot be known.
+    """
+    batch, length = shape
+    if isinstance(modality, bool):
+        modality = torch.full(shape, modality, device=device)
+    foreign = 0
+    if cache is not None and not record_of(cache).is_initialized and not torch.compiler.is_compiling():
+        foreign = int(cache.get_seq_length())
+    if modality is not None and modality.shape not in ((batch, length), (batch, foreign + length)):
+        raise ValueError(
+            f"modality has shape {list(modality.shape)}: give [{batch}, {length}], or with the tokens of a cache "
+            f"that others filled [{batch}, {foreign + length}]: True for tokens of pictures"
+        )
+    if foreign:
+        if model.within and (modality is None or modality.shape[1] == length):
+            raise ValueError(
+                f"past_key_values holds {foreign} tokens whose modality is not known: pass a cache that this model "
+                f"filled, or modality [{batch}, {foreign + length}], True for tokens of pictures; prefix tuning of peft has "
+                "neither: tune with LoRA"
+            )
+        begun = torch.zeros(batch, foreign, dtype=torch.bool, device=device)
+        if modality is not None and modality.shape[1] > length:
+            begun = modality[:, :foreign].bool().to(device)
+        places = torch.arange(foreign, device=device)
+        locate(begun, None, None, None, cache, places, model.within)
+    if modality is not None:
+        return modality[:, -length:].bool().to(device)
+    if input_ids is not None:
+        return model.config.is_visual(input_ids)
+    if model.routes:
+        raise ValueError(
+            f"inputs_embeds do not say which tokens are of pictures: pass modality, [{batch}, {length}] booleans, "
+            "too, or input_ids; prompt tuning of peft has neither: tune with LoRA"
+        )
+    return torch.zeros(shape, dtype=torch.bool, device=device)
+
+
 def locate(
     visual: Tensor,
     real: Tensor | None,

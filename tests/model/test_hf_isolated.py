@@ -125,11 +125,13 @@ def test_two_exports_of_one_name_run_their_own_code(tmp_path, monkeypatch):
 
 TRAVELS = {"", "__future__", "collections", "functools", "math", "typing", "torch", "transformers"}
 PICTURES = {
-    "modeling_uni_x.py": {"importlib", "inspect", "shutil", "sys", "pathlib"},
+    "modeling_uni_x.py": {"importlib", "inspect", "sys", "pathlib"},
+    "pretrained_uni_x.py": {"shutil", "pathlib"},
     "configuration_uni_x.py": {"importlib", "pathlib", "sys"},
     "pictures_uni_x.py": {"numpy", "PIL"},
     "vqgan_uni_x.py": {"json", "pathlib", "types", "safetensors"},
     "sources_uni_x.py": {"base64", "io", "urllib", "pathlib", "numpy", "PIL"},
+    "codes_uni_x.py": {"json", "pathlib", "PIL"},
     "processing_uni_x.py": {"importlib", "json", "shutil", "sys", "pathlib", "PIL"},
     "text_uni_x.py": {"json", "re", "tokenizers"},
 }

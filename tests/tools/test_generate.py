@@ -18,7 +18,7 @@ from tests.tools.tiny_export import GRID, write_export
 from tools import generate
 from tools.export.folder import open_export
 from tools.generation import requests
-from tools.generation.batches import Request, codes_of, prompt_ids
+from tools.generation.prompts import Request, codes_of, prompt_ids
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "generate.py"
 

@@ -18,7 +18,8 @@ from tests.tools.tiny_export import CHATML, GRID, write_export
 from tools import generate
 from tools.export.folder import open_export
 from tools.generation import results
-from tools.generation.batches import Request, codes_of, partial_picture, prompt_ids, sample_seed, stop_ids
+from tools.generation.batches import partial_picture, stop_ids
+from tools.generation.prompts import Request, codes_of, prompt_ids, sample_seed
 from tools.generation.record import Record, sole_user
 
 

@@ -21,7 +21,8 @@ from tests.tools.tiny_export import CHATML, write_export
 from tokenization.preprocess import open_image, preprocess
 from tools import serve
 from tools.export.folder import open_export
-from tools.generation.batches import Request, Sampling, draw_batch, prompt_ids, sample_seed, stop_ids, write_batch
+from tools.generation.batches import draw_batch, stop_ids, write_batch
+from tools.generation.prompts import Request, Sampling, prompt_ids, sample_seed
 from tools.serve import what_it_can
 
 DRAWING = Sampling(4.0, 0.99, 4096, 0.96, 0, 1.5)  # what the server does when a request does not say

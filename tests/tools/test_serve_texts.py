@@ -13,7 +13,8 @@ from model.prompts import conversation_ids
 from tests.tools.serving_process import data_uri, picture_file, serving
 from tests.tools.tiny_export import CHATML, write_export
 from tools.export.folder import open_export
-from tools.generation.batches import Sampling, sample_seed, write_batch
+from tools.generation.batches import write_batch
+from tools.generation.prompts import Sampling, sample_seed
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.tools.serving_process import serving
 from tests.tools.tiny_export import CHATML, SHAPES, write_export
 from tools import evaluate, generate
 from tools.export.folder import open_export
-from tools.generation.batches import Request, check_lengths, codes_of, prompt_ids
+from tools.generation.prompts import Request, check_lengths, codes_of, prompt_ids
 
 SIZES = [(2 * columns, 2 * rows) for rows, columns in SHAPES]  # two pixels a code
 

@@ -32,7 +32,7 @@ from tools.evaluation.benchmarks import (
 from tools.evaluation.record import export_identity, machine, make_record, read_record, require_all
 from tools.evaluation.scored import read_scores
 from tools.evaluation.scorers import MISSING, FolderFindings, check, file_name, files_of_item
-from tools.generation.batches import Request, Sampling, shape_number
+from tools.generation.prompts import Request, Sampling, shape_number
 from tools.generation.record import RECORD, Record, sole_user
 
 if TYPE_CHECKING:

@@ -1,170 +1,23 @@
-"""What `tools/generate.py` does with a batch of requests: prompts in ids, one call of the model, pictures and texts."""
+"""Batched generation with an export: images, texts and interleaved documents of a batch of prompts, one call of the model."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.hf.shapes_uni_x import trailing_shape
-from model.prompts import (
-    TURN_END,
-    edit_ids,
-    image_to_text_ids,
-    picture_ids,
-    size_ids,
-    text_to_image_ids,
-    turn_ids,
-    unconditional_ids,
-)
-from model.shapes import Framing, shape_of
-from pretrain.system.errors import UserError
+from model.prompts import TURN_END, size_ids, unconditional_ids
+from tools.generation.prompts import Sampling, Scale
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from tools.export.folder import Export
 
-TASKS = ("draw", "caption", "edit", "text", "interleaved")
-PICTURE_TASKS = ("draw", "edit")
 GREY = (128, 128, 128)  # of the part of a picture that is not drawn yet
-
-Scale = float | tuple[float, float]  # of guidance: one number, or those of the first and of the last code
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How codes and text are drawn. The defaults of the command are the published ones: the paper's guidance, the
-    released code's temperature, top-k and top-p, and InstructPix2Pix's guidance of the source picture."""
-
-    guidance: Scale
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
-    image_guidance: Scale = 1.5
-    text_temperature: float = 0.0
-    max_new_tokens: int = 64
-    max_images: int = 4
-    chat: bool = False  # prompts are turns of a conversation
-
-
-@dataclass(frozen=True)
-class Request:
-    """One thing to make: a prompt, which may be empty for a caption, and the pictures that stand before it."""
-
-    prompt: str
-    images: tuple[Path, ...] = ()
-    shape: str = ""  # of the picture that is drawn, as a ratio 4:3 or rows*columns; empty where the model chooses
-
-
-def sample_seed(seed: int, prompt: int, sample: int) -> int:
-    """Seed of sample `sample` of prompt number `prompt`: 63 bits that depend on all three numbers."""
-    digest = hashlib.blake2b(f"{seed}/{prompt}/{sample}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def settings_of(task: str, sampling: Sampling) -> dict:
-    """The settings that the results of a task depend on."""
-    pictures = ["guidance", "temperature", "top_k", "top_p", "seed"]
-    texts = ["text_temperature", "max_new_tokens"] + (["top_k", "top_p", "seed"] if sampling.text_temperature else [])
-    used = {
-        "draw": pictures,
-        "edit": [*pictures, "image_guidance"],
-        "caption": [*texts, "chat"],
-        "text": [*texts, "chat"],
-        "interleaved": [*pictures, *texts, "max_images", "chat"],
-    }[task]
-    return {name: value for name, value in asdict(sampling).items() if name in used}
-
-
-def check_lengths(export: Export, task: str, requests: Sequence[Request], sampling: Sampling) -> None:
-    """Raises UserError if a request and its answer are longer than the model's longest sequence."""
-    codes = most_tokens(export)
-    answer = {"draw": codes, "edit": codes}.get(task, sampling.max_new_tokens)
-    if task == "interleaved":
-        answer += sampling.max_images * (codes + 1)
-    limit = export.model.config.max_position_embeddings
-    for request in requests:
-        blank = blank_sources(export, len(request.images))
-        tokens = len(prompt_ids(export, task, request, blank, sampling.chat)[0]) + answer
-        if tokens > limit:
-            words = f"prompt {request.prompt[:60]!r}"
-            raise UserError(f"{words} needs {tokens} tokens, the model has {limit}: shorten it")
-
-
-def blank_sources(export: Export, count: int) -> list:
-    """What `codes_of` may give of so many pictures, in the longest case."""
-    import numpy
-
-    grids = export.templates.shapes
-    if not grids:
-        return [[0] * (export.vq.image_size // export.vq.downsample) ** 2] * count
-    return [numpy.zeros(max(grids, key=lambda grid: grid[0] * grid[1]), int)] * count
-
-
-def most_tokens(export: Export) -> int:
-    """Tokens that a picture which is drawn adds to its prompt, in the longest case."""
-    templates = export.templates
-    if not templates.shapes:
-        return templates.grid[0] * templates.grid[1]
-    words = [len(size_ids(shape, export.encode, templates)) for shape in range(len(templates.shapes))]
-    return max(rows * columns + 1 + said for (rows, columns), said in zip(templates.shapes, words, strict=True))
-
-
-def framing_of(export: Export) -> Framing:
-    """How pictures of prompts are brought to the shapes that the model knows, as in training; or to the image tokenizer's
-    own square."""
-    side, pixels = export.vq.image_size // export.vq.downsample, export.vq.downsample
-    return Framing(export.templates.shapes or ((side, side),), pixels, export.templates.fit == "pad")
-
-
-def shape_number(export: Export, said: str) -> int | None:
-    """The number of a shape that is asked for; None where nothing is. Raises UserError for one that is not drawn."""
-    if not said:
-        return None
-    try:
-        return shape_of(said, export.templates.grids)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-def prompt_ids(
-    export: Export, task: str, request: Request, sources: Sequence, chat: bool = False
-) -> tuple[list[int], list[int] | None]:
-    """Ids of a request whose pictures have the codes `sources`; for an edit, also those without the instruction."""
-    encode, vocabulary, templates = export.encode, export.vocabulary, export.templates
-    if task == "draw":
-        return text_to_image_ids(request.prompt, encode, vocabulary, templates), None
-    if task == "edit":
-        return edit_ids(sources, request.prompt, encode, export.markup, vocabulary, templates)
-    if chat:
-        question = request.prompt or templates.image_to_text[0]
-        return turn_ids(sources, question, encode, export.markup, vocabulary, templates), None
-    if task == "caption":
-        return image_to_text_ids(sources[0], encode, vocabulary, templates, request.prompt or 0), None
-    pictures = [token for codes in sources for token in picture_ids(codes, vocabulary, encode, templates)]
-    return [*pictures, *(int(token) for token in encode(request.prompt))], None
-
-
-def codes_of(export: Export, request: Request) -> list:
-    """Codes of each picture of a request, [rows * columns], or [rows, columns] where a model knows several shapes.
-
-    Raises RejectedImage, a UserError, for a bad file.
-    """
-    from tokenization.preprocess import open_image, preprocess
-
-    pictures = [preprocess(open_image(path), framing_of(export)) for path in request.images]
-    return [source_codes(export, picture) for picture in pictures]
-
-
-def source_codes(export: Export, picture: Image.Image):
-    """Codes of a picture of a prompt, encoded alone, so that they do not depend on its neighbours."""
-    codes = export.vq.encode([picture])[0]
-    return codes if export.templates.shapes else codes.flatten()
 
 
 def draw_batch(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from model.shapes import size_word
-from tools.generation.batches import PICTURE_TASKS, Request, Sampling
+from tools.generation.prompts import PICTURE_TASKS, Request, Sampling
 from tools.generation.record import Record
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def run_job(
     """
     from tqdm import tqdm
 
-    from tools.generation.batches import check_lengths, fingerprint, sample_seed, settings_of, shape_number
+    from tools.generation.batches import fingerprint
+    from tools.generation.prompts import check_lengths, sample_seed, settings_of, shape_number
     from tools.generation.results import make_batch, write_sheets
 
     check_lengths(export, task, requests, sampling)

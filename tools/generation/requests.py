@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pretrain.system.errors import UserError
-from tools.generation.batches import PICTURE_TASKS, Request
+from tools.generation.prompts import PICTURE_TASKS, Request
 from tools.generation.record import Record
 
 PROMPT_SUFFIXES = ("", ".txt", ".jsonl")

@@ -7,17 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenization.files import save_picture
-from tools.generation.batches import (
-    Request,
-    Sampling,
-    codes_of,
-    document_batch,
-    draw_batch,
-    partial_picture,
-    prompt_ids,
-    shape_number,
-    write_batch,
-)
+from tools.generation.batches import document_batch, draw_batch, partial_picture, write_batch
+from tools.generation.prompts import Request, Sampling, codes_of, prompt_ids, shape_number
 
 if TYPE_CHECKING:
     from tools.export.folder import Export

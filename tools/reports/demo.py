@@ -52,7 +52,8 @@ def draw(export, names: list[str], sampling) -> list:
     from tqdm import tqdm
 
     from model.prompts import text_to_image_ids
-    from tools.generation.batches import draw_batch, sample_seed
+    from tools.generation.batches import draw_batch
+    from tools.generation.prompts import sample_seed
 
     ids = [text_to_image_ids(name, export.encode, export.vocabulary, export.templates) for name in names]
     seeds = [sample_seed(sampling.seed, number, 0) for number in range(len(names))]

@@ -12,7 +12,8 @@ def edit_all(export, rows, codes, sampling) -> list:
     """The model's picture for each edit; `codes` are those of the source pictures, or None to ask without them."""
     from tqdm import tqdm
 
-    from tools.generation.batches import Request, draw_batch, prompt_ids, sample_seed
+    from tools.generation.batches import draw_batch
+    from tools.generation.prompts import Request, prompt_ids, sample_seed
 
     sources = [[of_row.flatten()] for of_row in codes] if codes is not None else [[]] * len(rows)
     prompts = [prompt_ids(export, "edit", Request(row.instruction), given) for row, given in zip(rows, sources)]

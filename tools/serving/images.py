@@ -15,8 +15,8 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tools.generation.batches import Request as Prompt
-from tools.generation.batches import Sampling, prompt_ids, sample_seed
+from tools.generation.prompts import Request as Prompt
+from tools.generation.prompts import Sampling, prompt_ids, sample_seed
 from tools.serving.api_error import ApiError, json_response
 from tools.serving.jobs import Job, Usage
 from tools.serving.pictures import asked_size, file_of, fitted, nearest

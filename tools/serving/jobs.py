@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from tools.generation.batches import Sampling
+from tools.generation.prompts import Sampling
 from tools.serving.api_error import ApiError
 
 

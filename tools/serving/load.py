@@ -19,16 +19,8 @@ import openai
 
 from tokenization.preprocess import preprocess
 from tools.export.folder import Export
-from tools.generation.batches import (
-    Request,
-    Sampling,
-    draw_batch,
-    framing_of,
-    prompt_ids,
-    sample_seed,
-    source_codes,
-    write_batch,
-)
+from tools.generation.batches import draw_batch, write_batch
+from tools.generation.prompts import Request, Sampling, framing_of, prompt_ids, sample_seed, source_codes
 from tools.serving.pictures import file_of
 
 WORDS = ("red heart", "pizza", "sun behind a cloud", "green apple", "house", "smiling face", "cat", "blue square")

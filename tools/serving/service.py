@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tools.export.folder import Export
-from tools.generation.batches import Sampling, blank_sources, framing_of, most_tokens
+from tools.generation.prompts import Sampling, blank_sources, framing_of, most_tokens
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue
 from tools.serving.limits import Limits

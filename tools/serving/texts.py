@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 
 from model.prompts import TURN_END
-from tools.generation.batches import sample_seed
+from tools.generation.prompts import sample_seed
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Job, Usage
 from tools.serving.service import Service, draw_seed

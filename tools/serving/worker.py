@@ -13,7 +13,8 @@ from transformers import LogitsProcessor, StoppingCriteria
 
 from model.hf.sampling_uni_x import SeededSamplingLogitsProcessor
 from tools.export.folder import Export
-from tools.generation.batches import continue_texts, draw_codes, generators, partial_picture, source_codes, stop_ids
+from tools.generation.batches import continue_texts, draw_codes, generators, partial_picture, stop_ids
+from tools.generation.prompts import source_codes
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue, Usage
 from tools.serving.likelihood import judge

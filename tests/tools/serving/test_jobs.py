@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tools.generation.batches import Sampling
+from tools.generation.prompts import Sampling
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Job, JobQueue
 from tools.serving.worker import partial_moments

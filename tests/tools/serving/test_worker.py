@@ -10,7 +10,7 @@ import pytest
 
 from tests.tools.tiny_export import write_export
 from tools.export.folder import open_export
-from tools.generation.batches import Request, Sampling, prompt_ids
+from tools.generation.prompts import Request, Sampling, prompt_ids
 from tools.serving.api_error import ApiError
 from tools.serving.jobs import Event, Job, JobQueue
 from tools.serving.metrics import ServerMetrics
