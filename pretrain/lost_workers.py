@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from pretrain.system.errors import TryAgain
+from pretrain.system.free_memory import free_memory
 
 RESTARTS = 5  # of a process's workers; what kills them more often than that will not go away
 LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")  # torch has no class for this error
@@ -94,9 +95,5 @@ def _memory(held: int | None) -> str:
 
 
 def _available() -> str:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            kibibytes = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return "an unknown amount"
-    return f"{kibibytes / 1024:,.0f} MiB"
+    found = free_memory()
+    return "an unknown amount" if found is None else f"{found / MIB:,.0f} MiB"

@@ -139,6 +139,10 @@ def main(arguments: list[str] | None = None) -> int:
         samples = args.num_images if task in PICTURE_TASKS else 1
         run_job(export, task, requests, samples, sampling, args.batch_size, args.preview, record)
         print(where(record, task), file=sys.stderr)
+        if all("error" in line for line in record.lines.values()):
+            raise UserError(
+                f"{record.path}: nothing was made, every request was put aside: give pictures that can be read"
+            )
     return 0
 
 

@@ -17,7 +17,7 @@ from pretrain.system.errors import UserError
 from tests.tools.tiny_export import GRID, write_export
 from tools import generate
 from tools.export.folder import open_export
-from tools.generation import requests
+from tools.generation import prompts, requests
 from tools.generation.prompts import Request, codes_of, prompt_ids
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "generate.py"
@@ -115,6 +115,24 @@ def test_control_tokens_in_a_prompt_are_only_characters(export):
     opened = open_export(export)
     assert opened.encode("<|vision_start|>") == opened.encode("<|vision_") + opened.encode("start|>")
     assert opened.decode([*opened.encode("äh 猫"), opened.vocabulary.eos_id]) == "äh 猫"
+
+
+def test_a_job_whose_requests_were_all_put_aside_has_failed(export, picture, tmp_path, capsys):
+    """One of several is a line and a warning; with nothing made the command does not end as if it were done."""
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match="nothing was made, every request was put aside"):
+        run(export, tmp_path / "none", "--image", tmp_path / "text.png")
+    lines = run(export, tmp_path / "one", "--image", tmp_path / "text.png", "--image", picture)
+    assert ["error" in line for line in lines] == [True, False]
+    assert "1 requests were put aside" in capsys.readouterr().err
+
+
+def test_masks_that_do_not_fit_into_memory_are_refused_before_anything_is_computed(export, tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts, "free_memory", lambda: 2**16)
+    with pytest.raises(UserError, match=r"prompts of \d+ tokens, 2 at a time, need about .* GiB .* --batch-size"):
+        run(export, tmp_path / "out", "--prompt", "x" * 150, "--num-images", 2)
+    monkeypatch.setattr(prompts, "free_memory", lambda: None)  # a system that does not say
+    assert len(run(export, tmp_path / "out", "--prompt", "x" * 150, "--num-images", 1)) == 1
 
 
 def test_keys_of_prompts_that_are_not_read_are_told(tmp_path, capsys):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from model.shapes import size_word
+from pretrain.system.errors import RunFailed
 from tools.generation.prompts import PICTURE_TASKS, Request, Sampling
 from tools.generation.record import Record
 
@@ -31,13 +32,16 @@ def run_job(
     `numbers` are the requests' own, on which seeds and names depend, where they are not 0, 1, 2 and so on. `extra` goes
     into every line: what else results depend on.
     """
+    import torch
     from tqdm import tqdm
 
     from tools.generation.batches import fingerprint
-    from tools.generation.prompts import check_lengths, sample_seed, settings_of, shape_number
+    from tools.generation.prompts import check_lengths, check_memory, sample_seed, settings_of, shape_number
     from tools.generation.results import make_batch, write_sheets
 
-    check_lengths(export, task, requests, sampling)
+    longest = check_lengths(export, task, requests, sampling)
+    if export.model.device.type == "cpu":
+        check_memory(task, min(batch_size, len(requests) * samples), longest)
     common = {"task": task, "model": fingerprint(export.folder), "settings": settings_of(task, sampling)}
     common |= extra or {}
     jobs, open_jobs = [], set()
@@ -63,7 +67,14 @@ def run_job(
                 if (job["prompt_index"], job["sample_index"]) in open_jobs
             ]
             if batch:
-                record.add(make_batch(export, task, batch, sampling, record.folder, preview))
+                try:
+                    made = make_batch(export, task, batch, sampling, record.folder, preview)
+                except torch.OutOfMemoryError as error:
+                    raise RunFailed(
+                        f"the GPU has no room for {len(batch)} requests at a time ({str(error).splitlines()[0]}): lower "
+                        f"--batch-size (prompts have up to {longest:,} tokens); the same command goes on from here"
+                    ) from None
+                record.add(made)
                 progress.update(len(batch))
     bad = [line for line in record.lines.values() if "error" in line]
     if bad:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from model.prompts import edit_ids, image_to_text_ids, picture_ids, size_ids, text_to_image_ids, turn_ids
 from model.shapes import Framing, shape_of
 from pretrain.system.errors import UserError
+from pretrain.system.free_memory import free_memory
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 TASKS = ("draw", "caption", "edit", "text", "interleaved")
 PICTURE_TASKS = ("draw", "edit")
 
+BRANCHES = {"draw": 2, "edit": 3, "interleaved": 2}
+"""Rows of a request: guidance computes it without its caption, and without its source picture, too."""
+MASK_BYTES = 8  # of a query and a key: two masks, what they are made of, and the numbers that attention adds
 Scale = float | tuple[float, float]  # of guidance: one number, or those of the first and of the last code
 
 
@@ -69,19 +73,35 @@ def settings_of(task: str, sampling: Sampling) -> dict:
     return {name: value for name, value in asdict(sampling).items() if name in used}
 
 
-def check_lengths(export: Export, task: str, requests: Sequence[Request], sampling: Sampling) -> None:
-    """Raises UserError if a request and its answer are longer than the model's longest sequence."""
+def check_lengths(export: Export, task: str, requests: Sequence[Request], sampling: Sampling) -> int:
+    """Tokens of the longest prompt. Raises UserError if a request and its answer are longer than the model's longest sequence."""
     codes = most_tokens(export)
     answer = {"draw": codes, "edit": codes}.get(task, sampling.max_new_tokens)
     if task == "interleaved":
         answer += sampling.max_images * (codes + 1)
-    limit = export.model.config.max_position_embeddings
+    limit, longest = export.model.config.max_position_embeddings, 0
     for request in requests:
         blank = blank_sources(export, len(request.images))
-        tokens = len(prompt_ids(export, task, request, blank, sampling.chat)[0]) + answer
+        prompt = len(prompt_ids(export, task, request, blank, sampling.chat)[0])
+        tokens, longest = prompt + answer, max(longest, prompt)
         if tokens > limit:
             words = f"prompt {request.prompt[:60]!r}"
             raise UserError(f"{words} needs {tokens} tokens, the model has {limit}: shorten it")
+    return longest
+
+
+def check_memory(task: str, batch: int, tokens: int) -> None:
+    """Raises UserError where the attention masks of prompts [batch, tokens] do not fit a CPU's free memory.
+
+    They are quadratic in the tokens, and Linux kills a process that takes more memory than there is, without a word.
+    """
+    needed = batch * BRANCHES.get(task, 1) * tokens**2 * MASK_BYTES
+    free = free_memory()
+    if free is not None and needed > free:
+        raise UserError(
+            f"prompts of {tokens:,} tokens, {batch} at a time, need about {needed / 2**30:,.1f} GiB for the masks of "
+            f"attention, and {free / 2**30:,.1f} GiB are free: shorten them, or lower --batch-size"
+        )
 
 
 def blank_sources(export: Export, count: int) -> list:

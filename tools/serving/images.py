@@ -82,6 +82,10 @@ async def answer(
     """Check what is asked, let the model make it -> the response."""
     service.check_model(asked.model)
     check_picture(service, asked)
+    if asked.partial_images and not asked.stream:
+        raise ApiError(
+            400, "partial_images: they are events of a stream: set stream to true", "partial_images", "invalid_value"
+        )
     wanted = asked_size(asked.size, service.limits.pixels)
     sources = await service.squares(files, "image")
     sampling = sampling_of(service.defaults, asked)

@@ -87,7 +87,8 @@ def as_text(value: Any) -> str:
 def parse_json(kind: type[Fields], body: bytes):
     """A request of a JSON body. Raises ApiError 400, which names the field."""
     try:
-        values = without_nulls(from_json(body))
+        values = without_nulls(from_json(body))  # which has a bound for nesting
+        json.loads(body, object_pairs_hook=each_once)
     except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
     try:
@@ -103,6 +104,15 @@ def parse_form(kind: type[Fields], fields: dict[str, str]):
         return kind.model_validate(given, context={"form": True})
     except ValidationError as error:
         raise refusal(kind, error, given) from None
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> None:
+    """Raises ApiError 400 for an object that has a key twice: parsers take the last and lose the others."""
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise ApiError(400, f"{name[:100]!r} is given twice in one object", name[:100], "invalid_value")
+        seen.add(name)
 
 
 def without_nulls(value: Any) -> Any:

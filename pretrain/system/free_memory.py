@@ -1,0 +1,26 @@
+"""Main memory that this process may still take: of the machine, and of the control group that it runs in."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+MEMINFO, GROUPS = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def free_memory(meminfo: Path = MEMINFO, groups: Path = GROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Bytes, or None where the system does not say. Of a control group (version 2) and all above it: limit less use."""
+    found = []
+    try:
+        lines = meminfo.read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        name = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "/")
+    except (OSError, ValueError, IndexError):
+        name = "/"
+    folder = groups / name.strip("/")
+    for group in (folder, *folder.parents):
+        with contextlib.suppress(OSError, ValueError):  # no limit is "max"
+            found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        if group == groups:
+            break
+    return max(0, min(found)) if found else None
