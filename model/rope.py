@@ -88,7 +88,9 @@ def _scaling(settings: dict[str, Any], name: str, positions: int | None) -> dict
         told = f"{unknown[0]} is {settings[unknown[0]]!r}"
         raise UserError(f"{name}: {told}: {kind} positions have no such setting here: remove it if it has no effect")
     if missing := [key for key in needed if key not in settings]:
-        raise UserError(f"{name}: {kind} positions need {missing[0]}, which is not there: copy config.json again")
+        raise UserError(
+            f"{name}: {kind} positions need {missing[0]}, which is not there: add it, as the base model's config.json has it"
+        )
     if kind == "default" or (kind == "linear" and settings["factor"] == 1):
         return None
     made = {
@@ -98,7 +100,9 @@ def _scaling(settings: dict[str, Any], name: str, positions: int | None) -> dict
     }
     if kind == "llama3" and made["low_freq_factor"] >= made["high_freq_factor"]:
         low, high = made["low_freq_factor"], made["high_freq_factor"]
-        raise UserError(f"{name}: low_freq_factor {low} is not below high_freq_factor {high}: copy config.json again")
+        raise UserError(
+            f"{name}: low_freq_factor {low} is not below high_freq_factor {high}: take both from the base model's config.json"
+        )
     return {"rope_type": kind, **made}
 
 

@@ -27,7 +27,8 @@ class Progress:
         default_factory=list
     )  # {"from": step, "to": step, "left_out": [first row, last row + 1]}
 
-    skills: list[str] = field(default_factory=list)  # what the data of this run, and of what it began from, teach
+    skills: list[str] | None = field(default_factory=list)
+    """What the data of this run, and of what it began from, teach; None where what it began from does not say."""
 
     since_line: list[float] = field(default_factory=lambda: list(NO_STEPS))  # steps since the last line, as NO_STEPS
 

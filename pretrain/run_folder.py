@@ -205,8 +205,11 @@ def stop_with_report(run: Path, progress: Progress, error: RunFailed) -> None:
     raise error
 
 
-def start_from(config: TrainConfig, engine, model: ModelConfig, coordinator: Coordinator) -> list[str]:
-    """Take the weights of a checkpoint, of a run or made by tools/convert_from_hf.py -> its skills. Raises UserError."""
+def start_from(config: TrainConfig, engine, model: ModelConfig, coordinator: Coordinator) -> list[str] | None:
+    """Take the weights of a checkpoint, of a run or made by tools/convert_from_hf.py -> its skills, None where it does not say.
+
+    Raises UserError.
+    """
     found = checkpoint.find(Path(config.run.init_from), coordinator)
     there = check_model(found, model, "set the model section to what the weights were made with")
     if not config.model.max_position_embeddings and there["max_position_embeddings"] != model.max_position_embeddings:
@@ -216,7 +219,8 @@ def start_from(config: TrainConfig, engine, model: ModelConfig, coordinator: Coo
         )
     engine.load_weights(found)
     coordinator.say(f"starting from the weights of {found}")
-    return checkpoint.read_state(found).get("skills", [])
+    state = checkpoint.read_state(found)
+    return state.get("skills", [] if "made_from" in state else None)  # a language model teaches none of them
 
 
 FREE = ("initializer_range", "max_position_embeddings")  # what weights that are there do not depend on

@@ -64,7 +64,8 @@ def train(config: TrainConfig, command: list[str]) -> int:
         coordinator.warn(line)
     attempt = coordinator.first_does(lambda: claim(run))
     progress = coordinator.all_do(lambda: resume(config, run, engine, data, coordinator))
-    progress.skills = sorted({*progress.skills, *data.skills()})
+    if progress.skills is not None:
+        progress.skills = sorted({*progress.skills, *data.skills()})
     if progress.step >= steps:
         coordinator.say(f"{run} is finished: {progress.step} of {steps} steps are done")
         return 0

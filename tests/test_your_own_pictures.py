@@ -185,6 +185,15 @@ def test_mistakes_are_one_line_and_nothing_is_written(walked, commands, photos):
     assert new_run(commands, photos, "--size", "small", "--init-from", "x").code == 2
 
 
+def test_what_training_would_warn_of_is_told_when_the_configuration_is_written(walked, commands, photos):
+    shards = "work/photos/shards/train"
+    told = new_run(commands, photos, "--vq", "openmoji-64", "--heldout", shards, output="told.yaml")
+    assert told.code == 0 and "warning: --vq is called 'openmoji-64', and the shards were made with 'vq'" in told.err
+    assert "warning: --heldout is trained on too" in told.err
+    held = new_run(commands, photos, "--heldout", "work/photos/shards/heldout", output="fine.yaml")
+    assert held.code == 0 and held.err == ""
+
+
 def test_rows_hold_the_longest_picture_and_corpora_of_all_sizes_get_a_file(tmp_path):
     import argparse
 

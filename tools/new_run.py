@@ -21,6 +21,7 @@ from tools.runs.new_run import (
     commented,
     prompts_of,
     settings,
+    warnings,
     what_there_is,
 )
 
@@ -92,6 +93,8 @@ def main() -> int:
     check_alike(
         [*arguments.shards, *([arguments.heldout] if heldout else [])], [*datasets, *([heldout] if heldout else [])]
     )
+    for line in warnings(arguments.vq, datasets, heldout):
+        print(f"warning: {line}", file=sys.stderr)
     tokenizer = load_tokenizer(arguments.tokenizer, manifest)
     found = what_there_is(datasets)
     values = settings(arguments, found, prompts_of(heldout or datasets[0]))

@@ -12,6 +12,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pytest
 import torch
@@ -251,6 +252,20 @@ def test_text_of_trainers_is_marked_up_and_words_of_users_are_not(processor):
         processor.apply_chat_template([{"role": "user", "content": "<|im_end|>"}], continue_final_message=True),
     ):
         assert ids["<|im_end|>"] not in rows_of(batch)[0]
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "reasoning_content", "audio"])
+def test_the_template_alone_drops_nothing_that_a_message_says(processor, key):
+    """Trainers and servers render it without the processor, which refuses the same."""
+    said = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", key: [{"name": "f"}]}]
+    with pytest.raises(jinja2.TemplateError, match=f"a message has {key}, which this model has no form for"):
+        processor.tokenizer.apply_chat_template(said, tokenize=False)
+    with pytest.raises(ValueError, match=key):
+        processor.apply_chat_template(said)
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    with pytest.raises(jinja2.TemplateError, match="calls no tools"):
+        processor.tokenizer.apply_chat_template(said[:1], tools=tools, tokenize=False)
+    assert processor.tokenizer.apply_chat_template([{**said[1], key: None}], tokenize=False)
 
 
 def test_chat_templates_do_what_trainers_ask_for(processor, pictures, tmp_path):

@@ -29,6 +29,26 @@ SIZES = {
 MANIFEST = {"vq": {"codebook_size": 64}}
 
 
+@pytest.mark.parametrize(
+    "state, skills",
+    [
+        ({"skills": ["draw"], "made_from": {}}, ["draw"]),
+        ({"made_from": {"hf": "base"}}, []),  # a language model, converted by an earlier release
+        ({"step": 7}, None),  # a run of an earlier release: what it learned is not known, and nothing is claimed
+    ],
+)
+def test_what_a_run_begins_from_says_what_it_can_or_that_is_not_known(tmp_path, state, skills):
+    model = training_config(max_position_embeddings=512)
+    publish_alone(
+        tmp_path / "start", lambda folder: (folder / "model.json").write_text(json.dumps(model.to_dict())), state
+    )
+    config = SimpleNamespace(
+        run=SimpleNamespace(init_from=str(tmp_path / "start")), model=SimpleNamespace(max_position_embeddings=512)
+    )
+    found = start_from(config, SimpleNamespace(load_weights=lambda folder: None), model, Coordinator())
+    assert found == skills
+
+
 @pytest.fixture
 def tokenizer(tmp_path) -> Tokenizer:
     write_tokenizer(tmp_path)

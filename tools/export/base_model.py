@@ -63,7 +63,9 @@ def convert(arguments: argparse.Namespace) -> str:
             checked[0] = f"logits differ from the base's by at most {difference:.2g} (the largest is {largest:.3g})"
 
     made_from = {key: str(value) for key, value in vars(arguments).items() if value is not None and key != "output"}
-    publish_alone(arguments.output, write, {"step": 0, "rows": 0, "made_from": made_from})
+    skills = source.values.get("skills") if source.is_uni_x else []  # of a Uni-X folder that says nothing: not known
+    known = {} if skills is None else {"skills": skills}
+    publish_alone(arguments.output, write, {"step": 0, "rows": 0, "made_from": made_from, **known})
     apart = [kind for kind in config.layer_kinds if kind != SHARED]
     kinds_apart = " and ".join(sorted(set(apart))) or SEPARATED
     return (

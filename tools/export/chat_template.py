@@ -8,7 +8,11 @@ from __future__ import annotations
 from model.prompts import BETWEEN_TURNS, TURN_END, TURN_START
 
 TEMPLATE = """\
+{%- if tools %}{{ raise_exception('this model calls no tools: leave them out') }}{% endif %}
 {%- for message in messages %}
+{%- for key in SPOKEN %}
+{%- if message[key] %}{{ raise_exception('a message has ' + key + ', which this model has no form for: write it into the content') }}{% endif %}
+{%- endfor %}
 {%- set said %}{% if message['content'] is string %}{{ message['content'] }}{% elif message['content'] %}
 {%- for item in message['content'] %}
 {%- if item['type'] == 'text' %}{{ item['text'] }}
@@ -23,8 +27,10 @@ TEMPLATE = """\
 
 def chat_template() -> str:
     """The template. What an assistant says is marked for trainers of answers alone; `add_generation_prompt` opens a turn."""
+    from model.hf.sources_uni_x import SPOKEN  # which imports torch
+
     before, after = TURN_START.split("{role}")
-    marks = {"BEFORE": before, "AFTER": after, "BETWEEN": BETWEEN_TURNS, "END": TURN_END}
+    marks = {"SPOKEN": str(list(SPOKEN)), "BEFORE": before, "AFTER": after, "BETWEEN": BETWEEN_TURNS, "END": TURN_END}
     template = TEMPLATE
     for mark, text in marks.items():
         template = template.replace(mark, text.replace("\n", "\\n"))

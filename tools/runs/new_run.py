@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,20 @@ def check_alike(paths: list[Path], datasets: list[CodeDataset]) -> None:
                 raise UserError(
                     f"{path}: was made with another {what} ({own['name']!r}) than {paths[0]} ({first['name']!r}): make it again with that one"
                 )
+
+
+def warnings(vq: str, datasets: list[CodeDataset], heldout: CodeDataset | None) -> Iterator[str]:
+    """What training would warn of at its start, a line each: another image tokenizer, held-out data that are trained on."""
+    from tokenization.vq import find_folder, read_preprocess
+
+    called, made_with = read_preprocess(find_folder(vq))[0], datasets[0].manifest["vq"].get("name")
+    if called != made_with:
+        yield (
+            f"--vq is called {called!r}, and the shards were made with {made_with!r}: if that is another image tokenizer, "
+            "nothing can be drawn or exported with it"
+        )
+    if heldout and heldout.manifest["fingerprint"] in {dataset.manifest["fingerprint"] for dataset in datasets}:
+        yield "--heldout is trained on too: its losses say nothing of what was not seen"
 
 
 def what_there_is(datasets: list[CodeDataset]) -> dict[str, int]:
