@@ -194,6 +194,7 @@ def test_bad_requests_are_one_line(export, tmp_path, monkeypatch, arguments, mes
         ("p.txt", b"\n\n", "holds no prompts"),
         ("labels.csv", b"name,label\ncat,1\n", "labels.csv: .csv files are not read"),
         ("p.json", b'[{"prompt": "a"}]', ".json files are not read"),
+        ("p.jsonl", b'{"prompt": "a", "prompt": "b"}', "line 1: not of the form .*the key 'prompt' stands twice"),
         ("p.txt", b"\xff\xfe", "not UTF-8"),
     ],
 )

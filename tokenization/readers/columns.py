@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pretrain.system.strict_json import from_json
 from tokenization.readers.document import (
     CAPTION_KEYS,
     CAPTION_PAIR,
@@ -34,7 +35,6 @@ from tokenization.readers.document import (
     Text,
     captions_of,
     decode_utf8,
-    from_json,
     given_id,
     json_type,
     path_of,

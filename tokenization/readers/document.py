@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pretrain.system.strict_json import from_json
+
 CAPTION_PAIR, TEXT, INTERLEAVED, CONVERSATION, EDIT = "caption_pair", "text", "interleaved", "conversation", "edit"
 KINDS = (CAPTION_PAIR, TEXT, INTERLEAVED, CONVERSATION, EDIT)
 """Kinds of documents, in the order by which shards number them: a picture with captions, one text, texts and pictures
@@ -139,20 +141,6 @@ def parse_object(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRecord("invalid_json", f"expected an object, found {json_type(value)}")
     return value
-
-
-def from_json(text: str) -> Any:
-    """The value of a JSON text. ValueError if it is none, or if an object has a key twice: Python would take the last in silence."""
-    return json.loads(text, object_pairs_hook=_object)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:60]!r} stands twice in an object")
-    return found
 
 
 def decode_utf8(data: bytes) -> str:

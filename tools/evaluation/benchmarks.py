@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pretrain.system.errors import UserError
+from pretrain.system.strict_json import from_json
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def geneval_items(path: Path) -> list[Item]:
     """GenEval's evaluation_metadata.jsonl: a line an item; its number names the folder."""
     items = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        values = json.loads(line)
+        values = from_json(line)
         frame = {key: value for key, value in values.items() if key != "prompt"}
         items.append(Item(number, f"{number:05d}", values["prompt"], values["tag"], frame, line=line))
     return items
@@ -85,7 +86,7 @@ def dpg_items(path: Path) -> list[Item]:
     if path.is_dir():
         prompts = {file.stem: file.read_text(encoding="utf-8") for file in path.glob("*.txt")}
     else:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [from_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         prompts = {line["id"]: line["prompt"] for line in lines}
         if len(prompts) < len(lines):
             raise ValueError("an id is there twice")
@@ -97,7 +98,7 @@ def dpg_items(path: Path) -> list[Item]:
 
 def imgedit_items(path: Path) -> list[Item]:
     """ImgEdit's basic_edit.json: {key: {"id": picture, "prompt": text, "edit_type": kind}}, in the file's order."""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = from_json(path.read_text(encoding="utf-8"))
     return [
         Item(
             number,

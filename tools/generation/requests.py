@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pretrain.system.errors import UserError
+from pretrain.system.strict_json import from_json
 from tools.generation.prompts import PICTURE_TASKS, Request
 from tools.generation.record import Record
 
@@ -99,13 +99,14 @@ def read_prompts(path: Path) -> list[Request]:
         where, images, shape = f"{path} line {number}", [], ""
         if path.suffix.lower() == ".jsonl":
             try:
-                values = json.loads(line)
+                values = from_json(line)
                 images = values.get("images", [])
                 shape = values.get("shape", "")
                 line = values.get("prompt", "") if images else values["prompt"]
                 unread |= {key: None for key in values if key not in ("prompt", "images", "shape")}
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(f'{where}: not of the form {{"prompt": TEXT}}') from None
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                why = f" ({error})" if isinstance(error, ValueError) else ""
+                raise UserError(f'{where}: not of the form {{"prompt": TEXT}}{why}') from None
             if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
                 raise UserError(f"{where}: images is {images!r}: give a list of file names") from None
         if not isinstance(shape, str):
