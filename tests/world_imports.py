@@ -21,11 +21,19 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")  # as pretrain.engines.zero3_setu
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import deepspeed  # noqa: F401
+    import torch._inductor.compile_fx  # noqa: F401  (DeepSpeed's first engine asks for it: two seconds on each rank)
+    from deepspeed.utils import nvtx
 
+    import pretrain.engines.megatron
+    import pretrain.engines.zero3
     import pretrain.loader_imports  # noqa: F401  (the same process may fork loader workers)
+    import pretrain.start  # noqa: F401
     import tests.pretrain.checkpoint_jobs
     import tests.pretrain.planning.planning_jobs
     import tests.pretrain.zero3_jobs  # noqa: F401
 
+nvtx.enable_nvtx = (
+    False  # marks for a GPU's profiler around each of some thousand calls of a step; no device hears them here
+)
 gc.collect()
 gc.freeze()

@@ -17,7 +17,7 @@ from tests.parallel_world import World
 from tests.pretrain import checkpoint_jobs
 from tests.pretrain.tiny_run import TinyData, checkpoint_names, config_values, read_metrics
 
-STEPS, SAVED = 6, 3
+STEPS, SAVED = 5, 3
 RESUMED = f"at step {SAVED}, row {2 * SAVED}"
 WIDE = {"tensor": 2, "sequence": True, "pipeline": 2}
 LAYOUTS = {
@@ -83,7 +83,7 @@ def stopped_after_the_save(reference: Path, run: Path) -> None:
 
 def assert_same_tensors(ours: Path, theirs: Path) -> None:
     expected = dict(read_whole(theirs, stored_tensors(theirs)))
-    assert stored_tensors(ours) == stored_tensors(theirs) and len(expected) > 100
+    assert stored_tensors(ours) == stored_tensors(theirs) and len(expected) > 60
     assert all(torch.equal(tensor, expected[name]) for name, tensor in read_whole(ours, expected))
 
 
@@ -180,7 +180,7 @@ def test_a_disk_that_is_full_costs_a_warning(world, tiny_data, tmp_path, referen
         assert [code for code, _, _ in found] == [0, 0] and not found[1][1]
         (warning,) = [line for line in found[0][1].splitlines() if line.startswith("warning")]
         assert "checkpoint of step 4 could not be written" in warning and "the run goes on" in warning
-        assert checkpoint_names(run) == ["step_00000002", "step_00000006"]
+        assert checkpoint_names(run) == ["step_00000002", "step_00000005"]
         assert checkpoint.verify(checkpoint.folder_of(run, STEPS)) is None
         assert_follows(run, reference)
 
@@ -202,9 +202,9 @@ def test_damage_is_passed_over_by_all_ranks(world, tiny_data, tmp_path, referenc
     """A flipped byte in what one rank wrote, a missing file, a half-written folder: one line each, then the one before."""
     run = tmp_path / "run"
     shutil.copytree(reference, run)
-    for copy, damage in ((4, "flipped"), (5, "missing"), (STEPS, "manifest")):
+    for copy, damage in ((4, "flipped"), (STEPS, "manifest"), (STEPS + 1, "missing")):
         folder = checkpoint.folder_of(run, copy)
-        if copy < STEPS:
+        if copy != STEPS:
             shutil.copytree(checkpoint.folder_of(run, SAVED), folder)
         file = folder / ("manifest.json" if damage == "manifest" else "__2_0.distcp")
         content = bytearray(file.read_bytes())
@@ -222,7 +222,9 @@ def test_damage_is_passed_over_by_all_ranks(world, tiny_data, tmp_path, referenc
     ] * 3
     assert RESUMED in found[0][1] and not found[1][1]
     assert_follows(run, reference)
-    assert checkpoint_names(run) == [f"step_0000000{step}" for step in (3, 4, 5, 6)]  # the half-written one is gone
+    assert checkpoint_names(run) == [
+        f"step_0000000{step}" for step in (3, 4, 5)
+    ]  # what was not, and later ones, are gone
     assert checkpoint.verify(checkpoint.folder_of(run, STEPS)) is None
 
 
@@ -236,11 +238,11 @@ def test_one_rank_killed_in_a_save_ends_the_others_and_costs_that_save(world, ti
     finally:
         killed.close()
     kept, half = checkpoint_names(run)
-    assert kept == "step_00000003" and half.startswith("step_00000006.0-") and half.endswith(".partial")
+    assert kept == "step_00000003" and half.startswith("step_00000005.0-") and half.endswith(".partial")
     found = world.run(checkpoint_jobs.train_run, 2, config=config, overrides=[])
     assert RESUMED in found[0][1] and "warning" not in found[0][1]
     assert_follows(run, reference)
-    assert checkpoint_names(run) == ["step_00000003", "step_00000006"]
+    assert checkpoint_names(run) == ["step_00000003", "step_00000005"]
 
 
 def test_a_damaged_shard_ends_all_ranks_and_one_tells(world, tiny_data, tmp_path):

@@ -27,6 +27,7 @@ CUT = {"param_persistence_threshold": 0}
 def run_of(world, data, folder, ranks: int, layout: dict | None = None, zero: dict | None = None, **changes) -> str:
     """Train into `folder` -> what rank 0 printed."""
     changes["run"] = {**ZERO, **changes.get("run", {})}
+    changes["model"] = {"num_hidden_layers": 3}  # separated, shared, separated: DeepSpeed's time goes by modules
     config = write_config(data, folder, layout or {}, zero=CUT if zero is None else zero, **changes)
     rows = ["data.global_batch_size=4", "log.heldout_rows=4"]
     found = world.run(checkpoint_jobs.train_run, ranks, config=config, overrides=rows)
@@ -89,7 +90,7 @@ CONTINUATIONS = {  # ranks, engine, layout, zero section
     "stage 2 on 4": (4, "zero3", {}, {"stage": 2}),
     "tp2 x zero3, small weights whole": (4, "zero3", {"tensor": 2}, {"param_persistence_threshold": 50}),
     "megatron alone": (1, "megatron", {}, {}),
-    "megatron tp2 pp2": (4, "megatron", {"tensor": 2, "pipeline": 2}, {}),
+    "megatron tp2 pp2": (4, "megatron", {"tensor": 2, "pipeline": 2, "layout": "Et|ttL"}, {}),
     "megatron distributed optimizer": (2, "megatron", {"distributed_optimizer": True}, {}),
 }
 
