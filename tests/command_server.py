@@ -88,8 +88,29 @@ def run_to_its_end(argv: list[str]) -> NoReturn:
     os._exit(code)
 
 
+KEPT = ("pretrain.runtime", "pretrain.system", "model.hf")
+"""What has changed libraries, or is registered in one: done again it would not be what a new process does."""
+
+
+def forget_the_project() -> None:
+    """A hook: the command imports the project's modules anew, in its own order, so that a circle which another order hides
+    ends it, as in a Python of its own.
+    """
+    for name in list(sys.modules):
+        package, _, module = name.rpartition(".")
+        ours = name.split(".")[0] in ("model", "pretrain", "tokenization", "tools", "slurm")
+        if ours and package and not any(name == kept or name.startswith(f"{kept}.") for kept in KEPT):
+            del sys.modules[name]
+            if package in sys.modules:
+                vars(sys.modules[package]).pop(module, None)
+
+
 def fork_scripts_that_are_run() -> None:
-    """A hook: Python scripts that a command starts by `subprocess.run` and waits for are forked from it too."""
+    """A hook: Python scripts that a command starts by `subprocess.run` and waits for are forked from it too.
+
+    The command and each of them import the project's modules anew.
+    """
+    forget_the_project()
     run, known = subprocess.run, {"env", "stdout", "stderr", "check", "preexec_fn"}
 
     def run_forked(command, **options):
@@ -105,6 +126,7 @@ def fork_scripts_that_are_run() -> None:
             if options.get("preexec_fn"):
                 options["preexec_fn"]()
             os.environ.update(options.get("env") or {})
+            forget_the_project()
             run_to_its_end([str(word) for word in command[1:]])
         _, status = os.waitpid(pid, 0)
         return subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(status))
@@ -113,6 +135,7 @@ def fork_scripts_that_are_run() -> None:
 
 
 FORKED = (__name__, fork_scripts_that_are_run.__name__)
+ANEW = (__name__, forget_the_project.__name__)
 """For `CommandServer.start` and `run`."""
 
 

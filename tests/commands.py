@@ -51,23 +51,32 @@ class Running:
 
     def processes(self) -> list[int]:
         """What is alive of its session: itself and all that it started."""
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                state, _parent, _group, session = stat.read_text().rpartition(")")[2].split()[:4]
-            except OSError:  # it ended meanwhile
-                continue
-            pid = int(stat.parent.name)
-            if state != "Z" and self.pid in (pid, int(session)):  # just forked, it does not lead its session yet
-                found.append(pid)
-        return found
+        return processes_of({self.pid})
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = 600) -> None:
         """Until `condition()`; it is an error that the command ends before, or that it takes too long."""
-        end = time.monotonic() + seconds
+        end, look = time.monotonic() + seconds, 0.0
         while not condition():
-            assert time.monotonic() < end and self.processes(), self.out.read_text() + self.err.read_text()
-            time.sleep(0.005)
+            if time.monotonic() >= look:  # it reads a file of every process of the machine
+                assert time.monotonic() < end and self.processes(), self.out.read_text() + self.err.read_text()
+                look = time.monotonic() + 0.5
+            time.sleep(0.02)
+
+
+def processes_of(sessions: set[int]) -> list[int]:
+    """What is alive of these sessions, each of the number of the process that leads it."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _parent, _group, session = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # it ended meanwhile
+            continue
+        pid = int(stat.parent.name)
+        if state != "Z" and (
+            pid in sessions or int(session) in sessions
+        ):  # just forked, it does not lead its session yet
+            found.append(pid)
+    return found
 
 
 @dataclass(eq=False)
@@ -111,7 +120,7 @@ class CommandServer:
 
     def close(self) -> None:
         """End the server and whatever is left of what it started."""
-        for pid in [pid for running in self.started for pid in running.processes()]:
+        for pid in processes_of({running.pid for running in self.started}):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self.process:

@@ -1,21 +1,23 @@
 """What the README and docs say is run: the demo at a small size, then every command that they show, in its folder.
 
-Each script runs once as a user starts it, in a Python of its own; again it is forked from a process that has torch imported
-(`tests.command_server`), since half of what such a command takes is imports.
+They are forked from a process that has torch and its kin imported (`tests.command_server`), since half of what such a command
+takes is imports, and import the project's own modules anew. Which of them need a Python of their own is in IN_A_PYTHON_OF_THEIR_OWN.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.command_server import FORKED
+from tests.command_server import ANEW, FORKED
 from tests.commands import CommandServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,14 +60,10 @@ def test_every_page_was_found():
     assert len(ALL) >= 8
 
 
-DRY = ["model.num_hidden_layers=4", "model.shallow=1", "model.deep=1"]
-STARTED_ELSEWHERE = (
-    "tokenization/shard_images.py",
-    "pretrain/train.py",
-    "tools/convert_to_hf.py",
-    "tools/generate.py",
-)
-"""Scripts that the demo below, or tests/test_start_up.py, starts in a Python of their own."""
+DRY = ["model.num_hidden_layers=4", "model.shallow=1", "model.deep=1", "data.global_batch_size=16"]
+IN_A_PYTHON_OF_THEIR_OWN = ("tools/dry_run.py", "tools/evaluate.py", "tools/measure_conflict.py")
+"""Scripts whose imports of libraries have an order that a fork does not show: the first must not find torch imported, the others
+import megatron-core too. tests/test_start_up.py starts training, shards, export, generation and the server so."""
 
 
 def run(command: list[str]) -> str:
@@ -81,7 +79,7 @@ def run_forked(commands: CommandServer, command: list[str], hook: tuple = ()) ->
 
 
 def run_demo(commands: CommandServer, preset: str, folder: Path, *words: str) -> str:
-    """Another preset, whose stages are forked, too."""
+    """The demo's script, and its stages, which it starts one after the other."""
     command = ["tools/demo.py", "--preset", preset, "--folder", str(folder), *words, "--set", *SMALL]
     return run_forked(commands, command, FORKED)
 
@@ -90,8 +88,7 @@ def run_demo(commands: CommandServer, preset: str, folder: Path, *words: str) ->
 def demo(tmp_path_factory, commands: CommandServer) -> Path:
     """`make demo`'s own script, with few pictures, few steps and a tiny model."""
     folder = tmp_path_factory.mktemp("work")
-    command = ["tools/demo.py", "--folder", str(folder), "--pictures", "60", "--prompts", "4", "--set", *SMALL]
-    said = run([sys.executable, *command])
+    said = run_demo(commands, "demo", folder, "--pictures", "60", "--prompts", "4")
     assert f"{folder}/demo/report/report.html is ready" in said
     said = run_demo(commands, "demo-edit", folder, "--edits", "3")
     assert f"{folder}/demo-edit/report/report.html is ready" in said
@@ -136,7 +133,7 @@ def test_a_documented_command_runs(demo, commands: CommandServer, page, command)
     if words[0] == "tools/measure_conflict.py":
         extra = ["--blocks", "4", "--targets", "4", "--sequence-length", "256", "--threads", "1"]
     if words[0] == "tools/serve.py":
-        return serve_and_end([sys.executable, *words, "--port", "0"])
+        return serve_and_end(commands, [*words, "--port", "0"])
     if words[0] == "tools/evaluate.py" and "--pairs" in words:
         extra = ["--pairs", "3"]
     if words[0] == "tools/dry_run.py":
@@ -144,21 +141,19 @@ def test_a_documented_command_runs(demo, commands: CommandServer, page, command)
     if words[0] == "tools/bench_serve.py":
         extra = ["--seconds", "1"]
     first = next(place for place in ALL if place[1].split()[:2] == ["python", words[0]])
-    if words[0] in STARTED_ELSEWHERE or (page, command) != first:
-        run_forked(commands, [*words, *extra])
-    else:
+    if (page, command) == first and words[0] in IN_A_PYTHON_OF_THEIR_OWN:
         run([sys.executable, *words, *extra])
+    else:
+        run_forked(commands, [*words, *extra], FORKED if words[0] == "tools/evaluate_run.py" else ANEW)
 
 
-def serve_and_end(command: list[str]) -> None:
+def serve_and_end(commands: CommandServer, command: list[str]) -> None:
     """A server answers until it is told to end."""
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert any(line.startswith("ready: ") for line in process.stdout), shlex.join(command)
-            process.terminate()
-            assert process.wait(60) == 0
-        finally:
-            process.kill()
+    server = commands.start(*command, hook=ANEW)
+    server.wait_until(lambda: any(line.startswith("ready: ") for line in server.out.read_text().splitlines()))
+    os.kill(server.pid, signal.SIGTERM)
+    done = server.wait()
+    assert done.code == 0, f"{shlex.join(command)}\n{done.out}\n{done.err}"
 
 
 @pytest.mark.parametrize(("page", "command"), [(p, c) for p, c in ALL if not c.startswith("python ")])

@@ -85,6 +85,17 @@ def train_run(config: Path, overrides: list[str]) -> tuple[int, str, list[int]]:
     return code, printed.getvalue(), read
 
 
+def measure_conflict(arguments: list[str]) -> int:
+    """tools/measure_conflict.py with its command line -> its exit code."""
+    from tools import measure_conflict as command
+
+    before, sys.argv = sys.argv, ["tools/measure_conflict.py", *arguments]
+    try:
+        return command.main()
+    finally:
+        sys.argv = before
+
+
 def train_run_with_own_overrides(config: Path, overrides: list[list[str]]) -> tuple[int, str, list[int]]:
     """The same, but each rank has overrides of its own, and waits next to nothing before it asks a store again."""
     short_pauses()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.commands import ROOT, assert_refused
+from tests.commands import assert_refused
+from tests.pretrain import checkpoint_jobs
 from tests.pretrain.tiny_run import write_config
 from tools.analysis.conflict_profile import COLUMNS, read
 
@@ -49,21 +48,10 @@ def test_a_profile_has_every_matrix_of_every_layer_and_reads_back(profile, run, 
     assert (profile / "conflict.png").stat().st_size > 5000
 
 
-def test_two_processes_find_what_one_finds(run, profile, tiny_data, tmp_path):
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "tools/measure_conflict.py"]
-    arguments = [
-        "--checkpoint",
-        run,
-        "--data",
-        tiny_data.train,
-        "--output",
-        tmp_path / "two",
-        *SMALL,
-        "--memory",
-        "0.0001",
-    ]
-    done = subprocess.run([sys.executable, *command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_two_processes_find_what_one_finds(world, run, profile, tiny_data, tmp_path):
+    inputs = ["--checkpoint", run, "--data", tiny_data.train, "--output", tmp_path / "two"]
+    words = [str(word) for word in (*inputs, *SMALL, "--memory", "0.0001")]
+    assert world.run(checkpoint_jobs.measure_conflict, 2, arguments=words) == [0, 0]
     for one, two in zip(read(profile)[0], read(tmp_path / "two")[0], strict=True):
         assert two.conflict == pytest.approx(one.conflict, abs=1e-5) and two.low == pytest.approx(one.low, abs=1e-5)
 
