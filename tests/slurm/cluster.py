@@ -84,7 +84,7 @@ class Cluster:
         end = time.monotonic() + seconds
         while not condition(shown := self.show(job)):
             assert shown["JobState"] not in GONE and time.monotonic() < end, f"{shown}\n{written_by(shown)}"
-            time.sleep(0.3)
+            time.sleep(0.5)
         return shown
 
     def finished(self, job: str, seconds: float = 600) -> dict[str, str]:

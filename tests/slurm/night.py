@@ -59,8 +59,12 @@ class Night:
 
     def until(self, condition: Callable[[], bool], what: str, seconds: float = 400) -> None:
         """Wait for something to become true; the run must not end before."""
-        end = time.monotonic() + seconds
+        end, look = time.monotonic() + seconds, 0.0
         while not condition():
+            time.sleep(0.2)
+            if time.monotonic() < look:  # asking Slurm takes more than most conditions do
+                continue
+            look = time.monotonic() + 2
             assert time.monotonic() < end, f"{what}: not in {seconds} s\n{self.log()}"
             assert self.cluster.show(self.job)["JobState"] in (
                 "RUNNING",
@@ -70,7 +74,6 @@ class Night:
                 "PREEMPTED",
                 "NODE_FAIL",
             ), f"{what}: the job ended\n{self.log()}"
-            time.sleep(0.2)
 
     def log(self) -> str:
         """The end of what the job wrote, and of the log of each rank of its attempt."""
