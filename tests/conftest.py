@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
+# Hundreds of processes import the same modules: where the environment forbids it, none would keep what it has compiled.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -43,6 +47,13 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> spread.Scheduler:
     """What shares costly fixtures goes to one worker."""
     return spread.scheduler(config, log)
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """In a worker: what others import first it finds compiled."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker:
+        spread.import_in_turn(session.config.args, int(worker["workerid"].removeprefix("gw")), worker["workercount"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
