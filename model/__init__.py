@@ -1,1 +1,1 @@
-"""What a Uni-X model is: configuration, vocabulary, token routing, layers, Hugging Face classes."""
+"""The Uni-X model: configuration, vocabulary, token routing, layers, Hugging Face classes."""

@@ -19,7 +19,8 @@ WRITTEN_OUT_UP_TO = (
 
 
 def short_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention written out: query [n, heads, t, d], key and value [n, kv_heads, t, d] -> [n, heads, t, d]."""
+    """Causal attention without a fused kernel: query [n, heads, t, d], key and value [n, kv_heads, t, d] -> [n, heads,
+    t, d]."""
     n, heads, t, d = query.shape
     pairs = n * key.shape[1]  # the query heads that share a key head stand together: one product does them all
     future = torch.full((t, t), -torch.inf, dtype=query.dtype, device=query.device).triu_(1)
@@ -30,7 +31,8 @@ def short_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def padded_attention(query: Tensor, key: Tensor, value: Tensor, layout: Segments) -> Tensor:
-    """One call for each group of similar lengths; the slots past a document's end are causally invisible.
+    """Attention in padded batches, one for each group of similar lengths; the slots past a document's end are causally
+    invisible.
 
     query [tokens, heads, d], key and value [tokens, kv_heads, d] -> [tokens, heads, d].
     """
@@ -61,14 +63,15 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, expand: bool) -> 
 
 @functools.cache
 def _grouped_heads_switch() -> dict[str, Any]:
-    """torch 2.13 wants to be told that query heads share keys; 2.11 does not know the word, and has the same kernel."""
+    """`enable_gqa` where torch has it: 2.13 requires it for grouped-query heads; 2.11 does not know it and has the same
+    kernel."""
     from torch.nn.attention.varlen import varlen_attn
 
     return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 def varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: Segments) -> Tensor:
-    """The same by torch's own varlen kernel (see `model.routing.has_varlen_kernel`); nothing is padded."""
+    """Attention by torch's varlen kernel (see `model.routing.has_varlen_kernel`), without padding."""
     from torch.nn.attention.varlen import varlen_attn
 
     longest, ends = layout.max_seqlen_q, layout.cu_seqlens_q
@@ -78,7 +81,8 @@ def varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: Segments
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, layout: Segments) -> Tensor:
-    """By the kernel that `layout` was made for: query [tokens, heads, d] and its keys and values -> [tokens, heads, d]."""
+    """Attention by the kernel that `layout` was made for: query [tokens, heads, d] and its keys and values -> [tokens,
+    heads, d]."""
     return (padded_attention if layout.cu_seqlens_q is None else varlen_attention)(query, key, value, layout)
 
 

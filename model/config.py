@@ -1,4 +1,5 @@
-"""What a model is, as data: sizes, flavour, layer kinds. The field names are those of the exported `config.json`."""
+"""Model configuration: sizes, Qwen2 or Qwen3 layers, layer kinds. The field names are those of the exported
+`config.json`."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ MODEL_TYPES = ("uni_x", "unix_ar")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder of Qwen2.5's (`attention_bias`) or Qwen3's (`qk_norm`) make, with a kind for each layer.
+    """A decoder of Qwen2.5's (`attention_bias`) or Qwen3's (`qk_norm`) architecture, with a kind for each layer.
 
     `shared` layers have one set of weights; `separated` ones have a text and a vision branch, and attention only
     within a modality (Uni-X, arXiv 2509.24365, equation 4). `mot` layers have both branches, norms and output
@@ -71,14 +72,14 @@ class ModelConfig:
 
     @property
     def rope(self) -> Rope:
-        """What positions are turned by."""
+        """Rotary position settings."""
         from model.hf.rope_uni_x import Rope  # which imports torch
 
         return Rope(self.rope_theta, self.rope_scaling)
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The joint vocabulary that the ids of this model follow."""
+        """Joint vocabulary of text and image token ids."""
         return Vocabulary(
             image_token_offset=self.image_token_offset,
             codebook_size=self.codebook_size,
@@ -88,12 +89,13 @@ class ModelConfig:
         )
 
     def to_dict(self) -> dict:
-        """Plain JSON types, as written to `config.json`."""
+        """Fields as plain JSON types, as written to `config.json`."""
         return {**asdict(self), "layer_kinds": list(self.layer_kinds)}
 
     @classmethod
     def from_dict(cls, values: dict) -> ModelConfig:
-        """Read the fields that this class knows; the others of a Hugging Face `config.json` are not ours."""
+        """Configuration from the fields that this class has; other fields of a Hugging Face `config.json` are
+        ignored."""
         known = {field.name for field in fields(cls)}
         missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]
         if missing:

@@ -1,4 +1,4 @@
-"""Families of language models that a run can start from and whose text path an export is, as a table: a new one is an entry.
+"""Table of language model families that a run can start from and that the text path of an export belongs to.
 
 `model_type` is what transformers calls the family in config.json. What the family's layers have is said by two switches of
 `ModelConfig`; what else its configuration can ask for, ours must not be asked for. Of two families with the same switches
@@ -110,7 +110,7 @@ def family_of(config: ModelConfig) -> str:
 
 
 def setting(values: Mapping[str, Any], key: str) -> Any:
-    """A key of a config.json of one of the families, or what its absence means there.
+    """Value of a key of a family's config.json, or its default where the key is missing.
 
     null is as good as absent, but for numbers of heads and their size: there it says "as the attention heads have it".
     """

@@ -1,4 +1,4 @@
-"""Norm, rotation and gated activation as one step of autograd each: fewer passes over memory, and less kept for backward.
+"""Fused autograd functions for norm, rotary embedding and SwiGLU: fewer passes over memory, fewer saved activations.
 
 Written for both directions by hand. Where a GPU has a fused kernel, that is used instead (see each function).
 """
@@ -39,7 +39,8 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
 
 
 def swiglu(x: Tensor) -> Tensor:
-    """[..., 2 * f], gate and up -> silu(gate) * up [..., f] (Shazeer, arXiv 2002.05202); only `x` is kept for backward.
+    """SwiGLU (Shazeer, arXiv 2002.05202): [..., 2 * f], gate and up -> silu(gate) * up [..., f]; only `x` is saved for
+    backward.
 
     On GPUs megatron-core's, which torch.compile makes one kernel of in each direction.
     """

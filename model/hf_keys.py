@@ -1,4 +1,4 @@
-"""Every key of a language model's config.json: used, without effect on what is computed (with the reason), or refused.
+"""Keys of a language model's config.json: used, without effect (with the reason), or refused.
 
 What others write comes in by this rule, so that no setting is dropped in silence. Keys are those that the classes of
 transformers 4.57.6 and 5.24.0 write, and those of the folders that people publish.
@@ -177,12 +177,13 @@ NOT_SAMPLING = (
 
 
 def unkept_generation(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a generation_config.json asks for and an export does not: it samples as it is asked to when it is."""
+    """Generation settings of a generation_config.json that an export does not keep: it samples as requests say."""
     return {key: value for key, value in values.items() if value is not None and key not in NOT_SAMPLING}
 
 
 def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
-    """Raise UserError, in one line, for the first key that ours does not compute; `name` is what it calls the file."""
+    """Raises UserError, in one line, for the first key that this model does not compute; `name` is the file's name in
+    errors."""
     kind = values.get("model_type")
     if kind in OTHERS:
         known = ", ".join(FAMILIES)
@@ -219,7 +220,7 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
 
 
 def _check_values(values: Mapping[str, Any], name: Path | str) -> None:
-    """Raise UserError for a value of another kind than its key's, as a number in quotes: Python would take it somehow."""
+    """Raises UserError for a value of the wrong type, as a number in quotes: Python would convert it."""
     kinds = (
         (WHOLE, "a whole number above 0", lambda value: type(value) is int and value > 0),
         (NUMBERS, "a number above 0", lambda value: type(value) in (int, float) and 0 < value < float("inf")),

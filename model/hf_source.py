@@ -1,4 +1,4 @@
-"""A Hugging Face folder of a language model or of Uni-X: its configuration in our terms, its tensors one at a time.
+"""Reader of a Hugging Face folder of a language model or of Uni-X: its configuration, and its tensors one at a time.
 
 Language models of the families in model/families.py are read, exports of this project, and the published Uni-X models.
 What a folder asks for and ours cannot do is refused by name; nothing is ignored in silence.
@@ -39,12 +39,12 @@ class HuggingFaceFolder:
 
     @property
     def published(self) -> bool:
-        """Whether it is a published Uni-X model."""
+        """Whether the folder is a published Uni-X model."""
         return "num_vision_encode_layers" in self.values
 
     @property
     def is_uni_x(self) -> bool:
-        """Whether it has vision weights and picture codes already."""
+        """Whether the folder has vision weights and image tokens already."""
         return self.published or self.values.get("model_type") in MODEL_TYPES
 
     def tensor(self, name: str) -> Tensor:
@@ -71,7 +71,7 @@ class HuggingFaceFolder:
 
 
 def open_source(folder: Path) -> HuggingFaceFolder:
-    """Read config.json and the list of tensors. Raises UserError for a folder of another kind."""
+    """Open a folder: config.json and the list of tensors. Raises UserError for an unsupported one."""
     values = read_json(folder / "config.json")
     check_keys(values, folder / "config.json")
     stored = _stored_files(folder)
@@ -81,7 +81,7 @@ def open_source(folder: Path) -> HuggingFaceFolder:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object. Raises UserError when the file is absent or something else."""
+    """Read a JSON object. Raises UserError when the file is missing or has something else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -127,7 +127,7 @@ def open_tokenizer(source: HuggingFaceFolder, folder: Path | None, add_marks: bo
 
 
 def without_framing(tokenizer: Any) -> Any:
-    """A tokenizer that puts nothing around a text: Llama's begins each with `<|begin_of_text|>`, documents here do not.
+    """The tokenizer without tokens around a text: Llama's begins each with `<|begin_of_text|>`, documents here do not.
 
     So what transformers makes of a text with it is what training and the processor of an export make.
     """
@@ -140,7 +140,7 @@ def without_framing(tokenizer: Any) -> Any:
 
 
 def special_ids(source: HuggingFaceFolder, tokenizer: Any | None) -> tuple[int, int, int]:
-    """Ids of the marks of pictures and of the end of a text, as the tokenizer has them. Raises UserError."""
+    """Ids of the image markers and of the end of text, from the tokenizer. Raises UserError."""
     values = source.values
     if tokenizer is None and not source.published:
         return tuple(values[key] for key in ("vision_start_token_id", "vision_end_token_id", "eos_token_id"))
@@ -171,7 +171,7 @@ def model_config(
     row_multiple: int,
     text_ids: int = 0,
 ) -> ModelConfig:
-    """The Uni-X model that the folder's weights go into; rows of the embedding are rounded up to `row_multiple`.
+    """Configuration of the Uni-X model for the folder's weights; the embedding's rows are rounded up to `row_multiple`.
 
     kinds (one for each layer; None: all shared), codebook_size and image_token_offset (0: the rows of the embedding) are
     for language models; a Uni-X folder has its own. text_ids: those that the tokenizer has, none of which may be a code's.

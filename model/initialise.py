@@ -1,4 +1,5 @@
-"""First weights that depend on the seed and on the weight's name alone: one model, however it is cut over ranks."""
+"""Weight initialization that depends on the seed and the weight's name alone: the same model under every parallel
+layout."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def initialise(
 def first_weight(
     config: ModelConfig, name: str, shape: Sequence[int], seed: int, rank: int = 0, ranks: int = 1
 ) -> Tensor:
-    """What `initialise` gives to one weight, of which this rank holds `shape`: float32, on the CPU."""
+    """Initial value of one weight, of which this rank holds `shape`: float32, on the CPU."""
     if name.endswith("norm.weight"):
         return torch.ones(*shape)
     if name.endswith("bias"):
@@ -44,6 +45,6 @@ def first_weight(
 
 
 def generator_of(seed: int, name: str) -> torch.Generator:
-    """The random numbers of this weight, whoever draws them."""
+    """Random generator of a weight."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

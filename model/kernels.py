@@ -1,4 +1,4 @@
-"""Which classes a layer is made of: torch's kernels, or transformer-engine's, through the same megatron-core specs.
+"""Kernel choice: torch's modules or transformer-engine's, through the same megatron-core specs.
 
 `kernels_of` decides, and nothing else does: layers ask it by the name that `run.kernels` has. Weights have the same names,
 shapes and meaning with either (`training_name`), and so have checkpoints.
@@ -28,7 +28,7 @@ FUSED = {  # a norm that is part of the matrix product behind it -> the name tha
 
 @dataclass(frozen=True)
 class Kernels:
-    """Classes for the places of a transformer layer; `norm` None: the product behind it has the norm in itself."""
+    """Classes for the parts of a transformer layer; `norm` None: the linear layer behind it includes the norm."""
 
     norm: type
     column: type
@@ -39,7 +39,7 @@ class Kernels:
 
 
 def kernels_of(name: str) -> Kernels:
-    """The classes behind `run.kernels`. Raises ImportError where transformer-engine's cannot be loaded; see `check_loads`."""
+    """Classes for `run.kernels`. Raises ImportError where transformer-engine's cannot be loaded; see `check_loads`."""
     if name == TRANSFORMER_ENGINE:
         from model.te_kernels import transformer_engine_kernels
 
@@ -55,7 +55,7 @@ def kernels_of(name: str) -> Kernels:
 
 
 def training_name(name: str) -> str:
-    """The name of a module's parameter -> its name in checkpoints, which does not depend on the kernels."""
+    """Parameter name of a module -> its name in checkpoints, which does not depend on the kernels."""
     for fused, apart in FUSED.items():
         if name.endswith(fused):
             return name.removesuffix(fused) + apart
@@ -63,7 +63,7 @@ def training_name(name: str) -> str:
 
 
 def check_installed(name: str) -> None:
-    """Raises UserError for kernels that are not there, before torch is imported."""
+    """Raises UserError for kernels that are not installed, before torch is imported."""
     if name != TORCH and importlib.util.find_spec(TRANSFORMER_ENGINE) is None:
         raise UserError(
             f"run.kernels is {name}, which is not installed: requirements-gpu.txt says how, or set run.kernels=torch"
@@ -86,7 +86,7 @@ def check_loads(name: str) -> None:
 
 
 def unloadable() -> str:
-    """Why transformer-engine, where it is installed, cannot be used with this torch, in a line; "" where it can or is absent.
+    """Why an installed transformer-engine cannot be used with this torch, in a line; "" where it can or is absent.
 
     Its core library is linked against one version of cuBLAS and looks for cuDNN: what is missing is an OSError or a
     RuntimeError, of which megatron-core, which imports it wherever it is installed, expects none. It looks for libraries below
@@ -106,7 +106,7 @@ def unloadable() -> str:
 
 
 def in_use(name: str, fp8: str, optimizer, engine: str) -> str:
-    """What a run computes with, in a line. optimizer: the torch optimizer at the bottom of the engine's."""
+    """Kernels and optimizer of a run, in a line. optimizer: the torch optimizer inside the engine's."""
     made_by = type(optimizer).__module__.split(".")[0]
     fused = ", fused" if any(group.get("fused") for group in optimizer.param_groups) else ""
     norm = "one call for all gradients" if engine == "megatron" else "DeepSpeed's"

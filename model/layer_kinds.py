@@ -1,4 +1,4 @@
-"""Kinds of layer, as a table: what else has to be known of a kind follows from its entry. Imports nothing that is heavy.
+"""Layer kinds as a table: everything else about a kind follows from its entry. Without heavy imports.
 
 The code of exports has a table of the same kinds (`LAYER_KINDS` of `hf/configuration_uni_x.py`), because it travels alone;
 a test holds the two together.
@@ -16,7 +16,7 @@ DOCUMENT, SEPARATED_ORDER = "document", "separated"
 
 @dataclass(frozen=True)
 class LayerKind:
-    """What sets one kind of layer apart from another.
+    """Properties of one layer kind.
 
     vision_weights: what vision tokens have of their own: "none", "mlp", or "all", norms included.
     within_modality: whether a token attends to tokens of its own modality only.
@@ -29,7 +29,7 @@ class LayerKind:
 
     @property
     def branches(self) -> dict[str, str]:
-        """Branch -> how the names of its weights begin. "" is a plain layer's branch, and any name begins with ""."""
+        """Branch -> prefix of its weights' names. "" is a plain layer's branch, and any name begins with ""."""
         return {
             "none": {"": ""},
             "mlp": {"": "", "vision": "mlp."},
@@ -38,16 +38,16 @@ class LayerKind:
 
     @property
     def order_wanted(self) -> str:
-        """The order in which the layer takes its tokens."""
+        """Token order that the layer takes."""
         return SEPARATED_ORDER if self.within_modality or self.vision_weights == "all" else DOCUMENT
 
     @property
     def order_left(self) -> str:
-        """The order in which the layer leaves them: a feed-forward of two leaves them separated."""
+        """Token order that the layer returns: two MLPs leave tokens separated."""
         return DOCUMENT if self.vision_weights == "none" and not self.within_modality else SEPARATED_ORDER
 
     def met_by_both(self, weight: str) -> bool:
-        """Whether text and vision tokens meet the same weight of this name, as "mlp.linear_fc1.weight"."""
+        """Whether text and vision tokens share the weight of this name, as "mlp.linear_fc1.weight"."""
         return not weight.startswith(self.branches.get("vision", weight + "."))
 
     @property

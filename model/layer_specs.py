@@ -52,7 +52,7 @@ class RMSNorm(torch.nn.Module):
 
 
 class SwiGLU(torch.nn.Module):
-    """The activation of the feed-forward, in the place where megatron-core lets transformer-engine put its own."""
+    """SwiGLU activation, in the place where megatron-core lets transformer-engine put its own."""
 
     def __init__(self, config: TransformerConfig, **_):
         super().__init__()
@@ -95,7 +95,7 @@ class SeparatedLayerSubmodules:
 
 
 class SeparatedLayer(MegatronModule):
-    """Weights and attention of its own for each modality (arXiv 2509.24365, equation 4); works in separated order.
+    """Separate weights and attention for each modality (arXiv 2509.24365, equation 4); works in separated order.
 
     The branches take contiguous slices of the row: nothing is gathered, masked or counted here.
     """
@@ -122,7 +122,8 @@ class SeparatedLayer(MegatronModule):
 
 
 class MotLayer(SeparatedLayer):
-    """All weights for each modality, attention over the whole document (Liang et al., arXiv 2411.04996, algorithm 1).
+    """Separate weights for each modality, attention over the whole document (Liang et al., arXiv 2411.04996, algorithm
+    1).
 
     Works in separated order as a `SeparatedLayer` does; queries, keys and values change order once, all together, and
     what was attended to once. With sequence parallelism this needs no communication of its own: the projections gather
@@ -146,7 +147,7 @@ class MotLayer(SeparatedLayer):
 
     @staticmethod
     def _attend(branches, inputs, routing: RowRouting) -> tuple[Tensor, Tensor]:
-        """Inputs of both branches, [tokens(/tp), 1, h] -> attention outputs [tokens, 1, heads(/tp) * d] of each."""
+        """Attention over both branches: inputs [tokens(/tp), 1, h] -> outputs [tokens, 1, heads(/tp) * d] of each."""
         heads = []
         for branch, hidden in zip(branches, inputs):
             parts = branch.self_attention.get_query_key_value_tensors(branch.input_layernorm(hidden), None)
@@ -161,7 +162,7 @@ class MotLayer(SeparatedLayer):
 
 
 class HardMoeLayer(TransformerLayer):
-    """Attention with one set of weights, a feed-forward for each modality: two experts, chosen by what the token is.
+    """Attention with one set of weights, an MLP for each modality: two experts, hard-routed by modality.
 
     Attention works in document order, the feed-forward in separated order, in which the layer leaves its tokens.
     """
@@ -190,20 +191,20 @@ class HardMoeLayer(TransformerLayer):
 
 
 def add(layer: TransformerLayer, bias_dropout_add, output: tuple[Tensor, Tensor | None], residual: Tensor) -> Tensor:
-    """(what a part of `layer` gives, its bias or None) -> the residual stream after it, with dropout in training."""
+    """Add (output of a part of `layer`, its bias or None) to the residual stream, with dropout in training."""
     combine = bias_dropout_add(layer.training, layer.config.bias_dropout_fusion)
     return combine(output, residual, layer.hidden_dropout)
 
 
 def feed_forward(layer: TransformerLayer, hidden: Tensor) -> Tensor:
-    """The second half of a plain layer."""
+    """MLP half of a plain layer."""
     return add(layer, layer.mlp_bda, layer.mlp(layer.pre_mlp_layernorm(hidden)), hidden)
 
 
 def branch_submodules(
     config: ModelConfig, kernels: Kernels, one_norm_for_two: bool = False
 ) -> TransformerLayerSubmodules:
-    """A pre-norm layer of Qwen's make: grouped-query attention and a SwiGLU feed-forward.
+    """A pre-norm layer of Qwen's architecture: grouped-query attention and a SwiGLU MLP.
 
     one_norm_for_two: two feed-forwards read what the second norm gives, so that it is part of neither.
     """
@@ -234,19 +235,20 @@ def branch_submodules(
 
 
 def feed_forward_spec(parts: MLPSubmodules):
-    """As a layer wants it: megatron-core 0.19 a function, and it says so for every layer that has a spec; 0.16 a spec."""
+    """MLP spec in the form of the installed megatron-core: 0.19 takes a function, and warns for every layer that has a
+    spec; 0.16 a spec."""
     make = getattr(MLP, "as_mlp_submodule", None)
     return functools.partial(make, submodules=parts) if make else ModuleSpec(module=MLP, submodules=parts)
 
 
 def feed_forward_parts(submodules: TransformerLayerSubmodules) -> MLPSubmodules:
-    """What `feed_forward_spec` was given."""
+    """Arguments of `feed_forward_spec`."""
     made = submodules.mlp
     return made.submodules if isinstance(made, ModuleSpec) else made.keywords["submodules"]
 
 
 def layer_spec(config: ModelConfig, index: int, kernels: Kernels) -> ModuleSpec:
-    """The spec of layer `index` (from 0). It knows the order that it gets, because the kinds before it are known."""
+    """Spec of layer `index` (from 0). Its input order follows from the kinds before it."""
     kind = KINDS[config.layer_kinds[index]]
     arrives_in = KINDS[config.layer_kinds[index - 1]].order_left if index else kind.order_wanted
     if kind.vision_weights != "all":
@@ -264,7 +266,7 @@ def layer_spec(config: ModelConfig, index: int, kernels: Kernels) -> ModuleSpec:
 
 
 def block_submodules(config: ModelConfig, transformer: TransformerConfig, num_local_layers: int, vp_stage=None):
-    """The layers of this pipeline stage and the final norm, as megatron-core's TransformerBlock wants them."""
+    """Layers of this pipeline stage and the final norm, for megatron-core's TransformerBlock."""
     offset = get_transformer_layer_offset(transformer, vp_stage=vp_stage)
     kernels = kernels_of({"local": TORCH}.get(transformer.transformer_impl, transformer.transformer_impl))
     specs = [layer_spec(config, offset + i, kernels) for i in range(num_local_layers)]
@@ -272,7 +274,8 @@ def block_submodules(config: ModelConfig, transformer: TransformerConfig, num_lo
 
 
 def _left_to_initialise(weight: Tensor) -> Tensor:
-    """megatron-core would draw first weights in the order in which it builds them; `model.initialise` draws by name."""
+    """No-op initializer: megatron-core would initialize weights in the order of construction; `model.initialise` does
+    it by name."""
     return weight
 
 
@@ -288,7 +291,7 @@ FP8: dict[
 def transformer_config(
     config: ModelConfig, hidden_dropout: float = 0.0, kernels: str = TORCH, fp8: str = "none", **overrides
 ) -> TransformerConfig:
-    """Our model config in megatron-core's words; `overrides` carry parallel sizes, dtypes and recompute.
+    """megatron-core's TransformerConfig of a model; `overrides` are parallel sizes, dtypes and recomputation.
 
     kernels, fp8: `run.kernels` and `run.fp8`. FP8 is that of transformer-engine's modules, of which the head is none.
     """

@@ -1,4 +1,4 @@
-"""Next-token cross-entropy over the joint vocabulary, whose logits never exist whole.
+"""Chunked next-token cross-entropy over the joint vocabulary: the full logits are never materialized.
 
 torch's own `linear_cross_entropy` works in chunks too, but rounds the losses of a bfloat16 head to bfloat16 (steps of 0.03
 at a loss of 8); here the softmax is float32 whatever the head is. With tensor parallelism each rank has the logits of
@@ -25,7 +25,8 @@ CHECKPOINTED_AT_ONCE = 2**26  # where autograd makes the gradients, in float32
 
 
 def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, at_once: int = CHECKPOINTED_AT_ONCE) -> Tensor:
-    """hidden [tokens, h], weight [vocab / tp, h], labels [tokens] -> loss [tokens] in float32, 0 where it is ignored.
+    """Loss of each token: hidden [tokens, h], weight [vocab / tp, h], labels [tokens] -> loss [tokens] in float32, 0
+    where it is ignored.
 
     For gradients of any of the losses: chunks of logits are dropped, and computed again in the backward pass. With
     tensor parallelism ignored labels are not looked for: every token must have a target.
@@ -45,7 +46,7 @@ def _losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 
 def _vocabulary_group():
-    """The ranks that share the vocabulary, or None where each has all of it."""
+    """Ranks that share the vocabulary (vocabulary parallelism), or None where each has all of it."""
     if not parallel_state.model_parallel_is_initialized():
         return None
     group = parallel_state.get_tensor_model_parallel_group()
@@ -100,7 +101,8 @@ class _LossAndGradient(torch.autograd.Function):
 
 
 def _gradient_in_place(logits: Tensor, labels: Tensor, factor: Tensor | None, group) -> Tensor:
-    """logits [tokens, vocab / tp], labels [tokens], factor float32 [tokens, 1] -> loss [tokens], float32.
+    """Loss and gradient, written into the logits: logits [tokens, vocab / tp], labels [tokens], factor float32 [tokens,
+    1] -> loss [tokens], float32.
 
     The logits become the gradient of factor * loss by them. The label's own entry, a probability minus 1, is exact where the
     probability is near 1.
@@ -120,7 +122,7 @@ def _gradient_in_place(logits: Tensor, labels: Tensor, factor: Tensor | None, gr
 
 
 def _with_other_ranks(logits: Tensor, labels: Tensor, factor: Tensor | None, group) -> Tensor:
-    """The same where each rank has its rows of the vocabulary."""
+    """The same with vocabulary parallelism."""
     full = logits.float()  # a copy, unless they are float32
     largest = full.amax(1)
     torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=group)

@@ -1,4 +1,4 @@
-"""How a picture or a caption is asked for, in ids: the wordings that training and generation share.
+"""Prompts in token ids: the templates that training and generation share.
 
 A prompt is encoded piece by piece (what stands before the caption, the caption, what stands after it), never as one
 string, because code shards hold captions as ids already: so both sides make the same ids from the same caption.
@@ -25,7 +25,7 @@ TURN_START, TURN_END, BETWEEN_TURNS = "<|im_start|>{role}\n", "<|im_end|>", "\n"
 
 @dataclass(frozen=True)
 class PromptTemplates:
-    """The wordings of one model, and the picture size it was trained for. Written as `unix_prompts.json`.
+    """Prompt templates of one model, and the image size it was trained for. Written as `unix_prompts.json`.
 
     Each wording of `text_to_image` holds `{caption}` once. `grid` is (rows, columns) of codes of one picture.
     `vq_fingerprint` names the image tokenizer whose codes the model knows, as in the manifest of its code shards; empty
@@ -82,11 +82,11 @@ class PromptTemplates:
 
     @property
     def grids(self) -> tuple[Grid, ...]:
-        """The grids that a picture may have."""
+        """Grids that an image may have."""
         return self.shapes or (self.grid,)
 
     def to_json(self) -> str:
-        """The content of `unix_prompts.json`; of squares that are cut out it says as little as it always did."""
+        """Content of `unix_prompts.json`; for center-cropped square images in the former, shorter form."""
         values = asdict(self)
         for name, usual in (("shapes", ()), ("fit", "crop")):
             if values[name] == usual:
@@ -131,7 +131,7 @@ DEFAULT_TEMPLATES = PromptTemplates(
 def text_to_image_ids(
     caption: str | Iterable[int], encode: Encode, vocabulary: Vocabulary, templates: PromptTemplates, wording: int = 0
 ) -> list[int]:
-    """Ids of a prompt whose continuation is a picture: the wording around the caption, then `<|vision_start|>`.
+    """Ids of a text-to-image prompt: the template with the caption, then `<|vision_start|>`.
 
     A model of several shapes says size words before that: the prompt ends before them (`opening`). `caption` is text
     or, where it was encoded before, its ids; both give the same prompt.
@@ -148,7 +148,7 @@ def image_to_text_ids(
     templates: PromptTemplates,
     wording: int | str = 0,
 ) -> list[int]:
-    """Ids of a prompt whose continuation is text: the picture between its markers, then the wording.
+    """Ids of an image-to-text prompt: the image between its markers, then the template.
 
     `codes` are as for `picture_ids`. `wording` is an index, or text to use in its place (a question).
     """
@@ -164,7 +164,7 @@ def turn_ids(
     vocabulary: Vocabulary,
     templates: PromptTemplates = DEFAULT_TEMPLATES,
 ) -> list[int]:
-    """Ids of a user's turn and the opening of the assistant's: the pictures' codes, each between markers, then text."""
+    """Ids of a user's turn and the start of the assistant's: the images' codes, each between markers, then text."""
     return conversation_ids([("user", [*pictures, text])], encode, markup, vocabulary, templates)
 
 
@@ -175,7 +175,7 @@ def conversation_ids(
     vocabulary: Vocabulary,
     templates: PromptTemplates = DEFAULT_TEMPLATES,
 ) -> list[int]:
-    """Ids of turns, each (role, parts), and the opening of the assistant's; a part is a text or a picture's codes.
+    """Ids of turns, each (role, parts), and the start of the assistant's; a part is a text or an image's codes.
 
     `markup` encodes Qwen's marks of turns as the control tokens that they are; `encode` never makes a control token. A
     tokenizer without these tokens spells them out in letters, in training too.
@@ -199,7 +199,7 @@ def edit_ids(
     vocabulary: Vocabulary,
     templates: PromptTemplates = DEFAULT_TEMPLATES,
 ) -> tuple[list[int], list[int]]:
-    """Ids of a prompt whose continuation is an edited picture, and of the same prompt without the instruction.
+    """Ids of an image-editing prompt, and of the same prompt without the instruction.
 
     `sources` are the codes of the source pictures, as for `picture_ids`. The instruction and then they are a user's turn, as in
     training, and the answer opens with `<|vision_start|>` (`opening`): a code of the source is equally far from that of the target
@@ -214,17 +214,17 @@ def edit_ids(
 
 
 def unconditional_ids(encode: Encode, vocabulary: Vocabulary, templates: PromptTemplates) -> list[int]:
-    """Ids of the prompt of classifier-free guidance's second half, which stands for "any picture"."""
+    """Ids of the unconditional prompt of classifier-free guidance."""
     return [*_encode(templates.unconditional, encode), *opening(vocabulary, templates)]
 
 
 def opening(vocabulary: Vocabulary, templates: PromptTemplates) -> list[int]:
-    """What a prompt for a picture ends with: `<|vision_start|>`; nothing where size words come first, of whichever shape."""
+    """End of a text-to-image prompt: `<|vision_start|>`; empty where size words come first."""
     return [] if templates.shapes else [vocabulary.vision_start_id]
 
 
 def size_ids(shape: int, encode: Encode, templates: PromptTemplates) -> list[int]:
-    """Ids of the size words of a shape, by its number; none in a model of squares."""
+    """Ids of the size words of a shape, by its number; none for square images."""
     return _encode(size_word(templates.shapes[shape]), encode) if templates.shapes else []
 
 
@@ -234,7 +234,7 @@ def picture_ids(
     encode: Encode | None = None,
     templates: PromptTemplates = DEFAULT_TEMPLATES,
 ) -> list[int]:
-    """A picture as it stands in a document: `<|vision_start|>`, one id a code, `<|vision_end|>`; first its size words.
+    """Ids of an image in a document: its size words if any, `<|vision_start|>`, one id per code, `<|vision_end|>`.
 
     `codes` are codebook indices in row-major order; an array [rows, columns] of them, and `encode`, where the templates have
     several shapes. Raises UserError for another shape than these.

@@ -1,4 +1,4 @@
-"""Norms and activation functions computed again in the backward pass instead of kept: cheap next to what they hold.
+"""Selective activation recomputation of norms and activation functions: cheap compared with the memory they take.
 
 A norm's output is kept for the matrix product behind it, and so is that of the activation function: of what a layer keeps, a
 third. Both are made again, by the same kernel and so to the same bits, from inputs that are kept in any case.
@@ -15,7 +15,7 @@ Recipe = Callable[[torch.nn.Module], Callable[[Tensor], Tensor]]
 
 
 def compute_cheap_parts_again(layer: torch.nn.Module, recipes: Mapping[type, Recipe]) -> None:
-    """Have every forward pass of `layer` leave out of what autograd keeps the outputs of its modules of these classes.
+    """Recompute the outputs of `layer`'s modules of these classes in the backward pass instead of saving them.
 
     Such a module is a function of one tensor (and its weights) with one output, and draws nothing at random. A recipe takes
     the module, as its forward pass has just left it, and gives that function: the weights themselves are taken along, because

@@ -1,4 +1,4 @@
-"""What a config.json says of rotary positions, in whichever of three spellings, as a base and a scaling.
+"""Rotary settings of a config.json, in any of three spellings, as a base and a scaling.
 
 transformers 4 writes `rope_theta` and `rope_scaling` (with `type` or `rope_type`), transformers 5 writes all of it into
 `rope_parameters` and no other key (seen with 4.57.6 and 5.24.0). 4.57 opens a folder of 5 with the base 10,000 and no
@@ -35,7 +35,7 @@ WITHOUT_EFFECT = ("factor", "original_max_position_embeddings")
 
 
 def rope_of(values: Mapping[str, Any], default_theta: float, name: str) -> tuple[float, dict[str, Any] | None]:
-    """(base, scaling or None) of a config.json's values; `name` is what errors call the file.
+    """(base, scaling or None) of a config.json's values; `name` is the file's name in errors.
 
     A scaling is {"rope_type": ..., settings}. Raises UserError where two spellings disagree, for a kind or a setting that
     is not known, and for a value that is no number.
@@ -65,7 +65,7 @@ def rope_of(values: Mapping[str, Any], default_theta: float, name: str) -> tuple
 
 
 def _scaling(settings: dict[str, Any], name: str, positions: int | None) -> dict[str, Any] | None:
-    """Settings in one spelling: every one of them is used, or refused."""
+    """Scaling settings in one spelling: each is used, or refused."""
     kinds = {settings.pop(key) for key in ("rope_type", "type") if settings.get(key) is not None}
     settings = {key: value for key, value in settings.items() if value is not None and key not in ("rope_type", "type")}
     if len(kinds) > 1:

@@ -1,4 +1,4 @@
-"""Route once: the two orders of a row's tokens, and what each order needs for attention.
+"""Token routing, once per row: the two orders of a row's tokens, and what attention needs for each.
 
 A row of S tokens exists in document order and in separated order (its text tokens, then its vision tokens, both as they
 stand in the documents). Both are permutations of the same tokens. The ids enter in separated order, so embeddings come
@@ -29,7 +29,7 @@ from model.layer_kinds import DOCUMENT, SEPARATED_ORDER
 
 @dataclass
 class PaddedGroup:
-    """Documents of similar length, computed as one padded batch where no varlen kernel serves (CPUs, float32)."""
+    """Documents of similar length, computed as one padded batch without a varlen kernel (CPUs, float32)."""
 
     gather: Tensor  # int64 [documents * length]: token of each slot; slots past a document's end repeat its last token
     keep: Tensor  # int64 [tokens of the group]: slots that hold a real token, document after document
@@ -39,7 +39,7 @@ class PaddedGroup:
 
 @dataclass(kw_only=True)
 class Segments(PackedSeqParams):
-    """One slice of a row, cut into documents: what rotary embedding and per-document attention read.
+    """Documents of one slice of a row: input of rotary embedding and per-document attention.
 
     It is a `PackedSeqParams`, because that is the one argument that megatron-core hands from block to layer to
     attention as it is.
@@ -54,7 +54,7 @@ class Segments(PackedSeqParams):
 
 @dataclass(kw_only=True)
 class RowRouting(PackedSeqParams):
-    """Everything that layers need to know about a row; activations are [S(/tp), 1, h] in one of the two orders."""
+    """Routing of a row for all layers; activations are [S(/tp), 1, h] in one of the two orders."""
 
     num_text: int  # text tokens that this rank holds in separated order
     to_document: Tensor  # int64 [S]: document-order slot i holds the token at this place in separated order
@@ -67,19 +67,19 @@ class RowRouting(PackedSeqParams):
     here: slice | None = None  # the slots of this rank, in either order; None: every rank holds all
 
     def place(self, targets: Tensor, order: str) -> Tensor:
-        """Tokens [n] by their places in separated order -> their slots [n] in the gathered row of `order`."""
+        """Indices [n] of tokens in separated order -> their slots [n] in the gathered row of `order`."""
         if order == DOCUMENT:
             return self.to_separated[targets]
         return targets if self.rank_major is None else _inverse(self.rank_major)[targets]
 
     def enter(self, ids: Tensor, order: str) -> Tensor:
-        """ids [S] in separated order -> [S] in `order`, rank-major where ranks share the row: for the embedding."""
+        """Reorder ids [S] from separated order to `order`, rank-major where ranks share the row: for the embedding."""
         if order == DOCUMENT:
             return ids[self.to_document]
         return ids if self.rank_major is None else ids[self.rank_major]
 
     def reorder(self, hidden: Tensor, order: str) -> Tensor:
-        """[S(/tp), ...] in the other order -> [S(/tp), ...] in `order`: one gather."""
+        """Reorder [S(/tp), ...] from the other order to `order`: one gather."""
         if self.here is None:
             return hidden.index_select(0, self.to_document if order == DOCUMENT else self.to_separated)
         whole = tensor_parallel.gather_from_sequence_parallel_region(hidden)  # backward: each rank's share, summed
@@ -89,9 +89,8 @@ class RowRouting(PackedSeqParams):
         return whole.index_select(0, self.place(rank_major[self.here], DOCUMENT))
 
     def seed_dropout(self, place: str) -> None:
-        """What `place` of the model leaves out depends on the row and the place alone: not on the ranks that the model
-        is cut over, on what ran before (a resumed run), or on whether the place is computed again for the backward pass.
-        """
+        """Seed dropout of `place` in the model by row and place alone: independent of the parallel layout, of a resume,
+        and of activation recomputation."""
         if self.dropout_key is not None:
             digest = hashlib.sha256(f"{self.dropout_key}:{place}".encode()).digest()
             torch.manual_seed(int.from_bytes(digest[:7], "little"))
@@ -100,7 +99,8 @@ class RowRouting(PackedSeqParams):
 def rotary_tables(
     positions: Tensor, head_dim: int, rope: Rope, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Positions [tokens] -> cos, sin [tokens, 1, head_dim]; halves of a head are paired, as Qwen and Llama have it.
+    """Rotary tables: positions [tokens] -> cos, sin [tokens, 1, head_dim]; pairs are i and i + head_dim / 2, as in Qwen
+    and Llama.
 
     Third the angles, float32 [tokens, 1, 1, head_dim]; None where cosines are more than those of angles (yarn's factor).
     """
@@ -116,7 +116,7 @@ VARLEN_SINCE = (8, 0)  # compute capability: Ampere
 
 
 def has_varlen_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether torch's varlen kernel takes such heads: half precision, on a GPU since Ampere, narrow enough."""
+    """Whether torch's varlen kernel supports such heads: half precision, on a GPU since Ampere, small head size."""
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return False
     if head_dim % 8 or head_dim > VARLEN_WIDEST:
@@ -125,8 +125,8 @@ def has_varlen_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -
 
 
 def padded_groups(lengths: list[int], device=None) -> tuple[list[PaddedGroup], Tensor]:
-    """Document lengths in slice order -> groups whose longest is at most 1.5 times (+ 8) the shortest, and `ungroup`;
-    tensors are on `device`."""
+    """Group document lengths in slice order: the longest of a group is at most 1.5 times (+ 8) the shortest; returns
+    groups and `ungroup`, with tensors on `device`."""
     sizes = numpy.array(lengths, dtype=numpy.int64)
     starts = numpy.cumsum(sizes) - sizes
     by_length = sorted((i for i in range(len(lengths)) if lengths[i]), key=lambda i: lengths[i])
@@ -160,7 +160,7 @@ def segments(
     ends: Tensor | None = None,
     with_angles: bool = False,
 ) -> Segments:
-    """Document lengths (their sum is len(positions)) and positions [tokens] -> what one slice's attention needs.
+    """Segments of one slice from document lengths (their sum is len(positions)) and positions [tokens].
 
     ends: int32 [documents + 1] on the device, where documents without tokens are left out; None: made here.
     """
@@ -178,7 +178,7 @@ def segments(
 
 
 def _inverse(permutation: Tensor) -> Tensor:
-    """int64 [n] permutation -> its inverse."""
+    """Inverse of a permutation, int64 [n]."""
     inverse = torch.empty_like(permutation)
     inverse[permutation] = torch.arange(len(permutation), device=permutation.device)
     return inverse
@@ -203,7 +203,7 @@ def route(
     ends: dict[str, Tensor] | None = None,
     with_angles: bool = False,
 ) -> RowRouting:
-    """Build the routing of one row from the small integers that its loader yields.
+    """Routing of one row from the small integer tensors of its loader.
 
     `positions` [S]: place of each token in its document, in separated order. `to_document` [S]: see `RowRouting`.
     `lengths`: tokens per document under "document", "text" and "vision". `dtype`: that of the activations.

@@ -1,4 +1,4 @@
-"""Which shapes the pictures of a dataset may have: the words of `--shapes`, and the sets that they stand for.
+"""Image shapes of a dataset: the syntax of `--shapes`, and the sets of grids.
 
 All grids of a set have about as many codes as the square one, so that rows, memory and time do not depend on the shape.
 The number of a shape fits into four bits (`tokenization.sample`).
@@ -42,7 +42,7 @@ next to nothing; the others keep what any picture up to 3:1 loses below 14 % of 
 
 @dataclass(frozen=True)
 class Framing:
-    """How pictures of any size are brought to those of an image tokenizer.
+    """How images of any size are fitted to the image tokenizer's shapes.
 
     `grids` are the shapes of a set, `downsample` the pixels a code, `pad` whether white is laid beside a picture in place of
     cutting it.
@@ -59,20 +59,20 @@ class Framing:
 
 
 def framing_of(vq: Mapping[str, Any]) -> Framing:
-    """That of a dataset, by the section `vq` of its manifest or job; where it names no shapes, squares."""
+    """Framing of a dataset, from the section `vq` of its manifest or job; square images where it names no shapes."""
     side = vq["image_size"] // vq["downsample"]
     grids = tuple((int(rows), int(columns)) for rows, columns in vq.get("shapes", [(side, side)]))
     return Framing(grids, vq["downsample"], vq.get("fit", "crop") == "pad")
 
 
 def recorded(framing: Framing) -> dict[str, Any]:
-    """What manifests say of it; nothing of squares that are cut out, as datasets always had them."""
+    """Framing as a manifest records it; nothing for center-cropped squares, as in older datasets."""
     shapes = {"shapes": [list(grid) for grid in framing.grids]} if len(framing.grids) > 1 else {}
     return shapes | ({"fit": "pad"} if framing.pad else {})
 
 
 def grids_from(text: str, side: int) -> tuple[Grid, ...]:
-    """The grids of `--shapes TEXT` for squares of `side` codes a side, the square first.
+    """Grids of `--shapes TEXT` for squares of `side` codes a side, the square first.
 
     `square` is that alone, `aspect` the set of ASPECT_RATIOS, and `4:3,3:4,2:1` these ratios of width to height beside
     the square. Raises UserError.
@@ -98,12 +98,12 @@ def grids_from(text: str, side: int) -> tuple[Grid, ...]:
 
 
 def grids_of(side: int, ratios: Sequence[tuple[int, int]]) -> tuple[Grid, ...]:
-    """The square of `side` x `side` codes, then the grid of each ratio of width to height; what comes twice, once."""
+    """The square of `side` x `side` codes, then the grid of each aspect ratio (width to height), without duplicates."""
     return tuple(dict.fromkeys([(side, side), *(grid_of_ratio(side, width / height) for width, height in ratios)]))
 
 
 def grid_of_ratio(side: int, ratio: float) -> Grid:
-    """The grid of about side * side codes whose width is about `ratio` times its height.
+    """Grid of about side * side codes whose width is about `ratio` times its height.
 
     Of the few whole numbers around the exact ones, those whose ratio and number of codes are off by the least in all, both
     as logarithms. A ratio below 1 gives the grid of its inverse, turned.

@@ -1,4 +1,4 @@
-"""What each weight of a new Uni-X model is made of: weights of a Hugging Face folder, copies of them, and new rows.
+"""Initial weights of a Uni-X model from a Hugging Face folder: its weights, copies for the vision branch, and new rows.
 
 Text branches and shared layers are the folder's layers. The vision branch of a separated layer is a copy of the text one, or
 random. Embedding and LM head get a row for each picture code: the mean of the text rows plus noise, or random.
@@ -26,7 +26,7 @@ UNUSED = ("rotary_emb.inv_freq",)  # buffers of older transformers: computed fro
 
 @dataclass(frozen=True)
 class NewWeights:
-    """What is to be made where the folder has nothing."""
+    """How weights are made that the folder lacks."""
 
     vision: str = "copy"  # copy: of the text branch; random: by the seed and the weight's name
     rows: str = "mean"  # mean: of the text rows, plus noise; random
@@ -37,7 +37,7 @@ class NewWeights:
 def starting_weights(
     source: HuggingFaceFolder, config: ModelConfig, new: NewWeights
 ) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """(training name, function that makes the weight) of every weight; one weight is in memory at a time.
+    """Yield (training name, function that makes the weight) of every weight, one in memory at a time.
 
     Raises UserError, before the first is made, when the folder lacks a weight, or has one that would not be used.
     """
@@ -49,7 +49,7 @@ def starting_weights(
 
 
 def _parts(source: HuggingFaceFolder, config: ModelConfig, name: str, parts: list[str]) -> list[str]:
-    """Names in the folder that a weight is made of: its own, or where it has no vision branch, those of the text branch."""
+    """Names in the folder for a weight: its own, or those of the text branch where there is no vision branch."""
     if ".vision." in name and not source.is_uni_x:
         return [part.replace("model.vision_layers.", "model.layers.") for part in parts]
     return parts
@@ -72,7 +72,7 @@ def _check_complete(source: HuggingFaceFolder, config: ModelConfig, plan: dict[s
 
 
 def _dtype(source: HuggingFaceFolder, plan: dict[str, list[str]], dtype: torch.dtype | None) -> torch.dtype:
-    """`dtype`, or the one of all weights. Raises UserError when there are several, or one that is no plain number."""
+    """`dtype`, or that of all weights. Raises UserError when they differ, or for a quantized type."""
     found = {source.described(part)[1]: part for parts in plan.values() for part in parts}
     known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
     for stored in sorted(found.keys() - known.keys()):  # quantised ones mean something with their scales alone
@@ -129,7 +129,7 @@ def _shape(config: ModelConfig, part: str) -> tuple[int, ...]:
 
 
 def grown(old: Tensor, config: ModelConfig, new: NewWeights, name: str, source: HuggingFaceFolder) -> Tensor:
-    """Embedding or LM head [rows, h] with a row for every id of the vocabulary: text rows as they are, the others made.
+    """Embedding or LM head [rows, h] extended to the vocabulary: text rows as they are, new rows for image tokens.
 
     A Uni-X folder has its code rows; only rows that round the number up are new there.
     """

@@ -1,4 +1,4 @@
-"""Which file of a Hugging Face folder holds which tensor: the files that transformers would load, and no others.
+"""Tensor files of a Hugging Face folder: those that transformers would load, and no others.
 
 transformers 4.57.6 and 5.24.0 load model.safetensors where it is, and else the files that the index names, each whole. A
 folder with both may hold two models (a stale index, or a stale file), so it is refused unless the two agree.
@@ -15,7 +15,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def stored_tensors_of(folder: Path) -> dict[str, Path]:
-    """Stored name -> file of every tensor; empty where there is neither file.
+    """Stored name -> file of every tensor; empty without a weight file.
 
     Raises UserError for files that are missing, damaged or do not agree with their index.
     """
@@ -43,7 +43,7 @@ def stored_tensors_of(folder: Path) -> dict[str, Path]:
 
 
 def _places(index: Path) -> dict[str, str]:
-    """Name -> file's name, of an index."""
+    """Name -> file name, from an index."""
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         elsewhere = next((place for place in places.values() if Path(place).name != place), None)

@@ -1,4 +1,4 @@
-"""transformer-engine's kernels in the places of torch's: norm and product in one, attention, rotation, and FP8 inside of them.
+"""transformer-engine's kernels in place of torch's: fused norm and linear, attention, rotary embedding, and FP8.
 
 Nothing here has run on a GPU. Import it where transformer-engine loads (`model.kernels.check_loads`).
 """
@@ -27,7 +27,8 @@ from model.routing import Segments
 
 
 class FusedDocumentAttention(MegatronModule):
-    """`DocumentAttention` by transformer-engine: rotation in one kernel, attention by cuDNN or FlashAttention, its choice."""
+    """`DocumentAttention` with transformer-engine: fused rotary embedding, attention by cuDNN or FlashAttention, its
+    choice."""
 
     def __init__(self, config, layer_number, attn_mask_type=AttnMaskType.causal, attention_type="self", **named):
         super().__init__(config=config)
@@ -60,14 +61,14 @@ class FusedDocumentAttention(MegatronModule):
 
 
 def turned(x: Tensor, layout: Segments) -> Tensor:
-    """[t, heads, d], rotated by the angles of its tokens: where positions are scaled in length (yarn), by torch."""
+    """Rotary embedding of [t, heads, d] by the tokens' angles; by torch where frequencies are scaled (yarn)."""
     if layout.angles is None:
         return rotate(x, layout.cos, layout.sin)
     return fused_apply_rotary_pos_emb(x.unsqueeze(1), layout.angles).squeeze(1)
 
 
 def transformer_engine_kernels() -> Kernels:
-    """The classes; the activation function is megatron-core's compiled one in either case."""
+    """transformer-engine's classes; the activation function is megatron-core's compiled one with either kernels."""
     return Kernels(
         TENorm,
         TEColumnParallelLinear,

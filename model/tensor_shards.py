@@ -1,4 +1,4 @@
-"""How a whole weight is cut over tensor-parallel ranks, by its training name; the inverse puts it together again.
+"""Tensor-parallel sharding of a weight by its training name, and its inverse.
 
 The cuts are megatron-core's: columns of the first matrix of a pair, rows of the second (Shoeybi et al., arXiv
 1909.08053), whole key-value groups in linear_qkv, and gate and up each by themselves in linear_fc1.
@@ -44,7 +44,7 @@ def join(name: str, shards: Sequence[Tensor]) -> Tensor:
 
 
 def whole_shape(name: str, shape: Sequence[int], ranks: int) -> tuple[int, ...]:
-    """Shape of the whole weight of which each rank holds `shape`."""
+    """Full shape of the weight of which each rank holds `shape`."""
     if name.endswith(IN_HALVES + BY_ROWS):
         return shape[0] * ranks, *shape[1:]
     if name.endswith(BY_COLUMNS):
@@ -53,7 +53,8 @@ def whole_shape(name: str, shape: Sequence[int], ranks: int) -> tuple[int, ...]:
 
 
 def runs(name: str, shape: Sequence[int], rank: int, ranks: int) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Where the share of rank `rank`, of `shape`, lies in the whole: (first row, last row + 1, offsets in the whole)."""
+    """Ranges of the shard of rank `rank`, of `shape`, in the full weight: (first row, last row + 1, offsets in the full
+    weight)."""
     rows, rest = shape[0], (0,) * (len(shape) - 1)
     if name.endswith(IN_HALVES):
         half = rows // 2

@@ -1,4 +1,4 @@
-"""The tokenizer of a foreign folder: tokenizer.json, and the files beside it that may say otherwise."""
+"""Tokenizer of a foreign folder: tokenizer.json, and the settings files beside it."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def read_tokenizer(path: Path) -> tuple[Any, bytes]:
 
 
 def check_settings(path: Path, tokenizer: Any) -> None:
-    """UserError for a key of a tokenizer_config.json, if there is one, that is not known or asks for other ids."""
+    """Raises UserError for a key of a tokenizer_config.json, if there is one, that is unknown or asks for other ids."""
     if not path.is_file():
         return
     for key, value in _object(path).items():
@@ -137,7 +137,8 @@ def check_settings(path: Path, tokenizer: Any) -> None:
 
 
 def _check_prefix(tokenizer: Any, wanted: bool, path: Path) -> None:
-    """transformers makes a byte-level tokenizer.json do as it is said here; others (Llama 2's) have it in their own way."""
+    """Check add_prefix_space: transformers applies it to byte-level tokenizers; others (Llama 2's) have their own
+    way."""
     found = json.loads(tokenizer.to_str())["pre_tokenizer"] or {}
     for part in found.get("pretokenizers", [found]):
         if part.get("type") == "ByteLevel" and part["add_prefix_space"] != wanted:

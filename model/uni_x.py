@@ -1,4 +1,4 @@
-"""The training model: embedding, a block of layers of several kinds, one head over text ids and picture codes."""
+"""The training model: embedding, a block of layers of several kinds, one LM head over text ids and image tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.routing import RowRouting
 
 
 class UniXTrainingModel(LanguageModule):
-    """A stage of a unified decoder; with one stage it is the whole model.
+    """A pipeline stage of the decoder; with one stage it is the whole model.
 
     Rows enter in separated order. Hidden states leave in the order of the last layer; the head looks up those that have
     a target there, so no activation is put back.
@@ -73,20 +73,20 @@ class UniXTrainingModel(LanguageModule):
 
     @property
     def first_order(self) -> str:
-        """The order in which the first layer wants its tokens."""
+        """Token order of the first layer's input."""
         return KINDS[self.model_config.layer_kinds[0]].order_wanted
 
     @property
     def last_order(self) -> str:
-        """The order in which hidden states, and so logits and losses, leave the last layer."""
+        """Token order of hidden states, logits and losses after the last layer."""
         return KINDS[self.model_config.layer_kinds[-1]].order_left
 
     def set_input_tensor(self, input_tensor) -> None:
-        """Called by megatron-core's schedules with the tensor of the stage before."""
+        """Called by megatron-core's schedules with the output of the previous stage."""
         self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
 
     def output_weight(self) -> Tensor:
-        """[vocab, h] weight of the head: the embedding's when they are tied."""
+        """LM head weight [vocab, h]: the embedding's when they are tied."""
         if self.share_embeddings_and_output_weights:
             return self.shared_embedding_or_output_weight()
         return self.output_layer.weight
@@ -101,7 +101,7 @@ class UniXTrainingModel(LanguageModule):
         return self.decoder(hidden_states=embedded, attention_mask=None, packed_seq_params=routing)
 
     def logits(self, ids: Tensor, routing: RowRouting) -> Tensor:
-        """ids [S] in separated order -> logits [S, vocab] in separated order, whole: for one process and small models."""
+        """ids [S] in separated order -> full logits [S, vocab] in separated order: for one process and small models."""
         hidden = self.hidden_states(ids, routing).squeeze(1)
         if self.last_order != SEPARATED_ORDER:
             hidden = routing.reorder(hidden, SEPARATED_ORDER)

@@ -1,4 +1,4 @@
-"""The joint vocabulary: text ids first, picture ids after, and the one function that says which is which."""
+"""Joint vocabulary: text ids first, image tokens after, and the test which is which."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RELEASED_OFFSET = 151_665  # len(tokenizer) of Qwen2.5: the published models put
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Ids of text tokens are below `image_token_offset`; code c of the picture codebook has id `offset + c`."""
+    """Text tokens have ids below `image_token_offset`; code c of the image codebook has id `offset + c`."""
 
     image_token_offset: int
     codebook_size: int
@@ -21,7 +21,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Ids in all, the rows of the embedding table before padding."""
+        """Number of ids: rows of the embedding before padding."""
         return self.image_token_offset + self.codebook_size
 
     def is_visual(self, ids):
@@ -33,5 +33,5 @@ class Vocabulary:
         return (ids >= self.image_token_offset) | (ids == self.vision_start_id)
 
     def is_code(self, ids):
-        """[...] ids -> boolean mask: which tokens are picture codes. Losses are reported by this split."""
+        """[...] ids -> boolean mask: which tokens are image tokens (codes). Losses are reported by this split."""
         return ids >= self.image_token_offset

@@ -1,4 +1,4 @@
-"""State-dict names and layouts: the training model (megatron-core's) <-> the Hugging Face model, as a table.
+"""Weight names and layouts of the training model (megatron-core's) and of the Hugging Face model, as a table.
 
 The two differ in names, in where q, k and v live (one matrix, grouped by key-value head, against three), and in gate
 and up projections (stacked against two). The text branch of a layer with two has the names of a plain layer on the
@@ -34,7 +34,7 @@ IN_LAYER = {
 
 
 def training_names(config: ModelConfig) -> dict[str, list[str]]:
-    """Every weight of the training model -> the Hugging Face weights that it holds."""
+    """Training name -> Hugging Face names of the weights that it holds, for every weight."""
     names = {key: [value] for key, value in WHOLE.items() if key != "output_layer.weight"}
     if not config.tie_word_embeddings:
         names["output_layer.weight"] = [WHOLE["output_layer.weight"]]

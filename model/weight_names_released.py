@@ -1,4 +1,4 @@
-"""State-dict names of the published Uni-X checkpoints, and ours for the same weights.
+"""Weight names of the published Uni-X checkpoints, and ours for the same weights.
 
 The published models count the vision branches of the first and of the last separated layers apart, each from 0; ours
 carry the index of their layer. All other names are those of Qwen in both.

@@ -1,4 +1,4 @@
-"""Shapes of the training model's weights from its configuration alone, in the order in which the modules hold them.
+"""Shapes of the training model's weights from its configuration alone, in the order of the modules.
 
 Nothing here imports torch: layouts are planned with it, and the tests hold it against the modules themselves.
 """
@@ -15,7 +15,7 @@ EMBEDDING, NORM, HEAD = "embedding.word_embeddings.weight", "decoder.final_layer
 
 
 def branch_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Weights of one branch of a layer: attention and feed-forward with their norms."""
+    """Weights of one branch of a layer: attention and MLP with their norms."""
     hidden, ffn, d = config.hidden_size, config.intermediate_size, config.head_dim
     queries, both = config.num_attention_heads * d, (config.num_attention_heads + 2 * config.num_key_value_heads) * d
     shapes = {
@@ -48,7 +48,8 @@ def layer_shapes(config: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
 def stage_shapes(
     config: ModelConfig, first: int, layers: int, embedding: bool, head: bool
 ) -> dict[str, tuple[int, ...]]:
-    """Whole weights of a stage with `layers` layers from number `first` on, with or without the embedding and the head.
+    """Full weights of a stage with `layers` layers from number `first` on, with or without the embedding and the LM
+    head.
 
     A head without the embedding has a matrix of its own, also where the two are tied.
     """
@@ -65,7 +66,7 @@ def stage_shapes(
 
 
 def share_sizes(shapes: dict[str, tuple[int, ...]], tensor: int) -> dict[str, int]:
-    """Elements of each weight that one of `tensor` tensor-parallel ranks holds."""
+    """Elements of each weight on one of `tensor` tensor-parallel ranks."""
     sizes = {}
     for name, shape in shapes.items():
         ones = (1,) * len(shape)
@@ -75,13 +76,13 @@ def share_sizes(shapes: dict[str, tuple[int, ...]], tensor: int) -> dict[str, in
 
 
 def parameters(config: ModelConfig) -> int:
-    """All weights of the model."""
+    """Number of parameters."""
     whole = stage_shapes(config, 0, config.num_hidden_layers, embedding=True, head=True)
     return sum(math.prod(shape) for shape in whole.values())
 
 
 def active_parameters(config: ModelConfig) -> int:
-    """The weights that one token meets: those of one branch where a layer has two."""
+    """Activated parameters of one token: those of one branch where a layer has two."""
     one = sum(math.prod(shape) for shape in branch_shapes(config).values())
     every = sum(math.prod(shape) for kind in config.layer_kinds for shape in layer_shapes(config, kind).values())
     return parameters(config) - every + config.num_hidden_layers * one

@@ -1,1 +1,1 @@
-"""Training: one readable loop, its data, its engines and its checkpoints."""
+"""Training: the loop, its data, its engines and its checkpoints."""

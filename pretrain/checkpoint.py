@@ -1,4 +1,5 @@
-"""Checkpoints that are whole or not there: written aside, summed, published by one rename; the newest that verifies wins."""
+"""Atomic checkpoints with checksums: written to a temporary folder, published by one rename; the newest that verifies
+is loaded."""
 
 from __future__ import annotations
 
@@ -20,12 +21,12 @@ PREFIX = "step_"
 
 
 def folder_of(run: Path, step: int) -> Path:
-    """Where the checkpoint made after `step` updates lives."""
+    """Path of the checkpoint after `step` updates."""
     return run / "checkpoints" / f"{PREFIX}{step:08d}"
 
 
 class SaveFailed(Exception):
-    """A checkpoint that could not be written, on any of the processes; the older ones are untouched."""
+    """A checkpoint could not be written on some rank; earlier checkpoints are untouched."""
 
 
 def publish(
@@ -38,7 +39,8 @@ def publish(
     coordinator: Coordinator = Coordinator(),
     attempt: Attempt | None = None,
 ) -> Path:
-    """Call `write` with an empty folder, add state.json and the checksums, publish, and drop what need not be kept.
+    """Call `write` with an empty folder, add state.json and the checksums, publish, and delete checkpoints beyond those
+    to keep.
 
     All processes call it together: each writes files of its own, `__<rank>_*`, and sums them; rank 0 does the rest. A
     kill at any moment leaves either the old checkpoints or the old ones and the new one. Of the old ones the newest
@@ -95,7 +97,7 @@ def _on_disk(folder: Path, action: Callable[[], Any]) -> Any:
 
 
 def publish_alone(output: Path, write: Callable[[Path], None], state: dict) -> None:
-    """A checkpoint that belongs to no run: as `publish` makes one, but under a name of its own, from one process."""
+    """Publish a checkpoint outside of any run, under a name of its own, from one process."""
     temporary = output.with_name(output.name + PARTIAL)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -124,7 +126,7 @@ def _publish(temporary: Path, final: Path) -> None:
 
 
 def _writer_of(path: Path) -> int | None:
-    """The rank that wrote a file of tensors; None for other files, which rank 0 writes."""
+    """Rank that wrote a file of tensors; None for other files, which rank 0 writes."""
     number = path.name.removeprefix("__").split("_")[0]
     return int(number) if path.name.startswith("__") and number.isdigit() else None
 
@@ -135,7 +137,7 @@ def _described(path: Path) -> dict:
 
 
 def _remove_old(run: Path, newest: Path, keep: int, keep_every: int) -> None:
-    """What is newer was damaged, or the run would have gone on from there."""
+    """Delete old checkpoints. Newer ones than this step are damaged: otherwise the run would have resumed from them."""
     found = all_checkpoints(run)
     place = found.index(newest)
     for old in found[: max(0, place + 1 - keep)] + found[place + 1 :]:
@@ -145,7 +147,7 @@ def _remove_old(run: Path, newest: Path, keep: int, keep_every: int) -> None:
 
 
 def all_checkpoints(run: Path) -> list[Path]:
-    """Published checkpoints of a run, the oldest first; whether they verify is not looked at."""
+    """Published checkpoints of a run, oldest first, without verifying them."""
     try:
         with os.scandir(run / "checkpoints") as entries:  # which knows what is a folder without asking for each
             names = [entry.name for entry in entries if entry.name.startswith(PREFIX) and entry.is_dir()]
@@ -155,7 +157,7 @@ def all_checkpoints(run: Path) -> list[Path]:
 
 
 def verify(checkpoint: Path, coordinator: Coordinator = Coordinator()) -> str | None:
-    """None when every file is there with its size and checksum; else what is wrong, naming the file.
+    """Verify sizes and checksums of every file: None if all are right, else what is wrong, with the file's name.
 
     Processes share the files, so that a large checkpoint is read once; all get the same answer.
     """
@@ -186,8 +188,7 @@ def _problem(checkpoint: Path, part: int = 0, parts: int = 1) -> str | None:
 def newest_good(
     run: Path, warn: Callable[[str], None], coordinator: Coordinator = Coordinator(), before: int | None = None
 ) -> Path | None:
-    """The newest checkpoint that verifies, of those of steps below `before`; each newer one that does not is named through
-    `warn`.
+    """Newest checkpoint that verifies, of steps below `before`; each newer one that does not is named through `warn`.
 
     All processes call it together. Raises UserError when there are checkpoints and none verifies: starting again by itself
     would hide the damage.
@@ -206,7 +207,8 @@ def newest_good(
 
 
 def find(path: Path, coordinator: Coordinator = Coordinator()) -> Path:
-    """A run folder (its newest good checkpoint) or a checkpoint folder -> a checkpoint that verifies, or UserError."""
+    """Resolve a run folder (its newest good checkpoint) or a checkpoint folder -> a checkpoint that verifies. Raises
+    UserError."""
     if (path / MANIFEST).is_file() or path.name.startswith(PREFIX):
         problem = verify(path, coordinator)
         if problem:
@@ -222,7 +224,7 @@ def find(path: Path, coordinator: Coordinator = Coordinator()) -> Path:
 
 
 def read_state(checkpoint: Path) -> dict:
-    """What `publish` was given as `state`."""
+    """The `state` that `publish` was given."""
     return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
 
 

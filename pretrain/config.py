@@ -1,4 +1,4 @@
-"""The configuration of a run: one YAML file, typed dataclasses behind it, dotted overrides on the command line."""
+"""Configuration of a run: one YAML file, typed dataclasses behind it, dotted overrides on the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pretrain.system.strict_yaml import read_yaml
 
 @dataclass(frozen=True)
 class RunSection:
-    """Where a run lives and how long it goes."""
+    """Run folder, engine and number of steps."""
 
     folder: str  # run folder: resolved config, metrics, samples, checkpoints
     steps: int  # optimizer steps in all
@@ -77,7 +77,7 @@ class SourceSection:
 
 @dataclass(frozen=True)
 class StageSection:
-    """A stretch of training before the epochs begin, with a mixture of its own."""
+    """A training stage before the epochs begin, with a data mixture of its own."""
 
     tokens: float  # how long it is, in tokens as trained on: prompts and marks of turns count
     shares: tuple[float, ...]  # what each of data.sources gives of them, in their order
@@ -85,7 +85,7 @@ class StageSection:
 
 @dataclass(frozen=True)
 class DataSection:
-    """What is trained on, and how documents become rows."""
+    """Datasets, sequence length, global batch size, prompt templates and packing."""
 
     tokenizer: str  # folder with tokenizer.json
     vq: str  # image tokenizer, to draw samples: a name or a folder; must be the one that made the shards
@@ -116,7 +116,7 @@ class DataSection:
 
 @dataclass(frozen=True)
 class OptimSection:
-    """AdamW, its learning rate, and what keeps it from learning by heart."""
+    """AdamW, learning rate schedule, gradient clipping and regularization."""
 
     lr: float
     final_lr: float = 0.0
@@ -134,7 +134,8 @@ class OptimSection:
 
 @dataclass(frozen=True)
 class ZeroSection:
-    """What engine zero3 cuts over the data-parallel ranks, and where it keeps it; the other engine reads none of it."""
+    """DeepSpeed ZeRO: what is sharded over the data-parallel ranks, and offload; engine megatron ignores this
+    section."""
 
     stage: int = 3  # 1: optimizer state; 2: gradients too; 3: weights too
     offload: bool = False  # whether the CPU holds the optimizer state and makes the update
@@ -149,7 +150,7 @@ class ZeroSection:
 
 @dataclass(frozen=True)
 class CheckpointSection:
-    """When to save, and what to keep."""
+    """When to save checkpoints, and which to keep."""
 
     every: int  # steps
     keep: int = 2  # newest checkpoints that stay
@@ -159,7 +160,7 @@ class CheckpointSection:
 
 @dataclass(frozen=True)
 class ResilienceSection:
-    """What a run does about steps that are no good, and about processes that hang."""
+    """Bad steps, rollback and the watchdog for hung processes."""
 
     spike: float = (
         0.0  # standard deviations above the mean of the window that make a loss no good (0: any finite one is)
@@ -175,7 +176,7 @@ class ResilienceSection:
 
 @dataclass(frozen=True)
 class LogSection:
-    """What a run tells while it goes."""
+    """Logging: intervals, metrics backends, sample images, profiling."""
 
     every: int = 10  # steps between two lines
     tensorboard: bool = True
@@ -234,20 +235,20 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Train
 
 @dataclass(frozen=True)
 class Origin:
-    """Where values come from: the file, and the dotted keys that the command line put in their place or beside them."""
+    """Origin of each value: the file, or a command-line override of its dotted key, for error messages."""
 
     file: str
     overrides: tuple[str, ...] = ()
 
     def of(self, key: str) -> str:
-        """Who said what stands under this key."""
+        """Where the value of this key came from, in words."""
         flat = key.replace("[", ".").replace("]", "")
         said = any(flat == own or flat.startswith(f"{own}.") for own in self.overrides)
         return "command line" if said else self.file
 
 
 def dump_config(config: TrainConfig) -> str:
-    """The resolved configuration as YAML, as saved in the run folder; `load_config` reads it back to an equal one."""
+    """Resolved configuration as YAML, as saved in the run folder; `load_config` reads it back to an equal one."""
     import yaml
 
     def plain(value):
@@ -259,7 +260,8 @@ def dump_config(config: TrainConfig) -> str:
 
 
 def _apply(values: dict, override: str) -> list[str]:
-    """Put one `section.key=value` into the raw values, the value read as YAML -> its key, and sections that are new."""
+    """Apply one `section.key=value`, the value parsed as YAML, to the raw values -> its key, and sections that are
+    new."""
     key, separator, text = override.partition("=")
     parts = key.split(".")
     if not separator or not all(parts):
@@ -281,7 +283,8 @@ def _apply(values: dict, override: str) -> list[str]:
 
 
 def _build(cls, values, path: str, origin: Origin):
-    """Make dataclass `cls` of a mapping: unknown and missing keys are refused, values are converted to their types."""
+    """Build dataclass `cls` from a mapping: unknown and missing keys are refused, values are converted to their
+    types."""
     if not isinstance(values, dict):
         raise UserError(f"{origin.of(path)}: {path or 'the file'} is {values!r}: expected a section with keys")
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -303,7 +306,7 @@ def _build(cls, values, path: str, origin: Origin):
 
 
 def _meant(key: str, section: str, fields: list[str]) -> str:
-    """What an unknown key may have been meant for, in words."""
+    """Suggestion for an unknown key, in words."""
     if key in OTHER_NAMES:
         return f"it is called {OTHER_NAMES[key]} here"
     former = {old.partition(".")[2]: new for old, new in FORMER_NAMES.items() if old.startswith(f"{section}.")}
@@ -335,7 +338,7 @@ def _convert(wanted, value, path: str, origin: Origin):
 
 
 def _whole(value: float | str) -> int | None:
-    """A whole number that is spelt with a point or an exponent, as 1e3; None for any other value."""
+    """Integer of a number written with a point or an exponent, as 1e3; None for any other value."""
     try:
         number = float(value)
     except ValueError:

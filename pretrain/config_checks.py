@@ -1,5 +1,4 @@
-"""What a run's configuration may say: ranges of single values, choices, values that exclude each other, and those that change
-nothing beside others."""
+"""Validation of a configuration: ranges, choices, combinations that are excluded, and settings without effect."""
 
 from __future__ import annotations
 
@@ -73,7 +72,7 @@ BELOW_ONE = ("optim.beta1", "optim.beta2", "optim.dropout")
 
 
 def check(config: TrainConfig, origin: Origin) -> None:
-    """Raises UserError for a value that is out of its range, or that another one excludes."""
+    """Validate a configuration. Raises UserError for a value out of range, or excluded by another one."""
     _check_numbers(config, origin)
     if not config.run.folder:
         raise UserError(f"{origin.of('run.folder')}: run.folder is empty: say where the run is to be")
@@ -99,7 +98,7 @@ def check(config: TrainConfig, origin: Origin) -> None:
 
 
 def _check_numbers(config: TrainConfig, origin: Origin) -> None:
-    """The bounds of each number."""
+    """Check the bounds of each number."""
     for key, value in _numbers(config):
         if not math.isfinite(value):
             raise UserError(f"{origin.of(key)}: {key} is {value}: it must be finite")
@@ -116,7 +115,7 @@ def _check_numbers(config: TrainConfig, origin: Origin) -> None:
 
 
 def _check_conflict(config: TrainConfig, origin: Origin) -> None:
-    """What the measurement of conflict needs."""
+    """Check what the measurement of gradient conflict requires."""
     if config.log.conflict_every and not config.data.heldout:
         raise UserError(
             f"{origin.of('log.conflict_every')}: log.conflict_every is {config.log.conflict_every}: it measures on data.heldout, which is empty"
@@ -134,7 +133,8 @@ def _check_conflict(config: TrainConfig, origin: Origin) -> None:
 
 
 def _check_kernels(config: TrainConfig, origin: Origin) -> None:
-    """What transformer-engine's kernels exclude; whether they are there is asked when a run starts."""
+    """Check what transformer-engine's kernels exclude; whether the package is installed is checked when a run
+    starts."""
     run, fused = config.run, config.run.kernels == kernels.TRANSFORMER_ENGINE
     head, share = config.model.head_dim, config.parallel.tensor if config.parallel.sequence else 1
     if run.fp8 != "none" and not fused:
@@ -170,7 +170,7 @@ def _check_kernels(config: TrainConfig, origin: Origin) -> None:
 
 
 def without_effect(config: TrainConfig) -> Iterator[str]:
-    """Settings that change nothing beside the others, and those out of all proportion, a line each."""
+    """Settings that have no effect with the others, and implausible values, a line each."""
     model, log, cores = config.model, config.log, usable_cores()
     if config.run.engine == "megatron" and config.zero != type(config.zero)():
         yield "zero: run.engine is megatron, which reads none of it: set run.engine=zero3, or leave it out"

@@ -1,4 +1,4 @@
-"""Names of configuration keys: former ones, which are still taken, and what other programs call the same thing."""
+"""Former names of configuration keys, which are still accepted, and other programs' names for the same settings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OTHER_NAMES = {  # what these keys are called elsewhere: megatron-core, DeepSpee
 
 
 def with_current_names(values: Any, owner: str = "config.yaml") -> tuple[Any, list[str]]:
-    """Raw values of a configuration, former names replaced -> (values, a line for each name that was replaced).
+    """Replace former names in the raw values of a configuration -> (values, a line for each name that was replaced).
 
     `owner` is the file. The order of keys stays. Raises UserError where a key stands under both names.
     """
@@ -62,7 +62,8 @@ def with_current_names(values: Any, owner: str = "config.yaml") -> tuple[Any, li
 
 
 def overrides_with_current_names(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`section.key=value` of the command line, former names replaced -> (overrides, a line for each that was replaced).
+    """Replace former names in command-line `section.key=value` overrides -> (overrides, a line for each that was
+    replaced).
 
     Raises UserError where a key is given under both names.
     """
@@ -79,7 +80,7 @@ def overrides_with_current_names(overrides: Sequence[str]) -> tuple[list[str], l
 
 
 def current(former: str) -> str:
-    """The dotted key of today."""
+    """Current dotted key for a former one."""
     return f"{former.partition('.')[0]}.{FORMER_NAMES[former]}"
 
 

@@ -1,4 +1,5 @@
-"""What the processes of a run agree on: errors, when to stop, who speaks. Over gloo, beside the training's own groups.
+"""Coordination of a run's processes over gloo: errors, stopping, rank-0 logging. Apart from the training's process
+groups.
 
 An error of one process would leave the others waiting in their next collective. Here it becomes an error of all, in the
 same place, and one process says what it was.
@@ -21,26 +22,26 @@ HEARD_SECONDS = 5.0  # between two signs of life of a long work of one process
 
 
 class Coordinator:
-    """All processes of a run; rank 0 speaks. One process alone sends nothing and needs no process group."""
+    """All processes of a run, with rank-0 logging. A single process sends nothing and needs no process group."""
 
     def __init__(self, rank: int = 0, size: int = 1, group=None):
         self.rank, self.size, self.group = rank, size, group
 
     def log(self, level: int, line: str) -> None:
-        """Log a line of all processes once."""
+        """Log a line once for all processes."""
         if self.rank == 0:
             LOGGER.log(level, line)
 
     def say(self, line: str) -> None:
-        """Log at level INFO, once."""
+        """Log once at level INFO."""
         self.log(logging.INFO, line)
 
     def warn(self, line: str) -> None:
-        """Log at level WARNING, once: the console has `warning: ` before it."""
+        """Log once at level WARNING; the console adds `warning: `."""
         self.log(logging.WARNING, line)
 
     def largest(self, value: int) -> int:
-        """The largest value of all processes."""
+        """Maximum of a value over all processes (all-reduce)."""
         if self.size == 1:
             return value
         import torch
@@ -50,7 +51,7 @@ class Coordinator:
         return int(values)
 
     def gathered(self, value: Any) -> list:
-        """The values of all processes, by rank."""
+        """Values of all processes, by rank (all-gather)."""
         if self.size == 1:
             return [value]
         import torch
@@ -60,7 +61,8 @@ class Coordinator:
         return values
 
     def attempt(self, action: Callable[[], Result]) -> tuple[Result | None, str | None]:
-        """Do it on every process -> (what it returned here, None), or on every process (None, the first error's text)."""
+        """Run a function on every process -> (its result here, None), or on every process (None, the first error's
+        text)."""
         result, problem = None, None
         try:
             result = action()
@@ -71,9 +73,8 @@ class Coordinator:
         return (None, problems[0]) if problems else (result, None)
 
     def all_do(self, action: Callable[[], Result]) -> Result:
-        """Do it on every process. When it fails anywhere, all raise: the first that failed its own error, the others
-        ReportedByOtherRank with the exit code of that error.
-        """
+        """Run a function on every process. If it fails anywhere, all raise: the first that failed its own error, the
+        others ReportedByOtherRank with that error's exit code."""
         result: Result | None = None
         error: Exception | None = None
         try:
@@ -89,13 +90,14 @@ class Coordinator:
         return cast(Result, result)  # nothing failed
 
     def first_does(self, action: Callable[[], Result]) -> Result:
-        """Do it on rank 0 only, and hand its result, or its failure, to all."""
+        """Run a function on rank 0 and broadcast its result, or its failure."""
         return self.gathered(self.all_do(lambda: action() if self.rank == 0 else None))[0]
 
     def wait_for_first(
         self, action: Callable[[Callable[[], None]], Result], alive: Callable[[], None]
     ) -> Result | None:
-        """Do something long on rank 0 -> its result there, None elsewhere; its failure, as in `all_do`, everywhere.
+        """Run a long function on rank 0 -> its result there, None elsewhere; a failure is raised everywhere, as in
+        `all_do`.
 
         action: is given a function to call often, through which the others hear of it: however long it takes, none of them
         waits in a collective for longer than there is between two calls. alive: called on every rank meanwhile.
@@ -128,7 +130,7 @@ class Coordinator:
 
 
 def all_processes(timeout: float = 1800.0) -> Coordinator:
-    """Those of the default process group, with a gloo group of their own; `timeout`: seconds one waits for the others."""
+    """Coordinator over the default process group's ranks, with a gloo group of its own and a `timeout` in seconds."""
     import torch
 
     size = torch.distributed.get_world_size()
@@ -139,12 +141,12 @@ def all_processes(timeout: float = 1800.0) -> Coordinator:
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code that a command ends with for this error."""
+    """Exit code of a command that ends with this error."""
     return 2 if isinstance(error, UserError) else 75 if isinstance(error, TryAgain) else 1
 
 
 def lost_processes(error: RuntimeError) -> bool:
-    """Whether a collective failed because other processes ended or were too late: gloo says so in words only."""
+    """Whether a collective failed because other processes ended or timed out: gloo says so in its message only."""
     import torch
 
     if isinstance(error, torch.distributed.DistError):

@@ -1,4 +1,4 @@
-"""What the loop reads: rows to train on, held-out rows, and what turns text into ids and back."""
+"""Data of a run as the loop reads it: training rows, held-out rows, tokenizer and prompts."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ OF_EDITS = {"drop_instruction", "drop_source", "drop_both", "shared_noise"}
 
 
 def shares_of(data: DataSection) -> TaskShares:
-    """How tasks are drawn."""
+    """Task shares of the configuration: how tasks are drawn."""
     return TaskShares(**{share.name: getattr(data, share.name) for share in dataclasses.fields(TaskShares)})
 
 
 def cache_of(data: DataSection) -> Cache | None:
-    """What datasets at URLs are read through, if it is set."""
+    """Local cache for datasets at URLs, if configured."""
     return Cache(Path(data.cache).absolute(), data.cache_limit) if data.cache else None
 
 
 def heldout_dataset(data: DataSection, tokenized: TokenizedPrompts, routing_only: bool = False) -> RowDataset:
-    """The rows of `data.heldout`, to measure on: drawn as in training, from a seed of its own, with no code replaced."""
+    """Rows of `data.heldout` for evaluation: drawn as in training, with a seed of its own and no code noise."""
     clean = dataclasses.replace(shares_of(data), code_noise=0.0, shared_noise=0.0)
     size = RowSize(data.sequence_length, data.row_multiple)
     source = RowSource(data.heldout, cache=cache_of(data))
@@ -48,7 +48,8 @@ def heldout_dataset(data: DataSection, tokenized: TokenizedPrompts, routing_only
 
 
 def told_too_long(path: str | Path, rows: RowDataset, number: int) -> str | None:
-    """What is left out of a source because no row can hold it, in a line; None if nothing is.
+    """Warning line on documents of a source that are longer than the sequence length and left out; None if there are
+    none.
 
     UserError if that is all of it.
     """
@@ -68,8 +69,8 @@ def told_too_long(path: str | Path, rows: RowDataset, number: int) -> str | None
 
 
 class Data:
-    """The data of a run as one process sees it. Raises UserError when sources, tokenizers and model do not fit,
-    TryAgain when a source is at a URL that does not answer."""
+    """The data of a run on one process. Raises UserError when sources, tokenizers and model do not fit, TryAgain when a
+    URL of a source does not answer."""
 
     def __init__(self, config: TrainConfig, place: ProcessRanks):
         data = config.data
@@ -100,7 +101,8 @@ class Data:
             self.heldout = heldout_dataset(data, tokenized, place.routing_only)
 
     def picture_shapes(self) -> list[dict]:
-        """The shapes that a model of this data draws, as its export's configuration has them; none of squares."""
+        """Image shapes that a model of this data generates, as in its export's configuration; empty for square
+        images."""
         templates = self.templates
         return [
             {"grid": list(grid), "ids": size_ids(number, self.encode, templates)}
@@ -108,11 +110,12 @@ class Data:
         ]
 
     def markup(self, text: str) -> list[int]:
-        """Marks of turns -> ids, which are control tokens."""
+        """Token ids of turn markup, which are control tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def training_rows(self, consumed: int, stopped: Callable[[], bool]) -> Iterator[list[Row]]:
-        """This rank's rows of each step, after so many rows of all ranks; `stopped`: whether the run is ending anyway."""
+        """This rank's rows of each step, beginning after so many rows of all ranks; `stopped`: whether the run is
+        ending anyway."""
         place = self.place
         count = self.global_batch_size // place.data_ranks
         # every rank tells of its own workers
@@ -123,14 +126,14 @@ class Data:
             yield [next(rows) for _ in range(count)]
 
     def heldout_rows(self, count: int) -> list[Row]:
-        """This rank's share of the first `count` held-out rows; none without held-out data."""
+        """This rank's share of the first `count` held-out rows; empty without held-out data."""
         if self.heldout is None:
             return []
         return [self.heldout[index] for index in range(self.place.data_rank, count, self.place.data_ranks)]
 
     def skills(self) -> set[str]:
-        """What the training documents teach, by the names that the server has for it; plain text and documents of texts
-        and pictures in order teach none of these for sure."""
+        """Skills that the training documents teach, by the server's names. Plain text and interleaved documents are not
+        counted as any."""
         drawn = self.train.shares.text_to_image  # the other captioned pictures are described
         shares = {
             "draw": (CAPTION_PAIR, drawn),
@@ -146,7 +149,7 @@ class Data:
         return ((dataset.lengths.kinds == KINDS.index(kind)).any() for dataset in self.train.datasets)
 
     def warnings(self) -> Iterator[str]:
-        """What should be known of the sources before training, a line each."""
+        """Warnings about the sources before training, a line each."""
         sets = [(path, self.train, number) for number, path in enumerate(self.paths)]
         for path, rows, number in [*sets, *([(self.heldout_path, self.heldout, 0)] if self.heldout else [])]:
             if told := told_too_long(path, rows, number):
@@ -188,7 +191,7 @@ class Data:
             )
 
     def checkpoint_files(self) -> dict[str, bytes]:
-        """What a checkpoint holds beside tensors, so that it can be converted without anything else of the run."""
+        """Files of a checkpoint beside its tensors, so that it can be converted without the rest of the run."""
         return {
             "model.json": (json.dumps(self.model_config.to_dict(), indent=1) + "\n").encode(),
             "unix_prompts.json": self.templates.to_json().encode(),

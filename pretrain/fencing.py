@@ -1,4 +1,4 @@
-"""Which attempt at a run owns its folder: a process of an earlier one, cut off but alive, must not write there any more.
+"""Fencing of a run folder: a process of an earlier attempt that is cut off but alive must not write there any more.
 
 A scheduler starts a run again while a rank of the attempt before may still be computing behind a broken network. Locks do
 not reach over nodes on every file system, so the owner is a file: whoever starts writes down the attempt's number, which
@@ -25,19 +25,19 @@ INTERRUPTED = "interrupted and saved"  # an event in events.jsonl
 
 
 class TakenOver(RunFailed):
-    """A newer attempt owns the run folder."""
+    """A newer attempt owns the run folder (fencing)."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of a run, on all its processes."""
+    """One start of a run, on all its processes; its number is the fencing token."""
 
     run: Path
     number: int = 0
     owner: str = ""  # host, process and a random part: two starts with one number are told apart
 
     def check(self) -> None:
-        """Raises TakenOver when this attempt does not own the folder any more; a file that cannot be read says nothing."""
+        """Raises TakenOver when a newer attempt owns the folder; a file that cannot be read is no evidence."""
         found = _read(self.run)
         if found and (found["number"], found["owner"]) != (self.number, self.owner):
             raise TakenOver(
@@ -46,7 +46,7 @@ class Attempt:
             )
 
     def owns(self) -> bool:
-        """Whether this attempt owns the folder, as `check` finds it."""
+        """Whether this attempt owns the folder, by `check`."""
         try:
             self.check()
         except TakenOver:
@@ -54,12 +54,13 @@ class Attempt:
         return True
 
     def partial(self, final: Path) -> Path:
-        """Where this attempt writes what is to become `final`."""
+        """Temporary path of this attempt for what becomes `final` by a rename."""
         return final.with_name(f"{final.name}.{self.number}-{self.owner.rpartition('-')[2]}{PARTIAL}")
 
 
 def number_of_this_start(run: Path) -> int:
-    """What the environment says, or the number that the folder has. Raises UserError, or TakenOver for an older number."""
+    """Attempt number (fencing token) from the environment, else the folder's. Raises UserError, or TakenOver for an
+    older number."""
     there = (_read(run) or {"number": 0})["number"]
     given = os.environ.get(VARIABLE, "")
     if not given:
@@ -74,12 +75,13 @@ def number_of_this_start(run: Path) -> int:
 
 
 def may_take_over(run: Path) -> bool:
-    """Whether the environment says that this start comes after the one that owns the folder."""
+    """Whether the environment says that this start follows the one that owns the folder."""
     return number_of_this_start(run) > (_read(run) or {"number": 0})["number"]
 
 
 def claim(run: Path) -> Attempt:
-    """Make this start the owner of the folder, and remove what others had half written. One process of the run does it."""
+    """Take ownership of the folder for this start, and delete partial files of others. One process of the run calls
+    it."""
     number = number_of_this_start(run)
     attempt = Attempt(run, number, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
     run.mkdir(parents=True, exist_ok=True)

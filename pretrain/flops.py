@@ -1,4 +1,4 @@
-"""How much arithmetic a row takes: the floating-point operations that the model asks for, a multiply-add being two.
+"""FLOPs per packed sequence (row): the model's floating-point operations, a multiply-add being two.
 
 Counted are matrix products: projections, feed-forward, attention, head. What is computed twice to save memory (layers
 that are recomputed, scores of fused attention) counts once, as is usual for model FLOPs (Chowdhery et al., arXiv 2204.02311,
@@ -17,7 +17,7 @@ BACKWARD = 2  # gradients of both factors of a product cost a product each
 
 
 def layer_weights(config: ModelConfig) -> int:
-    """Weights that one token meets in the matrix products of a layer, of whichever kind: its activated size."""
+    """Weights that one token uses in the matrix products of a layer, of any kind: its activated parameters."""
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     attention = config.hidden_size * (queries + 2 * keys) + queries * config.hidden_size
@@ -25,13 +25,13 @@ def layer_weights(config: ModelConfig) -> int:
 
 
 def causal_pairs(lengths: Sequence[int]) -> int:
-    """(query, key) pairs of causal attention inside documents of these lengths."""
+    """(query, key) pairs of causal attention within documents of these lengths."""
     return sum(length * (length + 1) // 2 for length in lengths)
 
 
 @dataclass(frozen=True)
 class RowFlops:
-    """Floating-point operations of one row's forward pass, by part."""
+    """FLOPs of one row's forward pass, by part."""
 
     separated_products: int  # projections and feed-forward of all layers that attend within a modality
     separated_attention: int  # scores, and their product with the values
@@ -41,17 +41,18 @@ class RowFlops:
 
     @property
     def forward(self) -> int:
-        """Operations of the forward pass."""
+        """FLOPs of the forward pass."""
         return sum(vars(self).values())
 
     @property
     def training(self) -> int:
-        """Operations of the forward and the backward pass."""
+        """FLOPs of the forward and the backward pass."""
         return (1 + BACKWARD) * self.forward
 
 
 def row_flops(config: ModelConfig, lengths: Mapping[str, Sequence[int]], targets: int) -> RowFlops:
-    """Count a row with these tokens per document ("document", "text", "vision") and this many target tokens.
+    """Count the FLOPs of a row with these tokens per document ("document", "text", "vision") and this many target
+    tokens.
 
     Separated layers attend within a modality: L_t^2 + L_v^2 in a document, where shared layers have (L_t + L_v)^2.
     """

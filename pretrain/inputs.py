@@ -1,4 +1,4 @@
-"""Whether what a configuration names is there, found out before torch is imported."""
+"""Check that the inputs of a configuration exist, before torch is imported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pretrain.system.errors import UserError
 
 
 def check_inputs(data: DataSection, init_from: str = "") -> None:
-    """Raise UserError for what is absent or unreadable: datasets, tokenizers, prompt templates, a checkpoint to start from.
+    """Raises UserError for inputs that are missing or unreadable: datasets, tokenizers, prompt templates, a checkpoint
+    to start from.
 
     Reads manifests and other small files only. What lies at a URL is not asked for: `pretrain.data` does, once. A run of
     several processes does not call this: on one node alone something may be absent, which only that node's process could say.
@@ -32,7 +33,7 @@ def check_inputs(data: DataSection, init_from: str = "") -> None:
 
 
 def holds_checkpoint(folder: Path) -> bool:
-    """Whether something like a checkpoint is there: its own folder, or a run's. Whether it is whole is found out later."""
+    """Whether a path looks like a checkpoint folder or a run with one; it is verified later."""
     return (
         (folder / "manifest.json").is_file()
         or any((folder / "checkpoints").glob("step_*"))

@@ -1,4 +1,5 @@
-"""Files of JSON lines that grow for as long as a run, read from their ends: what a million steps wrote is not read for fifty."""
+"""JSON-lines files that grow with a run, read backwards from their end: the last lines of a long file are cheap to
+read."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ LARGEST = 1 << 22
 
 
 def lines_backwards(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(offset of the byte after it, line without its end) of a file, the newest first; nothing where there is no file.
+    """Yield (offset of the byte after it, line without its end) of a file, newest first; nothing if there is no file.
 
     What follows the last line's end, a line that is being written or that a kill has cut, comes first where there is any.
     """
@@ -41,7 +42,7 @@ def lines_backwards(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def last_objects(path: Path, key: str = "", count: int = 1) -> list[dict]:
-    """The last `count` JSON objects of a file, of those that have `key` if one is given, in the file's order."""
+    """The last `count` JSON objects of a file, in the file's order; only those that have `key` if one is given."""
     wanted, found = json.dumps(key).encode() if key else b"", []
     for _, line in lines_backwards(path):
         if wanted in line and (value := parsed(line)) is not None and (not key or key in value):
@@ -52,7 +53,7 @@ def last_objects(path: Path, key: str = "", count: int = 1) -> list[dict]:
 
 
 def parsed(line: bytes | str) -> dict | None:
-    """A JSON object, or None."""
+    """Parse a JSON object; None for anything else."""
     try:
         found = json.loads(line)
     except ValueError:  # UnicodeDecodeError, too

@@ -1,4 +1,4 @@
-"""Rows of a data-parallel rank, in order, from any number of worker processes."""
+"""Data loader: rows of a data-parallel rank, in order, from any number of worker processes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RowSource:
 
 
 class RowDataset(torch.utils.data.Dataset):
-    """Map from the global index of a row to the row. Workers open the shards themselves."""
+    """Map-style dataset from the global index of a row to the row. Workers open the shards themselves."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class RowDataset(torch.utils.data.Dataset):
         routing_only: bool = False,
         stages: Sequence[MixtureStage] = (),
     ):
-        """routing_only: rows have their lengths, positions and permutation, and ids that mean nothing; no shard is read."""
+        """routing_only: rows with lengths, positions and permutation, and placeholder ids; no shard is read."""
         from tokenization.shards import open_dataset
 
         self.datasets = [open_dataset(source.path, source.cache) for source in sources]
@@ -108,7 +108,7 @@ class RowDataset(torch.utils.data.Dataset):
         return self.plan.sources[segment.source].index.kinds[segment.document] == KINDS.index(EDIT)
 
     def _contents(self, segment: RowSegment) -> list[Part]:
-        """The parts of a segment's document, from the shards; they have no grids."""
+        """Parts of a segment's document from the shards, without grids."""
         contents = self.datasets[segment.source].tokens(segment.document)
         try:
             return parts_of_index(self.plan.sources[segment.source].index, segment.document, *contents)
@@ -126,7 +126,7 @@ def rows_from(
     warn: Callable[[str], object] = LOGGER.warning,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Row]:
-    """Rows start + rank, start + rank + ranks, ... without end, in that order whatever the number of workers.
+    """Yield rows start + rank, start + rank + ranks, ... without end, in that order for any number of workers.
 
     A thread of this process reads `ahead` rows before they are asked for: without workers from the shards, with them from
     what they pass on, which takes milliseconds too. Raises UserError for a damaged shard, TryAgain for one that cannot be
@@ -158,7 +158,7 @@ def rows_from(
 
 
 def _read_ahead(rows: Iterator[Row], count: int) -> Iterator[Row]:
-    """The same rows, read in a thread. Closing the iterator, or losing it, ends the thread."""
+    """The same rows, read ahead in a thread. Closing or garbage-collecting the iterator ends the thread."""
     reader = ThreadPoolExecutor(1, thread_name_prefix="rows")
     try:
         coming = deque(reader.submit(next, rows) for _ in range(count))
@@ -171,7 +171,8 @@ def _read_ahead(rows: Iterator[Row], count: int) -> Iterator[Row]:
 
 
 def _start(loader: torch.utils.data.DataLoader) -> Iterator:
-    """Start the workers deaf to Ctrl-C and SIGUSR1, which go to all processes of a job: the loop still needs their rows."""
+    """Start workers that ignore Ctrl-C and SIGUSR1, which go to all processes of a job: the loop still needs their
+    rows."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
     try:
         resource_tracker.ensure_running()  # when started below, it would make them hear Ctrl-C again
@@ -182,7 +183,7 @@ def _start(loader: torch.utils.data.DataLoader) -> Iterator:
 
 
 def _end_with_parent(_worker: int) -> None:
-    """End this worker with the process that reads from it, however that ends.
+    """End this worker when its parent process ends, however that happens.
 
     torch's own watchdog looks for the process that forked the worker, and that one waits for its workers: when a run
     is killed, both would wait for ever.
@@ -197,7 +198,7 @@ def _end_with_parent(_worker: int) -> None:
 
 
 class _Stream(torch.utils.data.Dataset):
-    """Rows that are read in their order, what they need of a store fetched ahead.
+    """Iterable of rows in order, with shards prefetched from remote storage.
 
     It hands an error for the user over as an item: raised in a worker, it would come out with the worker's traceback in it.
     """
@@ -231,7 +232,7 @@ class _Counter(torch.utils.data.Sampler):
 
 
 def check_sources(manifests: list[dict], vocabulary: Vocabulary) -> None:
-    """All sources must have been made with one text tokenizer, one image tokenizer and one size of pictures. UserError.
+    """Check that all sources have one text tokenizer, one image tokenizer and one image size. Raises UserError.
 
     Squares may stand beside one set of shapes, whose first they are.
     """

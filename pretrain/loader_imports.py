@@ -1,4 +1,4 @@
-"""What loader workers need, imported once by the process that they are forked from: seconds for each worker otherwise."""
+"""Imports for loader workers, made once in the process that they are forked from: this saves seconds per worker."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from pretrain.watchdog import Watchdog
 
 @dataclass
 class Work:
-    """What the loop works with, made by `pretrain.start.train`."""
+    """Everything that the loop uses, made by `pretrain.start.train`."""
 
     config: TrainConfig
     engine: Engine
@@ -53,7 +53,7 @@ class Work:
     watch: ConflictWatch | None
 
     def save(self, progress: Progress) -> None:
-        """Begin to write a checkpoint: tensors, and what it says beside them."""
+        """Start saving a checkpoint: tensors and state."""
         state = {**progress.state(), "plan": self.data.train.plan.fingerprint, "vq": self.config.data.vq}
         self.saver.save(progress.step, self.engine.boxes(), state)
 
@@ -63,7 +63,8 @@ GOING, STOPPING, FAILED, OUSTED = range(4)  # what a process finds before a step
 
 @dataclass
 class Batch:
-    """Rows of a step for this rank, and when (time.perf_counter) they were asked for, read here, and with all."""
+    """Rows of a step for this rank, and when (time.perf_counter) they were requested, read here, and read on all
+    ranks."""
 
     rows: list[Row]
     begun: float
@@ -72,7 +73,7 @@ class Batch:
 
 
 def loop(work: Work, progress: Progress) -> bool:
-    """Train on from `progress`, which moves along, to the end or until a process is asked to stop.
+    """Train from `progress`, which is updated, to the end or until a process is asked to stop.
 
     False when too many steps were no good and the run should go back.
     """
@@ -123,7 +124,7 @@ def loop(work: Work, progress: Progress) -> bool:
 
 
 def _metrics(work: Work, progress: Progress) -> Metrics | None:
-    """Rank 0 writes metrics."""
+    """Metrics writer on rank 0."""
     if work.coordinator.rank:
         return None
     log = work.config.log
@@ -131,7 +132,7 @@ def _metrics(work: Work, progress: Progress) -> Metrics | None:
 
 
 def next_batch(work: Work, loader: Iterator[list[Row]]) -> tuple[Batch | None, Exception | None, int]:
-    """Read the rows of a step -> (them, what went wrong here, what all processes found together).
+    """Read the rows of a step -> (rows, the error of this rank, the error or stop that all ranks agree on).
 
     There is a batch only where all are GOING.
     """
@@ -155,7 +156,7 @@ def next_batch(work: Work, loader: Iterator[list[Row]]) -> tuple[Batch | None, E
 
 
 def one_step(work: Work, progress: Progress, batch: Batch) -> tuple[StepFigures, float]:
-    """An update, unless the step is no good; `progress` counts it -> (its figures, the learning rate)."""
+    """One optimizer step, skipped if it is bad; `progress` counts it -> (its figures, the learning rate)."""
     config, optim = work.config, work.config.optim
     lr = learning_rate(
         progress.step,
@@ -175,12 +176,12 @@ def one_step(work: Work, progress: Progress, batch: Batch) -> tuple[StepFigures,
 
 
 def measure_heldout(work: Work, report: Report, step: int) -> None:
-    """Losses of the held-out rows, if there are some."""
+    """Losses of the held-out rows, if there are any."""
     if work.heldout:
         report.heldout(step, work.engine.evaluate(work.heldout).means())
 
 
 def fail(error: Exception | None) -> None:
-    """Raise it, if there is one here."""
+    """Raise this rank's error, if there is one."""
     if error is not None:
         raise error

@@ -1,6 +1,5 @@
-"""Rows of loader workers that may be killed, as the kernel does first of all when memory runs out: begun again at the row
-that is next, with the same rows as if nothing had been.
-"""
+"""Loader workers that the kernel's OOM killer ended are restarted at the next row, with the same rows as without the
+loss."""
 
 from __future__ import annotations
 
@@ -18,11 +17,11 @@ MIB = 1 << 20
 
 
 class WorkersLost(TryAgain):
-    """Workers were killed again and again. What was trained is whole, and is saved before this ends the run."""
+    """Workers were killed repeatedly. The run saves a checkpoint and ends."""
 
 
 class Sent(NamedTuple):
-    """What a worker hands over: a row or an error, and who it is and what memory it holds."""
+    """Item from a worker: a row or an error, and the worker's pid and memory."""
 
     item: Any
     process: int
@@ -30,7 +29,7 @@ class Sent(NamedTuple):
 
 
 def sent(item: Any) -> Sent:
-    """An item of this worker."""
+    """Wrap an item of this worker."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return Sent(item, os.getpid(), int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
 
@@ -42,7 +41,8 @@ def never_lost(
     warn: Callable[[str], object],
     stopped: Callable[[], bool],
 ) -> Iterator[Any]:
-    """The items of rows `first`, `first` + `step`, ...; `begin` starts workers at a row.
+    """Yield the items of rows `first`, `first` + `step`, ...; killed workers are restarted: `begin` starts them at a
+    row.
 
     When workers are killed it begins them again, RESTARTS times at most, each told. Raises WorkersLost after that, and
     torch's own error where the run is `stopped` anyway: a signal may have gone to all its processes.

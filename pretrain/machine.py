@@ -1,4 +1,5 @@
-"""What a run is computed on, as far as the last bits of its numbers depend on it: processors, threads, GPUs, libraries."""
+"""Hardware and library versions of a run, as far as its numerics depend on them: processors, threads, GPUs,
+libraries."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ COMPARED = ("processor", "capability", "limited", "threads", "gpus", "driver", "
 
 
 def describe() -> dict:
-    """The processor and its instructions as torch uses them, threads, GPU and driver, versions of this process."""
+    """Processor and instruction set as torch uses them, threads, GPU and driver, versions of this process."""
     import torch
 
     found = {
@@ -56,19 +57,19 @@ PEAKS = (  # TFLOP/s of dense bf16 products by NVIDIA's data sheets; the first n
 
 
 def device_name() -> str:
-    """What torch calls this process' GPU; "" without one."""
+    """torch's name of this process's GPU; "" without one."""
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 
 
 def peak_tflops(device: str) -> float | None:
-    """Of a GPU by the name that torch has for it, as "NVIDIA H100 80GB HBM3"; None for one that is not known."""
+    """Peak TFLOP/s of a GPU by torch's name for it, as "NVIDIA H100 80GB HBM3"; None for one that is not known."""
     return next((peak for name, peak in PEAKS if name in device), None)
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held so far: of its GPU as torch's allocator counts them, else of main memory."""
+    """Peak memory of this process in bytes: of its GPU by torch's allocator, else resident main memory."""
     import torch
 
     if torch.cuda.is_available():
@@ -77,7 +78,7 @@ def peak_memory() -> int:
 
 
 def grouped(machines: Sequence[dict]) -> list[dict]:
-    """The descriptions of all ranks, equal ones once, with the ranks that they are of."""
+    """Descriptions of all ranks, equal ones merged, with their ranks."""
     groups: list[dict] = []
     for rank, machine in enumerate(machines):
         same = next((group for group in groups if {**group, "ranks": None} == {**machine, "ranks": None}), None)
@@ -89,7 +90,7 @@ def grouped(machines: Sequence[dict]) -> list[dict]:
 
 
 def what_changed(before: dict, now: dict) -> str:
-    """Two lines of starts.jsonl -> in what their machines differ, in words; "" for nothing, or when it is not known."""
+    """Differences between the machines of two lines of starts.jsonl, in words; "" for none, or when it is not known."""
     if "machines" not in before:
         return ""
     changes = []

@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: JSON lines, TensorBoard events, W&B, and a line for the person who watches."""
+"""Metrics of a run: JSON lines, TensorBoard events, Weights & Biases, and the progress line on the console."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from pretrain.wandb_log import WandbLog
 
 
 class Metrics:
-    """Numbers by step, in `metrics.jsonl` and, if asked for, in `tensorboard/` and in Weights & Biases.
+    """Metrics by step, in `metrics.jsonl` and, if configured, in `tensorboard/` and in Weights & Biases.
 
     A resumed run writes again the steps after its checkpoint: lines of those steps are dropped first, so that the file
     reads as if the run had never stopped.
     """
 
     def __init__(self, folder: Path, first_step: int, tensorboard: bool, records: Records, wandb: str = ""):
-        """records: what writes the files, and keeps what cannot be written. wandb: a project's name, or "" for none."""
+        """records: writes the files, and retries those that cannot be written. wandb: a project's name, or "" for
+        none."""
         self._records, self._path = records, folder / "metrics.jsonl"
         waited = records.release(self._path).splitlines(keepends=True)  # a run that goes back may have a full disk
         if self._path.exists():
@@ -35,7 +36,8 @@ class Metrics:
         self._events = TensorboardLog(folder / "tensorboard", first_step + 1, records) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """`step` counts finished steps; values are floats by name, as in "train/loss". What is not finite is left out."""
+        """Write values, floats by name, as "train/loss", after `step` finished steps. Values that are not finite are
+        left out."""
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._records.append(self._path, (json.dumps({"step": step, **values}) + "\n").encode())
         if self._events is not None:
@@ -44,13 +46,14 @@ class Metrics:
             self._wandb.write(step, values)
 
     def close(self) -> None:
-        """Wait for W&B; the files are written by their records."""
+        """Wait for W&B; files are written by their records."""
         if self._wandb is not None:
             self._wandb.close()
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, and what a kill has cut. Lines are in the order of steps; the end is read.
+    """Truncate a file after the lines of `step`, and a cut last line. Lines are in the order of steps; only the end is
+    read.
 
     What is kept goes into a file of its own, which is not parsed again: a process of an earlier attempt that is cut off may
     still have the old one open. Where there is no room for that, the old one is cut.
@@ -76,7 +79,7 @@ def _until(line: bytes, step: int) -> bool:
 
 
 class Pace:
-    """Tokens per second, the share of time spent waiting for data, and the time that is left."""
+    """Throughput in tokens per second, the share of time spent waiting for data, and the remaining time."""
 
     def __init__(self, steps_left: int):
         self.steps_left = steps_left
@@ -87,11 +90,11 @@ class Pace:
 
     @property
     def steps(self) -> int:
-        """Finished ones."""
+        """Number of finished steps."""
         return self._all_steps
 
     def add(self, tokens: int, waited: float, flops: float = 0.0) -> None:
-        """A finished step: its tokens, the seconds that it waited for rows, a device's floating-point operations.
+        """Add a finished step: its tokens, the seconds that it waited for rows, FLOPs per device.
 
         `last_step` has its seconds in all.
         """
@@ -104,11 +107,12 @@ class Pace:
         self._all_steps += 1
 
     def is_due(self, seconds: float) -> bool:
-        """Whether the last call of `take` is longer ago."""
+        """Whether `take` is due by its interval."""
         return time.perf_counter() - self._mark >= seconds
 
     def take(self) -> tuple[float, float, float, float]:
-        """Since the last call: tokens and operations a second, waiting in percent; from all steps the seconds left."""
+        """Since the last call: tokens and FLOPs per second, waiting in percent; from all steps the remaining
+        seconds."""
         now = time.perf_counter()
         elapsed = max(now - self._mark, 1e-9)
         rate, waiting, speed = self._tokens / elapsed, 100 * self._waited / elapsed, self._flops / elapsed
@@ -118,7 +122,7 @@ class Pace:
 
 
 def progress_line(step: int, steps: int, values: dict[str, float], rate: float, waiting: float, left: float) -> str:
-    """One line that a person can read."""
+    """The progress line of the console."""
     parts = [
         f"{name[6:].replace('loss_', '')} {values[name]:.3f}"
         for name in ("train/loss", "train/loss_text", "train/loss_image")
@@ -137,6 +141,6 @@ def _arithmetic(values: dict[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes, seconds."""
+    """Format seconds as hours, minutes, seconds."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""Which documents come when: a walk through every source, taken in blocks that mix the sources as the stage says.
+"""Data mixture: the order of documents of all sources, in blocks that mix the sources by the weights of a stage.
 
 A source is walked through without end. Each pass takes its shards in an order of its own, and each shard's documents in
 an order of their own, so that no document comes again before all others were there, whatever the weights. Documents that
@@ -40,20 +40,20 @@ class SourceLengths:
 
 @dataclass(frozen=True)
 class MixtureStage:
-    """A stretch of training before the epochs begin: so many tokens, of which each source gives its share."""
+    """A training stage before the epochs begin: a number of tokens, of which each source gives its share."""
 
     tokens: float
     shares: tuple[float, ...]
 
 
 def seeded(purpose: str) -> numpy.random.Generator:
-    """The same random numbers for the same purpose, on every machine and in every process."""
+    """Random generator for a purpose, the same on every machine and in every process."""
     digest = hashlib.sha256(purpose.encode()).digest()
     return numpy.random.Generator(numpy.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
 class Mixture:
-    """The blocks of a run, by number: first those of the stages, then those of one epoch after the other."""
+    """Blocks of a run by number: first those of the stages, then those of each epoch."""
 
     def __init__(
         self,
@@ -62,7 +62,8 @@ class Mixture:
         purpose: str,
         count: Callable[[int], float] | None = None,
     ):
-        """count: tokens of the documents of a source, by its number, as shares count them; None: those that are stored."""
+        """count: function from a source's number to the tokens of its documents, as shares count them; None: stored
+        tokens."""
         self.sources, self.purpose = sources, purpose
         self._by_shard = [source.index.kept_by_shard() for source in sources]
         self._sizes = [int(counts.sum()) for counts in self._by_shard]
@@ -83,13 +84,13 @@ class Mixture:
         self._pass: dict[int, tuple[str, numpy.ndarray, numpy.ndarray]] = {}  # of each source, the pass in work
 
     def epoch_of(self, block: int) -> int:
-        """The span that a block belongs to: a stage, or after all stages an epoch."""
+        """Stage, or after all stages epoch, of a block."""
         while not self._spans or self._first_block(len(self._spans)) <= block:
             self._extend()
         return bisect_right(self._spans, block, key=lambda span: span[0]) - 1
 
     def documents(self, block: int) -> list[numpy.ndarray]:
-        """The documents of each source that make up a block, int64 [n] each."""
+        """Documents of each source in a block, int64 [n] each."""
         number = self.epoch_of(block)
         first, starts, ends = self._spans[number]
         blocks = self._first_block(number + 1) - first
@@ -100,7 +101,7 @@ class Mixture:
         return found
 
     def _documents(self, shares: Sequence[float], tokens: float, of_source: Sequence[float]) -> list[float]:
-        """How many documents of each source have `tokens` tokens in these shares."""
+        """Number of documents of each source that have `tokens` tokens in these shares."""
         if len(shares) != len(self.sources) or not sum(shares) or any(s and not t for s, t in zip(shares, of_source)):
             raise UserError(
                 f"shares {list(shares)} for {len(self.sources)} data sources: give one for each, 0 for an empty one"
@@ -109,7 +110,7 @@ class Mixture:
         return [share * whole * size / max(has, 1) for share, size, has in zip(shares, self._sizes, of_source)]
 
     def _extend(self) -> None:
-        """Plan one span more."""
+        """Plan one more stage or epoch."""
         number = len(self._spans)
         starts = self._spans[-1][2] if self._spans else [0] * len(self.sources)
         if number < len(self._stages):
@@ -122,7 +123,7 @@ class Mixture:
         self._spans.append((first, starts, ends))
 
     def _first_block(self, number: int) -> int:
-        """The first block of a span, from the one before it."""
+        """First block of a stage or epoch, from the one before it."""
         if number < len(self._spans):
             return self._spans[number][0]
         first, starts, ends = self._spans[number - 1]
@@ -131,7 +132,7 @@ class Mixture:
         return first + max(1, -(-sum(takes) // BLOCK_DOCUMENTS), int(-(-tokens // BLOCK_TOKENS)))
 
     def _walk(self, source: int, low: int, high: int) -> numpy.ndarray:
-        """Documents number `low` to `high` of the walk through a source, over as many passes as that takes."""
+        """Documents `low` to `high` of the order of a source, over as many passes as needed."""
         size = self._sizes[source]
         found = [numpy.zeros(0, numpy.int64)]
         while low < high:
@@ -161,7 +162,7 @@ class Mixture:
 
 
 def tokens_of(index: LengthIndex, documents: numpy.ndarray | None = None) -> float:
-    """Stored tokens of these documents, or of all that are to be used, each used once: of texts with several wordings,
+    """Stored tokens of these documents, or of all that are used, each once; for texts with several prompt templates
     their mean."""
     if documents is not None:
         first, counts = index.offsets[documents], index.offsets[documents + 1] - index.offsets[documents]

@@ -1,4 +1,4 @@
-"""The `model` section of a run's YAML, from a model: what a run that starts from given weights must say."""
+"""The `model` section of a run's YAML from a model's configuration, for runs that start from given weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAME_IN_BOTH = tuple(
 
 
 def section_of(config: ModelConfig) -> ModelSection:
-    """The section that makes this model. Raises UserError for layer kinds or switches that no section can say."""
+    """Section for this model. Raises UserError for layer kinds or switches that no section can express."""
     names = (*SAME_IN_BOTH, "image_token_offset", "max_position_embeddings")
     return ModelSection(
         **{name: getattr(config, name) for name in names},
@@ -31,7 +31,7 @@ def section_of(config: ModelConfig) -> ModelSection:
 
 
 def _kinds_of(kinds: tuple[str, ...]) -> dict:
-    """shallow, deep, every and kind of a list of layer kinds."""
+    """shallow, deep, every and kind for a list of layer kinds."""
     apart = sorted(set(kinds) - {SHARED})
     if not apart:
         return {}
@@ -47,7 +47,7 @@ def _kinds_of(kinds: tuple[str, ...]) -> dict:
 
 
 def section_yaml(config: ModelConfig) -> str:
-    """The section as YAML, to be pasted into the configuration of a run."""
+    """The section as YAML, to paste into the configuration of a run."""
     import yaml
 
     said = "# the model section of a run that starts from these weights: paste it in place of the one there\n"

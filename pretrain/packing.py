@@ -1,4 +1,4 @@
-"""Pieces of many lengths into rows of one capacity: filled at random as far as can be, and by best fit to the end.
+"""Sequence packing: segments of many lengths into rows of one capacity; random order first, best fit for the rest.
 
 Best fit alone puts equal lengths together, and a row of captions that are all equally long, or of pictures and nothing
 else, is no fair sample of the data. So pieces that follow each other in their random order make a bundle that nearly
@@ -21,8 +21,8 @@ GAP = 1.0  # mean lengths of a piece that a bundle leaves free in a row, at leas
 
 
 def pack_mixed(lengths: numpy.ndarray, capacity: int) -> tuple[numpy.ndarray, int]:
-    """Pack pieces of these lengths, 1 to `capacity` each, int [pieces], which are in random order, into rows of at most
-    `capacity` -> (row of each piece, int64 [pieces]; rows)."""
+    """Pack segments of lengths 1 to `capacity`, int [segments], in random order, into rows of at most `capacity` ->
+    (row of each segment, int64 [segments]; number of rows)."""
     item = bundle(lengths, capacity)
     items = numpy.bincount(item, lengths).astype(numpy.int64) if len(lengths) else lengths
     packing = pack(items, capacity)
@@ -30,7 +30,7 @@ def pack_mixed(lengths: numpy.ndarray, capacity: int) -> tuple[numpy.ndarray, in
 
 
 def bundle(lengths: numpy.ndarray, capacity: int) -> numpy.ndarray:
-    """The bundle that each piece belongs to, int64 [pieces]: neighbours until the next one would leave too small a gap.
+    """Bundle of each segment, int64 [segments]: neighbours until the next one would leave too small a gap.
 
     There are as many bundles as there are full rows. The pieces after them are one by one, to fill the gaps.
     """
@@ -57,10 +57,9 @@ def bundle(lengths: numpy.ndarray, capacity: int) -> numpy.ndarray:
 
 @dataclass(frozen=True)
 class Packing:
-    """Runs of equal rows: run i makes rows `first_row[i]` : `first_row[i] + rows[i]`, each with `each[i]` pieces of one
-    length, which are the next ones of that length from `piece[i]` on, counted in the order of decreasing length.
-    Several runs fill the same rows.
-    """
+    """Runs of equal rows: run i makes rows `first_row[i]` : `first_row[i] + rows[i]`, each with `each[i]` segments of
+    one length, which are the next ones of that length from `piece[i]` on, counted in the order of decreasing length.
+    Several runs fill the same rows."""
 
     first_row: numpy.ndarray
     rows: numpy.ndarray
@@ -69,7 +68,7 @@ class Packing:
     row_count: int
 
     def row_of_pieces(self, lengths: numpy.ndarray) -> numpy.ndarray:
-        """The row of every piece, int64 [pieces], pieces in the order of `lengths` as it was packed."""
+        """Row of every segment, int64 [segments], in the order of `lengths` as it was packed."""
         counts = self.rows * self.each
         starts = numpy.cumsum(counts) - counts
         within = numpy.arange(counts.sum()) - numpy.repeat(starts, counts)
@@ -81,18 +80,18 @@ class Packing:
 
 
 def decreasing(lengths: numpy.ndarray) -> numpy.ndarray:
-    """Positions of the lengths from the longest to the shortest, equal ones in their order."""
+    """Stable argsort of lengths, descending."""
     return argsort_small(lengths.max(initial=0) - lengths)
 
 
 def argsort_small(numbers: numpy.ndarray) -> numpy.ndarray:
-    """Positions of numbers from 0 on in increasing order, equal ones in their order."""
+    """Stable argsort of small non-negative integers, ascending."""
     narrow = numpy.uint16 if numbers.max(initial=0) < 1 << 16 else numpy.int64  # radix sort, much faster
     return numpy.argsort(numbers.astype(narrow), kind="stable")
 
 
 def pack(lengths: numpy.ndarray, capacity: int) -> Packing:
-    """Pack pieces of these lengths, 1 to `capacity` each, int [pieces], into rows of at most `capacity`."""
+    """Pack segments of lengths 1 to `capacity`, int [segments], into rows of at most `capacity` by best fit."""
     histogram = numpy.bincount(lengths)
     active = numpy.flatnonzero(histogram).tolist()  # lengths that are left, in increasing order
     ends = numpy.cumsum(histogram[::-1])[::-1]  # pieces of at least this length

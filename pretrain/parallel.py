@@ -1,4 +1,4 @@
-"""How a model is cut over processes: checked, then said in megatron-core's words."""
+"""Parallel layout: tensor, pipeline and data parallelism, checked, and translated to megatron-core's settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pretrain.system.errors import UserError
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """How the model is cut over processes; data parallelism takes what is left of them."""
+    """Tensor and pipeline parallelism of a model; data parallelism takes the remaining processes."""
 
     tensor: int = 1  # ranks that share every matrix
     sequence: bool = False  # whether they share the tokens between matrices too (sequence parallelism)
@@ -34,12 +34,12 @@ BUCKET = 40_000_000  # elements of gradients that are sent as soon as all of the
 
 
 def bucket_elements(data_ranks: int) -> int:
-    """Elements of a bucket, at least, where sums overlap with the backward pass: every rank sends a million or more at a time."""
+    """Minimum elements of a gradient bucket with overlap: every rank sends a million or more at a time."""
     return max(BUCKET, 1_000_000 * data_ranks)
 
 
 def stage_layers(layout: str, pipeline: int, layers: int) -> list[str]:
-    """The stages of a layout string, as in ["Ett", "tttt", "ttL"]: E is the embedding, t a layer, L norm and head.
+    """Stages of a layout string, as in ["Ett", "tttt", "ttL"]: E is the embedding, t a layer, L norm and LM head.
 
     "" stands for even stages, the first ones taking what does not divide. Repeats are written as megatron-core has them,
     t*3 and (tt|)*2. A rank has as many stages as there are stages for each of `pipeline` ranks. Raises UserError.
@@ -67,12 +67,12 @@ def stage_layers(layout: str, pipeline: int, layers: int) -> list[str]:
 
 
 def stages_per_rank(parallel: ParallelLayout, layers: int) -> int:
-    """Stages that each pipeline rank holds; more than one are interleaved."""
+    """Stages per pipeline rank; more than one are interleaved."""
     return len(stage_layers(parallel.layout, parallel.pipeline, layers)) // parallel.pipeline
 
 
 def check_layout(parallel: ParallelLayout, model: ModelConfig) -> None:
-    """Raises UserError, naming what does not divide, for a model that cannot be cut so."""
+    """Raises UserError for a model that cannot be split in this way, with the numbers that do not divide."""
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size"):
         if getattr(model, name) % parallel.tensor:
             raise UserError(
@@ -88,7 +88,7 @@ def check_layout(parallel: ParallelLayout, model: ModelConfig) -> None:
 
 
 def megatron_settings(parallel: ParallelLayout, layers: int) -> dict:
-    """What megatron-core's TransformerConfig is told of the layout."""
+    """Arguments of megatron-core's TransformerConfig for the layout."""
     settings: dict[str, int | str] = {
         "tensor_model_parallel_size": parallel.tensor,
         "sequence_parallel": parallel.sequence,

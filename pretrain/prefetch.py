@@ -1,4 +1,4 @@
-"""Shards of the next block, fetched from a store while rows of this one are trained on.
+"""Prefetch: shards of the next block are downloaded while rows of this one are trained on.
 
 A block's rows are dealt over all its shards, so the first rows of a block ask for all of them within a few steps, far more
 than a step has time for. Hence a thread of each process that reads rows fetches them during the second half of the block
@@ -19,7 +19,7 @@ from tokenization.shards import CodeDataset
 
 
 class Prefetcher:
-    """What a process that reads rows in their order tells of each. It is pickled without its thread."""
+    """Prefetcher of one reading process; it is told of each row. Pickled without its thread."""
 
     def __init__(self, datasets: Sequence[CodeDataset], plan: RowPlan):
         self.datasets, self.plan = datasets, plan
@@ -27,7 +27,7 @@ class Prefetcher:
         self._thread: threading.Thread | None = None
 
     def note(self, index: int) -> None:
-        """Row `index` is about to be read. Never waits, and leaves errors to whoever reads the shards."""
+        """Note that row `index` is about to be read. Never blocks, and leaves errors to whoever reads the shards."""
         limits = [dataset.cache.limit for dataset in self.datasets if dataset.cache]
         if not limits:
             return
@@ -46,7 +46,7 @@ class Prefetcher:
 
 
 def remote_shards(datasets: Sequence[CodeDataset], plan: RowPlan, block: int) -> list[tuple[ShardCache, int]]:
-    """The shards of datasets at URLs that rows of a block are dealt over."""
+    """Remote shards that rows of a block use."""
     found = []
     for dataset, documents in zip(datasets, plan.mixture.documents(block), strict=True):
         if dataset.cache:
@@ -56,13 +56,13 @@ def remote_shards(datasets: Sequence[CodeDataset], plan: RowPlan, block: int) ->
 
 
 def bytes_needed(datasets: Sequence[CodeDataset], plan: RowPlan, *blocks: int) -> int:
-    """Bytes of the shards of datasets at URLs that rows of these blocks are dealt over."""
+    """Bytes of the remote shards that rows of these blocks use."""
     shards = {found for block in blocks for found in remote_shards(datasets, plan, block)}
     return sum(cache.shards[shard]["bytes"] for cache, shard in shards)
 
 
 def fetch(shards: Sequence[tuple[ShardCache, int]]) -> None:
-    """Fetch what is not there and what nobody else is fetching."""
+    """Download shards that are missing and that no other process is downloading."""
     for cache, shard in shards:
         try:
             cache.fetch_ahead(shard)

@@ -1,4 +1,4 @@
-"""Where this process stands in a run: which rows it reads, for whom, and whether it reads them at all."""
+"""Parallel ranks of this process: which rows it reads, for which ranks, and whether it reads at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pretrain.system.errors import UserError
 
 @dataclass(frozen=True)
 class ProcessRanks:
-    """One process among those of a run."""
+    """Ranks of one process of a run."""
 
     data_rank: int = 0  # rows start + data_rank, start + data_rank + data_ranks, ... are trained on here
     data_ranks: int = 1
@@ -22,7 +22,7 @@ class ProcessRanks:
 
 
 def check_world(config: TrainConfig, processes: int) -> int:
-    """Data-parallel ranks of a run on this many processes. Raises UserError, naming what does not divide."""
+    """Data-parallel size of a run on this many processes. Raises UserError with what does not divide."""
     parallel, data, layers = config.parallel, config.data, config.model.num_hidden_layers
     model_ranks = parallel.tensor * parallel.pipeline
     if processes % model_ranks:
@@ -57,7 +57,7 @@ def check_world(config: TrainConfig, processes: int) -> int:
 
 
 def check_zero(config: TrainConfig, ranks: int) -> None:
-    """Raises UserError for layouts that DeepSpeed's ZeRO does not combine with."""
+    """Raises UserError for layouts that DeepSpeed's ZeRO does not support."""
     parallel = config.parallel
     if parallel.pipeline > 1 or parallel.layout:
         raise UserError(
@@ -82,7 +82,7 @@ def check_zero(config: TrainConfig, ranks: int) -> None:
 
 
 def process_ranks_here() -> ProcessRanks:
-    """Of this process, in megatron-core's groups."""
+    """Ranks of this process, from megatron-core's groups."""
     from megatron.core import parallel_state
 
     ends = (

@@ -1,4 +1,4 @@
-"""A trace of some steps by torch's profiler, on rank 0: where the time of a step goes, on the CPU and on the GPU."""
+"""Trace of some steps by torch's profiler, on rank 0, with a table of operations on CPU and GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROWS = 30  # of the table
 
 
 class Profiler:
-    """Traces `steps` steps of a start after the first two; does nothing where `steps` is 0.
+    """Traces `steps` steps of a start after two warm-up steps; does nothing where `steps` is 0.
 
     `folder` gets steps_FIRST-LAST.json (Chrome's trace format, for https://ui.perfetto.dev) and steps_FIRST-LAST.txt, the
     operations that take most time.
@@ -31,7 +31,8 @@ class Profiler:
             self._profile.start()
 
     def step(self, log: Callable[[int, str], None]) -> None:
-        """A step is over; after the last traced one the files are written, and `log(level, line)` is told where."""
+        """Note the end of a step; after the last traced one files are written, and `log(level, line)` gets their
+        place."""
         if self._profile is None:
             return
         self._left -= 1
@@ -56,7 +57,7 @@ class Profiler:
         log(logging.INFO, f"{trace} is written, and its most costly operations in {trace.with_suffix('.txt').name}")
 
     def close(self, log: Callable[[int, str], None]) -> None:
-        """End tracing where the run ends before its last step."""
+        """End tracing if the run ends before the last traced step."""
         if self._profile is not None:
             self._profile.stop()
             self._profile = None
@@ -64,7 +65,7 @@ class Profiler:
 
 
 def check_whole(trace: Path) -> None:
-    """Raises OSError where the file ends before its object does: torch says nothing when a disk is full."""
+    """Raises OSError for a truncated trace file: torch reports no error when a disk is full."""
     with open(trace, "rb") as file:
         file.seek(max(0, trace.stat().st_size - 64))
         if not file.read().rstrip().endswith(b"}"):

@@ -1,4 +1,4 @@
-"""How far a run has come, and what a checkpoint says of it; which steps are no good, and when there are too many."""
+"""Progress of a run as stored in checkpoints; bad steps, and when there are too many of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ NO_STEPS = (0.0, 0.0, 0, 0, 0)
 
 @dataclass
 class Progress:
-    """All processes keep it in step, since all see the same figures; a checkpoint has it, so a resumed run decides alike."""
+    """Counters of a run. Equal on all processes, which see the same figures; stored in checkpoints, so a resumed run
+    decides alike."""
 
     step: int = 0  # steps done, those without an update counted
     rows: int = 0  # the next row to train on
@@ -34,29 +35,29 @@ class Progress:
 
     @classmethod
     def of(cls, state: dict) -> Progress:
-        """What a checkpoint's state says; older ones know steps and rows only."""
+        """Progress from a checkpoint's state; older checkpoints have steps and rows only."""
         known = {field.name: state[field.name] for field in dataclasses.fields(cls) if field.name in state}
         return cls(**{"updates": state["step"], **known})
 
     def state(self) -> dict:
-        """What a checkpoint keeps; of a run without trouble no more than numbers."""
+        """State for a checkpoint; only numbers for a run without bad steps."""
         return dataclasses.asdict(self)
 
     def add(self, figures: StepFigures) -> None:
-        """Count a step's losses for the next line, unless they are no numbers."""
+        """Add a step's losses to the means of the next line, unless they are not finite."""
         if finite(figures):
             step = (figures.loss_text, figures.loss_image, figures.tokens_text, figures.tokens_image, 1)
             self.since_line = [sum(pair) for pair in zip(self.since_line, step)]
 
     def means(self) -> dict[str, float]:
-        """Since the last line: mean losses of all target tokens, and mean target tokens of a step, by name."""
+        """Since the last line: mean losses of all target tokens, and mean target tokens per step, by name."""
         loss_text, loss_image, text, image, steps = self.since_line
         figures = StepFigures(loss_text, loss_image, int(text), int(image))
         tokens = {"tokens_text": figures.tokens_text, "tokens_image": figures.tokens_image}
         return figures.means() | {name: count / max(1, steps) for name, count in tokens.items()}
 
     def sound(self, figures: StepFigures, options: ResilienceSection) -> bool:
-        """Whether the losses of the step that is being made let it move the weights."""
+        """Whether a step's losses are good enough for an update (finite, no spike)."""
         if not finite(figures):
             return False
         if not options.spike or len(self.losses) < options.window:
@@ -65,7 +66,7 @@ class Progress:
         return figures.means().get("loss", 0.0) <= limit
 
     def note(self, figures: StepFigures, rows: int, options: ResilienceSection) -> None:
-        """A step is over: it took `rows` rows."""
+        """Count a finished step, which took `rows` rows."""
         self.step, self.rows = self.step + 1, self.rows + rows
         self.bad = [step for step in self.bad if step > self.step - options.window]
         if not figures.updated:
@@ -76,11 +77,11 @@ class Progress:
             self.losses = [*self.losses, figures.means()["loss"]][-options.window :]
 
     def too_many(self, options: ResilienceSection) -> bool:
-        """Whether so many of the last steps were no good that the run should not go on from here."""
+        """Whether too many of the last steps were bad to go on from here (rollback)."""
         return bool(options.bad_steps) and len(self.bad) >= options.bad_steps
 
     def gone_back(self, earlier: Progress) -> Progress:
-        """Where the run goes on after it took the weights of `earlier`: there, but with the rows that come next here."""
+        """Progress after a rollback to the weights of `earlier`: its step, but the rows continue from here."""
         left_out = {"from": self.step, "to": earlier.step, "left_out": [earlier.rows, self.rows]}
         return dataclasses.replace(
             earlier, rows=self.rows, skills=self.skills, bad=[], went_back=[*self.went_back, left_out]

@@ -1,4 +1,4 @@
-"""What each process writes down of itself, beside what rank 0 says of all: its steps, and the error that ended it."""
+"""Log file of each rank: its step times, and the error that ended it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pretrain.system.logs import LOGGER, RankHandler
 
 
 class RankLog:
-    """`logs/attempt_NNNN/rank_NNNN.jsonl`: a line a step, so that slow ranks and slow disks can be told."""
+    """`logs/attempt_NNNN/rank_NNNN.jsonl`: a line per step, to find stragglers and slow disks."""
 
     def __init__(self, folder: Path, rank: int, records: Records):
         self._path, self._records = folder / f"rank_{rank:04d}.jsonl", records
@@ -28,18 +28,17 @@ class RankLog:
             self.write(error="".join(traceback.format_exception(error)))
 
     def step(self, step: int, seconds: float, rows: float, others: float, alone: float) -> None:
-        """A step and the seconds that it took: of them waiting for rows, for the other ranks to have theirs, and computing
-        before it needed the others, which is 0 where the engine does not know.
-        """
+        """Write a step's seconds: total, waiting for rows, waiting for other ranks' rows, and compute before the first
+        collective, which is 0 where the engine does not know."""
         times = {"seconds": seconds, "waited_rows": rows, "waited_ranks": others, "alone": alone}
         self.write(step=step, **{name: round(value, 4) for name, value in times.items()})
 
     def write(self, **values) -> None:
-        """A line with the time."""
+        """Write a line with the time."""
         line = json.dumps({"time": round(time.time(), 3), **values}) + "\n"
         self._records.append(self._path, line.encode())
 
 
 def folder_of(run: Path, attempt: int) -> Path:
-    """Where the processes of an attempt write."""
+    """Folder of the logs of an attempt."""
     return run / "logs" / f"attempt_{attempt:04d}"

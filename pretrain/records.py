@@ -1,4 +1,4 @@
-"""What a run tells of itself, on disk as soon as there is room: a disk that is full never ends a run."""
+"""Records of a run on a disk that may be full: writes are kept in memory and retried, and never end a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_BYTES = 1 << 28  # that wait in memory; what comes after them is lost, and 
 
 
 class Waiting(NamedTuple):
-    """Something to be written: more of a file, or a whole one."""
+    """A pending write: an append, or a whole file."""
 
     path: Path
     data: bytes
@@ -26,14 +26,14 @@ class Waiting(NamedTuple):
 
 
 class Records:
-    """Writes files of a run folder that belong to this process.
+    """Writer of those files in a run folder that belong to this process.
 
     What the disk does not take waits in memory, in order, and is tried again with whatever comes next. That is told once,
     and so is the end of it.
     """
 
     def __init__(self, log: Callable[[int, str], None], allowed: Callable[[], bool] = lambda: True):
-        """log: takes a level of logging and a line for the person who watches. allowed: whether this process may still write here."""
+        """log: takes a logging level and a line. allowed: whether this process may still write here (fencing)."""
         self._log, self._allowed = log, allowed
         self._files: dict[Path, int] = {}  # descriptors
         self._sizes: dict[Path, int] = {}  # bytes that were written whole of files whose last write failed
@@ -42,15 +42,16 @@ class Records:
         self._lost: Counter[Path] = Counter()
 
     def append(self, path: Path, data: bytes) -> None:
-        """Add to a file, whole or not at all."""
+        """Append to a file, whole or not at all."""
         self._take(Waiting(path, data, False))
 
     def put(self, path: Path, data: bytes) -> None:
-        """Make or replace a file, whole or not at all."""
+        """Create or replace a file, whole or not at all."""
         self._take(Waiting(path, data, True))
 
     def release(self, path: Path) -> bytes:
-        """Let go of a file that is going to be changed or replaced -> what waits to be added to it, and waits no more."""
+        """Stop writing to a file that is about to be changed or replaced -> its pending appends, which are no longer
+        pending."""
         self._close(path)
         waiting = [waiting for waiting in self._waiting if waiting.path == path]
         for each in waiting:
@@ -59,7 +60,7 @@ class Records:
         return b"".join(each.data for each in waiting)
 
     def close(self) -> None:
-        """Try the last time. What is lost is told, by every process that loses something."""
+        """Last retry. Every process logs what it loses."""
         self._write()
         for waiting in self._waiting:
             self._lost[waiting.path] += 1

@@ -1,4 +1,4 @@
-"""What a run says and writes down of its steps: lines for the person who watches, metrics, events of bad steps."""
+"""Reports of training steps: progress lines, metrics, events of bad steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ ESTIMATE_AFTER = 2  # steps of a start; the first one also warms up
 
 
 class Report:
-    """The lines and metrics of one start of a run. All processes have one; rank 0 prints, and alone has `metrics`."""
+    """Progress lines and metrics of one start of a run. All processes have one; rank 0 prints, and alone has
+    `metrics`."""
 
     def __init__(
         self,
@@ -45,7 +46,8 @@ class Report:
         self._peak = peak_tflops(device_name()) if config.run.precision == "bf16" else None
 
     def step(self, progress: Progress, figures: StepFigures, lr: float, rows: Sequence[Row], waited: float) -> None:
-        """A step is over, whose rows here were `rows`, for which `waited` seconds were waited: say and write what is due."""
+        """Report a finished step with this rank's `rows`, after `waited` seconds of waiting for data: log and write
+        what is due."""
         step, left = progress.step, self._steps - progress.step
         self._pace.add(self._tokens, waited, self._arithmetic(rows) if self._coordinator.rank == 0 else 0.0)
         if not figures.updated:
@@ -75,7 +77,8 @@ class Report:
         self._coordinator.say(progress_line(step, self._steps, values, rate, data_wait, seconds_left))
 
     def _arithmetic(self, rows: Sequence[Row]) -> float:
-        """Model FLOPs of a step for each device that has a part of these rows: forward and backward, nothing computed twice."""
+        """Model FLOPs of a step per device that has a part of these rows: forward and backward, without
+        recomputation."""
         return sum(row_flops(self._model, row.lengths, len(row.targets)).training for row in rows) / self._devices
 
     def _bad_step(self, progress: Progress, figures: StepFigures) -> None:
@@ -86,7 +89,7 @@ class Report:
             note_event(self._records, self._attempt, "bad step", step=step, rows=[first, end], why=wrong)
 
     def heldout(self, step: int, losses: dict[str, float]) -> None:
-        """Mean losses of the held-out rows after `step` steps, by name."""
+        """Report mean losses of the held-out rows after `step` steps, by name."""
         self._write(step, {f"heldout/{name}": value for name, value in losses.items()})
         told = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self._coordinator.say(f"held-out after {step} steps: {told}")
@@ -96,6 +99,6 @@ class Report:
             self._metrics.write(step, values)
 
     def close(self) -> None:
-        """What is written elsewhere is waited for."""
+        """Wait for pending writes of metrics backends."""
         if self._metrics is not None:
             self._metrics.close()

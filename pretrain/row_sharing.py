@@ -1,4 +1,4 @@
-"""One copy of the data for a tensor-parallel group: its first rank reads rows and hands them to the others."""
+"""Row broadcast within a tensor-parallel group: its first rank reads rows and sends them to the others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LENGTHS = ("document", "text", "vision")
 
 
 def pack(rows: Sequence[Row]) -> Tensor:
-    """Rows -> int64 [n], which `unpack` turns into equal rows: for each row its sizes, its tensors, its lengths."""
+    """Serialize rows to int64 [n] for `unpack`: for each row its sizes, its tensors, its lengths."""
     parts = [torch.empty(0, dtype=torch.int64)]
     for row in rows:
         tensors = [getattr(row, name) for name in TENSORS]
@@ -25,7 +25,7 @@ def pack(rows: Sequence[Row]) -> Tensor:
 
 
 def unpack(packed: Tensor) -> list[Row]:
-    """What `pack` made, as rows."""
+    """Deserialize rows of `pack`."""
     rows, at = [], 0
     count = len(TENSORS) + len(LENGTHS)
     while at < len(packed):
@@ -38,7 +38,7 @@ def unpack(packed: Tensor) -> list[Row]:
 
 
 class RowSharing:
-    """Hands rows over within each tensor-parallel group. All processes of a run make it together."""
+    """Broadcasts rows within each tensor-parallel group. All processes of a run construct it together."""
 
     def __init__(self, place: ProcessRanks):
         self.reads, self.group = place.tensor_rank == 0, None
@@ -46,7 +46,7 @@ class RowSharing:
             self.group, _ = torch.distributed.new_subgroups(place.tensor_ranks, backend="gloo")
 
     def share(self, rows: Sequence[Row] | None) -> list[Row]:
-        """The rows that the group's first rank read, on every rank of it; the others give None."""
+        """Rows of the group's first rank, on every rank of it; the other ranks pass None."""
         if self.group is None:
             return list(rows or ())
         source = torch.distributed.get_global_rank(self.group, 0)

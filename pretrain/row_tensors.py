@@ -1,4 +1,4 @@
-"""From a planned row to the tensors of a training step: ids in separated order, labels, positions, permutations."""
+"""Tensors of a training step from a planned row: ids in separated order, labels, positions, permutations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAD_STRETCH = 64  # padding is cut into documents of this length, so that it cos
 
 @dataclass
 class Row:
-    """One row of S tokens; everything that any pipeline stage needs, all of it small integers.
+    """One row of S tokens: all small integer tensors that any pipeline stage needs.
 
     `ids`, `labels` and `positions` are [S] in separated order (text, then vision); `targets` [T] says which of them have
     a label. `to_document` [S] is the permutation that brings them into document order. `lengths` counts tokens per
@@ -36,7 +36,7 @@ class Row:
     ends: dict[str, Tensor] = field(default_factory=dict)  # on a GPU: int32 [documents + 1] for each of `lengths`
 
     def to(self, device) -> Row:
-        """The same row with its tensors on `device`; lengths stay where Python reads them.
+        """The same row with its tensors on `device`; lengths stay on the host.
 
         To a GPU all of them go in one copy out of pinned memory, with the ends of the documents, so that nothing waits.
         """
@@ -49,12 +49,12 @@ class Row:
         return self.unpacked(packed.to(device, non_blocking=True))
 
     def packed(self) -> Tensor:
-        """int64 [n]: the tensors, then where documents end in each of `lengths`, those without tokens left out."""
+        """Serialize to int64 [n]: the tensors, then document ends of each of `lengths`, without empty ones."""
         ends = [torch.tensor([0, *(n for n in lengths if n)]).cumsum(0) for lengths in self.lengths.values()]
         return torch.cat([*(getattr(self, name) for name in TENSORS), *ends])
 
     def unpacked(self, packed: Tensor) -> Row:
-        """This row with its tensors out of what `packed` made, wherever that is now."""
+        """This row with the tensors of a `packed` tensor, on its device."""
         sizes = [len(getattr(self, name)) for name in TENSORS]
         sizes += [1 + sum(1 for n in lengths if n) for lengths in self.lengths.values()]
         parts = packed.split(sizes)
@@ -62,7 +62,7 @@ class Row:
         return Row(index=self.index, lengths=self.lengths, padding=self.padding, ends=ends, **dict(zip(TENSORS, parts)))
 
     def document_of_targets(self) -> Tensor:
-        """int64 [T]: number of the document that each target token is in."""
+        """Document number of each target token, int64 [T]."""
         in_document_order = torch.repeat_interleave(torch.tensor(self.lengths["document"]))
         of_token = torch.empty_like(in_document_order)
         of_token[self.to_document] = in_document_order
@@ -72,7 +72,7 @@ class Row:
 def assemble(
     index: int, documents: Sequence[tuple[numpy.ndarray, numpy.ndarray]], vocabulary: Vocabulary, size: RowSize
 ) -> Row:
-    """(ids, labels) of each document, in row order -> the row, padded to S tokens.
+    """Build a row, padded to S tokens, from (ids, labels) of each document in row order.
 
     Padding follows the documents, in documents of its own, so nothing attends to it; its labels are ignored.
     """

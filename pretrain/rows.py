@@ -1,4 +1,4 @@
-"""Rows are planned, not collated: row i is a pure function of the data's fingerprints, mixture, seed, and sizes.
+"""Row plan: row i is a pure function of the data's fingerprints, mixture, seed and sizes (deterministic and resumable).
 
 Planning reads the length index only, a block of documents at a time (`mixture.py`). The state of training data is
 therefore one integer, the number of rows consumed, on any number of ranks and workers.
@@ -44,7 +44,7 @@ COUNTED = 1 << 14  # draws of documents of a source, at least, by which it is kn
 
 @dataclass(frozen=True)
 class RowSegment:
-    """A document, or a stretch of a long one, at its place in a row."""
+    """A document, or a part of a long one, at its place in a row."""
 
     source: int
     document: int
@@ -57,19 +57,20 @@ class RowSegment:
 
 @dataclass(frozen=True)
 class RowSize:
-    """S tokens a row; text and vision tokens both come in multiples of `multiple`, and at least one multiple of each."""
+    """Sequence length S; text and vision tokens are each padded to multiples of `multiple`, and at least one
+    multiple."""
 
     tokens: int
     multiple: int
 
     def padded(self, text: int, vision: int) -> tuple[int, int]:
-        """Tokens of each modality after rounding up: text takes what is left of the row."""
+        """Tokens of each modality after padding: text takes the rest of the row."""
         vision = max(1, -(-vision // self.multiple)) * self.multiple
         return self.tokens - vision, vision
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit into a row whatever their modalities: rounding up costs less than one multiple."""
+        """Tokens that fit into a row for any modalities: padding costs less than one multiple."""
         return self.tokens - self.multiple
 
     def check(self) -> None:
@@ -82,7 +83,7 @@ class RowSize:
 
 
 class RowPlan:
-    """All rows of all epochs, planned a block at a time when asked for."""
+    """All rows of all epochs, planned one block at a time on demand."""
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class RowPlan:
         return [RowSegment(*line) for line in table[starts[number] : starts[number + 1]].tolist()]
 
     def block_of(self, index: int) -> int:
-        """The block that row `index` belongs to; counts the rows of the blocks before it."""
+        """Block of row `index`; counts the rows of the blocks before it."""
         empty = 0
         while self._first_row[-1] <= index:
             rows = self._count(len(self._first_row) - 1)
@@ -122,24 +123,24 @@ class RowPlan:
         return bisect_right(self._first_row, index) - 1
 
     def place_of(self, index: int) -> tuple[int, float]:
-        """The block that row `index` belongs to, and how far into it the row is, from 0 to 1."""
+        """Block of row `index`, and the row's place in it, from 0 to 1."""
         block = self.block_of(index)
         first, end = self._first_row[block : block + 2]
         return block, (index - first) / (end - first)
 
     def epoch_of(self, index: int) -> int:
-        """The stage or, after all stages, the epoch that row `index` belongs to, counted from 0."""
+        """Stage or, after all stages, epoch of row `index`, from 0."""
         return self.mixture.epoch_of(self.block_of(index))
 
     def parts(self, segment: RowSegment) -> list[Part]:
-        """The parts of a segment's document as the length index knows them: codes and ids are zeros."""
+        """Parts of a segment's document from the length index, with codes and ids of zero."""
         return parts_of_index(self.sources[segment.source].index, segment.document)
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_blocks": {}}
 
     def _fingerprint(self, stages: Sequence[MixtureStage]) -> str:
-        """Changes when any row could change: data, mixture, tasks, wordings, sizes, seed."""
+        """Hash of everything that rows depend on: data, mixture, tasks, prompt templates, sizes, seed."""
         identity = [
             PLAN_VERSION,
             [(source.fingerprint, source.weight, source.share) for source in self.sources],
@@ -157,7 +158,8 @@ class RowPlan:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def cut_turns(self, number: int) -> float:
-        """Share of a source's conversations and edits that no row can hold: what follows a cut stands without its question."""
+        """Share of a source's conversations and edits that are longer than a row: parts after a cut lack their
+        question."""
         drawn = self._some(number)
         turns = drawn[:, 3] >= TURNS
         return float((drawn[turns, 6] > self.size.capacity).mean()) if turns.any() else 0.0
@@ -167,7 +169,7 @@ class RowPlan:
         return sum(map(self._tokens, range(len(self.sources))))
 
     def too_long(self, number: int) -> numpy.ndarray:
-        """Numbers int64 [n] of a source's documents that some draw makes longer than a row, and that are never cut.
+        """Numbers int64 [n] of a source's documents that some draw makes longer than a row, and that are not split.
 
         Draws that do are left out of the rows. Known from the length index alone, some whole documents at a time.
         """
@@ -195,16 +197,16 @@ class RowPlan:
         return numpy.concatenate(found)
 
     def _tokens(self, number: int) -> float:
-        """Tokens of a source as trained on, prompts and marks of turns included: what is stored times how much more some
-        thousands of draws of documents become.
-        """
+        """Tokens of a source as trained on, with prompts and turn markup: stored tokens times a ratio that some
+        thousands of drawn documents give."""
         index, drawn = self.sources[number].index, self._some(number)
         if not len(drawn):
             return 0.0
         return tokens_of(index) * float(drawn[:, 6].sum()) / tokens_of(index, drawn[:, 1])
 
     def _some(self, number: int) -> numpy.ndarray:
-        """The segments, before any is cut, of the documents of a source: of some where there are many, drawn often where few."""
+        """Segments, before splitting, of the documents of a source: of a sample of a large one, drawn repeatedly from a
+        small one."""
         size, generator = len(self.sources[number].index), seeded(f"{self.fingerprint}:some:{number}")
         if not size:
             return numpy.zeros((0, 7), numpy.int64)
@@ -218,18 +220,19 @@ class RowPlan:
         return self._draw_source(number, documents, generator)
 
     def _count(self, block: int) -> int:
-        """How many rows a block has."""
+        """Number of rows of a block."""
         _, _, rows = self._packed(block, seeded(f"{self.fingerprint}:{block}"))
         return rows
 
     def _packed(self, block: int, generator: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray, int]:
-        """The segments of a block, int64 [n, fields of Piece], in random order; the row of each, int64 [n]; rows."""
+        """Segments of a block, int64 [n, fields of RowSegment], in random order; the row of each, int64 [n]; number of
+        rows."""
         segments = self._draw(block, generator)
         segments = segments[generator.permutation(len(segments))]
         return segments, *pack_mixed(segments[:, 6], self.size.capacity)
 
     def _planned(self, block: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """The segments of a block, int64 [n, fields of Piece], row by row, and where each row starts, [rows + 1]."""
+        """Segments of a block, int64 [n, fields of RowSegment], row by row, and where each row starts, [rows + 1]."""
         if block not in self._blocks:
             generator = seeded(f"{self.fingerprint}:{block}")
             segments, row, rows = self._packed(block, generator)
@@ -242,7 +245,7 @@ class RowPlan:
         return self._blocks[block]
 
     def _draw(self, block: int, generator: numpy.random.Generator) -> numpy.ndarray:
-        """The segments of a block, int64 [n, fields of Piece]: task, text and wording are drawn."""
+        """Segments of a block, int64 [n, fields of RowSegment]: task, text and prompt template are drawn."""
         found = [numpy.zeros((0, 7), numpy.int64)]
         for number, documents in enumerate(self.mixture.documents(block)):
             if len(documents):
@@ -281,7 +284,7 @@ class RowPlan:
         return ordered_lengths(self.tokenized, task, text, counts, index.lengths[entries], index.layout[entries])
 
     def _split(self, segments: numpy.ndarray) -> numpy.ndarray:
-        """Cut what no row can hold into stretches: text wherever a row is full, documents in order between pictures.
+        """Split documents longer than a row: text at the row's end, interleaved documents between images.
 
         What cannot be cut is left out: a captioned picture with its text, and a document with a picture larger than a row.
         """
@@ -313,7 +316,7 @@ class RowPlan:
 def parts_of_index(
     index: LengthIndex, document: int, text_ids: numpy.ndarray | None = None, codes: numpy.ndarray | None = None
 ) -> list[Part]:
-    """The parts of a document as the length index knows them, without grids.
+    """Parts of a document from the length index, without grids.
 
     text_ids, codes: those of all its texts and pictures, one after the other; None: zeros stand for them. ValueError if
     there are fewer than the index says.

@@ -1,4 +1,4 @@
-"""The folder of a run: who trains in it, what it was started with, and where it goes on."""
+"""The run folder: lock, resume, rollback, events, and the record of starts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_CHANGES = 6  # settings that are told
 
 
 def hold(run: Path):
-    """Lock the run folder for this process, however it ends -> the open lock file.
+    """Lock the run folder for the life of this process -> the open lock file.
 
     Raises UserError when it is taken, unless the environment says that this start comes after the one that holds it: that
     one may be cut off from the rest of the machine and alive.
@@ -45,8 +45,8 @@ def hold(run: Path):
 
 
 def open_run(config: TrainConfig, command: list[str], run: Path, machines: list[dict], attempt: int = 0) -> str:
-    """Write down the resolved configuration, the state of the code and what is computed on -> in what the machines differ
-    from those of the start before, in words.
+    """Record the resolved configuration, the code version and the machine -> differences to the machines of the last
+    start, in words.
 
     machines: what `machine.describe` says on each rank.
     """
@@ -79,7 +79,7 @@ def open_run(config: TrainConfig, command: list[str], run: Path, machines: list[
 
 
 def settings_changed(run: Path, config: TrainConfig) -> str:
-    """In words, what differs from the settings that the run had at its last start; '' if nothing does or nothing is known.
+    """Settings that differ from those of the run's last start, in words; '' if none do or nothing is known.
 
     Call it before `open_run`, which writes the new ones down.
     """
@@ -111,7 +111,7 @@ def _plain(value: object) -> str:
 
 
 def last_start(run: Path) -> dict:
-    """The last whole line of starts.jsonl, or {}."""
+    """Last complete line of starts.jsonl, or {}."""
     try:
         lines = (run / "starts.jsonl").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -124,7 +124,7 @@ def last_start(run: Path) -> dict:
 
 
 def resume(config: TrainConfig, run: Path, engine, data, coordinator: Coordinator) -> Progress:
-    """Load the newest good checkpoint, or the weights that the run starts from -> how far the run has come."""
+    """Load the newest good checkpoint, or the run's initial weights -> the progress of the run."""
     found = None
     if config.run.resume == "never":
         if checkpoint.all_checkpoints(run):
@@ -152,7 +152,7 @@ def resume(config: TrainConfig, run: Path, engine, data, coordinator: Coordinato
 
 
 def note_event(records: Records, attempt: Attempt, event: str, **values) -> None:
-    """A line in events.jsonl about something that a person may want to know of; rank 0 writes it, if it still may."""
+    """Append an event to events.jsonl, on rank 0 while it owns the folder."""
     line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "attempt": attempt.number, "event": event}
     records.append(attempt.run / "events.jsonl", (json.dumps({**line, **values}) + "\n").encode())
 
@@ -160,7 +160,7 @@ def note_event(records: Records, attempt: Attempt, event: str, **values) -> None
 def roll_back(
     config: TrainConfig, attempt: Attempt, records: Records, engine, coordinator: Coordinator, progress: Progress
 ) -> Progress:
-    """Load the newest good checkpoint from before the first of the bad steps; the rows since are left out.
+    """Rollback: load the newest good checkpoint before the first of the bad steps; the rows since are left out.
 
     Raises RunFailed, on every process, when there is none or the run went back often enough; trouble.json then says what
     happened.
@@ -206,7 +206,7 @@ def stop_with_report(run: Path, progress: Progress, error: RunFailed) -> None:
 
 
 def start_from(config: TrainConfig, engine, model: ModelConfig, coordinator: Coordinator) -> list[str] | None:
-    """Take the weights of a checkpoint, of a run or made by tools/convert_from_hf.py -> its skills, None where it does not say.
+    """Load the weights of a checkpoint of a run or of tools/convert_from_hf.py -> its skills, None if it names none.
 
     Raises UserError.
     """
@@ -227,7 +227,7 @@ FREE = ("initializer_range", "max_position_embeddings")  # what weights that are
 
 
 def check_model(found: Path, model: ModelConfig, remedy: str) -> dict:
-    """What model.json there says. Raises UserError when it is not this model, naming the first difference."""
+    """Compare model.json with this model. Raises UserError with the first difference."""
     there = ModelConfig.from_dict(json.loads((found / "model.json").read_text(encoding="utf-8"))).to_dict()
     here = model.to_dict()
     apart = [key for key in here if key not in FREE and there[key] != here[key]]

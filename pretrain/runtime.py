@@ -1,4 +1,5 @@
-"""Make megatron-core run where there is no GPU. A no-op where there is one.
+"""CPU stand-ins for megatron-core's CUDA calls, process groups and deterministic kernels. The stand-ins do nothing on a
+GPU.
 
 megatron-core calls `torch.cuda` directly in its schedules, buffers, clipping and random-number code. `install()` makes
 those calls mean the CPU. It must run before megatron is imported: entry points and the tests' conftest call it, no
@@ -25,7 +26,7 @@ _installed = False
 
 
 class _Stream:
-    """Stands for `torch.cuda.current_stream()`, which gradient synchronisation asks for even without overlap."""
+    """Stands for `torch.cuda.current_stream()`, which gradient reduction asks for even without overlap."""
 
     def wait_stream(self, _other) -> None:
         """Nothing runs beside the one CPU stream."""
@@ -35,7 +36,7 @@ class _Stream:
 
 
 def install(pretended=None) -> bool:
-    """Install the stand-ins once. Returns True when the CPU is in use, False on a machine with a GPU.
+    """Install the stand-ins once -> True on a CPU, False on a machine with a GPU.
 
     pretended: a torch.device of a GPU that is not there, whose tensors hold nothing (see `pretrain.dry_run`).
     """
@@ -63,9 +64,8 @@ def install(pretended=None) -> bool:
 
 
 def _keep_compilers_quiet() -> None:
-    """A CUDA build of torch on a login node warns of a compiler without a GPU ("No CUDA runtime is found, using
-    CUDA_HOME=...") when DeepSpeed or megatron-core look for extensions that might be compiled. Nothing is.
-    """
+    """Silence the warning of a CUDA build of torch without a GPU ("No CUDA runtime is found, using CUDA_HOME=...") when
+    DeepSpeed or megatron-core look for extensions that might be compiled. Nothing is."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     logger.addFilter(lambda record: "No CUDA runtime is found" not in record.getMessage())
 
@@ -79,7 +79,8 @@ def _replace_device_calls(torch, device) -> None:
 
 
 def _replace_factories(torch) -> None:
-    """`torch.zeros(..., device="cuda")` and its kin allocate on the CPU: token counters, norms, found-inf flags."""
+    """Let `torch.zeros(..., device="cuda")` and the like allocate on the CPU: token counters, norms, found-inf
+    flags."""
 
     def on_cpu(factory):
         @functools.wraps(factory)
@@ -95,7 +96,7 @@ def _replace_factories(torch) -> None:
 
 
 def _replace_type_names(torch) -> None:
-    """Optimizers sort parameters by `tensor.type()` and know only the names of CUDA tensors."""
+    """Names of CUDA tensor types for CPU tensors: optimizers sort parameters by `tensor.type()`."""
     original = torch.Tensor.type
 
     @functools.wraps(original)
@@ -110,7 +111,7 @@ def _replace_type_names(torch) -> None:
 
 
 def _replace_triton_kernels() -> None:
-    """megatron-core 0.19 imports triton for kernels of mixtures of experts, whoever asks; torch for CPUs comes without it.
+    """Stub for triton, which megatron-core 0.19 imports for MoE kernels in any case; torch for CPUs comes without it.
 
     Not triton itself is replaced: torch looks for that too, and asks more of it.
     """
@@ -122,7 +123,8 @@ def _replace_triton_kernels() -> None:
 
 
 def _import_megatron_without_compiling(torch) -> None:
-    """Its fused operations bind `torch.compile` at import; on a CPU compiling them costs more than it saves."""
+    """Import megatron-core without torch.compile: its fused operations bind it at import, and on a CPU compiling costs
+    more than it saves."""
     compile_function = torch.compile
 
     def keep(function=None, **_):
@@ -139,7 +141,7 @@ def _import_megatron_without_compiling(torch) -> None:
 
 
 def _replace_random_state(torch) -> None:
-    """The generator of the "GPU" is that of the CPU. Without this nothing fails, but dropout streams are wrong."""
+    """Map the GPU's random state to the CPU's. Without this dropout would use wrong random numbers, with no error."""
     from megatron.core.tensor_parallel import random
 
     torch.cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
@@ -152,8 +154,7 @@ def _replace_random_state(torch) -> None:
 
 
 def use_deterministic_kernels() -> None:
-    """Only kernels that give the same bits each time; an operation that has none raises RuntimeError. Before the first use
-    of a GPU.
+    """Deterministic kernels only; an operation without one raises RuntimeError. Call before the first use of a GPU.
 
     Attention's backward is the one that differs without this: its blocks add to the same gradients in the order in which
     they finish. cuBLAS needs the workspace, NCCL a choice of algorithm that does not depend on what it measures.
@@ -170,7 +171,7 @@ def use_deterministic_kernels() -> None:
 
 
 def settle_devices(tensor: int) -> None:
-    """What CUDA and torch read from the environment before they are first used, where the user has not set it.
+    """Set environment variables that CUDA and torch read before their first use, unless the user has.
 
     Memory in segments that grow: rows and chunks differ in size, and without it fragments take some gigabytes. One queue
     of work for a device, where tensor-parallel ranks share matrices: megatron-core starts a sum before the product that
@@ -185,7 +186,8 @@ def settle_devices(tensor: int) -> None:
 def start_distributed(
     seed: int, tensor: int = 1, pipeline: int = 1, stages_per_rank: int = 1, timeout: float = 1800.0
 ) -> None:
-    """Join the process group (NCCL with a GPU, gloo without) and make megatron-core's groups; alone if not launched.
+    """Initialize the process group (NCCL with a GPU, gloo without) and megatron-core's groups; a single process if not
+    launched.
 
     torchrun and srun wrappers set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without them the world is this process.
     timeout: seconds that a process waits for the others in a collective before it fails.
@@ -222,7 +224,7 @@ def start_distributed(
 
 
 def leave_distributed() -> None:
-    """Give back every group and its threads. gloo has three a group, which wake up even when nobody uses the group."""
+    """Destroy every process group. gloo has three threads per group, which wake up even when idle."""
     import torch
     from megatron.core import parallel_state
 
@@ -237,5 +239,5 @@ def leave_distributed() -> None:
 
 
 def launched_processes() -> int:
-    """Processes that the launcher started, of which this is one; 1 without a launcher."""
+    """Number of processes of the launcher; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1

@@ -1,4 +1,4 @@
-"""Pictures drawn while training: the weights as they are, in the Hugging Face model, asked for the configured prompts."""
+"""Sample images during training: the current weights in the Hugging Face model, with the configured prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model.weight_names import to_hugging_face
 def hugging_face_model(
     config: ModelConfig, weights, dtype: torch.dtype | None = None, shapes: Sequence[dict] = ()
 ) -> UniXForCausalLM:
-    """(training name, tensor) pairs -> the Hugging Face model that holds them, ready to generate.
+    """Hugging Face model, ready to generate, from (training name, tensor) pairs.
 
     shapes: what its configuration says of the shapes of pictures; none of a model of squares.
     """
@@ -46,7 +46,8 @@ def draw_samples(
     seed: int,
     on_codes: Callable[[torch.Tensor], None] | None = None,
 ) -> list:
-    """One PIL picture for each caption, drawn where the model is; the same seed and weights draw the same pictures there.
+    """Generate one PIL image for each caption on the model's device; the same seed and weights give the same images
+    there.
 
     A model of several shapes draws the first in the first, the next in the next, and so on.
     on_codes: called after each code.
@@ -72,7 +73,7 @@ def draw_samples(
 
 
 def sheet(pictures: list, captions) -> bytes:
-    """A labelled sheet of the samples, as PNG."""
+    """Labelled grid of the samples, as PNG."""
     from tokenization.contact_sheet import contact_sheet
 
     content = io.BytesIO()

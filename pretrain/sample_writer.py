@@ -1,4 +1,4 @@
-"""Sample pictures of a run while it goes; what draws them is imported only when there is something to draw."""
+"""Writer of sample images during a run; its libraries are imported only when there is something to generate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pretrain.system.errors import UserError
 
 
 class SampleWriter:
-    """Draws the configured sample prompts on rank 0, which loads the image tokenizer once, and only if there are any."""
+    """Generates the configured sample prompts on rank 0, which loads the image tokenizer once, and only if needed."""
 
     def __init__(self, config: TrainConfig, data: Data, run: Path, coordinator: Coordinator):
         self.config, self.data, self.run, self.coordinator = config, data, run, coordinator
@@ -31,9 +31,8 @@ class SampleWriter:
                 )
 
     def draw(self, engine, step: int, records: Records, alive: Callable[[], None]) -> None:
-        """Write samples/step_NNNNNNNN.png. All processes call it together: the weights come from all, and the others wait
-        however long it takes; `alive` is called meanwhile. A GPU without room for it costs a warning.
-        """
+        """Write samples/step_NNNNNNNN.png. A collective: weights come from all ranks, and the others wait for rank 0;
+        `alive` is called meanwhile. Out of GPU memory is a warning."""
         if not self.captions:
             return
         from pretrain.sample_images import draw_samples, hugging_face_model, sheet
@@ -74,7 +73,7 @@ class SampleWriter:
 
 
 def place_of_drawing() -> tuple[torch.device, torch.dtype]:
-    """Where pictures are drawn, and in what: a GPU in bf16, where the CPU would take an hour for 3B; else the CPU in fp32."""
+    """Device and dtype of generation: a GPU in bf16, where the CPU would take an hour for 3B; else the CPU in fp32."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device()), torch.bfloat16
     return torch.device("cpu"), torch.float32

@@ -1,4 +1,4 @@
-"""Saving while training goes on: in the loop's own time, or in a thread that writes a copy."""
+"""Checkpoint saving: synchronous, or asynchronous in a thread that writes a copy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pretrain.tensor_boxes import TensorBox, copied
 
 
 class Saver:
-    """Publishes checkpoints of a run. A save that fails is one line of warning: the run goes on, and tries the next.
+    """Saves checkpoints of a run. A save that fails is a warning: the run goes on, and the next one is tried.
 
     With `checkpoint.async_save` the tensors are copied to the CPU and written by a thread, which talks over a group of its
     own; a save waits for the one before it.
     """
 
     def __init__(self, attempt: Attempt, options: CheckpointSection, files: dict[str, bytes], coordinator: Coordinator):
-        """files: what else a checkpoint holds, by name, so that it can be converted without anything else of the run."""
+        """files: other contents of a checkpoint, by name, so that it can be converted without the rest of the run."""
         self.run, self.options, self.files, self.coordinator = attempt.run, options, files, coordinator
         self.attempt = attempt
         self.writers = all_processes() if options.async_save else coordinator
@@ -31,7 +31,7 @@ class Saver:
         self.fault: BaseException | None = None  # of the thread: a fault of ours, told where the loop can fail
 
     def save(self, step: int, boxes: list[TensorBox], state: dict) -> None:
-        """Write a checkpoint; all processes call it together, with what each of them holds."""
+        """Save a checkpoint. A collective: all ranks call it with their boxes."""
         self.wait()
         if not self.options.async_save:
             self._publish(step, boxes, state)
@@ -42,7 +42,7 @@ class Saver:
         self.thread.start()
 
     def wait(self) -> None:
-        """Until nothing is being written any more."""
+        """Wait until no save is in progress."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None
@@ -51,7 +51,7 @@ class Saver:
             self._tell()
 
     def finish(self) -> None:
-        """Wait for the last save. Raises RunFailed when it failed: what was trained since the one before would be lost."""
+        """Wait for the last save. Raises RunFailed when it failed: the steps since the one before would be lost."""
         self.wait()
         if self.problem:
             raise RunFailed(

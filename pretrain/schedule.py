@@ -8,7 +8,8 @@ DECAYS = ("cosine", "linear", "constant")
 
 
 def learning_rate(step: int, *, peak: float, final: float, warmup: int, steps: int, decay: str) -> float:
-    """Rate of step `step` (from 0): linear warm-up to `peak` over `warmup` steps, then decay to `final` at `steps`."""
+    """Learning rate of step `step` (from 0): linear warm-up to `peak` over `warmup` steps, then decay to `final` at
+    `steps`."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))

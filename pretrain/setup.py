@@ -1,4 +1,4 @@
-"""From the data's manifest and the configuration to the vocabulary, the prompts and the model config of a run."""
+"""Vocabulary, prompt templates and model configuration of a run, from the data's manifest and the configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROW_MULTIPLE = 64  # embedding rows are rounded up to this, so that tensor paral
 
 
 def load_tokenizer(folder: str | Path, manifest: dict):
-    """The text tokenizer of `folder`, which must be the one that made the shards. Raises UserError."""
+    """Load the text tokenizer of `folder`, which must be the one that made the shards. Raises UserError."""
     path = tokenizer_file(folder)
     tokenizer, data = read_tokenizer(path)
     digest = hashlib.sha256(data).hexdigest()
@@ -36,7 +36,7 @@ def load_tokenizer(folder: str | Path, manifest: dict):
 
 
 def special_id(tokenizer, *names: str) -> int:
-    """Id of the first of `names` that the tokenizer has. Raises UserError when it has none."""
+    """Id of the first of `names` that the tokenizer has. Raises UserError if it has none."""
     for name in names:
         token = tokenizer.token_to_id(name)
         if token is not None:
@@ -45,7 +45,7 @@ def special_id(tokenizer, *names: str) -> int:
 
 
 def model_config(section: ModelSection, tokenizer, manifest: dict) -> ModelConfig:
-    """Sizes from the configuration, ids from the tokenizer, the codebook from the shards."""
+    """Model configuration: sizes from the configuration, ids from the tokenizer, the codebook from the shards."""
     text_rows = tokenizer.get_vocab_size()
     offset = section.image_token_offset or text_rows
     if offset < text_rows and offset <= max(special_id(tokenizer, "<|vision_start|>", "<|vision_end|>"), 0):
@@ -56,7 +56,7 @@ def model_config(section: ModelSection, tokenizer, manifest: dict) -> ModelConfi
 
 
 def sized_config(section: ModelSection, offset: int, codes: int, special: tuple[int, int, int]) -> ModelConfig:
-    """The model of a configuration with `codes` picture codes from id `offset` on.
+    """Model configuration with `codes` image tokens from id `offset` on.
 
     `special`: ids of `<|vision_start|>`, `<|vision_end|>` and `<|endoftext|>`.
     """
@@ -81,7 +81,7 @@ def sized_config(section: ModelSection, offset: int, codes: int, special: tuple[
 
 
 def prompt_templates(templates: PromptTemplates, manifests: Sequence[dict]) -> PromptTemplates:
-    """These templates, for the shapes of pictures and the image tokenizer of the shards."""
+    """Prompt templates for the image shapes and the image tokenizer of the shards."""
     framings = [framing_of(manifest["vq"]) for manifest in manifests if manifest["counts"]["pictures"]]
     framing = max(framings or [framing_of(manifests[0]["vq"])], key=lambda one: len(one.grids))
     shapes = framing.grids if len(framing.grids) > 1 else ()
@@ -91,7 +91,7 @@ def prompt_templates(templates: PromptTemplates, manifests: Sequence[dict]) -> P
 
 
 def check_shapes(path: str | Path, manifest: dict, templates: PromptTemplates) -> None:
-    """The pictures of a dataset must be such as a model of these templates knows. Raises UserError."""
+    """Check that the images of a dataset have shapes of these templates. Raises UserError."""
     grids = framing_of(manifest["vq"]).grids
     known = ", ".join(map(size_word, templates.grids))
     if manifest["counts"]["pictures"] and grids not in (templates.grids, templates.grids[:1]):

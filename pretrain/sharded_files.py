@@ -1,4 +1,5 @@
-"""Tensors on disk as boxes that any layout can read: torch's distributed checkpoint files, megatron-core's torch_dist format.
+"""Sharded checkpoints as tensor boxes that any layout can read: torch.distributed.checkpoint files, megatron-core's
+torch_dist format.
 
 Every rank writes one file; `.metadata` says which box of which tensor lies where. Reading needs no process group: a rank,
 or a tool on a login node, opens the metadata and reads the boxes that it wants.
@@ -50,7 +51,7 @@ FORMAT = {
 
 
 class _SavePieces(DefaultSavePlanner):
-    """Plans the writing of pieces; torch's own planner checks that they cover each tensor once."""
+    """Save planner of boxes; torch's own planner checks that they cover each tensor once."""
 
     def __init__(self, boxes: Sequence[TensorBox]):
         super().__init__(flatten_state_dict=False)
@@ -78,7 +79,7 @@ class _SavePieces(DefaultSavePlanner):
 
 
 class _Writer(dcp.FileSystemWriter):
-    """Tells of a full disk by its own error, which reaches the other processes too: torch's names neither it nor the file."""
+    """Reports a full disk by its own error, on the other processes too: torch's error names neither it nor the file."""
 
     def write_data(self, plan: SavePlan, planner):
         with writing(Path(self.path)):
@@ -90,7 +91,7 @@ class _Writer(dcp.FileSystemWriter):
 
 
 def write_boxes(folder: Path, boxes: Sequence[TensorBox], group=None) -> None:
-    """Write the pieces of all ranks of `group` (None: the default group, or this process alone) into `folder`.
+    """Write the boxes of all ranks of `group` (None: the default group, or this process alone) into `folder`.
 
     All ranks call it together. Raises OSError or RuntimeError on every rank when one of them could not write, or when the pieces do
     not cover each tensor exactly once.
@@ -107,14 +108,14 @@ def write_boxes(folder: Path, boxes: Sequence[TensorBox], group=None) -> None:
 
 
 def write_format(folder: Path) -> None:
-    """The two small files by which megatron-core's dist_checkpointing knows the format; one rank writes them."""
+    """Write the two small files by which megatron-core's dist_checkpointing knows the format; one rank calls it."""
     with writing(folder), open(folder / "common.pt", "wb") as file:
         (folder / "metadata.json").write_text(json.dumps(FORMAT), encoding="utf-8")
         torch.save({}, file)
 
 
 def write_whole(folder: Path, tensors: Iterable[tuple[str, Callable[[], Tensor]]]) -> None:
-    """Write whole tensors from one process, one in memory at a time: (name, function that makes it) pairs.
+    """Write full tensors from one process, one in memory at a time: (name, function that makes it) pairs.
 
     Raises OSError when the disk is full.
     """
@@ -142,7 +143,7 @@ def write_whole(folder: Path, tensors: Iterable[tuple[str, Callable[[], Tensor]]
 
 
 class _Reader(dcp.FileSystemReader):
-    """Reads the metadata without running what a foreign pickle asks for."""
+    """Reads the metadata without executing code of a foreign pickle."""
 
     def read_metadata(self, *_, **__) -> Metadata:
         with open(Path(self.path) / ".metadata", "rb") as file:
@@ -189,12 +190,12 @@ def _open(folder: Path) -> tuple[_Reader, dict[str, TensorStorageMetadata]]:
 
 
 def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Name -> (shape, dtype) of every tensor in `folder`. Raises UserError when it holds none."""
+    """Name -> (shape, dtype) of every tensor in `folder`. Raises UserError when there are none."""
     return {name: (tuple(stored.size), stored.properties.dtype) for name, stored in _open(folder)[1].items()}
 
 
 class _Into:
-    """Hands torch's reader the tensors that it copies into."""
+    """Load planner that gives torch's reader the tensors to fill."""
 
     def __init__(self, boxes: Sequence[TensorBox]):
         self.boxes = boxes
@@ -206,11 +207,11 @@ class _Into:
         return tensor
 
     def commit_tensor(self, item, tensor: Tensor) -> None:
-        """The pieces are views: nothing is left to do."""
+        """No-op: boxes are views."""
 
 
 def read_boxes(folder: Path, boxes: Sequence[TensorBox]) -> None:
-    """Fill the pieces' tensors from `folder`, whatever layout wrote it. Each rank reads for itself.
+    """Fill the boxes' tensors from `folder`, written by any layout. Each rank reads for itself.
 
     Raises UserError when a tensor is absent or of another shape.
     """
@@ -231,7 +232,7 @@ def read_boxes(folder: Path, boxes: Sequence[TensorBox]) -> None:
 
 
 def read_whole(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole tensor on the CPU) of each name, one at a time: nothing else is held. Raises UserError."""
+    """Yield (name, full tensor on the CPU) of each name, one in memory at a time. Raises UserError."""
     reader, stored = _open(folder)
     for name in names:
         found = stored.get(name)

@@ -1,4 +1,4 @@
-"""A run from its configuration to its end: what is set up on all processes, the loop, and what is said last."""
+"""A run from its configuration to its end: set-up on all processes, the loop, and the last line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pretrain.watchdog import Watchdog
 
 
 def train(config: TrainConfig, command: list[str]) -> int:
-    """Set everything up, on this process and together with the others, then run the loop -> the exit code.
+    """Set up this process and the run, then run the loop -> the exit code.
 
     The configuration must have passed `check_world` for the processes that there are.
     """
@@ -119,7 +119,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
 
 
 def about(config: TrainConfig, weights: int, done: int) -> str:
-    """What a run is about, in a line, before its first step."""
+    """One-line summary of a run before its first step."""
     per_step, left = config.data.global_batch_size * config.data.sequence_length, config.run.steps - done
     return (
         f"{weights / 1e6:,.1f} million parameters; {config.data.global_batch_size:,} rows of {config.data.sequence_length:,} tokens a step "
@@ -129,7 +129,7 @@ def about(config: TrainConfig, weights: int, done: int) -> str:
 
 
 def make_watch(config: TrainConfig, data: Data, heldout: list[Row], coordinator: Coordinator) -> ConflictWatch | None:
-    """What measures gradient conflict, on rank 0 alone, if it is asked for."""
+    """The gradient conflict watch, on rank 0, if configured."""
     if not config.log.conflict_every or coordinator.rank:
         return None
     return ConflictWatch(data.model_config, heldout, config.log.conflict_targets)

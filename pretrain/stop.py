@@ -1,4 +1,4 @@
-"""A run that is asked to stop by a signal ends after its step, saved."""
+"""Graceful shutdown: a run that gets a signal finishes its step, saves and ends."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stop:
-    """Set by SIGINT, SIGTERM and SIGUSR1, which schedulers send ahead of the end: the loop then finishes its step, saves
-    and leaves. The handlers are its own while it runs.
-    """
+    """Set by SIGINT, SIGTERM and SIGUSR1, which schedulers send ahead of the end: the loop then finishes its step,
+    saves and leaves. It restores the previous handlers at its end."""
 
     def __init__(self):
         self.asked, self.signal = False, ""

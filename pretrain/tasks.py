@@ -1,4 +1,4 @@
-"""What one document becomes in training: a task is drawn for it, and it turns into ids and targets.
+"""Training samples from documents: a task is drawn for each, and it becomes ids and targets.
 
 Captioned pictures train in both directions: caption -> picture, and picture -> caption. A share of the former has its
 prompt replaced by the unconditional one, for classifier-free guidance. Plain text, and texts and pictures in order,
@@ -50,7 +50,7 @@ USER, ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
 
 @dataclass(frozen=True)
 class TaskShares:
-    """How tasks are drawn for captioned pictures."""
+    """Task shares of captioned images."""
 
     text_to_image: float  # share of draws that ask for a picture; the others ask for a caption
     unconditional: float  # share of the former whose prompt is dropped
@@ -67,24 +67,24 @@ class TaskShares:
 
 @dataclass(frozen=True)
 class TokenizedPrompts:
-    """The wordings in ids, and what else is needed to put documents together. Picklable, for loader workers."""
+    """Tokenized prompt templates, and what else documents are built from. Picklable, for loader workers."""
 
     vocabulary: Vocabulary
     templates: PromptTemplates
     pieces: dict[str, tuple[int, ...]]
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of a fixed piece of a template: the only strings that training encodes."""
+        """Ids of a fixed part of a template: training encodes no other strings."""
         return self.pieces[text]
 
     @cached_property
     def sizes(self) -> list[tuple[int, ...]]:
-        """Ids of the size words of each shape; one empty tuple in a model of squares."""
+        """Ids of the size words of each shape; one empty tuple for square images."""
         return [self.pieces[size_word(shape)] for shape in self.templates.shapes] or [()]
 
     @cached_property
     def size_lengths(self) -> numpy.ndarray:
-        """Number of these ids by shape, int64 [shapes]."""
+        """Number of size-word ids by shape, int64 [shapes]."""
         return numpy.array([len(ids) for ids in self.sizes])
 
 
@@ -94,7 +94,7 @@ def tokenize_prompts(
     templates: PromptTemplates,
     markup: Callable[[str], list[int]] | None = None,
 ) -> TokenizedPrompts:
-    """Encode every piece of the templates once.
+    """Tokenize every part of the templates once.
 
     encode: of text, which never makes a control token. markup: of the marks of turns, which are control tokens where the
     tokenizer has them; None: `encode` does both.
@@ -111,7 +111,8 @@ def tokenize_prompts(
 
 @lru_cache(maxsize=8)
 def prompt_lengths(tokenized: tuple[tuple[str, int], ...], templates: PromptTemplates) -> tuple[numpy.ndarray, ...]:
-    """Text tokens that each wording adds to a caption, by task: (text_to_image [w], image_to_text [w], unconditional)."""
+    """Text tokens that each prompt template adds to a caption, by task: (text_to_image [w], image_to_text [w],
+    unconditional)."""
     length = dict(tokenized)
     to_image = [sum(length[piece] for piece in w.split(prompts.CAPTION)) for w in templates.text_to_image]
     to_text = [length[w] for w in templates.image_to_text]
@@ -149,7 +150,7 @@ def build_document(
     train_on_prompts: bool,
     shape: int = 0,
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """One document -> (ids [n], labels [n]) int64; a label is the next token, or IGNORED where nothing is learned.
+    """One document -> (ids [n], labels [n]) int64; a label is the next token, or IGNORED where there is no loss.
 
     caption: token ids of the chosen text; codes: codebook indices of the picture, row-major, of the grid number `shape`. The
     size words of a picture that is drawn are learned. The last token of a document has no label: it does not predict the
@@ -178,7 +179,8 @@ def build_document(
 
 
 def picture_array(codes: numpy.ndarray, vocabulary: Vocabulary) -> numpy.ndarray:
-    """`prompts.picture_ids` of codes [n], as int64 [n + 2]: a thousand codes take 3 microseconds, and 200 one by one."""
+    """`prompts.picture_ids` of codes [n], as int64 [n + 2]; vectorized: 3 microseconds for a thousand codes, against
+    200."""
     ids = numpy.empty(len(codes) + 2, numpy.int64)
     ids[0], ids[-1] = vocabulary.vision_start_id, vocabulary.vision_end_id
     numpy.add(codes, vocabulary.image_token_offset, out=ids[1:-1], dtype=numpy.int64, casting="unsafe")
@@ -186,7 +188,7 @@ def picture_array(codes: numpy.ndarray, vocabulary: Vocabulary) -> numpy.ndarray
 
 
 def _joined(*stretches: Sequence[int] | numpy.ndarray | int) -> numpy.ndarray:
-    """One int64 array of arrays, sequences and single ids."""
+    """Concatenate arrays, sequences and single ids to one int64 array."""
     return numpy.concatenate(
         [numpy.asarray([stretch] if isinstance(stretch, int) else stretch, dtype=numpy.int64) for stretch in stretches]
     )
@@ -200,7 +202,7 @@ def ordered_lengths(
     lengths: numpy.ndarray,
     layout: numpy.ndarray,
 ) -> numpy.ndarray:
-    """Tokens [n] that `build_ordered` will make of n documents.
+    """Tokens [n] of `build_ordered` for n documents.
 
     task: int [n], of ORDERED. draw: int [n], chooses among wordings. counts: entries of each document; lengths and
     layout: those of all entries, one document after the other.
@@ -233,7 +235,7 @@ def ordered_lengths(
 def build_ordered(
     tokenized: TokenizedPrompts, task: int, draw: int, parts: Iterable[Part]
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """A document of parts in order -> (ids [n], labels [n]) int64, as `build_document` gives them.
+    """An interleaved document -> (ids [n], labels [n]) int64, as `build_document` gives them.
 
     Without turns all of it is learned, and the end of the document. With turns, what the assistant says is learned: its
     texts, its pictures from `<|vision_start|>` on, and the end of its turn; `draw` chooses among wordings. An edit without
@@ -276,7 +278,7 @@ def _turn_end(tokenized: TokenizedPrompts, role: str) -> list[tuple[Sequence[int
 def stretches_of(
     ids: numpy.ndarray, vocabulary: Vocabulary, capacity: int, sizes: Sequence[tuple[int, ...]] = ((),)
 ) -> list[tuple[int, int]]:
-    """(start, length) of stretches of at most `capacity` tokens that cut no picture, nor its size words off it.
+    """(start, length) of parts of at most `capacity` tokens that split no image, nor its size words from it.
 
     UserError if one is larger.
     """
@@ -304,7 +306,8 @@ def stretches_of(
 def replace_codes(
     ids: numpy.ndarray, vocabulary: Vocabulary, share: float, generator: numpy.random.Generator
 ) -> numpy.ndarray:
-    """Ids [n] of a drawn picture as the model reads them: in `share` of the cases, codes are replaced by random ones.
+    """Code noise: ids [n] of a generated image as the model's input; in `share` of the cases some codes are replaced by
+    random ones.
 
     How many of them is drawn too: from none to all, two thirds on average. Labels stay the true codes, so the model
     must go by the prompt where it could else continue a picture that it knows by heart; it also learns to go on after a
@@ -320,7 +323,8 @@ def replace_codes(
 def replace_shared_codes(
     parts: Sequence[Part], codebook_size: int, share: float, generator: numpy.random.Generator
 ) -> list[Part]:
-    """The parts of an edit; in `share` of the cases, some codes are random ones, the same at a place of every picture.
+    """Code noise of an edit's parts; in `share` of the cases some codes are random, the same at one place of every
+    image.
 
     How many of them is drawn too, evenly from none to all. The model has to learn them as they are: what it cannot know
     by heart it must copy from its source, as most of a picture in most edits. Pictures of several sizes stay as they are.
@@ -338,7 +342,7 @@ def replace_shared_codes(
 
 
 def draw_tasks(generator: numpy.random.Generator, kinds: numpy.ndarray, shares: TaskShares) -> numpy.ndarray:
-    """Task of each of n documents, int64 [n], by its kind (a position in KINDS); captioned pictures have a choice."""
+    """Task of each of n documents, int64 [n], by its kind (a position in KINDS); captioned images have a choice."""
     direction, dropped = generator.random(len(kinds)), generator.random(len(kinds))
     to_image = numpy.where(dropped < shares.unconditional, UNCONDITIONAL, TEXT_TO_IMAGE)
     captioned = numpy.where(direction < shares.text_to_image, to_image, IMAGE_TO_TEXT)

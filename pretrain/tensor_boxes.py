@@ -1,4 +1,4 @@
-"""What a rank holds of each stored tensor, as boxes of the whole: the common language of all layouts in a checkpoint.
+"""Tensor boxes: which part of each stored tensor a rank holds; the layout-independent form of a checkpoint.
 
 A tensor-parallel rank holds runs of rows or columns; the distributed optimizer holds a stretch of those, read row by row.
 Either way it is a few boxes of the whole tensor, and a box can be written and read by itself.
@@ -17,7 +17,7 @@ from model.tensor_shards import runs, whole_shape
 
 @dataclass(frozen=True)
 class TensorBox:
-    """A box of the tensor stored under `key`, whose whole has `shape`; it begins at `offsets` and holds `tensor`."""
+    """A box of the tensor stored under `key` with full `shape`; it begins at `offsets` and holds `tensor`."""
 
     key: str
     shape: tuple[int, ...]
@@ -28,7 +28,7 @@ class TensorBox:
 def boxes_of(
     key: str, name: str, shape: Sequence[int], tensor: Tensor, rank: int, ranks: int, start: int | None = None
 ) -> Iterator[TensorBox]:
-    """The boxes of what tensor-parallel rank `rank` of `ranks` holds of weight `name`, or of a state of that weight.
+    """Boxes of tensor-parallel rank `rank` of `ranks` for weight `name`, or for optimizer state of that weight.
 
     shape: of the rank's share. tensor: of that shape; or, with `start`, 1-D, the elements from `start` on of the share
     read row by row. The pieces are views of `tensor`, so what is read into them is there.
@@ -51,7 +51,8 @@ def boxes_of(
 
 
 def _row_boxes(low: int, high: int, row: int) -> Iterator[tuple[int, int]]:
-    """Cut the stretch low:high of a matrix with `row` columns into a part of a row, whole rows, and a part of a row."""
+    """Split the flat range low:high of a matrix with `row` columns into a part of a row, whole rows, and a part of a
+    row."""
     if row == 1:  # a vector is one box
         if low < high:
             yield low, high
@@ -64,7 +65,7 @@ def _row_boxes(low: int, high: int, row: int) -> Iterator[tuple[int, int]]:
 
 
 def owned(boxes: Sequence[TensorBox], rank: int, ranks: int) -> list[TensorBox]:
-    """Of pieces that `ranks` data-parallel ranks all hold, those that rank `rank` writes: about equal bytes for each."""
+    """Of boxes replicated on `ranks` data-parallel ranks, those that rank `rank` writes: about equal bytes for each."""
     written = [0] * ranks
     mine = []
     for number in sorted(range(len(boxes)), key=lambda n: (-_bytes(boxes[n]), n)):
@@ -80,5 +81,5 @@ def _bytes(piece: TensorBox) -> int:
 
 
 def copied(boxes: Sequence[TensorBox]) -> list[TensorBox]:
-    """The same pieces with copies of their tensors on the CPU: what an asynchronous save writes while training goes on."""
+    """Boxes with copies of their tensors on the CPU: an asynchronous save writes them while training goes on."""
     return [replace(piece, tensor=piece.tensor.detach().to("cpu", copy=True).contiguous()) for piece in boxes]

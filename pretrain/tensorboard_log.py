@@ -1,4 +1,4 @@
-"""TensorBoard's event files, a record at a time: what has been written is on disk, and no thread writes it.
+"""TensorBoard event files written record by record: each record is flushed to disk, without a thread.
 
 The format is that of tensorboard's own writer: a header of version and purged steps, then an event for every number.
 """
@@ -16,10 +16,10 @@ from pretrain.system.light_imports import tensorboard_records
 
 
 class TensorboardLog:
-    """The numbers of one start of a run, in a file of its own."""
+    """TensorBoard events of one start of a run, in a file of its own."""
 
     def __init__(self, folder: Path, first_step: int, records: Records):
-        """first_step: from here on TensorBoard leaves out what earlier starts wrote."""
+        """first_step: TensorBoard hides events of earlier starts from this step on."""
         self.event, session, self.summary, self.writer = tensorboard_records()
         now = time.time()
         name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}.{time.time_ns() % 10**9}"
@@ -31,7 +31,7 @@ class TensorboardLog:
         )
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """A line of numbers."""
+        """Write the values of a step."""
         now, summary = time.time(), self.summary
         numbers = [summary(value=[summary.Value(tag=name, simple_value=value)]) for name, value in values.items()]
         self._append(*(self.event(wall_time=now, step=step, summary=number) for number in numbers))

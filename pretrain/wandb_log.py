@@ -1,4 +1,4 @@
-"""A run's numbers in Weights & Biases, for those who ask for it with `log.wandb`."""
+"""Metrics of a run in Weights & Biases, with `log.wandb`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pretrain.system.errors import UserError
 
 
 class WandbLog:
-    """One run of a W&B project for one run folder, whatever attempts it takes.
+    """One W&B run per run folder, over all its attempts.
 
     W&B has no way back: after a resume the steps since the checkpoint are there twice, with equal values. Curves are
     drawn over `step`, so they look as if the run had never stopped.
     """
 
     def __init__(self, folder: Path, project: str):
-        """Raises UserError when the package is missing, or W&B takes no run from here."""
+        """Raises UserError when the package is missing, or W&B refuses the run."""
         try:
             import wandb
         except ImportError:
@@ -47,7 +47,7 @@ class WandbLog:
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Hand over; W&B's own process sends it."""
+        """Send values; W&B's own process does it."""
         self._run.log({"step": step, **values})
 
     def close(self) -> None:
@@ -59,5 +59,5 @@ class WandbLog:
 
 
 def run_id(folder: Path) -> str:
-    """The same for every attempt of a run folder, another one for another folder."""
+    """W&B run id: the same for every attempt of a run folder, unique to the folder."""
     return hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]

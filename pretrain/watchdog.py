@@ -1,4 +1,4 @@
-"""Ends a process that hangs, and leaves behind where it stood: for a person to read, and for a scheduler to start again."""
+"""Watchdog: ends a hung process and writes its stacks, so that a scheduler can restart it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ GRACE = 5.0  # seconds that the other ranks have to see it too, before the first
 
 
 class Watchdog:
-    """A thread of a process. It is told of each end of a step, and of each end of what is done between steps."""
+    """Watchdog thread of a process. It is notified of each end of a step, and of each end of work between steps."""
 
     def __init__(self, stacks: Path, factor: float, seconds: float, rank: int = 0):
-        """stacks: the file for the stacks. factor: times the median step, but not before `seconds`; 0: never."""
+        """stacks: the file for the stack traces. factor: of the median step time, but at least `seconds`; 0: never."""
         self.stacks, self.factor, self.seconds, self.rank = stacks, factor, seconds, rank
         self.times: deque[float] = deque(maxlen=REMEMBERED)
         self.last = time.monotonic()
@@ -39,16 +39,16 @@ class Watchdog:
         self.stopped.set()
 
     def step(self, seconds: float) -> None:
-        """A step of so many seconds is over."""
+        """Note a finished step of so many seconds."""
         self.times.append(seconds)
         self.alive()
 
     def alive(self) -> None:
-        """Something else is over: a save, a measurement, a drawing."""
+        """Note other progress: a save, an evaluation, sample images."""
         self.last = time.monotonic()
 
     def limit(self) -> float:
-        """Seconds without a sign of life after which this process takes itself for hung."""
+        """Seconds without progress after which this process counts as hung."""
         return max(self.seconds, self.factor * statistics.median(self.times)) if self.times else self.seconds
 
     def _watch(self) -> None:

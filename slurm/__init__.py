@@ -1,1 +1,1 @@
-"""Batch scripts, and what they share."""
+"""Slurm batch scripts, and the programs that they call."""

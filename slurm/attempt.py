@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Number the attempts of a run, write down how each ended, and say what to do next. slurm/job.sh asks it.
+"""Attempts of a run: numbers them (fencing tokens), records how each ended, and decides whether to requeue.
+slurm/job.sh calls it.
 
     attempt.py begin RUN ...   -> the number of the attempt that begins, larger than any before
     attempt.py end RUN ...     -> done, refused, requeue, restart or stop
@@ -76,13 +77,13 @@ def newest_checkpoint(run: Path) -> int:
 
 
 def last_step(run: Path) -> int:
-    """The last step that metrics.jsonl tells of."""
+    """Last step in metrics.jsonl."""
     found = last_objects(run / "metrics.jsonl", "step")
     return int(found[0]["step"]) if found else 0
 
 
 def resumed_step(logs: Path) -> int | None:
-    """The step that an attempt went on from, which is not that of the newest checkpoint when that one is damaged."""
+    """Step that an attempt resumed from; not the newest checkpoint's when that one is damaged."""
     try:
         text = (logs / "rank_0000.log").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -92,7 +93,7 @@ def resumed_step(logs: Path) -> int | None:
 
 
 def recomputed(attempts: list[dict]) -> list[int]:
-    """For each attempt that ended: how many of its steps the next one that trained did again."""
+    """For each attempt that ended: how many of its steps the next training attempt repeated."""
     counts = []
     for number, entry in enumerate(attempts):
         resumed = (after["resumed_step"] for after in attempts[number + 1 :] if after.get("resumed_step") is not None)
@@ -101,7 +102,7 @@ def recomputed(attempts: list[dict]) -> list[int]:
 
 
 def ended(run: Path) -> list[dict]:
-    """The lines of restarts.jsonl; a line that a kill has cut is left out."""
+    """Lines of restarts.jsonl, without a truncated last line."""
     try:
         lines = (run / "restarts.jsonl").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -116,7 +117,7 @@ def ended(run: Path) -> list[dict]:
 
 
 def begin(run: Path, nodes: list[str], ranks: int) -> int:
-    """Number an attempt and write down what it starts with; one that never said how it ended is closed first."""
+    """Number an attempt and record what it starts with; an earlier one without a recorded end is closed first."""
     current = run / "attempt.json"
     try:
         last = json.loads(current.read_text(encoding="utf-8"))
@@ -147,7 +148,7 @@ def begin(run: Path, nodes: list[str], ranks: int) -> int:
 
 
 def end(run: Path, code: int, reason: str, signal: str, limit: int) -> tuple[str, str]:
-    """Write down how the current attempt ended -> (the decision, a line for the person who reads the job's log)."""
+    """Record how the current attempt ended -> (the decision, a line for the job's log)."""
     started = json.loads((run / "attempt.json").read_text(encoding="utf-8"))
     logs = logs_of(run, started["attempt"])
     code = code_of_the_first(code, logs / "srun.log")
@@ -169,12 +170,12 @@ def end(run: Path, code: int, reason: str, signal: str, limit: int) -> tuple[str
 
 
 def logs_of(run: Path, attempt: int) -> Path:
-    """Where srun puts the log of each rank of an attempt."""
+    """Path pattern of srun's logs of an attempt, one file per rank."""
     return run / "logs" / f"attempt_{attempt:04d}"
 
 
 def decide(code: int, signal: str) -> str:
-    """What follows an exit code; the limit is not looked at."""
+    """Decision after an exit code, without the limit on fruitless attempts."""
     if code == 0:
         return DONE
     if code == 2:
@@ -185,7 +186,7 @@ def decide(code: int, signal: str) -> str:
 
 
 def fruitless_before(run: Path) -> int:
-    """How many attempts in a row, the last one included, ended with no newer checkpoint than they began with."""
+    """Consecutive attempts, up to the last one, that ended without a newer checkpoint."""
     count = 0
     for entry in reversed(ended(run)):
         if entry["saved_step"] > entry["from_step"] or entry["decision"] == STOP:
@@ -195,7 +196,8 @@ def fruitless_before(run: Path) -> int:
 
 
 def write_end(run: Path, started: dict, code: int | None, reason: str, decision: str) -> dict:
-    """Append a line to restarts.jsonl -> what it says. Raises OSError with the line's values in `entry` where it cannot."""
+    """Append a line to restarts.jsonl -> what it says. Raises OSError with the line's values in `entry` if it
+    cannot."""
     saved, last = newest_checkpoint(run), last_step(run)
     entry = {
         **started,
@@ -218,7 +220,7 @@ def write_end(run: Path, started: dict, code: int | None, reason: str, decision:
 
 
 def explain(code: int, signal: str, logs: Path) -> str:
-    """Why an attempt ended, in a line: what Slurm said, which rank ended first, and its error."""
+    """Why an attempt ended, in a line: srun's message, the rank that ended first, and its error."""
     if signal == "warned":
         return "time limit or pre-emption is near" + ("" if code == 130 else f"; the ranks ended with code {code}")
     if signal == "cancelled":
@@ -231,7 +233,7 @@ def explain(code: int, signal: str, logs: Path) -> str:
 
 
 def code_of_the_first(code: int, path: Path) -> int:
-    """The exit code of the rank that left first, where srun's own code only tells that it then killed the others."""
+    """Exit code of the rank that ended first, where srun's own code is only that of ranks that it then killed."""
     if code < 128 or not path.exists():
         return code
     found = RANK_ENDED.search(path.read_text(encoding="utf-8", errors="replace"))
@@ -240,9 +242,8 @@ def code_of_the_first(code: int, path: Path) -> int:
 
 
 def left_early(logs: Path) -> bool:
-    """Whether rank 0 saved and left before the last step: srun's code is 0 when the ranks' own are lost on their way, as a
-    step that is cancelled loses them on a busy node.
-    """
+    """Whether rank 0 saved and left before the last step: srun's code can be 0 although ranks had another one, as after
+    a step is cancelled on a busy node."""
     try:
         return "; the same command goes on from here" in (logs / "rank_0000.log").read_text(
             encoding="utf-8", errors="replace"
@@ -252,7 +253,7 @@ def left_early(logs: Path) -> bool:
 
 
 def who_ended(path: Path) -> str:
-    """What srun said of the first rank that did not end by itself, as in "rank 3 on node2: Killed"."""
+    """srun's message on the first rank that was killed, as in "rank 3 on node2: Killed"."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -265,7 +266,7 @@ def who_ended(path: Path) -> str:
 
 
 def first_error(logs: Path) -> str:
-    """The error that some rank's log ends with; one that tells of another rank's end only if there is no other."""
+    """The error that some rank's log ends with; one about another rank's end only if there is no other."""
     causes: list[str] = []
     consequences: list[str] = []
     for path in sorted(logs.glob("rank_*.log")):
@@ -280,7 +281,7 @@ def first_error(logs: Path) -> str:
 
 
 def main() -> int:
-    """Do what was asked; what the batch script needs goes to standard output, what people read to standard error."""
+    """Run a subcommand; output for the batch script goes to standard output, text for people to standard error."""
     arguments = parse_arguments()
     if arguments.action == "begin":
         print(begin(arguments.run, [name for name in arguments.nodes.split(",") if name], arguments.ranks))

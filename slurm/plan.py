@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a run would do on so many nodes: its layout, batch and memory; and whether it can start, without a GPU.
+"""Plan of a run on a number of nodes: layout, batch and memory, and whether it can start. Needs no GPU.
 
 Everything that can be wrong with a set-up is looked at here and is one line with exit code 2: the configuration, a batch
 that does not divide, data and tokenizers, the checkpoint that the run would go on from, the right to write.
@@ -46,7 +46,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def fitting_nodes(config, nodes: int, per_node: int, fit: bool) -> tuple[int, int]:
-    """(nodes to use, data-parallel ranks). Raises UserError when the run cannot go over all nodes, or, with `fit`, over any."""
+    """(nodes to use, data-parallel ranks). Raises UserError when the run cannot use all nodes, or, with `fit`, any
+    number of them."""
     from pretrain.process_ranks import check_world
 
     first: UserError | None = None
@@ -61,7 +62,7 @@ def fitting_nodes(config, nodes: int, per_node: int, fit: bool) -> tuple[int, in
 
 
 def check_start(config) -> str:
-    """What the run would start from, in words. Raises UserError for what would keep it from starting."""
+    """What the run would start from, in words. Raises UserError if it could not start."""
     from pretrain import checkpoint
     from pretrain.data import Data
     from pretrain.process_ranks import ProcessRanks
@@ -99,7 +100,7 @@ def check_start(config) -> str:
 
 
 def check_writable(run: Path) -> None:
-    """Raises UserError unless this user can make files in the run folder, which is made."""
+    """Create the run folder. Raises UserError unless this user can write to it."""
     probe = run / f".write_{os.getpid()}"
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,7 @@ def check_writable(run: Path) -> None:
 
 
 def describe(config, nodes: int, per_node: int, data_ranks: int) -> list[str]:
-    """The plan, a line each."""
+    """The plan, line by line."""
     run, data, parallel = config.run, config.data, config.parallel
     tokens = data.global_batch_size * data.sequence_length
     return [
@@ -126,7 +127,7 @@ def describe(config, nodes: int, per_node: int, data_ranks: int) -> list[str]:
 
 
 def memory_of(config, data_ranks: int) -> str:
-    """What a device is expected to hold, in words."""
+    """Expected memory of a device, in words."""
     from pretrain.planning.expected import expected_memory
     from pretrain.planning.shape import row_shape, sizes_of_data
     from pretrain.setup import sized_config
@@ -136,7 +137,7 @@ def memory_of(config, data_ranks: int) -> str:
 
 
 def main() -> int:
-    """Read the configuration, check, and print."""
+    """Read and check the configuration, and print the plan."""
     arguments = parse_arguments()
     from pretrain.config import load_config
 

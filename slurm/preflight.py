@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Look at the nodes of a job before the ranks are started, and name those that are not fit. slurm/job.sh runs it.
+"""Preflight check of a job's nodes before the ranks start: unfit nodes are named. slurm/job.sh runs it.
 
     preflight.py node FOLDER ...     on every node: what it has, what it sees, what a killed run left behind is removed
     preflight.py link FOLDER ...     on every rank: clocks, an all-reduce, the bandwidth between neighbours
@@ -64,12 +64,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def this_node() -> str:
-    """The name that Slurm knows this node by."""
+    """Slurm's name of this node."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname().split(".")[0]
 
 
 def look(config) -> dict:
-    """What this node has and sees."""
+    """Check this node: GPUs, free disk and shared memory, hashes of code and data, software versions."""
     run = Path(config.run.folder)
     return {
         "node": this_node(),
@@ -87,7 +87,7 @@ def look(config) -> dict:
 
 
 def count_gpus() -> int:
-    """GPUs whose driver answers."""
+    """Number of GPUs that respond."""
     try:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -96,7 +96,7 @@ def count_gpus() -> int:
 
 
 def fingerprint(paths: list[Path | str]) -> str:
-    """Of the contents of files, at URLs or not, as this node sees them; one that cannot be read is told by name."""
+    """Hash of files, local or at URLs, as this node sees them; unreadable ones are listed by name."""
     digest = hashlib.sha256()
     for path in paths:
         try:
@@ -111,7 +111,8 @@ def fingerprint(paths: list[Path | str]) -> str:
 
 
 def measure(device: str) -> dict:
-    """On every rank: offsets of clocks, an all-reduce, exchanges of each node with the next -> what this node found."""
+    """Measure on every rank: clock offsets, an all-reduce, and transfers between neighbouring nodes -> this node's
+    record."""
     import datetime
 
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns of every peer whose address has no name
@@ -150,7 +151,7 @@ def measure(device: str) -> dict:
 
 
 def clock(device: str) -> float:
-    """Seconds, after what was started has ended."""
+    """Elapsed seconds, after queued GPU work has finished."""
     if device == "gpu":
         import torch
 
@@ -159,14 +160,14 @@ def clock(device: str) -> float:
 
 
 def rounds(count: int) -> list[list[tuple[int, int]]]:
-    """Pairs of neighbours in a ring of nodes, in rounds in which no node is twice."""
+    """Pairs of neighbours in a ring of nodes, in rounds with each node at most once."""
     even = [(first, first + 1) for first in range(0, count - 1, 2)]
     odd = [(first, first + 1) for first in range(1, count - 1, 2)]
     return [pairs for pairs in (even, odd, [(count - 1, 0)] if count > 2 else []) if pairs]
 
 
 def judge_nodes(records: dict[str, dict], nodes: list[str], limits: argparse.Namespace) -> dict[str, str]:
-    """What `node` found on each -> {bad node: why}."""
+    """Unfit nodes by their `node` records -> {bad node: why}."""
     bad = {}
     answered = [
         records[name] for name in nodes if name in records
@@ -193,7 +194,7 @@ def judge_nodes(records: dict[str, dict], nodes: list[str], limits: argparse.Nam
 
 
 def judge_links(links: dict[str, dict], nodes: list[str], limits: argparse.Namespace) -> dict[str, str]:
-    """What `link` found -> {bad node: why}. Of two nodes with a slow link nobody can say which is to blame."""
+    """Unfit nodes by their `link` records -> {bad node: why}. Of two nodes with a slow link either may be the cause."""
     if not links:
         return {}  # no rank came through: the records of the nodes are all that is known
     bad = {name: "did not take part in the all-reduce" for name in nodes if name not in links}
@@ -209,7 +210,7 @@ def judge_links(links: dict[str, dict], nodes: list[str], limits: argparse.Names
 
 
 def read(folder: Path, prefix: str) -> dict[str, dict]:
-    """The records of all nodes, by name."""
+    """Records of all nodes, by name."""
     return {
         found["node"]: found
         for path in folder.glob(f"{prefix}_*.json")
@@ -218,7 +219,7 @@ def read(folder: Path, prefix: str) -> dict[str, dict]:
 
 
 def write(folder: Path, prefix: str, found: dict) -> None:
-    """Publish a record."""
+    """Write a record atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{prefix}_{found['node']}.json"
     temporary = path.with_suffix(f".{os.getpid()}")
@@ -227,7 +228,7 @@ def write(folder: Path, prefix: str, found: dict) -> None:
 
 
 def judge(arguments: argparse.Namespace) -> dict[str, str]:
-    """All that was found -> {bad node: why}; when that is all of them, nothing was learnt about any."""
+    """Unfit nodes by all records -> {bad node: why}; if that is all of them, none can be blamed."""
     nodes = arguments.nodes.split(",")
     bad = judge_nodes(read(arguments.folder, "node"), nodes, arguments)
     if arguments.links:
@@ -236,7 +237,7 @@ def judge(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def main() -> int:
-    """Do what was asked."""
+    """Run a subcommand."""
     arguments = parse_arguments()
     if arguments.action == "node":
         from pretrain.config import load_config

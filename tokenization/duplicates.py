@@ -1,4 +1,4 @@
-"""Documents that show a picture again, over all files of a dataset: what workers, who see one file each, cannot know.
+"""Duplicate images across all files of a dataset; a worker only sees duplicates within its file.
 
 Whoever finishes the dataset finds them in the hashes that lie in its parts. The rule is that of `filters.SeenPictures`:
 documents are taken in order, and one with a picture that looks like a picture of a document taken before is left out.
@@ -31,7 +31,7 @@ EVENNESS = 0.75
 
 
 def repeats(output: Path, parts: Sequence[PartRecord], bits: int) -> np.ndarray:
-    """Numbers int64 [n] of the documents to leave out, in order, of a dataset of these parts.
+    """Numbers int64 [n] of documents to drop as duplicates, in order, of a dataset of these parts.
 
     ValueError if the hashes of a part do not fit its documents.
     """
@@ -53,8 +53,8 @@ def repeats(output: Path, parts: Sequence[PartRecord], bits: int) -> np.ndarray:
 
 
 def seen_before(hashes: np.ndarray, colours: np.ndarray, documents: np.ndarray, bits: int) -> np.ndarray:
-    """Of pictures with these hashes uint64 [n] and mean colours uint8 [n, 3], in order, and the documents that they are
-    in, [n]: the documents int64 that show again what one taken before them shows.
+    """Documents int64 whose images repeat those of an earlier kept document. Images have hashes uint64 [n] and mean
+    colours uint8 [n, 3], in order, and a document each, [n].
 
     In rounds: of documents that are undecided, those without a look-alike before them are taken, and what looks like
     them goes. A second round is for what looks like something that went, and so on.
@@ -91,13 +91,13 @@ def seen_before(hashes: np.ndarray, colours: np.ndarray, documents: np.ndarray, 
 
 
 def _of_whole_documents(flags: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    """Whether any picture of a picture's document is flagged, bool [n]."""
+    """Whether any image of an image's document is flagged, bool [n]."""
     starts = np.flatnonzero(np.concatenate([[True], documents[1:] != documents[:-1]]))
     return np.repeat(np.logical_or.reduceat(flags, starts), np.diff(np.append(starts, len(documents))))
 
 
 def earliest_equal(hashes: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """The first picture with the hash and the colour of each, uint32 [n]."""
+    """First image with the same hash and colour, uint32 [n]."""
     first = np.arange(len(hashes), dtype=np.uint32)
     for order in shared(hashes):
         key = colours[order].astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
@@ -110,7 +110,7 @@ def earliest_equal(hashes: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 
 def look_alikes(hashes: np.ndarray, colours: np.ndarray, bits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of pictures that look alike, as two arrays of their numbers, some at a time; some pairs more than once."""
+    """All pairs of near-duplicate images, as two arrays of their numbers, in chunks; some pairs more than once."""
     for mask in masks(bits, len(hashes)):
         for order in shared(hashes & mask):
             key = hashes[order] & mask
@@ -127,7 +127,8 @@ def look_alikes(hashes: np.ndarray, colours: np.ndarray, bits: int) -> Iterator[
 
 
 def by_colour(order: np.ndarray, group: np.ndarray, colours: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pictures of large groups in smaller ones, eight times: those of a group with close colours are together once at least.
+    """Split large groups of images by colour, eight times with shifts: images with close colours share a group at least
+    once.
 
     Each time a colour is cut into cells of another grid. Two grids for each of red, green and blue are half a cell apart,
     and half a cell is more than close colours are.
@@ -142,7 +143,7 @@ def by_colour(order: np.ndarray, group: np.ndarray, colours: np.ndarray) -> Iter
 
 
 def neighbours(group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of places of one group, of places [n] in order of their groups: those 1 apart, then those 2 apart, ..."""
+    """All pairs within groups, of positions [n] sorted by group: those 1 apart, then those 2 apart, ..."""
     at, apart = np.arange(len(group)), 0
     while len(at):
         apart += 1
@@ -152,7 +153,7 @@ def neighbours(group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def masks(bits: int, count: int) -> list[np.uint64]:
-    """Masks of 64 bits: two of `count` hashes that differ in at most `bits` bits agree under one of them at least.
+    """Masks of 64 bits: any two of `count` hashes that differ in at most `bits` bits agree under at least one of them.
 
     The bits are dealt into bands, of which so many differences can spoil at most `bits`; each mask is a choice of that
     many bands that may be spoilt. With more bands masks are longer, so that fewer hashes that are not alike agree by
@@ -169,7 +170,7 @@ def masks(bits: int, count: int) -> list[np.uint64]:
 
 
 def shared(keys: np.ndarray) -> Iterator[np.ndarray]:
-    """The numbers of all keys that are there more than once, by key, in stretches of about AT_ONCE keys."""
+    """Numbers of all repeated keys, grouped by key, in chunks of about AT_ONCE keys."""
     stretches = len(keys) // AT_ONCE + 1
     stretch = None if stretches == 1 else (keys * np.uint64(MIX) >> np.uint64(32)) % np.uint64(stretches)
     for number in range(stretches):

@@ -1,4 +1,4 @@
-"""Which OpenMoji pictures are edits of each other, and edits that are made on the layers of a drawing.
+"""Pairs of OpenMoji images that are edits of each other, and edits made on the layers of a drawing.
 
 Pairs that were drawn differ in one attribute of their code points: skin tone, gender, age, hair, the way that somebody
 faces, the time of a clock. Every drawing has named layers (color, skin, hair, line) and is painted from a palette of a
@@ -78,7 +78,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 @dataclass(frozen=True)
 class Edit:
-    """From picture `source` to picture `target`; `values` fill the wordings of its kind, as ("dark",) of "skin"."""
+    """Edit from image `source` to image `target`; `values` fill the wordings of its kind, as ("dark",) of "skin"."""
 
     kind: str
     source: str
@@ -87,12 +87,12 @@ class Edit:
 
     @property
     def id(self) -> str:
-        """What no other edit has."""
+        """Unique id."""
         return f"{self.kind}:{self.source}:{self.target}"
 
 
 def attributes_of(key: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, str]] | None:
-    """Code points -> what the picture shows, and its attributes by kind; None for people of several skin tones."""
+    """Code points -> concept, and attributes by kind; None for people of several skin tones."""
     tones = {c for c in key if c in SKIN}
     people = [c for c in key if c in PEOPLE]
     if len(tones) > 1:
@@ -112,7 +112,8 @@ def attributes_of(key: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, str]
 
 
 def drawn_edits(keys: Mapping[str, tuple[int, ...]]) -> Iterator[Edit]:
-    """Both directions of every two drawings that differ in one attribute. `keys`: a drawing's id -> its code points."""
+    """Edits in both directions between drawings that differ in one attribute. `keys`: a drawing's id -> its code
+    points."""
     alike: dict[tuple[int, ...], list[tuple[str, dict[str, str]]]] = defaultdict(list)
     for name, key in keys.items():
         described = attributes_of(key)
@@ -130,7 +131,7 @@ def drawn_edits(keys: Mapping[str, tuple[int, ...]]) -> Iterator[Edit]:
 
 
 def layer_edits(name: str, svg: str) -> Iterator[Edit]:
-    """The edits that the layers of a drawing allow."""
+    """Edits made by changing the layers of a drawing."""
     layers = layers_of(svg)
     if layers["line"] and layers["color"] | layers["skin"] | layers["hair"]:
         yield Edit("line art", name, f"{name}+line")
@@ -158,7 +159,7 @@ def layers_of(svg: str) -> dict[str, set[str]]:
 
 
 def changed_svg(svg: str, change: str) -> str:
-    """A drawing with one of the changes that `layer_edits` names, as `line`, `fill`, `red>blue` or `hair=black`."""
+    """SVG with one of the changes of `layer_edits`, as `line`, `fill`, `red>blue` or `hair=black`."""
     import xml.etree.ElementTree as ElementTree
 
     ElementTree.register_namespace("", SVG[1:-1])

@@ -1,4 +1,4 @@
-"""The inner loop of shard_images: prepared documents in, coded documents out, with a limit on what may be put aside.
+"""Encoding loop of shard_images: prepared documents in, encoded documents out, with a limit on rejects.
 
 The encoder and what writes parts have a thread each, with short queues before them, so that the encoder finds its next
 batch ready when it is done with one, also where a part or a file ends.
@@ -36,11 +36,11 @@ DOCUMENTS_TO_JUDGE = 100
 
 
 class TooManyRejects(Exception):
-    """The share of rejects went over --max-rejects; the message says how far."""
+    """The share of rejects is over --max-rejects; the message gives it."""
 
 
 class Stopwatch:
-    """Seconds of the main thread by what it was doing, and of the encoder's thread by `encoding`, which is beside that."""
+    """Seconds of the main thread by activity, and of the encoder's thread as `encoding`, in parallel."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -48,7 +48,7 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, what: str) -> Iterator[None]:
-        """Add the time spent inside to `what`."""
+        """Add the time inside the context to `what`."""
         before = time.monotonic()
         try:
             yield
@@ -61,7 +61,7 @@ class Stopwatch:
 
 
 class RejectLimit:
-    """Counts documents and rejects, and says when there are too many of the latter."""
+    """Counts documents and rejects, and enforces --max-rejects."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -69,14 +69,14 @@ class RejectLimit:
         self.reasons: Counter[str] = Counter()
 
     def count(self, seen: int, reasons: Counter[str]) -> None:
-        """Add documents, and the rejects among them by reason. Raises TooManyRejects as soon as it can be judged."""
+        """Count documents, and rejects by reason. Raises TooManyRejects once enough documents were seen."""
         self.seen += seen
         self.reasons += reasons
         if self.seen >= DOCUMENTS_TO_JUDGE:
             self.judge()
 
     def judge(self) -> None:
-        """Raise TooManyRejects if the share of rejects is above the limit."""
+        """Raises TooManyRejects if the share of rejects is above the limit."""
         rejected = self.reasons.total()
         if rejected > self.share * self.seen:
             reason, most = self.reasons.most_common(1)[0]
@@ -87,7 +87,7 @@ class RejectLimit:
 
 
 class DocumentEncoder:
-    """The image tokenizer in a thread of its own, which encodes one batch after another."""
+    """Image tokenizer in its own thread, which encodes one batch after another."""
 
     def __init__(self, vq: VQ, watch: Stopwatch):
         import torch
@@ -104,7 +104,8 @@ class DocumentEncoder:
         self.pool.shutdown(cancel_futures=True)
 
     def submit(self, pictures: list[Image.Image]) -> Future[np.ndarray]:
-        """Codes uint16 [b, h, w], when they are ready. Waits while there is enough to do. Raises what encoding raised."""
+        """Future of codes uint16 [b, h, w]. Blocks while the queue is full (backpressure). Raises errors of earlier
+        encoding."""
         from tokenization.vq_base import pixels_of
 
         pixels = pixels_of(pictures)
@@ -121,7 +122,7 @@ class DocumentEncoder:
 
 @dataclass(frozen=True)
 class CodedPart:
-    """A part's documents and rejects, and the hashes of its pictures, uint64 [n, 4], if duplicates are looked for.
+    """A part's documents and rejects, and the hashes of its images, uint64 [n, 4], if duplicates are looked for.
 
     `batches` says which pictures a batch has, and holds its codes when they are ready; `wanted`, which of them belong to
     each document, in order: a picture that several documents share is encoded once.
@@ -134,7 +135,7 @@ class CodedPart:
     wanted: list[tuple[CodedDocument, Hashable]]
 
     def wait(self) -> None:
-        """Until all pictures are encoded, whose codes the documents then have. Raises what encoding raised."""
+        """Wait until all images are encoded and the documents have their codes. Raises errors of encoding."""
         grids: dict[Hashable, np.ndarray] = {}
         for keys, codes in self.batches:
             grids.update(zip(keys, codes.result(), strict=True))
@@ -143,7 +144,7 @@ class CodedPart:
 
 
 class PartCoder:
-    """Turns the prepared chunks of a file into the coded documents of one part after another.
+    """Turns prepared chunks of a file into encoded documents, part by part.
 
     What was there before in the same file is not taken again: the same id, or a picture that looks the same.
     """
@@ -157,13 +158,13 @@ class PartCoder:
         self.begin_file()
 
     def begin_file(self) -> None:
-        """Forget what was seen."""
+        """Reset the ids and images seen so far, for a new file."""
         self.ids: set[str] = set()
         self.seen = SeenPictures(self.duplicate_bits)
         self._begin_part()
 
     def known(self, ids: list[str], hashes: np.ndarray) -> None:
-        """A part that is there already has these ids and pictures."""
+        """Note the ids and images of a part that exists already."""
         self.ids.update(ids)
         self.seen.add(hashes)
 
@@ -177,7 +178,7 @@ class PartCoder:
         self.wanted: list[tuple[CodedDocument, Hashable]] = []  # which of them a document has, in order
 
     def add(self, chunk: Chunk) -> CodedPart | None:
-        """Take a chunk. With the last one of a part: that part, of which the last pictures may still be encoded.
+        """Add a chunk. With the last one of a part: returns that part, of which the last images may still be encoding.
 
         Raises TooManyRejects. Batches end with the part, so that what is encoded together does not depend on where an
         earlier run stopped.
@@ -214,7 +215,7 @@ class PartCoder:
         return done
 
     def _unless_seen(self, item: Prepared | Reject) -> Prepared | Reject:
-        """The item, or a Reject if an earlier document of its file has the same id or the same picture."""
+        """The item, or a Reject if an earlier document of its file has the same id or the same image."""
         if isinstance(item, Reject):
             return item
         document = item.document
@@ -231,14 +232,14 @@ class PartCoder:
         return item
 
     def _encode(self, size: tuple[int, int]) -> None:
-        """Give the batch of pictures of a size to the encoder, and begin another."""
+        """Submit the batch of images of one size to the encoder, and begin another."""
         keys, pictures = (list(column) for column in zip(*self.batch.pop(size)))
         self.batches.append((keys, self.encoder.submit(pictures)))
         self.pictures += len(pictures)
 
 
 class Publisher:
-    """Writes parts, and what comes between them, in order in a thread of its own. After a failure it writes no more."""
+    """Writes parts and records in order, in its own thread. After a failure it writes no more."""
 
     def __init__(self) -> None:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="write")
@@ -252,12 +253,13 @@ class Publisher:
         self.pool.shutdown()  # what is there is written, also when the job has to stop
 
     def submit(self, work: Callable[[], Any]) -> None:
-        """Do this after what was submitted before. Waits while that is much. Raises what earlier work raised."""
+        """Queue an action after the earlier ones. Blocks while the queue is full (backpressure). Raises errors of
+        earlier actions."""
         self._wait(WRITES_BEHIND - 1)
         self.under_way.append(self.pool.submit(self._do, work))
 
     def wait(self) -> None:
-        """Until all is written. Raises what writing raised."""
+        """Wait until everything is written. Raises errors of writing."""
         self._wait(0)
 
     def _wait(self, left: int) -> None:

@@ -1,4 +1,4 @@
-"""One worker's run over its files: what is missing is read, prepared, encoded and published, all at the same time."""
+"""A worker's pipeline over its files: missing parts are read, prepared, encoded and published concurrently."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def encode_files(
     limit: RejectLimit,
     warn: Callable[[str], None],
 ) -> int:
-    """Make the missing parts of these files. Returns how many pictures were encoded.
+    """Make the missing parts of these files -> number of encoded images.
 
     Raises TooManyRejects, with all rejects so far in rejects.jsonl; UserError if a file changed since an earlier run.
     """

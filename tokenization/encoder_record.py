@@ -1,4 +1,5 @@
-"""What encoded the pictures of a dataset: kept in job.json, in every part and in the manifest, and compared.
+"""Encoder record: the device and versions that encoded the images of a dataset, in job.json, every part and the
+manifest; compared on resume.
 
 Codes do not depend on threads, batches or order on a CPU (`one_thread.py`). Another version of torch or Pillow, another
 instruction set or a GPU rounds differently, and may so change a code on the border between two.
@@ -19,7 +20,8 @@ ROUNDING = ("device", "capability", "torch", "pillow")
 
 
 def encoder_record(device: torch.device, batch_size: int) -> dict[str, Any]:
-    """Device, instruction set or compute capability, versions, and threads of this process, or its batch on a GPU."""
+    """Device, instruction set or compute capability, versions, and threads of this process, or its batch size on a
+    GPU."""
     import PIL
     import torch
 
@@ -34,7 +36,7 @@ def encoder_record(device: torch.device, batch_size: int) -> dict[str, Any]:
 
 
 def described(record: dict[str, Any]) -> str:
-    """The record in words; an empty one is that of a version that kept none."""
+    """The record in words; an empty one is from a version that kept none."""
     if not record:
         return "an unrecorded processor"
     words = [f"{record['device']} ({record['capability']})", f"torch {record['torch']}", f"Pillow {record['pillow']}"]
@@ -47,12 +49,12 @@ def described(record: dict[str, Any]) -> str:
 
 
 def rounds_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether both make the same codes for sure: equal in ROUNDING, and in the batch on a GPU."""
+    """Whether two records surely give the same codes: equal in ROUNDING, and in the batch size on a GPU."""
     return all(one.get(key) == other.get(key) for key in (*ROUNDING, "batch_size"))
 
 
 def made_otherwise(before: PartRecord | None, now: PartRecord) -> str | None:
-    """What to say of a part that was made again and has other bytes than before; None if it has not, or is new."""
+    """Warning for a part that was made again with other bytes; None if it is the same, or new."""
     if before is None or before.shards == now.shards:
         return None
     if rounds_alike(before.encoder, now.encoder):
@@ -66,5 +68,5 @@ def made_otherwise(before: PartRecord | None, now: PartRecord) -> str | None:
 
 
 def distinct(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The different ones among these, in the order of their words."""
+    """Distinct records, in the order of their words."""
     return [dict(items) for items in sorted({tuple(sorted(record.items())) for record in records if record}, key=str)]

@@ -1,4 +1,4 @@
-"""Writing files so that a kill or a power cut leaves the old one or the new one, never half of one."""
+"""Atomic file writes: after a kill or a power cut the old or the new file is there, whole (fsync, then rename)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pretrain.system.errors import UserError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, on disk before it has its name. OSError names the file, and nothing is left of it."""
+    """Replace `path` by `data` atomically: fsync, then rename. OSError names the file; no temporary file is left."""
     temporary = temporary_name(path)
     with writing(path):
         try:
@@ -32,12 +32,12 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by a text in UTF-8, as `write_atomically` does."""
+    """Replace `path` by UTF-8 text, as `write_atomically` does."""
     write_atomically(path, text.encode())
 
 
 def save_picture(picture, path: Path) -> None:
-    """Replace `path` by a PNG of a PIL picture or a matplotlib figure, as `write_atomically` does."""
+    """Replace `path` by a PNG of a PIL image or a matplotlib figure, as `write_atomically` does."""
     content = io.BytesIO()
     save = getattr(picture, "savefig", None) or picture.save
     save(content, format="PNG")
@@ -45,7 +45,7 @@ def save_picture(picture, path: Path) -> None:
 
 
 def output_folder(path: Path) -> None:
-    """Make the folder that results go to, before the work that makes them. Raises UserError where that is impossible."""
+    """Create the folder of results before the work that makes them. Raises UserError if that is impossible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,14 +53,14 @@ def output_folder(path: Path) -> None:
 
 
 def output_file(path: Path) -> None:
-    """Make the folder of a file that results go to, before the work. Raises UserError where the file cannot be made."""
+    """Create the folder of a result file before the work. Raises UserError if the file cannot be written."""
     output_folder(path.parent)
     if path.is_dir():
         raise UserError(f"{path}: is a folder: choose a file as --output")
 
 
 def begin_folder(output: Path, summary: str) -> Path | None:
-    """An empty place in which to make `output`, for `publish_folder`; None, told in a line, if it is finished.
+    """Temporary empty folder for `output`, to be published by `publish_folder`; None, with a line, if it is finished.
 
     A finished folder holds the file `summary`. Raises UserError if something else has the name.
     """
@@ -77,14 +77,14 @@ def begin_folder(output: Path, summary: str) -> Path | None:
 
 
 def publish_folder(temporary: Path, path: Path) -> None:
-    """Give a finished folder its name, everything in it on disk before that."""
+    """Rename a finished folder to its final name, after fsync of all its files."""
     sync_folder(temporary)
     os.rename(temporary, path)
     sync(path.parent)
 
 
 def replace_folder(temporary: Path, path: Path) -> None:
-    """As `publish_folder`, but what has the name may be there: it goes aside first, and is removed last."""
+    """As `publish_folder`, but replaces an existing folder: it is moved aside first, and removed last."""
     sync_folder(temporary)
     old = temporary_name(path)
     shutil.rmtree(old, ignore_errors=True)
@@ -102,7 +102,7 @@ def replace_folder(temporary: Path, path: Path) -> None:
 
 @contextmanager
 def files_for(path: Path) -> Iterator[Path]:
-    """A place in which to make files that then go into the folder `path`, one by one and whole; others there stay."""
+    """Temporary folder whose files are moved into the folder `path` one by one, each whole; other files there stay."""
     temporary = temporary_name(path)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -118,7 +118,7 @@ def files_for(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until everything in a folder is on disk."""
+    """fsync all files and folders in a folder."""
     for entry in folder.iterdir():
         if entry.is_dir():
             sync_folder(entry)
@@ -128,7 +128,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the list of names of a folder, is on disk."""
+    """fsync a file, or a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -137,7 +137,7 @@ def sync(path: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where this process prepares `path`: beside it, hidden, and known as ours to whoever finds it after a kill.
+    """Temporary name of this process for `path`: beside it, hidden, and recognizable after a kill.
 
     Every process has a name of its own, so that two that make the same thing are not in each other's way.
     """
@@ -145,7 +145,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file or folder was being prepared when its process ended, or is just being prepared."""
+    """Whether a file or folder has a temporary name: left by a killed process, or in progress."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 

@@ -1,4 +1,5 @@
-"""What is put aside although it could be used: pictures too small, too long, seen before, texts too short or too long.
+"""Quality filters: usable inputs that are rejected: images too small, too elongated or duplicate, texts too short or
+too long.
 
 Filters change what comes out, so they are part of the job's record. All but the time limit give the same answer on any
 machine. A duplicate is looked for within one file of the input here, since files are worked on independently of each
@@ -30,7 +31,7 @@ COLOUR_STEPS = 6
 
 @dataclass(frozen=True)
 class Filters:
-    """Limits; 0 is none. `duplicate_bits` is how many of 64 bits of two pictures' hashes may differ; -1 keeps all."""
+    """Limits; 0 disables. `duplicate_bits`: how many of 64 bits of two images' hashes may differ; -1 keeps all."""
 
     min_side: int = 0  # pixels of the shorter side
     max_aspect: float = 0.0  # longer side by shorter side
@@ -40,7 +41,7 @@ class Filters:
     duplicate_bits: int = -1
 
     def check_size(self, width: int, height: int) -> None:
-        """Raise RejectedImage `small_picture` or `extreme_aspect`."""
+        """Raises RejectedImage `small_picture` or `extreme_aspect`."""
         short, long = sorted((width, height))
         if short < self.min_side:
             raise RejectedImage("small_picture", f"{width} x {height} pixels, --min-side is {self.min_side}")
@@ -48,7 +49,7 @@ class Filters:
             raise RejectedImage("extreme_aspect", f"{width} x {height} pixels, --max-aspect is {self.max_aspect:g}")
 
     def check_texts(self, texts: tuple[str, ...]) -> None:
-        """Raise BadRecord `short_text` or `long_text` for any text of a document."""
+        """Raises BadRecord `short_text` or `long_text` for any text of a document."""
         for text in texts:
             if len(text) < self.min_text:
                 raise BadRecord("short_text", f"a text of {len(text):,} characters, --min-text is {self.min_text:,}")
@@ -57,7 +58,7 @@ class Filters:
 
 
 class SeenPictures:
-    """Hashes of the pictures of a file so far."""
+    """Hashes of the images of a file so far."""
 
     def __init__(self, bits: int):
         self.bits = bits
@@ -65,7 +66,7 @@ class SeenPictures:
         self.count = 0
 
     def find(self, hashes: np.ndarray) -> int | None:
-        """The first of `hashes` uint64 [n, 4] that is of a picture seen before; None if all are new."""
+        """First of `hashes` uint64 [n, 4] of an image seen before; None if all are new."""
         known = self.hashes[: self.count]
         for number, new in enumerate(hashes):
             near = np.bitwise_count(known[:, 0] ^ new[0]) <= self.bits
@@ -76,7 +77,7 @@ class SeenPictures:
         return None
 
     def add(self, hashes: np.ndarray) -> None:
-        """Take these as seen."""
+        """Add hashes as seen."""
         while self.count + len(hashes) > len(self.hashes):
             self.hashes = np.concatenate([self.hashes, np.zeros_like(self.hashes)])
         self.hashes[self.count : self.count + len(hashes)] = hashes
@@ -84,7 +85,8 @@ class SeenPictures:
 
 
 def picture_hash(image: Image.Image) -> np.ndarray:
-    """uint64 [4] of an RGB picture: a difference hash, a bit for each step of brightness to the right, and its colour.
+    """Perceptual hash uint64 [4] of an RGB image: a difference hash, a bit for each step of brightness to the right,
+    and its mean colour.
 
     Scaling, recompression and small changes of brightness leave nearly all bits as they are.
     """
@@ -98,7 +100,7 @@ def picture_hash(image: Image.Image) -> np.ndarray:
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """What `work` gives. RejectedImage `too_slow` if it takes longer; it goes on in a thread that nobody waits for.
+    """Result of `work` with a timeout. Raises RejectedImage `too_slow`; the work goes on in an abandoned thread.
 
     A decoder cannot be interrupted; pictures that take for ever are rare enough to leave one behind.
     """

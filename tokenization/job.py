@@ -1,4 +1,4 @@
-"""job.json: the plan of an output folder, a function of the settings and of the listing of the input alone.
+"""job.json: the plan of an output folder, from the settings and the listing of the input alone.
 
 Every worker makes it for itself and gets the same, so a rerun continues the same job or refuses. Which worker does
 which file follows from it (`work.py`). Workers, batch size and device are not part of it: on a CPU the codes do not
@@ -41,7 +41,8 @@ def describe_job(
     batch_size: int = 32,
     draft: bool = False,
 ) -> dict[str, Any]:
-    """The content of job.json. `framing`: the shapes of pictures, or the side of squares in pixels; `draft` as in `Preparation`."""
+    """Content of job.json. `framing`: the image shapes, or the side of squares in pixels; `draft` as in
+    `Preparation`."""
     if isinstance(framing, int):
         shapes: dict[str, Any] = {"image_size": framing}
     else:
@@ -76,7 +77,7 @@ def describe_job(
 
 
 def start_or_continue(output: Path, job: dict[str, Any]) -> dict[str, Any]:
-    """Record the job in an empty output folder, or find there that it is the same. Returns the recorded job.
+    """Record the job in an empty output folder, or check that the recorded one is the same -> the recorded job.
 
     Raises UserError if the folder belongs to something else, or to a job that differs in what the codes depend on.
     """
@@ -104,7 +105,7 @@ def start_or_continue(output: Path, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """In words, the first difference between two jobs that changes what comes out; None if nothing does."""
+    """First difference between two jobs that changes the output, in words; None if there is none."""
     for label, section, key in (
         ("format version", None, "format_version"),
         ("--samples-per-part", None, "samples_per_part"),
@@ -147,7 +148,8 @@ def first_change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 @contextmanager
 def locked(folder: Path, alone: bool, wait: bool = False) -> Iterator[None]:
-    """Hold the folder for this process, alone or with other workers of its job; UserError if that cannot be at once.
+    """Lock the folder for this process, exclusively or shared with other workers of its job. Raises UserError if that
+    is not possible at once.
 
     The lock goes with the process, however it ends. On a file system without locks this does nothing; two processes
     that do the same work are no danger then, only a waste.

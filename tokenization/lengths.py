@@ -1,4 +1,4 @@
-"""The length index of a dataset: how long every document is, so that planning rows opens no shard.
+"""Length index of a dataset: the lengths of every document, so that rows are planned without opening shards.
 
 Four arrays, each a .npy file under lengths/ that is mapped into memory, never loaded: for 100 million captioned
 pictures they have 1.7 GB. Entry by entry they follow the layout of samples (see `sample.py`). A fifth, kept.npy, is there
@@ -29,7 +29,7 @@ AT_ONCE = 1 << 20  # documents that are gone through at a time
 
 @dataclass(frozen=True, eq=False)
 class LengthIndex:
-    """Document d has the entries offsets[d] : offsets[d + 1] and is of kind KINDS[kinds[d]].
+    """Lengths of all documents: document d has the entries offsets[d] : offsets[d + 1] and is of kind KINDS[kinds[d]].
 
     offsets int64 [documents + 1]; lengths int32 [entries], tokens of a text or codes of a picture; layout uint8
     [entries]; kinds uint8 [documents]; shard_starts int64 [shards + 1], the first document of each shard. `folder` is
@@ -54,16 +54,16 @@ class LengthIndex:
         return LengthIndex, (self.offsets, self.lengths, self.layout, self.kinds, self.shard_starts, None, self.kept)
 
     def kept_of_shard(self, shard: int) -> np.ndarray:
-        """Numbers int64 [n] of a shard's documents that are to be used, in order."""
+        """Numbers int64 [n] of a shard's documents without duplicates, in order."""
         first, end = (int(at) for at in self.shard_starts[shard : shard + 2])
         return np.arange(first, end) if self.kept is None else first + np.flatnonzero(self.kept[first:end])
 
     def left_out(self) -> np.ndarray:
-        """Numbers int64 [n] of the documents that are not to be used, in order."""
+        """Numbers int64 [n] of dropped documents (duplicates), in order."""
         return np.zeros(0, np.int64) if self.kept is None else np.flatnonzero(self.kept == 0)
 
     def kept_by_shard(self) -> np.ndarray:
-        """How many documents of each shard are to be used, int64 [shards]."""
+        """Number of documents of each shard without duplicates, int64 [shards]."""
         if self.kept is None:
             return np.diff(self.shard_starts)
         bounds = self.shard_starts.tolist()
@@ -71,7 +71,7 @@ class LengthIndex:
         return np.array(counts, dtype=np.int64)
 
     def kept_entries(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Lengths and layout of the entries of the documents that are to be used, those of some whole documents at a time."""
+        """Yield lengths and layout of the entries of kept documents, some whole documents at a time."""
         for low in range(0, len(self), AT_ONCE):
             offsets = self.offsets[low : low + AT_ONCE + 1]
             lengths, layout = (array[int(offsets[0]) : int(offsets[-1])] for array in (self.lengths, self.layout))
@@ -82,7 +82,7 @@ class LengthIndex:
 
 
 def open_lengths(folder: Path, shard_starts: np.ndarray, some_left_out: bool = False) -> LengthIndex:
-    """The index of a dataset folder. Its files are taken as they are: `open_dataset` has checked them.
+    """Open the length index of a dataset folder. Its files are not verified: `open_dataset` has done that.
 
     some_left_out: whether the dataset has a kept.npy.
     """
@@ -97,7 +97,7 @@ def open_lengths(folder: Path, shard_starts: np.ndarray, some_left_out: bool = F
 
 
 def part_arrays(documents: Sequence[CodedDocument]) -> dict[str, np.ndarray]:
-    """The index of the documents of a part."""
+    """Length index of the documents of a part."""
     entries = [entry_lengths(document) for document in documents]
     return {
         "offsets": np.cumsum([0, *map(len, entries)], dtype=np.int64),
@@ -115,7 +115,7 @@ def as_bytes(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def write_lengths(output: Path, parts: Iterable[Path], documents: int, entries: int) -> list[dict[str, Any]]:
-    """Join the lengths.npz of all parts, one in memory at a time. Returns an entry of the manifest for each file.
+    """Concatenate the lengths.npz of all parts, one in memory at a time -> a manifest entry for each file.
 
     ValueError if the parts have not as many documents and entries as they should.
     """
@@ -142,8 +142,8 @@ def write_lengths(output: Path, parts: Iterable[Path], documents: int, entries: 
 
 
 def write_kept(output: Path, documents: int, left_out: np.ndarray) -> list[dict[str, Any]]:
-    """kept.npy, if any of so many documents are left out, which have these numbers in order. Returns its entry of the
-    manifest, in a list; without any, there is no such file, even if there was one before."""
+    """Write kept.npy if documents with these numbers, in order, are dropped -> its manifest entry, in a list. Without
+    any, an older file is removed."""
     path = output / KEPT
     if not len(left_out):
         path.unlink(missing_ok=True)
@@ -161,7 +161,7 @@ def write_kept(output: Path, documents: int, left_out: np.ndarray) -> list[dict[
 
 
 class _Array:
-    """A one-dimensional .npy file of known length, written a stretch at a time."""
+    """A one-dimensional .npy file of known length, written in chunks."""
 
     def __init__(self, path: Path, size: int, dtype: type):
         self.size, self.dtype, self.filled = size, dtype, 0

@@ -1,4 +1,4 @@
-"""What turns finished files into a dataset: index.json, lengths/, rejects.jsonl and, last, manifest.json.
+"""Finishing of a dataset: index.json, lengths/, rejects.jsonl and, last, manifest.json.
 
 No shard is read: what is merged are records, and the length indices of the parts. Counts are held against each other,
 and every shard must be there with its size; its hash was checked by the worker that made it or found it. If duplicates
@@ -36,7 +36,7 @@ JOB, MANIFEST, INDEX, REJECTS = "job.json", "manifest.json", "index.json", "reje
 
 
 def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -> dict[str, Any]:
-    """Write the dataset's own files from the records of all input files, in order. Returns the manifest.
+    """Write the dataset's own files from the records of all input files, in order -> the manifest.
 
     Nothing in them depends on the time or the number of attempts and workers, so the same job gives the same bytes on
     machines of one kind; `encoders` in the manifest says which kinds there were. DamagedPart if a shard is missing or
@@ -96,7 +96,7 @@ def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -
 
 
 def write_rejects(output: Path, files: Iterable[Path], more: Iterable[str] = ()) -> None:
-    """rejects.jsonl: the lines of these files, and `more` lines without their newlines."""
+    """Write rejects.jsonl: the lines of these files, and `more` lines without their newlines."""
     path = output / REJECTS
     temporary = temporary_name(path)
     try:
@@ -110,7 +110,7 @@ def write_rejects(output: Path, files: Iterable[Path], more: Iterable[str] = ())
 
 
 def repeated(output: Path, files: list[FileRecord], left_out: np.ndarray) -> Iterator[Reject]:
-    """A reject for each document with one of these numbers, which are in order."""
+    """Yield a reject for each duplicate document, by numbers in order."""
     first = 0
     for file in files:
         for part in file.parts:
@@ -124,7 +124,7 @@ def repeated(output: Path, files: list[FileRecord], left_out: np.ndarray) -> Ite
 
 
 def check_sizes(output: Path, part: PartRecord) -> None:
-    """DamagedPart unless all shards of a part are there with their sizes."""
+    """Raises DamagedPart unless all shards of a part are there with their sizes."""
     for shard in part.shards:
         info = shard["raw_data"]
         path = output / PARTS / part.name / info["basename"]
@@ -137,7 +137,7 @@ def check_sizes(output: Path, part: PartRecord) -> None:
 
 
 def clear_leftovers(output: Path) -> None:
-    """Remove what killed processes were still writing: all is finished, so nobody writes any more."""
+    """Remove temporary files of killed processes; all work is finished, so nobody writes any more."""
     for folder in (output, output / PARTS, output / FILES, output / LENGTHS):
         for entry in folder.glob(".*.tmp"):
             if is_temporary(entry) and entry.is_dir():
@@ -147,23 +147,23 @@ def clear_leftovers(output: Path) -> None:
 
 
 def dataset_fingerprint(shards: list[dict[str, Any]], lengths: list[dict[str, Any]]) -> str:
-    """The identity of a dataset: SHA-256 over the hashes of its shards, in order, and of its length index."""
+    """Fingerprint of a dataset: SHA-256 over the hashes of its shards, in order, and of its length index."""
     return hashlib.sha256("\n".join(entry["sha256"] for entry in [*shards, *lengths]).encode()).hexdigest()
 
 
 def in_dataset(part: PartRecord, shard: dict[str, Any]) -> dict[str, Any]:
-    """A part's MDS index entry with its path from the dataset folder."""
+    """A part's MDS index entry with its path relative to the dataset folder."""
     raw = shard["raw_data"]
     return shard | {"raw_data": raw | {"basename": f"{PARTS}/{part.name}/{raw['basename']}"}}
 
 
 def rejects_of(files: list[FileRecord]) -> Counter[str]:
-    """Rejects by reason."""
+    """Number of rejects by reason."""
     return sum((Counter(part.rejects) for part in _parts(files)), Counter())
 
 
 def documents_by_source(parts: list[PartRecord]) -> dict[str, int]:
-    """How many documents each source gave, in the order of the inputs."""
+    """Number of documents of each source, in the order of the inputs."""
     documents: dict[str, int] = {}
     for part in parts:
         documents[part.source] = documents.get(part.source, 0) + part.counts["documents"]

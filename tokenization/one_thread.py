@@ -1,4 +1,4 @@
-"""Pictures on a CPU: each is computed by one thread, as many at a time as there are threads.
+"""Single-threaded encoding of each image on a CPU, as many images at a time as there are threads.
 
 How a kernel splits its sums over threads decides how they are rounded, and a code on the border between two may follow
 it. With one thread a picture, what comes out cannot depend on the number of threads, on the batch or on the order. It is
@@ -21,12 +21,13 @@ R = TypeVar("R")
 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that stay, with the memory that they have: of this process, since none of them lives on in one that it forks."""
+    """Persistent thread pool of this process; a forked process gets its own, since threads do not survive a fork."""
     return ThreadPoolExecutor(threads, "picture", torch.set_num_threads, (1,))
 
 
 def one_thread_each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`work(item)` of each item, in order and without gradients, by torch.get_num_threads() threads of one core each.
+    """Yield `work(item)` of each item, in order and without gradients, in torch.get_num_threads() threads with one core
+    each.
 
     Raises what `work` raised first. The number of threads of the calling thread stays what it was.
     """

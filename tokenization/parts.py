@@ -1,4 +1,4 @@
-"""Parts: the unit of work that a kill can lose.
+"""Parts: the unit of work, and the most that a kill can lose.
 
 A part is some consecutive records of one file of the input. It is published by renaming its finished folder to
 `parts/000012.0003` (file 12, part 3), so it is there whole or not at all. Beside its MDS shards lie lengths.npz,
@@ -30,12 +30,12 @@ SHARD_BYTES = 1 << 26
 
 
 class DamagedPart(Exception):
-    """Something published that is not as it was written."""
+    """A published file differs from what was written."""
 
 
 @dataclass(frozen=True)
 class PartRecord:
-    """What part.json holds. `shards` are the entries of the part's MDS index, `files` hashes of what else is in it.
+    """Content of part.json. `shards` are the entries of the part's MDS index, `files` hashes of its other files.
 
     `fingerprint` is that of the whole input file, `counts` has documents, pictures, texts, text_tokens, image_tokens
     and entries, `rejects` counts by reason. `encoder` is what encoded it (`encoder_record.py`), {} in older datasets.
@@ -53,13 +53,13 @@ class PartRecord:
 
     @property
     def name(self) -> str:
-        """The name of the part's folder."""
+        """Name of the part's folder."""
         return f"{self.file:06d}.{self.part:04d}"
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What files/NNNNNN.json holds: all parts of one input file, and how many records they were made of."""
+    """Content of files/NNNNNN.json: all parts of one input file, and its number of records."""
 
     file: int
     name: str
@@ -69,7 +69,7 @@ class FileRecord:
 
 
 def part_folder(output: Path, file: int, part: int) -> Path:
-    """Where a part is published."""
+    """Folder of a published part."""
     return output / PARTS / f"{file:06d}.{part:04d}"
 
 
@@ -91,7 +91,7 @@ def write_part(
     hashes: np.ndarray | None = None,
     encoder: dict[str, Any] | None = None,
 ) -> PartRecord:
-    """Write the shards and part.json of a part, and publish it; one that is there already is left as it is.
+    """Write the shards and part.json of a part, and publish it; an existing one is kept.
 
     hashes: uint64 [pictures, 4], the picture hashes of its documents, if duplicates are looked for. encoder: what
     encoded them, as `encoder_record.py` has it.
@@ -123,7 +123,7 @@ def _prepare_part(
     hashes: np.ndarray | None,
     encoder: dict[str, Any] | None,
 ) -> PartRecord:
-    """Write all files of a part into a folder that nobody else knows."""
+    """Write all files of a part into a temporary folder."""
     shutil.rmtree(temporary, ignore_errors=True)
     with mds_writer()(columns=COLUMNS, out=str(temporary), hashes=["sha256"], size_limit=SHARD_BYTES) as writer:
         for document in documents:
@@ -151,7 +151,7 @@ def _prepare_part(
 
 
 def counts_of(documents: list[CodedDocument]) -> dict[str, int]:
-    """What these documents hold, in all."""
+    """Totals of these documents."""
     return {
         "documents": len(documents),
         "pictures": sum(len(document.codes) for document in documents),
@@ -163,14 +163,14 @@ def counts_of(documents: list[CodedDocument]) -> dict[str, int]:
 
 
 def read_part(output: Path, file: int, part: int) -> PartRecord:
-    """The record of a published part, everything in it checked. DamagedPart says what does not fit."""
+    """Read and verify a published part, all files -> its record. Raises DamagedPart."""
     record = read_part_record(output, file, part)
     check_part(output, record)
     return record
 
 
 def read_part_record(output: Path, file: int, part: int) -> PartRecord:
-    """The record of a published part, whose other files are not looked at. DamagedPart if it is not as it was written."""
+    """Read the record of a published part, verifying only the record. Raises DamagedPart."""
     path = part_folder(output, file, part) / "part.json"
     try:
         return PartRecord(**unsealed(path))
@@ -179,7 +179,7 @@ def read_part_record(output: Path, file: int, part: int) -> PartRecord:
 
 
 def check_part(output: Path, record: PartRecord) -> None:
-    """Hash all files of a part. DamagedPart names the one that is not as it was written."""
+    """Verify the hashes of all files of a part. Raises DamagedPart with the file's name."""
     folder = output / PARTS / record.name
     wanted = dict(record.files)
     wanted |= {shard["raw_data"]["basename"]: shard["raw_data"]["hashes"]["sha256"] for shard in record.shards}
@@ -193,7 +193,7 @@ def check_part(output: Path, record: PartRecord) -> None:
 
 
 def contents_of(output: Path, record: PartRecord) -> tuple[list[str], np.ndarray]:
-    """The ids of a part's documents, and the hashes of its pictures [n, 4]; both decide what a later part may hold."""
+    """Ids of a part's documents, and the hashes of its images [n, 4], for finding duplicates in later parts."""
     folder = output / PARTS / record.name
     with np.load(folder / "lengths.npz") as arrays:
         hashes = arrays["hashes"] if "hashes" in arrays else np.zeros((0, 4), np.uint64)
@@ -206,7 +206,7 @@ def contents_of(output: Path, record: PartRecord) -> tuple[list[str], np.ndarray
 
 
 def write_file_record(output: Path, record: FileRecord) -> None:
-    """Say that all parts of a file are published."""
+    """Record that all parts of a file are published."""
     path = file_record_path(output, record.file)
     path.parent.mkdir(exist_ok=True)
     try:
@@ -217,7 +217,7 @@ def write_file_record(output: Path, record: FileRecord) -> None:
 
 
 def read_file_record(output: Path, file: int) -> FileRecord | None:
-    """The record of a finished file, or None. DamagedPart if it is not as it was written."""
+    """Record of a finished file, or None. Raises DamagedPart if its checksum does not match."""
     path = file_record_path(output, file)
     if not path.exists():
         return None
@@ -229,7 +229,7 @@ def read_file_record(output: Path, file: int) -> FileRecord | None:
 
 
 def file_record_path(output: Path, file: int) -> Path:
-    """Where the record of a finished file is."""
+    """Path of the record of a finished file."""
     return output / FILES / f"{file:06d}.json"
 
 
@@ -240,7 +240,7 @@ def sealed(content: dict[str, Any]) -> bytes:
 
 
 def unsealed(path: Path) -> dict[str, Any]:
-    """What `sealed` made. DamagedPart if the checksum does not fit."""
+    """Parse what `sealed` made. Raises DamagedPart if the checksum does not match."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         content = stored["content"]

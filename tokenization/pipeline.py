@@ -1,4 +1,4 @@
-"""Everything before the encoder: the stream of a worker's files and parts, and threads that decode and tokenize.
+"""Pipeline before the encoder: the stream of a worker's files and parts, decoded and tokenized in threads.
 
 Threads and not processes: decoding, resizing, hashing and tokenizing all release Python's lock, pictures need no copy
 to get to the encoder, and nothing is left behind when the process is killed.
@@ -37,7 +37,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A document ready for the encoder: text_ids uint32 [tokens] for each text, RGB pictures of the encoder's size.
+    """A document ready for encoding: text_ids uint32 [tokens] for each text, RGB images of the encoder's size.
 
     `hashes` uint64 [pictures, 4] as `filters.picture_hash` makes them; [0, 4] if duplicates are not looked for. `keys`
     are equal for equal pictures, in documents of several: edits share theirs, and each need be encoded only once. `shapes`
@@ -54,7 +54,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some consecutive items of a part, first as they were read and then prepared; `last` ends the part."""
+    """Consecutive items of a part, as read or prepared; `last` ends the part."""
 
     part: int
     items: list[Document | Reject | Prepared] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to a document before it is encoded. `draft`: JPEGs that are far larger than needed are decoded smaller."""
+    """Preparation of documents before encoding. `draft`: JPEGs much larger than needed are decoded at reduced size."""
 
     tokenizer: TextTokenizer
     framing: Framing | int
@@ -72,7 +72,7 @@ class Preparation:
     draft: bool = False
 
     def prepare(self, chunk: Chunk) -> Chunk:
-        """Decode and resize the pictures of a chunk and tokenize its texts; what cannot be becomes a Reject."""
+        """Decode and resize the images of a chunk and tokenize its texts; failures become a Reject."""
         decoded = [self.decode(item) for item in cast(list[Document | Reject], chunk.items)]
         texts = [text for item, _, _ in decoded if isinstance(item, Document) for text in item.texts]
         ids = iter(self.tokenizer.encode(texts))
@@ -87,7 +87,7 @@ class Preparation:
         return Chunk(chunk.part, items, chunk.last)
 
     def decode(self, item: Document | Reject) -> tuple[Document | Reject, list[Image.Image], np.ndarray]:
-        """The item without its files, and its pictures decoded and resized; a Reject if that cannot be done."""
+        """The item with its images decoded and resized, without its files; or a Reject."""
         none: np.ndarray = np.zeros((0, 4), np.uint64)
         if isinstance(item, Reject):
             return item, [], none
@@ -105,11 +105,11 @@ class Preparation:
         return replace(item, parts=parts), pictures, np.array(hashes, np.uint64) if hashes else none
 
     def shapes_of(self, pictures: list[Image.Image]) -> list[int]:
-        """The number of each picture's size in the set."""
+        """Shape number of each image."""
         return [0 if isinstance(self.framing, int) else self.framing.sizes.index(picture.size) for picture in pictures]
 
     def picture(self, source: Picture) -> Image.Image:
-        """A picture decoded and resized. Raises RejectedImage."""
+        """Decode and resize an image. Raises RejectedImage."""
         data = given = source.data
         if isinstance(given, str):
             try:
@@ -124,13 +124,13 @@ class Preparation:
         return preprocess(image, self.framing)
 
     def draft_side(self) -> int:
-        """Pixels that both sides of a picture keep when it is decoded smaller: twice as many as are made of it, at least; 0 for all."""
+        """Minimum side in pixels for reduced JPEG decoding: at least twice the output; 0 decodes in full."""
         longest = self.framing if isinstance(self.framing, int) else max(map(max, self.framing.sizes))
         return 2 * longest if self.draft else 0
 
 
 def keys_of(pictures: list[Image.Image]) -> list[bytes]:
-    """A digest of the pixels of each picture; none for a picture that is alone in its document."""
+    """Pixel digest of each image; none for an image that is alone in its document."""
     if len(pictures) < 2:
         return []
     return [
@@ -139,7 +139,7 @@ def keys_of(pictures: list[Image.Image]) -> list[bytes]:
 
 
 def chunks_of(items: ItemStream, first: int, size: int, stop: int, chunk_size: int = CHUNK) -> Iterator[Chunk]:
-    """The items of a file from record `first` * `size` on, as chunks of the parts of `size` records up to `stop`.
+    """Items of a file from record `first` * `size` on, as chunks of the parts of `size` records up to `stop`.
 
     Every part ends with a chunk that is its last, even if there is nothing in it: blank lines are no items.
     """
@@ -156,7 +156,8 @@ def chunks_of(items: ItemStream, first: int, size: int, stop: int, chunk_size: i
 
 
 def prefetched(items: Iterator[T], work: Callable[[T], R], workers: int, ahead: int) -> Generator[R]:
-    """`work(item)` of every item, in order, done by `workers` threads at most `ahead` items before they are asked for.
+    """Yield `work(item)` of every item, in order, from `workers` threads that are at most `ahead` items ahead
+    (prefetch).
 
     Items are drawn in a thread of their own. With 0 workers everything happens here, when it is asked for. An exception
     of `items` or `work` is raised where its result would have come. Close the iterator to stop the threads early.

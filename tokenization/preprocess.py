@@ -1,4 +1,5 @@
-"""From a picture file to the RGB picture that an image tokenizer sees; the same for shards, training and editing.
+"""Image preprocessing from a file to the RGB image that an image tokenizer sees; the same for shards, training and
+editing.
 
 `open_image` refuses what is not a sound picture, `preprocess` does the geometry and the colours. Nothing else in this
 project decodes or resizes pictures, but for the geometry that exports share
@@ -27,7 +28,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 
 
 class RejectedImage(UserError):
-    """A picture that cannot be used. `reason` is the word that rejects are counted by, `detail` says what is wrong."""
+    """An image that cannot be used. `reason` is the word that rejects are counted by, `detail` says what is wrong."""
 
     def __init__(self, reason: str, detail: str, path: Path | None = None):
         super().__init__(f"{path}: {detail}" if path else detail)
@@ -42,7 +43,7 @@ def open_image(
     draft: int = 0,
     check: Callable[[int, int], None] | None = None,
 ) -> Image.Image:
-    """Decode a picture, given by its path or by the bytes of its file; of an animation, the first frame.
+    """Decode an image from its path or its file's bytes; of an animation, the first frame.
 
     No other decoder than those of `formats` is tried. `draft`: a JPEG is decoded at a half, a quarter or an eighth where both sides
     still have so many pixels, which is faster and changes colours a little; 0 decodes as it is. `check` is called with width and
@@ -88,7 +89,7 @@ def open_image(
 
 
 def png_depth(image: ImageFile.ImageFile) -> str:
-    """Mode and bits of the samples of a PNG that is not loaded yet, as Pillow calls them (`L;2`, `RGB;16B`); else empty."""
+    """Mode and bits per sample of a PNG before loading, in Pillow's names (`L;2`, `RGB;16B`); else empty."""
     if image.format != "PNG" or not image.tile:
         return ""
     mode = image.tile[0][3]
@@ -96,7 +97,8 @@ def png_depth(image: ImageFile.ImageFile) -> str:
 
 
 def with_transparency(image: Image.Image, depth: str) -> Image.Image:
-    """The loaded picture with its tRNS colour as transparency, which Pillow 13 mistakes for samples of 2, 4 and 16 bits.
+    """The loaded image with its tRNS colour as transparency, which Pillow 13 gets wrong for samples of 2, 4 and 16
+    bits.
 
     PNG compares it with samples as they are stored. Pillow scales 2 and 4 bits to 8 but not the colour, loses it for
     16-bit greys, and of 16-bit RGB keeps the high bytes. Raises RejectedImage where these do not say which pixels are meant.
@@ -130,8 +132,8 @@ def with_transparency(image: Image.Image, depth: str) -> Image.Image:
 
 
 def preprocess(image: Image.Image, framing: Framing | int) -> Image.Image:
-    """The picture as RGB in the nearest shape of `framing`, or as a square of so many pixels, by `fit`, which exported
-    models use too.
+    """Resize an image to RGB in the nearest shape of `framing`, or to a square of so many pixels, by `fit`, which
+    exported models use too.
 
     Raises RejectedImage (`undecodable_picture`) for floating-point pictures, whose white is not defined, and for pixel
     formats that Pillow cannot convert.
@@ -152,5 +154,5 @@ def known_formats() -> tuple[str, ...]:
 
 
 def one_line(error: Exception) -> str:
-    """An exception's message on one line, or its type when it has none."""
+    """An exception's message on one line, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

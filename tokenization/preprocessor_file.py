@@ -1,4 +1,4 @@
-"""preprocessor_config.json of an image tokenizer's folder: each key without effect for a reason, as here, or refused.
+"""Keys of an image tokenizer's preprocessor_config.json: without effect (with the reason), equal to ours, or refused.
 
 Pictures are made into pixels by tokenization/preprocess.py, in one way for every tokenizer, which the manifest of the
 shards records. The file is looked at so that nothing in it that would give other pixels goes by in silence.
@@ -73,7 +73,8 @@ WITHOUT_EFFECT = {key: reason for reason, keys in HARMLESS.items() for key in ke
 
 
 def check_preprocessor(folder: Path) -> None:
-    """UserError, in one line, for a key of the folder's file, if it has one, that asks for other pixels or is not known."""
+    """Raises UserError, in one line, for a key of the folder's file, if it has one, that asks for other preprocessing
+    or is unknown."""
     path = folder / FILE
     if not path.is_file():
         return
@@ -92,7 +93,7 @@ def check_preprocessor(folder: Path) -> None:
 
 
 def _same(value: Any, plain: Any) -> bool:
-    """Equal, numbers to within rounding of a file."""
+    """Whether values are equal, numbers within rounding."""
     if isinstance(plain, list):
         return isinstance(value, list) and len(value) == len(plain) and all(map(_same, value, plain))
     if isinstance(plain, bool) or isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Whole files from a URL, with patience: what a store does not give at once is asked for again, and then there is one line.
+"""Downloads of whole files from a URL: retries with backoff, then a one-line error.
 
 `TryAgain` says that the store did not answer, so a job that is started again may go on; `UserError` that it answered, and
 has no such file, another content under its name, or does not let us read it.
@@ -33,11 +33,11 @@ Result = TypeVar("Result")
 
 
 class _Different(Exception):
-    """What came is not what the manifest says; the message says how."""
+    """Downloaded content differs from the manifest; the message says how."""
 
 
 def fetch_bytes(url: str) -> bytes:
-    """The content of a small file. Raises UserError or TryAgain."""
+    """Download a small file. Raises UserError or TryAgain."""
 
     def read() -> bytes:
         filesystem, inner = _filesystem(url)
@@ -47,17 +47,17 @@ def fetch_bytes(url: str) -> bytes:
 
 
 def read_small(path: str | Path) -> bytes:
-    """The content of a small file, on a disk or at a URL. Raises OSError for the one, UserError or TryAgain for the other."""
+    """Read a small file from a disk or a URL. Raises OSError for the one, UserError or TryAgain for the other."""
     return fetch_bytes(str(path)) if is_remote(str(path)) else Path(path).read_bytes()
 
 
 def inside(folder: str | Path, name: str) -> str:
-    """The path of a file of a folder, which may be at a URL."""
+    """Path of a file in a folder or under a URL."""
     return f"{str(folder).rstrip('/')}/{name}"
 
 
 def fetch_file(url: str, target: Path, entry: dict[str, Any]) -> None:
-    """Write what is at the URL to `target`, which has the `bytes` and `sha256` of its entry in the manifest afterwards.
+    """Download a URL to `target` and verify the `bytes` and `sha256` of its manifest entry.
 
     Raises UserError or TryAgain; what is at `target` is then of no use.
     """
@@ -113,7 +113,8 @@ def _patiently(url: str, action: Callable[[], Result]) -> Result:
 
 
 def _refused(error: Exception) -> bool:
-    """Whether the store said no, and would say so again."""
+    """Whether the store's answer is final (a 4xx status other than busy ones, or no permission), so that a retry is
+    useless."""
     status = 0
     for place, name in ((error, "status"), (error, "code"), (getattr(error, "response", None), "status_code")):
         if not status and hasattr(place, name):
@@ -123,13 +124,13 @@ def _refused(error: Exception) -> bool:
 
 
 def _of_the_store(error: Exception) -> bool:
-    """Whether it may be the store's error: of Python's own classes those of input and output, and any of a library's,
-    since each of those behind fsspec has its own. The others are faults of ours."""
+    """Whether an error may come from the store: OSError of Python's classes, and any class of a library, since each
+    fsspec backend has its own. Others are bugs."""
     return isinstance(error, (OSError, EOFError)) or type(error).__module__ != "builtins"
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system, and the path in it. Over HTTP a transfer may take any time, but must not stand still."""
+    """fsspec's file system, and the path in it. Over HTTP a transfer has no time limit, but must not stall."""
     if not url.startswith(("http://", "https://")):
         return filesystem_of(url)
     import aiohttp

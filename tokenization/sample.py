@@ -1,4 +1,4 @@
-"""One document of a code shard: the MDS columns, and the conversion to and from them."""
+"""A document of a code shard: the MDS columns, and conversion to and from them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PICTURE, ROLE, WORDING, SHAPE = 1, 2, 8, 16
 
 @dataclass(frozen=True)
 class CodedDocument:
-    """A document ready to be written: text_ids uint32 [tokens] for each text, codes uint16 [h, w] for each picture.
+    """A document ready to be written: text_ids uint32 [tokens] for each text, codes uint16 [h, w] for each image.
 
     `layout` uint8 [texts + pictures] says in which order they stand, and who says them.
     """
@@ -50,7 +50,7 @@ class CodedDocument:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a document as it is read: a picture's codes [n], or a text's wordings as (number of the text, ids).
+    """A part of a document as read: an image's codes [n], or a text's wordings as (number of the text, ids).
 
     `shape` is the number of a picture's grid in the set of its dataset.
     """
@@ -63,7 +63,7 @@ class Part:
 
 
 def layout_of(parts: Iterable[Text | Picture], shapes: Iterable[int] = ()) -> np.ndarray:
-    """The layout of a document's parts, whose pictures have these shapes, or all the first."""
+    """Layout of a document's parts, whose images have these shapes, or all the first."""
     entries: list[int] = []
     shape = iter(shapes)
     for part in parts:
@@ -76,7 +76,7 @@ def layout_of(parts: Iterable[Text | Picture], shapes: Iterable[int] = ()) -> np
 
 
 def entry_lengths(document: CodedDocument) -> list[int]:
-    """Tokens of each text and codes of each picture, in the order of the layout."""
+    """Tokens of each text and codes of each image, in the order of the layout."""
     texts, pictures = iter(document.text_ids), iter(document.codes)
     return [next(pictures).size if entry & PICTURE else len(next(texts)) for entry in document.layout]
 
@@ -119,7 +119,7 @@ def to_mds(document: CodedDocument) -> dict[str, Any]:
 
 
 def from_mds(columns: dict[str, Any]) -> dict[str, Any]:
-    """The columns as they were meant: arrays of their true lengths, which may be zero."""
+    """Arrays from the columns, with their true lengths, which may be zero."""
     grids = columns["grids"] if columns["grids"].any() else columns["grids"][:0]
     codes = int(grids[0::2].astype(np.int64) @ grids[1::2].astype(np.int64))
     lengths = columns["text_lengths"][: len(columns["texts"])]
@@ -133,6 +133,6 @@ def from_mds(columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def joined(arrays: list[Any], dtype: type, placeholder: int) -> np.ndarray:
-    """One array of them all; `placeholder` zeros if that would be empty."""
+    """Concatenated arrays; `placeholder` zeros if that would be empty."""
     array = np.concatenate([np.zeros(0, dtype), *arrays]).astype(dtype)
     return array if array.size else np.zeros(placeholder, dtype)

@@ -1,4 +1,4 @@
-"""The files of a dataset at a URL, on a local disk: fetched when first needed, once for all processes of a node.
+"""Local cache of a dataset at a URL: files are downloaded on first use, once for all processes of a node.
 
     CACHE/lock                              held while room is made
     CACHE/FINGERPRINT/index.json, lengths/  fetched when the dataset is opened, never removed
@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of this node for the files of datasets at URLs, and how many GiB of shards stay in it (0: all).
+    """Cache folder of this node, and how many GiB of shards it keeps (0: all).
 
     Shards of all datasets count together, length indices do not.
     """
@@ -44,7 +44,7 @@ class Cache:
 
 
 class ShardCache:
-    """The files of one dataset in a cache. Can be pickled, and shared between threads and processes."""
+    """Cached files of one dataset. Picklable; safe for threads and processes."""
 
     def __init__(self, url: str, manifest: dict[str, Any], cache: Cache):
         self.url, self.root, self.limit = url, cache.folder, math.ceil(cache.limit * GIB)
@@ -56,16 +56,16 @@ class ShardCache:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def shard_name(self, number: int) -> str:
-        """Where a shard lies or will lie, from `folder`."""
+        """Path of a shard, relative to `folder`."""
         return f"shards/{number:06d}.{self.shards[number]['bytes']}.mds"
 
     def keep(self, entry: dict[str, Any]) -> Path:
-        """The path of a file of the manifest that is no shard, which is fetched if it is not there or not sound."""
+        """Path of a manifest file that is no shard, downloaded if it is missing or damaged."""
         path = self.folder / entry["file"]
         return self._first_use(path, entry, self.folder / "locks" / path.name, False, lambda: path)
 
     def read(self, number: int, action: Callable[[], Result]) -> Result:
-        """What `action` returns, which reads shard `number` under its name in the cache.
+        """Result of `action`, which reads shard `number` at its path in the cache.
 
         The shard may be removed for another one at any moment but when it is used first after it was fetched. Raises
         UserError or TryAgain when it cannot be had.
@@ -81,7 +81,7 @@ class ShardCache:
         return result
 
     def fetch_ahead(self, number: int) -> None:
-        """Have shard `number` before it is needed, unless it is there or being fetched. Raises UserError or TryAgain."""
+        """Prefetch shard `number`, unless it is there or being downloaded. Raises UserError or TryAgain."""
         path = self.folder / self.shard_name(number)
         if path.exists():
             return
@@ -95,7 +95,7 @@ class ShardCache:
     def _first_use(
         self, path: Path, entry: dict[str, Any], lock: Path, is_shard: bool, action: Callable[[], Result]
     ) -> Result:
-        """Many processes look at a file at the same time, one fetches it; it stays until `action` has used it."""
+        """Download a file once for all waiting processes; it stays until `action` has used it."""
         with _locked(lock, shared=True):
             if _is_sound(path, entry):
                 return action()
@@ -105,7 +105,7 @@ class ShardCache:
             return action()
 
     def _fetch(self, path: Path, entry: dict[str, Any], is_shard: bool) -> None:
-        """Fetch a file whose lock is held."""
+        """Download a file whose lock is held."""
         temporary = temporary_name(path)
         try:
             with _cache_errors(path.parent):
@@ -125,7 +125,7 @@ class ShardCache:
         return _locked(self.root / "lock") if is_shard and self.limit else nullcontext()
 
     def _make_room(self, size: int) -> None:
-        """Remove shards, those first that were not used for longest, until so many bytes more are within the limit.
+        """Evict the least recently used shards until so many bytes more are within the limit.
 
         A shard that a process is fetching or looking at stays; so the limit is exceeded where it is smaller than what
         all processes need at the same moment.
@@ -153,7 +153,7 @@ class ShardCache:
 
 
 def _used(path: str, action: Callable[[], Result]) -> Result:
-    """What `action` returns, and the time, to the nanosecond, at which the file was used last."""
+    """Result of `action`; updates the file's last-use time, to the nanosecond."""
     now = time.time_ns()  # the kernel's own stands still for milliseconds
     os.utime(path, ns=(now, now))
     return action()
@@ -168,7 +168,7 @@ def _is_sound(path: Path, entry: dict[str, Any]) -> bool:
 
 @contextmanager
 def _locked(path: Path, shared: bool = False) -> Iterator[None]:
-    """Hold a lock; as long as nobody holds it alone, any number can share it."""
+    """Hold a lock, exclusive or shared."""
     with _cache_errors(path.parent):
         file = open(path, "ab")  # noqa: SIM115
     with file:
@@ -179,7 +179,7 @@ def _locked(path: Path, shared: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _locked_if_free(path: Path) -> Iterator[bool]:
-    """Hold a lock, or find at once that somebody holds it -> whether it is held here."""
+    """Try to hold a lock without waiting -> whether it is held."""
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,7 +192,7 @@ def _locked_if_free(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def _cache_errors(folder: Path) -> Iterator[None]:
-    """What the disk of the cache refuses, as UserError."""
+    """Disk errors of the cache as UserError."""
     try:
         yield
     except OSError as error:

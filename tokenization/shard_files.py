@@ -1,4 +1,4 @@
-"""The ids and codes of documents straight from MDS shards: one read a document, and of its columns these two alone.
+"""Direct reads of MDS shards: ids and codes of a document, without its other columns.
 
 streaming's MDSReader opens the file for each document and decodes all columns, which costs ten times what training needs:
 how long each text and picture is says the length index already. The layout of the format is mosaicml-streaming 0.13's: a
@@ -25,7 +25,7 @@ WANTED: dict[str, np.dtype] = {"text_ids": np.dtype(np.uint32), "codes": np.dtyp
 
 
 class ShardFiles:
-    """Shards of a dataset as the index of their folder lists them. Can be pickled and shared between threads."""
+    """Shards of a dataset by its folder's index. Picklable; safe for threads."""
 
     def __init__(self, folder: Path, shards: list[dict[str, Any]]):
         self.folder = folder

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Encode corpora of pictures and text into code shards that training reads.
+"""Encode corpora of images and text into code shards for training.
 
 Inputs, told apart by their content: pictures with captions (a folder with a .jsonl, WebDataset .tar, .parquet),
 conversations, picture editing, texts and pictures in order, and plain text; .jsonl, .json, .tar, .parquet, .txt, or a
@@ -147,7 +147,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit code is 1 if there were too many rejects, or a file could not be read or written."""
+    """Run the command; exit code 1 if there were too many rejects, or a file could not be read or written."""
     options = parse_arguments(arguments)
     warnings.filterwarnings("ignore", module=r"PIL\b")  # what Pillow warns of is refused, or does not matter
 
@@ -223,7 +223,7 @@ def run(
     filters: Filters,
     startup: Stopwatch,
 ) -> int:
-    """Make what is missing of this worker's files; if all workers' files are there then, the dataset's own files."""
+    """Make the missing parts of this worker's files; finish the dataset if all workers' files are there."""
     from tokenization.encode import RejectLimit, Stopwatch, TooManyRejects
     from tokenization.encode_files import encode_files
     from tokenization.job import locked
@@ -272,7 +272,7 @@ def run(
 
 
 def open_vq(name: str, device: str | None) -> VQ:
-    """The image tokenizer on the device asked for, by default the GPU if there is one."""
+    """The image tokenizer on the requested device, by default the GPU if there is one."""
     from pretrain.system.cpu_memory import keep_freed_memory
     from pretrain.system.threads import settle_threads
 
@@ -297,7 +297,7 @@ def open_vq(name: str, device: str | None) -> VQ:
 
 
 def is_finished(output: Path, worker: int) -> bool:
-    """Whether the dataset is complete and sound, which is said; if it is damaged, it is opened for repair.
+    """Whether the dataset is complete and verifies, which is printed; a damaged one is opened for repair.
 
     Hashing all shards is for the first worker; the others take its word, or find the manifest gone the next time.
     """
@@ -319,7 +319,7 @@ def is_finished(output: Path, worker: int) -> bool:
 
 
 def report(output: Path, watch: Stopwatch, startup: float, pictures: int, batches: BatchCounts) -> None:
-    """What was made, and how the wall time was spent; the encoder should have most of it."""
+    """Print what was made, and how the wall time was spent; most of it should be encoding."""
     from tokenization.manifest import MANIFEST
     from tokenization.shards import read_manifest
 
@@ -348,7 +348,7 @@ def report(output: Path, watch: Stopwatch, startup: float, pictures: int, batche
 
 
 def say_rejects(output: Path) -> None:
-    """The first reject of each reason, in full: most often all of a reason have one cause."""
+    """Print the first reject of each reason in full: most rejects of a reason have one cause."""
     from tokenization.manifest import REJECTS
 
     first: dict[str, dict[str, str]] = {}
@@ -364,7 +364,7 @@ def say_rejects(output: Path) -> None:
 
 
 def say(line: str) -> None:
-    """A line for the user; standard output stays free."""
+    """Print a line to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 

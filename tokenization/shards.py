@@ -1,4 +1,4 @@
-"""Reading code shards: `open_dataset(folder_or_url)` gives documents by number, and never a damaged one.
+"""Code shards: `open_dataset(folder_or_url)` gives documents by number, verified.
 
 A dataset folder is written by `shard_images.py`: MDS shards under parts/, index.json (so that mosaicml-streaming reads
 it too), lengths/, rejects.jsonl and manifest.json. Here samples are read by MDS's own reader, without the shared
@@ -36,7 +36,7 @@ REMEDY = "run the shard_images.py command that made this dataset again: it makes
 
 
 class CodeDataset:
-    """The documents of a dataset, by number. Made by `open_dataset`; can be pickled and shared between threads.
+    """Documents of a dataset by number. Made by `open_dataset`; picklable, safe for threads.
 
     `lengths` is the length index, which says how long each document is, and which are not to be used although they are
     there; it is mapped into memory, and again in every process that gets a copy of this. `cache` fetches shards into `folder`
@@ -81,7 +81,7 @@ class CodeDataset:
         return from_mds(self._readers[shard][within])
 
     def tokens(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ids uint32 [n] of all texts of a document and the codes uint16 [m] of all its pictures, both read-only.
+        """Ids uint32 [n] of all texts of a document and codes uint16 [m] of all its images, both read-only.
 
         Much faster than the whole document. `lengths` says where each text and picture ends; where there is no text, or no
         picture, there is a zero that means nothing. Raises what `__getitem__` raises.
@@ -96,7 +96,7 @@ class CodeDataset:
         return found["text_ids"], found["codes"]
 
     def _place(self, number: int) -> tuple[int, int]:
-        """The shard of a document, and its number there. IndexError for a number out of range."""
+        """Shard of a document, and its number there. Raises IndexError for a number out of range."""
         number = number + len(self) if number < 0 else number
         if not 0 <= number < len(self):
             raise IndexError(f"document {number} of a dataset of {len(self)}")
@@ -112,7 +112,7 @@ class CodeDataset:
         }
 
     def verify(self) -> None:
-        """Check every shard against its hash; UserError names the first that is damaged."""
+        """Verify every shard's hash. Raises UserError with the first damaged one."""
         for shard in range(len(self._shards)):
             self._verify(shard)
 
@@ -191,7 +191,7 @@ def _opened(folder: Path, manifest: dict[str, Any], cache: ShardCache | None = N
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest of a dataset, a file or a URL; UserError if it is damaged or of another version."""
+    """Read a dataset's manifest from a file or a URL. Raises UserError if it is damaged or of another version."""
     try:
         content = read_small(path)
         manifest = json.loads(content)
@@ -210,7 +210,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 
 def check_size(folder: Path, entry: dict[str, Any]) -> Path:
-    """The path of a file of the manifest; UserError if it is missing or has another size."""
+    """Path of a manifest file. Raises UserError if it is missing or has another size."""
     path = folder / entry["file"]
     try:
         size = path.stat().st_size
@@ -222,14 +222,14 @@ def check_size(folder: Path, entry: dict[str, Any]) -> Path:
 
 
 def check_file(folder: Path, entry: dict[str, Any]) -> None:
-    """Raise UserError unless a file of the manifest has its size and its SHA-256."""
+    """Raises UserError unless a manifest file has its size and its SHA-256."""
     path = check_size(folder, entry)
     if sha256_of(path) != entry["sha256"]:
         raise UserError(f"{path}: its content changed since it was written (SHA-256 differs); {REMEDY}")
 
 
 def check_vq(manifest: dict[str, Any], vq: VQ) -> None:
-    """Raise UserError unless `vq` is the image tokenizer that made the codes of this dataset."""
+    """Raises UserError unless `vq` is the image tokenizer that made this dataset's codes."""
     made = manifest["vq"]
     if made["fingerprint"] != vq.fingerprint:
         raise UserError(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Copies of captioned pictures, each moved a little: more training data where pictures are few.
+"""Data augmentation by shifts: copies of captioned images, each moved a little, for small corpora.
 
 Every code of a moved picture differs, so a model that has seen each picture tens of times has something new to learn.
 The input is any that tokenization/shard_images.py reads as pictures with captions, the output WebDataset tars. What
@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def offset(name: str, by: int) -> tuple[int, int]:
-    """(right, down) in pixels from -by to by, not both 0, from the name of the copy."""
+    """Shift (right, down) in pixels from -by to by, not both 0, derived from the copy's name."""
     side = 2 * by + 1
     place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % (side * side - 1)
     place += place >= side * side // 2  # passes over the middle, which is no move
@@ -60,7 +60,7 @@ def offset(name: str, by: int) -> tuple[int, int]:
 
 
 def move(picture: Image.Image, right: int, down: int) -> Image.Image:
-    """A picture moved by so many pixels within its frame, alpha over white as `preprocess` has it."""
+    """An image shifted by so many pixels within its frame, alpha on white as in `preprocess`."""
     from PIL import Image
 
     width, height = picture.size
@@ -69,7 +69,7 @@ def move(picture: Image.Image, right: int, down: int) -> Image.Image:
 
 
 def move_file(corpus: Corpus, file: CorpusFile, target: Path, copies: int, by: int) -> Counter[str]:
-    """Write the copies of one file's pictures as a tar -> how many, as "moved", and how many were rejected, by reason."""
+    """Write the copies of one file's images as a tar -> how many, as "moved", and the rejects by reason."""
     from tokenization.preprocess import RejectedImage, open_image
     from tokenization.readers import Reject
     from tokenization.storage import read_bytes
@@ -99,7 +99,7 @@ def move_file(corpus: Corpus, file: CorpusFile, target: Path, copies: int, by: i
 
 
 def main() -> int:
-    """Make the folder under another name and publish it by one rename."""
+    """Build the folder under a temporary name and publish it by one rename."""
     arguments = parse_arguments()
     output = arguments.output
     if output.exists():

@@ -1,4 +1,5 @@
-"""Files of a corpus, on a local disk or wherever fsspec reaches: s3://, gs://, hf://, https://, memory:// and more.
+"""Corpus files on a local disk or in any storage that fsspec supports: s3://, gs://, hf://, https://, memory:// and
+more.
 
 A worker fetches one file of a corpus at a time, whole, which is what object stores are good at; pictures that a JSON
 line names are fetched one by one, by the threads that decode.
@@ -19,7 +20,7 @@ from pretrain.system.errors import UserError
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or folder inside a folder; `size` in bytes, 0 for folders."""
+    """A file or folder in a folder; `size` in bytes, 0 for folders."""
 
     name: str
     path: str
@@ -28,12 +29,12 @@ class Entry:
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is a URL, which fsspec reads."""
+    """Whether a path is a URL, for fsspec."""
     return "://" in path
 
 
 def entry_of(path: str) -> Entry | None:
-    """What `path` is, or None if there is nothing. UserError if its file system cannot be used."""
+    """Entry of `path`, or None if there is nothing. Raises UserError if its file system cannot be used."""
     if not is_remote(path):
         local = Path(path)
         if not local.exists():
@@ -49,7 +50,7 @@ def entry_of(path: str) -> Entry | None:
 
 
 def entries_of(folder: str) -> list[Entry]:
-    """What lies directly in a folder, in the order of the names; hidden files are left out."""
+    """Entries directly in a folder, sorted by name, without hidden files."""
     if is_remote(folder):
         filesystem, inner = filesystem_of(folder)
         with remote_errors(folder):
@@ -69,7 +70,7 @@ def entries_of(folder: str) -> list[Entry]:
 
 
 def files_below(folder: str) -> list[Entry]:
-    """All files of a folder and of those inside, in the order of their names, which begin at the folder."""
+    """All files below a folder, sorted by name; names are relative to the folder."""
     found: list[Entry] = []
     if is_remote(folder):
         filesystem, inner = filesystem_of(folder)
@@ -93,7 +94,7 @@ def files_below(folder: str) -> list[Entry]:
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """The content of a file. OSError if it cannot be read."""
+    """Content of a file. Raises OSError if it cannot be read."""
     if isinstance(path, str) and is_remote(path):
         filesystem, inner = filesystem_of(path)
         return filesystem.cat_file(inner)
@@ -102,7 +103,7 @@ def read_bytes(path: Path | str) -> bytes:
 
 @contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
-    """A file for reading some of it."""
+    """Open a file for partial reads."""
     if is_remote(path):
         filesystem, inner = filesystem_of(path)
         with remote_errors(path), filesystem.open(inner, "rb") as file:
@@ -114,7 +115,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def local_copies(paths: tuple[str, ...]) -> Iterator[tuple[Path, ...]]:
-    """The files on a local disk: themselves, or copies in a temporary folder that goes when the block ends."""
+    """Files on a local disk: themselves, or copies in a temporary folder that is removed at the end of the block."""
     if not any(map(is_remote, paths)):
         yield tuple(map(Path, paths))
         return
@@ -129,7 +130,7 @@ def local_copies(paths: tuple[str, ...]) -> Iterator[tuple[Path, ...]]:
 
 
 def filesystem_of(url: str, **options: Any) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it. UserError for a protocol that is not installed."""
+    """fsspec's file system of a URL, and the path in it. Raises UserError for a protocol that is not installed."""
     import fsspec
 
     try:
@@ -141,7 +142,7 @@ def filesystem_of(url: str, **options: Any) -> tuple[Any, str]:
 
 @contextmanager
 def remote_errors(url: str) -> Iterator[None]:
-    """Errors of a remote store as OSError with the URL in it."""
+    """Errors of a remote store as OSError with the URL."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The base model's text tokenizer, used on text that comes from outside."""
+"""The base model's text tokenizer, for untrusted text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TextTokenizer:
     vocab_size: int
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """Token ids of each text, uint32 [tokens], with no special token added or recognised.
+        """Token ids of each text, uint32 [tokens]; special tokens are neither added nor recognized.
 
         A caption that spells `<|vision_start|>` becomes the tokens of those characters, never the control token, whether or
         not the tokenizer marks it as special.
@@ -34,7 +34,7 @@ class TextTokenizer:
 
 
 def load_text_tokenizer(folder: str | Path) -> TextTokenizer:
-    """The tokenizer.json of a folder. UserError if there is none or it cannot be read."""
+    """Load the tokenizer.json of a folder. Raises UserError if it is missing or unreadable."""
     from model.hf.text_uni_x import TextEncoder
 
     tokenizer, data = read_tokenizer(Path(folder) / "tokenizer.json")

@@ -57,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def read_captions(path: Path) -> list[str]:
-    """Every caption of a JSONL file; blank lines are left out. Raises UserError that names the line."""
+    """Every caption of a JSONL file, without blank lines. Raises UserError with the line."""
     texts = []
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: captions may hold other line separators
@@ -78,7 +78,7 @@ def read_captions(path: Path) -> list[str]:
 
 
 def texts_of(path: Path) -> Iterator[str]:
-    """Every text of a corpus, captions and turns too; what cannot be read is counted and told at the end of it."""
+    """Every text of a corpus, captions and turns too; unreadable records are counted and reported at its end."""
     if path.suffix == ".jsonl" and _has_captions(path):
         yield from read_captions(path)
         return
@@ -100,7 +100,7 @@ def texts_of(path: Path) -> Iterator[str]:
 
 
 def _has_captions(path: Path) -> bool:
-    """Whether the first record of a JSONL file that is one has captions; true of a file without any, which is then told."""
+    """Whether the first record of a JSONL file has captions; true of a file without records, which is then reported."""
     try:
         with open(path, encoding="utf-8") as lines:
             first = json.loads(next((line for line in lines if line.strip()), "{}"))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a small image tokenizer of Chameleon's architecture (a VQGAN without the GAN) on pictures of your own.
+"""Train a small image tokenizer of Chameleon's architecture (a VQGAN without the GAN) on a corpus of images.
 
 The network is diffusers' `VQModel`. Training has two phases: a plain autoencoder for the first steps, so that the
 codebook can start from real encoder outputs, then vector quantisation with a codebook that follows a moving average of
@@ -89,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def augment(small, large, generator):
-    """Pictures at their size [b, 3, s, s] and at twice it [b, 3, 2s, 2s], in -1..1 -> [b, 3, s, s].
+    """Random augmentation: images at their size [b, 3, s, s] and at twice it [b, 3, 2s, 2s], in -1..1 -> [b, 3, s, s].
 
     A few thousand pictures are soon known by heart, and held-out ones suffer for it. So two thirds are turned, scaled,
     mirrored and moved over white, half have their colours swapped, and a fifth get a rectangle of another picture.
@@ -123,7 +123,8 @@ def augment(small, large, generator):
 
 
 def build_model(arguments: argparse.Namespace):
-    """diffusers' VQModel with Chameleon's blocks: one resnet a level, attention in the middle only; or that of --start."""
+    """diffusers' VQModel with Chameleon's blocks: one ResNet block per level, attention in the middle only; or that of
+    --start."""
     import torch
 
     from pretrain.system.light_imports import vq_model
@@ -148,7 +149,8 @@ def build_model(arguments: argparse.Namespace):
 
 
 class MovingCodebook:
-    """The codebook as a moving average: `weight` [codes, channels] is the model's own tensor, updated in place."""
+    """Codebook with exponential moving average updates: `weight` [codes, channels] is the model's own tensor, updated
+    in place."""
 
     def __init__(self, weight, decay: float = 0.99):
         import torch
@@ -158,7 +160,7 @@ class MovingCodebook:
         self.sums = weight.detach().clone()
 
     def start_from(self, vectors, generator) -> None:
-        """Put every code on one of the encoder outputs `vectors` [n, channels]."""
+        """Initialize every code with one of the encoder outputs `vectors` [n, channels]."""
         import torch
 
         chosen = vectors[torch.randint(len(vectors), (len(self.weight),), generator=generator).to(vectors.device)]
@@ -167,12 +169,12 @@ class MovingCodebook:
         self.sums.copy_(chosen)
 
     def assign(self, vectors):
-        """[n, channels] -> nearest code of each, int64 [n]."""
+        """Nearest code of each vector: [n, channels] -> int64 [n]."""
         distances = self.weight.square().sum(1) - 2 * vectors @ self.weight.t()
         return distances.argmin(1)
 
     def update(self, vectors, codes, generator) -> None:
-        """Move the codes towards the outputs assigned to them, and restart the dead ones."""
+        """Move codes towards the outputs assigned to them, and restart dead codes."""
         import torch
 
         size = len(self.weight)
@@ -197,7 +199,7 @@ def learning_rate(step: int, arguments: argparse.Namespace) -> float:
 
 
 def has_bf16(device: str) -> bool:
-    """Whether a device computes in bf16 fast: a CPU without the instructions takes ten times as long as in fp32."""
+    """Whether a device has fast bf16: a CPU without the instructions takes ten times as long as in fp32."""
     import torch
 
     if device.startswith("cuda"):
@@ -206,7 +208,7 @@ def has_bf16(device: str) -> bool:
 
 
 def train_step(model, codebook, pictures, quantise: bool, generator, bf16: bool = False):
-    """One forward pass -> loss tensor. `pictures` [b, 3, s, s] in -1..1; the codebook is updated on the way."""
+    """Forward pass -> loss tensor. `pictures` [b, 3, s, s] in -1..1; updates the codebook."""
     import torch
 
     kind = pictures.device.type
@@ -227,7 +229,8 @@ def train_step(model, codebook, pictures, quantise: bool, generator, bf16: bool 
 
 
 def measure(model, pictures) -> dict:
-    """uint8 [n, 3, s, s] -> PSNR in dB (of the mean error, and the mean over pictures) and the share of codes in use."""
+    """Reconstruction quality of uint8 [n, 3, s, s]: PSNR in dB (of the mean error, and the mean over images) and the
+    share of codes in use."""
     import torch
 
     errors, used = [], torch.zeros(model.config.num_vq_embeddings, dtype=torch.bool)
@@ -252,7 +255,7 @@ def measure(model, pictures) -> dict:
 
 
 def draw_reconstructions(model, pictures, path: Path) -> None:
-    """A sheet of pictures uint8 [n, 3, s, s], each beside what is left of it when its codes are decoded."""
+    """Contact sheet of images uint8 [n, 3, s, s], each beside its reconstruction."""
     import torch
 
     from tokenization.contact_sheet import contact_sheet
@@ -269,7 +272,7 @@ def draw_reconstructions(model, pictures, path: Path) -> None:
 
 
 def save(model, arguments: argparse.Namespace, record: dict) -> None:
-    """Write the diffusers folder in half precision (half the bytes), with the preprocessing and the figures beside it."""
+    """Write the diffusers folder in half precision, with the preprocessing and the measurements."""
     import copy
 
     import torch
@@ -282,13 +285,13 @@ def save(model, arguments: argparse.Namespace, record: dict) -> None:
 
 
 def capacity_of(arguments: argparse.Namespace) -> int:
-    """How many pictures --memory holds, with their copies of twice the size where these are needed."""
+    """Number of images that --memory holds, with their copies of twice the size where needed."""
     each = 3 * arguments.image_size**2 * (5 if arguments.augment == "drawings" else 1)
     return int(arguments.memory * 1e9 / each)
 
 
 def main() -> int:
-    """Train, measure on held-out pictures, save."""
+    """Train, evaluate on held-out images, save."""
     arguments = parse_arguments()
     from pretrain.system.threads import settle_threads
 

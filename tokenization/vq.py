@@ -21,7 +21,7 @@ from tokenization.vq_files import read_json
 
 @dataclass(frozen=True)
 class Form:
-    """One form of folder."""
+    """One folder format of image tokenizers."""
 
     what: str  # for the message of a folder that is none of them
     is_it: Callable[[Path, dict], bool]  # of the folder and its config.json, {} where it has none
@@ -29,7 +29,7 @@ class Form:
 
 
 def _named(*names: str) -> Callable[[Path, dict], bool]:
-    """Whether config.json says one of these: `_class_name` of diffusers, `model_type` of transformers."""
+    """Whether config.json has one of these classes: `_class_name` of diffusers, `model_type` of transformers."""
     return lambda folder, config: config.get("_class_name", config.get("model_type")) in names
 
 
@@ -75,7 +75,7 @@ SHIPPED = {"openmoji-64": Path(__file__).resolve().parent / "weights" / "openmoj
 
 
 def load_vq(name_or_dir: str | Path, device: str = "cpu") -> VQ:
-    """The image tokenizer of a shipped name or of a folder, in float32 and ready to encode.
+    """Load an image tokenizer by shipped name or folder, in float32 and evaluation mode.
 
     A shipped name wins over a folder of that name in the working directory: write `./openmoji-64` for the folder.
 
@@ -101,7 +101,7 @@ def load_vq(name_or_dir: str | Path, device: str = "cpu") -> VQ:
 
 
 def find_folder(name_or_dir: str) -> Path:
-    """The folder of a shipped name, or that folder itself; UserError listing the shipped names if there is none."""
+    """Folder of a shipped name, or that folder itself. Raises UserError with the shipped names if there is none."""
     folder = SHIPPED.get(name_or_dir, Path(name_or_dir))
     if folder.is_dir():
         return folder
@@ -115,7 +115,7 @@ def find_folder(name_or_dir: str) -> Path:
 
 
 def read_preprocess(folder: Path) -> tuple[str, int | None]:
-    """Name and image size of a folder's preprocess.json; the folder's own name and None where it does not say."""
+    """Name and image size of a folder's preprocess.json; the folder's own name and None where it lacks them."""
     path = folder / "preprocess.json"
     settings = read_json(path) if path.is_file() else {}
     name, image_size = settings.get("name", folder.resolve().name), settings.get("image_size")

@@ -1,4 +1,4 @@
-"""What every image tokenizer here can do: pictures to VQ codes and back.
+"""Base class of image tokenizers: images to VQ codes and back.
 
 The families (`vq_chameleon.py`, `vq_transformers.py`) say how their model encodes and decodes a tensor; this file does
 what is the same for all: pictures to pixels, checks of shapes and ranges, exact codes, and the fingerprint that ties
@@ -77,7 +77,8 @@ class VQ(ABC):
         self.batches = BatchCounts()
 
     def encode(self, images: list[Image.Image]) -> np.ndarray:
-        """Codes uint16 [b, h, w] of pictures of one size, both sides multiples of `downsample`. UserError if not."""
+        """Codes uint16 [b, h, w] of images of one size, both sides multiples of `downsample`. Raises UserError
+        otherwise."""
         sizes = sorted({image.size for image in images})
         if len(sizes) != 1:
             raise UserError(f"encode takes pictures of one size, got sizes {sizes}; preprocess them first")
@@ -109,7 +110,7 @@ class VQ(ABC):
         return torch.cat(self._each(self._encode, pixels)).cpu().numpy().astype(np.uint16)
 
     def decode(self, codes: np.ndarray | torch.Tensor) -> list[Image.Image]:
-        """RGB pictures of codes [b, h, w]. UserError on another shape, or a code outside the codebook."""
+        """RGB images of codes [b, h, w]. Raises UserError for another shape, or a code outside the codebook."""
         return images_of(self.decode_pixels(codes))
 
     def decode_pixels(self, codes: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -138,10 +139,10 @@ class VQ(ABC):
 
     @abstractmethod
     def _architecture(self) -> dict[str, Any]:
-        """Settings that change the computation and do not show in the names and shapes of the weights."""
+        """Settings that change the computation but not the names and shapes of the weights."""
 
     def check_grids(self, grids: Iterable[tuple[int, int]]) -> None:
-        """Raise UserError if the model cannot take one of these grids of codes."""
+        """Raises UserError if the model does not support one of these grids of codes."""
         for rows, columns in grids:
             self._check_grid(rows, columns)
 
@@ -150,18 +151,19 @@ class VQ(ABC):
         raise NotImplementedError
 
     def _codes(self, latents: torch.Tensor) -> torch.Tensor:
-        """Codes int64 [b, h, w] of these latents, the same operations as in `_encode`."""
+        """Codes int64 [b, h, w] of these latents, by the same operations as `_encode`."""
         raise NotImplementedError
 
     def _settle(self, latents: torch.Tensor) -> Settled:
-        """Their codes, and how far each latent may move before its code could change."""
+        """Codes of latents, and each latent's margin before its code would change."""
         raise NotImplementedError
 
     def _check_grid(self, rows: int, columns: int) -> None:  # noqa: B027
-        """Raise UserError if the model cannot take a grid of this many codes; most take any."""
+        """Raises UserError if the model does not support a grid of this many codes; most support any."""
 
     def _each(self, work: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> list[torch.Tensor]:
-        """`work` of a batch [b, ...]: picture by picture on a CPU, whole on a GPU; in full float32, without gradients."""
+        """`work` of a batch [b, ...]: one image at a time on a CPU, the whole batch on a GPU; in full float32, without
+        gradients."""
         import torch
 
         from tokenization.one_thread import one_thread_each
@@ -171,7 +173,7 @@ class VQ(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     def _checked_codes(self, codes: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -210,7 +212,7 @@ class VQ(ABC):
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """No TensorFloat32 in convolutions and matrix products inside; the process's own choice comes back after."""
+    """Context without TensorFloat32 in convolutions and matrix products; the process's setting is restored after."""
     import torch
 
     convolution, matmul = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
@@ -224,7 +226,7 @@ def full_float32() -> Iterator[None]:
 
 
 def pixels_of(images: list[Image.Image]) -> torch.Tensor:
-    """Pixels float32 [b, 3, H, W] in -1..1 of pictures of one size."""
+    """Images of one size as float32 [b, 3, H, W] in -1..1."""
     import torch
 
     from model.hf import pictures_uni_x
@@ -233,7 +235,7 @@ def pixels_of(images: list[Image.Image]) -> torch.Tensor:
 
 
 def images_of(pixels: torch.Tensor) -> list[Image.Image]:
-    """RGB pictures of pixels float [b, 3, H, W]; what lies outside -1..1 is clamped."""
+    """Pixels float [b, 3, H, W], clamped to -1..1, as RGB images."""
     from model.hf import pictures_uni_x
 
     return pictures_uni_x.images_of(pixels.cpu().numpy())

@@ -89,7 +89,8 @@ class ChameleonVQ(VQ):
 
 
 def load_diffusers(folder: Path, *, name: str, image_size: int | None, device: str) -> ChameleonVQ:
-    """A diffusers VQModel folder. `image_size` None means the config's sample_size. UserError on what does not fit."""
+    """Load a diffusers VQModel folder. `image_size` None means the config's sample_size. Raises UserError for what does
+    not fit."""
     weights = folder / DIFFUSERS_WEIGHTS
     if not weights.is_file():
         raise UserError(f"{folder}: there is no {DIFFUSERS_WEIGHTS}; write the folder with VQModel.save_pretrained")
@@ -101,13 +102,13 @@ def load_diffusers(folder: Path, *, name: str, image_size: int | None, device: s
 
 
 def _newest_name(key: str) -> str:
-    """What diffusers calls a tensor of a VQModel now."""
+    """Current diffusers name of a VQModel tensor."""
     old = next((old for old in OLD_ATTENTION if ".attentions." in key and old in key), None)
     return key.replace(old, OLD_ATTENTION[old]) if old else key
 
 
 def load_chameleon(folder: Path, *, name: str, image_size: int | None, device: str) -> ChameleonVQ:
-    """Meta's released folder, vqgan.yaml and vqgan.ckpt. `image_size` None means the yaml's resolution.
+    """Load Meta's released folder, vqgan.yaml and vqgan.ckpt. `image_size` None means the yaml's resolution.
 
     UserError when a file is missing or damaged, when the yaml asks for what VQModel does not have, or when a tensor is
     missing, unexpected or of another shape. The discriminator's tensors are left out.
@@ -126,7 +127,7 @@ def load_chameleon(folder: Path, *, name: str, image_size: int | None, device: s
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What torch.load finds in a file without running code from it; UserError when that is refused or impossible."""
+    """Load a torch file without executing code from it. Raises UserError if that is refused or impossible."""
     import torch
 
     try:
@@ -143,7 +144,7 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def build_model(config: dict[str, Any], source: Path) -> torch.nn.Module:
-    """A VQModel of this diffusers config, its weights random; `source` is the file that an error names."""
+    """VQModel of this diffusers config with random weights; `source` is the file named in errors."""
     from pretrain.system.light_imports import vq_model
 
     VQModel = vq_model()
@@ -155,7 +156,7 @@ def build_model(config: dict[str, Any], source: Path) -> torch.nn.Module:
 
 
 def diffusers_config(path: Path) -> dict[str, Any]:
-    """VQModel's configuration for a released vqgan.yaml; UserError for a setting that VQModel does not have."""
+    """VQModel configuration for a released vqgan.yaml. Raises UserError for a setting that VQModel does not have."""
     import yaml
 
     try:
@@ -204,7 +205,7 @@ def diffusers_state(state: dict[str, torch.Tensor], levels: int) -> dict[str, to
 
 
 def renames(levels: int) -> list[tuple[str, str]]:
-    """RENAMES and the rules of a model of this many levels; diffusers counts the decoder's levels the other way."""
+    """RENAMES and the rules of a model of this many levels; diffusers counts the decoder's levels in reverse."""
     rules = list(RENAMES)
     for level in range(levels):
         down, up = f"encoder.down_blocks.{level}.", f"decoder.up_blocks.{levels - 1 - level}."

@@ -1,4 +1,4 @@
-"""Reading the files of an image tokenizer's folder, each fault as one line that names the file."""
+"""File reading of an image tokenizer's folder; each error is one line with the file's name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONGEST_REASON = 160
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; UserError when it is not one."""
+    """Read a JSON object. Raises UserError if it is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -29,7 +29,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_settings(config: dict[str, Any], known: Collection[str], source: Path) -> None:
-    """UserError for a setting that the library's class does not have, and so would ignore, unless it says nothing.
+    """Raises UserError for a setting that the library's class lacks and would ignore, unless it is known to have no
+    effect.
 
     Keys with an underscore are the library's notes.
     """
@@ -41,7 +42,8 @@ def check_settings(config: dict[str, Any], known: Collection[str], source: Path)
 
 
 def read_safetensors(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, torch.Tensor]:
-    """Tensors whose name begins with one of `prefixes`, by the rest of the name; UserError for a damaged file."""
+    """Tensors whose name begins with one of `prefixes`, by the rest of the name. Raises UserError for a damaged
+    file."""
     from safetensors import SafetensorError, safe_open
 
     state = {}
@@ -59,7 +61,8 @@ def read_safetensors(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str,
 
 
 def load_exactly(model: torch.nn.Module, state: dict[str, torch.Tensor], source: Path) -> None:
-    """Copy `state` into `model`; UserError naming the tensors of `source` that are missing, unknown or misshapen."""
+    """Copy `state` into `model`. Raises UserError with the tensors of `source` that are missing, unknown or of another
+    shape."""
     own = model.state_dict()
     misshapen = [
         f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
@@ -78,12 +81,12 @@ def load_exactly(model: torch.nn.Module, state: dict[str, torch.Tensor], source:
 
 
 def in_one_line(error: Exception) -> str:
-    """What a library says went wrong, short enough to stand inside a message of ours."""
+    """A library's error message, shortened to one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + "..."
 
 
 def shortened(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of the others."""
     more = len(names) - NAMES_IN_A_MESSAGE
     return ", ".join(names[:NAMES_IN_A_MESSAGE]) + (f" and {more} more" if more > 0 else "")

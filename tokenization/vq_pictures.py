@@ -1,4 +1,4 @@
-"""Pictures to train an image tokenizer on, from any corpus: a buffer of them in memory, filled anew after each pass.
+"""Training images of an image tokenizer, from any corpus: a buffer in memory, refilled after each pass.
 
 A folder with picture files anywhere below it gives all of these, captions or not; anything else is read as shard_images
 reads it.
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class PictureBuffer:
-    """Pictures uint8 [n, 3, size, size] of corpora that go round and round: `small`, and `large` of twice the size if asked.
+    """Buffer of images uint8 [n, 3, size, size], cycling over corpora: `small`, and `large` of twice the size if asked
+    for.
 
     What cannot be decoded is counted in `rejected` by reason, the first of each told to `warn`. UserError if there is no
     picture at all.
@@ -40,7 +41,7 @@ class PictureBuffer:
         self.refill()
 
     def refill(self) -> None:
-        """Take the next pictures, as many as there is room for; nothing changes if all of them are here."""
+        """Load the next images, as many as fit; no change if all of them fit."""
         import numpy
         import torch
 
@@ -79,7 +80,7 @@ class PictureBuffer:
 
 
 def sources_of(paths: list[str]) -> Iterator[Path | str | bytes]:
-    """Each picture of these inputs, not decoded: a path, or the bytes of its file. UserError as in `open_corpus`."""
+    """Undecoded images of these inputs: a path, or the bytes of a file. Raises UserError as `open_corpus` does."""
     from tokenization import storage
     from tokenization.readers import Document, open_corpus
     from tokenization.readers.pairs import is_picture

@@ -1,4 +1,4 @@
-"""Emu3's and Janus' image tokenizers, by their transformers classes Emu3VQVAE and JanusVQVAE.
+"""Emu3's and Janus's image tokenizers, by their transformers classes Emu3VQVAE and JanusVQVAE.
 
 Both take pixels in -1..1, which is mean 0.5 and standard deviation 0.5: the defaults of BAAI's image processor for the
 tokenizer, and the range that DeepSeek's decoder writes. The folder's preprocessor_config.json sets nothing here, and what it
@@ -26,7 +26,7 @@ WHOLE_MODEL_PREFIXES = ("model.vqmodel.", "vqmodel.")
 
 
 class Emu3VQ(VQ):
-    """Emu3's tokenizer (arXiv 2409.18869, section 2.2): 32,768 codes, 8 x 8 pixels each, made for video.
+    """Emu3's image tokenizer (arXiv 2409.18869, section 2.2): 32,768 codes, 8 x 8 pixels each, made for video.
 
     A picture is a clip of `temporal_downsample_factor` equal frames, which the encoder folds into one grid of codes;
     the decoder unfolds as many frames, and the first is the picture. transformers' `encode` and `decode` do both for
@@ -61,7 +61,7 @@ class Emu3VQ(VQ):
 
 
 class JanusVQ(VQ):
-    """Janus' tokenizer of pictures to be drawn (arXiv 2410.13848, LlamaGen's VQ): 16,384 codes, 16 x 16 pixels each.
+    """Janus's image tokenizer for generation (arXiv 2410.13848, LlamaGen's VQ): 16,384 codes, 16 x 16 pixels each.
 
     Only square grids of `num_patches` codes a side fit (24 in the released models, 384 px): its decoder checks.
 
@@ -128,12 +128,13 @@ FAMILIES = {"emu3": (Emu3VQ, "Emu3VQVAE"), "janus": (JanusVQ, "JanusVQVAE")}
 
 
 def family_of(config: dict[str, Any]) -> str:
-    """Which of FAMILIES a config.json describes, of the tokenizer alone or of the whole model."""
+    """Which of FAMILIES a config.json is of, whether of the tokenizer alone or of a whole model."""
     return config["model_type"].removesuffix("_vqgan")
 
 
 def load_transformers(folder: Path, *, name: str, image_size: int | None, device: str) -> VQ:
-    """Emu3VQVAE or JanusVQVAE from config.json and safetensors, of the tokenizer alone or of a whole released model.
+    """Load Emu3VQVAE or JanusVQVAE from config.json and safetensors, of the tokenizer alone or of a whole released
+    model.
 
     Of a whole model only the tokenizer's settings and tensors are read. UserError when there are no safetensors, when they
     do not fit, or for a setting that the class would ignore.

@@ -1,4 +1,4 @@
-"""What one of several workers does, without a coordinator: its share of the input's files, and what is left of each.
+"""Work plan of a worker, without a coordinator: its share of the input files, and the missing parts of each.
 
 File i of the listing belongs to worker i modulo the number of workers. What is finished is known by its name in the
 output folder, so a job can be killed and started again with another number of workers at any time. Two workers that do
@@ -42,7 +42,7 @@ class WorkFile:
 
 @dataclass(frozen=True)
 class Begin:
-    """A file is opened: it has `records` records."""
+    """Event: a file is opened, with `records` records."""
 
     work: WorkFile
     records: int
@@ -51,7 +51,7 @@ class Begin:
 
 @dataclass(frozen=True)
 class Known:
-    """A part that an earlier run published, with what later parts must not hold again."""
+    """Event: a part that an earlier run published, with its ids and image hashes."""
 
     record: PartRecord
     ids: list[str]
@@ -60,12 +60,12 @@ class Known:
 
 @dataclass(frozen=True)
 class End:
-    """The last part of the file that began has been read."""
+    """Event: the last part of the open file has been read."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A file that is finished already."""
+    """Event: a file that is finished already."""
 
     record: FileRecord
 
@@ -80,7 +80,7 @@ def listed(corpora: list[Corpus]) -> list[WorkFile]:
 
 
 def slot_of(environment: Mapping[str, str], index: int | None, count: int | None) -> tuple[int, int]:
-    """Which of how many workers this process is: (array task, rank) where Slurm or torchrun say so, else alone.
+    """(slot, slots) of this process: (array task, rank) from Slurm or torchrun, else alone.
 
     index, count: --job-index and --job-count, which go before SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT. UserError
     for an array that has gaps, or an index that is out of range.
@@ -108,7 +108,7 @@ def slot_of(environment: Mapping[str, str], index: int | None, count: int | None
 
 
 def local_rank() -> int:
-    """Which of the processes of this machine this is, for choosing a GPU."""
+    """Rank of this process on its machine, for choosing a GPU."""
     value = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
     return int(value) if value.isdigit() else 0
 
@@ -116,7 +116,7 @@ def local_rank() -> int:
 def events(
     output: Path, files: list[WorkFile], size: int, warn: Callable[[str], None], before: dict[str, PartRecord]
 ) -> Iterator[Event]:
-    """What is there and what is to do, file by file: parts of at most `size` records, in order.
+    """Events of existing and missing parts, file by file: parts of at most `size` records, in order.
 
     Everything that was published is hashed again; what is damaged is named to `warn` and made anew, and its record goes
     into `before` under its part's name. UserError if a file changed since an earlier run made parts of it.
@@ -163,7 +163,7 @@ def _file_events(
 def finished(
     output: Path, work: WorkFile, warn: Callable[[str], None], before: dict[str, PartRecord]
 ) -> FileRecord | None:
-    """The record of a file whose parts are all there and sound; a record that cannot be trusted is removed."""
+    """Record of a file whose parts are all there and verify; a damaged record is removed."""
     record = None
     try:
         record = read_file_record(output, work.number)
@@ -185,7 +185,7 @@ def published(
     warn: Callable[[str], None],
     before: dict[str, PartRecord],
 ) -> PartRecord | None:
-    """The record of a sound part of a file, or None; a damaged one is removed."""
+    """Record of a verified part of a file, or None; a damaged one is removed."""
     folder = part_folder(output, work.number, part)
     if not folder.exists():
         return None

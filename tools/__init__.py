@@ -1,1 +1,1 @@
-"""One command per file: convert, generate, inspect, report."""
+"""Commands, one per file, and their libraries in packages by subject."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The cost of drawing pictures: batches, guidance, one branch a token, and the cache, side by side in one run.
+"""Benchmark of image generation: batch sizes, guidance, token routing and the KV cache, side by side in one run.
 
 Models have random weights, since time does not depend on them. Each round measures every way once, in turn, so that
 whatever else the machine does falls on all of them; ratios are taken within a round, and medians over the rounds. Times
@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measure, print a table, write the figures."""
+    """Measure, print a table, write the results."""
     arguments = parse_arguments()
     if min(arguments.rounds, arguments.every, arguments.threads) < 1 or arguments.codes < 0:
         raise UserError("--rounds, --every and --threads take at least 1, --codes at least 0: change them")

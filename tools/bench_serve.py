@@ -1,4 +1,4 @@
-"""Load on tools/serve.py: clients that ask at once for minutes, every answer compared, and the memory of the server."""
+"""Load test of tools/serve.py: concurrent clients for minutes, every answer compared, and the server's memory."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def started(checkout: Path, args: argparse.Namespace, *more: str) -> subprocess.Popen:
-    """The server of a checkout, on a free port."""
+    """Start the server of a checkout on a free port."""
     command = [sys.executable, str(checkout / "tools/serve.py"), "--model", str(args.model), "--port", "0"]
     command += ["--chat-format", "plain", "--batch-size", str(args.batch_size), "--device", "cpu", *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def measure(args: argparse.Namespace) -> int:
-    """--against and --queue."""
+    """Measure --against and --queue."""
     from tools.serving.throughput import compare, queue_table
 
     checkouts = [ROOT] if args.against is None else [args.against, ROOT]
@@ -119,7 +119,7 @@ def measure(args: argparse.Namespace) -> int:
 
 
 def address_of(process: subprocess.Popen) -> str:
-    """The address that a server says when it is ready."""
+    """Address that a server prints when it is ready."""
     for line in process.stdout or ():
         if line.startswith("ready: "):
             return line.removeprefix("ready: ").strip()
@@ -127,7 +127,7 @@ def address_of(process: subprocess.Popen) -> str:
 
 
 def watch_memory(pid: int, samples: list[int], over: threading.Event) -> None:
-    """Append the resident bytes of a process four times a second."""
+    """Append a process's resident bytes four times a second."""
     import psutil
 
     process = psutil.Process(pid)
@@ -136,7 +136,8 @@ def watch_memory(pid: int, samples: list[int], over: threading.Event) -> None:
 
 
 def end_under_load(process: subprocess.Popen, load) -> tuple[int, int]:
-    """SIGTERM while every client waits -> how many answers were finished, and the exit code of the server."""
+    """Graceful shutdown under load: SIGTERM while every client waits -> answers that were finished, and the server's
+    exit code."""
     before = sum(map(len, load.seconds.values()))
     threads = [threading.Thread(target=load.once, args=(number,)) for number in range(load.clients)]
     for thread in threads:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a training step of Uni-X costs next to a model of the same activated size whose layers are all shared.
+"""Benchmark of a training step of Uni-X against an all-shared model with the same activated parameters.
 
 Both models train side by side in one process, step by step in turn, on rows of captioned pictures (a) and on long
 documents, half text and half vision (b). Printed are the medians of paired ratios, the ratio that the FLOP count
@@ -64,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def check_rows(rows: str, documents: str) -> tuple[list[str], list[int]]:
-    """The two lists of the command line. Raises UserError."""
+    """Parse the two lists of the command line. Raises UserError."""
     kinds = rows.split(",")
     if not set(kinds) <= {"a", "b"}:
         raise UserError(f"--rows {rows}: give a, b or a,b")

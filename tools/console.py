@@ -1,4 +1,4 @@
-"""The console commands that an installation brings (`uni-x-train`, `uni-x-shard`, ...): each is the `main` of a script.
+"""Console commands of an installation (`uni-x-train`, `uni-x-shard`, ...): each is the `main` of a script.
 
 pyproject.toml names `run` for all of them; the name that was typed says which one is meant. Scripts run from a clone
 (`python pretrain/train.py`) do not come through here.

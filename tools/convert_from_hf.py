@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make the checkpoint that a Uni-X run starts from, out of a Hugging Face folder.
+"""Make the initial checkpoint of a Uni-X run from a Hugging Face folder.
 
 Reads Qwen2, Qwen2.5, Qwen3 and Llama language models, exports of this project, and the published Uni-X models. Tensors
 are read and written one at a time. A training run takes the checkpoint with run.init_from, in any parallel layout, and

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Export a training checkpoint as a Hugging Face folder that generates text and pictures on its own.
+"""Export a training checkpoint as a Hugging Face folder that generates text and images.
 
 Any layout's checkpoint will do, without the processes that wrote it: tensors are read and written one at a time. The
 folder holds the weights under Qwen's names, the model's code, the text tokenizer, the image tokenizer and the
@@ -53,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main_of_export(arguments: argparse.Namespace) -> int:
-    """The plain folder of an export."""
+    """Make the plain text folder of an export."""
     if not arguments.text_only or arguments.vq or arguments.results:
         raise UserError("--export goes with --text-only and --output alone: pictures and cards are of a --checkpoint")
     export_text_of(arguments.export, arguments.output)

@@ -104,7 +104,7 @@ def stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
 
 
 def edit_stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
-    """The same of the preset demo-edit, which needs the corpus, the tokenizer and the run of the preset demo."""
+    """Stages of the preset demo-edit, which needs the corpus, the tokenizer and the run of the preset demo."""
     data, out, start = arguments.folder / "data", arguments.folder / EDITS, arguments.folder / "demo" / "run"
     if not list(start.glob("checkpoints/step_*")):
         raise UserError(f"{start} has no checkpoint to go on from: run make demo first (tools/demo.py --preset demo)")
@@ -143,12 +143,12 @@ def edit_stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
 
 
 def is_done(name: str, data: Path) -> bool:
-    """Stages that would do their work again, though it is there. The others see for themselves."""
+    """Whether a stage's result is there, for stages that would repeat their work. The others check it themselves."""
     return name == "tokenizer" and (data / "tokenizer" / "tokenizer.json").exists()
 
 
 def main() -> int:
-    """Run the stages in order; stop at the first that fails, with its exit code."""
+    """Run the stages in order; stop at the first failure, with its exit code."""
     arguments = parse_arguments()
     planned = edit_stages(arguments) if arguments.preset == EDITS else stages(arguments)
     out = arguments.folder / arguments.preset

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure a demo model and write the report page: curves, reconstructions, drawn names next to the real pictures.
+"""Report page of a demo model: curves, reconstructions, generated images next to the real ones.
 
 The main figure asks whether a picture that was drawn for a training name is nearest, in pixels, to the picture of that
 name, among all training pictures (decoded from their codes, equal ones counted once). Chance is the share of training
@@ -54,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Draw, measure, write."""
+    """Generate, measure, write."""
     arguments = parse_arguments()
     read_metrics(arguments.run)
     output_folder(arguments.output)

@@ -1,4 +1,5 @@
-"""docs/architecture.md's table and picture, from the code: which file does what on the way from a corpus to a Hugging Face folder."""
+"""Write docs/architecture.md's table and picture from the code: which file does what, from a corpus to a Hugging Face
+folder."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ BEGIN, END = "<!-- files: begin -->\n", "<!-- files: end -->\n"
 
 @dataclass(frozen=True)
 class PathStep:
-    """A part of the way: the files that do it, in the order in which data meets them, and what it hands on."""
+    """A stage of the path: its files in the order of the data flow, and its output."""
 
     name: str
     files: tuple[str, ...]
@@ -135,7 +136,7 @@ COLOURS = ("#dbeafe", "#dbeafe", "#e0e7ff", "#fae8ff", "#fae8ff", "#dcfce7", "#d
 
 
 def picture() -> str:
-    """The same as a picture (SVG): a box for each stage, an arrow with what travels between them."""
+    """The table as a picture (SVG): a box for each stage, an arrow with its output."""
     parts: list[str] = []
     top = 20
 
@@ -184,7 +185,7 @@ def picture() -> str:
 
 
 def page(old: str) -> str:
-    """The page with today's table."""
+    """The page with the current table."""
     before, mark, rest = old.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not mark or not end:
@@ -193,7 +194,7 @@ def page(old: str) -> str:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Write both files, or with --check say whether they are what would be written."""
+    """Write both files, or with --check compare them."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

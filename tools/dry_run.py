@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""One training step of a configuration as its GPUs would make it, on a machine that has none.
+"""Dry run of one training step of a configuration, as its GPUs would make it, on a machine without GPUs.
 
 The real engine runs on tensors that say that they are on a GPU and hold nothing, in a process group that sends nothing,
 once for a rank of each pipeline stage. What would fail there for its device or dtype fails here; printed are the memory
@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def figures_of(arguments: argparse.Namespace) -> list[dict]:
-    """What a rank of each stage does. Raises UserError for what cannot be laid out so."""
+    """Measurements of a rank of each stage. Raises UserError for a layout that is not possible."""
     from pretrain.config import load_config
     from pretrain.engines import ENGINES, that_have
     from pretrain.parallel import check_layout

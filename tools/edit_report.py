@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure a model that edits pictures, on edits of things that it was not trained on, and write the report page.
+"""Report page of an image-editing model, on edits of things that it was not trained on.
 
 The model is asked for each edit in its usual English wording. Its result is compared with the target, pixel by pixel, in
 the region that the edit changes and outside it, beside what a copy of the source, an answer without the source, and the

@@ -1,4 +1,4 @@
-"""Evaluate a Uni-X model: pictures for benchmarks, text benchmarks, held-out loss, reconstruction, retrieval."""
+"""Evaluate a Uni-X model: images for benchmarks, text benchmarks, held-out loss, reconstruction, retrieval."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ failed, 2 wrong usage or input, or a set that is not whole.
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Raise UserError for a path that is not there, before the seconds that it takes to import torch."""
+    """Raises UserError for missing paths, before torch is imported."""
     from pretrain.inputs import holds_checkpoint
     from tokenization.vq import find_folder
     from tools.export.folder import check_export
@@ -44,7 +44,7 @@ def check_paths(args: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do the task, write its result, print the scores."""
+    """Run the task, write its result, print the scores."""
     args = build_parser(__doc__, EPILOG).parse_args(arguments)
     check_arguments(args)
     check_paths(args)

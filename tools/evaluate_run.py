@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Evaluate the checkpoints of a run, while it trains or after: results go into the run folder and beside its curves.
+"""Evaluate the checkpoints of a run, during or after training: results go into the run folder and beside its curves.
 
 Each checkpoint that is there and not yet evaluated is measured, the newest first, by tools/evaluate.py. It is held
 meanwhile, so that training may remove it. RUN/evaluations/STEP/TASK.json is the result; its scores are in TensorBoard
@@ -53,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Evaluate what is there, then, with --follow, what comes."""
+    """Evaluate existing checkpoints, then, with --follow, new ones."""
     arguments = parse_arguments()
     import time
 

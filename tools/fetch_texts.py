@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Fetch a parallel text in English, German and Chinese: the Debian Reference, from three Debian packages (GPL-2+).
+"""Download a parallel text in English, German and Chinese: the Debian Reference, from three Debian packages (GPL-2+).
 
 Sections that all three have become documents. Every tenth section is held out, the same ones in each language, so that
 what is held out in one is not trained on in another. Needs apt-get and dpkg-deb, or the three packages as files;
@@ -46,7 +46,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def fetched(folder: Path) -> None:
-    """Download the packages to `folder`, with package lists of its own where the system has none. Raises RunFailed."""
+    """Download the packages to `folder`, with own package lists where the system has none. Raises RunFailed."""
     names = [f"debian-reference-{name}" for name in LANGUAGES.values()]
     (folder / "lists" / "partial").mkdir(parents=True)
     own = ["-o", f"Dir::State::Lists={folder}/lists", "-o", f"Dir::Cache={folder}", "-o", "APT::Sandbox::User=root"]
@@ -64,7 +64,7 @@ def fetched(folder: Path) -> None:
 
 
 def text_of(package: Path, name: str) -> str:
-    """The text of one language out of its package. Raises UserError."""
+    """Text of one language from its package. Raises UserError."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(["dpkg-deb", "-x", package, folder], capture_output=True, text=True)
@@ -79,7 +79,7 @@ def text_of(package: Path, name: str) -> str:
 
 
 def sections_of(text: str) -> dict[str, str]:
-    """Section number, as in 1.1.8 -> its text. The table of contents has the same headings, with nothing below them."""
+    """Section number, as in 1.1.8 -> its text. The table of contents has the same headings, without text."""
     found: dict[str, list[str]] = {}
     number = None
     for line in text.splitlines():
@@ -93,7 +93,7 @@ def sections_of(text: str) -> dict[str, str]:
 
 
 def documents_of(section: str) -> list[str]:
-    """A section in pieces of whole paragraphs, each at most LONGEST characters if its paragraphs are."""
+    """Split a section into documents of whole paragraphs, each at most LONGEST characters if its paragraphs are."""
     pieces: list[str] = []
     for paragraph in re.split(r"\n\s*\n", section):
         if pieces and len(pieces[-1]) + len(paragraph) < LONGEST:
@@ -109,7 +109,8 @@ def is_held_out(number: str) -> bool:
 
 
 def write(output: Path, texts: dict[str, str]) -> dict[str, dict[str, int]]:
-    """Language -> text becomes <language>/train.jsonl and heldout.jsonl. Returns characters by language and side."""
+    """Write <language>/train.jsonl and heldout.jsonl from language -> text. Returns characters by language and
+    split."""
     sections = {language: sections_of(text) for language, text in texts.items()}
     common = sorted(set.intersection(*map(set, sections.values())))
     sizes: dict[str, dict[str, int]] = {}
@@ -129,7 +130,7 @@ def write(output: Path, texts: dict[str, str]) -> dict[str, dict[str, int]]:
 
 
 def main() -> int:
-    """Fetch, cut, write."""
+    """Download, split, write."""
     arguments = parse_arguments()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.packages or Path(temporary)

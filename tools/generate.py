@@ -1,4 +1,4 @@
-"""Pictures, captions, edits, texts and documents of both, with an exported Uni-X model."""
+"""Generate images, captions, edits, texts and interleaved documents with an exported Uni-X model."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def sections(setting, against: Path | None, found: dict) -> list[tuple[str, Callable[[], Any]]]:
-    """(name, function without arguments) of what is measured, the most wanted first."""
+    """(name, function without arguments) of each measurement, most important first."""
     from tools.benchmarks.gpu import decoding, pictures, steps
     from tools.benchmarks.gpu.setting import NotRun
 
@@ -73,7 +73,7 @@ def sections(setting, against: Path | None, found: dict) -> list[tuple[str, Call
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure section after section; one that fails is told, and the others go on -> the exit code."""
+    """Run section by section; a failure is reported, and the others go on -> the exit code."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler tells when it starts and stops
     import torch
 
@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write(output: Path, record: dict) -> None:
-    """The record so far, as JSON and as a table."""
+    """Write the record so far, as JSON and as a table."""
     write_text(output / "gpu_check.json", json.dumps(record, indent=1) + "\n")
     write_text(output / "gpu_check.md", table(record))
 
@@ -176,7 +176,7 @@ def table(record: dict) -> str:
 
 
 def rows_of(found: dict | None, columns: tuple[str, ...], head: str) -> list[str]:
-    """Lines of a table of figures by name; columns that no figure has are left out."""
+    """Lines of a table of results by name, without empty columns."""
     if not found:
         return []
     shown = [column for column in columns if any(column in each for each in found.values())]
@@ -187,7 +187,7 @@ def rows_of(found: dict | None, columns: tuple[str, ...], head: str) -> list[str
 
 
 def word(value: object) -> str:
-    """A figure in a table."""
+    """A number in a table."""
     if isinstance(value, list):
         return " to ".join(map(word, value))
     return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else str(value)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Show what shard_images.py would make of its input, before a long job: format, documents, pictures, rejects.
+"""Preview what shard_images.py would make of its input: format, documents, images, rejects.
 
 Some documents are read of files spread over each input, and their pictures decoded. The output is a page with the
 documents as they were understood, a contact sheet of the pictures as the image tokenizer will see them, and one of what is
@@ -62,13 +62,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def framing_of(arguments: argparse.Namespace) -> Framing:
-    """The shapes that are asked for; squares need no pixels per code."""
+    """Framing of the requested shapes; squares need no pixels per code."""
     code = 1 if arguments.shapes == "square" else arguments.pixels_per_code
     return Framing(grids_from(arguments.shapes, arguments.image_size // code), code, arguments.fit == "pad")
 
 
 def main() -> int:
-    """Run the command; the exit code is 1 if of an input next to nothing can be used."""
+    """Run the command; the exit code is 1 if almost nothing of an input can be used."""
     arguments = parse_arguments()
     framing = framing_of(arguments)
     warnings.filterwarnings("ignore", module=r"PIL\b")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Show code shards as pictures and text again: any sample, and any training row with what is learned of it.
+"""Show code shards as images and text: samples, and training rows with their loss mask.
 
 The output is a page: tokens per source, use of the codebook, samples, and with --config rows exactly as training reads
 them, document by document. What is learned has a green ground or frame, what is only read is grey.

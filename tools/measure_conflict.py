@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure where text and pictures want different weights: gradient conflict of each layer and matrix of a checkpoint.
+"""Measure gradient conflict between text and image tokens, for each layer and matrix of a checkpoint.
 
 Conflict is -(cos(g_text, g_image) - cos(g_half1, g_half2)) (arXiv 2509.24365): 0 where the two gradients differ no more
 than gradients of two random halves do, 2 at most. Text gradients come from text targets alone, image gradients from

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Conditional n-gram entropy of text and of picture codes, with how far each estimate can be trusted.
+"""Measure the conditional n-gram entropy of text and of image codes, and how far each estimate can be trusted.
 
 H_n is the entropy of a token given the n - 1 before it. Windows stay inside one text or one picture (codes row by row).
 The plug-in estimate falls towards zero when most n-grams are seen once, so it stands beside a corrected one (Chao and
@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def named(value: str) -> tuple[str, Path]:
-    """NAME=FOLDER. Raises UserError."""
+    """Parse NAME=FOLDER. Raises UserError."""
     name, separator, folder = value.partition("=")
     if not separator or not name or not folder:
         raise UserError(f"{value!r}: write NAME=FOLDER, as in german=work/shards/de")
@@ -57,7 +57,7 @@ def named(value: str) -> tuple[str, Path]:
 
 
 def sequences(dataset, modality: str) -> Iterator:
-    """Token ids of each text, or codes of each picture, of an open dataset of code shards."""
+    """Token ids of each text, or codes of each image, of an open dataset of code shards."""
     import numpy
 
     for document in dataset:

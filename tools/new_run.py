@@ -75,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Write the file, and say what is in it."""
+    """Write the file, and print a summary."""
     arguments = parse_arguments()
     if arguments.output.exists() and not arguments.overwrite:
         raise UserError(f"{arguments.output} is there already: give another --output, or --overwrite")

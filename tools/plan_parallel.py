@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Choose how to cut a run over devices: parallel layouts ranked by estimated speed, and why the others cannot be had.
+"""Choose a parallel layout: layouts ranked by estimated speed, and why the others are rejected.
 
 Every product of tensor, sequence, pipeline and data parallelism, with and without recompute and the distributed
 optimizer, is looked at. Weights, gradients and optimizer state are counted to the byte; activations are counted, and what the
@@ -103,7 +103,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def make_job(arguments: argparse.Namespace):
-    """The model, the row and the devices that are planned for. Raises UserError."""
+    """Model, row and devices of the plan. Raises UserError."""
     from pretrain.planning.cost import Devices, counted_costs, measured_costs
     from pretrain.planning.layouts import PlannerJob
     from pretrain.planning.shape import row_shape, sizes_of_data
@@ -130,7 +130,7 @@ def make_job(arguments: argparse.Namespace):
 
 
 def overrides_of(parallel: ParallelLayout, zero: int = 0) -> list[str]:
-    """The words that make `pretrain/train.py` use this layout, whatever its file says."""
+    """Overrides that make `pretrain/train.py` use this layout, whatever its file says."""
     words = [f"zero.stage={zero}"] if zero else []
     for name, value in vars(parallel).items():
         written = str(value).lower() if isinstance(value, bool) else value
@@ -139,7 +139,7 @@ def overrides_of(parallel: ParallelLayout, zero: int = 0) -> list[str]:
 
 
 def command_line(parallel: ParallelLayout, zero: int = 0) -> str:
-    """The same as a shell wants it."""
+    """The overrides quoted for a shell."""
     return " ".join(f'"{word}"' if set(word) & set("|'") else word for word in overrides_of(parallel, zero))
 
 

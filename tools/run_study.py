@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compare layer kinds under control: equal data, tokens, activated parameters and tuning, several seeds, one report.
+"""Controlled comparison of layer kinds: equal data, tokens, activated parameters and tuning, several seeds, one report.
 
 Trains a shared transformer, hard MoE, Mixture-of-Transformers, and Uni-X with separated layers at either end and at
 both, after `make demo` has made the pictures. Every training is a cell with a folder of its own: killed and started
@@ -57,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Prepare, run what is not done, report."""
+    """Prepare, run unfinished cells, report."""
     arguments = parse_arguments()
     from tools.study.data import check_demo, fingerprints, sources
     from tools.study.plan import ARMS, PRESETS

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run VLMEvalKit's own runner on an exported Uni-X folder. Its environment is that of `make setup-eval`.
+"""Run VLMEvalKit's own runner on an exported Uni-X folder, in the environment of `make setup-eval`.
 
 What stands after -- goes on to VLMEvalKit, as in -- --limit 50. Data that it does not know by name are read from
 $LMUData/NAME.tsv, as it documents: columns index, question, A, B, C, D, answer and image.
@@ -47,7 +47,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def failures(status: Path, names: list[str]) -> dict[str, str]:
-    """Data sets that VLMEvalKit could not do, and why; it only logs that. What it left out on purpose is none of them."""
+    """Datasets that failed in VLMEvalKit, and why; it only logs that. Datasets that it skipped on purpose do not
+    count."""
     try:
         found = json.loads(status.read_text(encoding="utf-8"))["datasets"]
     except (OSError, ValueError, KeyError):
@@ -61,7 +62,7 @@ def failures(status: Path, names: list[str]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Register the model, hand over, and look whether every data set has its scores."""
+    """Register the model, run VLMEvalKit, and check that every dataset has scores."""
     arguments = parse_arguments()
     if not (arguments.model / "config.json").is_file():
         raise UserError(

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible HTTP server of an exported Uni-X model, with a page to chat, draw and edit in a browser."""
+"""OpenAI-compatible HTTP server of an exported Uni-X model, with a page to chat, generate and edit in a browser."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ KEY_VARIABLE = "UNI_X_API_KEY"
 def what_it_can(
     recorded: Sequence[str] | None, chat_format: str | None, asked: Sequence[str] | None
 ) -> tuple[bool, Sequence[str]]:
-    """Whether conversations are sent as turns, and the skills that the page offers: what is asked for, else what the export
-    says that its training data taught, of texts alone nothing, else everything that goes with the format."""
+    """Whether conversations are sent as turns, and the skills that the page offers: as requested, else those that the
+    export's training data taught, of texts alone nothing, else everything that the format supports."""
     if not (recorded is None or isinstance(recorded, list) and all(isinstance(skill, str) for skill in recorded)):
         raise UserError(
             f"config.json: skills is {recorded!r}: a list of {', '.join(SKILLS)} is needed; mend or remove it"
@@ -228,14 +228,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def names_of(args: argparse.Namespace) -> list[str]:
-    """What the model is called: many folders are called `model`, which says nothing."""
+    """Names of the model: many folders are called `model`, which says nothing."""
     folder = args.model.resolve()
     own = f"{folder.parent.name}-{folder.name}".lstrip("-") if folder.name == "model" else folder.name
     return args.name or [own]
 
 
 def keys_of(args: argparse.Namespace) -> list[str]:
-    """Keys of the command line, of a file and of the environment. Raises UserError."""
+    """API keys of the command line, of a file and of the environment. Raises UserError."""
     keys = [*args.api_key, *filter(None, [os.environ.get(KEY_VARIABLE)])]
     if args.api_key_file:
         try:
@@ -266,7 +266,7 @@ def limits_of(args: argparse.Namespace) -> Limits:
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:
-    """Settings of pictures that requests leave out."""
+    """Default image settings of requests."""
     return Sampling(args.guidance, args.temperature, args.top_k, args.top_p, 0, args.image_guidance)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure a checkpoint for the study: held-out losses by kind of target, pairs of texts and pictures, size, conflict.
+"""Measure a checkpoint for the study: held-out losses by kind of target, retrieval, size, conflict.
 
 Losses are means in nats a token: plain text of each language, names of pictures, picture codes. For pairs, the right
 one of N texts (or pictures) must be the likeliest for a picture (or text), what it has with all of them taken out;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Time a training step of several runs' models side by side: the same rows, on one thread, each in turn.
+"""Time a training step of several runs' models side by side: the same rows, one thread, in turn.
 
 Every round all models train on one row, each time another one first, so that a machine that gets slower favours none.
 Seconds are processor time of this process: what else runs on the machine disturbs them little. Weights are random.

@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Propose and print."""
+    """Compute and print the proposal."""
     arguments = parse_arguments()
     found = propose(conflicts_of(arguments.profile, arguments.matrix), arguments.budget)
     if arguments.output:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Watch a run: progress, speed, losses of each modality, restarts and why, and the ranks that others wait for.
+"""Watch a run: progress, speed, losses of each modality, restarts and their reasons, and stragglers.
 
 It reads the run folder only, so it works on any machine that sees it, for a run that goes on and for one that is over.
 """
@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Print once, or until the run is over or the person leaves."""
+    """Print once, or until the run is over or the user quits."""
     arguments = parse_arguments()
     state = read_run(arguments.run)
     from rich.console import Console

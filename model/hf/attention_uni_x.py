@@ -20,7 +20,7 @@ def attention_masks(
     keys: Keys | None,
     within: bool = True,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Masks of shared and of separated layers, True where a query sees a key: [b or 1, 1, s, total].
+    """Attention masks of shared and of separated layers, True where a query sees a key: [b or 1, 1, s, total].
 
     None stands for plain causal attention, which needs no mask. `cache_position` [s]: index of each query in the
     sequence; `attention_mask` [b, total or less]: 0 for padding; `new` and `keys`: modality and document of queries
@@ -55,7 +55,7 @@ def attention_masks(
 
 
 def additive(mask: Tensor | None, queries: int, keys: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A mask as a number that is added to scores, [b or 1, 1, s, total]; None is causal."""
+    """Additive mask for attention scores, [b or 1, 1, s, total]; None is causal."""
     if mask is None:
         mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]
     return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, torch.finfo(dtype).min)
@@ -64,7 +64,7 @@ def additive(mask: Tensor | None, queries: int, keys: int, dtype: torch.dtype, d
 def eager_attention(
     module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """Attention by its definition -> [b, s, heads, head_dim] and the weights [b, heads, s, total]."""
+    """Eager attention -> output [b, s, heads, head_dim] and weights [b, heads, s, total]."""
     k, v = (repeat_kv(x, module.num_key_value_groups) for x in (k, v))
     scores = q @ k.transpose(2, 3) * scaling + additive(mask, q.shape[2], k.shape[2], q.dtype, q.device)
     weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
@@ -74,7 +74,8 @@ def eager_attention(
 def attend(
     name: str, module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Queries [b, heads, s, head_dim], keys and values [b, kv_heads, total, head_dim] -> [b, s, heads * head_dim].
+    """Attention by transformers' functions: queries [b, heads, s, head_dim], keys and values [b, kv_heads, total,
+    head_dim] -> [b, s, heads * head_dim].
 
     `name` is transformers' `attn_implementation`; `mask` is [b or 1, 1, s, total], True where a query sees a key, or
     None for causal attention. Only "eager" has the second value, weights [b, heads, s, total].

@@ -1,4 +1,4 @@
-"""What a cache of Uni-X holds beside keys and values, and one whose room is reserved. Imports torch and transformers."""
+"""KV caches: a token record beside keys and values, and a preallocated cache. Imports torch and transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer, StaticLayer
 
 
 class ReservedLayer(DynamicLayer):
-    """Keys and values [b, kv_heads, tokens, head_dim] of one layer, in memory that is reserved for `room` tokens.
+    """Preallocated cache layer: keys and values [b, kv_heads, tokens, head_dim] in memory for `room` tokens.
 
     A DynamicLayer copies all keys to append one, and a StaticLayer hands out the empty slots too, which attention then
     computes and masks. This one writes in place and hands out what is filled. It grows only: whoever reorders or
@@ -26,7 +26,7 @@ class ReservedLayer(DynamicLayer):
         self.room = room
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Append [b, kv_heads, new, head_dim] -> all keys and values so far, as views. ValueError without room."""
+        """Append [b, kv_heads, new, head_dim] -> all keys and values so far, as views. Raises ValueError when full."""
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
             self.reserved = [self._reserve(key_states), self._reserve(value_states)]
@@ -47,12 +47,12 @@ class ReservedLayer(DynamicLayer):
 
 
 def reserved_cache(num_layers: int, room: int) -> Cache:
-    """A cache for `room` tokens of `num_layers` layers."""
+    """Preallocated cache for `room` tokens of `num_layers` layers."""
     return Cache(layers=[ReservedLayer(room) for _ in range(num_layers)])
 
 
 class TokenRecord:
-    """Mixin of a cache's first layer: `record`, a layer of integers, shares all that happens to it.
+    """Mixin of a cache's first layer: `record`, a layer of integers, follows every operation on the cache.
 
     Of each token it has, [b, 1, tokens, 2], as keys the modality and the number of its document, as values that number again
     and the position in the document.
@@ -78,7 +78,7 @@ FOLLOWED = ("reorder_cache", "crop", "batch_repeat_interleave", "batch_select_in
 
 @lru_cache(maxsize=16)
 def _recording(kind: type[CacheLayerMixin]) -> type[CacheLayerMixin]:
-    """The subclass of `kind` that has a record."""
+    """Subclass of `kind` with a record."""
     methods = {name: _also_to_the_record(name) for name in FOLLOWED if hasattr(kind, name)}
     made: Any = type(kind.__name__, (TokenRecord, kind), methods)
     made._carrying = made
@@ -89,7 +89,7 @@ RecordedDynamicLayer = _recording(DynamicLayer)
 
 
 def record_of(cache: Cache) -> CacheLayerMixin:
-    """The record of `cache`, which gets one if it has none."""
+    """The token record of `cache`; created if there is none."""
     if not cache.layers:  # a DynamicCache made without a config adds its layers when first used
         cache.layers.append(cache.layer_class_to_replicate())
     first = cache.layers[0]

@@ -19,7 +19,7 @@ VQ_FOLDER = "vq"
 
 
 class PictureCodesMixin:
-    """The image tokenizer of a processor. It is opened when an image is first encoded or decoded."""
+    """Image tokenizer of a processor, loaded when an image is first encoded or decoded."""
 
     if TYPE_CHECKING:  # of the processor that this is mixed into
         settings: dict[str, Any]
@@ -33,7 +33,7 @@ class PictureCodesMixin:
     _picture_tokenizer: tuple[torch.nn.Module, Any] | None = None
 
     def pictures(self, codes: Tensor | Sequence[Tensor]) -> list[Image.Image]:
-        """Pictures of codes [b, rows * columns], or of a list of [rows, columns], of a shape of the model each.
+        """Decode codes [b, rows * columns], or a list of [rows, columns] with a shape of the model each, to PIL images.
 
         Raises ValueError for another number of codes or another shape.
         """
@@ -59,7 +59,8 @@ class PictureCodesMixin:
             return images_of(family.decode(model, codes.cpu().view(-1, rows, columns)).numpy())
 
     def codes(self, images: Sequence[Image.Image]) -> Tensor | list[Tensor]:
-        """Codes [b, rows * columns] int64 of pictures of any size; of a model of several shapes a list of [rows, columns]."""
+        """Encode images of any size to codes [b, rows * columns] int64; for a model of several shapes a list of [rows,
+        columns]."""
         model, family = self._tokenizer_of_pictures()
         side, pixels = self.settings["image_size"], self.settings.get("pixels_per_code", 0)
         sizes = [(columns * pixels, rows * pixels) for rows, columns in self.shapes] or [(side, side)]

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 
 class LayerKind(NamedTuple):
-    """What sets one kind of layer apart from another."""
+    """Properties of one layer kind."""
 
     vision_weights: str  # what vision tokens have of their own: "none", "mlp", or "all", norms included
     within_modality: bool  # a token attends to tokens of its own modality only
@@ -39,7 +39,8 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 class MissingProcessor:
-    """What AutoProcessor finds where processor_config.json is not there: the reason, and what brings it back."""
+    """Stand-in that AutoProcessor finds where processor_config.json is missing: its error says why, and what restores
+    it."""
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
@@ -55,7 +56,7 @@ class MissingProcessor:
 
 
 def mending(folder) -> str:
-    """What brings the code, the processor and the image tokenizer to a folder that a tool wrote."""
+    """Instructions for restoring the code, the processor and the image tokenizer in a folder that a tool wrote."""
     return (
         "Copy the code, the processor and the image tokenizer from the export: "
         f"AutoProcessor.from_pretrained(export, trust_remote_code=True).save_pretrained({str(folder)!r})"
@@ -63,7 +64,7 @@ def mending(folder) -> str:
 
 
 def check_code(folder) -> None:
-    """Raises OSError for weights whose code was left behind, as mergekit does, which copies this file alone.
+    """Raises OSError for weights without their code files, as mergekit leaves them: it copies this file alone.
 
     Of exports alone, whose files transformers copies to its cache; a configuration without weights needs no more code.
     """
@@ -79,7 +80,7 @@ def check_code(folder) -> None:
 
 
 class UniXConfig(PretrainedConfig):
-    """A decoder of Qwen2.5's (`attention_bias`) or Qwen3's (`qk_norm`) make, with a kind for each layer.
+    """A decoder of Qwen2.5's (`attention_bias`) or Qwen3's (`qk_norm`) architecture, with a kind for each layer.
 
     `layer_kinds` names one of `LAYER_KINDS` for each layer, first to last. Ids below `image_token_offset` are text;
     code c of the picture codebook has id `image_token_offset + c`. The defaults are the sizes of Uni-X 3B: 12
@@ -161,7 +162,7 @@ class UniXConfig(PretrainedConfig):
 
     @classmethod
     def get_config_dict(cls, *args, **kwargs) -> tuple[dict, dict]:
-        """As transformers has it; what exports were called until November 2026 counts as this type."""
+        """As in transformers; the model type of exports before November 2026 is accepted."""
         check_code(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
         values, rest = super().get_config_dict(*args, **kwargs)
         if values.get("model_type") == FORMER_MODEL_TYPE:
@@ -169,7 +170,7 @@ class UniXConfig(PretrainedConfig):
         return values, rest
 
     def to_diff_dict(self) -> dict:
-        """As transformers has it, with `tie_word_embeddings` in any case: classes differ in what an absent one means."""
+        """As in transformers, with `tie_word_embeddings` in any case: classes differ in its default."""
         return {**super().to_diff_dict(), "tie_word_embeddings": self.tie_word_embeddings}
 
     def _check(self) -> None:
@@ -200,12 +201,12 @@ class UniXConfig(PretrainedConfig):
 
     @property
     def size_words(self) -> list[list[int]]:
-        """Ids that stand before the `<|vision_start|>` of each shape; none in a model of squares."""
+        """Ids that stand before the `<|vision_start|>` of each shape; none for square images."""
         return [list(shape["ids"]) for shape in self.picture_shapes or ()]
 
     @property
     def grids(self) -> list[tuple[int, int]]:
-        """Rows and columns of codes of each shape; none in a model of squares."""
+        """Rows and columns of codes of each shape; none for square images."""
         return [tuple(shape["grid"]) for shape in self.picture_shapes or ()]
 
     def is_visual(self, ids):

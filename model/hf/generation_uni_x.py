@@ -1,4 +1,5 @@
-"""Generation of pictures, of text without picture ids, and of both together. Imports torch and transformers only."""
+"""Generation of images, of text without image tokens, and of interleaved documents. Imports torch and transformers
+only."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from .shapes_uni_x import trailing_shape
 
 
 class PictureGenerationMixin(ShapesMixin):
-    """What a Uni-X causal LM can do beyond transformers' `generate`."""
+    """Generation methods of a Uni-X causal LM beyond transformers' `generate`."""
 
     if TYPE_CHECKING:  # of the model that this is mixed into
         device: Any
@@ -33,14 +34,15 @@ class PictureGenerationMixin(ShapesMixin):
     _prompt_learned = False  # by peft
 
     def _check_prompt_is_heard(self) -> None:
-        """peft puts what it learned into `forward` and `generate`; methods of ours it calls on the model below."""
+        """Raises ValueError for prompt learning of peft: it wraps `forward` and `generate` only, and images would
+        ignore it."""
         if self._prompt_learned:
             raise ValueError(
                 "pictures would be drawn without the prompt that peft learned: tune with LoRA, or open the model anew"
             )
 
     def generate(self, *args, free_codes: bool = False, logits_processor: Sequence = (), **kwargs):
-        """As in transformers; picture codes are drawn only after the model, or the prompt, opened a picture.
+        """As in transformers; image tokens are generated only within an image that the model or the prompt opened.
 
         Whoever samples with this method, trainers of reinforcement learning too, gets text where text is meant. Within
         a picture only codes and `<|vision_end|>` may follow. With `free_codes` every id may follow every other.
@@ -52,7 +54,7 @@ class PictureGenerationMixin(ShapesMixin):
         return super().generate(*args, logits_processor=processor, **kwargs)  # type: ignore[misc]  # of the model
 
     def text_only(self, picture_rows: Sequence[bool] | None = None) -> LogitsProcessorList:
-        """For `model.generate(ids, logits_processor=model.text_only())`: text, never picture ids.
+        """Logits processors for `model.generate(ids, logits_processor=model.text_only())`: text, no image tokens.
 
         Rows of the batch that are True in `picture_rows` may say `<|vision_start|>`, at which the caller stops.
         """
@@ -78,7 +80,7 @@ class PictureGenerationMixin(ShapesMixin):
         on_codes: Callable[[Tensor], None] | None = None,
         compiled: bool = False,
     ) -> Tensor | list[Tensor]:
-        """Sample the codes of one picture a prompt.
+        """Generate the codes of one image for each prompt, with classifier-free guidance.
 
         A model of several shapes (`config.picture_shapes`) takes prompts that end before the size words, which it adds, and
         draws exactly as many codes as the shape of each picture has; shapes may differ within a batch.
@@ -222,7 +224,7 @@ class PictureGenerationMixin(ShapesMixin):
         generators: Sequence[torch.Generator] | None = None,
         stop_ids: Sequence[int] = (),
     ) -> list[list[int]]:
-        """Continue documents in text and pictures, in whatever order the model chooses.
+        """Generate interleaved documents: text and images in the order that the model chooses.
 
         Where the model says `<|vision_start|>`, a picture of exactly `num_codes` codes follows, then `<|vision_end|>`,
         then text again. A model of several shapes says size words before it, and as many codes follow as they say. A
@@ -303,7 +305,7 @@ class PictureGenerationMixin(ShapesMixin):
         return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
 
     def _opened(self, rows: list[list[int]]) -> tuple[list[int] | None, list[list[int]]]:
-        """Shapes of the pictures that rows of ids end with, and the rows as `generate_images` takes them."""
+        """Shapes of the images that rows of ids end with, and the rows as `generate_images` takes them."""
         words = self.config.size_words
         if not words:
             return None, rows
@@ -348,7 +350,7 @@ GRAPHS = 64
 
 
 def compiled_forward(model: nn.Module) -> Callable:
-    """The forward pass of `model` as one graph; torch keeps what it compiled, and refuses what breaks the graph."""
+    """Forward pass of `model` compiled as one graph (fullgraph), cached by torch."""
     one_graph = torch.compile(model.forward, fullgraph=True, dynamic=False)
 
     def forward(**inputs):
@@ -359,7 +361,7 @@ def compiled_forward(model: nn.Module) -> Callable:
 
 
 def head_of(head: Any, hidden: Tensor, rows: slice) -> Tensor:
-    """Logits [n, rows] of hidden states [n, hidden]: those of some rows of the head alone.
+    """Logits [n, rows] of hidden states [n, hidden] for some rows of the LM head.
 
     A head that is just a matrix computes these rows only. All others (LoRA, quantized, offloaded or sharded ones, or
     with hooks) are called, and what they give is cut.

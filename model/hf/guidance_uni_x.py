@@ -1,4 +1,4 @@
-"""Classifier-free guidance with a scale for the text and one for the source picture. Imports torch only.
+"""Classifier-free guidance with one scale for the text and one for the source image. Imports torch only.
 
 Guidance (Ho and Salimans, arXiv 2207.12598) moves the logits away from those of a prompt that says nothing. A picture
 that is edited has two conditions, and InstructPix2Pix (Brooks et al., arXiv 2211.09800, equation 3) gives each a scale:
@@ -23,7 +23,7 @@ Scale = float | Sequence[float] | Callable[[int, int], float]
 
 
 def scales_of(scale: Scale, num_codes: int) -> list[float]:
-    """One number a code. Raises ValueError for a list of another length, and for what is no number."""
+    """Scale of each code. Raises ValueError for a list of another length, and for values that are no numbers."""
     if callable(scale):
         scales = [float(scale(code, num_codes)) for code in range(num_codes)]
     elif isinstance(scale, Sequence):
@@ -38,17 +38,19 @@ def scales_of(scale: Scale, num_codes: int) -> list[float]:
 
 
 def linear(first: float, last: float) -> Callable[[int, int], float]:
-    """A scale that goes from `first` at the first code of a picture to `last` at its last one, in equal steps."""
+    """Guidance scale that changes linearly from `first` at the first code of an image to `last` at its last one."""
     return lambda code, num_codes: first + (last - first) * code / max(1, num_codes - 1)
 
 
 def weights_of(text: Sequence[float], image: Sequence[float] | None) -> list[tuple[float, float, float]]:
-    """Weights of c, i and u in the logits of each code; they add up to 1. `image` None: the same scale as `text`."""
+    """Weights of the conditional (c), image-only (i) and unconditional (u) logits of each code; they add up to 1.
+    `image` None: the same scale as `text`."""
     return [(t, v - t, 1.0 - v) for t, v in zip(text, text if image is None else image, strict=True)]
 
 
 def weights_at(step: int, rows: Sequence[Sequence[tuple[float, float, float]]], device) -> tuple[Scalars, ...]:
-    """Weights of c, i and u at a code, of rows that have their own and end earlier: numbers, or [b, 1] where rows differ."""
+    """Weights of c, i and u at a code, for rows with own schedules and lengths: numbers, or [b, 1] where rows
+    differ."""
     each = [weights[min(step, len(weights) - 1)] for weights in rows]
     if len(set(each)) == 1:
         return each[0]
@@ -56,7 +58,7 @@ def weights_at(step: int, rows: Sequence[Sequence[tuple[float, float, float]]], 
 
 
 def combine(parts: Sequence[Tensor], weights: Sequence[Scalars]) -> Tensor:
-    """The weighted sum of logits. Weight 1 alone gives the logits themselves, to the last bit.
+    """Weighted sum of logits. Weight 1 alone returns the logits bit for bit.
 
     Weights are numbers, or [b, 1] for logits [b, codes].
     """

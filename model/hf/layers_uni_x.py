@@ -1,4 +1,4 @@
-"""What the layers of Uni-X are made of, and rotary positions. Imports torch only.
+"""Modules of Uni-X layers, and rotary embedding. Imports torch only.
 
 The names of the modules are those of Qwen2 and Qwen3, so that a plain Qwen class reads the text path of a checkpoint.
 """
@@ -29,7 +29,7 @@ class UniXRMSNorm(nn.Module):
 
 
 class UniXAttention(nn.Module):
-    """The projections of one branch. Attention itself mixes branches, so it is not in here."""
+    """Projections of one branch. Attention itself mixes branches and is computed outside."""
 
     is_causal = True  # read by sdpa_attention_forward, as are the next two attributes
 
@@ -53,7 +53,7 @@ class UniXAttention(nn.Module):
 
 
 class UniXMLP(nn.Module):
-    """SwiGLU feed-forward: [n, hidden] -> [n, hidden]."""
+    """SwiGLU MLP: [n, hidden] -> [n, hidden]."""
 
     def __init__(self, config: UniXConfig) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class UniXBranch(nn.Module):
         self.mlp = UniXMLP(config)
 
     def forward(self, x: Tensor, attended: Tensor | None = None, feed_forward: bool = True):
-        """What stands before attention and, called again with its result, what stands after it.
+        """First call: norm and projections before attention; second call, with its result: output projection and MLP.
 
         Input [n, hidden] alone -> queries, keys and values as `UniXAttention.project` gives them for the normed input.
         With `attended` [n, heads * head_dim] -> the layer's output [n, hidden]; without `feed_forward` that of attention
@@ -91,7 +91,7 @@ class UniXBranch(nn.Module):
 
 
 class UniXVisionMLP(nn.Module):
-    """What a layer with a feed-forward for each modality has for vision tokens."""
+    """Vision weights of a layer whose MLP alone is separate."""
 
     def __init__(self, config: UniXConfig) -> None:
         super().__init__()

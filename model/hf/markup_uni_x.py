@@ -26,7 +26,7 @@ class MarkupMixin:
     _text_encoder: tuple[int, TextEncoder] | None = None
 
     def ids_of(self, parts: Sequence) -> list[int]:
-        """A user's texts and pictures in order -> ids, each picture between its markers."""
+        """Ids of a user's texts and images in order, each image between its markers."""
         ids: list[int] = []
         for part in parts:
             if isinstance(part, str):
@@ -38,7 +38,7 @@ class MarkupMixin:
         return ids
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; control tokens in it are only characters."""
+        """Ids of a plain text; control tokens in it are encoded as characters."""
         if not text:
             return []
         size = len(self.tokenizer)  # a token that was added meanwhile is a control token, too
@@ -47,7 +47,7 @@ class MarkupMixin:
         return self._text_encoder[1](text)
 
     def _markup(self, text: str) -> list[int]:
-        """Ids of text whose control tokens are meant. Raises ValueError for a token whose id is a picture code's."""
+        """Ids of marked-up text, with control tokens. Raises ValueError for a token whose id is an image token's."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
         wrong = [token for token in ids if token >= self.offset]
         if wrong:
@@ -58,7 +58,7 @@ class MarkupMixin:
         return ids
 
     def _marked_up(self, text: str, pictures: Sequence, plain: bool = False) -> list[int]:
-        """Ids of text that is marked up, with `pictures` at their places, or before it where it names none."""
+        """Ids of marked-up text, with `pictures` at their placeholders, or before it without placeholders."""
         encode = self.encode if plain else self._markup
         pictures = [open_picture(one) for one in pictures]
         pieces = text.split(PLACEHOLDER) if not plain else [text]
@@ -76,7 +76,7 @@ class MarkupMixin:
     def _turns(
         self, messages: Sequence[dict], add_generation_prompt: bool, continue_final_message: bool
     ) -> tuple[list[int], list[int]]:
-        """Ids of a conversation, and 1 for each that an assistant says."""
+        """Ids of a conversation, and a mask with 1 for assistant tokens."""
         ids: list[int] = []
         mask: list[int] = []
         for place, message in enumerate(messages):
@@ -92,7 +92,7 @@ class MarkupMixin:
         return ids, mask + [0] * (len(ids) - len(mask))
 
     def _turn_marks(self, role: str) -> tuple[list[int], list[int], list[int]]:
-        """Ids that open a turn, that end it, and that stand after it."""
+        """Ids that open a turn, that end it, and that follow it."""
         if not role.isidentifier():  # a role stands among control tokens
             raise ValueError(f"role {role!r} is not one: give user, assistant or system")
         return self._markup(f"<|im_start|>{role}\n"), self._markup("<|im_end|>"), self._markup("\n")

@@ -159,8 +159,8 @@ class UniXModel(UniXPreTrainedModel):
         )
 
     def _frequencies(self, device: torch.device) -> tuple[Tensor, float]:
-        """Rotary frequencies, kept between steps; not as a buffer, so that casting a model to half precision cannot round
-        them, and not where a graph is recorded, whose tensors are no values."""
+        """Rotary frequencies, cached between steps. Not a buffer, so that casting a model to half precision cannot
+        round them; not cached while a graph is traced, whose tensors have no values."""
         config = self.config
         rope = Rope(config.rope_theta, config.rope_scaling)
         if torch.compiler.is_compiling():
@@ -231,14 +231,14 @@ FOLLOWING_ARGUMENTS = ("cu_seq_lens_k", "max_length_q", "max_length_k", "cu_seq_
 
 
 def refuse_unknown(arguments: dict) -> None:
-    """Raises TypeError for arguments that nothing here would look at."""
+    """Raises TypeError for arguments that the model does not use."""
     unknown = [name for name in arguments if name not in FOLLOWING_ARGUMENTS and arguments[name] is not None]
     if unknown:
         raise TypeError(f"forward() got an unexpected keyword argument {unknown[0]!r}: Uni-X has no such thing")
 
 
 class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMixin):
-    """Uni-X with its LM head: text by transformers' `generate`, pictures by `generate_images`."""
+    """Uni-X with its LM head: text by transformers' `generate`, images by `generate_images`."""
 
     # transformers 5 wants to know what it is tied to, 4.57 takes the keys of a dictionary for its list
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -317,7 +317,7 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         )
 
     def get_submodule(self, target: str) -> nn.Module:
-        """As in torch. peft (0.21.2) asks for this name where it adds a learned prompt, and leaves no other trace."""
+        """As in torch. Detects prompt learning of peft (0.21.2), which asks for this name and leaves no other trace."""
         self._prompt_learned |= target == "embeddings.word_embeddings"
         return super().get_submodule(target)
 
@@ -346,7 +346,8 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
 
     @staticmethod
     def create_masks_for_generate(attention_mask: Tensor | None = None, **kwargs) -> Tensor | None:
-        """The mask [b, all slots] that `generate` would turn into a causal one: separated layers need another.
+        """The 2-D mask [b, all slots] instead of the causal one that `generate` would build: separated layers need
+        another.
 
         Unused slots of a static cache are 0 in it, so that its shape is that of every step.
         """

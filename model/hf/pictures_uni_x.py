@@ -1,4 +1,5 @@
-"""From a decoded picture to the RGB picture that an image tokenizer sees. Imports PIL and numpy only."""
+"""Image preprocessing: from a decoded image to the RGB image that the image tokenizer sees. Imports PIL and numpy
+only."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from .shapes_uni_x import nearest_shape
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """The picture as `size` x `size` RGB, by `fit`, its middle kept."""
+    """Resize and center-crop an image to `size` x `size` RGB, by `fit`."""
     return fit(image, [(size, size)])
 
 
 def fit(image: Image.Image, sizes: Sequence[tuple[int, int]], pad: bool = False) -> Image.Image:
-    """The picture in that of `sizes` (width, height) whose ratio of sides is nearest: RGB, upright, on white.
+    """Fit an image to that of `sizes` (width, height) with the nearest aspect ratio: RGB, upright, on white.
 
     In this order: EXIF orientation is applied; transparency is laid over white; palettes, greys, CMYK and 16-bit greys
     become 8-bit RGB (colour profiles are ignored); the picture is scaled by Lanczos so that it just covers the size, and what
@@ -43,7 +44,7 @@ def fit(image: Image.Image, sizes: Sequence[tuple[int, int]], pad: bool = False)
 
 
 def kept_box(width: int, height: int, wide: int, high: int) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom, in pixels of a picture of `width` x `height`, of what is kept of it at `wide` x `high`."""
+    """Crop box (left, top, right, bottom), in pixels of an image of `width` x `height`, for `wide` x `high`."""
     scale = max(wide / width, high / height)
     scaled_width, scaled_height = round(scale * width), round(scale * height)
     left, top = (scaled_width - wide) // 2, (scaled_height - high) // 2
@@ -56,7 +57,7 @@ def kept_box(width: int, height: int, wide: int, high: int) -> tuple[float, floa
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture turned and mirrored as its EXIF orientation says; unreadable EXIF counts as none."""
+    """Apply the EXIF orientation; unreadable EXIF counts as none."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # pictures from the web often carry broken EXIF around sound pixels
@@ -65,7 +66,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in 8-bit RGB, whatever is transparent showing white. Raises ValueError as `fit` does."""
+    """Convert to 8-bit RGB, with transparency on white. Raises ValueError as `fit` does."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":
@@ -82,7 +83,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def pixels_of(images: list[Image.Image]) -> np.ndarray:
-    """Pixels float32 [b, 3, H, W] in -1..1 of pictures of one size, contiguous in this order.
+    """Images of one size as contiguous float32 [b, 3, H, W] in -1..1.
 
     Their order in memory matters: torch 2.13's GroupNorm sums channels-last input so that rounding is a hundred times
     larger on a CPU, and depends on the number of threads.
@@ -92,6 +93,6 @@ def pixels_of(images: list[Image.Image]) -> np.ndarray:
 
 
 def images_of(pixels: np.ndarray) -> list[Image.Image]:
-    """RGB pictures of pixels float [b, 3, H, W]; what lies outside -1..1 is clamped."""
+    """Pixels float [b, 3, H, W], clamped to -1..1, as RGB images."""
     array = ((pixels.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
     return [Image.fromarray(np.ascontiguousarray(picture)) for picture in array]

@@ -35,7 +35,7 @@ class UniXPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
-        """As in transformers; the folder opens by every Auto class, and has the processor of the one that was opened.
+        """As in transformers; adds the code files and the processor of the folder that the model was loaded from.
 
         Trainers save the model and at most a tokenizer, and a folder without the rest could neither read nor draw.
         """
@@ -52,7 +52,7 @@ class UniXPreTrainedModel(PreTrainedModel):
                 shutil.copy(path, target / path.name)
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Module:
-        """Nothing to do while the new ids are below the codes' rows. Raises ValueError if they are not.
+        """No-op while the new ids are below the image tokens' rows. Raises ValueError otherwise.
 
         The ids of picture codes follow those of text, so rows can only be added between the two, which would change
         the id of every code. Bases with spare rows, as Qwen's 151,936 for 151,665 ids, keep them: new tokens go there.
@@ -68,7 +68,7 @@ class UniXPreTrainedModel(PreTrainedModel):
 
 
 def refuse_adapter_of_another(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *others) -> None:
-    """Raises ValueError where an adapter's weights have no place in `module`, a UniXForCausalLM, or another shape.
+    """Raises ValueError where an adapter's weights do not fit `module`, a UniXForCausalLM, by name or shape.
 
     peft loads adapters without `strict`, and torch then drops what has no place: of an adapter of other layers the rest
     would be heard, and nothing be said. Only loads that hold none of the model's own weights are looked at.
@@ -89,7 +89,7 @@ def refuse_adapter_of_another(module: nn.Module, state_dict: dict[str, Tensor], 
 
 
 def check_packed(model: nn.Module) -> None:
-    """Raises ValueError for 4-bit weights that bitsandbytes (0.50.2) would write wrong, without a word.
+    """Raises ValueError for 4-bit weights that bitsandbytes (0.50.2) would save wrong without an error.
 
     On CPUs with AVX-512 bf16 it packs them anew at the first forward, and on saving it restores the scales of blocks only
     where these are quantized too.

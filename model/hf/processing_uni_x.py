@@ -1,4 +1,4 @@
-"""Pictures, captions and conversations to ids and back. Travels inside exported checkpoints.
+"""Processor: images, captions and conversations to token ids and back. Travels inside exported checkpoints.
 
 A prompt is encoded piece by piece, as in training, and text never becomes a control token: a caption that spells
 `<|vision_start|>` is the characters of it.
@@ -53,7 +53,7 @@ Part = str | Image.Image
 
 
 class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
-    """What stands between people and a Uni-X model: prompts for its tasks, and its answers as text and pictures.
+    """Processor of a Uni-X model: prompts of its tasks, and its outputs as text and images.
 
     `AutoProcessor.from_pretrained(folder, trust_remote_code=True)` opens it. `draw`, `edit` and `caption` take lists and
     return a BatchFeature of left-padded tensors, whose keys are what the model's methods take:
@@ -148,7 +148,7 @@ class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
         split_special_tokens: bool = False,
         **options,
     ) -> BatchFeature:
-        """Text that is marked up, and its pictures: a text each, and for each text a picture or a list of pictures.
+        """Encode marked-up text with its images: for each text an image or a list of images.
 
         A picture takes the place of `<|vision_start|><|image_pad|><|vision_end|>`; where no text has this, pictures stand
         before their text. With `split_special_tokens` control tokens in the text are characters. Other arguments cut and
@@ -168,7 +168,7 @@ class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
         return self.batch(rows, **{**UNPADDED, **options})
 
     def draw(self, captions: Sequence[str], wording: int = 0, shape=None) -> BatchFeature:
-        """Prompts for pictures of `captions`, for `generate_images`.
+        """Prompts for text-to-image, for `generate_images`.
 
         `shape`, or a list of one a caption, is a ratio of width to height as "4:3", or one of `shapes`, [rows, columns] of
         codes; None lets a model of several shapes choose. Raises ValueError for a shape that it does not draw.
@@ -181,7 +181,7 @@ class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
         return self._for_pictures(self.batch(rows), shape, len(rows))
 
     def edit(self, images: Sequence, instructions: Sequence[str], shape=None) -> BatchFeature:
-        """Prompts for edits, for `generate_images`: for each instruction a source picture, or a list of them.
+        """Prompts for image editing, for `generate_images`: for each instruction a source image, or a list of them.
 
         The instruction, then the sources, are a user's turn, and the answer opens with a picture. `shape` as for `draw`.
         """
@@ -197,7 +197,7 @@ class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
         return self._for_pictures(found, shape, len(instructions))
 
     def caption(self, images: Sequence[Image.Image], question: str | None = None) -> BatchFeature:
-        """Prompts for captions of `images`, or for answers to a question about each, for `generate`."""
+        """Prompts for captioning, or for visual questions, for `generate`."""
         return self.batch(
             [
                 self.ids_of([open_picture(image), question or self.prompts["image_to_text"][0]])
@@ -270,7 +270,7 @@ class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
         return found["input_ids"][0] if single and isinstance(found["input_ids"], list) else found["input_ids"]
 
     def document(self, ids: Sequence[int] | Tensor) -> list[Part]:
-        """The texts and pictures of a document's ids, in order; special tokens and empty texts are left out."""
+        """Texts and images of a document's ids, in order; special tokens and empty texts are left out."""
         parts: list[Part] = []
         words: list[int] = []
         codes: list[int] = []
@@ -299,14 +299,14 @@ class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
         return parts
 
     def texts(self, ids: Tensor, prompt: BatchFeature) -> list[str]:
-        """What `generate` added to a batch of prompts, as text."""
+        """New text of `generate`'s output for a batch of prompts."""
         new = ids[:, prompt["input_ids"].shape[1] :]
         return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in new]
 
     def batch(
         self, rows: Sequence[Sequence[int]], masks: Sequence[Sequence[int]] | None = None, **options
     ) -> BatchFeature:
-        """Rows of ids -> input_ids and attention_mask [b, longest], padded on the left unless `options` say else.
+        """Pad rows of ids to input_ids and attention_mask [b, longest], on the left unless `options` say otherwise.
 
         `masks` are those of the assistant's tokens. Raises ValueError for an option that is not known.
         """
@@ -319,12 +319,12 @@ class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
 
     @property
     def unconditional_ids(self) -> Tensor:
-        """Ids [u] of the prompt for any picture, guidance's other half."""
+        """Ids [u] of the unconditional prompt of classifier-free guidance."""
         return torch.tensor([*self.encode(self.prompts["unconditional"]), *self._opening])
 
     @property
     def _opening(self) -> list[int]:
-        """What a prompt for a picture ends with: nothing where `generate_images` adds size words."""
+        """End of a text-to-image prompt: empty where `generate_images` adds size words."""
         return [] if self.shapes else [self.start]
 
     def _tokenizer_state(self) -> tuple:
@@ -332,7 +332,8 @@ class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
         return len(tokenizer), tokenizer.special_tokens_map, tokenizer.chat_template, tokenizer.model_max_length
 
     def _for_pictures(self, found: BatchFeature, shape, count: int) -> BatchFeature:
-        """A batch of `count` prompts with what else `generate_images` takes. Raises ValueError for a shape that is none."""
+        """Batch of `count` prompts with the other arguments of `generate_images`. Raises ValueError for an unknown
+        shape."""
         a_grid = isinstance(shape, list | tuple) and len(shape) == 2 and all(type(number) is int for number in shape)
         asked = list(shape) if isinstance(shape, list | tuple) and not a_grid else [shape] * count
         if len(asked) != count:

@@ -1,4 +1,4 @@
-"""Rotary frequencies, plain or stretched to longer texts. Travels inside exported checkpoints: imports torch only.
+"""Rotary frequencies, plain or scaled for long context. Travels inside exported checkpoints: imports torch only.
 
 Training and the exported model compute them here. The kinds of scaling are those of transformers, with its names.
 """
@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 class Rope(NamedTuple):
-    """What positions are turned by: the base, and {"rope_type": linear, yarn or llama3, settings} or None."""
+    """Rotary settings: the base, and {"rope_type": linear, yarn or llama3, settings} or None."""
 
     theta: float
     scaling: dict[str, Any] | None = None
 
 
 def frequencies(head_dim: int, rope: Rope, device: torch.device | None = None) -> tuple[Tensor, float]:
-    """Angles of one position, [head_dim / 2] in float32 (Su et al., arXiv 2104.09864), and the factor of cosine and sine."""
+    """Rotary frequencies [head_dim / 2] in float32 (Su et al., arXiv 2104.09864), and the factor of cosine and sine."""
     steps = torch.arange(0, head_dim, 2, dtype=torch.int64, device=device).float()
     plain = 1.0 / (rope.theta ** (steps / head_dim))
     scaling = rope.scaling
@@ -39,14 +39,15 @@ def frequencies(head_dim: int, rope: Rope, device: torch.device | None = None) -
 
 
 def _kept_by_llama3(plain: Tensor, scaling: dict[str, Any]) -> Tensor:
-    """1 for wavelengths that often fit into the old context, 0 for those that hardly do (Llama 3.1's released code)."""
+    """Llama 3.1's ramp: 1 for wavelengths far below the old context length, 0 for those near it or above."""
     turns = scaling["original_max_position_embeddings"] * plain / (2 * math.pi)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     return ((turns - low) / (high - low)).clamp(0, 1)
 
 
 def _kept_by_yarn(head_dim: int, theta: float, scaling: dict[str, Any], device: torch.device | None) -> Tensor:
-    """1 for dimensions that turn more than `beta_fast` times in the old context, 0 below `beta_slow` (arXiv 2309.00071)."""
+    """YaRN's ramp: 1 for dimensions that turn more than `beta_fast` times in the old context, 0 below `beta_slow`
+    (arXiv 2309.00071)."""
 
     def dimension(turns: float) -> float:
         length = scaling["original_max_position_embeddings"] / (turns * 2 * math.pi)
@@ -61,7 +62,7 @@ def _kept_by_yarn(head_dim: int, theta: float, scaling: dict[str, Any], device: 
 
 
 def attention_factor(scaling: dict[str, Any]) -> float:
-    """By which YaRN scales cosine and sine, so that attention is sharper over longer texts (its section 3.4)."""
+    """YaRN's attention factor of cosine and sine (its section 3.4)."""
     if "attention_factor" in scaling:
         return scaling["attention_factor"]
     factor = scaling["factor"]

@@ -1,4 +1,4 @@
-"""Which branch computes a token, and which document it belongs to. Imports torch and transformers only."""
+"""Token routing to branches, and documents of packed rows. Imports torch and transformers only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT, VISION = 0, 1  # the branches, in the order in which they are computed
 
 
 class Routing:
-    """Which branch computes which token: found once a forward pass, used by all layers that have two branches.
+    """Routing of tokens to the text or vision branch, computed once per forward pass for all layers with two branches.
 
     A branch without tokens is not computed, so that a text-only input costs what the base LLM costs. While
     torch.compile or torch.export trace the model nothing may depend on what the ids are: then both branches compute all
@@ -46,7 +46,7 @@ class Routing:
             self.inverse = torch.argsort(self.order)
 
     def split(self, x: Tensor) -> list[Tensor]:
-        """[b * s, ...] -> one tensor a branch."""
+        """Split [b * s, ...] into one tensor per branch."""
         if self.visual is not None:
             return [x, x]
         if len(self.branches) == 1:
@@ -54,7 +54,7 @@ class Routing:
         return list(x[self.order.to(x.device)].split(self.counts))
 
     def merge(self, parts: Sequence[Tensor]) -> Tensor:
-        """The inverse of `split`, on the device of the first part: a device map may put branches on different ones."""
+        """Inverse of `split`, on the device of the first part: a device map may put branches on different ones."""
         if len(parts) == 1:
             return parts[0]
         text, vision = parts[0], parts[1].to(parts[0].device)
@@ -64,7 +64,7 @@ class Routing:
 
 
 class Tokens(NamedTuple):
-    """What is known of each new token [b, s]: `visual`, its position in its document, and the document's number."""
+    """Of each new token [b, s]: `visual`, its position in its document, and the document's number."""
 
     visual: Tensor
     positions: Tensor
@@ -72,14 +72,14 @@ class Tokens(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """What attention has to know of all keys: modality (1 text, 2 vision, 0 an unused slot) and document, [b, total]."""
+    """Of all keys: modality (1 text, 2 vision, 0 an unused slot) and document, [b, total]."""
 
     modality: Tensor
     documents: Tensor | None
 
 
 def keys_after(cache: Cache | None, total: Any) -> Any:
-    """Keys that attention gets to see once the cache holds `total` tokens: all slots of a static cache."""
+    """Number of keys that attention sees once the cache holds `total` tokens: all slots of a static cache."""
     first = cache.layers[0] if cache is not None and cache.layers else None
     return first.max_cache_len if isinstance(first, StaticLayer) else total
 
@@ -141,7 +141,7 @@ def locate(
     cache_position: Tensor,
     keep_record: bool,
 ) -> tuple[Tokens, Keys | None]:
-    """Positions and documents of new tokens, and what the cache knows of its own.
+    """Positions and documents of new tokens, and the record of the cached ones.
 
     `visual` [b, s]; `real` [b, s], False for padding, None if there is none; `starts` [b, s], True where the caller
     says that a document starts; `position_ids` [b or 1, s] of the caller, whose next document starts where they do not
@@ -197,7 +197,7 @@ def locate(
 
 
 def _next_of_plain(record, visual: Tensor, cache_position: Tensor) -> Tokens | None:
-    """`locate` for rows that are one document each, from the first token on and without padding; None for others.
+    """Fast path of `locate` for rows of one document from the first token on, without padding; None for others.
 
     Their positions are the places in the cache. How many tokens of a record are such is known to it, not to its tensors,
     so that no value has to be read.
@@ -238,7 +238,7 @@ def _restarts(position_ids: Tensor, real: Tensor | None, before: Tensor) -> Tens
 
 
 def same_ends(*said: Tensor | None) -> Tensor | None:
-    """The one that the caller gave of several names for where packed documents end. Raises ValueError if two differ."""
+    """The document ends that the caller gave under one of several names. Raises ValueError if two differ."""
     given = [one for one in said if one is not None]
     for other in given[1:]:
         same = other is given[0] or torch.compiler.is_compiling() or torch.equal(other.cpu(), given[0].cpu())
@@ -250,7 +250,7 @@ def same_ends(*said: Tensor | None) -> Tensor | None:
 def starts_of(
     shape: tuple[int, int], seq_idx: Tensor | None, cu_seq_lens: Tensor | None, attention_mask: Tensor | None
 ) -> Tensor | None:
-    """Where documents of packed rows start, [b, s], or None if the caller does not say. Raises ValueError.
+    """Starts of documents in packed rows, bool [b, s], or None if the caller does not give them. Raises ValueError.
 
     `seq_idx` [b, s]: number of each token's document. `cu_seq_lens` [documents + 1]: where each document of the one row
     of the batch starts, and the row's length. `attention_mask` [b, s]: some collators write the number of the document

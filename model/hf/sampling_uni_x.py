@@ -1,4 +1,5 @@
-"""How the next token is drawn: limits, warping, and each row's own chance. Imports torch and transformers only."""
+"""Sampling: allowed tokens, temperature, top-k and top-p, and a random generator for each row. Imports torch and
+transformers only."""
 
 from __future__ import annotations
 
@@ -15,13 +16,13 @@ Chance = torch.Generator | Sequence[torch.Generator] | None
 
 
 class TextOnlyLogitsProcessor(LogitsProcessor):
-    """Forbids picture codes and both vision markers, so that `generate` continues in text.
+    """Masks image tokens and both vision markers, so that `generate` continues in text.
 
     Of a model of several shapes, a row that may open a picture does so after size words only.
     """
 
     def __init__(self, config, picture_rows: Sequence[bool] | None = None) -> None:
-        """`config` is a UniXConfig; rows that are True in `picture_rows` may open a picture, but nothing more of it."""
+        """`config` is a UniXConfig; rows that are True in `picture_rows` may open an image, but nothing more of it."""
         self.image_token_offset = config.image_token_offset
         self.start, self.end = config.vision_start_token_id, config.vision_end_token_id
         self.picture_rows = picture_rows
@@ -40,7 +41,8 @@ class TextOnlyLogitsProcessor(LogitsProcessor):
 
 
 class PictureGrammarLogitsProcessor(LogitsProcessor):
-    """Codes and `<|vision_end|>` only within a picture, which `<|vision_start|>` opens, and nothing else there.
+    """Allows image tokens and `<|vision_end|>` only within an image, which `<|vision_start|>` opens, and nothing else
+    there.
 
     Of a model of several shapes, `<|vision_start|>` follows size words only, and then exactly as many codes as they say.
     """
@@ -71,7 +73,7 @@ class PictureGrammarLogitsProcessor(LogitsProcessor):
         return scores.masked_fill(~torch.where(within, inside, outside), -torch.inf)
 
     def _codes_left(self, row: Tensor, opened: int) -> int:
-        """Codes that are missing in the picture that was opened by the `opened`-th id of a row [s]; 0 for none."""
+        """Codes that are missing in the image that the `opened`-th id of a row [s] opened; 0 for none."""
         if not opened:
             return 0
         longest = max(map(len, self.words))
@@ -97,7 +99,7 @@ def _numbers(places: Tensor | int, count: int) -> list[int]:
 
 
 class SeededSamplingLogitsProcessor(LogitsProcessor):
-    """Sampling for `generate(do_sample=False)`: the largest score that it leaves is the token that was drawn.
+    """Seeded sampling inside `generate(do_sample=False)`: the sampled token gets the largest score.
 
     Put it last. Each row draws from its own generator, and no longer once it has ended, so that what is drawn for a
     row, and the state of its generator after it, do not depend on the other rows.
@@ -119,7 +121,7 @@ class SeededSamplingLogitsProcessor(LogitsProcessor):
         self.ended: list[bool] | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores [b, vocab] -> scores whose largest one is at the token drawn."""
+        """Scores [b, vocab] -> scores whose largest one is at the sampled token."""
         if self.ended is None:  # the last token is still the prompt's
             if len(self.generators) != len(input_ids):
                 raise ValueError(f"{len(self.generators)} generators for {len(input_ids)} prompts: give one each")
@@ -137,7 +139,7 @@ class SeededSamplingLogitsProcessor(LogitsProcessor):
 
 
 def warpers(temperature: float, top_k: int, top_p: float) -> LogitsProcessorList:
-    """Temperature (0 is left to the caller), then the `top_k` likeliest, then the mass `top_p`; 0 and 1.0 keep all."""
+    """Logits warpers: temperature (0 is left to the caller), then top-k, then top-p; 0 and 1.0 keep all."""
     found = LogitsProcessorList()
     if temperature not in (0, 1):
         found.append(TemperatureLogitsWarper(float(temperature)))
@@ -158,13 +160,13 @@ def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
 
 
 def exponential(shape: Sequence[int], generator: torch.Generator | None, device: torch.device | None = None) -> Tensor:
-    """Exponential variates, drawn on the generator's own device, so that a seed means the same on any other."""
+    """Exponential variates, drawn on the generator's own device, so that a seed means the same on any device."""
     device = device if generator is None else generator.device
     return torch.empty(*shape, device=device).exponential_(generator=generator)
 
 
 def sample(logits: Tensor, chance: Chance) -> Tensor:
-    """Logits [b, codes] -> one index a row [b], drawn by its probability.
+    """Sample one index for each row [b] from logits [b, codes].
 
     The index of the smallest exponential variate divided by its probability has just that distribution. The variates
     are drawn for all codes, whatever top-k and top-p leave of them.

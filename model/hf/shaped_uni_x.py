@@ -1,4 +1,4 @@
-"""Shapes of pictures that are drawn: chosen by the model or given, and their size words. Imports torch alone."""
+"""Shapes of generated images: chosen by the model or given, and their size words. Imports torch alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .shapes_uni_x import next_ids
 
 
 class ShapesMixin:
-    """What a Uni-X causal LM of several shapes says before a picture. Without `config.picture_shapes` none of it is used."""
+    """Choice of shapes, for a Uni-X causal LM of several. Unused without `config.picture_shapes`."""
 
     if TYPE_CHECKING:  # of the model that this is mixed into
         config: Any
@@ -31,7 +31,7 @@ class ShapesMixin:
         temperature: float = 1.0,
         generator: Chance = None,
     ) -> list[int]:
-        """The number of each prompt's shape: that of `shapes`, and where there is none, what the model says.
+        """Shape number for each prompt: that of `shapes`, or else sampled from the model.
 
         Only ids that continue the size words of some shape may follow, so that a word of the set always comes out. Nothing is
         drawn for a row whose shape is given, nor where one id alone may follow. No guidance plays a part.
@@ -80,7 +80,8 @@ class ShapesMixin:
     def with_size_words(
         self, input_ids: Tensor, attention_mask: Tensor | None, shapes: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Prompts [b, s], or one for all [1, s], with the size words of each row's shape and `<|vision_start|>` after them.
+        """Append to prompts [b, s], or to one for all [1, s], the size words of each row's shape and
+        `<|vision_start|>`.
 
         Returns ids and mask, [b, longest], padded on the left.
         """
@@ -99,7 +100,7 @@ class ShapesMixin:
 
 
 def shapes_of(shapes: Sequence[int | None] | int | None, count: int, known: int) -> list[int | None]:
-    """One number a prompt. Raises ValueError for another count, and for a number that is none."""
+    """One shape number for each prompt. Raises ValueError for another count, and for an unknown number."""
     found = list(shapes) if isinstance(shapes, Sequence) else [shapes] * count
     if len(found) != count:
         raise ValueError(f"{len(found)} shapes for {count} prompts: give one each, one for all, or none")
@@ -110,7 +111,7 @@ def shapes_of(shapes: Sequence[int | None] | int | None, count: int, known: int)
 
 
 def _drawn(logits: Tensor, temperature: float, generator: torch.Generator | None) -> int:
-    """Which of a few logits [n] is drawn; nothing of `generator` is used where there is no choice."""
+    """Index sampled from a few logits [n]; `generator` is not used where there is no choice."""
     if len(logits) == 1 or temperature == 0:
         return int(logits.argmax())
     chance = exponential(logits.shape, generator, logits.device).to(logits.device)

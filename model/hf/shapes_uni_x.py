@@ -1,4 +1,4 @@
-"""The shapes that pictures may have: grids of codes, their words, and which is nearest. Imports the standard library only.
+"""Image shapes: grids of codes, their size words, and the nearest shape. Imports the standard library only.
 
 A grid is (rows, columns) of codes. The first of a set is the square one. Before a picture of a model that knows several,
 its grid stands as text, `rows*columns`, then `<|vision_start|>`: Emu3 marks sizes with the same words.
@@ -13,18 +13,18 @@ Grid = tuple[int, int]  # rows and columns of codes
 
 
 def size_word(grid: Grid) -> str:
-    """What stands before a picture of this grid."""
+    """Size words: text before an image of this grid."""
     return f"{grid[0]}*{grid[1]}"
 
 
 def nearest_shape(grids: Sequence[Grid], width: float, height: float) -> int:
-    """Number of the grid whose ratio of sides is nearest to that of `width` x `height`; the first of those equally near."""
+    """Number of the grid with the aspect ratio nearest to `width` x `height`; the first of equals."""
     away = [abs(math.log(columns * height / (rows * width))) for rows, columns in grids]
     return away.index(min(away))
 
 
 def shape_of(said: object, grids: Sequence[Grid], most: float = 1.2) -> int:
-    """Number of the shape that is asked for: `rows*columns`, [rows, columns], or a ratio of sides as `4:3` or `1.5`.
+    """Number of a requested shape: `rows*columns`, [rows, columns], or an aspect ratio as `4:3` or `1.5`.
 
     The nearest grid is taken for a ratio. Raises ValueError for a grid that is not in the set, for what is neither, and for a
     ratio that no shape is near: that of the nearest is off by more than a factor of `most`.
@@ -54,13 +54,13 @@ def shape_of(said: object, grids: Sequence[Grid], most: float = 1.2) -> int:
 
 
 def share_lost(width: float, height: float, to_width: float, to_height: float) -> float:
-    """Share of a picture's area that is cut off when its middle is made to fill another ratio of sides."""
+    """Share of an image's area that a center crop to another aspect ratio removes."""
     ratio = (width * to_height) / (height * to_width)
     return 1.0 - min(ratio, 1.0 / ratio)
 
 
 def trailing_shape(ids: Sequence[int], words: Sequence[Sequence[int]]) -> int | None:
-    """Number of the size words that `ids` end with, the longest of several; None where they end with none."""
+    """Number of the size words that `ids` end with, the longest of several; None without any."""
     found, length = None, 0
     for number, word in enumerate(words):
         if len(word) > length and list(ids[-len(word) :]) == list(word):
@@ -69,6 +69,6 @@ def trailing_shape(ids: Sequence[int], words: Sequence[Sequence[int]]) -> int | 
 
 
 def next_ids(words: Sequence[Sequence[int]], said: Sequence[int], after: int) -> set[int]:
-    """Ids that may follow `said`, the beginning of size words; `after` where a word is whole."""
+    """Ids that may follow `said`, a beginning of size words; `after` where they are complete."""
     fitting: Iterable[Sequence[int]] = (word for word in words if list(word[: len(said)]) == list(said))
     return {word[len(said)] if len(word) > len(said) else after for word in fitting}

@@ -1,4 +1,5 @@
-"""Pictures from wherever a message names them, and rows of ids as a batch. Imports PIL, numpy, torch and transformers."""
+"""Loading of images from paths, URLs and arrays; checks of messages; padding of batches. Imports PIL, numpy, torch and
+transformers."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ LARGEST_DOWNLOAD = 64 * 2**20  # bytes
 
 
 def open_picture(source) -> Image.Image:
-    """A picture of PIL, a path, an http(s) or data: URL, or an array or tensor, [H, W], [H, W, 1, 3 or 4] or channels first.
+    """Open an image: PIL, a path, an http(s) or data: URL, or an array or tensor, [H, W], [H, W, 1, 3 or 4] or channels
+    first.
 
     Numbers are integers of 0 to 255, or floats of 0 to 1. Raises ValueError for what is none of these or cannot be read.
     """
@@ -104,7 +106,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def texts_of(texts, what: str) -> list[str]:
-    """One text or several, as a list. Raises ValueError for what is none: a dictionary would be read as its keys."""
+    """One text or several, as a list. Raises ValueError for anything else: a dictionary would be read as its keys."""
     several = not isinstance(texts, str | Mapping) and hasattr(texts, "__iter__")
     found = list(texts) if several else [texts]
     wrong = next((one for one in found if not isinstance(one, str)), None)
@@ -133,7 +135,7 @@ SPOKEN = (
 
 
 def check_messages(messages: Sequence[dict]) -> None:
-    """Raise ValueError for what is no list of messages, and for a message that says more than its content holds."""
+    """Raises ValueError for a malformed list of messages, and for message fields that would be ignored."""
     if isinstance(messages, str | dict) or not all(isinstance(message, dict) for message in messages):
         raise ValueError(f"a conversation is a list of {{'role': ..., 'content': ...}}, not {_shown(messages)}")
     for message in messages:
@@ -155,7 +157,7 @@ def _shown(value) -> str:
 
 
 def parts_of_messages(messages: Sequence[dict]) -> list:
-    """Texts, and what pictures are named by, of messages in order. Raises ValueError for a part that is neither."""
+    """Texts and images of messages in order. Raises ValueError for a part that is neither."""
     parts: list = []
     for message in messages:
         content = message["content"]
@@ -175,14 +177,14 @@ def parts_of_messages(messages: Sequence[dict]) -> list:
 
 
 def without_pictures(content):
-    """A message's content as templates take it, pictures without what they are."""
+    """A message's content for chat templates, without the images themselves."""
     if content is None or isinstance(content, str):
         return content or ""
     return [item if item.get("type") == "text" else {"type": "image"} for item in content]
 
 
 def known_options(options: dict) -> dict:
-    """Arguments of transformers' calls -> those of `make_batch`. Raises ValueError for one that is not known and says something."""
+    """Arguments of transformers' calls -> those of `make_batch`. Raises ValueError for an unknown one that is set."""
     options = dict(options)
     for name in ("text_kwargs", "images_kwargs", "common_kwargs", "processor_kwargs", "tokenizer_kwargs"):
         options |= options.pop(name, None) or {}
@@ -209,7 +211,7 @@ def make_batch(
     pad_to_multiple_of: int | None = None,
     return_tensors: str | None = "pt",
 ) -> BatchFeature:
-    """Rows of ids, and what goes with each id, as one batch: cut and padded as transformers' tokenizers do.
+    """Batch rows of ids and their masks: truncated and padded as transformers' tokenizers do.
 
     `columns` has rows under each name, of equal lengths; `pad` their fillings. Raises ValueError for a cut that would go
     through a picture, and for rows of unequal lengths that are to be a tensor without padding.

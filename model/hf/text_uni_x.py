@@ -1,4 +1,5 @@
-"""Text from outside to ids, none of which is a control token. Travels inside exported checkpoints: imports tokenizers only.
+"""Text encoding without control tokens, for untrusted text. Travels inside exported checkpoints: imports tokenizers
+only.
 
 Training, the processor of an export and the server encode text with this one class, so their ids are equal. What
 tokenizers 0.22.2 and 0.23.3 offer for it hides tokens that are marked `special` and no others, forgets to when it is
@@ -17,7 +18,7 @@ MARK = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
 
 
 def is_control(content: str, special: bool) -> bool:
-    """Whether an added token is one: it is marked so, or has the form of a mark, as `<tool_call>` and `[INST]`.
+    """Whether an added token is a control token: it is marked so, or looks like one, as `<tool_call>` and `[INST]`.
 
     Others are words that somebody added to the vocabulary, and text like any other.
     """
@@ -25,7 +26,8 @@ def is_control(content: str, special: bool) -> bool:
 
 
 class TextEncoder:
-    """Encodes text with the tokenizer of a tokenizer.json; a mark in it is the characters that spell it.
+    """Encodes text with the tokenizer of a tokenizer.json; control tokens in the text become the characters that spell
+    them.
 
     Raises what tokenizers raises for a content that is no tokenizer.
     """
@@ -61,7 +63,8 @@ class TextEncoder:
         ]
 
     def _spelled(self, text: str) -> list[int]:
-        """Ids of a text with a mark that the model's own vocabulary holds: it is cut after each mark's first character.
+        """Ids of a text with a control token that is in the model's own vocabulary: the text is split after each one's
+        first character.
 
         Raises ValueError where a single character is a control token.
         """

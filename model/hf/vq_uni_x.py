@@ -1,4 +1,4 @@
-"""How each family of image tokenizers turns pixels into codes and back. Imports torch, and what the family is made of.
+"""Image tokenizer families: pixels to codes and back. Imports torch, and the family's library.
 
 Pixels are float32 [b, 3, H, W] in -1..1, codes int64 [b, rows, columns]; `model` is the library's own class.
 """
@@ -15,7 +15,7 @@ from .vqgan_uni_x import VQGAN, open_vqgan
 
 
 class TokenizerFamily(NamedTuple):
-    """One kind of image tokenizer: its two directions, and its class on the folder that holds it."""
+    """An image tokenizer family: encode, decode, and loading from a folder."""
 
     encode: Callable[[nn.Module, Tensor], Tensor]
     decode: Callable[[nn.Module, Tensor], Tensor]
@@ -42,7 +42,7 @@ def decode_vqgan(model: Any, codes: Tensor) -> Tensor:
 
 
 def encode_emu3(model: Any, pixels: Tensor) -> Tensor:
-    """Codes of Emu3VQVAE, which takes a picture for a short clip."""
+    """Codes of Emu3VQVAE, which treats an image as a short clip."""
     found = model.encode(pixels, [tuple(pixels.shape[2:])] * pixels.shape[0])
     return torch.stack(list(getattr(found, "image_tokens", found)))  # transformers 5 wraps the list that 4.57 returns
 
@@ -53,7 +53,7 @@ def decode_emu3(model: Any, codes: Tensor) -> Tensor:
 
 
 def encode_janus(model: Any, pixels: Tensor) -> Tensor:
-    """Codes of JanusVQVAE as DeepSeek's release has them: the nearest on the unit sphere, unlike transformers 4.57."""
+    """Codes of JanusVQVAE as in DeepSeek's release: nearest by cosine, unlike transformers 4.57."""
     latents = model.quant_conv(model.encoder(pixels)).permute(0, 2, 3, 1)
     directions = nn.functional.normalize(model.quantize.embedding.weight, dim=-1)
     # the nearest on the unit sphere has the largest cosine, whatever the length of the latent
@@ -66,7 +66,7 @@ def decode_janus(model: Any, codes: Tensor) -> Tensor:
 
 
 def open_vqmodel(folder: str) -> nn.Module:
-    """Chameleon's VQGAN: the class in `vqgan_uni_x.py`, or diffusers' for parts that only that has."""
+    """Load Chameleon's VQGAN: the class in `vqgan_uni_x.py`, or diffusers' for parts that only it has."""
     model = open_vqgan(folder)
     if model is not None:
         return model
@@ -81,7 +81,7 @@ def open_vqmodel(folder: str) -> nn.Module:
 
 
 def of_transformers(name: str) -> Callable[[str], nn.Module]:
-    """What opens a folder with a class of transformers, which is imported when it is used."""
+    """Loader of a folder with a class of transformers, which is imported when it is used."""
 
     def open_folder(folder: str) -> nn.Module:
         import transformers
@@ -100,7 +100,7 @@ FAMILIES = {
 
 
 def open_picture_tokenizer(folder: str, kind: str) -> nn.Module:
-    """The image tokenizer in `folder`, float32, in evaluation mode. Raises ValueError for an unknown kind."""
+    """Load the image tokenizer in `folder`, float32, in evaluation mode. Raises ValueError for an unknown kind."""
     if kind not in FAMILIES:
         raise ValueError(f"{folder}/config.json describes {kind!r}: image tokenizers are {list(FAMILIES)}")
     return FAMILIES[kind].open(folder).float().eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Chameleon's VQGAN in torch alone, so that an export reads and draws pictures where diffusers is not installed.
+"""Chameleon's VQGAN in torch alone, so that an export encodes and decodes images without diffusers.
 
 The architecture is that of taming-transformers (arXiv 2012.09841) as diffusers' VQModel has it, with diffusers' names and
 the same operations in the same order: a folder that VQModel.save_pretrained wrote opens, and codes and pixels are equal
@@ -42,7 +42,7 @@ EPSILON = 1e-6
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions with norms before them, around a shortcut: [b, in, H, W] -> [b, out, H, W]."""
+    """Residual block: two convolutions with norms before them, and a shortcut: [b, in, H, W] -> [b, out, H, W]."""
 
     def __init__(self, channels_in: int, channels_out: int, groups: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of one head over all places of a picture: [b, c, H, W] -> the same shape."""
+    """Single-head self-attention over all positions of an image: [b, c, H, W] -> the same shape."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Upsample(nn.Module):
 
 
 class Block(nn.Module):
-    """One level: some ResnetBlocks, then a change of size under the name that diffusers gives it."""
+    """One resolution level: ResnetBlocks, then down- or upsampling under the name that diffusers gives it."""
 
     def __init__(self, widths: list[tuple[int, int]], groups: int, resize: tuple[str, nn.Module] | None) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class VQGAN(nn.Module):
 
 
 def open_vqgan(folder: str) -> VQGAN | None:
-    """The tokenizer in `folder`, float32, in evaluation mode; None for one with parts that only diffusers has.
+    """Load the tokenizer in `folder`, float32, in evaluation mode; None for one with parts that only diffusers has.
 
     Raises ValueError for weights that do not belong to the configuration.
     """

@@ -1,4 +1,4 @@
-"""Gradient conflict between text and pictures, weight matrix by weight matrix (arXiv 2509.24365, section 3).
+"""Gradient conflict between text and image tokens, weight matrix by weight matrix (arXiv 2509.24365, section 3).
 
     c = -(cos(g_text, g_image) - cos(g_half1, g_half2))
 

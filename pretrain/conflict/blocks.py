@@ -1,4 +1,4 @@
-"""Which target tokens each gradient is taken of: blocks of equally many, of text alone or of picture codes alone."""
+"""Blocks of target tokens for gradient conflict: equally many targets each, text tokens only or image tokens only."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TEXTS = ("any", "plain", "captions")
 
 @dataclass(frozen=True)
 class BlockSizes:
-    """Half of `blocks` make a half of the mixed targets, so they are even in number."""
+    """Number and size of blocks. Half of `blocks` make a half of the mixed targets, so `blocks` is even."""
 
     blocks: int  # of each modality
     targets: int  # target tokens of a block
     text: str = "any"  # which text: any; plain (documents without a picture); captions (documents with one)
 
     def check(self) -> None:
-        """Raises UserError."""
+        """Raises UserError for sizes that cannot be used."""
         if self.blocks < 4 or self.blocks % 2 or self.targets < 1:
             raise UserError(
                 f"{self.blocks} blocks of {self.targets} targets: take an even number of at least 4, of 1 or more"
@@ -33,7 +33,7 @@ class BlockSizes:
 
 @dataclass
 class RowShare:
-    """A row, the targets of it that count, text first, and the blocks that they count for."""
+    """A row, its counted targets with text first, and the blocks that they belong to."""
 
     row: Row
     num_text: int  # of row.targets
@@ -42,7 +42,7 @@ class RowShare:
 
 
 def split_targets(row: Row, vocabulary: Vocabulary, text: str = "any") -> tuple[Tensor, Tensor]:
-    """Target tokens of a row -> (those whose label is text, those whose label is a picture code).
+    """Target tokens of a row -> (those whose label is text, those whose label is an image token).
 
     The three marks (start and end of a picture, end of text) are neither: after a picture they are certain, and they
     would make up most of the text of captioned pictures.
@@ -58,7 +58,7 @@ def split_targets(row: Row, vocabulary: Vocabulary, text: str = "any") -> tuple[
 
 
 def share_out(rows: Iterable[Row], vocabulary: Vocabulary, sizes: BlockSizes) -> list[RowShare]:
-    """Rows, until all blocks are full, with the targets that count.
+    """Assign rows' target tokens to blocks until all blocks are full.
 
     A row counts for at most one block of each modality, so that no two blocks share a document; what a full block does
     not need is left out. Raises UserError when the rows do not fill the blocks.

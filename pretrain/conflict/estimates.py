@@ -1,4 +1,4 @@
-"""From inner products of block gradients to conflicts with intervals. numpy only."""
+"""Conflict estimates with confidence intervals from inner products of block gradients. numpy only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROUNDING = 1e-10  # of the largest square that a sum of gradients could have
 
 @dataclass(frozen=True)
 class Estimate:
-    """Conflict of one matrix, or of several taken as one."""
+    """Conflict of one matrix, or of several taken together."""
 
     conflict: float  # -(between - halves)
     low: float  # 95 % interval
@@ -25,7 +25,8 @@ class Estimate:
 
 
 def estimate(gram: numpy.ndarray, seed: int = 0, replicates: int = REPLICATES) -> Estimate:
-    """float64 [2 * blocks, 2 * blocks], as `gradients.gram_matrices` makes it -> conflict and 95 % interval.
+    """Estimate conflict and its 95 % interval from float64 [2 * blocks, 2 * blocks], as `gradients.gram_matrices` makes
+    it.
 
     The interval is the estimate plus or minus 1.96 times the standard deviation over bootstrap replicates: blocks are
     split at random, and drawn with replacement within each half, so that no block is in both. Drawing with
@@ -44,7 +45,8 @@ def estimate(gram: numpy.ndarray, seed: int = 0, replicates: int = REPLICATES) -
 
 
 def _weights(gram: numpy.ndarray, generator, count: int, resample: bool) -> tuple[numpy.ndarray, ...]:
-    """How often each block counts in each of two halves, for text and for pictures: four float64 [count, blocks]."""
+    """How often each block counts in each of two random halves (with `resample` a bootstrap sample of each), for text
+    and for images: four float64 [count, blocks]."""
     blocks = len(gram) // 2
     made = []
     for _ in ("text", "image"):
@@ -59,7 +61,8 @@ def _weights(gram: numpy.ndarray, generator, count: int, resample: bool) -> tupl
 
 
 def _cosines(gram: numpy.ndarray, text1, text2, image1, image2) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Cosines between modalities and between halves, both [count]; 0 where a gradient is zero and has no direction."""
+    """Cosine similarities between modalities and between halves, both [count]; 0 where a gradient is zero and has no
+    direction."""
     none = numpy.zeros_like(text1)
     norms = numpy.sqrt(numpy.maximum(numpy.diag(gram), 0.0))
 
@@ -76,7 +79,7 @@ def _cosines(gram: numpy.ndarray, text1, text2, image1, image2) -> tuple[numpy.n
 
 
 def _noise_free(gram: numpy.ndarray) -> float:
-    """Cosine of the expected gradients: products of different blocks have no noise in common.
+    """Cosine similarity of the expected gradients: products of different blocks have no noise in common.
 
     Nan when noise is all there is.
     """

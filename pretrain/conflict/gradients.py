@@ -1,4 +1,4 @@
-"""Inner products of the gradients of all blocks, for each weight matrix: all that conflicts are made of.
+"""Gram matrices of block gradients, one for each weight matrix.
 
 The gradients of all blocks are held at once, so matrices are done a group at a time, as many as fit into the memory
 that may be used; each group takes a pass over the rows. Nothing is approximated, whatever the size of the model.
@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 2**22  # elements of a gradient that are made float64 at a time
 def matrices(
     model: torch.nn.Module, wanted: Callable[[str], bool] = lambda name: True
 ) -> dict[str, torch.nn.Parameter]:
-    """(training name, parameter) of the layers' weight matrices that learn and whose name is `wanted`."""
+    """(training name, parameter) of the layers' trainable weight matrices whose name is `wanted`."""
     return {
         name: parameter
         for name, parameter in model.named_parameters()
@@ -31,7 +31,7 @@ def matrices(
 
 
 def groups_that_fit(chosen: dict[str, torch.nn.Parameter], sizes: BlockSizes, memory: float) -> list[list[str]]:
-    """Names in groups, the gradients of all blocks of which take at most `memory` bytes (or of one matrix.
+    """Split names into groups whose gradients of all blocks take at most `memory` bytes (or into groups of one matrix).
 
     If it is more).
     """
@@ -50,7 +50,8 @@ def groups_that_fit(chosen: dict[str, torch.nn.Parameter], sizes: BlockSizes, me
 def gram_matrices(
     model: torch.nn.Module, config: ModelConfig, shares: Sequence[RowShare], sizes: BlockSizes, names: Sequence[str]
 ) -> Iterator[tuple[str, Tensor]]:
-    """(Hugging Face name of a matrix, float64 [2 * blocks, 2 * blocks] on the CPU) of the matrices that `names` hold.
+    """Yield (Hugging Face name of a matrix, float64 [2 * blocks, 2 * blocks] on the CPU) of the matrices that `names`
+    hold.
 
     Entry i, j is the inner product of the gradients of blocks i and j: text blocks first, then those of pictures.
     `model` is called as a `UniXModel` is. Gradients are summed in float32, whatever the weights are.
@@ -73,7 +74,7 @@ def gram_matrices(
 
 
 def _gradients(model, config: ModelConfig, share: RowShare, sizes: BlockSizes, chosen) -> Iterator[tuple[int, tuple]]:
-    """(block, gradient of each chosen parameter) of a row's text targets and of its picture targets.
+    """Yield (block, gradient of each chosen parameter) of a row's text targets and of its image targets.
 
     One forward pass.
     """
@@ -88,7 +89,7 @@ def _gradients(model, config: ModelConfig, share: RowShare, sizes: BlockSizes, c
 
 
 def _gram(gradients: Tensor) -> Tensor:
-    """float32 [n, blocks] -> float64 [blocks, blocks]."""
+    """Gram matrix of gradients: float32 [n, blocks] -> float64 [blocks, blocks]."""
     total = torch.zeros(gradients.shape[1], gradients.shape[1], dtype=torch.float64, device=gradients.device)
     for part in gradients.split(max(1, ROWS_AT_ONCE // gradients.shape[1])):
         part = part.double()

@@ -1,4 +1,4 @@
-"""Gradient conflict while a model trains: of two matrices a layer, on held-out rows, now and then."""
+"""Gradient conflict during training, measured on held-out rows: two matrices a layer."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ WATCHED = re.compile(r"decoder\.layers\.(\d+)\.(self_attention\.linear_proj|mlp\
 
 
 class ConflictWatch:
-    """Measures on the same targets each time, so that what changes is the model."""
+    """Measures conflict on the same targets each time, so that only the model changes."""
 
     def __init__(self, config: ModelConfig, rows: Sequence[Row], targets: int):
-        """targets: of a block. Raises UserError when the rows do not have them."""
+        """targets: target tokens of a block. Raises UserError when the rows have too few."""
         self.config, self.sizes = config, BlockSizes(BLOCKS, targets)
         try:
             self.shares = share_out(rows, config.vocabulary, self.sizes)
@@ -33,7 +33,7 @@ class ConflictWatch:
             ) from None
 
     def measure(self, model) -> dict[str, float]:
-        """Metrics by name: conflict of each watched matrix and its mean.
+        """Metrics by name: conflict of each watched matrix and their mean.
 
         Changes nothing of `model`, a whole UniXModel.
         """

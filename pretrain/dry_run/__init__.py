@@ -1,1 +1,1 @@
-"""A training step on tensors that say that they are on a GPU, and hold nothing."""
+"""Dry run: a training step on fake CUDA tensors (no storage), without a GPU."""

@@ -1,4 +1,4 @@
-"""Have this process believe in a GPU, as far as tensors go that hold nothing. Call `install` before torch is imported."""
+"""Fake CUDA devices for FakeTensor programs on a machine without a GPU. Call `install` before torch is imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ GUARD = Path(__file__).with_name("guard.cpp")
 
 
 def install() -> None:
-    """Load the guard where torch was built without CUDA, then megatron-core with its device calls meaning device 0.
+    """Load the device guard where torch was built without CUDA, then megatron-core with its device calls meaning device
+    0.
 
     Raises UserError where there is a GPU, and where the guard is needed and there is no compiler.
     """
@@ -41,7 +42,7 @@ def install() -> None:
 
 
 def _compiled(torch_folder: Path) -> Path:
-    """The guard as a library, kept in the user's cache; made anew when its source or torch changes."""
+    """Build the guard as a library, cached for the user; rebuilt when its source or torch changes."""
     version = (torch_folder / "version.py").read_bytes()
     name = f"fake-gpu-{hashlib.sha256(GUARD.read_bytes() + version).hexdigest()[:16]}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uni-x"

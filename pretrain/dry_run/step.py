@@ -1,4 +1,4 @@
-"""One rank's training step on tensors that hold nothing: the real engine, a process group that sends nothing."""
+"""One rank's training step on FakeTensors: the real engine, with a process group that sends nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pretrain.rows import RowSize
 
 @dataclass
 class Seen:
-    """What one rank's step did; sizes in bytes."""
+    """Measurements of one rank's step; sizes in bytes."""
 
     rank: int
     static: int  # between steps: weights, gradients, optimizer state
@@ -39,7 +39,7 @@ class Seen:
 
 
 def planned_row(index: int, model: ModelConfig, row: RowShape, multiple: int) -> Row:
-    """A row as the planner takes it: documents of text and one picture each, every token but a document's last a target."""
+    """Row of the planner: documents of text and one image each; every token but a document's last is a target."""
     vocabulary = model.vocabulary
     text = numpy.full(row.text, vocabulary.eos_id)
     codes = numpy.full(max(row.vision - 1, 0), vocabulary.image_token_offset)
@@ -49,7 +49,7 @@ def planned_row(index: int, model: ModelConfig, row: RowShape, multiple: int) ->
 
 
 def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: int, rank: int) -> Seen:
-    """Build the engine of `config` as this rank of `ranks` has it, and make two updates, of which the second is watched.
+    """Build the engine of `config` for one rank of `ranks`, and make two updates, of which the second is measured.
 
     `pretrain.dry_run.fake_gpu.install` must have been called, and no process group be there.
     """
@@ -104,7 +104,7 @@ def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: in
 
 
 class _KernelNorm(torch.autograd.Function):
-    """What torch's CUDA kernel for the norm allocates: a build without CUDA takes the norm apart, and keeps more."""
+    """Memory of torch's CUDA kernel for RMSNorm: a build without CUDA decomposes the norm and keeps more."""
 
     @staticmethod
     def forward(ctx, x, weight, watch):
@@ -122,7 +122,7 @@ class _KernelNorm(torch.autograd.Function):
 
 
 class _KernelSwiGLU(torch.autograd.Function):
-    """What megatron-core's activation function does, which torch.compile makes one kernel of in each direction."""
+    """Memory of megatron-core's fused SwiGLU, which torch.compile makes one kernel of in each direction."""
 
     @staticmethod
     def forward(ctx, x, watch):
@@ -139,7 +139,8 @@ class _KernelSwiGLU(torch.autograd.Function):
 
 
 class _KernelAttention(torch.autograd.Function):
-    """What torch's CUDA kernel for float32 keeps: a build without CUDA makes all scores instead, and keeps them."""
+    """Memory of torch's CUDA attention kernel for float32: a build without CUDA materializes all scores and keeps
+    them."""
 
     @staticmethod
     def forward(ctx, query, key, value):
@@ -162,7 +163,8 @@ def _all_say_the_same(into: list, mine, group=None) -> None:
 
 
 def _check_nothing_moves(module: torch.nn.Module, change) -> torch.nn.Module:
-    """In the place of `Module._apply`, which would swap tensors that hold nothing: they are made as they are wanted."""
+    """Replaces `Module._apply` for FakeTensors, which cannot be swapped. Raises RuntimeError if a weight would change
+    its dtype or device."""
     for name, parameter in module.named_parameters():
         made = change(parameter.data)
         if (made.dtype, made.device) != (parameter.dtype, parameter.device):
@@ -171,7 +173,7 @@ def _check_nothing_moves(module: torch.nn.Module, change) -> torch.nn.Module:
 
 
 def _watch_forward(engine, watch: Watch) -> list[int]:
-    """Bytes alive at the end of each forward pass of a stage, filled in as they happen."""
+    """Bytes allocated at the end of each forward pass of a stage; the list fills while they run."""
     kept: list[int] = []
     original = engine._forward_step
 

@@ -1,4 +1,4 @@
-"""What a step does to a device, seen from the dispatcher: memory, host reads, copies, arithmetic, collectives."""
+"""Dispatch mode that records a step: memory, host synchronizations, copies, FLOPs, collectives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SNAPSHOT = 1.002  # a peak this much above the last one is looked at
 
 
 class Watch(TorchDispatchMode):
-    """Enter it inside of a FakeTensorMode. A number that the host reads is 1 here."""
+    """Records operations inside a FakeTensorMode. A number that the host reads from a tensor is 1 here."""
 
     def __init__(self):
         super().__init__()
@@ -28,7 +28,7 @@ class Watch(TorchDispatchMode):
         self.reset()
 
     def reset(self) -> None:
-        """Count from here on; what is alive stays."""
+        """Restart the counts; live tensors stay counted."""
         self.reads: Counter = Counter()
         self.copies: Counter = Counter()
         self.sent: Counter = Counter()
@@ -37,7 +37,7 @@ class Watch(TorchDispatchMode):
 
     @contextmanager
     def counted(self):
-        """The mode, with what does not go through the dispatcher counted too."""
+        """The mode, with operations counted too that do not go through the dispatcher."""
 
         def tolist(tensor):
             if tensor.device.type != "cpu":
@@ -88,9 +88,9 @@ class Watch(TorchDispatchMode):
             self.copies["to the device"] += 1
 
     def _count_moved(self, function, name: str, arguments, keywords, out) -> None:
-        """Bytes that a kernel reads and writes, each tensor once; what it is given and writes to is read too, unless it is
-        filled. Of a table only the rows count that are looked up. A softmax over a whole vocabulary reads it three times.
-        """
+        """Bytes that a kernel reads and writes, each tensor once. Outputs given to it are read too, unless they are
+        filled. Of an embedding table only looked-up rows count. A softmax over a whole vocabulary reads it three
+        times."""
         if function.is_view or "empty" in name or "view" in name or name.startswith(("prim.", "aten.detach")):
             return
         filled = name.startswith(("aten.zero_", "aten.fill_", "aten.copy_"))

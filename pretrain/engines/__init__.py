@@ -1,4 +1,4 @@
-"""What a training engine is: it owns the model and the optimizer, and turns rows into an update.
+"""Training engines: an engine owns the model and the optimizer, and turns rows into an update.
 
 An engine is a module with `make(config, model) -> Engine`, and an entry of `ENGINES`. `figures` are sums over all ranks, so
 that a mean never depends on how rows were dealt out.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineKind:
-    """What is known of an engine before it is imported; functions are "module:function", imported when used."""
+    """Registry entry of an engine; functions are "module:function", imported when used."""
 
     module: str  # that has `make`
     check_layout: str = (
@@ -60,26 +60,26 @@ ENGINES = {
 
 
 def named(function: str) -> Callable[..., Any]:
-    """The function of a "module:function"."""
+    """Import the function of a "module:function" string."""
     module, name = function.split(":")
     return getattr(importlib.import_module(module), name)
 
 
 def close_engines() -> None:
-    """Let go of what the engines of this process hold; kinds that nothing of was imported have nothing."""
+    """Release what the engines of this process hold; engines that were not imported are skipped."""
     for kind in ENGINES.values():
         if kind.close and kind.close.partition(":")[0] in sys.modules:
             named(kind.close)()
 
 
 def that_have(what: str) -> str:
-    """The engines of which a switch is on, as a remedy names them."""
+    """Names of the engines that support a feature, for error messages."""
     return " or ".join(name for name, kind in ENGINES.items() if getattr(kind, what))
 
 
 @dataclass
 class StepFigures:
-    """Sums over the target tokens of one step, by what was predicted (text id or picture code)."""
+    """Loss sums over the target tokens of one step, by modality of the target (text token or image token)."""
 
     loss_text: float
     loss_image: float
@@ -90,7 +90,7 @@ class StepFigures:
     alone: float = field(default=0.0, compare=False)  # seconds that this rank took to its gradients' sum; 0: not known
 
     def means(self) -> dict[str, float]:
-        """Mean losses in nats a token: joint, text and image; a modality without targets is left out."""
+        """Mean losses in nats per token: joint, text and image; a modality without targets is left out."""
         total = self.tokens_text + self.tokens_image
         named = {
             "loss": (self.loss_text + self.loss_image, total),
@@ -101,7 +101,7 @@ class StepFigures:
 
 
 def figures_of(sums: Sequence[float]) -> StepFigures:
-    """[text loss, image loss, text tokens, image tokens] -> the figures."""
+    """StepFigures from [text loss, image loss, text tokens, image tokens]."""
     loss_text, loss_image, tokens_text, tokens_image = sums
     return StepFigures(loss_text, loss_image, int(tokens_text), int(tokens_image))
 
@@ -110,43 +110,43 @@ Sound = Callable[[StepFigures], bool]  # asked on all ranks, which see the same 
 
 
 def finite(figures: StepFigures) -> bool:
-    """Whether the step's losses are numbers: the least that is asked of a step."""
+    """Whether the step's losses are finite: the default test of a step."""
     return math.isfinite(figures.loss_text) and math.isfinite(figures.loss_image)
 
 
 class Engine(Protocol):
-    """What the loop and the checkpoints ask of an engine."""
+    """Protocol of an engine, as the loop and the checkpoints use it."""
 
     stages: Sequence[UniXTrainingModel]
     """The parts of the model on this rank, by pipeline stage; one where there is no pipeline."""
 
     @property
     def torch_optimizer(self) -> Optimizer | None:
-        """torch's optimizer inside, where there is one."""
+        """torch's optimizer inside, if there is one."""
 
     def train_step(self, rows: Sequence[Row], lr: float, sound: Sound = finite) -> StepFigures:
-        """Rows of this rank for one step. The update is made, unless the gradient is not finite or `sound` says no, and then
-        weights and state are as before."""
+        """One optimizer step on this rank's rows. It is skipped, with weights and state unchanged, if the gradient is
+        not finite or `sound` returns False."""
 
     def evaluate(self, rows: Sequence[Row]) -> StepFigures:
-        """Losses without an update."""
+        """Losses without an optimizer step."""
 
     def settle(self) -> None:
-        """Wait until the weights are whole on this rank: an engine may gather them during the next forward pass."""
+        """Wait until this rank's weights are complete: an engine may still gather them in the next forward pass."""
 
     def boxes(self) -> list[TensorBox]:
-        """What this rank writes of weights and optimizer state."""
+        """Weights and optimizer state that this rank writes."""
 
     def load(self, folder: Path, steps: int) -> None:
-        """All of a checkpoint, after so many updates. Raises UserError where it is of another model or precision."""
+        """Load a whole checkpoint after so many updates. Raises UserError for one of another model or precision."""
 
     def load_weights(self, folder: Path) -> None:
-        """A checkpoint's weights alone."""
+        """Load the weights of a checkpoint only."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Whole weights under training names, on the CPU. A collective: all ranks go through it."""
+        """Full weights under training names, on the CPU. A collective: all ranks call it."""
 
 
 def make_engine(config: TrainConfig, model: ModelConfig) -> Engine:
-    """The engine that run.engine names, around a new model."""
+    """Build the engine that run.engine names, with a new model."""
     return importlib.import_module(ENGINES[config.run.engine].module).make(config, model)

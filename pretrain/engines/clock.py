@@ -1,4 +1,4 @@
-"""When a device reached a point of the step, without waiting for it there."""
+"""Timestamps of a device's progress through a step, without synchronizing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def moment(device: torch.device):
-    """Now, as the device's queue has it on a GPU, and as the clock has it elsewhere."""
+    """Timestamp: a CUDA event on a GPU, the clock elsewhere."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -17,5 +17,5 @@ def moment(device: torch.device):
 
 
 def seconds_between(first, second) -> float:
-    """Of two moments of a device, which must have passed both: whoever asks has read a number that it made since."""
+    """Seconds between two timestamps that the device has passed: the caller has read a later result from it."""
     return second - first if isinstance(first, float) else first.elapsed_time(second) / 1e3

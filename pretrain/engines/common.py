@@ -1,4 +1,4 @@
-"""What both engines do alike: route a row, sum its losses, set Adam's numbers, know a checkpoint of another model."""
+"""Shared by both engines: routing of a row, loss sums, Adam's hyperparameters, check of a checkpoint's tensors."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def routing_of(
     sequence_parallel: bool,
     with_angles: bool = False,
 ) -> RowRouting:
-    """The routing of a row that is on its device; `dropping`: whether something is left out (dropout in training);
-    `with_angles`: for kernels that rotate by them."""
+    """Routing of a row on its device. `dropping`: dropout is active; `with_angles`: for kernels that rotate by
+    angles."""
     return route(
         row.positions,
         row.to_document,
@@ -46,7 +46,8 @@ def routing_of(
 
 
 def loss_sums(losses: Tensor, labels: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Losses [T] and labels [T] of target tokens -> [text loss, image loss, text tokens, image tokens], none weighted."""
+    """Losses [T] and labels [T] of target tokens -> sums [text loss, image loss, text tokens, image tokens],
+    unweighted."""
     losses = losses.detach()
     image = vocabulary.is_code(labels)
     by_image, tokens_image = torch.where(image, losses, 0.0).sum(), image.sum()
@@ -54,7 +55,8 @@ def loss_sums(losses: Tensor, labels: Tensor, vocabulary: Vocabulary) -> Tensor:
 
 
 def set_hyperparameters(groups: Iterable[dict], optim: OptimSection, lr: float) -> None:
-    """Those of the configuration, whatever a checkpoint says; biases and norms do not decay (`wd_mult` is 0)."""
+    """Set the configuration's hyperparameters, whatever a checkpoint has; biases and norms have no weight decay
+    (`wd_mult` 0)."""
     for group in groups:
         group["lr"] = lr * group["lr_mult"]
         group["weight_decay"] = optim.weight_decay * group["wd_mult"]
@@ -62,7 +64,7 @@ def set_hyperparameters(groups: Iterable[dict], optim: OptimSection, lr: float) 
 
 
 def check_stored(folder: Path, boxes: Sequence[TensorBox], remedy: str = REMEDY) -> None:
-    """Raises UserError when `folder` holds other tensors than the pieces are of: another model, or another precision."""
+    """Raises UserError when the tensors in `folder` are not those of the boxes: another model, or another precision."""
     stored = stored_tensors(folder)
     wanted = {box.key: (box.shape, box.tensor.dtype) for box in boxes}
     different = sorted(name for name, described in wanted.items() if stored.get(name) != described)

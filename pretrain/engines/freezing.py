@@ -1,4 +1,4 @@
-"""Weights that do not learn: chosen by patterns over their training names, left out of gradients and optimizer state."""
+"""Frozen weights: chosen by patterns over training names, without gradients and optimizer state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pretrain.system.errors import UserError
 
 
 def frozen_names(patterns: Sequence[str], model: ModelConfig) -> set[str]:
-    """Training names that any of the patterns matches, as `decoder.layers.*.text.*`; `*` goes over dots too.
+    """Training names that match any pattern, as `decoder.layers.*.text.*`; `*` matches dots too.
 
     Raises UserError for a pattern that matches no weight, and when all weights match.
     """
@@ -32,14 +32,14 @@ def frozen_names(patterns: Sequence[str], model: ModelConfig) -> set[str]:
 
 
 def _in_common(pattern: str, name: str) -> int:
-    """Letters that both have in the same order."""
+    """Characters that a pattern and a name have in common, in the same order."""
     return sum(
         block.size for block in difflib.SequenceMatcher(None, pattern, name, autojunk=False).get_matching_blocks()
     )
 
 
 def freeze(patterns: Sequence[str], model: ModelConfig, weights: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
-    """Take the gradient from those of a rank's weights, (training name, parameter), that the patterns match."""
+    """Set requires_grad to False for those of a rank's weights, (training name, parameter), that match the patterns."""
     if not patterns:
         return
     frozen = frozen_names(patterns, model)
@@ -48,7 +48,7 @@ def freeze(patterns: Sequence[str], model: ModelConfig, weights: Iterable[tuple[
 
 
 def let_gradients_through(stages: Sequence[UniXTrainingModel]) -> None:
-    """Have the output of a frozen embedding ask for a gradient.
+    """Make the output of a frozen embedding require a gradient (for activation recomputation and pipelines).
 
     A layer that is computed again in the backward pass gives its weights a gradient only if its input wants one.
     """

@@ -1,4 +1,4 @@
-"""The megatron-core engine: its schedules, its gradient buffers, its optimizer, around our model."""
+"""The megatron-core engine: its schedules, gradient buffers and optimizer with our model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pretrain.tensor_boxes import TensorBox
 
 
 def make(config: TrainConfig, model: ModelConfig) -> MegatronEngine:
-    """The engine of a run's configuration."""
+    """Build the engine from a run's configuration."""
     run = config.run
     return MegatronEngine(
         model,
@@ -48,7 +48,7 @@ def make(config: TrainConfig, model: ModelConfig) -> MegatronEngine:
 
 
 class MegatronEngine:
-    """The model and its optimizer on this rank. `runtime.start_distributed` must have made the groups of `parallel`."""
+    """Model and optimizer of this rank. `runtime.start_distributed` must have made the process groups of `parallel`."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class MegatronEngine:
         config.finalize_model_grads_func = functools.partial(_finish_gradients, self.ready, self.device)
 
     def train_step(self, rows: Sequence[Row], lr: float, sound: Sound = finite) -> StepFigures:
-        """One update from this rank's rows, each a microbatch; the gradient is that of the mean over target tokens."""
+        """One optimizer step on this rank's rows, each a microbatch; the loss is the mean over target tokens."""
         set_hyperparameters(self.optimizer.param_groups, self.optim, lr)
         for module in self.modules:
             module.train()
@@ -166,7 +166,8 @@ class MegatronEngine:
             return figures_of(self._run(rows, forward_only=True).tolist())
 
     def _run(self, rows: Sequence[Row], forward_only: bool) -> Tensor:
-        """The schedule of a step -> float64 [4] on the device: `loss_sums` over all rows of all ranks."""
+        """Run megatron-core's forward-backward schedule -> float64 [4] on the device: `loss_sums` over all rows of all
+        ranks."""
         outputs = get_forward_backward_func()(
             forward_step_func=self._forward_step,
             data_iterator=[iter(rows) for _ in self.modules] if len(self.modules) > 1 else iter(rows),
@@ -202,27 +203,29 @@ class MegatronEngine:
 
     @property
     def torch_optimizer(self) -> torch.optim.Optimizer | None:
-        """What makes the update; None on a stage without weights."""
+        """The torch optimizer; None on a stage without weights."""
         return next((inner.optimizer for inner in update.inner_optimizers(self.optimizer)), None)
 
     def settle(self) -> None:
-        """Have the weights whole on every rank, for whoever reads them other than by a step: all ranks call it together."""
+        """Complete the parameter all-gather, for readers of weights outside of a step. A collective: all ranks call
+        it."""
         if self.gathers_late:
             for module in self.modules:
                 module.start_param_sync(force_sync=True)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(training name, tensor on the CPU) of every weight, in the dtype of training; all ranks call it together."""
+        """Yield (training name, tensor on the CPU) of every weight, in the training dtype. A collective: all ranks call
+        it."""
         self.settle()
         return whole_weights(self.stages)
 
     def boxes(self) -> list[TensorBox]:
-        """What this rank writes of weights and optimizer state: views, which the next update changes."""
+        """Weights and optimizer state that this rank writes, as views that the next update changes."""
         self.settle()
         return boxes_to_write(self.stages, self.optimizer)
 
     def load(self, folder: Path, steps: int) -> None:
-        """Read weights and optimizer state after `steps` updates, whatever layout wrote them.
+        """Load weights and optimizer state after `steps` updates, written by any parallel layout.
 
         Raises UserError when the checkpoint is of another model or precision.
         """
@@ -233,7 +236,7 @@ class MegatronEngine:
         set_adam_steps(self.optimizer, steps)
 
     def load_weights(self, folder: Path) -> None:
-        """Read weights alone, in whatever precision they are stored: the start of a new run. Raises UserError."""
+        """Load weights only, of any stored precision, at the start of a new run. Raises UserError."""
         read_boxes(folder, weight_boxes(self.stages))
         self.optimizer.reload_model_params()
 

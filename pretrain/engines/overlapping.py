@@ -1,4 +1,4 @@
-"""What megatron-core has to be told so that sums of gradients and gathering of weights go on beside the arithmetic."""
+"""Overlap in megatron-core: gradient reduce-scatter and parameter all-gather run beside computation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from model.uni_x import UniXTrainingModel
 
 
 def only_after_the_last_row(modules: Sequence[DistributedDataParallel]):
-    """A context for megatron-core's schedules, in which gradients are added up and none is sent: for all rows but the last.
+    """Context for megatron-core's schedules (no_sync): gradients are accumulated without communication, for all rows
+    but the last.
 
     A list of such contexts where stages are interleaved. It names the modules weakly: they keep the configuration that it is
     put in, and would keep each other.
@@ -32,7 +33,7 @@ def only_after_the_last_row(modules: Sequence[DistributedDataParallel]):
 
 
 def gather_head_with_norm(stage: UniXTrainingModel, module: DistributedDataParallel) -> None:
-    """Wait for the head's matrix where the norm before it is computed.
+    """Wait for the all-gather of the LM head's matrix at the norm before it.
 
     megatron-core waits for the weights of a module when the module is called. The head's is read beside its module, which
     never is: it would be that of before the update.

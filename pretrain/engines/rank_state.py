@@ -1,4 +1,4 @@
-"""Everything that a checkpoint stores of this rank, as pieces: weights, Adam's moments, fp32 master weights.
+"""Checkpoint state of this rank, as tensor boxes: weights, Adam's moments, fp32 master weights.
 
 Stored names: a weight has its training name; its states are `optimizer.exp_avg.<name>`, `optimizer.exp_avg_sq.<name>` and,
 where weights are bf16, `optimizer.master.<name>`. They are the same whichever of megatron-core's optimizers holds them.
@@ -23,7 +23,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def weight_boxes(stages: Sequence[UniXTrainingModel]) -> list[TensorBox]:
-    """All weights that this rank holds, also those that others hold too."""
+    """All weights of this rank, including those replicated on other ranks."""
     rank, ranks = _tensor_ranks()
     return [
         box
@@ -33,7 +33,7 @@ def weight_boxes(stages: Sequence[UniXTrainingModel]) -> list[TensorBox]:
 
 
 def optimizer_boxes(stages: Sequence[UniXTrainingModel], optimizer) -> list[TensorBox]:
-    """All optimizer state of this rank; what Adam has not made yet is made, as zeros."""
+    """All optimizer state of this rank; state that Adam has not created yet is created as zeros."""
     rank, ranks = _tensor_ranks()
     names = {parameter: name for name, parameter in held_weights(stages)}
     boxes: list[TensorBox] = []
@@ -45,7 +45,7 @@ def optimizer_boxes(stages: Sequence[UniXTrainingModel], optimizer) -> list[Tens
 
 
 def boxes_to_write(stages: Sequence[UniXTrainingModel], optimizer) -> list[TensorBox]:
-    """What this rank writes: over all ranks each element of weights and state once, about equally much on each of a group."""
+    """Boxes that this rank writes: over all ranks each element once, about equal bytes on each rank of a group."""
     group = parallel_state.get_data_parallel_group()
     weights = [box for box in weight_boxes(stages) if _is_ours(box.key, stages)]
     states = [box for box in optimizer_boxes(stages, optimizer) if _is_ours(box.key, stages)]
@@ -55,7 +55,7 @@ def boxes_to_write(stages: Sequence[UniXTrainingModel], optimizer) -> list[Tenso
 
 
 def _is_ours(key: str, stages: Sequence[UniXTrainingModel]) -> bool:
-    """Whether this tensor-parallel rank and stage write what several hold: copies of norms, the tied embedding's copy."""
+    """Whether this tensor-parallel rank and stage write a replicated weight: norms, the tied embedding's copy."""
     name = key.split(".", 2)[2] if key.startswith("optimizer.") else key
     if name == EMBEDDING and not any(stage.pre_process for stage in stages):
         return False
@@ -68,7 +68,7 @@ def _tensor_ranks() -> tuple[int, int]:
 
 
 def _states(optimizer) -> Iterator[tuple[torch.nn.Parameter, int | None, dict[str, Tensor]]]:
-    """(parameter, first of its elements that this rank updates or None for all, state tensors) of each parameter."""
+    """Yield (parameter, its first element that this rank updates or None for all, state tensors) of each parameter."""
     for inner in inner_optimizers(optimizer):
         for parameter, start, main in _mains(inner):
             state = inner.optimizer.state[main]
@@ -82,7 +82,7 @@ def _states(optimizer) -> Iterator[tuple[torch.nn.Parameter, int | None, dict[st
 
 
 def _mains(inner) -> Iterator[tuple[torch.nn.Parameter, int | None, Tensor]]:
-    """(parameter, start, the tensor that Adam updates for it) of each parameter of one optimizer."""
+    """Yield (parameter, start, its master tensor, which Adam updates) of each parameter of one optimizer."""
     if isinstance(inner, DistributedOptimizer):
         for parameter, (group, place) in inner.model_param_group_index_map.items():
             start = inner._get_model_param_range_map(parameter)["param"].start
@@ -96,7 +96,7 @@ def _mains(inner) -> Iterator[tuple[torch.nn.Parameter, int | None, Tensor]]:
 
 
 def set_adam_steps(optimizer, steps: int) -> None:
-    """Tell Adam how many updates its moments have seen: torch's keeps the number by parameter, fused ones by group."""
+    """Set Adam's step count: torch keeps it by parameter, fused optimizers by group."""
     for inner in inner_optimizers(optimizer):
         by_parameter = isinstance(inner.optimizer, (torch.optim.Adam, torch.optim.AdamW))
         for group in inner.optimizer.param_groups:

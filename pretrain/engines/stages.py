@@ -1,4 +1,4 @@
-"""The stages of the model that this rank holds, and whole weights out of what all ranks hold."""
+"""Pipeline stages of this rank, and full weights gathered from all ranks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EMBEDDING, HEAD = "embedding.word_embeddings.weight", "output_layer.weight"
 
 
 def build_stages(model: ModelConfig, transformer: TransformerConfig) -> list[UniXTrainingModel]:
-    """The stages of this pipeline rank: one, or several where they are interleaved."""
+    """Build the stages of this pipeline rank: one, or several with an interleaved schedule."""
     count = transformer.virtual_pipeline_model_parallel_size or 1
     stages = []
     for stage in range(count):
@@ -34,13 +34,13 @@ def build_stages(model: ModelConfig, transformer: TransformerConfig) -> list[Uni
 
 
 def this_device() -> torch.device:
-    """The device of this process. torch numbers GPUs, and the stand-in of `pretrain.runtime` names the device itself."""
+    """Device of this process. torch numbers GPUs; the CPU stand-in of `pretrain.runtime` names the device itself."""
     found: int | torch.device = torch.cuda.current_device()
     return torch.device("cuda", found) if isinstance(found, int) else found
 
 
 def save_memory(stages: Sequence[UniXTrainingModel], parallel: ParallelLayout) -> None:
-    """What the layout asks for beside megatron-core's own recompute."""
+    """Apply the layout's activation recomputation beyond megatron-core's own."""
     if parallel.recompute_cheap:
         for stage in stages:
             for layer in stage.decoder.layers:
@@ -48,7 +48,7 @@ def save_memory(stages: Sequence[UniXTrainingModel], parallel: ParallelLayout) -
 
 
 def held_weights(stages: Sequence[UniXTrainingModel]) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """(training name, parameter) of what this rank holds; layers are numbered over the whole model.
+    """Yield (training name, parameter) of this rank; layers are numbered over the whole model.
 
     The last stage's copy of a tied embedding has the embedding's name.
     """
@@ -63,7 +63,7 @@ def held_weights(stages: Sequence[UniXTrainingModel]) -> Iterator[tuple[str, tor
 
 
 def whole_weights(stages: Sequence[UniXTrainingModel]) -> Iterator[tuple[str, Tensor]]:
-    """(training name, whole tensor on the CPU) of every weight, on every rank; all ranks must call it together.
+    """Yield (training name, full tensor on the CPU) of every weight, on every rank. A collective: all ranks call it.
 
     A weight is gathered over its tensor-parallel group, then handed to the other pipeline ranks, one at a time.
     """

@@ -1,4 +1,4 @@
-"""The update of megatron-core's optimizers: a norm that stays on the device, one scaling of the gradients, fused AdamW.
+"""Optimizer step on megatron-core's optimizers: gradient norm without host synchronization, one scaling, fused AdamW.
 
 megatron-core's own step takes the norm on the host, and without transformer-engine or apex tensor by tensor.
 """
@@ -15,13 +15,13 @@ from torch import Tensor
 
 
 def inner_optimizers(optimizer) -> list:
-    """The optimizers behind megatron-core's chain; a stage without weights has a stub that holds none."""
+    """Optimizers inside megatron-core's chained optimizer; a stage without weights has a stub with none."""
     chained = getattr(optimizer, "chained_optimizers", [optimizer])
     return [inner for inner in chained if not getattr(inner, "is_stub_optimizer", False)]
 
 
 def fuse(optimizer) -> None:
-    """Have torch's AdamW, where it is in use, update all weights in one pass, with its count of steps on the device."""
+    """Switch torch's AdamW, where it is used, to its fused form, with the step count on the device."""
     for inner in inner_optimizers(optimizer):
         if isinstance(inner.optimizer, torch.optim.AdamW):
             for settings in (inner.optimizer.defaults, *inner.optimizer.param_groups):
@@ -29,7 +29,8 @@ def fuse(optimizer) -> None:
 
 
 def _parameters(optimizer) -> Iterator[tuple[Any, object]]:
-    """Those that have a gradient (Any, not Parameter: a gradient might be None), and their tensor-parallel group."""
+    """Parameters that have a gradient (Any, not Parameter: a gradient might be None), and their tensor-parallel
+    group."""
     for inner in inner_optimizers(optimizer):
         for group in inner.optimizer.param_groups:
             for parameter in group["params"]:
@@ -38,7 +39,7 @@ def _parameters(optimizer) -> Iterator[tuple[Any, object]]:
 
 
 def gradient_norm(optimizer, device) -> Tensor:
-    """Norm of the whole gradient, float32 [] on the device; `prepare_grads` must have been called. All ranks call it."""
+    """Global gradient norm, float32 [] on the device; call `prepare_grads` first. A collective: all ranks call it."""
     counted = [
         parameter.grad
         for parameter, group in _parameters(optimizer)
@@ -52,12 +53,12 @@ def gradient_norm(optimizer, device) -> Tensor:
 
 
 def scale_gradients(optimizer, factor: float) -> None:
-    """Multiply every gradient that this rank's optimizer reads."""
+    """Multiply every gradient that this rank's optimizer reads by a factor."""
     gradients = [parameter.grad for parameter, _ in _parameters(optimizer)]
     if gradients:
         torch._foreach_mul_(gradients, factor)
 
 
 def clip_factor(norm: float, limit: float) -> float:
-    """What a gradient of this norm is multiplied by so that its norm is at most `limit` (0: any)."""
+    """Factor that clips a gradient of this norm to `limit` (0: no limit)."""
     return min(1.0, limit / (norm + 1e-6)) if limit > 0 else 1.0

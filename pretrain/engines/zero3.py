@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: ZeRO over the same megatron-core modules, with tensor parallelism where it is asked for."""
+"""The DeepSpeed engine: ZeRO over the same megatron-core modules, optionally with tensor parallelism."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from pretrain.tensor_boxes import TensorBox, boxes_of
 
 
 def check_dtype(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Weights, or a rank's parts of them, are in the precision of training. Raises RuntimeError with the name of one that is not."""
+    """Check that weights, or this rank's partitions, have the training dtype. Raises RuntimeError with the name of one
+    that does not."""
     for name, parameter in module.named_parameters():
         found = getattr(parameter, "ds_tensor", parameter).dtype
         if found != dtype:
@@ -37,7 +38,7 @@ def check_dtype(module: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def make(config: TrainConfig, model: ModelConfig) -> Zero3Engine:
-    """The engine of a run's configuration."""
+    """Build the engine from a run's configuration."""
     run = config.run
     return Zero3Engine(
         model, config.optim, run.precision, config.data.sequence_length, run.seed, config.parallel, config.zero
@@ -45,7 +46,7 @@ def make(config: TrainConfig, model: ModelConfig) -> Zero3Engine:
 
 
 class Zero3Engine:
-    """The model and its optimizer on this rank. `runtime.start_distributed` must have made the groups of `parallel`."""
+    """Model and optimizer of this rank. `runtime.start_distributed` must have made the process groups of `parallel`."""
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class Zero3Engine:
 
     @staticmethod
     def _largest_layer(module: UniXTrainingModel) -> int:
-        """Elements of its weights, and at least as many as DeepSpeed fetches ahead by itself."""
+        """Elements of the largest layer's weights, and at least as many as DeepSpeed prefetches by itself."""
         sizes = [
             sum(getattr(each, "ds_numel", each.numel()) for each in layer.parameters())
             for layer in module.decoder.layers
@@ -115,7 +116,8 @@ class Zero3Engine:
         return deepspeed.zero.Init(data_parallel_group=self.group, config_dict_or_path=values, mpu=zero3_setup.Ranks)
 
     def _initialise(self) -> None:
-        """First weights by name, as `model.initialise` draws them, one in memory at a time; a rank keeps its own part."""
+        """Initialize weights by name as `model.initialise` does, one in memory at a time; each rank keeps its
+        partition."""
         rank, ranks = zero3_state.tensor_ranks()
         with torch.no_grad():
             for parameter, name in self.names.items():
@@ -130,14 +132,15 @@ class Zero3Engine:
         self._forget_second_cuts()
 
     def _forget_second_cuts(self) -> None:
-        """With `zero.hpz_partition_size` DeepSpeed gathers from a second cut where there is one: what was written here is not in it.
-        It makes them anew in the next forward pass."""
+        """Drop the secondary partitions of `zero.hpz_partition_size` (ZeRO++ hpZ): DeepSpeed gathers from them, and
+        they lack what was written here. It makes them again in the next forward pass."""
         for parameter in self.names:
             if getattr(parameter, "ds_secondary_tensor", None) is not None:
                 parameter.ds_secondary_tensor = None
 
     def _sum_over_tensor_ranks(self) -> None:
-        """Gradients of norms that each tensor-parallel rank has for its own tokens or heads are summed over the ranks."""
+        """All-reduce the gradients of norms over tensor-parallel ranks: each rank has them for its own tokens or
+        heads."""
         group = parallel_state.get_tensor_model_parallel_group()
         if group.size() == 1:
             return
@@ -153,7 +156,7 @@ class Zero3Engine:
                 parameter.register_hook(summed)
 
     def _groups(self) -> list[dict]:
-        """As megatron-core has them: biases and norms do not decay, and frozen weights are not there."""
+        """Parameter groups as megatron-core's: no weight decay for biases and norms, no frozen weights."""
         decays: dict[float, list] = {1.0: [], 0.0: []}
         for parameter, name in self.names.items():
             if not parameter.requires_grad:
@@ -163,7 +166,7 @@ class Zero3Engine:
         return [{"params": members, "wd_mult": factor, "lr_mult": 1.0} for factor, members in decays.items() if members]
 
     def train_step(self, rows: Sequence[Row], lr: float, sound: Sound = finite) -> StepFigures:
-        """One update from this rank's rows, each a microbatch; the gradient is that of the mean over target tokens."""
+        """One optimizer step on this rank's rows, each a microbatch; the loss is the mean over target tokens."""
         set_hyperparameters(self.adam.param_groups, self.optim, lr)
         self.engine.train()
         tokens = torch.tensor(sum(len(row.targets) for row in rows), device=self.device)
@@ -210,14 +213,15 @@ class Zero3Engine:
 
     @property
     def torch_optimizer(self) -> torch.optim.Optimizer:
-        """What makes the update."""
+        """The torch optimizer."""
         return self.adam
 
     def settle(self) -> None:
-        """Nothing is under way between two steps."""
+        """No-op: nothing is pending between two steps."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(training name, tensor on the CPU) of every weight, in the dtype of training; all ranks call it together."""
+        """Yield (training name, tensor on the CPU) of every weight, in the training dtype. A collective: all ranks call
+        it."""
         group = parallel_state.get_tensor_model_parallel_group()
         for parameter, name in self.names.items():
             with self._whole(parameter):
@@ -236,7 +240,7 @@ class Zero3Engine:
         return deepspeed.zero.GatheredParameters([parameter])
 
     def boxes(self) -> list[TensorBox]:
-        """What this rank writes of weights and optimizer state: views, which the next update changes."""
+        """Weights and optimizer state that this rank writes, as views that the next update changes."""
         return zero3_state.ours([*self._weight_boxes(), *zero3_state.optimizer_boxes(self.held, self.adam)])
 
     def _weight_boxes(self) -> list[TensorBox]:
@@ -244,7 +248,7 @@ class Zero3Engine:
         return [*zero3_state.weight_boxes(self.held), *frozen]
 
     def load(self, folder: Path, steps: int) -> None:
-        """Read weights and optimizer state after `steps` updates, whatever layout or engine wrote them.
+        """Load weights and optimizer state after `steps` updates, written by any parallel layout or engine.
 
         Raises UserError when the checkpoint is of another model or precision.
         """
@@ -255,7 +259,7 @@ class Zero3Engine:
             zero3_state.state_of(stretch, self.adam)["step"].fill_(steps)
 
     def load_weights(self, folder: Path) -> None:
-        """Read weights alone, in whatever precision they are stored: the start of a new run. Raises UserError."""
+        """Load weights only, of any stored precision, at the start of a new run. Raises UserError."""
         self._read(folder, [])
         for stretch in self.held:
             stretch.main.copy_(stretch.weight)

@@ -1,4 +1,4 @@
-"""DeepSpeed, told what this project wants of it, and kept from what it does unasked."""
+"""Set-up of DeepSpeed: configuration, process groups, and its defaults that this project turns off."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _engines: weakref.WeakSet = weakref.WeakSet()  # to be taken apart when their pr
 
 
 def start() -> None:
-    """Join DeepSpeed to the process group that is there. Nothing is compiled, and nothing is left in shared memory.
+    """Initialize DeepSpeed on the existing process group. Nothing is compiled, and nothing is left in shared memory.
 
     On a CPU DeepSpeed would build a C++ kernel and map 66 MiB of shared memory a process for an all-reduce that only its
     inference uses.
@@ -42,8 +42,8 @@ def start() -> None:
 
 
 def leave() -> None:
-    """Forget what DeepSpeed keeps in globals: process groups, and how many weights and modules it has numbered, which ranks
-    compare before they gather anything.
+    """Reset DeepSpeed's globals: process groups, and its counters of weights and modules, which ranks compare before
+    they gather anything.
 
     Its engines are taken apart: their hooks on gradients are cycles that no garbage collector sees, and a list of modules
     and a cache of a method are global, so that each would keep its process groups, and their threads, for ever.
@@ -70,8 +70,8 @@ def leave() -> None:
 
 
 class Ranks:
-    """megatron-core's groups under the names that DeepSpeed asks for; without pipeline stages its model parallelism is
-    tensor parallelism."""
+    """megatron-core's process groups behind the interface that DeepSpeed expects; without pipeline stages its model
+    parallelism is tensor parallelism."""
 
     get_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)
     get_model_parallel_world_size = staticmethod(parallel_state.get_tensor_model_parallel_world_size)
@@ -93,7 +93,7 @@ def settings(
     parallel: ParallelLayout = ParallelLayout(),
     layer: int = PREFETCHED,
 ) -> dict:
-    """DeepSpeed's configuration; `elements`: of the weights that a tensor-parallel rank holds, `layer`: of the largest layer.
+    """DeepSpeed's configuration; `elements`: weights of a tensor-parallel rank, `layer`: of the largest layer.
 
     Rows are accumulated by the engine's own loop, and losses come divided by the tokens of the whole step, so DeepSpeed
     divides by nothing but the number of data-parallel ranks. Gradients are summed over rows in float32, and sent in
@@ -127,13 +127,13 @@ def settings(
 
 
 def wrap(model: torch.nn.Module, optimizer: torch.optim.Optimizer, values: dict):
-    """The model and its optimizer in DeepSpeed's engine."""
+    """DeepSpeed engine around the model and its optimizer."""
     from deepspeed.runtime.config import DeepSpeedConfig
     from deepspeed.runtime.engine import ZERO_OPTIMIZATION, DeepSpeedEngine
 
     class UniXDeepSpeedEngine(DeepSpeedEngine):
         def _do_optimizer_sanity_check(self, _optimizer) -> str:
-            """ZeRO 1 in bf16 takes the optimizer of ZeRO 2: its own would take an infinite gradient."""
+            """ZeRO 1 in bf16 uses ZeRO 2's optimizer: ZeRO 1's own would apply an infinite gradient."""
             return ZERO_OPTIMIZATION
 
     config = DeepSpeedConfig(values, Ranks)

@@ -1,4 +1,4 @@
-"""What a rank holds under ZeRO, as stretches of weights: pieces of a checkpoint that any layout and engine reads.
+"""Checkpoint state of a rank under ZeRO, as tensor boxes that any layout and engine reads.
 
 Stage 3 cuts every weight over the data-parallel ranks; stages 1 and 2 lay the weights end to end and cut that, so a rank
 has the end of one weight, some whole ones, and the beginning of another. Either way a rank has one stretch of a weight,
@@ -23,7 +23,8 @@ from pretrain.tensor_boxes import TensorBox, boxes_of
 
 @dataclass(frozen=True)
 class Stretch:
-    """Elements `start`, `start` + 1, ... of this tensor-parallel rank's share of a weight, which has `shape`."""
+    """Flat partition of this tensor-parallel rank's shard of a weight, which has `shape`: elements `start`, `start` +
+    1, ..."""
 
     name: str
     shape: tuple[int, ...]
@@ -35,7 +36,7 @@ class Stretch:
 
 
 def stretches(engine, names: dict[torch.nn.Parameter, str]) -> Iterator[Stretch]:
-    """Those of this rank; none of them is empty. `engine` is DeepSpeed's."""
+    """Partitions of this rank, without empty ones. `engine` is DeepSpeed's."""
     optimizer = engine.optimizer
     rank = parallel_state.get_data_parallel_rank()
     if engine.zero_optimization_partition_weights():
@@ -81,12 +82,12 @@ def stretches(engine, names: dict[torch.nn.Parameter, str]) -> Iterator[Stretch]
 
 
 def weight_boxes(held: list[Stretch]) -> list[TensorBox]:
-    """The weights, in the dtype of training."""
+    """The weights, in the training dtype."""
     return [box for stretch in held for box in _pieces(stretch, stretch.name, stretch.weight)]
 
 
 def frozen_boxes(names: Mapping[Any, str], cut: bool) -> list[TensorBox]:
-    """This rank's share of the weights that do not learn, which DeepSpeed's optimizer knows nothing of.
+    """This rank's partition of frozen weights, which DeepSpeed's optimizer does not hold.
 
     cut: whether they are cut over the data-parallel ranks (stage 3); if not, each rank has them whole and writes a part.
     """
@@ -108,7 +109,8 @@ def frozen_boxes(names: Mapping[Any, str], cut: bool) -> list[TensorBox]:
 
 
 def optimizer_boxes(held: list[Stretch], optimizer: torch.optim.Optimizer) -> list[TensorBox]:
-    """Adam's moments, and the float32 weights where those of training are not; what Adam has not made yet is made."""
+    """Adam's moments, and fp32 master weights if training is in bf16; state that Adam has not created yet is
+    created."""
     boxes: list[TensorBox] = []
     for stretch in held:
         state, count = state_of(stretch, optimizer), len(stretch.main)
@@ -121,13 +123,13 @@ def optimizer_boxes(held: list[Stretch], optimizer: torch.optim.Optimizer) -> li
 
 
 def ours(boxes: list[TensorBox]) -> list[TensorBox]:
-    """Without what another tensor-parallel rank writes too: all of them hold the norms."""
+    """Boxes without those that another tensor-parallel rank writes too: norms are replicated."""
     rank, ranks = tensor_ranks()
     return [box for box in boxes if rank == 0 or whole_shape(_name(box.key), (1, 1), ranks) != (1, 1)]
 
 
 def state_of(stretch: Stretch, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Adam's state of the tensor that the stretch is updated in; made if Adam has not made it."""
+    """Adam's state of the tensor that holds the partition; created if Adam has not done so."""
     state = optimizer.state[stretch.flat]
     if not state:
         for kind in MOMENTS:

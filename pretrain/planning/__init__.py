@@ -1,1 +1,1 @@
-"""Choosing a parallel layout before anything is started: what each device would hold, compute and send."""
+"""Planner of parallel layouts: memory, compute and communication per device, before anything is started."""

@@ -1,4 +1,4 @@
-"""What a rank holds of a row between its forward and its backward pass, and what it needs for a moment on top.
+"""Activation memory of a rank: what is saved for the backward pass, and temporary memory on top.
 
 Counted are the tensors that the modules of model/layer_specs.py save, on a GPU with its varlen attention kernel: the
 inputs of norms and projections, queries, keys and values before and after rotation, gate and up, and what is made of
@@ -22,7 +22,7 @@ LOGITS_AT_ONCE, SOFTMAX_AT_ONCE = (
 
 @dataclass(frozen=True)
 class RowShape:
-    """A row of `tokens` that holds `documents` documents of `text` and `vision` tokens each; the rest is padding."""
+    """Row of `tokens` with `documents` documents of `text` and `vision` tokens each; the rest is padding."""
 
     tokens: int
     documents: int
@@ -32,7 +32,7 @@ class RowShape:
 
 @dataclass(frozen=True)
 class ActivationBytes:
-    """Of one rank of a stage."""
+    """Activation memory of one rank of a stage."""
 
     kept: int  # for each row that is under way
     recomputed: int  # of the layer that is computed again
@@ -42,17 +42,17 @@ class ActivationBytes:
 
     @property
     def working(self) -> int:
-        """Beyond what is kept, at most, in bytes."""
+        """Temporary bytes at most, beyond what is saved."""
         return max(self.recomputed + self.layer, self.head)
 
     @property
     def peak(self) -> int:
-        """At most, in bytes."""
+        """Peak bytes."""
         return self.rows * self.kept + self.working
 
 
 def layer_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLayout, width: int, on_cpu: bool = False) -> int:
-    """Bytes that one layer saves for its backward pass on one rank. width: bytes of an element of an activation.
+    """Bytes that one layer saves for its backward pass on one rank. width: bytes per element of an activation.
 
     Branches of separated layers share the row's tokens, so a layer of any kind saves equally much.
     """
@@ -83,15 +83,16 @@ def layer_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLayout, wi
 
 
 def _norm(elements: int, vectors: int, width: int, on_cpu: bool) -> int:
-    """What a norm saves: its input and a float32 a vector; in bfloat16 on a CPU the input and what is scaled, in float32."""
+    """Bytes that a norm saves: its input and a float32 per vector; in bfloat16 on a CPU the input and its float32
+    scaling."""
     return elements * (8 if on_cpu and width == 2 else width) + 4 * vectors
 
 
 def ends_bytes(
     config: ModelConfig, stage: PipelineStage, row: RowShape, parallel: ParallelLayout, width: int, on_cpu: bool = False
 ) -> int:
-    """Bytes that a stage saves of a row outside its layers: routing tables, its output, the head's norm, and
-    the gradients of the head's input and matrix, which are made beside the loss."""
+    """Bytes that a stage saves of a row outside its layers: routing tables, its output, the LM head's norm, and the
+    gradients of the LM head's input and matrix, which are made with the loss."""
     along = row.tokens // parallel.tensor if parallel.sequence else row.tokens
     tables = 2 * 2 * row.tokens * config.head_dim * width  # cosines and sines, in both orders
     if not stage.head:
@@ -104,7 +105,7 @@ def ends_bytes(
 def layer_working_bytes(
     config: ModelConfig, stage: PipelineStage, row: RowShape, parallel: ParallelLayout, width: int
 ) -> int:
-    """Bytes that backward passes of layers and embedding need at their peak on top of what is saved: a feed-forward's."""
+    """Peak temporary bytes of the backward passes of layers and embedding on top of what is saved: those of an MLP."""
     matrix = 2 * (config.intermediate_size // parallel.tensor) * config.hidden_size * width
     # The gradient of the activation function's output is there with that of its input, which has twice the width, while
     # that output itself is gone; it is there too where it was made again.
@@ -118,12 +119,12 @@ def layer_working_bytes(
 
 
 def head_parts(config: ModelConfig, row: RowShape) -> int:
-    """Parts in which the head goes over the tokens of a row, on one rank."""
+    """Number of chunks in which the LM head processes the tokens of a row, on one rank."""
     return -(-row.tokens // max(1, LOGITS_AT_ONCE // config.vocab_size))
 
 
 def head_working_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLayout, width: int) -> int:
-    """Bytes that the head needs at its peak on top of what is saved.
+    """Peak temporary bytes of the LM head on top of what is saved.
 
     Logits of a chunk in float32 and in the dtype of the weights; the gradient of its matrix, which adds up in float32,
     with the product of a chunk; its input, gathered where ranks share the tokens.
@@ -147,7 +148,7 @@ def activation_bytes(
     rows_under_way: int,
     on_cpu: bool = False,
 ) -> ActivationBytes:
-    """Of a rank of this stage; `rows_under_way`: microbatches whose backward pass is still to come, at most."""
+    """Activation memory of a rank of this stage; `rows_under_way`: microbatches in flight, at most."""
     layer = layer_bytes(config, row, parallel, width, on_cpu)
     along = row.tokens // parallel.tensor if parallel.sequence else row.tokens
     each = along * config.hidden_size * width if parallel.recompute else layer

@@ -1,4 +1,4 @@
-"""What a step takes: arithmetic on each stage, passes over memory, the pipeline's bubble, and what is sent between devices.
+"""Cost model of a step: compute of each stage, memory traffic, the pipeline bubble, and communication.
 
 Estimates that rank layouts. Arithmetic is counted (pretrain/flops.py), and so are the bytes that go to memory and back
 beside it (pretrain/planning/passes.py); what devices and links reach of their data sheets is assumed, see `Devices`.
@@ -22,7 +22,8 @@ from pretrain.system.errors import UserError
 
 @dataclass(frozen=True)
 class Devices:
-    """What the devices can do: an H100's data sheet, and shares of it. docs/parallel.md has where each number is from."""
+    """Device figures: an H100's data sheet, and achieved shares of it. docs/parallel.md has the source of each
+    number."""
 
     flops: float = 989e12  # a second, dense bf16; data sheet
     products: float = 0.55  # share of it that matrix products reach: 0.80 by themselves, 0.5 and more in published runs
@@ -44,7 +45,7 @@ ATTENTION_BACKWARD = 2.5  # scores are computed again, then four products where 
 
 @dataclass(frozen=True)
 class PartCosts:
-    """Seconds of one device for a part of the model, forward and backward on one row, nothing computed again."""
+    """Seconds of one device per part of the model, forward and backward on one row, without recomputation."""
 
     layers: dict[str, float]  # by kind
     embedding: float
@@ -52,14 +53,14 @@ class PartCosts:
     cheap: float = 0.0  # of norms and activation functions of a layer, forward
 
     def of(self, config: ModelConfig, stage: PipelineStage, parallel: ParallelLayout = ParallelLayout()) -> float:
-        """Of a stage; recomputed layers run forward twice."""
+        """Seconds of a stage; recomputed layers run forward twice."""
         layers = sum(self.layers[kind] for kind in stage.kinds(config)) * (4 / 3 if parallel.recompute else 1)
         layers += self.cheap * stage.layers * parallel.recompute_cheap
         return layers + self.embedding * stage.embedding + self.head * stage.head
 
 
 def one_layer_flops(config: ModelConfig, row: RowShape, kind: str) -> float:
-    """Forward operations of one layer of this kind on one row; padding has projections, but next to no attention."""
+    """Forward FLOPs of one layer of this kind on one row; padding has projections, but next to no attention."""
     one = ModelConfig.from_dict({**config.to_dict(), "num_hidden_layers": 1, "layer_kinds": [kind]})
     lengths = {
         "document": [row.text + row.vision] * row.documents,
@@ -71,7 +72,7 @@ def one_layer_flops(config: ModelConfig, row: RowShape, kind: str) -> float:
 
 
 def counted_costs(config: ModelConfig, row: RowShape, devices: Devices, half: bool = True) -> PartCosts:
-    """From counts of operations and bytes; every token is a target."""
+    """Costs from FLOPs and bytes; every token is a target."""
     head = 2 * config.hidden_size * config.vocab_size * row.tokens
     kinds, width = set(config.layer_kinds), 2 if half else 4
     if devices.utilisation:
@@ -101,9 +102,8 @@ def counted_costs(config: ModelConfig, row: RowShape, devices: Devices, half: bo
 
 
 def measured_costs(file: Path, config: ModelConfig, counted: PartCosts) -> PartCosts:
-    """From what tools/bench_step.py --json measured, its last case: the ratios of the parts are its own, and their sum
-    over the model is that of `counted`, so that a CPU's measurement cuts a model for GPUs. Raises UserError.
-    """
+    """Costs from the last case of a tools/bench_step.py --json measurement: the ratios of the parts are measured, their
+    sum over the model is that of `counted`, so that a CPU's measurement serves to plan GPUs. Raises UserError."""
     try:
         figures = json.loads(file.read_text(encoding="utf-8"))
         was = figures["model_config"]
@@ -144,7 +144,7 @@ class StepTime:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Total seconds."""
         return self.compute + self.bubble + self.tensor + self.pipeline + self.data + self.update
 
 
@@ -178,7 +178,7 @@ def step_time(
     devices: Devices,
     half: bool,
 ) -> StepTime:
-    """Of a one-forward-one-backward pipeline: the slowest stage for every microbatch, the others for one.
+    """Step time of a 1F1B pipeline: the slowest stage for every microbatch, the others for one.
 
     Ranks of a tensor-parallel group are neighbours, then those of a data-parallel group, then stages, as megatron-core
     numbers them. What is hidden: see `exposed`; tensor-parallel and pipeline sends are not.
@@ -229,8 +229,8 @@ def step_time(
 
 
 def exposed(seconds: float, last: float, window: float) -> float:
-    """Share of sends of so many seconds in all that arithmetic of `window` seconds does not hide: what is beyond it, and at
-    least the bucket that is sent when there is nothing left to compute (the embedding's, a `last` share of all).
+    """Exposed share of communication of so many seconds: what exceeds `window` seconds of compute, and at least the
+    last bucket, which nothing hides (the embedding's, a `last` share of all).
 
     The window is one row's: gradients are sent after the last row only, weights gathered before the first. Sends of
     pipelines are counted whole: megatron-core sends those of later stages at once, and the first stage ends last.

@@ -1,4 +1,4 @@
-"""Cutting the layers into pipeline stages so that the slowest stage is as fast as can be and memory suffices.
+"""Pipeline split: layers into stages so that the slowest stage is as fast as possible within the memory limit.
 
 Stages are contiguous and both their time and their memory grow with every layer, so for given limits it is best to fill
 the stages from the first on; the least limits for which that comes out are found by bisection.
@@ -16,18 +16,19 @@ OfStage = Callable[[int, int, int], float]  # (place of the stage, first layer, 
 
 
 def stages_of(counts: Sequence[int]) -> list[PipelineStage]:
-    """Stages with these numbers of layers; the first has the embedding, the last the head."""
+    """Stages with these numbers of layers; the first has the embedding, the last the LM head."""
     last = len(counts) - 1
     return [PipelineStage(sum(counts[:place]), count, place == 0, place == last) for place, count in enumerate(counts)]
 
 
 def layout_string(stages: Sequence[PipelineStage]) -> str:
-    """The stages as `parallel.layout` has them, as in "Ett|tttt|ttL"; "" for a single stage, which needs no layout."""
+    """Stages as a `parallel.layout` string, as in "Ett|tttt|ttL"; "" for a single stage, which needs no layout."""
     return "|".join(stage.written for stage in stages) if len(stages) > 1 else ""
 
 
 def fill(layers: int, pipeline: int, fits: Callable[[int, int, int], bool]) -> list[int] | None:
-    """Layers of each stage, the first ones as full as `fits(place, first layer, layers)` allows; None if some are left.
+    """Layers of each stage, earlier ones as full as `fits(place, first layer, layers)` allows; None if layers are left
+    over.
 
     Every stage between the ends has at least one layer; those at the ends may have the embedding or the head alone.
     """
@@ -46,7 +47,7 @@ def fill(layers: int, pipeline: int, fits: Callable[[int, int, int], bool]) -> l
 
 
 def balance(layers: int, pipeline: int, seconds: OfStage, memory: OfStage, limit: float) -> list[int] | None:
-    """Layers of each stage: the slowest is as fast as can be with every stage in `limit` bytes, then memory is least.
+    """Layers of each stage with the fastest slowest stage within `limit` bytes, then the least memory.
 
     `seconds` may depend on whether a stage is the first, the last or another, not on its place between. None where no
     cut fits.

@@ -1,4 +1,4 @@
-"""What a configured run is expected to need of a device's memory: the planner's count, for the layout that is asked for."""
+"""Expected memory of a configured run: the planner's count for the configured layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pretrain.planning.zero import buffer_bytes, zero_bytes
 
 @dataclass(frozen=True)
 class Expected:
-    """Bytes on the rank that needs most."""
+    """Bytes of the rank that needs most."""
 
     static: StaticBytes
     activations: int
@@ -26,7 +26,7 @@ class Expected:
 
     @property
     def total(self) -> int:
-        """At the peak of a step."""
+        """Peak bytes of a step."""
         return self.static.total + self.activations + self.buffers
 
     def __str__(self) -> str:
@@ -43,12 +43,12 @@ class Expected:
 
 
 def expected_memory(config: TrainConfig, model: ModelConfig, row: RowShape, data_ranks: int) -> Expected:
-    """Of the fullest rank. The driver, libraries and fragments take more, often a tenth of a device."""
+    """Expected memory of the fullest rank. Driver, libraries and fragmentation take more, often a tenth of a device."""
     return max(expected_ranks(config, model, row, data_ranks), key=lambda rank: rank.total)
 
 
 def expected_ranks(config: TrainConfig, model: ModelConfig, row: RowShape, data_ranks: int) -> list[Expected]:
-    """Of a rank of each pipeline rank, the first stage's first."""
+    """Expected memory of a rank of each pipeline rank, first stage first."""
     of_its_own = ENGINES[config.run.engine].memory
     if of_its_own:
         return named(of_its_own)(config, model, row, data_ranks)
@@ -74,7 +74,7 @@ def expected_ranks(config: TrainConfig, model: ModelConfig, row: RowShape, data_
 
 
 def zero_ranks(config: TrainConfig, model: ModelConfig, row: RowShape, data_ranks: int) -> list[Expected]:
-    """The same of DeepSpeed's ZeRO, which has one stage."""
+    """Expected memory with DeepSpeed's ZeRO, which has one stage."""
     parallel, half = config.parallel, config.run.precision == "bf16"
     (stage,) = stages_of([model.num_hidden_layers])
     shapes = stage_shapes(model, 0, stage.layers, embedding=True, head=True)

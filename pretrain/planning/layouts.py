@@ -1,4 +1,4 @@
-"""All layouts of a model over a number of devices: which can run, how fast they would be, and why the others cannot."""
+"""All layouts of a model over a number of devices: which fit, their expected speed, and why the others are rejected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class PlannerJob:
-    """What is to be laid out, and over what."""
+    """What is planned: model, row, devices and batch."""
 
     config: TrainConfig
     model: ModelConfig
@@ -43,7 +43,7 @@ class PlannerJob:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a rank of one stage holds."""
+    """Memory of a rank of one stage."""
 
     stage: PipelineStage
     static: StaticBytes
@@ -52,7 +52,7 @@ class StagePlan:
 
     @property
     def total(self) -> int:
-        """Bytes at its peak."""
+        """Peak bytes."""
         return self.static.total + max(self.activations.peak, self.update)
 
 
@@ -68,13 +68,13 @@ class Plan:
 
     @property
     def fullest(self) -> StagePlan:
-        """The stage whose ranks hold most."""
+        """Stage with the most memory."""
         return max(self.stages, key=lambda each: each.total)
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A layout that cannot be had, and the bytes that its fullest rank would need where that is the reason."""
+    """A rejected layout, its reason, and the bytes of its fullest rank where memory is the reason."""
 
     parallel: ParallelLayout
     data_ranks: int
@@ -87,12 +87,12 @@ AGAIN: tuple[dict[str, Any], ...] = ({}, {"recompute_cheap": True}, {"recompute"
 
 
 def divisors(number: int) -> list[int]:
-    """Of a positive number, the smallest first."""
+    """Divisors of a positive number, ascending."""
     return [each for each in range(1, number + 1) if number % each == 0]
 
 
 def candidates(gpus: int) -> Iterator[tuple[ParallelLayout, int]]:
-    """(layout without its stages, data-parallel ranks) of every way to use `gpus` devices."""
+    """Yield (layout without its stages, data-parallel ranks) of every way to use `gpus` devices."""
     for tensor in divisors(gpus):
         for pipeline in divisors(gpus // tensor):
             ranks = gpus // tensor // pipeline
@@ -112,7 +112,7 @@ def candidates(gpus: int) -> Iterator[tuple[ParallelLayout, int]]:
 
 
 def plan_layouts(job: PlannerJob) -> tuple[list[Plan], list[Rejected]]:
-    """(layouts that fit, the fastest first; the others)."""
+    """(layouts that fit, fastest first; rejected ones)."""
     planned = ENGINES[job.config.run.engine].plan
     if planned:
         return named(planned)(job)
@@ -131,7 +131,7 @@ def plan_layouts(job: PlannerJob) -> tuple[list[Plan], list[Rejected]]:
 
 
 def plan_one(job: PlannerJob, parallel: ParallelLayout, ranks: int) -> Plan | Rejected:
-    """One layout: the best cut of its stages, or why there is none."""
+    """One layout with its best pipeline split, or why there is none."""
     layers = job.model.num_hidden_layers
     if parallel.tensor > job.devices.per_node:
         return Rejected(
@@ -169,14 +169,14 @@ def plan_one(job: PlannerJob, parallel: ParallelLayout, ranks: int) -> Plan | Re
 
 
 def rows_under_way(parallel: ParallelLayout, microbatches: int, place: int) -> int:
-    """Rows whose backward pass is still to come on a stage, at most: those that later stages can hold, and its own."""
+    """Microbatches in flight on a stage at most: those that later stages can hold, and its own."""
     return min(microbatches, parallel.pipeline - place)
 
 
 def stage_plan(
     job: PlannerJob, parallel: ParallelLayout, ranks: int, microbatches: int, place: int, stage: PipelineStage
 ) -> StagePlan:
-    """What a rank of a stage holds, weights and optimizer state to the byte."""
+    """Memory of a rank of a stage, weights and optimizer state to the byte."""
     static = static_bytes(job.model, stage, parallel, ranks, job.half)
     rows = rows_under_way(parallel, microbatches, place)
     activations = activation_bytes(job.model, stage, job.row, parallel, 2 if job.half else 4, rows)
@@ -184,7 +184,7 @@ def stage_plan(
 
 
 def memory_of_stages(job: PlannerJob, parallel: ParallelLayout, ranks: int, microbatches: int) -> OfStage:
-    """As `stage_plan(...).total`, but for padding, and quick: cuts are found by asking it thousands of times."""
+    """As `stage_plan(...).total` without padding, and fast: the search for splits calls it thousands of times."""
     model = job.model
     before = [0]
     for kind in model.layer_kinds:
@@ -210,7 +210,7 @@ def memory_of_stages(job: PlannerJob, parallel: ParallelLayout, ranks: int, micr
 
 
 def least_memory(layers: int, pipeline: int, memory: OfStage) -> tuple[int, list[int]]:
-    """The cut whose fullest stage needs least: (that many bytes, layers of each stage)."""
+    """Split whose fullest stage needs least memory: (its bytes, layers of each stage)."""
 
     def cut(limit: int) -> list[int] | None:
         return fill(layers, pipeline, lambda *stage: memory(*stage) <= limit * MEBIBYTE)

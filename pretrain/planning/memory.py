@@ -1,4 +1,4 @@
-"""What a rank holds: weights, gradients and optimizer state to the byte, activations by a count of what is saved.
+"""Memory of a rank: weights, gradients and optimizer state to the byte, activations by a count of saved tensors.
 
 The rules for the first three are megatron-core's: gradients in a float32 buffer; Adam's two moments in float32; float32
 master weights where weights are bfloat16; with the distributed optimizer, parameters padded to 64 and buckets to a
@@ -30,17 +30,17 @@ class PipelineStage:
 
     @property
     def written(self) -> str:
-        """The stage as a layout string has it: E, a t for each layer, L."""
+        """Stage in a layout string: E, a t for each layer, L."""
         return "E" * self.embedding + "t" * self.layers + "L" * self.head
 
     def kinds(self, config: ModelConfig) -> tuple[str, ...]:
-        """Kinds of its layers."""
+        """Layer kinds of the stage."""
         return config.layer_kinds[self.first : self.first + self.layers]
 
 
 @dataclass(frozen=True)
 class StaticBytes:
-    """What a rank holds between steps."""
+    """Memory of a rank between steps."""
 
     parameters: int  # elements
     weights: int
@@ -49,24 +49,24 @@ class StaticBytes:
 
     @property
     def total(self) -> int:
-        """All of it, in bytes."""
+        """Total bytes."""
         return self.weights + self.gradients + self.optimizer
 
 
 def state_width(half: bool) -> int:
-    """Bytes of optimizer state for an element: two moments, and a master weight where weights are bfloat16."""
+    """Bytes of optimizer state per element: two moments, and a master weight where weights are bfloat16."""
     return 12 if half else 8
 
 
 def gradient_width(parallel: ParallelLayout, half: bool) -> int:
-    """Bytes of an element of the gradients that are added up over rows and sent."""
+    """Bytes per element of the gradient buffer, which is accumulated over rows and reduced."""
     return 2 if half and parallel.gradients == "bf16" else 4
 
 
 def static_bytes(
     config: ModelConfig, stage: PipelineStage, parallel: ParallelLayout, data_ranks: int, half: bool
 ) -> StaticBytes:
-    """Of a rank of this stage. half: bfloat16 weights."""
+    """Static memory of a rank of this stage. half: bfloat16 weights."""
     shapes = stage_shapes(config, stage.first, stage.layers, stage.embedding, stage.head)
     sizes = share_sizes(shapes, parallel.tensor)
     held, width = sum(sizes.values()), 2 if half else 4
@@ -83,7 +83,7 @@ def static_bytes(
 
 
 def buckets_of(sizes: dict[str, int], data_ranks: int, alone: set[str], limit: int = 0) -> list[Bucket]:
-    """Buckets of megatron-core's buffer with the distributed optimizer.
+    """Gradient buckets of megatron-core's buffer with the distributed optimizer.
 
     Parameters come in reverse order; those in `alone` have a bucket of their own, and one of `limit` elements or more is
     full (0: none is).
@@ -110,7 +110,7 @@ def _up(number: int, multiple: int) -> int:
 
 
 def elements_of_rank(buckets: Sequence[Bucket], rank: int, data_ranks: int) -> int:
-    """Elements of parameters whose state this data-parallel rank holds: those in its stretch of every bucket."""
+    """Parameter elements whose optimizer state this data-parallel rank holds: its shard of every bucket."""
     held = 0
     for size, places in buckets:
         low, high = size // data_ranks * rank, size // data_ranks * (rank + 1)

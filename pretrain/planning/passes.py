@@ -1,4 +1,4 @@
-"""Bytes that a device moves to and from its memory beside matrix products and attention, which count their own.
+"""Memory traffic in bytes beside matrix products and attention, which count their own.
 
 Elements are counted by what the operations of model/ read and write, each once; a test holds them against a dry run, which
 sees every operation of a step.
@@ -20,7 +20,7 @@ ACCUMULATED = 10  # bytes of a weight and row: its gradient in bfloat16 is read,
 
 
 def layer_bytes(config: ModelConfig, row: RowShape, kind: str, width: int) -> float:
-    """Of one layer of this kind on one row, forward and backward."""
+    """Memory traffic of one layer of this kind on one row, forward and backward."""
     queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
     elements = PASSES * config.hidden_size + ROTATION * (queries + keys) + SPLIT * (queries + 2 * keys)
     elements += SWIGLU * config.intermediate_size
@@ -31,18 +31,19 @@ def layer_bytes(config: ModelConfig, row: RowShape, kind: str, width: int) -> fl
 
 
 def cheap_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
-    """Of what is computed again of a layer with `parallel.recompute_cheap`: two norms, and the activation function."""
+    """Memory traffic of `parallel.recompute_cheap` in a layer: two norms, and the activation function."""
     return row.tokens * (2 * 2 * config.hidden_size + 3 * config.intermediate_size) * width
 
 
 def embedding_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
-    """Of looking up rows, and of their gradient: a table of zeros to which it is added, and its sum."""
+    """Memory traffic of the embedding: looking up rows, and their gradient, a table of zeros that is added to and
+    summed."""
     table = config.vocab_size * config.hidden_size
     return 4 * row.tokens * config.hidden_size * width + table * (width + (ACCUMULATED if width == 2 else 12))
 
 
 def head_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
-    """Of the softmax over all logits, and of the sum of the matrix's gradient, to which each part of them adds."""
+    """Memory traffic of the LM head: softmax over all logits, and its weight gradient, to which each chunk adds."""
     logits, table = row.tokens * config.vocab_size, config.vocab_size * config.hidden_size
     # Made float32; read for the largest, the sum and the logarithms, which are written; then the gradient.
     softmax = (width + 4 if width == 2 else 0) + 3 * 4 + 4 + 4 + width
@@ -51,8 +52,8 @@ def head_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
 
 
 def update_bytes(static: StaticBytes, parallel: ParallelLayout, data_ranks: int, half: bool) -> float:
-    """Of an update: Adam reads and writes its state, reads gradients and writes weights; gradients are scaled and their norm
-    is taken first, and the buffer that they add up in is zeroed."""
+    """Memory traffic of an optimizer step: Adam reads and writes its state, reads gradients and writes weights;
+    gradients are scaled and their norm is taken first, and the gradient buffer is zeroed."""
     updated = static.parameters / (data_ranks if parallel.distributed_optimizer else 1)
     return 2 * static.optimizer + static.gradients + updated * (4 * 4 + (2 if half else 8))
 

@@ -1,4 +1,4 @@
-"""What is planned for before there are shards to ask: the sizes of the vocabulary, and the documents of a row."""
+"""Planning without shards: vocabulary sizes and the documents of a row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DOCUMENT = (64, 1_025)  # a caption with its prompt; a picture of 32 x 32 codes 
 
 
 def sizes_of_data(config: TrainConfig, text_rows: int, codes: int) -> tuple[int, int]:
-    """(id of code 0, picture codes): as given, as the configuration says, as the shards say, or the paper's."""
+    """(id of code 0, codebook size): as given, from the configuration, from the shards, or the paper's."""
     manifest = inside(config.data.sources[0].path, "manifest.json")
     if is_remote(manifest) or Path(manifest).is_file():
         try:
@@ -30,7 +30,7 @@ def sizes_of_data(config: TrainConfig, text_rows: int, codes: int) -> tuple[int,
 
 
 def row_shape(tokens: int, document: list[int] | None = None) -> RowShape:
-    """As many documents of that kind as a row holds. Raises UserError when it holds none."""
+    """Row with as many documents of that kind as fit. Raises UserError when none does."""
     text, vision = document or DOCUMENT
     if document is None and text + vision > tokens:
         text, vision = tokens - tokens // 2, tokens // 2

@@ -1,4 +1,4 @@
-"""What a rank holds under DeepSpeed's ZeRO, to the byte, and what it needs for a moment on top.
+"""Memory of a rank under DeepSpeed's ZeRO, to the byte, and its temporary buffers.
 
 Stage 3 cuts every weight over the data-parallel ranks, each part rounded up; small weights are there whole as well. The
 float32 weights that Adam updates are a copy, also where training is in float32, and gradients are summed in float32.
@@ -21,8 +21,8 @@ MASTER_AND_MOMENTS = 12  # bytes an element
 def zero_bytes(
     sizes: Mapping[str, int], decays: Mapping[str, bool], ranks: int, zero: ZeroSection, half: bool
 ) -> StaticBytes:
-    """Between steps. sizes: elements of each weight on a tensor-parallel rank; decays: whether weight decay applies to it,
-    which makes two groups; half: bfloat16 weights."""
+    """Bytes between steps. sizes: elements of each weight on a tensor-parallel rank; decays: whether weight decay
+    applies to it, which makes two groups; half: bfloat16 weights."""
     held, width = sum(sizes.values()), 2 if half else 4
     if zero.stage == 3:
         part = sum(-(-size // ranks) for size in sizes.values())
@@ -39,7 +39,7 @@ def zero_bytes(
 
 
 def buffer_bytes(sizes: Mapping[str, int], zero: ZeroSection, half: bool) -> int:
-    """At most, while a step is computed: gathered weights, and gradients on their way."""
+    """Bytes of buffers at most during a step: gathered weights, and gradients in flight."""
     held = sum(sizes.values())
     gathered = min(held, LIVE) * (2 if half else 4) if zero.stage == 3 else 0
     return gathered + 4 * min(held, BUCKET)

@@ -1,4 +1,4 @@
-"""Layouts of the DeepSpeed engine: which stage of ZeRO, how much of a device each fills, and what each sends.
+"""Layouts of the DeepSpeed engine: ZeRO stage, memory of each device, and communication.
 
 Stage 1 sends gradients once a step and gathers weights once, after the update. Stage 2 sends gradients for every row. Stage 3
 gathers weights twice for every row besides, which DeepSpeed does ahead of the layers that want them; with
@@ -27,7 +27,7 @@ FIRST = 0.02  # share of sends for which nothing is computed yet, or any more: t
 
 
 def zero_candidates(job: PlannerJob) -> Iterator[tuple[ParallelLayout, ZeroSection, int]]:
-    """(layout, what ZeRO cuts, data-parallel ranks) of every way to use the devices; offload as configured."""
+    """Yield (layout, ZeRO settings, data-parallel ranks) of every way to use the devices; offload as configured."""
     given = job.config.parallel
     for tensor in divisors(job.gpus):
         for sequence in (True, False) if tensor > 1 else (False,):
@@ -40,7 +40,7 @@ def zero_candidates(job: PlannerJob) -> Iterator[tuple[ParallelLayout, ZeroSecti
 
 
 def plan_zero(job: PlannerJob) -> tuple[list[Plan], list[Rejected]]:
-    """(layouts that fit, the fastest first; the others)."""
+    """(layouts that fit, fastest first; rejected ones)."""
     found = [_plan_one(job, *candidate) for candidate in zero_candidates(job)]
     plans = [each for each in found if isinstance(each, Plan)]
     plans.sort(key=lambda plan: (plan.time.total, plan.fullest.total))
@@ -76,7 +76,7 @@ def _plan_one(job: PlannerJob, parallel: ParallelLayout, zero: ZeroSection, rank
 def zero_step_time(
     job: PlannerJob, parallel: ParallelLayout, zero: ZeroSection, ranks: int, stage: PipelineStage, static: StaticBytes
 ) -> StepTime:
-    """Of one step: rows one after the other, what each sends hidden behind its own arithmetic as far as that goes."""
+    """Step time: rows one after the other, communication of each hidden behind its own compute as far as possible."""
     devices, tensor, width, rows = (
         job.devices,
         parallel.tensor,

@@ -1,4 +1,4 @@
-"""Wordings of prompts as data: a YAML file with lists by language, shipped beside this one or the user's own."""
+"""Prompt templates as data: a YAML file with lists by language, shipped beside this module or the user's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIRECTIONS = ("text_to_image", "image_to_text")
 
 
 def read_prompt_templates(name: str) -> PromptTemplates:
-    """The wordings of a shipped file's name or of a path, languages in their order; '' stands for those of pretraining.
+    """Read the templates of a shipped name or a path, languages in their order; '' stands for those of pretraining.
 
     Raises UserError, in one line that names the file, for whatever is not as in the shipped files.
     """

@@ -1,1 +1,1 @@
-"""What the project needs of the machine it runs on and of libraries at start: errors, disks, threads, light imports."""
+"""Helpers for the operating system and for imports: errors, disks, threads, logging, strict YAML."""

@@ -1,4 +1,4 @@
-"""Keep freed memory in the process on CPUs.
+"""glibc allocator settings for CPU runs: keep freed memory in the process.
 
 torch's CPU allocator is malloc, and glibc returns blocks above 128 kB to the system at every free: each activation is
 then mapped, zeroed and unmapped again, which took up to 40 % of the time of a small convolutional decoder.
@@ -14,7 +14,7 @@ LARGEST, USUAL = 2**30, 2**17  # bytes; the latter is glibc's own
 
 
 def keep_freed_memory() -> bool:
-    """Raise glibc's thresholds to 1 GiB. Returns False where the C library is another one; calling it again is free.
+    """Raise glibc's thresholds to 1 GiB. Returns False with another C library; calling it again is free.
 
     What is kept is in pieces: where blocks of hundreds of MB come and go, the process grows well beyond what it uses.
     """
@@ -22,7 +22,7 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Take it back: from now on what is freed goes to the system at once. For measuring and saving memory."""
+    """Undo `keep_freed_memory`: freed memory returns to the system at once. For measuring and saving memory."""
     return _set_thresholds(USUAL)
 
 

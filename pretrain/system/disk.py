@@ -1,4 +1,5 @@
-"""What a disk refuses: found in whatever an error of a library is made of, and told with the path and the remedy."""
+"""Disk errors (full, quota, read-only, I/O): found in the chain of an error, and reported with the path and the
+remedy."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell 
 
 
 def disk_error(error: BaseException | None) -> OSError | None:
-    """The error of the disk that is this one's cause, with number and words; None when there is none of REMEDIES.
+    """Disk error behind an exception, with errno and message; None if it is none of REMEDIES.
 
     torch and safetensors tell of a full disk in errors of their own, torch's ("unexpected pos") without naming it. What an
     error was raised from counts whatever it is; what was merely being handled counts where it is a lack of room.
@@ -42,7 +43,7 @@ def disk_error(error: BaseException | None) -> OSError | None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Errors of the disk in here name a file: their own, or this one."""
+    """Context in which disk errors name a file: their own, or this one."""
     try:
         yield
     except Exception as error:
@@ -55,7 +56,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def tell(line: str, file: TextIO | None = None) -> bool:
-    """Print a line -> whether it was: a log on a disk that is full is not worth the program."""
+    """Print a line -> whether it was written: a full disk under a log must not end the program."""
     try:
         print(line, file=file or sys.stdout, flush=True)
     except OSError as error:
@@ -66,7 +67,7 @@ def tell(line: str, file: TextIO | None = None) -> bool:
 
 
 def let_output_go() -> None:
-    """What could not be written to the log is given up, or Python would end with an exit code of its own."""
+    """Discard unwritten output: otherwise Python would end with an exit code of its own."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -78,6 +79,6 @@ def let_output_go() -> None:
 
 
 def told(error: OSError, path: str | Path = "") -> str:
-    """`FILE: what is wrong`; `path` where the error names no file."""
+    """Error text `FILE: what is wrong`; `path` where the error names no file."""
     name = error.filename or path
     return f"{name}: {error.strerror or error}" if name else str(error.strerror or error)

@@ -1,4 +1,4 @@
-"""How a command tells its user that something is wrong: one line, and the exit code that says whose turn it is.
+"""Errors of commands: one line for the user, and the exit code (2: user, 1: run, 75: try again).
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage, configuration or input, 75 lost something that may be back when
 the command is started again, 130 interrupted.
@@ -18,26 +18,26 @@ from pretrain.system.disk import REMEDIES, disk_error, let_output_go, tell, told
 
 
 class UserError(Exception):
-    """Something that the user can mend. The message is one line: the file, the value, and what to do."""
+    """An error that the user can fix. The message is one line: the file, the value, and what to do."""
 
 
 class RunFailed(Exception):
-    """A run that could not go on, for a reason that is known. The message is one line: what happened, and what to do."""
+    """A run that cannot go on, for a known reason. The message is one line: what happened, and what to do."""
 
 
 class TryAgain(Exception):
-    """A run that lost what is not its own, as the other processes. The message is one line; started again, it may go on."""
+    """A run that lost an outside resource, as its other processes. The message is one line; a restart may go on."""
 
 
 class ReportedByOtherRank(SystemExit):
-    """The end of a process whose error another process of its run tells, so that it is told once. Holds the exit code."""
+    """Ends a process whose error another rank reports, so that it is reported once. Holds the exit code."""
 
     code: int
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command's `main` and exit: a `UserError`, `RunFailed` or `TryAgain` becomes one line on stderr, with exit code
-    2, 1 or 75; what a disk refuses, as when it is full, likewise, with exit code 1.
+    """Run a command's `main` and exit: a `UserError`, `RunFailed` or `TryAgain` becomes one line on stderr, with exit
+    code 2, 1 or 75; disk errors likewise, with exit code 1.
 
     Any other exception keeps its traceback, because it is a fault of ours that a report should carry.
     """
@@ -84,7 +84,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
 
 def named_output() -> str:
-    """What the command line says after --output, for errors that name no file."""
+    """The --output of the command line, for errors that name no file."""
     for before, word in zip(["", *sys.argv], [*sys.argv, ""]):
         if before == "--output" or word.startswith("--output="):
             return word.removeprefix("--output=")

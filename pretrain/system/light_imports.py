@@ -1,4 +1,4 @@
-"""Import libraries without what they bring along: seconds of every start, and warnings that are about nothing here.
+"""Lazy imports of heavy libraries and of what they import in turn: saves seconds per start, and irrelevant warnings.
 
 Two ways. `hidden` keeps a library from what it only may use: megatron-core imports wandb, and PyTorch's TensorBoard
 writer boto3, whoever asks. `lazy_packages` puts off a package's `__init__`, which imports all that the package has where
@@ -25,7 +25,7 @@ NOT_INSTALLED = cast(types.ModuleType, None)  # in sys.modules: importing this o
 
 @contextmanager
 def hidden(*names: str) -> Iterator[None]:
-    """Inside, these modules cannot be imported, as where they are not installed. Those that are there already stay."""
+    """Context in which these modules cannot be imported, as if not installed. Imported ones stay."""
     gone = [name for name in names if name not in sys.modules]
     sys.modules.update(dict.fromkeys(gone, NOT_INSTALLED))
     try:
@@ -37,7 +37,7 @@ def hidden(*names: str) -> Iterator[None]:
 
 
 class _LazyPackage(types.ModuleType):
-    """A package whose modules can be imported at once; its `__init__` runs when something else of it is asked for."""
+    """A package whose submodules can be imported at once; its `__init__` runs when another attribute is asked for."""
 
     def __getattr__(self, name: str):
         if name.startswith("__"):
@@ -52,7 +52,7 @@ class _LazyPackage(types.ModuleType):
 
 
 def lazy_packages(*names: str) -> None:
-    """Put off the `__init__` of these packages, parents first. What is imported already, or not installed, is left alone."""
+    """Defer the `__init__` of these packages, parents first. Imported and missing packages are left alone."""
     for name in names:
         parent, _, last = name.rpartition(".")
         if name in sys.modules or (parent and parent not in sys.modules):
@@ -69,7 +69,8 @@ def lazy_packages(*names: str) -> None:
 
 
 def leave_torchvision_out() -> None:
-    """Nothing here uses torchvision, but mosaicml-streaming brings it, and transformers imports it where it is installed.
+    """Block torchvision: nothing here uses it, but mosaicml-streaming requires it, and transformers imports it where it
+    is installed.
 
     It imports torch's compiler, and PyPI's wheel, which is linked to CUDA, fails with a CPU build of torch. For the whole
     process it is then as where it is not installed.
@@ -78,7 +79,7 @@ def leave_torchvision_out() -> None:
 
 
 def import_megatron(unloadable: str) -> None:
-    """megatron-core without wandb and TensorBoard, which it imports for timers and an inference engine.
+    """Import megatron-core without wandb and TensorBoard, which it imports for timers and an inference engine.
 
     It imports transformer-engine wherever that is installed, and ends where that does not load: then it is left out.
     unloadable: why it does not (`model.kernels.unloadable`), or "".
@@ -94,14 +95,14 @@ def import_megatron(unloadable: str) -> None:
 
 
 def summary_writer() -> type:
-    """TensorBoard's SummaryWriter without boto3: curves are written to a local folder."""
+    """TensorBoard's SummaryWriter without boto3: events are written to a local folder."""
     with hidden("boto3"):
         from torch.utils.tensorboard import SummaryWriter
     return SummaryWriter
 
 
 def tensorboard_records() -> tuple[Any, Any, Any, Any]:
-    """TensorBoard's Event, SessionLog and Summary, and its RecordWriter, without boto3 likewise."""
+    """TensorBoard's Event, SessionLog and Summary, and its RecordWriter, without boto3."""
     with hidden("boto3", "botocore"):
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -110,7 +111,7 @@ def tensorboard_records() -> tuple[Any, Any, Any, Any]:
 
 
 def mds_reader() -> Any:
-    """mosaicml-streaming's MDSReader without its data sets, which import torchvision and clients of clouds."""
+    """mosaicml-streaming's MDSReader without its datasets, which import torchvision and cloud clients."""
     leave_torchvision_out()
     lazy_packages(*MDS_PACKAGES)
     from streaming.base.format.mds.reader import MDSReader
@@ -119,7 +120,7 @@ def mds_reader() -> Any:
 
 
 def mds_writer() -> type:
-    """Its MDSWriter, likewise."""
+    """mosaicml-streaming's MDSWriter, likewise."""
     leave_torchvision_out()
     lazy_packages(*MDS_PACKAGES)
     from streaming.base.format.mds.writer import MDSWriter
@@ -128,14 +129,14 @@ def mds_writer() -> type:
 
 
 def import_transformers() -> None:
-    """transformers' model classes without boto3, which its accelerate imports for a service of a cloud."""
+    """Import transformers' model classes without boto3, which accelerate imports for SageMaker."""
     leave_torchvision_out()
     with hidden("boto3"):
         import transformers.modeling_utils  # noqa: F401
 
 
 def vq_model() -> Any:
-    """diffusers' VQModel without its other models, and without what these use: the compiler, transformers, peft, accelerate."""
+    """diffusers' VQModel without its other models and their imports: the compiler, transformers, peft, accelerate."""
     leave_torchvision_out()
     with hidden("torch._dynamo", "transformers", "peft", "accelerate"):
         import diffusers.models  # noqa: F401

@@ -1,4 +1,4 @@
-"""What a run says, through Python's logging: logger "uni_x", whose records know their `rank`.
+"""Logging of a run through Python's logging: logger "uni_x", whose records have a `rank`.
 
 On the console stands the bare line, a warning or an error with that word before it: what people and scripts read. Whoever
 wants times, levels and ranks adds a handler to the logger, with %(asctime)s, %(levelname)s and %(rank)s in its format.
@@ -17,13 +17,14 @@ WORDS = {logging.WARNING: "warning: ", logging.ERROR: "error: "}
 
 
 def with_rank(record: logging.LogRecord) -> bool:
-    """A filter that keeps every record and adds the rank that torchrun or srun gave this process."""
+    """Filter that keeps every record and adds the rank that torchrun or srun gave this process."""
     record.rank = int(os.environ.get("RANK", "0"))
     return True
 
 
 class Console(logging.Handler):
-    """Lines on standard output, errors on standard error; what a full disk does not take is counted and told later."""
+    """Handler: lines to standard output, errors to standard error; lines that a full disk does not take are counted and
+    reported later."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +40,8 @@ class Console(logging.Handler):
 
 
 class RankHandler(logging.Handler):
-    """Hands warnings and errors of this process to `write(level=..., message=...)`, which notes them with the time."""
+    """Handler that passes warnings and errors of this process to `write(level=..., message=...)`, which adds the
+    time."""
 
     def __init__(self, write) -> None:
         super().__init__(logging.WARNING)

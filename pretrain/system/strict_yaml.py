@@ -1,4 +1,4 @@
-"""YAML whose mappings have each key once: of two equal keys PyYAML takes the last, and what the first said is lost."""
+"""YAML that refuses duplicate keys: of two equal keys PyYAML takes the last, and the first is lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def read_yaml(text: str, name: str) -> Any:
-    """The value of a YAML text. Raises ValueError with one line, which gives lines and columns but not `name` twice."""
+    """Parse a YAML text. Raises ValueError with one line, which gives lines and columns but not `name` twice."""
     import yaml
 
     loader = _strict_loader()(text)
@@ -30,7 +30,7 @@ def _strict_loader() -> type:
     import yaml
 
     class StrictLoader(yaml.SafeLoader):
-        """yaml.SafeLoader that refuses a key that comes twice."""
+        """yaml.SafeLoader that refuses duplicate keys."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict:
             seen: dict[Any, int] = {}

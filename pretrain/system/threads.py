@@ -1,4 +1,4 @@
-"""How many threads torch computes with on a CPU, and how they wait for each other. Settled before torch is loaded.
+"""Number of CPU threads of torch, and how idle OpenMP threads wait. Set before torch is loaded.
 
 The number is that of the cores that this process may use, by its affinity and its control groups: it decides how sums are
 split, and so how they are rounded, hence it must not follow the load of a moment. How threads wait does follow it. By
@@ -26,7 +26,7 @@ LOOKS, PAUSE = 7, 0.01  # at who wants the cores; seconds between two
 
 @dataclass(frozen=True)
 class Threads:
-    """What was settled. `count` 0 leaves torch's number alone, because OMP_NUM_THREADS says it."""
+    """Thread settings. `count` 0 keeps torch's number, because OMP_NUM_THREADS gives it."""
 
     count: int
     why: str
@@ -43,7 +43,7 @@ class Threads:
 
 
 def settle_threads(asked: int = 0) -> Threads:
-    """Settle the waiting, where torch is not loaded yet, and say how many threads there are to be.
+    """Set the wait policy, if torch is not loaded yet, and choose the number of threads.
 
     asked: a number that the user gave; 0 takes the cores that this process may use, shared with the other processes of
     its run on this machine. `use` the result once torch may be imported.
@@ -69,12 +69,12 @@ def settle_threads(asked: int = 0) -> Threads:
 
 
 def usable_cores() -> int:
-    """Whole cores that this process may use: of its affinity, and of the quota of each control group it is in."""
+    """CPU cores that this process may use: of its affinity, and of the quota of each cgroup it is in."""
     return max(1, int(min([len(os.sched_getaffinity(0)), *quotas()])))
 
 
 def quotas(membership: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> list[float]:
-    """Cores that control groups of either version allow, of this process's group and those around it; none if unlimited."""
+    """CPU quotas of cgroups v1 and v2, of this process's group and its parents, in cores; empty if unlimited."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -94,7 +94,7 @@ def quotas(membership: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -
 
 
 def quota_of(group: Path) -> float:
-    """Cores that one control group allows; 0 where it says nothing."""
+    """CPU quota of one cgroup in cores; 0 without one."""
     try:
         if (group / "cpu.max").is_file():
             quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
@@ -106,7 +106,7 @@ def quota_of(group: Path) -> float:
 
 
 def others_running(record: Path = Path("/proc/loadavg")) -> int:
-    """Threads beside this one that run or want to, the median of a few looks; 0 where that is not told."""
+    """Other runnable threads on the machine, the median of a few samples; 0 where that is not known."""
     looks = []
     for number in range(LOOKS):
         time.sleep(PAUSE if number else 0)
@@ -118,6 +118,6 @@ def others_running(record: Path = Path("/proc/loadavg")) -> int:
 
 
 def int_of(name: str, default: int) -> int:
-    """A whole number of the environment."""
+    """Integer of an environment variable."""
     value = os.environ.get(name, "").split(",")[0]
     return int(value) if value.isdigit() else default

@@ -1,4 +1,4 @@
-"""Let a CUDA-linked torchvision wheel import on a CPU build of torch.
+"""Make a CUDA build of torchvision importable with a CPU build of torch.
 
 mosaicml-streaming depends on torchvision, and torchmetrics and VLMEvalKit import it when it is installed; everything else
 goes without it (`pretrain.system.light_imports`). PyPI's wheel is linked to libtorch_cuda, so on a CPU torch its C++ library does

@@ -1,4 +1,4 @@
-"""Corpora in the layouts that people have, all read as one stream of documents and rejects.
+"""Corpus readers: all supported layouts as one stream of documents and rejects.
 
 `open_corpus` finds out what a path holds from a listing and a look into the first files; each format is one module with
 `scan` (how many records a file has, and a hash of them) and `read`. A file is looked into by whoever works on it.
@@ -50,8 +50,8 @@ WHAT = {
 
 @dataclass(frozen=True)
 class Format:
-    """How the files of a suffix are read. `kind_of(file, name)` is a kind or None, `unread(file, name, kind)` the keys of the
-    first records that are not read."""
+    """Reader of a file format. `kind_of(file, name)` is a kind or None, `unread(file, name, kind)` the unread keys of
+    the first records."""
 
     name: str
     kind_of: Callable[[BinaryIO, str], str | None]
@@ -75,7 +75,7 @@ HARMLESS = {"", ".md", ".yaml", ".yml", ".lock", ".log", ".html"}
 
 @dataclass(frozen=True)
 class Corpus:
-    """An input of the job: files of one format, all of one kind of documents."""
+    """An input of the job: files of one format, all with one kind of documents."""
 
     source: str
     format: Format
@@ -87,7 +87,7 @@ class Corpus:
     unread: str = ""
 
     def describe(self) -> str:
-        """One line: what was detected."""
+        """One line on what was detected."""
         count = sum(len(file.members or file.paths) for file in self.files)
         size = sum(file.size for file in self.files)
         return (
@@ -96,14 +96,14 @@ class Corpus:
         )
 
     def warning(self) -> str | None:
-        """One line on what is not used: files beside those that are read, and keys of records; None if all is."""
+        """One line on unused files and unread keys; None if everything is used."""
         told = [f"not used: {self.unused}"] if self.unused else []
         told += [f"keys that are not read: {self.unread} (docs/data.md has those that are)"] if self.unread else []
         return f"{self.path}: {'; '.join(told)}" if told else None
 
     @contextmanager
     def open(self, file: CorpusFile) -> Iterator[OpenFile]:
-        """A file of this corpus on a local disk. OSError if it cannot be fetched."""
+        """A file of this corpus on a local disk, downloaded if needed. Raises OSError."""
         with storage.local_copies(file.paths) as paths:
             if self.image_root or self.format is PAIRS:
                 root = self.image_root or self.path.rstrip("/")
@@ -116,11 +116,12 @@ class Corpus:
             yield OpenFile(printable(file.name), paths, root, self.source, self.kind, file.members)
 
     def scan(self, file: OpenFile) -> tuple[int, str]:
-        """The number of records (documents, rejects, blank lines), and a hash that changes with them. DamagedFile."""
+        """Number of records (documents, rejects, blank lines), and a hash that changes with them. Raises
+        DamagedFile."""
         return self.format.scan(file)
 
     def read(self, file: OpenFile, start: int) -> ItemStream:
-        """(number, Document or Reject) from record `start` on; the last one says so if the file is damaged there."""
+        """Yield (number, Document or Reject) from record `start` on; a damaged file ends with a Reject."""
         last = start - 1
         try:
             for number, item in self.format.read(file, start):
@@ -131,12 +132,12 @@ class Corpus:
 
 
 def damaged(name: str, source: str, damage: DamagedFile) -> Reject:
-    """The reject that stands for a file, or for the rest of one, that cannot be read."""
+    """The reject for a file, or for the rest of one, that cannot be read."""
     return Reject(name, source, name, "damaged_file", str(damage))
 
 
 def open_corpora(arguments: list[str], image_root: str = "") -> list[Corpus]:
-    """The corpora of `--input`, each PATH or NAME=PATH. UserError as in `open_corpus`, or if two share a name.
+    """Corpora of `--input`, each PATH or NAME=PATH. Raises UserError as `open_corpus` does, or if two share a name.
 
     image_root: the folder or URL that pictures named in records are relative to, in place of the file's own.
     """
@@ -157,7 +158,7 @@ def open_corpora(arguments: list[str], image_root: str = "") -> list[Corpus]:
 
 
 def open_corpus(path: Path | str, source: str = "", image_root: str = "") -> Corpus:
-    """Detect the format of a file or folder, local or a URL, and list its files in the order of their names.
+    """Detect the format of a file or folder, local or a URL, and list its files sorted by name.
 
     `source` is the corpus' name in shards and manifests, by default that of the folder, or of the file without suffix.
     Raises UserError for a missing or unreadable path, a format that is not known, or an input without records.
@@ -195,7 +196,7 @@ def open_corpus(path: Path | str, source: str = "", image_root: str = "") -> Cor
 
 
 def unread_of(format: Format, kind: str, entries: list[storage.Entry]) -> list[str]:
-    """Keys of the first records of a corpus' first file that are not read; a damaged file has none."""
+    """Unread keys of the first records of a corpus's first file; none for a damaged file."""
     try:
         with storage.opened(entries[0].path) as file:
             return format.unread(file, entries[0].name, kind)
@@ -204,13 +205,13 @@ def unread_of(format: Format, kind: str, entries: list[storage.Entry]) -> list[s
 
 
 def tree_of(path: str) -> list[storage.Entry]:
-    """All files below a folder, by their names in it; what is hidden, and macOS' own, left out."""
+    """All files below a folder, by relative name, without hidden files and macOS's own."""
     entries = storage.files_below(path)
     return [entry for entry in entries if not any(part.startswith((".", "__MACOSX")) for part in entry.name.split("/"))]
 
 
 def is_paired(entries: list[storage.Entry]) -> bool:
-    """Whether pictures of these have texts of their names; a .json must be an object, since a list may be a corpus."""
+    """Whether images have texts of the same name; a .json must be an object, since a list may be a corpus."""
     if not pairs.has_pairs(entries):
         return False
     first = next((entry for entry in entries if suffix_of(entry.name) == ".json"), None)
@@ -221,7 +222,7 @@ def is_paired(entries: list[storage.Entry]) -> bool:
 
 
 def unused_of(entries: list[storage.Entry]) -> str:
-    """How many files of which suffix are not used, in words."""
+    """Number of unused files by suffix, in words."""
     counts: dict[str, int] = {}
     for entry in entries:
         suffix = suffix_of(entry.name)
@@ -237,7 +238,7 @@ def unused_of(entries: list[storage.Entry]) -> str:
 
 
 def nothing_known(path: str, below: list[storage.Entry]) -> str:
-    """Why a folder is no corpus."""
+    """Why a folder is not a corpus."""
     pictures = sum(pairs.is_picture(entry.name) for entry in below)
     folders = ", ".join(sorted({printable(entry.name.partition("/")[0]) for entry in below if "/" in entry.name}))
     others = unused_of([entry for entry in below if not pairs.is_picture(entry.name)])
@@ -251,7 +252,7 @@ def nothing_known(path: str, below: list[storage.Entry]) -> str:
 
 
 def together(files: list[CorpusFile]) -> list[CorpusFile]:
-    """Neighbouring small files as one unit of work each."""
+    """Group neighbouring small files into units of work."""
     units: list[CorpusFile] = []
     for file in files:
         last = units[-1] if units else None
@@ -263,7 +264,8 @@ def together(files: list[CorpusFile]) -> list[CorpusFile]:
 
 
 def kind_of(path: str, format: Format, entries: list[storage.Entry]) -> str:
-    """What the first files that tell hold; a damaged one says nothing. UserError if they differ, or if none tells."""
+    """Kind of documents from the first files that show one; damaged files are skipped. Raises UserError if they differ,
+    or if none shows one."""
     kinds, damage = {}, ""
     for entry in entries[:FILES_TO_TELL]:
         try:
@@ -287,7 +289,7 @@ def kind_of(path: str, format: Format, entries: list[storage.Entry]) -> str:
 
 
 def files_of(path: str) -> tuple[storage.Entry, list[storage.Entry]]:
-    """What `path` is, and the files of one format that it is or has directly inside, if any.
+    """Entry of `path`, and the files of one format that it is or directly contains, if any.
 
     Where texts and JSON lie side by side, they may be those of pictures.
     """

@@ -1,4 +1,4 @@
-"""Arrow streams, as Hugging Face `datasets` saves a dataset to disk: a folder of data-NNNNN-of-NNNNN.arrow files.
+"""Arrow streams, as Hugging Face `datasets` saves a dataset to disk: data-NNNNN-of-NNNNN.arrow files.
 
 What their columns mean is said in `columns.py`. The `datasets` package is not needed.
 """
@@ -17,7 +17,7 @@ from tokenization.readers.unread import record_of_schema, unread_keys
 
 
 def kind_of(file: BinaryIO, _name: str) -> str | None:
-    """What the columns say. DamagedFile if it is not an Arrow stream."""
+    """Kind of documents, from the columns. Raises DamagedFile if it is not an Arrow stream."""
     import pyarrow
 
     with _arrow_errors():
@@ -25,7 +25,7 @@ def kind_of(file: BinaryIO, _name: str) -> str | None:
 
 
 def unread(file: BinaryIO, _name: str, kind: str) -> list[str]:
-    """The columns that are not read. DamagedFile if it is not an Arrow stream."""
+    """Columns that are not read. Raises DamagedFile if it is not an Arrow stream."""
     import pyarrow
 
     with _arrow_errors():
@@ -33,7 +33,7 @@ def unread(file: BinaryIO, _name: str, kind: str) -> list[str]:
 
 
 def scan(file: OpenFile) -> tuple[int, str]:
-    """The number of rows, and a hash of the schema and of the sizes of all batches. DamagedFile."""
+    """Number of rows, and a hash of the schema and of the sizes of all batches. Raises DamagedFile."""
     records, digest = 0, hashlib.sha256()
     for batch in batches_of(file.paths[0]):
         if not records:
@@ -44,7 +44,7 @@ def scan(file: OpenFile) -> tuple[int, str]:
 
 
 def read(file: OpenFile, start: int) -> ItemStream:
-    """The rows from number `start` on. DamagedFile."""
+    """Rows from number `start` on. Raises DamagedFile."""
     number = 0
     for whole in batches_of(file.paths[0]):
         if kind_of_schema(whole.schema) != file.kind:
@@ -59,7 +59,7 @@ def read(file: OpenFile, start: int) -> ItemStream:
 
 
 def batches_of(path: Path) -> Iterator[Any]:
-    """The record batches of a file, mapped into memory; all but their pictures are read once, to check them."""
+    """Record batches of a file, memory-mapped; all data but images is read once to verify it."""
     import pyarrow
 
     with _arrow_errors():

@@ -1,4 +1,4 @@
-"""Tables with pictures inside, from Parquet or Arrow files: what their columns mean, and their rows as documents.
+"""Image tables in Parquet or Arrow files: the meaning of their columns, and their rows as documents.
 
     image + caption, captions or text             a picture with its captions
     text                                          plain text
@@ -49,7 +49,7 @@ COLUMNS = ("id", *PICTURES, "texts", "instruction_list", *TURNS, *CAPTION_KEYS)
 
 
 def kind_of_schema(schema: Any) -> str | None:
-    """The kind of document that the rows of an Arrow schema are, or None."""
+    """Kind of documents of an Arrow schema, or None."""
     import pyarrow
 
     names = set(schema.names)
@@ -71,7 +71,7 @@ def kind_of_schema(schema: Any) -> str | None:
 
 
 def items_of(batch: Any, file: OpenFile, first: int) -> Iterator[tuple[int, Document | Reject]]:
-    """The rows of an Arrow record batch, numbered from `first` on."""
+    """Documents and rejects of an Arrow record batch, numbered from `first` on."""
     for number, record in enumerate(records_of(batch), first):
         where = f"{file.name}:{number + 1}"
         identity = where
@@ -88,7 +88,7 @@ def items_of(batch: Any, file: OpenFile, first: int) -> Iterator[tuple[int, Docu
 
 
 def parts_of(record: dict[str, Any], kind: str, root: str) -> tuple[Text | Picture, ...]:
-    """The parts of a row. Raises BadRecord."""
+    """Parts of a row. Raises BadRecord."""
     if kind == TEXT:
         return (Text((text_of(record),)),)
     if kind == CAPTION_PAIR:
@@ -109,7 +109,8 @@ def parts_of(record: dict[str, Any], kind: str, root: str) -> tuple[Text | Pictu
 
 
 def ordered_parts(record: dict[str, Any], root: str) -> tuple[Text | Picture, ...]:
-    """`images` and `texts` of equal length, one of both null at each place. Raises BadRecord `picture_count`."""
+    """Interleaved parts: `images` and `texts` of equal length, one of both null at each position. Raises BadRecord
+    `picture_count`."""
     images, texts = record.get("images"), record.get("texts")
     if not isinstance(images, list) or not isinstance(texts, list) or len(images) != len(texts) or not texts:
         raise BadRecord("picture_count", "images and texts: expected two lists of one length")
@@ -123,14 +124,14 @@ def ordered_parts(record: dict[str, Any], root: str) -> tuple[Text | Picture, ..
 
 
 def pictures_of(record: dict[str, Any], key: str, root: str) -> list[Data]:
-    """The bytes or places of a list of pictures. Raises BadRecord."""
+    """Bytes or paths of a list of images. Raises BadRecord."""
     if not isinstance(record.get(key), list):
         raise BadRecord("wrong_type", f"{key}: expected a list of pictures, found {json_type(record.get(key))}")
     return [picture_of(picture, f"{key}[{number}]", root) for number, picture in enumerate(record[key])]
 
 
 def picture_of(picture: Any, key: str, root: str) -> Data:
-    """The bytes of a picture, or its place in the folder or URL `root`. Raises BadRecord."""
+    """Bytes of an image, or its path under the folder or URL `root`. Raises BadRecord."""
     path = None
     if isinstance(picture, dict):
         picture, path = picture.get("bytes"), picture.get("path")
@@ -144,7 +145,8 @@ def picture_of(picture: Any, key: str, root: str) -> Data:
 
 
 def place_of(path: Any, key: str, root: str) -> Path | str:
-    """Where the picture of a row without bytes lies. Raises BadRecord `unsafe_path`, with what to do, if not below `root`."""
+    """Path of an image that a row does not embed. Raises BadRecord `unsafe_path`, with a remedy, if it is not below
+    `root`."""
     name = decode_utf8(path) if isinstance(path, bytes) else path
     if isinstance(name, str) and "://" not in root and os.path.isabs(name):
         below = os.path.relpath(os.path.normpath(name), os.path.abspath(root))
@@ -169,14 +171,14 @@ def with_text(value: Any) -> Any:
 
 
 def records_of(batch: Any) -> list[dict[str, Any]]:
-    """The rows of an Arrow record batch; text stays bytes, so that one bad string does not spoil its batch."""
+    """Rows of an Arrow record batch; text stays bytes, so that one invalid string does not spoil its batch."""
     columns = {name: batch.column(name) for name in batch.schema.names if name in COLUMNS}
     rows = {name: values_of(column, name in PICTURES) for name, column in columns.items()}
     return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
 
 
 def values_of(column: Any, is_picture: bool) -> list[Any]:
-    """The values of a column; a picture that is text is a path. What is no JSON in a column of it is a BadRecord."""
+    """Values of a column; an image given as text is a path. Invalid JSON in a JSON column becomes a BadRecord."""
     kind = column.type
     values = (column.storage if is_json(kind) else column).cast(_as_bytes(kind)).to_pylist()
     if _has_json(kind):
@@ -189,7 +191,7 @@ def values_of(column: Any, is_picture: bool) -> list[Any]:
 
 
 def _with_json(value: Any, kind: Any) -> Any:
-    """A value of a type with JSON in it, that decoded; or the BadRecord that this is."""
+    """A value with its JSON decoded, or a BadRecord for invalid JSON."""
     try:
         return _decoded(value, kind)
     except (ValueError, RecursionError) as error:
@@ -209,7 +211,7 @@ def _decoded(value: Any, kind: Any) -> Any:
 
 
 def _has_json(kind: Any) -> bool:
-    """Whether there is a column of JSON anywhere in a type."""
+    """Whether a type contains JSON anywhere."""
     if hasattr(kind, "value_type"):
         return _has_json(kind.value_type)
     return is_json(kind) or (
@@ -218,7 +220,7 @@ def _has_json(kind: Any) -> bool:
 
 
 def is_json(kind: Any) -> bool:
-    """Whether an Arrow type is that of JSON in text."""
+    """Whether an Arrow type is the JSON extension type."""
     return getattr(kind, "extension_name", "") == "arrow.json"
 
 

@@ -1,4 +1,4 @@
-"""What every reader yields, documents and rejects, and the checks of a record that all formats share."""
+"""Documents and rejects, which every reader yields, and checks of records that all formats share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PICTURE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Text:
-    """A stretch of text: `wordings` are alternatives, of which training draws one; nearly always there is one only."""
+    """A text: `wordings` are alternatives, of which training draws one; nearly always there is only one."""
 
     wordings: tuple[str, ...]
     role: str = ""
@@ -38,7 +38,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that is not decoded yet: a local path, a URL, or the bytes of its file; None once it is decoded."""
+    """An image before decoding: a local path, a URL, or the bytes of its file; None once it is decoded."""
 
     data: Path | str | bytes | None
     role: str = ""
@@ -46,7 +46,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Document:
-    """One document of a corpus: its parts in order. `file` says where to look when something is wrong.
+    """One document of a corpus: its parts in order. `file` is for error messages.
 
     A caption pair is a picture and one text, whose wordings are the alternative captions.
     """
@@ -64,13 +64,13 @@ class Document:
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
-        """All pictures, in order."""
+        """All images, in order."""
         return tuple(part for part in self.parts if isinstance(part, Picture))
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A document that was put aside: `reason` is the word that rejects are counted by, `detail` is for the reader."""
+    """A rejected document: `reason` is the word that rejects are counted by, `detail` is for the reader."""
 
     id: str
     source: str
@@ -84,7 +84,7 @@ class Reject:
 
 
 class BadRecord(Exception):
-    """A record that cannot become a document, for this reason."""
+    """A record that cannot become a document, with the reason."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(detail)
@@ -93,12 +93,12 @@ class BadRecord(Exception):
 
 
 class DamagedFile(Exception):
-    """A file of a corpus that cannot be read, or not to its end; the message says what is wrong with it."""
+    """A corpus file that cannot be read, or not to its end; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """A unit of work: a file of a corpus, or some small ones. `size` in bytes, of all; `name` is that of the first.
+    """A unit of work: a corpus file, or several small ones. `size`: total bytes; `name`: the first one's.
 
     `members`, of pictures and texts in files of their own: name in the folder and size of each, of which `paths` has the
     texts alone.
@@ -112,7 +112,7 @@ class CorpusFile:
 
 @dataclass(frozen=True)
 class OpenFile:
-    """A unit of work on a local disk. `root` is the folder or URL that the pictures named in it are relative to.
+    """A unit of work on a local disk. `root` is the folder or URL that image paths are relative to.
 
     `members` as in CorpusFile.
     """
@@ -132,7 +132,7 @@ ItemStream = Iterator[NumberedItem]
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """The JSON object in these bytes. Raises BadRecord `invalid_utf8` or `invalid_json`."""
+    """Parse a JSON object. Raises BadRecord `invalid_utf8` or `invalid_json`."""
     text = decode_utf8(data)
     try:
         value = from_json(text)
@@ -144,7 +144,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def decode_utf8(data: bytes) -> str:
-    """The text in these bytes, without the mark that some editors put first. Raises BadRecord `invalid_utf8`."""
+    """Decode UTF-8 text, without a byte-order mark. Raises BadRecord `invalid_utf8`."""
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -152,7 +152,7 @@ def decode_utf8(data: bytes) -> str:
 
 
 def captions_of(record: dict[str, Any]) -> tuple[str, ...]:
-    """The captions under the first of CAPTION_KEYS that the record has: a string, or a list of strings.
+    """Captions under the first of CAPTION_KEYS that the record has: a string, or a list of strings.
 
     Surrounding white space is removed. Raises BadRecord `missing_key`, `wrong_type`, `empty_caption` (one empty entry
     is enough: somebody has to know) or `invalid_utf8` (half a surrogate pair, which JSON can spell).
@@ -175,9 +175,8 @@ def captions_of(record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def captions_beside(record: dict[str, Any], texts: list[str]) -> tuple[str, ...]:
-    """The captions of a record as they stand, and these texts of other files where they say something else. Raises BadRecord
-    as `captions_of` does.
-    """
+    """Captions of a record, and those texts of other files that differ from them. Raises BadRecord as `captions_of`
+    does."""
     captions: tuple[str, ...] = ()
     if any(record.get(key) is not None for key in CAPTION_KEYS):
         captions = captions_of(record)
@@ -190,7 +189,7 @@ def captions_beside(record: dict[str, Any], texts: list[str]) -> tuple[str, ...]
 
 
 def text_of(record: dict[str, Any], key: str = "text") -> str:
-    """The text under `key`, as it stands. Raises BadRecord as `captions_of` does, or `empty_text`."""
+    """The text under `key`, unchanged. Raises BadRecord as `captions_of` does, or `empty_text`."""
     text = record.get(key)
     if text is None:
         raise BadRecord("missing_key", f"no {key} among {', '.join(map(str, record)) or 'no keys'}")
@@ -203,7 +202,7 @@ def text_of(record: dict[str, Any], key: str = "text") -> str:
 
 
 def path_of(value: Any, key: str, root: str) -> Path | str:
-    """Where a picture that a record names lies, under the corpus' folder or URL. Raises BadRecord."""
+    """Path of an image that a record names, under the corpus's folder or URL. Raises BadRecord."""
     if not isinstance(value, str):
         raise BadRecord("wrong_type", f"{key}: expected text, found {json_type(value)}")
     if value.startswith("data:") or "://" in value:
@@ -227,7 +226,7 @@ def given_id(record: dict[str, Any], default: str) -> str:
 
 
 def inside(name: str) -> PurePosixPath:
-    """A name that came with the data, as a relative path. Raises BadRecord `unsafe_path` if it leaves its folder."""
+    """A name from the data as a relative path. Raises BadRecord `unsafe_path` if it leaves its folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
         raise BadRecord("unsafe_path", f"{name[:200]!r} is not a path inside the corpus folder")
@@ -235,12 +234,12 @@ def inside(name: str) -> PurePosixPath:
 
 
 def printable(name: str) -> str:
-    """A name as text that UTF-8 can hold: the bytes of a file name that are no UTF-8 are spelt out."""
+    """A name as valid UTF-8: other bytes of a file name are escaped."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def check_encodable(text: str, key: str) -> None:
-    """Raise BadRecord `invalid_utf8` for text that UTF-8 cannot hold."""
+    """Raises BadRecord `invalid_utf8` for text that UTF-8 cannot encode (lone surrogates)."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -248,6 +247,6 @@ def check_encodable(text: str, key: str) -> None:
 
 
 def json_type(value: Any) -> str:
-    """What JSON calls the type of this value."""
+    """JSON's name for the type of a value."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -1,4 +1,4 @@
-"""JSON: a file of lines (.jsonl), or one list of objects (.json, as LLaVA has it); pictures lie in files beside it.
+"""JSON lines (.jsonl), or one list of objects (.json, as LLaVA has it); images are separate files.
 
 A record is one of these, and a file holds one kind, shown by its first record that tells:
 
@@ -54,12 +54,12 @@ BYTES_TO_TELL = 1 << 24
 
 
 def kind_of(file: BinaryIO, name: str) -> str | None:
-    """What the first record with a telling key is, or None."""
+    """Kind of documents, from the first record with a key that shows it, or None."""
     return next((kind for record in _first(file, name) if (kind := kind_of_record(record))), None)
 
 
 def unread(file: BinaryIO, name: str, kind: str) -> list[str]:
-    """The keys of the first records that say something and are not read."""
+    """Keys of the first records that have content and are not read."""
     return unread_keys(_first(file, name), kind)
 
 
@@ -72,7 +72,7 @@ def _first(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
 
 
 def kind_of_record(record: dict[str, Any]) -> str | None:
-    """The kind of document that a record with these keys is."""
+    """Kind of documents of a record with these keys."""
     if any(key in record for key in TURN_KEYS):
         return CONVERSATION
     if "image_list" in record:
@@ -85,7 +85,7 @@ def kind_of_record(record: dict[str, Any]) -> str | None:
 
 
 def scan(file: OpenFile) -> tuple[int, str]:
-    """Count the records and hash the file; pictures are not looked at."""
+    """Count the records and hash the file, without the images."""
     (path,) = file.paths
     digest, records = hashlib.sha256(), 0
     if path.suffix.lower() == ".jsonl":
@@ -99,7 +99,7 @@ def scan(file: OpenFile) -> tuple[int, str]:
 
 
 def read(file: OpenFile, start: int) -> ItemStream:
-    """The records from number `start` on; blank lines are skipped."""
+    """Records from number `start` on; blank lines are skipped."""
     (path,) = file.paths
     records = lines_from(path) if path.suffix.lower() == ".jsonl" else _objects(path.read_bytes())
     for number, record in islice(records, start, None):
@@ -126,7 +126,7 @@ def read(file: OpenFile, start: int) -> ItemStream:
 
 
 def parts_of(record: dict[str, Any], kind: str, pictures: list[Path | str], root: str) -> tuple[Text | Picture, ...]:
-    """The parts of a record. Raises BadRecord."""
+    """Parts of a record. Raises BadRecord."""
     if kind == TEXT:
         return (Text((text_of(record),)),)
     if kind == EDIT:
@@ -143,7 +143,7 @@ def parts_of(record: dict[str, Any], kind: str, pictures: list[Path | str], root
 
 
 def pictures_of(record: dict[str, Any], root: str) -> list[tuple[str, Path | str]]:
-    """Name and place of the pictures that a record lists. Raises BadRecord."""
+    """Name and path of the images that a record lists. Raises BadRecord."""
     key = next((key for key in (*PICTURE_KEYS, "image_list") if record.get(key) is not None), None)
     if key is None:
         return []
@@ -152,7 +152,7 @@ def pictures_of(record: dict[str, Any], root: str) -> list[tuple[str, Path | str
 
 
 def picture_names(path: Path) -> Iterator[str]:
-    """The names of all pictures that the records of a file name, as they stand; broken records name none."""
+    """Names of all images in the records of a file, unchanged; invalid records name none."""
     records = lines_from(path) if path.suffix.lower() == ".jsonl" else _objects(path.read_bytes())
     for _, record in records:
         record = _object(record) if isinstance(record, bytes) else record
@@ -166,7 +166,7 @@ def picture_names(path: Path) -> Iterator[str]:
 
 
 def ordered_parts(parts: Any, root: str) -> tuple[Text | Picture, ...]:
-    """The parts of `{"parts": [{"image": ...}, {"text": ...}]}`. Raises BadRecord."""
+    """Interleaved parts of `{"parts": [{"image": ...}, {"text": ...}]}`. Raises BadRecord."""
     if not isinstance(parts, list) or not parts:
         raise BadRecord("wrong_type", f"parts: expected a list of parts, found {json_type(parts) if parts else 'none'}")
     found: list[Text | Picture] = []
@@ -190,7 +190,7 @@ def lines_from(path: Path) -> Iterator[tuple[int, bytes | None]]:
 
 
 def without_mark(line: bytes) -> bytes:
-    """The line without the byte-order mark that some editors put first in a file."""
+    """The line without a byte-order mark."""
     return line.removeprefix(b"\xef\xbb\xbf")
 
 
@@ -202,7 +202,8 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def _objects(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Number and value of the entries of a JSON list, one parsed at a time; the last is DamagedFile if it is broken."""
+    """Number and value of the entries of a JSON list, parsed one at a time; the last is DamagedFile if it is
+    invalid."""
     text = without_mark(data).decode("utf-8", "replace")
     decoder, number, at = json.JSONDecoder(), 0, _skip(text, 0)
     wanted = "["

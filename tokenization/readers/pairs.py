@@ -1,4 +1,4 @@
-"""Pictures and their texts as files of one name: KEY.jpg with KEY.txt, KEY.caption or KEY.json, in nested folders.
+"""Image-text pairs by file name: KEY.jpg with KEY.txt, KEY.caption or KEY.json, in nested folders.
 
 A text may have the picture's whole name before its own suffix, as KEY.jpg.txt. Each picture is a record, and so is each text
 without a picture, which is a mistake that somebody should know of. KEY.json holds `caption`, `captions` or `text`, and
@@ -45,37 +45,37 @@ def suffix_of(name: str) -> str:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file's name is one of a picture."""
+    """Whether a file name is that of an image."""
     return suffix_of(name) in PICTURE_SUFFIXES
 
 
 def is_text(name: str) -> bool:
-    """Whether a file's name is one that may hold the text of a picture."""
+    """Whether a file name may be that of an image's text."""
     return f".{suffix_of(name)}" in TEXT_SUFFIXES
 
 
 def key_of(name: str) -> str:
-    """The name that a picture and its texts share."""
+    """Common name of an image and its texts."""
     stem = posixpath.splitext(name)[0]
     whole = is_text(name) and suffix_of(stem) in PICTURE_SUFFIXES | NOT_READ
     return posixpath.splitext(stem)[0] if whole else stem
 
 
 def pictures_among(names: list[str]) -> list[str]:
-    """The pictures, and those in formats that are not read which a text is of, and no other picture."""
+    """The images, and images in unsupported formats that have a text and no supported counterpart."""
     read = [name for name in names if is_picture(name)]
     keys = {key_of(name) for name in names if is_text(name)} - {key_of(name) for name in read}
     return read + [name for name in names if suffix_of(name) in NOT_READ and key_of(name) in keys]
 
 
 def has_pairs(entries: list[Entry]) -> bool:
-    """Whether any of these files is a text that has the name of a picture."""
+    """Whether any text file has the name of an image."""
     keys = {key_of(name) for name in pictures_among([entry.name for entry in entries])}
     return any(is_text(entry.name) and key_of(entry.name) in keys for entry in entries)
 
 
 def units_of(entries: list[Entry]) -> list[CorpusFile]:
-    """All pictures and texts of a folder, in the order of their names, as units of work; names are those in the folder."""
+    """All images and texts of a folder as units of work, sorted by name; names are relative to the folder."""
     pictures = set(pictures_among([entry.name for entry in entries]))
     keys: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -98,7 +98,7 @@ def _unit(members: list[Entry]) -> CorpusFile:
 
 
 def scan(file: OpenFile) -> tuple[int, str]:
-    """The number of records, and a hash of all names and sizes and of the texts."""
+    """Number of records, and a hash of all names and sizes and of the texts."""
     digest = hashlib.sha256(repr(file.members).encode())
     for path in file.paths:
         digest.update(path.read_bytes())
@@ -106,7 +106,7 @@ def scan(file: OpenFile) -> tuple[int, str]:
 
 
 def read(file: OpenFile, start: int) -> ItemStream:
-    """The records from number `start` on."""
+    """Records from number `start` on."""
     for number, (name, texts) in enumerate(_records(file)):
         if number < start:
             continue
@@ -132,7 +132,7 @@ def read(file: OpenFile, start: int) -> ItemStream:
 
 
 def _records(file: OpenFile) -> list[tuple[str, list[Path]]]:
-    """Each picture with its texts, in the order of TEXT_SUFFIXES; and each text that has no picture, with nothing."""
+    """Each image with its texts, in the order of TEXT_SUFFIXES; and each text without an image, alone."""
     names = [name for name, _ in file.members]
     pictures = [name for name in names if not is_text(name)]
     pictured = {posixpath.splitext(name)[0] for name in pictures} | set(pictures)

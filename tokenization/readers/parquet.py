@@ -1,4 +1,4 @@
-"""Parquet files; what their columns mean is said in `columns.py`."""
+"""Parquet files; `columns.py` has the meaning of their columns."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tokenization.readers.unread import record_of_schema, unread_keys
 
 
 def kind_of(file: BinaryIO, _name: str) -> str | None:
-    """What the columns say. DamagedFile if it is not Parquet."""
+    """Kind of documents, from the columns. Raises DamagedFile if it is not Parquet."""
     return kind_of_schema(open_parquet(file).schema_arrow)
 
 
 def unread(file: BinaryIO, _name: str, kind: str) -> list[str]:
-    """The columns that are not read. DamagedFile if it is not Parquet."""
+    """Columns that are not read. Raises DamagedFile if it is not Parquet."""
     return unread_keys([record_of_schema(open_parquet(file).schema_arrow)], kind)
 
 
 def scan(file: OpenFile) -> tuple[int, str]:
-    """The number of rows, and a hash of the footer (schema, offsets and statistics). DamagedFile."""
+    """Number of rows, and a hash of the footer (schema, offsets and statistics). Raises DamagedFile."""
     (path,) = file.paths
     metadata = open_parquet(path).metadata
     with open(path, "rb") as raw:
@@ -32,7 +32,7 @@ def scan(file: OpenFile) -> tuple[int, str]:
 
 
 def read(file: OpenFile, start: int) -> ItemStream:
-    """The rows from number `start` on, one group of rows in memory at a time. DamagedFile."""
+    """Rows from number `start` on, one row group in memory at a time. Raises DamagedFile."""
     import pyarrow
 
     (path,) = file.paths
@@ -58,7 +58,7 @@ def read(file: OpenFile, start: int) -> ItemStream:
 
 
 def open_parquet(source: Path | BinaryIO) -> Any:
-    """A pyarrow ParquetFile; DamagedFile if it is none."""
+    """Open a pyarrow ParquetFile. Raises DamagedFile."""
     import pyarrow
     import pyarrow.parquet
 

@@ -1,4 +1,4 @@
-"""Plain text files. A file is one document, or several with lines between them that hold `<|endoftext|>` alone."""
+"""Plain text files: one document each, or several separated by lines of `<|endoftext|>` alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scan(file: OpenFile) -> tuple[int, str]:
 
 
 def read(file: OpenFile, start: int) -> ItemStream:
-    """The documents from number `start` on; one of white space alone is rejected, since a file of it is a mistake."""
+    """Documents from number `start` on; one of white space alone is rejected."""
     number = 0
     for path in file.paths:
         for within, data in enumerate(documents_of(path)):
@@ -50,7 +50,7 @@ def read(file: OpenFile, start: int) -> ItemStream:
 
 
 def documents_of(path: Path) -> Iterator[bytes]:
-    """The bytes of each document of a file; after the last separator white space alone is none."""
+    """Bytes of each document of a file; white space after the last separator is no document."""
     lines: list[bytes] = []
     some = False
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Documents with turns, from the two spellings that people have: LLaVA's conversations and BAGEL's editing rows.
+"""Documents with turns: LLaVA's and FineVision's conversations, and BAGEL's editing rows.
 
 A conversation is `[{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A cat."}]`;
 OpenAI's names, `role` and `content`, are read too. Turns of one role on end are a line each of one turn. Each `<image>`
@@ -29,7 +29,7 @@ Data = Path | str | bytes
 
 
 def conversation_parts(turns: Any, pictures: Sequence[Data], key: str) -> tuple[Text | Picture, ...]:
-    """The parts of a conversation.
+    """Parts of a conversation.
 
     Raises BadRecord `wrong_type`, `unknown_role`, `empty_text`, `picture_count`, `no_question` or `no_answer`.
     """
@@ -64,7 +64,7 @@ def conversation_parts(turns: Any, pictures: Sequence[Data], key: str) -> tuple[
 
 
 def question_parts(pairs: Any, pictures: Sequence[Data], key: str) -> tuple[Text | Picture, ...]:
-    """The same of FineVision's `[{"user": ..., "assistant": ...}]`."""
+    """Parts of FineVision's `[{"user": ..., "assistant": ...}]`."""
     if not isinstance(pairs, list):
         raise BadRecord("wrong_type", f"{key}: expected a list of turns, found {json_type(pairs)}")
     turns = []
@@ -76,7 +76,7 @@ def question_parts(pairs: Any, pictures: Sequence[Data], key: str) -> tuple[Text
 
 
 def edit_parts(pictures: Sequence[Data], instructions: Any, key: str) -> tuple[Text | Picture, ...]:
-    """The parts of an editing row. Raises BadRecord `picture_count`, `wrong_type` or `empty_text`."""
+    """Parts of an editing row. Raises BadRecord `picture_count`, `wrong_type` or `empty_text`."""
     if not isinstance(instructions, list):
         raise BadRecord("wrong_type", f"{key}: expected a list, found {json_type(instructions)}")
     if not instructions or len(pictures) != len(instructions) + 1:

@@ -1,4 +1,4 @@
-"""Keys and columns that no reader reads, so that a user hears of them before a long job: as `system` beside a conversation."""
+"""Keys and columns that no reader reads, for a warning before a long job: as `system` beside a conversation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PART = ("image", "text")
 
 
 def unread_keys(records: Iterable[dict[str, Any]], kind: str) -> list[str]:
-    """The keys of these records, of their turns and of their parts, that say something and are not read."""
+    """Keys of these records, of their turns and of their parts, that have content and are not read."""
     found: dict[str, None] = {}
     for record in records:
         said = [key for key, value in record.items() if value not in (None, "", [], {})]
@@ -67,7 +67,7 @@ def unread_keys(records: Iterable[dict[str, Any]], kind: str) -> list[str]:
 
 
 def record_of_schema(schema: Any) -> dict[str, Any]:
-    """A record that says something under every column of an Arrow schema, and under every field of lists of objects."""
+    """A record with content under every column of an Arrow schema, and under every field of lists of objects."""
     return {field.name: _example(field.type) for field in schema}
 
 

@@ -44,7 +44,7 @@ LARGEST_MEMBER = 1 << 30
 
 @dataclass(frozen=True)
 class Member:
-    """Where a member's bytes are in its tar; of a sparse one, (place in it, bytes) of each piece that is there, in order."""
+    """Offset and size of a tar member; for a sparse one, (offset in it, bytes) of each stored piece, in order."""
 
     name: str
     key: str
@@ -56,7 +56,7 @@ class Member:
 
     @property
     def suffix(self) -> str:
-        """What stands behind the last dot, in lower case."""
+        """Extension after the last dot, in lower case."""
         return self.extension.rpartition(".")[2]
 
     @property
@@ -67,7 +67,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Sample:
-    """The members of one key; or, with a `problem` (reason and detail), a picture or text that is lost."""
+    """Members with one key; or, with a `problem` (reason and detail), an image or text that is lost."""
 
     key: str
     members: list[Member] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Sample:
 
 
 def scan(file: OpenFile) -> tuple[int, str]:
-    """Count the samples of a tar and hash its headers; the pictures are not read. DamagedFile."""
+    """Count the samples of a tar and hash its headers; image data is not read. Raises DamagedFile."""
     digest, records = hashlib.sha256(), 0
     for sample in samples_of(file.paths[0]):
         records += 1
@@ -85,7 +85,7 @@ def scan(file: OpenFile) -> tuple[int, str]:
 
 
 def read(file: OpenFile, start: int) -> ItemStream:
-    """The samples of a tar from number `start` on. DamagedFile."""
+    """Samples of a tar from number `start` on. Raises DamagedFile."""
     with open(file.paths[0], "rb") as tar:
         for number, sample in enumerate(samples_of(file.paths[0])):
             if number < start:
@@ -101,7 +101,7 @@ def read(file: OpenFile, start: int) -> ItemStream:
 
 
 def document_of(sample: Sample, file: OpenFile, tar: int) -> Document:
-    """The document of a sample; `tar` is the open file's descriptor. Raises BadRecord."""
+    """Document of a sample; `tar` is the open file's descriptor. Raises BadRecord."""
     (picture,) = (member for member in sample.members if member.extension in PICTURE_SUFFIXES)
     named = {member.extension: member for member in sample.members}
     record = parse_object(bytes_of(named["json"], tar)) if "json" in named else {}
@@ -113,7 +113,7 @@ def document_of(sample: Sample, file: OpenFile, tar: int) -> Document:
 
 
 def check_safe(members: list[Member]) -> None:
-    """Raise BadRecord `unsafe_path` for a name that leaves its folder, and for what is no file of this tar."""
+    """Raises BadRecord `unsafe_path` for a name that leaves its folder, and for members that are no regular file."""
     for member in members:
         inside(member.name)
         if not member.regular:
@@ -121,7 +121,7 @@ def check_safe(members: list[Member]) -> None:
 
 
 def bytes_of(member: Member, tar: int) -> bytes:
-    """The member's content, read in place. Raises BadRecord for one that memory need not hold."""
+    """A member's content, read in place. Raises BadRecord if it is too large."""
     if member.size > LARGEST_MEMBER:
         raise BadRecord(
             "too_large", f"{printable(member.name)} of {member.size:,} bytes; the limit is {LARGEST_MEMBER:,}"
@@ -136,7 +136,7 @@ def bytes_of(member: Member, tar: int) -> bytes:
 
 
 def samples_of(path: Path) -> Iterator[Sample]:
-    """The samples of a tar in order, from its headers alone; each picture is in one, or has one of its own with a problem.
+    """Samples of a tar in order, from its headers alone; each image is in one, or has one of its own with a problem.
 
     DamagedFile, after what stands before the damage, if the tar is compressed, cut or damaged.
     """
@@ -161,7 +161,7 @@ def samples_of(path: Path) -> Iterator[Sample]:
 
 
 def is_complete(members: list[Member]) -> bool:
-    """Whether these have both a picture and a text."""
+    """Whether members include both an image and a text."""
     suffixes = {member.suffix for member in members}
     return bool(suffixes & PICTURE_SUFFIXES) and bool(suffixes.intersection(TEXTS))
 
@@ -198,12 +198,12 @@ def samples_in(key: str, members: list[Member]) -> Iterator[Sample]:
 
 
 def _undotted(member: Member) -> Member:
-    """The member of a sample whose key goes up to the last dot."""
+    """Member of a sample whose key ends at the last dot."""
     return replace(member, key=member.stem, extension=member.suffix)
 
 
 def members_of(path: Path) -> Iterator[Member]:
-    """The members of a tar in order, folders and what macOS adds left out; hard links lead to what they link."""
+    """Members of a tar in order, without folders and macOS's files; hard links are resolved."""
     found: dict[str, Member] = {}
     size = os.path.getsize(path)
     try:
@@ -230,13 +230,13 @@ def members_of(path: Path) -> Iterator[Member]:
 
 
 def is_of_macos(name: str) -> bool:
-    """Whether a member is none of the user's: macOS' tar and zip put resource forks and folder settings beside files."""
+    """Whether a member is macOS metadata: its tar and zip add resource forks and folder settings."""
     path = PurePosixPath(name)
     return path.name.startswith("._") or path.name == ".DS_Store" or "__MACOSX" in path.parts
 
 
 def check_end(path: Path, offset: int) -> None:
-    """Raise ReadError unless the archive ends at `offset`: tarfile takes a damaged header for the end."""
+    """Raises ReadError unless the archive ends at `offset`: tarfile takes a damaged header for the end."""
     with open(path, "rb") as file:
         file.seek(offset)
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):

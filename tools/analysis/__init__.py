@@ -1,1 +1,1 @@
-"""What explains a model: gradient conflict and entropy."""
+"""Model analysis: gradient conflict and entropy."""

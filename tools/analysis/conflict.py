@@ -1,4 +1,4 @@
-"""Inner products of gradients of a checkpoint, for the matrices of this process."""
+"""Gram matrices of a checkpoint's gradients, for the matrices of this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def measure(opened, arguments: argparse.Namespace, together) -> dict[str, object]:
-    """Hugging Face name of a matrix -> its inner products, for this process's share of the matrices.
+    """Hugging Face name of a matrix -> its Gram matrix, for this process's share of the matrices.
 
     Of `arguments` it reads what `parse_arguments` says about blocks, rows, data and memory.
     """

@@ -1,4 +1,4 @@
-"""A conflict profile: what was measured of each matrix and layer, as CSV, JSON, plot and words.
+"""Conflict profile: the conflict of each matrix and layer, as CSV, JSON, plot and text.
 
 Read again by other tools.
 """
@@ -34,7 +34,7 @@ COLUMNS = ("layer", "kind", "met_by", "matrix", *NUMBERS)
 
 @dataclass(frozen=True)
 class Line:
-    """One matrix of one layer, or all of its attention, its ffn, or the whole layer taken as one matrix."""
+    """One matrix of one layer, or all matrices of its attention, its MLP, or the whole layer taken as one."""
 
     layer: int  # from 0
     kind: str
@@ -49,7 +49,7 @@ class Line:
 
 
 def met_by(kind: str, matrix: str, is_vision: bool) -> str:
-    """Whose tokens meet a matrix of a layer of `kind`."""
+    """Modalities whose tokens use a matrix of a layer of `kind`."""
     if is_vision:
         return "vision"
     place = "mlp" if PARTS[matrix] == "ffn" else "self_attention"
@@ -57,7 +57,7 @@ def met_by(kind: str, matrix: str, is_vision: bool) -> str:
 
 
 def estimates(config: ModelConfig, grams: dict, seed: int = 0) -> list[Line]:
-    """Hugging Face names -> inner products (float64 [2 * blocks, 2 * blocks]) become lines, layer by layer."""
+    """Profile lines, layer by layer, from Hugging Face names -> Gram matrices (float64 [2 * blocks, 2 * blocks])."""
     from pretrain.conflict.estimates import estimate
 
     grouped: dict[tuple, Any] = defaultdict(lambda: 0)
@@ -73,7 +73,7 @@ def estimates(config: ModelConfig, grams: dict, seed: int = 0) -> list[Line]:
 
 
 def write(folder: Path, lines: list[Line], config: ModelConfig, settings: dict) -> None:
-    """conflict.csv, conflict.json (with the settings), conflict.png and summary.md."""
+    """Write conflict.csv, conflict.json (with the settings), conflict.png and summary.md."""
     folder.mkdir(parents=True, exist_ok=True)
     content = io.StringIO(newline="")
     writer = csv.DictWriter(content, COLUMNS)
@@ -87,7 +87,7 @@ def write(folder: Path, lines: list[Line], config: ModelConfig, settings: dict) 
 
 
 def read(path: Path) -> tuple[list[Line], dict, dict]:
-    """conflict.json, or the folder that it is in -> lines, settings, model config values. Raises UserError."""
+    """Read conflict.json, or the folder that it is in -> lines, settings, model config values. Raises UserError."""
     path = path / "conflict.json" if path.is_dir() else path
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -100,12 +100,12 @@ def read(path: Path) -> tuple[list[Line], dict, dict]:
 
 
 def shared_lines(lines: list[Line], matrix: str) -> list[Line]:
-    """Of weights that both modalities meet: the only ones in which they can be in each other's way."""
+    """Lines of weights shared by both modalities: the only ones with gradient conflict."""
     return [line for line in lines if line.met_by == "both" and line.matrix == matrix]
 
 
 def summary(lines: list[Line], config: ModelConfig, settings: dict) -> str:
-    """What was measured and found, in words and one table."""
+    """Settings and results in words and one table."""
     targets = settings["blocks"] * settings["targets"]
     words = [
         "# Gradient conflict between text and pictures",
@@ -142,7 +142,7 @@ def summary(lines: list[Line], config: ModelConfig, settings: dict) -> str:
 
 
 def plot(profiles: dict[str, list[Line]], path: Path, colours: dict[str, str] | None = None) -> None:
-    """Conflict by layer, attention and feed-forward apart, with intervals; a colour for each named profile."""
+    """Plot conflict by layer, attention and MLP apart, with intervals; a colour for each named profile."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""How many layers to separate at each end, from a conflict profile and a budget of parameters."""
+"""Number of layers to separate at each end, from a conflict profile and a parameter budget."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NORMAL_95 = 1.959964
 
 @dataclass(frozen=True)
 class Conflict:
-    """Of one layer: the estimate and its standard error."""
+    """Conflict of one layer: estimate and standard error."""
 
     value: float
     error: float
 
     @property
     def counted(self) -> float:
-        """0 unless it can be told from 0."""
+        """The estimate; 0 unless it differs significantly from 0."""
         return self.value if self.value > NORMAL_95 * self.error else 0.0
 
 
@@ -42,7 +42,7 @@ def conflicts_of(path: Path, matrix: str) -> list[Conflict]:
 
 
 def best_ends(counted: Sequence[float], most: int) -> tuple[int, int]:
-    """(shallow, deep) whose layers have the largest sum, of at most `most` layers; the fewest layers that reach it."""
+    """(shallow, deep) with the largest sum of conflict, with at most `most` layers; the fewest layers that reach it."""
     layers = len(counted)
     before = [0.0]
     for value in counted:
@@ -52,7 +52,7 @@ def best_ends(counted: Sequence[float], most: int) -> tuple[int, int]:
 
 
 def propose(conflicts: Sequence[Conflict], budget: float, seed: int = 0) -> dict:
-    """The proposal with its evidence. budget: layers that may be doubled, as a share of all. Raises UserError."""
+    """Proposal with its evidence. budget: layers that may be doubled, as a share of all. Raises UserError."""
     layers = len(conflicts)
     most = int(budget * layers + 1e-9)
     if not 0 < budget <= 1 or most < 1:
@@ -79,7 +79,7 @@ def propose(conflicts: Sequence[Conflict], budget: float, seed: int = 0) -> dict
 
 
 def words(found: dict) -> str:
-    """The proposal as a person reads it."""
+    """The proposal in words."""
     shallow, deep, layers = found["shallow"], found["deep"], len(found["conflict"])
     lines = [f"{layers} layers, a budget of {found['budget_layers']} more"]
     if not shallow + deep:

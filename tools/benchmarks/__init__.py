@@ -1,1 +1,1 @@
-"""What `tools/bench_step.py` measures, and how."""
+"""Benchmarks of training, tokenization, generation and start-up."""

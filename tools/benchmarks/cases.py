@@ -1,4 +1,4 @@
-"""The models and the rows that are measured."""
+"""Models and rows of the step benchmark."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ PICTURES = {"tiny": 2, "small": 4, "3b": 8}  # pictures in a caption-picture row
 
 @dataclass(frozen=True)
 class Case:
-    """A row to measure, and what it is called in tables."""
+    """A row to measure, and its name in tables."""
 
     name: str
     row: Row
 
 
 def uni_x_config(name: str, layers: int = 0) -> ModelConfig:
-    """Qwen2.5's make at size `name`; a third of the layers separated at the input end, a sixth at the output end.
+    """Qwen2.5's architecture at size `name`; a third of the layers separated at the input end, a sixth at the output
+    end.
 
     `layers`: how many (0: the size's own). Where a sixth is less than a layer, one is separated.
     """
@@ -62,7 +63,7 @@ def uni_x_config(name: str, layers: int = 0) -> ModelConfig:
 
 
 def shared_config(config: ModelConfig) -> ModelConfig:
-    """The baseline of the same activated size: as wide and as deep, one set of weights in every layer."""
+    """Baseline with the same activated parameters: as wide and as deep, all layers shared."""
     return dataclasses.replace(config, layer_kinds=(SHARED,) * config.num_hidden_layers)
 
 
@@ -71,7 +72,7 @@ def _random_text(vocabulary: Vocabulary, tokens: int, generator) -> numpy.ndarra
 
 
 def caption_documents(config: ModelConfig, grid: tuple[int, int], pictures: int) -> list:
-    """(ids, labels) of captioned pictures as training makes them, every fifth of them picture -> caption."""
+    """(ids, labels) of captioned images as in training, every fifth of them image-to-text."""
     vocabulary, generator = config.vocabulary, seeded("captions")
     templates = dataclasses.replace(DEFAULT_TEMPLATES, grid=grid, vq_fingerprint="")
     prompts = tokenize_prompts(
@@ -87,7 +88,7 @@ def caption_documents(config: ModelConfig, grid: tuple[int, int], pictures: int)
 
 
 def balanced_document(config: ModelConfig, tokens: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """(ids, labels) of one document, half text and half vision by turns; every token but the last has a target."""
+    """(ids, labels) of one document, alternating half text and half vision; every token but the last has a target."""
     vocabulary, generator = config.vocabulary, seeded(f"balanced {tokens}")
     pieces: list = []
     left = tokens // 2
@@ -102,7 +103,7 @@ def balanced_document(config: ModelConfig, tokens: int) -> tuple[numpy.ndarray, 
 
 
 def caption_row(config: ModelConfig, grid: tuple[int, int], pictures: int) -> Case:
-    """Rows of kind (a): captioned pictures, and as little padding as makes both modalities a multiple."""
+    """Row of kind (a): captioned images, with as little padding as makes both modalities a multiple."""
     documents = caption_documents(config, grid, pictures)
     ids = numpy.concatenate([document[0] for document in documents])
     visual = int(config.vocabulary.is_visual(ids).sum())
@@ -112,7 +113,7 @@ def caption_row(config: ModelConfig, grid: tuple[int, int], pictures: int) -> Ca
 
 
 def long_row(config: ModelConfig, tokens: int) -> Case:
-    """Rows of kind (b): one long balanced document."""
+    """Row of kind (b): one long balanced document."""
     if tokens < 2 * ROW_MULTIPLE or tokens % (2 * ROW_MULTIPLE):
         raise UserError(f"--documents {tokens}: give multiples of {2 * ROW_MULTIPLE} tokens")
     row = assemble(0, [balanced_document(config, tokens)], config.vocabulary, RowSize(tokens, ROW_MULTIPLE))
@@ -120,6 +121,6 @@ def long_row(config: ModelConfig, tokens: int) -> Case:
 
 
 def cases(config: ModelConfig, size: str, kinds: list[str], documents: list[int]) -> list[Case]:
-    """The rows to measure: `kinds` names a, b or both; `documents` are the lengths of b."""
+    """Rows to measure: `kinds` names a, b or both; `documents` are the lengths of b."""
     made = [caption_row(config, GRIDS[size], PICTURES[size])] if "a" in kinds else []
     return made + ([long_row(config, tokens) for tokens in documents] if "b" in kinds else [])

@@ -1,4 +1,4 @@
-"""Code for another checkout of this project, whose modules may have other names than those of this one."""
+"""Code for other checkouts of this project, whose modules may have former names."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What it costs to find the pictures that a dataset has twice, from their hashes alone, when it is finished.
+"""Benchmark of duplicate search: the final step of a dataset, from image hashes alone.
 
 Hashes are random, and a share of them are copies with a few bits changed, in places all over the dataset.
 """

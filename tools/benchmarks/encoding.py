@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Pictures a second of shard_images.py: this checkout, another one, and a plain loop that encodes batches of 32, in turn.
+"""Benchmark of shard_images.py in images per second: this checkout, another one, and a plain loop with batches of 32,
+in turn.
 
 All read the same tars of JPEGs, each in a process of its own. The two checkouts run their command as a user types it; the loop
 decodes, encodes whole batches with torch's own threads, and writes codes as JSON lines. Starting up is told apart. At the end the codes of the
@@ -135,7 +136,7 @@ def main() -> int:
 
 
 def compare(folder: Path, names: list[str]) -> None:
-    """Print how many codes differ from those of the loop."""
+    """Print how many codes differ from those of the plain loop."""
     from tokenization.shards import open_dataset
 
     loop = [json.loads(line) for line in (folder / "codes.jsonl").read_text().splitlines()]
@@ -150,7 +151,7 @@ def compare(folder: Path, names: list[str]) -> None:
 
 
 def run(words: list[str]) -> str:
-    """What a Python command prints. RunFailed if it fails."""
+    """Output of a Python command. Raises RunFailed if it fails."""
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     if done.returncode:
         raise RunFailed(f"{words[0]} ended with {done.returncode}: {done.stderr.strip()[-500:]}")

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Pictures at batch 1 on a CPU by several implementations in turn: this tree's export, another commit's, the released code.
+"""Benchmark of image generation at batch 1 on a CPU: this tree's export, another commit's, and the released code, in
+turn.
 
 Each is a process of its own, which waits on a pipe while another one is measured; a round measures all, in an order that
 turns. All draw with the same weights, the likeliest code each time, without guidance, and must draw the same codes.
@@ -43,7 +44,7 @@ def weights(name: str, file: Path) -> dict:
 
 
 def ours(root: Path, file: Path, values: dict, compiled: bool) -> Callable[[int], list[int]]:
-    """The export's classes of the tree `root`, this one or that of another commit."""
+    """Generation with the export classes of the tree `root`, this one or another commit's."""
     import inspect
 
     sys.path.insert(0, str(root))
@@ -64,7 +65,8 @@ def ours(root: Path, file: Path, values: dict, compiled: bool) -> Callable[[int]
 
 
 def released(root: Path, file: Path, values: dict) -> Callable[[int], list[int]]:
-    """The published inference class (its transformers is 4.53.3) in the loop of its evaluation: a step a code."""
+    """Generation with the published inference class (its transformers is 4.53.3) in its evaluation's loop: one step per
+    code."""
     sys.path.insert(0, str(root))
     import accelerate  # noqa: F401  (before the next line, since it looks whether wandb is installed)
 
@@ -125,7 +127,8 @@ def released(root: Path, file: Path, values: dict) -> Callable[[int], list[int]]
 
 
 def emu3(values: dict) -> Callable[[int], list[int]]:
-    """transformers' Emu3ForCausalLM of the same sizes, all layers shared, random weights: a step a code."""
+    """Generation with transformers' Emu3ForCausalLM of the same sizes, all layers shared, random weights: one step per
+    code."""
     sys.path.insert(0, str(ROOT))
     from pretrain.system.light_imports import leave_torchvision_out
 
@@ -152,7 +155,7 @@ def emu3(values: dict) -> Callable[[int], list[int]]:
 
 
 def work(kind: str, root: Path, file: Path, values: dict) -> None:
-    """Answer each line on the input, a number of codes, with a line: seconds and codes."""
+    """Worker loop: for each input line, a number of codes, print seconds and codes."""
     import torch
 
     torch.set_num_threads(1)
@@ -167,7 +170,7 @@ def work(kind: str, root: Path, file: Path, values: dict) -> None:
 
 
 def measure(workers: dict[str, subprocess.Popen], codes: int, rounds: int) -> list[dict[str, float]]:
-    """Seconds a picture by each worker and round. Raises AssertionError if they draw other codes."""
+    """Seconds per image by worker and round. Raises AssertionError if their codes differ."""
 
     def ask(worker: subprocess.Popen) -> dict:
         to, back = cast(IO[str], worker.stdin), cast(IO[str], worker.stdout)

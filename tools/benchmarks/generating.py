@@ -1,4 +1,4 @@
-"""What drawing a picture costs: batches, guidance, one branch a token, and the cache, side by side."""
+"""Measurements of tools/bench_generate.py: batch sizes, guidance, token routing and the KV cache."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def build_model(name: str):
 
 
 def both_branches(routing: type) -> type:
-    """A Routing that computes both branches for every token and then selects, as a dense implementation does."""
+    """A Routing that computes both branches for every token and then selects, like a dense implementation."""
     import torch
 
     class BothBranches(routing):
@@ -73,7 +73,7 @@ def both_branches(routing: type) -> type:
 
 
 def prompts_of(model, batch: int):
-    """Prompts [batch, s] of different lengths, padded on the left, their mask, and the unconditional prompt."""
+    """Prompts [batch, s] of different lengths, left-padded, their mask, and the unconditional prompt."""
     import torch
 
     from model.hf.generation_uni_x import left_pad
@@ -84,7 +84,7 @@ def prompts_of(model, batch: int):
 
 
 def draw(model, batch: int, num_codes: int, guidance: float):
-    """Codes of `batch` pictures [batch, num_codes], each of its own seed."""
+    """Codes of `batch` images [batch, num_codes], each with its own seed."""
     import torch
 
     ids, mask, unconditional = prompts_of(model, batch)
@@ -95,7 +95,8 @@ def draw(model, batch: int, num_codes: int, guidance: float):
 
 
 def recompute_seconds(model, codes, every: int) -> float:
-    """Seconds to draw `codes` [b, n] by a whole pass for each: one code of `every` is timed, and multiplied.
+    """Seconds without a KV cache to generate `codes` [b, n], a full pass each: one code of `every` is timed, and
+    multiplied.
 
     Raises AssertionError if the passes lead to other codes than the cache did.
     """
@@ -130,7 +131,7 @@ def recompute_seconds(model, codes, every: int) -> float:
 
 
 def measure_round(model, num_codes: int, every: int) -> dict[str, float]:
-    """Seconds a picture of each way, measured one after the other. Raises AssertionError if codes differ."""
+    """Seconds per image of each variant, measured in turn. Raises AssertionError if codes differ."""
     from unittest import mock
 
     import torch
@@ -153,7 +154,7 @@ def measure_round(model, num_codes: int, every: int) -> dict[str, float]:
 
 
 def report(rounds: list[dict[str, float]]) -> dict:
-    """Median seconds a picture of each way, and the median, least and greatest ratio to the first of them."""
+    """Median seconds per image of each variant, and median, least and greatest ratio to the first."""
     found = {}
     for way, words in WAYS.items():
         ratios = [one[way] / one["batch"] for one in rounds]

@@ -1,4 +1,4 @@
-"""A store for benchmarks: an HTTP server of this machine, in a process of its own, that takes its time as real ones do."""
+"""Simulated remote storage for benchmarks: a local HTTP server in its own process, with realistic latency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK = 1 << 18  # bytes that are sent at a time
 
 @contextmanager
 def serving(folders: Sequence[str], latency: float, rate: float) -> Iterator[list[str]]:
-    """URLs of these folders, as long as the block goes on.
+    """URLs of these folders while the block runs.
 
     latency: seconds before every answer; rate: MB/s of each of them (0: as fast as can be).
     """
@@ -33,10 +33,10 @@ def serving(folders: Sequence[str], latency: float, rate: float) -> Iterator[lis
 
 
 def serve(folders: list[str], latency: float, rate: float, pipe: Connection) -> None:
-    """What the process does: say which port it has, and answer for ever."""
+    """Server process: report the port, and answer until it is ended."""
 
     class Handler(BaseHTTPRequestHandler):
-        """Gives out PATH of folder N as /N/PATH."""
+        """Serves PATH of folder N as /N/PATH."""
 
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True

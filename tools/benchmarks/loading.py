@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""How fast rows come from a local disk or a store, and which share of real training steps waits for them.
+"""Benchmark of data loading: rows per second from a local disk or remote storage, and the share of real training steps
+spent waiting.
 
 Both are measured with the configuration of a run, for several numbers of loader workers, which take turns in every round:
 rows as fast as they can be had, then a short training whose log says how long it waited. With --http each is measured three
@@ -124,7 +125,7 @@ def told(values, style: str = ".2f") -> str:
 
 
 def read_rows(arguments: argparse.Namespace, overrides: list[str], workers: int) -> tuple[float, int, float]:
-    """Rows per second once the first is there, their length in tokens, and the seconds until the first."""
+    """Rows per second after the first, their length in tokens, and the seconds until the first."""
     rows, sequence_length = open_rows(arguments, overrides, workers)
     began = time.monotonic()
     next(rows)
@@ -148,7 +149,7 @@ def open_rows(arguments: argparse.Namespace, overrides: list[str], workers: int)
 
 
 def take(arguments: argparse.Namespace, overrides: list[str], workers: int) -> tuple[float, float, float]:
-    """What `train` returns, of a consumer that takes no processor: median and mean over stretches of LOG_EVERY rows."""
+    """Result of `train` for a consumer without compute: median and mean over intervals of LOG_EVERY rows."""
     rows, sequence_length = open_rows(arguments, overrides, workers)
     shares, seconds = [], []
     for _ in range(arguments.steps // LOG_EVERY):
@@ -165,7 +166,8 @@ def take(arguments: argparse.Namespace, overrides: list[str], workers: int) -> t
 
 
 def train(arguments: argparse.Namespace, overrides: list[str], workers: int) -> tuple[float, float, float]:
-    """Percent of its time that a training waits for rows, median and mean of its log, and the median of tokens per second."""
+    """Share of its time, in percent, that a training waits for rows, median and mean of its log, and the median of
+    tokens per second."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
         command = [

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a long run costs those who look at it and go on with it: watching, numbering attempts and resuming, by lines.
+"""Benchmark of long runs: watching, numbering attempts and resuming, by length of their logs.
 
 Run folders are made with as many lines of metrics and checkpoint folders as are asked for, and read by this checkout and
 by another, one after the other, in one process each. Seconds are CPU seconds, of which the load of the machine changes
@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def make_run(folder: Path, lines: int, checkpoints: int) -> None:
-    """A run folder with a line of training a step, held-out losses every 100 steps, and empty checkpoints."""
+    """A run folder with a line of training per step, held-out losses every 100 steps, and empty checkpoints."""
     folder.mkdir()
     config = f'{{"run": {{"steps": {lines + 1}}}, "data": {{"global_batch_size": 8, "sequence_length": 1024}}}}\n'
     (folder / "config.yaml").write_text(config, encoding="utf-8")
@@ -87,7 +87,7 @@ def make_run(folder: Path, lines: int, checkpoints: int) -> None:
 
 
 def look(checkout: Path, folder: Path, repeats: int, step: int) -> dict:
-    """What a checkout takes for each of its readers."""
+    """Time of each reader of a checkout."""
     command = [sys.executable, "-c", LOOK, str(folder), str(repeats), str(step)]
     return json.loads(subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True).stdout)
 

@@ -1,4 +1,4 @@
-"""Peak memory of one long row, forward and backward, and whether its logits ever exist whole."""
+"""Peak memory of one long row, forward and backward, and whether its full logits are ever materialized."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pretrain.row_tensors import Row
 
 
 def one_layer_of_each(config: ModelConfig) -> ModelConfig:
-    """The model with one separated and one shared layer: what a stage of a deep one has of each."""
+    """Model with one separated and one shared layer."""
     return dataclasses.replace(config, num_hidden_layers=2, layer_kinds=(SEPARATED, SHARED))
 
 
 class LogitsWatch(TorchDispatchMode):
-    """Looks at every tensor that is made with the vocabulary as its last dimension, forward and backward.
+    """Records tensors whose last dimension is the vocabulary, forward and backward.
 
     Weights of the embedding and the head, and their gradients, have it as their first.
     """
@@ -53,7 +53,7 @@ class LogitsWatch(TorchDispatchMode):
 
 
 class SavedWatch:
-    """Bytes that autograd keeps for the backward pass, each storage once; those of the model's weights do not count."""
+    """Bytes that autograd saves for the backward pass, each storage once, without the model's weights."""
 
     def __init__(self, model: torch.nn.Module):
         self._seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -61,7 +61,7 @@ class SavedWatch:
         self.bytes = 0
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        """To be called with every tensor that is saved."""
+        """Hook for every saved tensor."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
@@ -71,7 +71,7 @@ class SavedWatch:
 
 
 def process_memory(name: str) -> int:
-    """Bytes under `name` (VmRSS: resident now, VmHWM: its peak) of this process, as Linux counts them."""
+    """Bytes of `name` (VmRSS: resident now, VmHWM: its peak) in this process's status on Linux."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
@@ -80,7 +80,7 @@ def process_memory(name: str) -> int:
 
 @dataclass(frozen=True)
 class MemoryFigures:
-    """Bytes, but for `logits_tokens`."""
+    """Memory in bytes; `logits_tokens` is a count."""
 
     before: int  # resident with the libraries loaded and no model
     weights: int
@@ -94,7 +94,7 @@ class MemoryFigures:
 
 
 def measure(make_engine: Callable[[], MegatronEngine], row: Row) -> MemoryFigures:
-    """Forward and backward of `row`, once, in a process that did nothing large before; no step of the optimizer.
+    """Forward and backward of `row`, once, in a fresh process; no optimizer step.
 
     On a GPU the allocator's figures stand in for the process's.
     """
@@ -130,7 +130,7 @@ def measure(make_engine: Callable[[], MegatronEngine], row: Row) -> MemoryFigure
 
 
 def memory_lines(figures: MemoryFigures) -> list[str]:
-    """The figures in words, in GiB."""
+    """Memory in words, in GiB."""
 
     def gib(size: int) -> str:
         return f"{size / 2**30:6.2f} GiB"

@@ -1,4 +1,4 @@
-"""Step times of two models side by side, in an order that a drifting machine cannot favour one by."""
+"""Paired step times of two models, interleaved so that drift of the machine favours neither."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LR = 1e-4  # of the measured steps; their losses are not looked at
 
 @dataclass(frozen=True)
 class Clocks:
-    """Seconds, by the clock on the wall and by the processor time of this process."""
+    """Seconds of wall-clock time and of this process's CPU time."""
 
     wall: float
     cpu: float
@@ -31,7 +31,7 @@ class Clocks:
 
 
 def now(device) -> Clocks:
-    """The clocks, once everything that was started on `device` is done."""
+    """The clocks after synchronizing with `device`."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
     return Clocks(time.perf_counter(), time.process_time())
@@ -46,7 +46,7 @@ class MeasuredStepTime:
 
 
 def timed_step(engine: MegatronEngine, row: Row) -> MeasuredStepTime:
-    """One step of the engine as training does it; the clocks are read four times."""
+    """Time one step of the engine as in training; the clocks are read four times."""
     inner: list[Clocks] = []
 
     def run(rows, forward_only):
@@ -68,7 +68,7 @@ def timed_step(engine: MegatronEngine, row: Row) -> MeasuredStepTime:
 def paired_steps(
     first: Callable[[], MeasuredStepTime], second: Callable[[], MeasuredStepTime], pairs: int, budget: float
 ) -> list[tuple[MeasuredStepTime, MeasuredStepTime]]:
-    """Steps of both, interleaved first second second first -> (first, second) pairs. Both must be warm.
+    """Steps of both, in the order first, second, second, first -> (first, second) pairs. Both must be warmed up.
 
     Stops after `pairs`, or when `budget` seconds are used up, but not before a block of two.
     """
@@ -90,7 +90,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _seconds(function: Callable[[], object], device, repeats: int = 5, long: float = 2.0) -> float:
-    """Median time of one call after a call to warm up; what takes `long` seconds is called that once only.
+    """Median time of one call after a warm-up call; a call of more than `long` seconds is made only once.
 
     Processor time on a CPU, where others may share the machine.
     """
@@ -106,7 +106,7 @@ def _seconds(function: Callable[[], object], device, repeats: int = 5, long: flo
 
 
 def attention_seconds(config: ModelConfig, layout: Segments, tokens: int, dtype, device) -> float:
-    """Forward and backward of one layer's attention over a slice, by itself."""
+    """Time of forward and backward of one layer's attention over a slice, alone."""
     query, key, value = (
         torch.randn(tokens, heads, config.head_dim, dtype=dtype, device=device, requires_grad=True)
         for heads in (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
@@ -117,7 +117,7 @@ def attention_seconds(config: ModelConfig, layout: Segments, tokens: int, dtype,
 
 
 def products_seconds(config: ModelConfig, tokens: int, dtype, device) -> float:
-    """Forward and backward of one layer's projections and feed-forward products over `tokens`, by themselves."""
+    """Time of forward and backward of one layer's projections and MLP over `tokens`, alone."""
     hidden, width = config.hidden_size, config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     shapes = (
@@ -141,14 +141,14 @@ def products_seconds(config: ModelConfig, tokens: int, dtype, device) -> float:
 
 @dataclass(frozen=True)
 class SliceSeconds:
-    """What one layer's attention and matrix products take over each slice, measured by themselves."""
+    """Times of one layer's attention and matrix products over each slice, measured alone."""
 
     attention: dict[str, float]  # "document", "text", "vision"
     products: dict[str, float]
 
 
 def slice_seconds(config: ModelConfig, row: Row, dtype, device) -> SliceSeconds:
-    """Measure them for the slices of `row`."""
+    """Measure the slices of `row`."""
     row = row.to(device)
     routing = route(row.positions, row.to_document, row.lengths, config.head_dim, config.rope, dtype)
     counts = {name: sum(row.lengths[name]) for name in ("document", "text", "vision")}
@@ -162,7 +162,7 @@ def slice_seconds(config: ModelConfig, row: Row, dtype, device) -> SliceSeconds:
 
 
 def calibrated_ratio(config: ModelConfig, measured: SliceSeconds, shared_seconds: float) -> float:
-    """Forward and backward of Uni-X over that of the shared model, from what the slices take by themselves.
+    """Ratio of forward and backward of Uni-X to the shared model's, predicted from the slices' times.
 
     `shared_seconds` is the shared model's. All but attention and products (norms, activations, embedding, head) is
     taken to cost both models the same.

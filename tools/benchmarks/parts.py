@@ -1,4 +1,4 @@
-"""Where a step's time goes: marks between the parts of the model, in a pass of its own.
+"""Time of each part of a step: markers between the parts of the model, in a separate pass.
 
 The model is a chain, and so is its backward pass. A mark is the identity, put on the one tensor that goes from a part
 to the next; it stops the clock when it is passed forward and again when it is passed backward, and the time since the
@@ -25,7 +25,7 @@ PARTS = (TABLES, EMBEDDING, SEPARATED, PERMUTE, SHARED, HEAD, OPTIMIZER)
 
 
 class StopWatch:
-    """Adds the time since the last call to the part that is named."""
+    """Adds the time since the last call to the named part."""
 
     def __init__(self, device):
         self.device = device
@@ -38,7 +38,7 @@ class StopWatch:
         return clocks.cpu if self.on_cpu else clocks.wall
 
     def stop(self, part: str) -> None:
-        """What was done since the last stop was `part`."""
+        """Count the time since the last stop as `part`."""
         at = self._read()
         self.seconds[part] += at - self.last
         self.last = at
@@ -59,7 +59,7 @@ class _Mark(torch.autograd.Function):
 
 @contextmanager
 def marked(engine: MegatronEngine, watch: StopWatch) -> Iterator[None]:
-    """Marks in the model of a one-stage engine, for as long as the context lasts."""
+    """Context with markers in the model of a one-stage engine."""
     (model,) = engine.stages
     layers = list(model.decoder.layers)
     kinds = model.model_config.layer_kinds
@@ -115,7 +115,7 @@ def marked(engine: MegatronEngine, watch: StopWatch) -> Iterator[None]:
 
 
 def part_seconds(engine: MegatronEngine, row: Row, short: float = 15.0) -> dict[str, float]:
-    """Seconds of each part over one training step, forward, backward and recomputation together.
+    """Seconds of each part over one training step: forward, backward and recomputation together.
 
     "tables" is making the routing of the row; "head" includes the final norm, the look-up of target tokens and the loss;
     "optimizer" includes zeroing and scaling the gradients. The first step on a row is slower; one of less than `short`

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Rows per second of processor time: this loader, that of another checkout, StreamingDataset and litdata, on one dataset.
+"""Benchmark of data loaders in rows per second of CPU time: this one, another checkout's, StreamingDataset and litdata,
+on one dataset.
 
 Each reads the same documents in a process of its own, one after the other in every round. The loaders of this project make whole
 rows of them (planning, packing, ids, labels, permutation); of the two peers only documents are asked, whose ids and codes
@@ -187,7 +188,7 @@ def made(folder: Path, count: int) -> Path:
 
 
 def run(words: list[str]) -> str:
-    """What a command prints. RunFailed if it fails."""
+    """Output of a command. Raises RunFailed if it fails."""
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         raise RunFailed(f"{words[0]} {words[1][:60]!r} ended with {done.returncode}: {done.stderr.strip()[-500:]}")

@@ -1,6 +1,5 @@
 #!/usr/bin/env python
-"""How fast rows are planned, how full they are, what that takes in memory, and which shards they touch, on lengths of the
-paper's shape.
+"""Benchmark of row planning on lengths as in the paper: speed, padding, memory, and shards that rows touch.
 
 The paper pretrains on 72B text and 65B picture tokens. Here captioned pictures have 1,024 codes and captions of
 log-normal length, texts are log-normal too, and both come in the ratio of the paper. The index is written as
@@ -64,7 +63,7 @@ def main() -> int:
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> None:
-    """Make the index if it is not there, plan all of an epoch, and find a row as after a restart."""
+    """Make the index if it is missing, plan all rows of an epoch, and find a row as after a restart."""
     import numpy
 
     counts = write_indices(arguments, folder)
@@ -98,7 +97,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def plan_of(arguments: argparse.Namespace, folder: Path):
-    """A plan over both sources with prompts of the usual lengths."""
+    """Row plan over both sources with prompts of typical lengths."""
     import numpy
 
     from model.prompts import DEFAULT_TEMPLATES
@@ -118,7 +117,7 @@ def plan_of(arguments: argparse.Namespace, folder: Path):
 
 
 def write_indices(arguments: argparse.Namespace, folder: Path) -> dict[str, int]:
-    """The length indices of both sources, written a million documents at a time."""
+    """Write the length indices of both sources, a million documents at a time."""
     import numpy
 
     generator = numpy.random.default_rng(0)
@@ -164,7 +163,7 @@ def write_indices(arguments: argparse.Namespace, folder: Path) -> dict[str, int]
 
 
 def touched(plan, rows: int) -> None:
-    """Print what a reader of rows 0 to `rows` (MOST_ROWS at most), in order, needs of a store, by the room in its cache."""
+    """Print how much a reader of rows 0 to `rows` (MOST_ROWS at most), in order, downloads, by cache size."""
     import numpy
 
     rows = min(rows, MOST_ROWS)
@@ -200,7 +199,7 @@ def touched(plan, rows: int) -> None:
 
 
 def fetched(shards: list, sizes: list[int], room: float) -> int:
-    """Fetches into a cache for so many bytes, where those shards go first that were not used for longest."""
+    """Downloads with an LRU cache of so many bytes."""
     cache: dict[int, None] = {}  # the next to go first
     count, used = 0, 0
     for of_row in shards:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What starting each command costs: CPU seconds until it refuses what is absent, and until its libraries are loaded.
+"""Benchmark of command start-up: CPU seconds until a missing input is refused, and until libraries are loaded.
 
 Each is a fresh process of this checkout and of another, in turns; the median of the repetitions. CPU seconds, because a
 machine that others use too changes them little; files are in the page cache after the first turn, which is not counted.
@@ -96,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def cpu_seconds(checkout: Path, words: list[str]) -> float:
-    """User and system seconds of a fresh process, one thread of OpenMP."""
+    """User and system seconds of a fresh process with one OpenMP thread."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
     subprocess.run([sys.executable, *words], cwd=checkout, env=environment, capture_output=True, check=False)
@@ -105,7 +105,7 @@ def cpu_seconds(checkout: Path, words: list[str]) -> float:
 
 
 def main() -> int:
-    """Measure case by case, print a table."""
+    """Measure each case, print a table."""
     arguments = parse_arguments()
     sides = {"base": arguments.base.absolute(), "here": ROOT} if arguments.base else {"here": ROOT}
     print("| CPU seconds | " + " | ".join(sides) + (" | here / base |" if arguments.base else " |"))

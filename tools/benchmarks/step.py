@@ -1,4 +1,5 @@
-"""A training step of Uni-X beside that of a shared model of the same activated size."""
+"""Measurements of tools/bench_step.py: a training step of Uni-X and of a shared model with the same activated
+parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ OPTIMIZER_LR = 1e-4
 
 
 def commit() -> str:
-    """Short name of the commit that is checked out, with a + when files differ from it; empty outside of git."""
+    """Short commit hash of the checkout, with a + for changed files; empty outside of git."""
     root = Path(__file__).resolve().parents[2]
     words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
@@ -25,7 +26,7 @@ def commit() -> str:
 
 
 def start(arguments: argparse.Namespace) -> None:
-    """Threads, stand-ins for a missing GPU, process group. Raises UserError where the device is another one."""
+    """Threads, CPU stand-ins, process group. Raises UserError where the device is another one."""
     import torch
 
     if (arguments.device == "cuda") != torch.cuda.is_available():
@@ -40,7 +41,7 @@ def start(arguments: argparse.Namespace) -> None:
 
 
 def engine(config, arguments: argparse.Namespace, sequence_length: int):
-    """A training engine as `pretrain/train.py` makes it, with random weights."""
+    """A training engine as in `pretrain/train.py`, with random weights."""
     from pretrain.config import OptimSection
     from pretrain.engines.megatron import MegatronEngine
 
@@ -48,7 +49,7 @@ def engine(config, arguments: argparse.Namespace, sequence_length: int):
 
 
 def compare(arguments: argparse.Namespace) -> dict:
-    """Measure all cases and print the tables; returns the figures."""
+    """Measure all cases and print the tables; returns the results."""
     from pretrain.flops import row_flops
     from tools.benchmarks import cases, paired, parts, tables
 
@@ -108,7 +109,7 @@ def profile(engines: dict, row, file: Path) -> None:
 
 
 def measure_memory(arguments: argparse.Namespace) -> dict:
-    """Measure and print the memory of one long document; returns the figures."""
+    """Measure and print the memory of one long document; returns the results."""
     from pretrain.system.cpu_memory import return_freed_memory
     from tools.benchmarks import cases, memory
 

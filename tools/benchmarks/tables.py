@@ -1,4 +1,4 @@
-"""From measured steps to figures, and from figures to the tables that are printed."""
+"""Tables of the step benchmark, from measured steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def case_figures(
     parts: dict[str, dict[str, float]],
     clock: str,
 ) -> dict:
-    """Everything that is known of a case, in JSON types; `clock` ("cpu" or "wall") is the one that ratios go by."""
+    """Results of a case in JSON types; `clock` ("cpu" or "wall") is the one that ratios use."""
     models = {}
     for number, model in enumerate((UNI_X, SHARED_MODEL)):
         steps = [pair[number] for pair in pairs]
@@ -66,7 +66,7 @@ def _spread(ratio: dict[str, float]) -> str:
 
 
 def ratio_table(figures: Sequence[dict]) -> list[str]:
-    """Uni-X's time over the shared model's: measured, and as the FLOP count and the slices by themselves predict it."""
+    """Uni-X's time over the shared model's: measured, and predicted from FLOPs and from the slices alone."""
     rows = [["forward + backward", "tokens", "pairs", "measured (quartiles)"]]
     rows[0] += ["by FLOPs", "off by", "by slices", "off by", "wall"]
     for case in figures:
@@ -79,7 +79,8 @@ def ratio_table(figures: Sequence[dict]) -> list[str]:
 
 
 def step_table(figures: Sequence[dict], on_gpu: bool) -> list[str]:
-    """Whole steps, optimizer included: seconds, ratio, tokens and model FLOPs a second; on a GPU its utilisation."""
+    """Whole steps with the optimizer: seconds, ratio, tokens and model FLOPs per second; on a GPU its utilization
+    (MFU)."""
     rows = [["whole step", "Uni-X s", "shared s", "ratio (quartiles)"]]
     for unit in ["tokens/s", "GFLOP/s"] + (["MFU"] if on_gpu else []):
         rows[0] += [f"Uni-X {unit}", f"shared {unit}"]
@@ -95,7 +96,7 @@ def step_table(figures: Sequence[dict], on_gpu: bool) -> list[str]:
 
 
 def part_table(figures: Sequence[dict]) -> list[str]:
-    """Share of each part in a step, from the marked pass; the last column is the whole of it in seconds."""
+    """Share of each part in a step, from the pass with markers; the last column is the total in seconds."""
     parts = list(figures[0]["models"][UNI_X]["part_seconds"])
     rows = [["time per part", "model", *parts, "seconds"]]
     for case in figures:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Pictures per second of shard_images' loop, beside the bare encoder and beside a loop of one picture at a time.
+"""Benchmark of tokenization in images per second: shard_images' loop, the bare encoder, and a loop of one image at a
+time.
 
 The three take turns, several rounds: the encoder alone on random tensors of the same shape; our job on WebDataset tars
 of JPEGs; and a plain loop that decodes, encodes a batch of one and writes a JSON line with the codes as text. Bytes a
@@ -89,7 +90,7 @@ def main() -> int:
 
 
 def tokenizers(arguments: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
-    """The image tokenizer, and a small text tokenizer that splits captions about as Qwen's does."""
+    """The image tokenizer, and a small text tokenizer whose ids per caption are about Qwen's."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -114,7 +115,7 @@ def tokenizers(arguments: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
 
 
 def make_tars(folder: Path, count: int, side: int) -> Path:
-    """JPEGs a quarter larger than the tokenizer's pictures, with captions, in tars of at most 1,000."""
+    """Write JPEGs a quarter larger than the tokenizer's images, with captions, in tars of at most 1,000."""
     import tarfile
 
     import numpy
@@ -147,7 +148,7 @@ def bare(vq, pictures: int, batch_size: int) -> float:
 
 
 def job(arguments: argparse.Namespace, tars: Path, output: Path, vq, tokenizer) -> tuple[float, float]:
-    """Seconds of shard_images' loop after its start-up, and the share of them that the encoder was busy."""
+    """Seconds of shard_images' loop after start-up, and the encoder's busy share of them."""
     from tokenization.encode import RejectLimit, Stopwatch
     from tokenization.encode_files import encode_files
     from tokenization.job import describe_job
@@ -170,7 +171,7 @@ def job(arguments: argparse.Namespace, tars: Path, output: Path, vq, tokenizer) 
 
 
 def one_at_a_time(tars: Path, output: Path, vq) -> float:
-    """Seconds of a loop that decodes a picture, encodes it alone, and writes its codes as text."""
+    """Seconds of a loop that decodes an image, encodes it alone, and writes its codes as text."""
     from tokenization.preprocess import open_image, preprocess
     from tokenization.readers import Document, open_corpus
 

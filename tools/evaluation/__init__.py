@@ -1,4 +1,4 @@
-"""Evaluations whose results say what they were made of: prompts of benchmarks, what official scorers read, measures.
+"""Evaluations with reproducible results: benchmark prompts, input folders of official scorers, metrics.
 
 `tools/evaluate.py` is the command.
 """

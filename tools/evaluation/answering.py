@@ -1,4 +1,4 @@
-"""Answers of an exported folder to questions about pictures, for the harnesses that have runners of their own.
+"""Answers of an exported folder to questions about images, for harnesses with their own runners.
 
 Needs torch, transformers and the folder only, so it works in a harness' environment.
 """
@@ -19,7 +19,7 @@ _ASKS_YES_NO = re.compile(r"\byes or no\b|\byes/no\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Answerer:
-    """A model and its processor. `chat` asks in a user's turn; `exact` reduces answers to the option that they name."""
+    """A model and its processor. `chat` asks in a user turn; `exact` reduces answers to the option that they name."""
 
     model: Any
     processor: Any
@@ -27,7 +27,7 @@ class Answerer:
     exact: bool = True
 
     def answer(self, questions: Sequence[str], pictures: Sequence[Sequence], max_new_tokens: int) -> list[str]:
-        """The likeliest answer to each question, asked after its own pictures (PIL, any number)."""
+        """Greedy answer to each question, asked after its own images (PIL, any number)."""
         import torch
 
         if self.chat:
@@ -49,7 +49,7 @@ class Answerer:
         return [reduced(*pair) for pair in zip(questions, texts, strict=True)] if self.exact else texts
 
     def log_likelihood(self, question: str, pictures: Sequence, continuation: str) -> tuple[float, bool]:
-        """Log probability of a text after pictures and a question, among texts, and whether it is the likeliest one."""
+        """Log probability of a text after images and a question, among texts, and whether it is the greedy one."""
         import torch
 
         start = self.processor.ids_of([*pictures, question])
@@ -65,7 +65,7 @@ class Answerer:
 
 
 def open_answerer(folder: str, device: str = "", dtype: str = "", chat: bool = False, exact: bool = True) -> Answerer:
-    """Open an exported folder by its own code. float32 on a CPU and bfloat16 on a GPU, unless `dtype` names another."""
+    """Open an exported folder with its own code. float32 on a CPU and bfloat16 on a GPU, unless `dtype` is given."""
     import torch
     from transformers import AutoModelForCausalLM, AutoProcessor
 
@@ -76,7 +76,7 @@ def open_answerer(folder: str, device: str = "", dtype: str = "", chat: bool = F
 
 
 def reduced(question: str, said: str) -> str:
-    """An answer to a question with options, or that asks for yes or no, as the one word it names, or NO_OPTION.
+    """An answer to a multiple-choice or yes-no question as the one word it names, or NO_OPTION.
 
     Answers to other questions stay as they are.
     """
@@ -89,7 +89,7 @@ def reduced(question: str, said: str) -> str:
 
 
 def ask(answerer: Answerer, message: Sequence[dict], max_new_tokens: int) -> str:
-    """The answer to a message of parts {"type": "image" or "text", "value": path or text}: pictures, then all text.
+    """Answer to a message of parts {"type": "image" or "text", "value": path or text}: images, then all text.
 
     Raises ValueError for parts of another type.
     """

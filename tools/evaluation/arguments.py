@@ -1,4 +1,4 @@
-"""The command line of tools/evaluate.py: flags that evaluations share, and which of them reads which."""
+"""Command line of tools/evaluate.py: flags that evaluations share, and which evaluation reads which."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ FLAGS: dict[str, dict[str, Any]] = {
 
 
 def tasks_told() -> str:
-    """The evaluations for --help, those of one summary together."""
+    """List of evaluations for --help, grouped by summary."""
     names: dict[str, list[str]] = {}
     for name, evaluation in EVALUATIONS.items():
         names.setdefault(evaluation.summary, []).append(name)

@@ -1,4 +1,4 @@
-"""Benchmarks of generation and editing: their prompt files, their items, and whether these are the official ones.
+"""Benchmarks of image generation and editing: their prompt files, their items, and whether these are the official ones.
 
 GenEval (djghosh13/geneval), DPG-Bench (TencentQQGYLab/ELLA) and ImgEdit Basic (PKU-YuanGroup/ImgEdit). Prompts are the
 user's own copies. Numbers of published tables often come from rewritten prompts, so a digest over all items and another
@@ -21,7 +21,7 @@ from pretrain.system.strict_json import from_json
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt. `number` is its place in the official order, on which seeds depend; files are named by `key`.
+    """One prompt. `number` is its position in the official order, from which seeds follow; files are named by `key`.
 
     `kind` is its group in the benchmark. `frame` is what else the benchmark says of it, such as the objects to find;
     `source` names the picture of an edit, below a folder of the user's.
@@ -38,7 +38,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: how many items and pictures of each it has, and the digests of its official items."""
+    """A benchmark: its number of items and of images each, and the digests of its official items."""
 
     name: str
     task: str  # of tools/generate.py
@@ -50,7 +50,7 @@ class Benchmark:
 
 
 def read_items(benchmark: Benchmark, path: Path) -> list[Item]:
-    """The items of a prompt file in official order. UserError for a file of another form or with doubled keys."""
+    """Items of a prompt file in official order. Raises UserError for another format or duplicate keys."""
     try:
         items = benchmark.read(path)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -72,7 +72,7 @@ def read_items(benchmark: Benchmark, path: Path) -> list[Item]:
 
 
 def geneval_items(path: Path) -> list[Item]:
-    """GenEval's evaluation_metadata.jsonl: a line an item; its number names the folder."""
+    """GenEval's evaluation_metadata.jsonl: a line per item; its number names the folder."""
     items = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         values = from_json(line)
@@ -82,7 +82,7 @@ def geneval_items(path: Path) -> list[Item]:
 
 
 def dpg_items(path: Path) -> list[Item]:
-    """DPG-Bench: the official folder of KEY.txt, or JSON lines {"id": KEY, "prompt": TEXT}; in order of the keys."""
+    """DPG-Bench: the official folder of KEY.txt, or JSON lines {"id": KEY, "prompt": TEXT}; sorted by key."""
     if path.is_dir():
         prompts = {file.stem: file.read_text(encoding="utf-8") for file in path.glob("*.txt")}
     else:
@@ -144,7 +144,7 @@ BENCHMARKS = {
 
 
 def rewritten(items: Sequence[Item], path: Path) -> list[Item]:
-    """The same items with other prompts: a .txt with a prompt a line, in order, or a .json {key: prompt}.
+    """The same items with other prompts: a .txt with a prompt per line, in order, or a .json {key: prompt}.
 
     Raises UserError unless there is one for each item.
     """
@@ -176,14 +176,14 @@ def select(items: Sequence[Item], per_kind: int) -> list[Item]:
 
 
 def name_prompts(benchmark: Benchmark, items: Sequence[Item]) -> str:
-    """One of "official"; "rewritten" where only the prompts differ from the official items; else "other"."""
+    """ "official", "rewritten" where only the prompts differ from the official items, or "other"."""
     if digest(items) == benchmark.official:
         return "official"
     return "rewritten" if digest(items, prompts=False) == benchmark.frames else "other"
 
 
 def digest(items: Sequence[Item], prompts: bool = True) -> str:
-    """SHA-256 over all items in order, whatever the form of the file that they came in."""
+    """SHA-256 over all items in order, for any file format."""
     listed = [[item.key, item.frame, *([item.prompt.strip()] if prompts else [])] for item in items]
     text = json.dumps(listed, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Held-out losses by modality, and retrieval among pairs of texts and pictures, of an export or of a checkpoint.
+"""Held-out losses by modality, and retrieval among pairs of texts and images, of an export or of a checkpoint.
 
 The rows are training's own: the same draws of tasks and wordings from the same seed, so that the loss of a checkpoint
 is the one that its run wrote down, and that of an export differs by rounding only.
@@ -20,7 +20,7 @@ AT_ONCE = 2**26  # elements of [tokens, vocabulary] that exist at a time: 256 Mi
 
 
 def heldout(args: Namespace) -> dict:
-    """Mean loss of the targets of each modality, in nats a token, on held-out rows -> the result. Raises UserError."""
+    """Mean loss of each modality's targets, in nats per token, on held-out rows -> the result. Raises UserError."""
     from pretrain import runtime
 
     runtime.install()  # before what imports megatron-core
@@ -61,7 +61,7 @@ def heldout(args: Namespace) -> dict:
 
 
 def retrieval(args: Namespace) -> dict:
-    """Which picture belongs to a text, and which text to a picture, among `--pairs` -> the result. Raises UserError."""
+    """Text-to-image and image-to-text retrieval among `--pairs` -> the result. Raises UserError."""
     from pretrain.tasks import tokenize_prompts
     from tokenization.shards import open_dataset
     from tools.runs.checkpoint_model import check_shards
@@ -89,7 +89,8 @@ def retrieval(args: Namespace) -> dict:
 
 
 def open_for_losses(args: Namespace) -> tuple[Any, Callable, dict]:
-    """The model -> (its tokenizer and prompts, what makes losses of a row's targets, who it is). Raises UserError."""
+    """Open the model -> (its tokenizer and prompts, its loss function of a row's targets, its identity). Raises
+    UserError."""
     from tools.generation.arguments import choose_device
 
     if args.checkpoint:
@@ -117,7 +118,7 @@ def settings_of(weight) -> dict:
 
 
 def export_losses(export) -> Callable:
-    """A row -> losses [targets] of its target tokens, by the Hugging Face classes, document by document.
+    """A row -> losses [targets] of its target tokens, by the Hugging Face classes, one document at a time.
 
     Documents of one length go through the model together. Padding, and documents without a target, do not.
     """
@@ -156,7 +157,7 @@ def export_losses(export) -> Callable:
 
 
 def row_settings(args: Namespace, folder: Path):
-    """(a data section whose `heldout` is what is measured on, rows to measure or 0 for an epoch's).
+    """(a data section whose `heldout` is measured, rows to measure or 0 for one epoch).
 
     They are those of --config, or of the run that a checkpoint lies in, else the defaults; flags come before both.
     """
@@ -190,7 +191,7 @@ def numbers_of(plan, rows: int) -> Iterator[int]:
 
 
 def shards(folder: Path | str) -> dict:
-    """Which code shards were measured on."""
+    """Identity of the code shards that were measured on."""
     from tokenization.remote import inside
     from tokenization.shards import read_manifest
 

@@ -1,4 +1,4 @@
-"""Evaluations of a run's checkpoints: held against removal, measured, written into the run folder and its curves."""
+"""Evaluations of a run's checkpoints: kept during the measurement, results in the run folder and its curves."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ FOLDER, HELD, CURVES = "evaluations", "evaluating", "tensorboard/evaluations"
 
 @dataclass(frozen=True)
 class Asked:
-    """One evaluation that is asked for: its task, and its words for tools/evaluate.py."""
+    """A requested evaluation: its task, and its arguments for tools/evaluate.py."""
 
     task: str
     words: tuple[str, ...]
 
 
 def parse(quoted: Sequence[str]) -> list[Asked]:
-    """The evaluations of the command line. Raises UserError for words that tools/evaluate.py does not take."""
+    """Parse the evaluations of the command line. Raises UserError for arguments that tools/evaluate.py does not
+    take."""
     found = []
     for text in quoted:
         words = shlex.split(text)
@@ -53,7 +54,7 @@ def parse(quoted: Sequence[str]) -> list[Asked]:
 
 
 def evaluate_all(run: Path, evaluations: Sequence[Asked], steps: set[int], failed: set[tuple[int, str]]) -> None:
-    """Every evaluation of every checkpoint that is there, the newest first; what fails is added to `failed`.
+    """Run every evaluation on every checkpoint, newest first; failures are added to `failed`.
 
     What is done, failed before, or in another process' hands is passed over. UserError for a step without a checkpoint.
     """
@@ -79,14 +80,15 @@ def evaluate_all(run: Path, evaluations: Sequence[Asked], steps: set[int], faile
 
 
 def is_done(folder: Path, task: str) -> bool:
-    """Whether a result is there, with nothing wrong in it."""
+    """Whether a result is there and valid."""
     path = folder / f"{task}.json"
     return path.is_file() and not read_record(path).get("pictures", {}).get("wrong")
 
 
 @contextmanager
 def sole_evaluator(folder: Path) -> Iterator[bool]:
-    """Whether this process is the one that evaluates a checkpoint, on this machine or where locks reach."""
+    """Lock: whether this process is the only one that evaluates a checkpoint, on this machine or where file locks
+    reach."""
     with open(folder / ".evaluator.lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,7 +100,7 @@ def sole_evaluator(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def held(checkpoint: Path, run: Path) -> Iterator[Path | None]:
-    """A second name for every file of a checkpoint, so that it outlives its removal by training; None if it is gone.
+    """Hard links to all files of a checkpoint, so that they outlive its removal by training; None if it is gone.
 
     Where a file system has no second names, files are copied.
     """
@@ -129,7 +131,7 @@ def _second_name(source: str, target: str) -> None:
 
 
 def evaluate_one(checkpoint: Path, folder: Path, evaluations: Sequence[Asked]) -> list[str]:
-    """Write the results of one checkpoint into `folder` -> the tasks that failed. log.txt has what was said."""
+    """Write the results of one checkpoint into `folder` -> the tasks that failed. log.txt has their output."""
     failed, export = [], checkpoint.parent / f"{checkpoint.name}-export"
     try:
         for one in evaluations:
@@ -168,7 +170,7 @@ def finished(run: Path) -> bool:
 
 
 def scores_by_step(run: Path) -> dict[int, dict[str, float]]:
-    """Step -> numbers by the names of curves, of all results. Held-out losses have the names that training uses."""
+    """Step -> numbers by curve name, of all results. Held-out losses have the names that training uses."""
     found: dict[int, dict[str, float]] = {}
     for path in sorted((run / FOLDER).glob("[0-9]*/*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -180,7 +182,7 @@ def scores_by_step(run: Path) -> dict[int, dict[str, float]]:
 
 
 def write_curves(run: Path) -> None:
-    """TensorBoard's events of all results, written anew: results come in any order of steps.
+    """Rewrite TensorBoard's events of all results: results come in any order of steps.
 
     They lie in a folder of their own below the run's, because TensorBoard follows one file of a folder at a time.
     """

@@ -1,4 +1,4 @@
-"""Which option of a question an answer names, exactly: the article "a" is no answer, and neither is half of a word.
+"""Option that an answer to a multiple-choice question names, exactly: not the article "a", nor a part of a word.
 
 Harnesses look for option letters anywhere in an answer, so that "A dog is on the grass" becomes option A. Here an
 answer names an option when it is that letter, alone or set apart as answers do it ("B.", "(B)", "B: a cat", "The answer
@@ -22,7 +22,7 @@ _YES_NO = re.compile(r"^(yes|no)\b", re.IGNORECASE)
 
 
 def options_in(prompt: str) -> dict[str, str]:
-    """The options of a question: its lines "A. text", "(A) text" or "A) text", from A on without a gap; else none."""
+    """Options of a question: its lines "A. text", "(A) text" or "A) text", from A on without a gap; else none."""
     found: dict[str, str] = {}
     for line in prompt.splitlines():
         match = _LINE.match(line)
@@ -32,7 +32,7 @@ def options_in(prompt: str) -> dict[str, str]:
 
 
 def choose(answer: str, options: Mapping[str, str]) -> str | None:
-    """The letter of the option that an answer names, or None."""
+    """Letter of the option that an answer names, or None."""
     text = _bare(answer)
     said = _SAYS.match(text)
     candidates = {_named(text, options), *([_named(_bare(said[1]), options)] if said else [])} - {None}
@@ -40,7 +40,7 @@ def choose(answer: str, options: Mapping[str, str]) -> str | None:
 
 
 def yes_or_no(answer: str) -> str | None:
-    """The answer "yes" or "no" where an answer begins with that word and does not say the other one too, else None."""
+    """ "yes" or "no" if an answer begins with that word and does not contain the other, else None."""
     text = _bare(answer)
     said = _SAYS.match(text)
     match = _YES_NO.match(_bare(said[1]) if said else text)
@@ -65,7 +65,7 @@ def _named(text: str, options: Mapping[str, str]) -> str | None:
 
 
 def _other_letters(text: str, key: str, options: Mapping[str, str]) -> bool:
-    """Whether another option's letter stands apart in a text, as in "A. or B."."""
+    """Whether another option's letter stands alone in a text, as in "A. or B."."""
     return any(other != key and re.search(rf"(?:\({other}\)|\b{other}[.:)]|\b{other}$)", text) for other in options)
 
 

@@ -1,4 +1,4 @@
-"""GenEval, DPG-Bench and ImgEdit: pictures of their prompts, laid out as the official scorers read them.
+"""GenEval, DPG-Bench and ImgEdit: images of their prompts, in the layout of the official scorers.
 
 OUTPUT/generations holds every picture with its line of settings and seed, as tools/generate.py leaves them, and makes a
 job that was ended go on; OUTPUT/images is the folder for the scorer, made of those and checked.
@@ -43,7 +43,7 @@ JUDGES = {"geneval": "the official scorer's Mask2Former and CLIP", "dpg": "the o
 
 
 def items_of(args: Namespace) -> tuple[Benchmark, list[Item], list[Item]]:
-    """The benchmark, all its items, with rewritten prompts if there are any, and the chosen ones. UserError."""
+    """The benchmark, all its items, with rewritten prompts if given, and the selected ones. Raises UserError."""
     benchmark = BENCHMARKS[args.task]
     items = read_items(benchmark, args.prompts_file)
     if args.rewritten:
@@ -52,7 +52,7 @@ def items_of(args: Namespace) -> tuple[Benchmark, list[Item], list[Item]]:
 
 
 def describe_prompts(args: Namespace, benchmark: Benchmark, items: Sequence[Item]) -> dict:
-    """What a result says of its prompts."""
+    """Description of the prompts for a result."""
     file = args.prompts_file
     found = {"prompts": name_prompts(benchmark, items), "digest": digest(items), "file": file.name}
     if file.is_file():
@@ -63,7 +63,7 @@ def describe_prompts(args: Namespace, benchmark: Benchmark, items: Sequence[Item
 
 
 def draw(args: Namespace) -> tuple[dict, FolderFindings]:
-    """Make the pictures that are not there yet, lay them out, check them -> the result, what was found. UserError."""
+    """Generate missing images, lay them out, check them -> the result, the findings. Raises UserError."""
     from tools.export.folder import check_export, open_export
     from tools.generation.arguments import choose_device
     from tools.generation.job import run_job
@@ -128,7 +128,7 @@ def draw(args: Namespace) -> tuple[dict, FolderFindings]:
 
 
 def finish(args: Namespace, found: FolderFindings, path: Path) -> None:
-    """Say what was made. Raises UserError where something is missing or wrong."""
+    """Print what was made. Raises UserError if something is missing or wrong."""
     benchmark, items, chosen = items_of(args)
     folder = args.output / IMAGES
     names = [name for item in chosen for name in files_of_item(benchmark, item)]
@@ -142,7 +142,7 @@ def finish(args: Namespace, found: FolderFindings, path: Path) -> None:
 
 
 def requests_of(benchmark: Benchmark, items: Sequence[Item], sources: Path | None) -> list[Request]:
-    """What is asked for. Raises UserError for a source picture that is not there."""
+    """Generation requests of the items. Raises UserError for a missing source image."""
     if benchmark.task != "edit":
         return [Request(item.prompt.strip()) for item in items]
     if sources is None:
@@ -157,7 +157,7 @@ def requests_of(benchmark: Benchmark, items: Sequence[Item], sources: Path | Non
 
 
 def shaped(export: Export, requests: Sequence[Request], shape: str, squares: bool = False) -> list[Request]:
-    """The requests with the shape that is meant: `shape`, or a square, or for an edit the nearest to its first source.
+    """Requests with their shapes: `shape`, or a square, or for an edit the nearest to its first source.
 
     The pictures of an item must be of one size to be laid out, so none is left to the model. Raises UserError for a shape
     that the model does not draw, and for another than the square where a scorer reads `squares` only.
@@ -181,7 +181,7 @@ def shaped(export: Export, requests: Sequence[Request], shape: str, squares: boo
 
 
 def lay_out(benchmark: Benchmark, items: Sequence[Item], record: Record, folder: Path) -> None:
-    """Put the pictures of a record where the scorer looks for them; for DPG-Bench four become one grid."""
+    """Put the images of a record where the scorer looks for them; for DPG-Bench four become one grid."""
     folder.mkdir(exist_ok=True)
     for item in items:
         lines = [record.lines.get((item.number, sample), {}) for sample in range(benchmark.samples)]
@@ -199,7 +199,7 @@ def lay_out(benchmark: Benchmark, items: Sequence[Item], record: Record, folder:
 
 
 def save_grid(pictures: Sequence[Path], path: Path) -> None:
-    """Four pictures of one size as one, two by two, row by row."""
+    """Four images of one size as one, two by two, row by row."""
     from PIL import Image
 
     opened = [Image.open(picture).convert("RGB") for picture in pictures]
@@ -211,7 +211,7 @@ def save_grid(pictures: Sequence[Path], path: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where the file system has no second names."""
+    """Hard link, or a copy where the file system has none."""
     temporary = target.with_name(f".{target.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -223,7 +223,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def check_only(args: Namespace) -> None:
-    """Check OUTPUT/images, or OUTPUT itself where pictures of another tool lie, against all items. Raises UserError."""
+    """Check OUTPUT/images, or OUTPUT itself with another tool's images, against all items. Raises UserError."""
     benchmark, items, chosen = items_of(args)
     folder = args.output / IMAGES if (args.output / IMAGES).is_dir() else args.output
     found = check(benchmark, chosen, folder, args.pictures)
@@ -237,7 +237,7 @@ def check_only(args: Namespace) -> None:
 
 
 def score(args: Namespace) -> dict:
-    """The average of a scorer's file, with how the pictures were made -> the result. Raises UserError.
+    """Average of a scorer's file, with the generation settings -> the result. Raises UserError.
 
     Pictures that this tool did not make are not known; their result says so.
     """

@@ -1,4 +1,4 @@
-"""How well an image tokenizer keeps pictures: PSNR and SSIM of what its codes decode to, and how many codes it uses."""
+"""Reconstruction quality of an image tokenizer: PSNR and SSIM, and codebook usage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def reconstruction(args: Namespace) -> dict:
-    """Every picture of --data, fitted as for training, against its reconstruction -> the result. Raises UserError.
+    """Compare every image of --data, preprocessed as for training, with its reconstruction -> the result. Raises
+    UserError.
 
     Scores are means over pictures of measures of 8-bit RGB pixels, by torchmetrics: PSNR in dB, SSIM with a Gaussian
     window of 11 pixels and reflected borders. An input that holds a damaged picture has no score.
@@ -63,7 +64,7 @@ def reconstruction(args: Namespace) -> dict:
 
 
 class Digest:
-    """SHA-256 over pictures in order."""
+    """SHA-256 over images in order."""
 
     def __init__(self) -> None:
         import hashlib
@@ -71,16 +72,16 @@ class Digest:
         self.hash = hashlib.sha256()
 
     def add(self, picture: Image.Image) -> None:
-        """One more, by its pixels."""
+        """Add an image's pixels."""
         self.hash.update(f"{picture.size}\n".encode() + picture.tobytes())
 
     def hex(self) -> str:
-        """Of all so far."""
+        """Digest so far."""
         return self.hash.hexdigest()
 
 
 def pictures_of(path: str, size: int, limit: int) -> Iterator[tuple[str, Image.Image | None, str]]:
-    """(name, square picture, "") or (name, None, what is wrong) of an input of shard_images.py; 0 is no limit."""
+    """Yield (name, square image, "") or (name, None, what is wrong) of an input of shard_images.py; 0 is no limit."""
     from tokenization import storage
     from tokenization.preprocess import RejectedImage, open_image, preprocess
     from tokenization.readers import Reject, open_corpora
@@ -106,7 +107,7 @@ def pictures_of(path: str, size: int, limit: int) -> Iterator[tuple[str, Image.I
 
 
 def tensor_of(picture: Image.Image):
-    """float32 [1, 3, h, w] of an RGB picture, 0 to 255."""
+    """RGB image as float32 [1, 3, h, w], 0 to 255."""
     import numpy
     import torch
 
@@ -114,5 +115,5 @@ def tensor_of(picture: Image.Image):
 
 
 def mean(values: list[float]) -> float:
-    """Of at least one number."""
+    """Mean of at least one number."""
     return sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: one JSON file that says what was measured, on what, and how, or why it says no number.
+"""Result file of an evaluation: JSON with what was measured, on which data, how, or why there is no number.
 
 The same evaluation of the same model on one machine writes the same bytes, so two files can be compared as they are.
 """
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def require_all(what: str, expected: Sequence[str], done: Collection[str], remedy: str) -> None:
-    """Raise UserError, naming what is missing, unless all that is expected is done: a part has no average."""
+    """Raises UserError, with what is missing, unless everything is done: no average of a part."""
     done = set(done)
     missing = [name for name in expected if name not in done]
     if missing:
@@ -44,7 +44,7 @@ def make_record(
     scores: dict[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """A result. `data` says what was measured on, with hashes; `settings` are seeds, dtype, guidance, wording.
+    """A result. `data` describes the data, with hashes; `settings` are seeds, dtype, guidance, prompt template.
 
     `scores` are numbers by name, and only there when all expected items are done. Raises ValueError otherwise.
     """
@@ -66,7 +66,7 @@ def make_record(
 
 
 def write_record(folder: Path, record: dict[str, Any], name: str = "") -> Path:
-    """Write `folder`/<task>.json, whole or not at all -> its path."""
+    """Write `folder`/<task>.json atomically -> its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name or record['task']}.json"
     write_atomically(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
@@ -74,7 +74,7 @@ def write_record(folder: Path, record: dict[str, Any], name: str = "") -> Path:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A result that `write_record` wrote. Raises UserError."""
+    """Read a result of `write_record`. Raises UserError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -90,7 +90,7 @@ def is_record(content: Any) -> bool:
 
 
 def conditions(record: dict[str, Any]) -> str:
-    """How a result was made, in a few words for a table."""
+    """Short description of a result's settings, for a table."""
     settings, prompts = record["settings"], record["data"].get("prompts")
     parts = [f"{prompts} prompts {record['data']['digest'][:8]}"] if prompts else []
     named = ("guidance", "image_guidance", "temperature", "seed", "dtype", "judge", "harness")
@@ -100,7 +100,7 @@ def conditions(record: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Of Python, the libraries that results depend on, and this repository ("+" marks a commit with changes)."""
+    """Versions of Python, of relevant libraries, and of this repository ("+" marks a commit with changes)."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -119,21 +119,21 @@ def _git(*arguments: str) -> str:
 
 
 def export_identity(folder: Path) -> dict[str, Any]:
-    """Which exported folder was measured."""
+    """Identity of the measured export."""
     from tools.generation.batches import fingerprint
 
     return {"from": "export", "fingerprint": fingerprint(folder)}
 
 
 def checkpoint_identity(folder: Path) -> dict[str, Any]:
-    """Which checkpoint was measured: its manifest has the checksums of all its files."""
+    """Identity of the measured checkpoint: its manifest has the checksums of all its files."""
     digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return {"from": "checkpoint", "fingerprint": digest[:16], "step": state.get("step", 0)}
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What rounding depends on: the processor, and on a CPU the number of threads."""
+    """Machine properties that rounding depends on: the processor, and on a CPU the number of threads."""
     import torch
 
     if device == "cuda":

@@ -1,4 +1,4 @@
-"""What the official scorers answered, picture by picture, averaged as they do, and only when every item has an answer.
+"""Averages of the official scorers' per-image scores, only if every item has one.
 
 The scorers leave out what failed and average the rest; a score here is of all pictures or there is none.
 """
@@ -20,7 +20,7 @@ REMEDY = "let the scorer do all pictures"
 
 
 def read_scores(benchmark: Benchmark, items: Sequence[Item], path: Path) -> dict[str, float]:
-    """Scores by name, of a scorer's file. Raises UserError for a file of another form, or that is not of all items."""
+    """Scores by name from a scorer's file. Raises UserError for another format, or a file without all items."""
     try:
         text = path.read_text(encoding="utf-8")
         return READERS[benchmark.name](benchmark, items, text, str(path))
@@ -32,7 +32,7 @@ def read_scores(benchmark: Benchmark, items: Sequence[Item], path: Path) -> dict
 
 
 def geneval_scores(benchmark: Benchmark, items: Sequence[Item], text: str, path: str) -> dict[str, float]:
-    """results.jsonl of evaluate_images.py: the share of right pictures by tag, and the mean over tags."""
+    """GenEval's results.jsonl of evaluate_images.py: share of correct images by tag, and the mean over tags."""
     right: dict[str, bool] = {}
     for line in text.splitlines():
         values = json.loads(line)
@@ -50,7 +50,8 @@ def geneval_scores(benchmark: Benchmark, items: Sequence[Item], text: str, path:
 
 
 def dpg_scores(benchmark: Benchmark, items: Sequence[Item], text: str, path: str) -> dict[str, float]:
-    """dpg-bench_*_results.txt: a line "picture, four scores, their mean" an item, then a summary. Of 100."""
+    """DPG-Bench's dpg-bench_*_results.txt: a line "picture, four scores, their mean" per item, then a summary. Of
+    100."""
     found: dict[str, float] = {}
     number = r"(\d[\d.e+-]*)"
     for line in text.splitlines():
@@ -66,7 +67,8 @@ def dpg_scores(benchmark: Benchmark, items: Sequence[Item], text: str, path: str
 
 
 def imgedit_scores(benchmark: Benchmark, items: Sequence[Item], text: str, path: str) -> dict[str, float]:
-    """result.json: the judge's words by key, in which lines "what: number" are the scores of an edit, from 1 to 5."""
+    """ImgEdit's result.json: the judge's text by key; its lines "what: number" are the scores of an edit, from 1 to
+    5."""
     found: dict[str, float] = {}
     for key, words in json.loads(text).items():
         lines = [line.strip().split(": ") for line in words.splitlines()] if isinstance(words, str) else []

@@ -1,4 +1,4 @@
-"""What the official scorers read in a folder of pictures, so that a folder can be checked without their models.
+"""Input format of the official scorers, so that a folder can be checked without their models.
 
 Each rule was taken from the scorer's own code. None of them counts what it reads, so a picture that is missing only
 makes the mean one of fewer pictures, and one too many is scored too: hence the check here.
@@ -33,7 +33,7 @@ OWN_FILES = {  # what the scorers write beside the pictures
 
 @dataclass
 class FolderFindings:
-    """What a check found: pictures that are good, and by name what is missing or wrong, in the order of the items."""
+    """Findings of a check: names of good images, and by name what is missing or wrong, in the order of the items."""
 
     good: list[str] = field(default_factory=list)
     wrong: dict[str, str] = field(default_factory=dict)
@@ -41,26 +41,26 @@ class FolderFindings:
     digest: str = ""  # SHA-256 over the pixels of all expected pictures, in order; empty unless all are good
 
     def explain(self) -> str:
-        """The first things that are wrong, in words."""
+        """The first problems, in words."""
         told = [f"{name} {why}" for name, why in list(self.wrong.items())[:3]]
         return "; ".join(told) + (f"; and {len(self.wrong) - 3} more" if len(self.wrong) > 3 else "")
 
 
 def file_name(benchmark: Benchmark, item: Item, sample: int = 0) -> str:
-    """Where the scorer looks for a picture, below the folder it is given."""
+    """Path where the scorer looks for an image, in its folder."""
     if benchmark.name == "geneval":
         return f"{item.key}/samples/{sample:04d}.png"
     return f"{item.key}.png"
 
 
 def files_of_item(benchmark: Benchmark, item: Item) -> list[str]:
-    """The files of an item: four for GenEval, else one."""
+    """Files of an item: four for GenEval, else one."""
     samples = benchmark.samples if benchmark.name == "geneval" else 1
     return [file_name(benchmark, item, sample) for sample in range(samples)]
 
 
 def entries(benchmark: Benchmark, folder: Path) -> set[str]:
-    """All that the scorer would take for a picture, by its name below the folder."""
+    """All files that the scorer would read as images, by relative name."""
     if not folder.is_dir():
         return set()
     if benchmark.name == "geneval":
@@ -76,7 +76,7 @@ def entries(benchmark: Benchmark, folder: Path) -> set[str]:
 
 
 def check(benchmark: Benchmark, items: Sequence[Item], folder: Path, sources: Path | None = None) -> FolderFindings:
-    """Read a folder as the scorer does: every expected picture once, sound, in its form, and nothing else.
+    """Check a folder as the scorer reads it: every expected image once, readable, in its format, and nothing else.
 
     `sources` is the folder of ImgEdit's source pictures, which its scorer shows to the judge.
     """
@@ -109,7 +109,7 @@ def check(benchmark: Benchmark, items: Sequence[Item], folder: Path, sources: Pa
 
 
 def _picture(path: Path):
-    """(decoded picture, "") or (None, what is wrong)."""
+    """(decoded image, "") or (None, what is wrong)."""
     from tokenization.preprocess import RejectedImage, open_image
 
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""The evaluations of tools/evaluate.py, as a table: a new one is a function in a module of its own and an entry here.
+"""Table of the evaluations of tools/evaluate.py: a new one is a function in its own module and an entry here.
 
 The function takes the parsed command line and returns the result that `record.make_record` makes. It is imported when it is
 used, since most need torch. Nothing here does.
@@ -33,23 +33,23 @@ class Evaluation:
 
     @property
     def of_checkpoints(self) -> bool:
-        """Whether it measures a checkpoint as it is."""
+        """Whether it measures a checkpoint without an export."""
         return self.of == EXPORT_OR_CHECKPOINT
 
     def function(self) -> Callable[[Namespace], dict[str, Any]]:
-        """What `run` names."""
+        """The function that `run` names."""
         module, name = self.run.split(":")
         return getattr(importlib.import_module(module), name)
 
 
 def need(args: Namespace, name: str, why: str) -> None:
-    """Raise UserError where a flag is not given."""
+    """Raises UserError for a missing flag."""
     if not getattr(args, name):
         raise UserError(f"--task {args.task} needs --{name.replace('_', '-')}: {why}")
 
 
 def check_drawing(args: Namespace) -> None:
-    """A benchmark of pictures: what is needed depends on whether they are drawn, checked or scored."""
+    """Check the flags of an image benchmark: they depend on whether images are generated, checked or scored."""
     need(args, "prompts_file", "the benchmark's prompt file")
     if args.task == "imgedit" and not args.scored:
         need(args, "pictures", "the folder of the source pictures")
@@ -60,7 +60,7 @@ def check_drawing(args: Namespace) -> None:
 
 
 def check_tokenizer(args: Namespace) -> None:
-    """An image tokenizer is named, or that of a model is meant."""
+    """Check that an image tokenizer is named, or that of a model."""
     if not args.vq:
         need(args, "model", "or --vq, an image tokenizer")
 

@@ -1,4 +1,4 @@
-"""Benchmarks of text by lm-eval-harness, on an exported folder: its own command, in its own environment.
+"""Text benchmarks by lm-eval-harness on an exported folder: its own command, in its own environment.
 
 lm-eval opens the folder as any user would, with `--model hf` and the code that travels in the folder. Picture codes are
 taken out of the logits, as they are where the model writes text: with them in, a log likelihood also pays for the
@@ -23,7 +23,7 @@ LAST_LINES = 5  # of what a failed harness said
 
 
 def text(args: Namespace) -> dict:
-    """Run lm-eval on `--tasks`, take its numbers -> the result. Raises UserError, or RunFailed when it fails."""
+    """Run lm-eval on `--tasks` and read its numbers -> the result. Raises UserError, or RunFailed when it fails."""
     from tools.export.folder import check_export
     from tools.generation.arguments import choose_device
 

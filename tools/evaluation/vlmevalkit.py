@@ -1,4 +1,4 @@
-"""A Uni-X folder as VLMEvalKit wants its models. tools/run_vlmevalkit.py registers it and starts VLMEvalKit's runner."""
+"""VLMEvalKit model of a Uni-X folder. tools/run_vlmevalkit.py registers it and starts VLMEvalKit's runner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_NEW_TOKENS = 64
 
 
 class UniX(BaseModel):
-    """Understanding: answers to messages of texts and pictures, reduced to the option that they name."""
+    """Image understanding: answers to messages of texts and images, reduced to the option that they name."""
 
     INTERLEAVE = True
 
@@ -20,5 +20,5 @@ class UniX(BaseModel):
         self.answerer = open_answerer(model_path, dtype=dtype, chat=chat, exact=exact)
 
     def generate_inner(self, message: list[dict], dataset: str | None = None) -> str:
-        """The answer to [{"type": "image" or "text", "value": path or text}, ...]."""
+        """Answer to [{"type": "image" or "text", "value": path or text}, ...]."""
         return ask(self.answerer, message, MAX_NEW_TOKENS)

@@ -1,1 +1,1 @@
-"""Hugging Face folders: written from checkpoints, opened, and their text path alone."""
+"""Hugging Face folders: export from checkpoints, loading, and the text path alone."""

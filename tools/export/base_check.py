@@ -1,4 +1,4 @@
-"""Does a converted model compute what its base does? Logits of both on a few ids, one model in memory at a time."""
+"""Check of a converted model against its base: logits of both on a few ids, one model in memory at a time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ROWS, LENGTH = 2, 96
 
 
 def stored_bytes(source: HuggingFaceFolder) -> int:
-    """Size of the files with weights."""
+    """Total size of the weight files."""
     return sum(path.stat().st_size for path in set(source.files.values()))
 
 
 def largest_difference(source: HuggingFaceFolder, checkpoint: Path, config: ModelConfig) -> tuple[float, float]:
-    """(largest difference, largest logit) over text ids, in float32. RunFailed if it is above the bar.
+    """(largest difference, largest logit) over text ids, in float32. Raises RunFailed above the tolerance.
 
     The base is transformers' own class; for an export of this project, the class that its code is copied from.
     """
@@ -55,7 +55,7 @@ def largest_difference(source: HuggingFaceFolder, checkpoint: Path, config: Mode
 
 
 def _base(source: HuggingFaceFolder, config: ModelConfig, dtype):
-    """The folder's model in float32, its weights rounded to `dtype` as the converted ones are."""
+    """The folder's model in float32, its weights rounded to `dtype` like the converted ones."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from model.hf.modeling_uni_x import UniXForCausalLM
@@ -71,7 +71,7 @@ def _base(source: HuggingFaceFolder, config: ModelConfig, dtype):
 
 @contextmanager
 def _told(source: HuggingFaceFolder) -> Iterator[None]:
-    """What transformers cannot open -> RunFailed: not our fault, and not the user's where ours can read the folder."""
+    """Errors of transformers on loading as RunFailed: this project can read the folder, so the user is not at fault."""
     try:
         yield
     except Exception as error:

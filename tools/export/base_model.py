@@ -1,4 +1,4 @@
-"""From a Hugging Face folder to the checkpoint that a run starts from."""
+"""Initial checkpoint of a run, from a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ DTYPES = ("keep", "fp32", "bf16")
 
 
 def convert(arguments: argparse.Namespace) -> str:
-    """Write the checkpoint -> a line that says what it is. Raises UserError for what cannot be read or does not fit."""
+    """Write the checkpoint -> a one-line description. Raises UserError for input that cannot be read or does not
+    fit."""
     if not (arguments.hf / "config.json").is_file():  # before the seconds that it takes to import torch
         raise UserError(
             f"{arguments.hf / 'config.json'}: cannot be read (FileNotFoundError): is this a Hugging Face folder?"
@@ -76,7 +77,7 @@ def convert(arguments: argparse.Namespace) -> str:
 
 
 def check_options(arguments: argparse.Namespace, own: dict | None) -> None:
-    """Raises UserError for an option that would have no effect, and for no picture codes; own: values of a Uni-X folder."""
+    """Raises UserError for an option without effect, and for a codebook of size 0; own: values of a Uni-X folder."""
     if arguments.codebook_size < 1:
         raise UserError(f"--codebook-size {arguments.codebook_size}: a number above 0 is needed, as 8192")
     apart = any(arguments.separate or ()) or arguments.every
@@ -100,7 +101,8 @@ def check_options(arguments: argparse.Namespace, own: dict | None) -> None:
 
 
 def unkept(folder: Path) -> str:
-    """A line on what the folder's generation_config.json asks for; '' if that is nothing. Raises UserError."""
+    """Line on settings of the folder's generation_config.json that are not kept; '' if there are none. Raises
+    UserError."""
     from model.hf_keys import unkept_generation
     from model.hf_source import read_json
 

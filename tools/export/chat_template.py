@@ -1,4 +1,4 @@
-"""The chat template of exports, in Jinja, from the format of turns in model/prompts.py.
+"""Chat template of exports, in Jinja, from the turn format in model/prompts.py.
 
 `processing_uni_x.py` makes the same ids, with pictures in them.
 """
@@ -26,7 +26,7 @@ TEMPLATE = """\
 
 
 def chat_template() -> str:
-    """The template. What an assistant says is marked for trainers of answers alone; `add_generation_prompt` opens a turn."""
+    """The template. Assistant text is marked for training on answers only; `add_generation_prompt` opens a turn."""
     from model.hf.sources_uni_x import SPOKEN  # which imports torch
 
     before, after = TURN_START.split("{role}")

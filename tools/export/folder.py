@@ -1,4 +1,4 @@
-"""An exported Uni-X folder, opened: the model, its text tokenizer, its image tokenizer and its prompt wordings."""
+"""Loading of an exported Uni-X folder: the model, its text tokenizer, its image tokenizer and its prompt templates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROMPTS_FILE, VQ_FOLDER = "unix_prompts.json", "vq"
 
 @dataclass(frozen=True)
 class Export:
-    """What `tools/convert_to_hf.py` wrote, ready to use: `model` is a UniXForCausalLM, `vq` a tokenization.vq.VQ."""
+    """A loaded export of `tools/convert_to_hf.py`: `model` is a UniXForCausalLM, `vq` a tokenization.vq.VQ."""
 
     folder: Path
     model: Any
@@ -32,7 +32,7 @@ class Export:
 
 
 def check_export(folder: Path) -> None:
-    """Raise UserError, in one line, if `folder` is not an exported Uni-X model. Reads small files only."""
+    """Raises UserError, in one line, if `folder` is not an exported Uni-X model. Reads small files only."""
     if not folder.is_dir():
         raise UserError(f"no model folder {folder}: give a folder that tools/convert_to_hf.py wrote")
     try:
@@ -57,8 +57,8 @@ def check_export(folder: Path) -> None:
 
 
 def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
-    """Load everything in `folder` to `device`: float32 on a CPU, bfloat16 on a GPU, unless `dtype` names another. The
-    image tokenizer stays float32.
+    """Load everything in `folder` to `device`: float32 on a CPU, bfloat16 on a GPU, unless `dtype` is given. The image
+    tokenizer stays float32.
 
     The model is this repository's class with the folder's weights, so no code of the folder is run. Raises UserError
     for whatever is missing, broken, or does not belong together.
@@ -102,7 +102,7 @@ def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
 
 
 def check_square(export: Export, command: str) -> None:
-    """Raise UserError for a model of several shapes, which a command does not work with."""
+    """Raises UserError for a model of several shapes, which the command does not support."""
     if export.templates.shapes:
         raise UserError(
             f"{export.folder} draws pictures of {len(export.templates.shapes)} shapes, and {command} reads squares "
@@ -111,7 +111,8 @@ def check_square(export: Export, command: str) -> None:
 
 
 def load_model(folder: Path, device: str, dtype: str = ""):
-    """The UniXForCausalLM of `folder`, in evaluation mode. Raises UserError when weights are absent or do not fit."""
+    """Load the UniXForCausalLM of `folder`, in evaluation mode. Raises UserError when weights are missing or do not
+    fit."""
     import torch
     from safetensors import SafetensorError
 
@@ -134,7 +135,7 @@ def load_model(folder: Path, device: str, dtype: str = ""):
 
 
 def check_vq(codebook_size: int, vq, templates: PromptTemplates, folder: Path) -> None:
-    """Raise UserError if the image tokenizer of `folder` is not the one whose codes the model learned."""
+    """Raises UserError if the image tokenizer of `folder` is not the one that the model was trained with."""
     if vq.codebook_size != codebook_size:
         raise UserError(
             f"{folder / VQ_FOLDER} has a codebook of {vq.codebook_size}, the model one of {codebook_size}: "

@@ -1,4 +1,5 @@
-"""A training checkpoint as a Hugging Face folder: weights, code, tokenizers and card, or the plain folder of its text path."""
+"""Export of a training checkpoint to a Hugging Face folder: weights, code, tokenizers and card, or only its text
+path."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ CODE = Path(__file__).resolve().parents[2] / "model" / "hf"
 
 
 def export_text(checkpoint: Path, output: Path) -> None:
-    """Write the text path of a verified checkpoint as a plain folder. Raises UserError for a family that nobody has."""
+    """Write the text path of a verified checkpoint as a plain folder. Raises UserError for layers that no base family
+    has."""
     from model.config import ModelConfig
 
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
@@ -34,7 +36,7 @@ def export_text(checkpoint: Path, output: Path) -> None:
 
 
 def export_text_of(folder: Path, output: Path) -> None:
-    """The same of an export, a tuned or merged one too. Raises UserError for a folder that is no whole export."""
+    """The same from an export, also a tuned or merged one. Raises UserError for an incomplete export."""
     from tools.export.safetensors_shards import write_shards
     from tools.export.text_only import of_text
     from tools.export.text_weights import read_configuration, text_weights
@@ -52,7 +54,7 @@ def export_text_of(folder: Path, output: Path) -> None:
 
 
 def write_plain(output: Path, config, tokenizer: Path, history: str, weights: Callable[[Path], str]) -> None:
-    """The plain folder; `weights` writes them to a folder and returns their dtype as a word."""
+    """Write the plain folder; `weights` writes them to a folder and returns their dtype as a word."""
     from tools.export.model_card import text_licence
     from tools.export.text_only import plain_configuration, write_card
 
@@ -75,7 +77,7 @@ UNFINISHED = ".unfinished_export"  # in a folder that an export writes: it is ou
 
 @contextmanager
 def published(output: Path) -> Iterator[Path]:
-    """An empty folder beside `output`, which it becomes when it is whole; else nothing of it stays.
+    """Temporary folder that is renamed to `output` when it is complete, and removed otherwise.
 
     An export that was killed leaves its folder, OUTPUT.partial, which the next one to `output` takes away. Raises UserError
     where something else has that name, and where another export is writing it.
@@ -96,7 +98,7 @@ def published(output: Path) -> Iterator[Path]:
 
 
 def _taken(temporary: Path, output: Path) -> IO:
-    """Make the folder anew, for this process alone -> the lock, which is held while it is open."""
+    """Create the temporary folder, for this process alone -> its open lock file."""
     mark = temporary / UNFINISHED
     if (
         temporary.is_symlink()
@@ -158,7 +160,7 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
 
 
 def write_weights(checkpoint: Path, folder: Path, config, text_only: bool = False) -> str:
-    """Weights under Qwen's names, read tensor by tensor from whatever layout wrote them -> their dtype as a word."""
+    """Write weights under Qwen's names, read tensor by tensor from any layout -> their dtype as a word."""
     import torch
 
     from model.weight_names import to_hugging_face, training_names
@@ -187,7 +189,7 @@ def check_output(output: Path) -> None:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether this command wrote `folder`, today or under the names of an earlier release."""
+    """Whether this command wrote `folder`, in this or an earlier release."""
     if is_text_export(folder):
         return True
     code = any((folder / name).is_file() for name in CODE_MARKS)
@@ -201,7 +203,8 @@ def is_text_export(folder: Path) -> bool:
 
 
 def write_code(folder: Path) -> None:
-    """The files of the model's classes, each with a hash of all of them at its end, by which they know each other.
+    """Write the code files of the model, each with a hash of all of them at its end, by which transformers tells
+    releases apart.
 
     Of two folders of one last name transformers 5 runs the first one's code where the file that it is asked for is equal in
     both; 4.57 runs that file anew, and the first one's beside it.
@@ -213,7 +216,7 @@ def write_code(folder: Path) -> None:
 
 
 def picture_shapes(checkpoint: Path, templates) -> list[dict]:
-    """What config.json says of the shapes that a model draws; nothing of a model of squares."""
+    """`picture_shapes` of config.json for a model of several shapes; empty for square images."""
     from model.hf.text_uni_x import TextEncoder
     from model.prompts import size_ids
 
@@ -226,7 +229,7 @@ def picture_shapes(checkpoint: Path, templates) -> list[dict]:
 def write_configuration(
     folder: Path, config, dtype: str, shapes: Sequence[dict] = (), skills: Sequence[str] | None = None
 ) -> None:
-    """config.json with the auto map, generation_config.json, and the code that they name."""
+    """Write config.json with the auto map, generation_config.json, and the code files."""
     from model.families import family_of
     from model.hf.configuration_uni_x import AUTO_MAP
 
@@ -248,7 +251,7 @@ def write_configuration(
 
 
 def write_generation(folder: Path, config) -> None:
-    """generation_config.json: a text ends at the end of text and at the end of a turn."""
+    """Write generation_config.json: generation stops at the end of text and at the end of a turn."""
     added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
     turn_ends = [token["id"] for token in added if token["content"] == TURN_END]
     stops = [config.eos_token_id, *turn_ends] if turn_ends else config.eos_token_id
@@ -257,7 +260,7 @@ def write_generation(folder: Path, config) -> None:
 
 
 def write_tokenizer(folder: Path, tokenizer_json: Path, config) -> None:
-    """tokenizer.json as it is, and the two files that let AutoTokenizer open it."""
+    """Write tokenizer.json as it is, and the two files that let AutoTokenizer load it."""
     shutil.copy(tokenizer_json, folder / "tokenizer.json")
     tokens = {added["id"]: added["content"] for added in json.loads(tokenizer_json.read_text("utf-8"))["added_tokens"]}
     eos = tokens.get(config.eos_token_id)
@@ -272,7 +275,8 @@ def write_tokenizer(folder: Path, tokenizer_json: Path, config) -> None:
 
 
 def write_processor(folder: Path, config, image_size: int, pixels_per_code: int = 0) -> None:
-    """processor_config.json and the chat template. pixels_per_code: of the image tokenizer, for a model of several shapes."""
+    """Write processor_config.json and the chat template. pixels_per_code: of the image tokenizer, for a model of
+    several shapes."""
     names = ("image_token_offset", "codebook_size", "vision_start_token_id", "vision_end_token_id", "eos_token_id")
     values = {
         "processor_class": "UniXProcessor",

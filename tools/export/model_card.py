@@ -1,4 +1,4 @@
-"""README.md of an exported folder: what the model is, was trained on and scores, from files that the tools wrote."""
+"""Model card (README.md) of an export: architecture, training data and scores, from files that the tools wrote."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ print(processor.texts(said, prompt)[0])"""
 
 
 def model_card(config, templates, vq, checkpoint: Path, results: Sequence[Path] = ()) -> str:
-    """The text of the card. `checkpoint` is in its run folder, or alone, which then says less.
+    """Text of the card. `checkpoint` is in its run folder, or alone, which gives a shorter card.
 
     Raises UserError for a file of results that is not JSON.
     """
@@ -108,12 +108,12 @@ def training(run: Path | None, state: dict[str, Any]) -> str:
 
 
 def mixed_by(source: dict[str, Any], shares: bool) -> str:
-    """A source's part of the mixture: where any source has a share of the tokens, weights do not count."""
+    """A source's share of the mixture: where any source has a share of the tokens, weights do not count."""
     return f"share {source.get('share', 0.0)}" if shares else f"weight {source.get('weight', 1.0)}"
 
 
 def counts_of(dataset: str) -> dict[str, int]:
-    """The counts of a dataset, in a folder or at a URL; none if it is not there any more."""
+    """Counts of a dataset, in a folder or at a URL; empty if it is no longer there."""
     try:
         return json.loads(read_small(inside(dataset, "manifest.json")))["counts"]
     except (OSError, UserError, TryAgain):
@@ -154,7 +154,7 @@ def evaluation(run: Path | None, state: dict[str, Any], results: Sequence[Path])
 
 
 def numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in nested objects, with its path as a name; lists are left out, since they are raw data."""
+    """All numbers in nested objects, with their paths as names, without lists (raw data)."""
     if isinstance(content, dict):
         for key, value in content.items():
             yield from numbers(value, f"{name}/{key}" if name else key)
@@ -163,7 +163,7 @@ def numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def text_licence(config) -> str:
-    """The card's line on text tokenizer and text weights; empty where they are of no base that is known."""
+    """The card's line on text tokenizer and text weights; empty where their base is not known."""
     family = FAMILIES[family_of(config)]
     if config.image_token_offset < family.own_vocabulary:
         return ""
@@ -172,7 +172,7 @@ def text_licence(config) -> str:
 
 
 def licences(config, vq) -> tuple[str, str]:
-    """The card's metadata lines and its paragraph: what the parts are bound to."""
+    """Licences of the parts: the card's metadata lines and its paragraph."""
     parts = [text_licence(config)] if text_licence(config) else []
     unknown = ("other", f"that of whoever made it; its family is {vq.family}.")
     name, words = LICENCES.get(vq.name if vq.name in SHIPPED else vq.family, unknown)

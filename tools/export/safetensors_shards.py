@@ -1,4 +1,4 @@
-"""Write a model's tensors into safetensors files one at a time: nothing but the tensor at hand is in memory.
+"""Streaming writer of safetensors shards: one tensor in memory at a time.
 
 The format (huggingface/safetensors): the header's length in 8 bytes, the header as JSON with each tensor's type, shape and
 place, then the tensors' bytes without gaps. Files and index are named as transformers reads them.
@@ -25,7 +25,7 @@ def write_shards(
     tensors: Iterable[tuple[str, Tensor]],
     limit: int = SHARD_BYTES,
 ) -> list[str]:
-    """Write model.safetensors, or numbered files of at most `limit` bytes and their index -> the files' names.
+    """Write model.safetensors, or shards of at most `limit` bytes and their index -> the files' names.
 
     described: name and meta tensor of all tensors, in the order in which `tensors` yields them. Raises ValueError when the
     two do not fit, OSError when the disk is full.

@@ -1,4 +1,4 @@
-"""The text path of a model as a plain folder of its base's family, which tools that know nothing of Uni-X take.
+"""The text path of a model as a plain folder of its base's family, for tools without Uni-X support.
 
 A text token sees the text branch and shared layers alone, in whatever kinds of layers, so their weights are a whole
 language model. Rows of picture codes, vision weights, code files and keys of Uni-X are left out.
@@ -58,12 +58,12 @@ def plain_configuration(config, dtype: str) -> dict:
 
 
 def is_of_text(name: str) -> bool:
-    """Whether a Hugging Face weight of Uni-X is of the text path."""
+    """Whether a Hugging Face weight of Uni-X belongs to the text path."""
     return ".vision_layers." not in name
 
 
 def of_text(config, weights: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """(Hugging Face name, tensor) pairs -> those of the plain folder: rows of codes are cut off."""
+    """(Hugging Face name, tensor) pairs -> those of the plain folder, without the rows of image tokens."""
     for name, tensor in weights:
         if is_of_text(name):
             rows = name in ("model.embed_tokens.weight", "lm_head.weight")
@@ -71,7 +71,7 @@ def of_text(config, weights: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, A
 
 
 def write_card(folder: Path, config, history: str, words: str) -> None:
-    """README.md of the plain folder; `words` is the line on the licence of the text part."""
+    """Write the plain folder's README.md; `words` is the line on the licence of the text part."""
     family = family_of(config)
     licence = words or "- Text weights and tokenizer: that of whoever made the tokenizer and the data."
     (folder / "README.md").write_text(

@@ -1,4 +1,4 @@
-"""The weights of an export's text path, read tensor by tensor: what a tuned or merged export becomes a plain folder from."""
+"""Text weights of an export, read tensor by tensor; also of a tuned or merged one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def read_configuration(folder: Path) -> ModelConfig:
-    """The model of an export, by small files. Raises UserError for another folder, a quantized one and an adapter's."""
+    """Model configuration of an export, from small files. Raises UserError for other folders, quantized ones and
+    adapters."""
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give an export, one that tools/convert_to_hf.py wrote or a tuned one")
     if (folder / "adapter_config.json").is_file():
@@ -43,7 +44,7 @@ def read_configuration(folder: Path) -> ModelConfig:
 
 
 def text_weights(folder: Path, config: ModelConfig) -> tuple[list[tuple[str, Any]], Iterator[tuple[str, Any]]]:
-    """Names with meta tensors of the text path, rows of codes included, and the tensors in that order.
+    """Names with meta tensors of the text path, with the rows of image tokens, and the tensors in that order.
 
     Raises UserError for weights that are absent, of another shape, or in numbers that are no floats.
     """

@@ -1,1 +1,1 @@
-"""Generation with an exported model: batches of requests, jobs that can be continued, and what they leave."""
+"""Generation with an exported model: requests, batches, resumable jobs, and result files."""

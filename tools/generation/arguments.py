@@ -1,4 +1,4 @@
-"""Values of command lines that several commands take: numbers within bounds, scales, the device."""
+"""Argument types that several commands use: bounded numbers, scales, the device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pretrain.system.errors import UserError
 
 
 def at_least(lowest: int, number: type) -> Callable[[str], int | float]:
-    """What turns a text into a finite number of at least `lowest`; argparse tells what does not fit."""
+    """Argument type: a finite number of at least `lowest`."""
 
     def parse(text: str) -> int | float:
         value = number(text)
@@ -22,7 +22,7 @@ def at_least(lowest: int, number: type) -> Callable[[str], int | float]:
 
 
 def share(text: str) -> float:
-    """A number above 0 and at most 1."""
+    """Argument type: a number above 0 and at most 1."""
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
@@ -30,14 +30,14 @@ def share(text: str) -> float:
 
 
 def scale(text: str) -> float | tuple[float, float]:
-    """A guidance scale, or FIRST:LAST, two of them."""
+    """Argument type: a guidance scale, or FIRST:LAST, two of them."""
     first, colon, last = text.partition(":")
     number = at_least(0, float)
     return (number(first), number(last)) if colon else number(first)
 
 
 def choose_device(name: str) -> str:
-    """cpu or cuda, of auto, cpu and cuda. UserError where there is no GPU."""
+    """cpu or cuda, from auto, cpu and cuda. Raises UserError where there is no GPU."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():

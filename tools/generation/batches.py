@@ -1,4 +1,4 @@
-"""Batched generation with an export: images, texts and interleaved documents of a batch of prompts, one call of the model."""
+"""Batched generation with an export: images, texts and interleaved documents, one model call per batch of prompts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw_batch(
     on_codes: Callable | None = None,
     shapes: Sequence[int | None] = (),
 ) -> list[Image.Image]:
-    """One picture a prompt, of the codes that `draw_codes` draws."""
+    """One image for each prompt, decoded from `draw_codes`."""
     import torch
 
     codes = draw_codes(export, prompts, seeds, sampling, image_only, on_codes, shapes)
@@ -47,7 +47,7 @@ def draw_codes(
     on_codes: Callable | None = None,
     shapes: Sequence[int | None] = (),
 ):
-    """The codes [rows, columns] of one picture a prompt, in a list.
+    """Codes [rows, columns] of one image for each prompt, in a list.
 
     Each row of ids ends as `text_to_image_ids` ends them and has a seed of its own. `image_only` are the prompts of edits
     without their instructions; with them the source picture has a scale of guidance of its own. `on_codes` is called
@@ -93,7 +93,7 @@ def draw_codes(
 def write_batch(
     export: Export, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
 ) -> list[str]:
-    """One text a prompt: the likeliest, or where `text_temperature` is above 0 one that its seed draws."""
+    """One text for each prompt: greedy, or sampled with its seed where `text_temperature` is above 0."""
     from model.hf.sampling_uni_x import SeededSamplingLogitsProcessor
 
     processors = []
@@ -118,7 +118,7 @@ def continue_texts(
     processors: Sequence = (),
     stopping: Sequence = (),
 ) -> list[list[int]]:
-    """The new ids of each prompt's text; what follows its end is padding, which `export.decode` leaves out.
+    """New ids of each prompt's text; after its end follows padding, which `export.decode` leaves out.
 
     `processors` are transformers' logits processors, after those that forbid pictures; `stopping` its criteria.
     """
@@ -144,7 +144,7 @@ def continue_texts(
 
 
 def stop_ids(export: Export) -> list[int]:
-    """What ends a text: the end of the document, and the end of a turn where that is one token."""
+    """Stop ids of a text: the end of the document, and the end of a turn where that is one token."""
     end = list(export.markup(TURN_END))
     return [export.vocabulary.eos_id, *(end if len(end) == 1 else [])]
 
@@ -152,7 +152,7 @@ def stop_ids(export: Export) -> list[int]:
 def document_batch(
     export: Export, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
 ) -> list[list[str | Image.Image]]:
-    """One document a prompt: its new texts and pictures in order."""
+    """One document for each prompt: its new texts and images in order."""
     rows, columns = export.templates.grid
     found = export.model.generate_documents(
         prompts,
@@ -174,7 +174,7 @@ def document_batch(
 
 
 def parts_of(export: Export, ids: Sequence[int]) -> list[str | Image.Image]:
-    """The texts and whole pictures of a document's ids, in order; empty texts are left out."""
+    """Texts and complete images of a document's ids, in order, without empty texts."""
     import numpy
 
     templates, grid = export.templates, export.templates.grid
@@ -200,7 +200,7 @@ def parts_of(export: Export, ids: Sequence[int]) -> list[str | Image.Image]:
 
 
 def partial_picture(export: Export, codes, grid: tuple[int, int]) -> Image.Image:
-    """The picture of its codes so far, int64 [n]: what is not drawn yet is grey."""
+    """Preview of an image from its codes so far, int64 [n]; the rest is grey."""
     import torch
 
     rows, columns = grid
@@ -215,14 +215,14 @@ def partial_picture(export: Export, codes, grid: tuple[int, int]) -> Image.Image
 
 
 def schedule(scale: Scale):
-    """A scale of the command line as the model takes it."""
+    """A guidance scale of the command line as the model takes it."""
     from model.hf.guidance_uni_x import linear
 
     return linear(*scale) if isinstance(scale, tuple) else scale
 
 
 def unconditional(export: Export):
-    """Ids [u] of the prompt for any picture."""
+    """Ids [u] of the unconditional prompt."""
     import torch
 
     ids = unconditional_ids(export.encode, export.vocabulary, export.templates)
@@ -230,7 +230,7 @@ def unconditional(export: Export):
 
 
 def generators(seeds: Sequence[int]) -> list:
-    """A source of chance for each seed, on the CPU, so that a seed means the same on every device."""
+    """A random generator for each seed, on the CPU, so that a seed means the same on every device."""
     import torch
 
     return [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -238,7 +238,7 @@ def generators(seeds: Sequence[int]) -> list:
 
 @lru_cache(maxsize=4)
 def fingerprint(folder: Path) -> str:
-    """Which model drew: hex digits over the configuration, the prompts, and size and ends of each weight file.
+    """Fingerprint of the model: hex digits over the configuration, the prompts, and size and ends of each weight file.
 
     Weights are not read whole, which would take minutes for a large model.
     """

@@ -1,4 +1,4 @@
-"""A job of generation: results of many requests, batch by batch, into a record that makes it go on after an end."""
+"""Resumable generation job: results of many requests, batch by batch, recorded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_job(
     numbers: Sequence[int] | None = None,
     extra: dict | None = None,
 ) -> None:
-    """Make `samples` results of every request, except those that the record holds; then the contact sheet.
+    """Generate `samples` results for every request, except recorded ones; then the contact sheet.
 
     `numbers` are the requests' own, on which seeds and names depend, where they are not 0, 1, 2 and so on. `extra` goes
     into every line: what else results depend on.

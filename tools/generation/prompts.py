@@ -29,8 +29,8 @@ Scale = float | tuple[float, float]  # of guidance: one number, or those of the 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How codes and text are drawn. The defaults of the command are the published ones: the paper's guidance, the
-    released code's temperature, top-k and top-p, and InstructPix2Pix's guidance of the source picture."""
+    """Sampling settings of codes and text. The defaults of the command are the published ones: the paper's guidance,
+    the released code's temperature, top-k and top-p, and InstructPix2Pix's image guidance."""
 
     guidance: Scale
     temperature: float
@@ -46,7 +46,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to make: a prompt, which may be empty for a caption, and the pictures that stand before it."""
+    """One request: a prompt, which may be empty for a caption, and the images before it."""
 
     prompt: str
     images: tuple[Path, ...] = ()
@@ -54,13 +54,13 @@ class Request:
 
 
 def sample_seed(seed: int, prompt: int, sample: int) -> int:
-    """Seed of sample `sample` of prompt number `prompt`: 63 bits that depend on all three numbers."""
+    """Seed of sample `sample` of prompt number `prompt`: 63 bits of a hash of all three numbers."""
     digest = hashlib.blake2b(f"{seed}/{prompt}/{sample}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def settings_of(task: str, sampling: Sampling) -> dict:
-    """The settings that the results of a task depend on."""
+    """Settings that the results of a task depend on."""
     pictures = ["guidance", "temperature", "top_k", "top_p", "seed"]
     texts = ["text_temperature", "max_new_tokens"] + (["top_k", "top_p", "seed"] if sampling.text_temperature else [])
     used = {
@@ -74,7 +74,7 @@ def settings_of(task: str, sampling: Sampling) -> dict:
 
 
 def check_lengths(export: Export, task: str, requests: Sequence[Request], sampling: Sampling) -> int:
-    """Tokens of the longest prompt. Raises UserError if a request and its answer are longer than the model's longest sequence."""
+    """Tokens of the longest prompt. Raises UserError if a request and its answer exceed the model's maximum length."""
     codes = most_tokens(export)
     answer = {"draw": codes, "edit": codes}.get(task, sampling.max_new_tokens)
     if task == "interleaved":
@@ -105,7 +105,7 @@ def check_memory(task: str, batch: int, tokens: int) -> None:
 
 
 def blank_sources(export: Export, count: int) -> list:
-    """What `codes_of` may give of so many pictures, in the longest case."""
+    """Placeholder for the result of `codes_of` for so many images, in the longest case."""
     import numpy
 
     grids = export.templates.shapes
@@ -115,7 +115,7 @@ def blank_sources(export: Export, count: int) -> list:
 
 
 def most_tokens(export: Export) -> int:
-    """Tokens that a picture which is drawn adds to its prompt, in the longest case."""
+    """Tokens that a generated image adds to its prompt, in the longest case."""
     templates = export.templates
     if not templates.shapes:
         return templates.grid[0] * templates.grid[1]
@@ -124,14 +124,13 @@ def most_tokens(export: Export) -> int:
 
 
 def framing_of(export: Export) -> Framing:
-    """How pictures of prompts are brought to the shapes that the model knows, as in training; or to the image tokenizer's
-    own square."""
+    """Framing of prompt images to the model's shapes, as in training, or to the image tokenizer's square."""
     side, pixels = export.vq.image_size // export.vq.downsample, export.vq.downsample
     return Framing(export.templates.shapes or ((side, side),), pixels, export.templates.fit == "pad")
 
 
 def shape_number(export: Export, said: str) -> int | None:
-    """The number of a shape that is asked for; None where nothing is. Raises UserError for one that is not drawn."""
+    """Number of a requested shape, None without a request. Raises UserError for an unknown one."""
     if not said:
         return None
     try:
@@ -143,7 +142,7 @@ def shape_number(export: Export, said: str) -> int | None:
 def prompt_ids(
     export: Export, task: str, request: Request, sources: Sequence, chat: bool = False
 ) -> tuple[list[int], list[int] | None]:
-    """Ids of a request whose pictures have the codes `sources`; for an edit, also those without the instruction."""
+    """Ids of a request whose images have the codes `sources`; for an edit, also those without the instruction."""
     encode, vocabulary, templates = export.encode, export.vocabulary, export.templates
     if task == "draw":
         return text_to_image_ids(request.prompt, encode, vocabulary, templates), None
@@ -159,7 +158,7 @@ def prompt_ids(
 
 
 def codes_of(export: Export, request: Request) -> list:
-    """Codes of each picture of a request, [rows * columns], or [rows, columns] where a model knows several shapes.
+    """Codes of each image of a request, [rows * columns], or [rows, columns] for a model of several shapes.
 
     Raises RejectedImage, a UserError, for a bad file.
     """
@@ -170,6 +169,6 @@ def codes_of(export: Export, request: Request) -> list:
 
 
 def source_codes(export: Export, picture: Image.Image):
-    """Codes of a picture of a prompt, encoded alone, so that they do not depend on its neighbours."""
+    """Codes of a prompt's image, encoded alone, so that they do not depend on a batch."""
     codes = export.vq.encode([picture])[0]
     return codes if export.templates.shapes else codes.flatten()

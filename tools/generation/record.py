@@ -1,4 +1,4 @@
-"""`generations.jsonl`: what a folder of results holds, so that a job that was ended goes on where it was."""
+"""`generations.jsonl`: the record of a results folder, from which a job resumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Record:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Reads what is there; a line that a power cut tore is dropped. UserError for a file that is no record."""
+        """Reads the file; a truncated last line is dropped. Raises UserError for a file that is no record."""
         self.folder, self.path = folder, folder / RECORD
         self.lines: dict[Place, dict] = {}
         content = self.path.read_bytes() if self.path.exists() else b""
@@ -40,7 +40,7 @@ class Record:
             os.truncate(self.path, len(whole))
 
     def holds(self, place: Place, job: dict) -> bool:
-        """Whether a result is there already. Raises UserError if it came from anything else than `job`."""
+        """Whether a result is recorded. Raises UserError if it is from another `job`."""
         line = self.lines.get(place)
         if line is None:
             return False
@@ -59,7 +59,7 @@ class Record:
         return False
 
     def add(self, lines: Sequence[dict]) -> None:
-        """Append results, in one write, on disk when this returns."""
+        """Append results in one write, flushed to disk on return."""
         with writing(self.path), self.path.open("ab") as file:
             file.write(_lines(lines))
             file.flush()
@@ -76,14 +76,14 @@ class Record:
 
 
 def files_of(line: dict) -> list[str]:
-    """Names of the pictures of a result."""
+    """File names of a result's images."""
     parts = [part["file"] for part in line.get("parts", []) if "file" in part]
     return [line["file"]] if "file" in line else parts
 
 
 @contextmanager
 def sole_user(folder: Path) -> Iterator[None]:
-    """Keeps a second job out of a folder. Raises UserError where one is at work."""
+    """Lock of a folder against a second job. Raises UserError if one is running."""
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,7 +97,7 @@ def _lines(lines: Iterable[dict]) -> bytes:
 
 
 def _difference(name: str, there: object, now: object) -> str:
-    """In words, what differs between two values; of two groups of settings only those that do."""
+    """Difference between two values, in words; of two groups of settings only those that differ."""
     if isinstance(there, dict) and isinstance(now, dict):
         keys = [key for key in {**there, **now} if there.get(key) != now.get(key)]
         return ", ".join(

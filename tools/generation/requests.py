@@ -1,4 +1,4 @@
-"""What tools/generate.py is asked for: the task, and a request for each prompt, picture or line of a file."""
+"""Requests of tools/generate.py: the task, and a request for each prompt, image or line of a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROMPT_SUFFIXES = ("", ".txt", ".jsonl")
 
 
 def without_effect(args: argparse.Namespace, task: str, parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Options of `parser` that were given and change nothing of this task, a line each."""
+    """Options of `parser` that were given and have no effect on this task, a line each."""
     pictures, texts = (
         ("guidance", "temperature", "num_images", "preview"),
         ("text_temperature", "max_new_tokens", "chat"),
@@ -29,7 +29,7 @@ def without_effect(args: argparse.Namespace, task: str, parser: argparse.Argumen
 
 
 def where(record: Record, task: str) -> str:
-    """A line on what lies where."""
+    """Line on where the results are."""
     made = [line for line in record.lines.values() if "error" not in line]
     sheet = record.folder / "contact_sheet.png"
     look = f", all of them on {sheet}" if sheet.is_file() and task in PICTURE_TASKS else ""
@@ -38,7 +38,7 @@ def where(record: Record, task: str) -> str:
 
 
 def read_requests(args: argparse.Namespace) -> tuple[str, list[Request]]:
-    """The task and what is asked for, of the flags and the prompts file. UserError for what does not fit."""
+    """Task and requests, from the flags and the prompts file. Raises UserError for wrong combinations."""
     listed = read_prompts(args.prompts_file) if args.prompts_file else []
     prompts = [check_prompt(text, "--prompt") for text in args.prompt]
     images = tuple(args.image)
@@ -67,7 +67,7 @@ def read_requests(args: argparse.Namespace) -> tuple[str, list[Request]]:
 
 
 def asked_shape(args: argparse.Namespace, task: str, listed: Sequence[Request]) -> str:
-    """The shape that the flags ask for, empty for none. Raises UserError for one that cannot be."""
+    """Shape that the flags ask for, empty for none. Raises UserError for an impossible one."""
     if (args.shape or args.size or any(request.shape for request in listed)) and task not in PICTURE_TASKS:
         raise UserError(f'--task {task} draws no picture of a given shape: leave out --shape, --size and "shape"')
     if args.shape and args.size:
@@ -79,7 +79,7 @@ def asked_shape(args: argparse.Namespace, task: str, listed: Sequence[Request]) 
 
 
 def read_prompts(path: Path) -> list[Request]:
-    """Requests of a text file (a prompt a line) or a JSON-lines file; empty lines are passed over."""
+    """Requests of a text file (a prompt per line) or a JSON-lines file; empty lines are skipped."""
     if path.suffix.lower() not in PROMPT_SUFFIXES:
         raise UserError(
             f"--prompts-file {path}: {path.suffix} files are not read (each line would become a prompt, a header too): give a .txt "

@@ -1,4 +1,4 @@
-"""The files and lines of one batch of results, and contact sheets of all pictures."""
+"""Result files and record lines of a batch, and contact sheets of all images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_batch(
     folder: Path,
     preview: int = 0,
 ) -> list[dict]:
-    """Make the results of some requests, write their pictures -> their lines, in order.
+    """Make the results of some requests, write their images -> their lines, in order.
 
     A request whose picture is damaged gets a line with an `error` in place of a result, and the others go on.
     """
@@ -79,12 +79,12 @@ def make_batch(
 
 
 def name_of(line: dict) -> str:
-    """PPPP-KK of a result: the numbers of its prompt and of its sample."""
+    """PPPP-KK of a result: its prompt number and sample number."""
     return f"{line['prompt_index']:04d}-{line['sample_index']:02d}"
 
 
 def previews(export: Export, folder: Path, names: Sequence[str], rows: int):
-    """A function that writes the pictures so far, whenever `rows` more rows of their codes are drawn."""
+    """Callback that writes previews whenever `rows` more rows of codes are generated."""
 
     def write(codes, grids) -> None:
         drawn = codes.shape[1]
@@ -96,7 +96,8 @@ def previews(export: Export, folder: Path, names: Sequence[str], rows: int):
 
 
 def write_sheets(record: Record, jobs: Sequence[dict], samples: int) -> None:
-    """`contact_sheet.png`, then `contact_sheet-2.png` and so on: a row a prompt, or a block where a prompt has one."""
+    """Write `contact_sheet.png`, `contact_sheet-2.png` and so on: a row per prompt, or a block where a prompt has one
+    image."""
     from PIL import Image
 
     from tokenization.contact_sheet import contact_sheet, inside

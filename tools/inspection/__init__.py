@@ -1,1 +1,1 @@
-"""Corpora and code shards, shown to people."""
+"""Inspection pages of corpora and code shards."""

@@ -1,4 +1,4 @@
-"""Statistics of code shards: tokens per source from the length index, and how the codebook is used, from samples."""
+"""Statistics of code shards: tokens per source from the length index, and codebook usage from samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def sources_of(dataset: CodeDataset) -> Iterator[tuple[str, int, int]]:
-    """Name, first document and the one after the last of each source."""
+    """Name, first document and end of each source."""
     first = 0
     for name, count in dataset.manifest["sources"].items():
         yield name, first, first + count
@@ -20,7 +20,7 @@ def sources_of(dataset: CodeDataset) -> Iterator[tuple[str, int, int]]:
 
 
 def token_statistics(dataset: CodeDataset) -> list[tuple[Any, ...]]:
-    """Per source: name, documents, pictures, image tokens, texts, text tokens, and median, 99th percentile and most of
+    """Per source: name, documents, images, image tokens, texts, text tokens, and median, 99th percentile and maximum of
     the tokens of a document."""
     from tokenization.sample import PICTURE
 
@@ -50,7 +50,7 @@ def token_statistics(dataset: CodeDataset) -> list[tuple[Any, ...]]:
 
 
 def shape_statistics(dataset: CodeDataset) -> list[tuple[str, int, int]]:
-    """Words, pictures and codes of each shape that the dataset's pictures may have; empty where all are squares."""
+    """Size words, images and codes of each shape of a dataset; empty where all are squares."""
     from model.shapes import framing_of, size_word
     from tokenization.sample import PICTURE, SHAPE
 
@@ -64,8 +64,8 @@ def shape_statistics(dataset: CodeDataset) -> list[tuple[str, int, int]]:
 
 
 def codebook_statistics(dataset: CodeDataset, documents: int) -> list[tuple[Any, ...]]:
-    """Per source, over at most so many documents spread evenly: name, pictures, codes used, perplexity of the codes,
-    and bits of a code given 0, 1 and 2 codes before it in its row.
+    """Per source, over at most so many documents spread evenly: name, images, codes used, perplexity of the codes, and
+    bits of a code given 0, 1 and 2 codes before it in its row.
 
     The entropies are plug-in estimates, too low where contexts are seen rarely: compare sources of equal size.
     """
@@ -91,7 +91,8 @@ def codebook_statistics(dataset: CodeDataset, documents: int) -> list[tuple[Any,
 
 
 def conditional_entropy(rows: list[numpy.ndarray], before: int, size: int) -> float:
-    """Bits of a code given the `before` ones to its left, from counts; rows shorter than that say nothing."""
+    """Conditional entropy in bits of a code given the `before` ones to its left, from counts; shorter rows do not
+    count."""
     grams = [numpy.lib.stride_tricks.sliding_window_view(row, before + 1) for row in rows if len(row) > before]
     if not grams:
         return 0.0

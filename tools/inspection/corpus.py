@@ -1,4 +1,4 @@
-"""What shard_images.py would make of a corpus: documents, pictures and rejects, counted and shown."""
+"""Preview of a corpus: documents, images and rejects, counted and shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REASONS_TO_SAY = 5
 
 
 class CorpusFindings:
-    """What was seen of one input: its documents with their pictures decoded, and what would be rejected."""
+    """Findings on one input: its documents with decoded images, and what would be rejected."""
 
     def __init__(self, corpus: Corpus):
         self.corpus = corpus
@@ -35,7 +35,7 @@ class CorpusFindings:
         self.more: list[tuple[str, str]] = []
 
     def add(self, item: Document | Reject, framing: Framing | int) -> None:
-        """Take an item as it was read."""
+        """Add an item."""
         from model.hf.pictures_uni_x import to_rgb, upright
         from tokenization import storage
         from tokenization.preprocess import RejectedImage, open_image, preprocess
@@ -68,7 +68,7 @@ class CorpusFindings:
         self.sheet += [(picture, item.texts[0] if item.texts else item.id) for picture in pictures]
 
     def figures(self) -> list[tuple[str, str]]:
-        """What was found, in words."""
+        """Findings in words."""
         seen = len(self.documents) + len(self.rejects)
         lines = [("documents looked at", f"{seen:,}")]
         texts = [len(text) for found, _ in self.documents for text in found.texts]
@@ -85,7 +85,7 @@ class CorpusFindings:
         return lines
 
     def page(self, most: int) -> list[str]:
-        """The same as parts of a page, with the documents."""
+        """Findings as parts of a page, with the documents."""
         from tokenization.readers.document import Picture
         from tools.inspection.data_page import Shown, document, table
 

@@ -1,4 +1,4 @@
-"""What shapes take of pictures, before any is encoded: shares in words, and pictures with what is lost under a veil."""
+"""Loss by cropping to shapes, before encoding: shares in words, and images with the cropped parts veiled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VEIL = (255, 64, 64)
 
 
 def losses(sizes: Sequence[tuple[int, int]], framing: Framing) -> list[tuple[str, str]]:
-    """What these pictures, of (width, height) each, would lose: figures of the framing, and of the usual sets beside it."""
+    """Cropping loss of these images, of (width, height) each, with the framing and with the usual sets."""
     if not sizes:
         return []
     verb = "white laid beside it, share of the area" if framing.pad else "cut off a picture, share of the area"
@@ -37,12 +37,12 @@ def losses(sizes: Sequence[tuple[int, int]], framing: Framing) -> list[tuple[str
 
 
 def lost(size: tuple[int, int], framing: Framing) -> float:
-    """Share of a picture's area that is cut off; where it is padded, the share of the result that is white."""
+    """Share of an image's area that is cropped; with padding, the white share of the result."""
     return share_lost(*size, *framing.sizes[nearest_shape(framing.grids, *size)])
 
 
 def thumbnail(picture: Image.Image) -> Image.Image:
-    """An RGB picture, its longer side CELL pixels."""
+    """RGB image with its longer side CELL pixels."""
     from PIL import Image
 
     from tokenization.contact_sheet import inside
@@ -51,7 +51,7 @@ def thumbnail(picture: Image.Image) -> Image.Image:
 
 
 def cut_picture(picture: Image.Image, framing: Framing) -> tuple[Image.Image, str]:
-    """A picture with a veil over what is cut off, or with the white that is laid beside it under one; and its label."""
+    """An image with its cropped part, or its padding, veiled; and its label."""
     from PIL import Image
 
     from model.hf.pictures_uni_x import kept_box

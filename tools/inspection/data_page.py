@@ -1,4 +1,4 @@
-"""HTML pages that show documents and rows: texts and pictures in order, who says them, and what is learned."""
+"""HTML pages of documents and rows: texts and images in order, roles, and the loss mask."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONGEST_TEXT = 2000
 
 @dataclass(frozen=True)
 class Shown:
-    """A text, or a PIL picture, as a page shows it; `learned` is None where there is no loss mask."""
+    """A text, or a PIL image, on a page; `learned` is None without a loss mask."""
 
     content: Any
     role: str = ""
@@ -37,20 +37,20 @@ class Shown:
 
 
 def document(about: str, parts: Iterable[Shown]) -> str:
-    """A framed document: a line about it, and its parts in order."""
+    """A framed document: a title line, and its parts in order."""
     body = "".join(map(_part, parts))
     return f'<div class="document"><div class="about">{html.escape(about)}</div>{body}</div>'
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """A table; numbers are aligned to the right and integers have thousands separators."""
+    """A table; numbers are right-aligned and integers have thousands separators."""
     top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(map(_cell, line)) + "</tr>" for line in lines)
     return f"<table><tr>{top}</tr>{body}</table>"
 
 
 def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
-    """A page that needs no other file."""
+    """Write a self-contained page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     body = "\n".join([f"<h1>{html.escape(title)}</h1>", *parts])
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
@@ -59,7 +59,7 @@ def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
 
 
 def embedded(picture: Any, label: str = "", css: str = "") -> str:
-    """A PIL picture as an img element."""
+    """A PIL image as an img element."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Code shards as pages: samples, and training rows with what is learned of them."""
+"""Pages of code shards: samples, and training rows with their loss mask."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def samples_page(arguments: argparse.Namespace) -> list[str]:
 
 
 def shown_sample(dataset: CodeDataset, number: int, vq: VQ) -> list[Any]:
-    """The parts of a document, pictures decoded from their codes."""
+    """Parts of a document, images decoded from their codes."""
     from tokenization.sample import parts_of
     from tools.inspection.data_page import Shown
 
@@ -81,7 +81,7 @@ def shown_sample(dataset: CodeDataset, number: int, vq: VQ) -> list[Any]:
 
 
 def rows_page(arguments: argparse.Namespace) -> list[str]:
-    """Rows of a run, as it would read them."""
+    """Rows of a run, as training reads them."""
     from pretrain.config import load_config
     from pretrain.data import Data
     from pretrain.process_ranks import ProcessRanks
@@ -125,7 +125,7 @@ def rows_page(arguments: argparse.Namespace) -> list[str]:
 
 
 def shown_ids(ids: Any, labels: Any, data: Data, vq: VQ) -> list[Any]:
-    """Stretches of ids of one modality, learned or not; whether token n is learned is said by the label before it."""
+    """Ids of a row split by modality and loss mask; whether token n has a loss is said by the label before it."""
     import numpy
 
     from model.hf.shapes_uni_x import trailing_shape

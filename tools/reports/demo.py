@@ -1,4 +1,4 @@
-"""What a demo model draws and says, measured: drawn names, captions, losses, reconstructions."""
+"""Measurements of a demo model: generated images, captions, losses, reconstructions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH = 32
 
 @dataclass
 class Gallery:
-    """The pictures of one dataset, equal ones counted once."""
+    """Images of one dataset without duplicates."""
 
     names: list[list[str]]  # English names of each distinct picture
     codes: Any  # array, uint16 [n, h, w]
@@ -25,12 +25,12 @@ class Gallery:
     texts: list[list[str]]  # their names in all languages
 
     def chance(self, name: str) -> float:
-        """Share of the pictures that carry `name`."""
+        """Share of the images with the caption `name`."""
         return sum(name in names for names in self.names) / len(self.names)
 
 
 def load_gallery(folder: Path, grid: tuple[int, int]) -> Gallery:
-    """Distinct pictures of a folder of code shards, in order of first appearance."""
+    """Distinct images of a folder of code shards, in order of first appearance."""
     import numpy
 
     from tokenization.shards import open_dataset
@@ -48,7 +48,7 @@ def load_gallery(folder: Path, grid: tuple[int, int]) -> Gallery:
 
 
 def draw(export, names: list[str], sampling) -> list:
-    """One picture for each name, in batches."""
+    """Generate one image for each name, in batches."""
     from tqdm import tqdm
 
     from model.prompts import text_to_image_ids
@@ -64,14 +64,14 @@ def draw(export, names: list[str], sampling) -> list:
 
 
 def pixels(pictures: list):
-    """PIL pictures -> float32 [n, pixels] in 0..1."""
+    """PIL images -> float32 [n, pixels] in 0..1."""
     import numpy
 
     return numpy.stack([numpy.asarray(p.convert("RGB"), dtype=numpy.float32).ravel() / 255 for p in pictures])
 
 
 def nearest(drawn, real):
-    """[n, pixels], [m, pixels] -> for each drawn picture the real ones by distance, int64 [n, m]."""
+    """[n, pixels], [m, pixels] -> for each generated image the real ones by distance, int64 [n, m]."""
     import numpy
 
     distances = (real**2).sum(1)[None] - 2 * drawn @ real.T  # the drawn picture's own norm changes no order
@@ -79,7 +79,7 @@ def nearest(drawn, real):
 
 
 def measure_recall(gallery: Gallery, names: list[str], order) -> dict:
-    """Hits at 1 and 5 of drawn names, next to what chance would give, and at which place the right picture comes."""
+    """Recall at 1 and 5 of generated images, with the level of chance, and the rank of the right image."""
     import statistics
 
     places = [next(at for at, i in enumerate(row, 1) if n in gallery.names[i]) for n, row in zip(names, order)]
@@ -98,7 +98,7 @@ def measure_recall(gallery: Gallery, names: list[str], order) -> dict:
 
 
 def caption(export, codes) -> list[str]:
-    """The likeliest caption of each of some pictures' codes [n, h, w], in batches."""
+    """Greedy captions of images with codes [n, h, w], in batches."""
     from tqdm import tqdm
 
     from model.prompts import image_to_text_ids
@@ -112,7 +112,7 @@ def caption(export, codes) -> list[str]:
 
 
 def measure_captions(gallery: Gallery, picked: list[int], said: list[str]) -> dict:
-    """How many captions are a name of their picture, in any language, next to the best that one caption for all could be."""
+    """Share of captions that name their image, in any language, and the best that one caption for all could reach."""
     right = sum(text in gallery.texts[i] for i, text in zip(picked, said, strict=True))
     carried = Counter(name for names in gallery.texts for name in set(names))
     return {
@@ -141,7 +141,7 @@ def losses(run: Path) -> dict:
 
 
 def read_metrics(run: Path) -> list[dict]:
-    """The lines of metrics.jsonl. Raises UserError when there are none."""
+    """Lines of metrics.jsonl. Raises UserError when there are none."""
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise UserError(f"{path} is missing: --run must be a run folder of pretrain/train.py")
@@ -149,7 +149,7 @@ def read_metrics(run: Path) -> list[dict]:
 
 
 def reconstruction(export, data: Path, gallery: Gallery, count: int) -> tuple[list, list, list[str], float]:
-    """Held-out pictures as they are and as the codes give them back, their names, and the PSNR over `count` of them."""
+    """Held-out images and their reconstructions, their names, and the PSNR over `count` of them."""
     import math
 
     from tokenization.preprocess import open_image, preprocess

@@ -1,4 +1,4 @@
-"""What a model makes of edits, measured on things that it was not trained on."""
+"""Generated edits of things that the model was not trained on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ AVERAGED = 200  # training targets of a kind that its mean is of
 
 
 def edit_all(export, rows, codes, sampling) -> list:
-    """The model's picture for each edit; `codes` are those of the source pictures, or None to ask without them."""
+    """Generated image for each edit; `codes` are those of the source images, or None to leave them out."""
     from tqdm import tqdm
 
     from tools.generation.batches import draw_batch
@@ -27,7 +27,7 @@ def edit_all(export, rows, codes, sampling) -> list:
 
 
 def others(rows, seed: int) -> list[int]:
-    """For each edit another one of its kind, of another thing where there is one."""
+    """For each edit another one of its kind, of another thing where possible."""
     import numpy
 
     chooser, chosen = numpy.random.default_rng(seed), []
@@ -39,7 +39,7 @@ def others(rows, seed: int) -> list[int]:
 
 
 def mean_targets(folder: Path, size: int) -> dict:
-    """Kind -> the mean of training targets, a PIL picture."""
+    """Kind -> mean of the training targets, a PIL image."""
     import numpy
     from PIL import Image
 
@@ -55,7 +55,7 @@ def mean_targets(folder: Path, size: int) -> dict:
 
 
 def encode_all(export, pictures):
-    """Codes uint16 [n, h, w] of PIL pictures."""
+    """Codes uint16 [n, h, w] of PIL images."""
     import numpy
 
     batches = [export.vq.encode(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]

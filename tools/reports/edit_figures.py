@@ -1,4 +1,4 @@
-"""How near edited pictures come to their targets, where the edit changes something and elsewhere, with intervals."""
+"""Distance of edited images to their targets, inside and outside the changed region, with intervals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BETTER_THAN = (
 
 @dataclass(frozen=True)
 class EditRow:
-    """One edit: its pictures as RGB of the image tokenizer's size."""
+    """One edit: its images as RGB of the image tokenizer's size."""
 
     id: str
     kind: str
@@ -59,12 +59,12 @@ class EditRow:
 
     @property
     def thing(self) -> tuple[int, ...]:
-        """What both pictures show: edits of one thing have much in common."""
+        """What both images show: edits of one thing are correlated."""
         return thing_of(self.id.split(":")[1])
 
 
 def read_edits(folder: Path, size: int, most: int) -> list[EditRow]:
-    """At most `most` edits of each kind of a folder of tokenization/demo_edits.py, by kind. Raises UserError.
+    """At most `most` edits of each kind from a folder of tokenization/demo_edits.py, by kind. Raises UserError.
 
     Which ones, and in which order, is drawn once and for all, by a hash of their ids.
     """
@@ -97,19 +97,19 @@ def read_edits(folder: Path, size: int, most: int) -> list[EditRow]:
 
 
 def pixels(pictures: Sequence[Image.Image]) -> numpy.ndarray:
-    """PIL pictures -> float32 [n, h, w, 3], 0..255."""
+    """PIL images -> float32 [n, h, w, 3], 0..255."""
     import numpy
 
     return numpy.stack([numpy.asarray(picture.convert("RGB"), dtype=numpy.float32) for picture in pictures])
 
 
 def changed(sources: numpy.ndarray, targets: numpy.ndarray) -> numpy.ndarray:
-    """[n, h, w, 3] twice -> which pixels an edit changes, bool [n, h, w]: a channel differs by more than SEEN."""
+    """Pixels that an edit changes: [n, h, w, 3] twice -> bool [n, h, w]: a channel differs by more than SEEN."""
     return abs(sources - targets).max(axis=3) > SEEN
 
 
 def distances(pictures: numpy.ndarray, targets: numpy.ndarray, mask: numpy.ndarray) -> dict[str, numpy.ndarray]:
-    """Mean absolute difference of the channels, 0..255, of each picture to its target, where `mask` is and elsewhere."""
+    """Mean absolute difference of the channels, 0..255, of each image to its target, inside and outside of `mask`."""
     error = abs(pictures - targets).mean(axis=3)
     inside, outside = (error * mask).sum(axis=(1, 2)), (error * ~mask).sum(axis=(1, 2))
     count = mask.sum(axis=(1, 2))
@@ -117,7 +117,8 @@ def distances(pictures: numpy.ndarray, targets: numpy.ndarray, mask: numpy.ndarr
 
 
 def interval(values: numpy.ndarray, groups: Sequence, seed: int) -> list[float]:
-    """Mean of `values` [n] and its 95 % interval by bootstrap over `groups`: edits of one thing are drawn together."""
+    """Mean of `values` [n] and its 95 % interval by cluster bootstrap over `groups`: edits of one thing are drawn
+    together."""
     import numpy
 
     number = {group: at for at, group in enumerate(dict.fromkeys(groups))}
@@ -129,7 +130,7 @@ def interval(values: numpy.ndarray, groups: Sequence, seed: int) -> list[float]:
 
 
 def measure(rows: Sequence[EditRow], candidates: Mapping[str, Sequence], seed: int) -> dict:
-    """Figures of all edits and of each kind. `candidates`: a name of CANDIDATES -> a picture for each row."""
+    """Results of all edits and of each kind. `candidates`: a name of CANDIDATES -> an image for each row."""
     import numpy
 
     sources, targets = (pixels([getattr(row, side) for row in rows]) for side in ("source", "target"))
@@ -157,7 +158,7 @@ def measure(rows: Sequence[EditRow], candidates: Mapping[str, Sequence], seed: i
 
 
 def distance_table(figures: dict, where: str) -> list[list[str]]:
-    """Mean distances inside or outside the changed region, a line a kind, the head first."""
+    """Table of mean distances inside or outside the changed region, a line per kind, head first."""
     names = list(next(iter(figures.values()))["distance"])
     lines = [["", "edits", *names]]
     for kind, of_kind in figures.items():
@@ -169,7 +170,7 @@ def distance_table(figures: dict, where: str) -> list[list[str]]:
 
 
 def verdicts(figures: dict) -> list[str]:
-    """A line for each thing that edits must beat, over all kinds, and how many kinds beat it."""
+    """A line for each baseline that edits must beat, over all kinds, and how many kinds beat it."""
     lines = []
     for name, where in BETTER_THAN:
         key = f"{name}, {where}"

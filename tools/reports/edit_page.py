@@ -1,4 +1,4 @@
-"""The report of an editing model as one HTML page, with its figures as JSON and PNG beside it."""
+"""Report of an editing model as one HTML page, with its results as JSON and PNG beside it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def write(output: Path, figures: dict, metrics: list[dict], rows: Sequence[EditR
 
 
 def intro(figures: dict) -> str:
-    """What was asked, in a sentence or two."""
+    """Description of the measurement, in a sentence or two."""
     kinds = figures["kinds"]
     side = "things that were held out" if figures["side"] == "heldout" else "training things"
     return (
@@ -75,7 +75,7 @@ def intro(figures: dict) -> str:
 
 
 def print_figures(figures: dict) -> None:
-    """The same on the terminal."""
+    """Print the results."""
     print(intro(figures))
     for where in (INSIDE, OUTSIDE):
         print(f"\nmean absolute difference to the target, 0 to 255, {where} the changed region:")
@@ -86,7 +86,7 @@ def print_figures(figures: dict) -> None:
 
 
 def as_html(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the head first, as an HTML table."""
+    """Rows of cells, head first, as an HTML table."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
     lines = [f"<tr>{head}</tr>"]
     for first, *rest in rows[1:]:
@@ -96,12 +96,12 @@ def as_html(rows: Sequence[Sequence[str]]) -> str:
 
 
 def strip_of(row: EditRow, number: int, candidates: Mapping) -> list:
-    """The pictures of an edit: source, result, target as its codes decode, target."""
+    """Images of an edit: source, result, reconstructed target, target."""
     return [row.source, candidates[RESULT][number], candidates[CEILING][number], row.target]
 
 
 def sheet(rows: Sequence[EditRow], candidates: Mapping, path: Path) -> None:
-    """The pictures of the first edits of each kind side by side, as one PNG."""
+    """Images of the first edits of each kind side by side, as one PNG."""
     from PIL import Image
 
     from tokenization.contact_sheet import contact_sheet

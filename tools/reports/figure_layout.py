@@ -1,10 +1,10 @@
-"""Where the parts of a plot go, so that none hides another."""
+"""Plot layout without overlap."""
 
 from __future__ import annotations
 
 
 def fit_with_legend(figure, axis) -> None:
-    """Panels as large as the figure allows, and under them the names of the lines of `axis`, where there are several.
+    """Make panels as large as the figure allows, with the legend of `axis` below, where there are several lines.
 
     As many names stand in a row as the figure is wide. Called last: what is added later is not made room for.
     """

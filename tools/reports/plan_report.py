@@ -1,4 +1,4 @@
-"""What tools/plan_parallel.py prints: the ranked layouts, the rejected ones with reasons, the stages of the best."""
+"""Output of tools/plan_parallel.py: ranked layouts, rejected ones with reasons, the stages of the best."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def summary(job: PlannerJob, name: str, gpu_memory: float) -> str:
 
 
 def layout_name(parallel: ParallelLayout, zero: int = 0) -> str:
-    """The switches of a layout in a few words; its sizes have columns of their own."""
+    """Short name of a layout's switches; its sizes have columns of their own."""
     words = ["sequence"] * parallel.sequence + ["recompute"] * parallel.recompute
     words += ["cheap recompute"] * parallel.recompute_cheap
     cut = "distributed optimizer" if parallel.distributed_optimizer else "whole optimizer"
@@ -36,7 +36,7 @@ def layout_name(parallel: ParallelLayout, zero: int = 0) -> str:
 
 
 def best_of_each(plans: Sequence[Plan]) -> list[Plan]:
-    """Of ranked layouts the first for each number of tensor, pipeline and data parallel ranks."""
+    """The best layout for each combination of tensor, pipeline and data parallel sizes."""
     best: dict[tuple[int, ...], Plan] = {}
     for plan in plans:
         best.setdefault((plan.parallel.tensor, plan.parallel.pipeline, plan.data_ranks, plan.zero), plan)
@@ -90,7 +90,7 @@ def ranked(job: PlannerJob, plans: Sequence[Plan], peak_flops: float) -> Iterato
 
 
 def rejections(rejected: Sequence[Rejected]) -> Iterator[str]:
-    """The reasons, each with the layouts that it keeps out; those that lack memory with what they would need."""
+    """Reasons for rejection with their layouts; for lack of memory with the memory needed."""
     by_reason: dict[str, list[str]] = {}
     for each in rejected:
         sizes = f"{each.parallel.tensor} x {each.parallel.pipeline} x {each.data_ranks}"
@@ -104,7 +104,7 @@ def rejections(rejected: Sequence[Rejected]) -> Iterator[str]:
 
 
 def stages(job: PlannerJob, plan: Plan) -> Iterator[str]:
-    """A line for each stage of a layout: its layers, what a device of it holds, and its share of the arithmetic."""
+    """A line for each stage of a layout: its layers, memory per device, and its share of the compute."""
     rows = [
         [
             "stage",

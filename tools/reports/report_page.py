@@ -1,4 +1,4 @@
-"""The report of a demo run as one HTML page that needs nothing else, with its figures as JSON and PNG beside it."""
+"""Report of a demo run as one self-contained HTML page, with its results as JSON and PNG beside it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def write(output: Path, figures: dict, metrics: list[dict], pictures: dict, run:
 
 
 def page(title: str, parts: list[str]) -> str:
-    """Pieces of HTML as a page that needs nothing else."""
+    """HTML fragments as a self-contained page."""
     body = "\n".join(parts)
     head = (
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
@@ -75,7 +75,7 @@ def page(title: str, parts: list[str]) -> str:
 
 
 def rows_of(figures: dict) -> list[tuple[str, str]]:
-    """The figures as (what, value) in words."""
+    """Results as (what, value) in words."""
     drawn = figures["drawn_names"]
     rows = [
         ("training names drawn", f"{drawn['prompts']}"),
@@ -113,19 +113,19 @@ def rows_of(figures: dict) -> list[tuple[str, str]]:
 
 
 def print_figures(figures: dict) -> None:
-    """The same on the terminal."""
+    """Print the results."""
     for what, value in rows_of(figures):
         print(f"  {what}: {value}")
 
 
 def figures_table(figures: dict) -> str:
-    """The same as an HTML table."""
+    """Results as an HTML table."""
     lines = [f'<tr><td>{html.escape(w)}</td><td class="number">{html.escape(v)}</td></tr>' for w, v in rows_of(figures)]
     return "<table>" + "".join(lines) + "</table>"
 
 
 def curves(metrics: list[dict], path: Path) -> None:
-    """Losses by step, text and image apart: lines for training, dots for held-out rows."""
+    """Plot losses by step, text and image apart: lines for training, dots for held-out rows."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -149,7 +149,7 @@ def curves(metrics: list[dict], path: Path) -> None:
 
 
 def pairs_sheet(entries: list, path: Path) -> None:
-    """Real and drawn pictures side by side, as one PNG."""
+    """Real and generated images side by side, as one PNG."""
     from PIL import Image
 
     from tokenization.contact_sheet import contact_sheet
@@ -178,7 +178,7 @@ def grid(cells: list[str], width: int = 165) -> str:
 
 
 def cell(pictures: list, label: str, second: str = "", bold: bool = False) -> str:
-    """Pictures in a row over a label, and a second line below or, in bold, above it."""
+    """Images in a row over a label, and a second line below or, in bold, above it."""
     images = "".join(f'<img alt="{html.escape(label)}" src="{_embed(picture)}">' for picture in pictures)
     lines = [html.escape(label)]
     if second:
@@ -193,5 +193,5 @@ def _embed(picture) -> str:
 
 
 def embed_file(path: Path) -> str:
-    """A PNG file as the address of an image."""
+    """A PNG file as a data URI."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,4 +1,4 @@
-"""Tables as commands print them and as pages show them."""
+"""Text tables for terminals and pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells, the head first -> lines of a Markdown table whose columns stand under each other."""
+    """Rows of cells, head first -> lines of an aligned Markdown table."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

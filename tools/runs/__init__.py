@@ -1,1 +1,1 @@
-"""Run folders and their checkpoints, opened to look at or to measure."""
+"""Readers of run folders and their checkpoints."""

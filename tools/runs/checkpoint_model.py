@@ -1,4 +1,4 @@
-"""A training checkpoint, opened for measuring.
+"""Loading of a training checkpoint for measurements.
 
 The whole training model in this process, and rows of any code shards for it.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """A verified checkpoint. `model` is a UniXModel in evaluation mode; `tokenizer` a tokenizers.Tokenizer."""
+    """A verified checkpoint. `model` is a UniXTrainingModel in evaluation mode; `tokenizer` a tokenizers.Tokenizer."""
 
     folder: Path
     state: dict
@@ -34,16 +34,16 @@ class Opened:
 
     @property
     def vocabulary(self):
-        """The model's, as an exported folder has it too."""
+        """The model's vocabulary, under the name that exports use."""
         return self.config.vocabulary
 
     def markup(self, text: str) -> list[int]:
-        """Marks of turns -> ids, which are control tokens."""
+        """Token ids of turn markup, which are control tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def open_checkpoint(path: Path, threads: int = 0) -> Opened:
-    """A run folder (its newest good checkpoint) or a checkpoint, whatever layout wrote it. Raises UserError.
+    """Open a run folder (its newest good checkpoint) or a checkpoint of any layout. Raises UserError.
 
     With torchrun every process holds the whole model. `runtime.install` must have been called.
     """
@@ -81,7 +81,7 @@ def open_checkpoint(path: Path, threads: int = 0) -> Opened:
 
 
 def check_shards(opened: Opened, folders: Sequence[Path | str], cache: Cache | None = None) -> None:
-    """The shards, in folders or at URLs, must have been made with the checkpoint's tokenizers. Raises UserError."""
+    """Check that shards, in folders or at URLs, were made with the checkpoint's tokenizers. Raises UserError."""
     from pretrain.setup import check_shapes
     from tokenization.shards import open_dataset
 
@@ -102,7 +102,7 @@ def check_shards(opened: Opened, folders: Sequence[Path | str], cache: Cache | N
 def planned_rows(
     opened: Opened, folders: list[Path], sequence_length: int, text_to_image: float, seed: int = 0
 ) -> Iterator[Any]:
-    """The rows of one epoch over the documents of `folders`, as training plans them, without dropped prompts or noise.
+    """Rows of one epoch over the documents of `folders`, as in training, without prompt dropout or code noise.
 
     text_to_image: share of captioned pictures that are drawn, the others are captioned.
     """

@@ -1,4 +1,4 @@
-"""The configuration of a run, from what its shards and its base model are."""
+"""Configuration of a new run, from its shards and its base model."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ MOST_SAMPLES = 10  # sheets of sample pictures, checkpoints and measurements in 
 
 
 def check_alike(paths: list[Path], datasets: list[CodeDataset]) -> None:
-    """Raise UserError for datasets of another image or text tokenizer than the first."""
+    """Raises UserError for datasets with another image or text tokenizer than the first."""
     for path, dataset in zip(paths, datasets, strict=True):
         for section, key, what in (("vq", "fingerprint", "image tokenizer"), ("tokenizer", "sha256", "text tokenizer")):
             first, own = (each.manifest[section] for each in (datasets[0], dataset))
@@ -100,7 +100,7 @@ def warnings(vq: str, datasets: list[CodeDataset], heldout: CodeDataset | None) 
 
 
 def what_there_is(datasets: list[CodeDataset]) -> dict[str, int]:
-    """Documents, pictures and tokens of all datasets, and the tokens of the longest document that may not be cut."""
+    """Documents, images and tokens of all datasets, and the tokens of the longest document that must not be split."""
     counts = {
         key: sum(dataset.manifest["counts"][key] for dataset in datasets)
         for key in ("documents", "pictures", "text_tokens", "image_tokens")
@@ -113,7 +113,8 @@ def what_there_is(datasets: list[CodeDataset]) -> dict[str, int]:
 
 
 def longest_of(dataset: CodeDataset) -> int:
-    """Tokens of the longest captioned picture with the longest of its texts, or of the largest picture of another document."""
+    """Tokens of the longest captioned image with the longest of its texts, or of the largest image of another
+    document."""
     import numpy as np
 
     from tokenization.readers.document import CAPTION_PAIR, KINDS
@@ -134,7 +135,7 @@ def longest_of(dataset: CodeDataset) -> int:
 
 
 def prompts_of(dataset: CodeDataset) -> list[str]:
-    """First texts of some documents with a picture, spread over the dataset, each once."""
+    """First texts of some documents with an image, spread over the dataset, without duplicates."""
     found: dict[str, None] = {}
     for number in range(0, len(dataset), max(1, len(dataset) // (4 * PROMPTS))):
         document = dataset[number]
@@ -146,7 +147,7 @@ def prompts_of(dataset: CodeDataset) -> list[str]:
 
 
 def settings(arguments: argparse.Namespace, found: dict[str, int], prompts: list[str]) -> dict[str, dict[str, Any]]:
-    """The sections of the configuration."""
+    """Sections of the configuration."""
     size = arguments.size
     if size == "auto":
         size = [name for name, least in TOKENS_FOR.items() if found["tokens"] >= least][-1]
@@ -198,7 +199,7 @@ def settings(arguments: argparse.Namespace, found: dict[str, int], prompts: list
 
 
 def section_from_nothing(size: str, needed: int) -> dict[str, Any]:
-    """The model section of a size."""
+    """Model section of a size, for training from scratch."""
     values = {key: value for key, value in SIZES[size].items() if key != "lr"}
     heads = values["num_attention_heads"]
     width = values["hidden_size"] // heads
@@ -213,7 +214,7 @@ def section_from_nothing(size: str, needed: int) -> dict[str, Any]:
 
 
 def base_section(checkpoint: Path) -> dict[str, Any]:
-    """The model section that the weights of a checkpoint ask for. Raises UserError."""
+    """Model section that fits the weights of a checkpoint. Raises UserError."""
     import json
 
     import yaml
@@ -242,7 +243,7 @@ def base_section(checkpoint: Path) -> dict[str, Any]:
 
 
 def commented(values: dict[str, dict[str, Any]], found: dict[str, int]) -> str:
-    """The sections as YAML; each key has the comment that it has in pretrain/config.py."""
+    """Sections as YAML; each key has its comment from pretrain/config.py."""
     import yaml
 
     from pretrain import config
@@ -262,6 +263,6 @@ def commented(values: dict[str, dict[str, Any]], found: dict[str, int]) -> str:
 
 
 def comments_of(section: type) -> dict[str, str]:
-    """What stands behind each key of a section in its source, so that there is one text for it."""
+    """Comments of a section's keys in its source."""
     found = re.findall(r"^    (\w+): [^\n]*?  # (.*)$", inspect.getsource(section), re.MULTILINE)
     return dict(found)

@@ -1,4 +1,4 @@
-"""What a run folder says of its run: progress, speed, losses, attempts, and the ranks that keep the others waiting."""
+"""State of a run from its folder: progress, speed, losses, attempts, and stragglers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLOWER = 1.2  # a rank is called slow from where it alone makes the step so many
 
 @dataclass(frozen=True)
 class RankTimes:
-    """Mean seconds of the last steps of a rank."""
+    """Mean seconds of a rank's last steps."""
 
     rank: int
     step: int
@@ -31,13 +31,13 @@ class RankTimes:
 
     @property
     def own(self) -> float:
-        """Seconds of a step in which nobody else can be to blame."""
+        """Seconds of a step that are this rank's own."""
         return self.waited_rows + self.alone
 
 
 @dataclass(frozen=True)
 class RunState:
-    """A run at one moment."""
+    """State of a run at one moment."""
 
     folder: Path
     step: int
@@ -62,18 +62,18 @@ class RunState:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all ranks, the median of the last lines."""
+        """Tokens per second of all ranks, the median of the last lines."""
         return self.ranks * statistics.median([line["tok_per_sec_per_gpu"] for line in self.train] or [0.0])
 
     @property
     def seconds_left(self) -> float | None:
-        """At the present speed; None when there is none yet."""
+        """Remaining seconds at the present speed; None without one."""
         rate = self.tokens_per_second
         return (self.steps - self.step) * self.tokens_per_step / rate if rate else None
 
     @property
     def flops_per_second(self) -> float | None:
-        """Of one rank; None while no checkpoint says what the model is."""
+        """FLOPs per second of one rank; None while no checkpoint describes the model."""
         if self.flops_per_row is None:
             return None
         rows = self.tokens_per_second / self.ranks / self.sequence_length
@@ -85,13 +85,13 @@ class RunState:
         return self.tokens_per_step // self.global_batch_size
 
     def mean(self, name: str) -> float | None:
-        """Of a number of the last lines that have it."""
+        """Mean of a metric over the last lines that have it."""
         values = [line[name] for line in self.train if name in line]
         return statistics.mean(values) if values else None
 
 
 def read_run(folder: Path) -> RunState:
-    """Read a run folder. Raises UserError when it is none."""
+    """Read a run folder. Raises UserError for other folders."""
     import yaml
 
     try:
@@ -125,7 +125,7 @@ def read_run(folder: Path) -> RunState:
 
 
 def interrupted(events: list[dict], starts: list[dict]) -> dict | None:
-    """The last event, if with it the last start ended: told to stop, and saved."""
+    """The last event, if it ended the last start: stopped by a signal, and saved."""
     if not events or events[-1].get("event") != INTERRUPTED:
         return None
     since = starts[-1].get("time", "") if starts else ""
@@ -133,7 +133,7 @@ def interrupted(events: list[dict], starts: list[dict]) -> dict | None:
 
 
 def lines_of(path: Path) -> list[dict]:
-    """The JSON lines of a file that may not be there, without one that is just being written."""
+    """JSON lines of a file, if it exists, without an incomplete last one."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -142,7 +142,7 @@ def lines_of(path: Path) -> list[dict]:
 
 
 def rank_times(folder: Path) -> list[RankTimes]:
-    """Of the newest attempt's ranks, from the ends of their logs."""
+    """Step times of the newest attempt's ranks, from the ends of their logs."""
     logs = sorted((folder / "logs").glob("attempt_*"))
     found = []
     for path in sorted(logs[-1].glob("rank_*.jsonl")) if logs else []:
@@ -156,7 +156,7 @@ def rank_times(folder: Path) -> list[RankTimes]:
 
 
 def slow_ranks(times: list[RankTimes]) -> list[tuple[RankTimes, str]]:
-    """Ranks that others wait for, the slowest first, and what they are slow at."""
+    """Stragglers, the slowest first, and what they are slow at."""
     if len(times) < 2:
         return []
     own, rows = (statistics.median_low([getattr(each, name) for each in times]) for name in ("own", "waited_rows"))
@@ -170,7 +170,7 @@ def slow_ranks(times: list[RankTimes]) -> list[tuple[RankTimes, str]]:
 
 
 def flops_of_row(folder: Path, train: list[dict], rows: int, length: int) -> float | None:
-    """Operations of a row, forward and backward, without those of attention scores, which depend on its documents."""
+    """FLOPs of a row, forward and backward, without attention scores, which depend on its documents."""
     from model.config import ModelConfig
     from pretrain.flops import BACKWARD, layer_weights
 

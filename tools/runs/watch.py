@@ -1,4 +1,4 @@
-"""The screen of tools/watch_run.py: progress, restarts and ranks of a run, in lines."""
+"""Screen of tools/watch_run.py: progress, restarts and ranks of a run, in lines."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ SHOWN = 8  # restarts and events, the last ones
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes, seconds."""
+    """Format seconds as hours, minutes, seconds."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def overview(state: RunState, peak_tflops: float) -> list[tuple[str, str]]:
-    """(name, value) of what a person wants to know first."""
+    """(name, value) of the main numbers."""
     share = state.step / state.steps
     left = state.seconds_left
     rows = [
@@ -82,7 +82,7 @@ def ranks(state: RunState) -> list[list[str]]:
 
 
 def render(state: RunState, peak_tflops: float):
-    """Everything, for rich to print."""
+    """The whole screen, for rich to print."""
     from rich.console import Group
     from rich.table import Table
 

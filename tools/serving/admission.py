@@ -1,4 +1,4 @@
-"""Who comes in: the callers that a server on one's own machine should answer, as many as there is room for."""
+"""Admission control: host names, API keys, body sizes, and the number of concurrent requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\]*)(:\d{0,5})?")
 
 @dataclass(frozen=True)
 class Callers:
-    """Who is answered. `hosts` are the names that the server may be called by, None for any; addresses always may.
+    """Callers that are served. `hosts` are the host names that the server accepts, None for any; IP addresses always
+    are.
 
     `origins` are pages of other sites that may ask too, `*` for any. Where there are `keys`, one of them is asked for
     in their place: a page that has none gets nothing by calling the server by another name.
@@ -34,7 +35,7 @@ class Callers:
     keys: Sequence[str] = ()
 
     def check(self, path: str, headers: Headers) -> None:
-        """Raises ApiError 400, 401 or 403."""
+        """Check host, origin and key. Raises ApiError 400, 401 or 403."""
         host = headers.get("host", "")  # HTTP/1.0 may leave it out; a browser never does
         found = HOST.fullmatch(host)
         if not found:
@@ -56,7 +57,7 @@ class Callers:
             raise ApiError(403, message, code="wrong_origin")
 
     def check_key(self, authorization: str) -> None:
-        """Raises ApiError 401 unless the header holds one of the keys; how long that takes tells nothing of them."""
+        """Raises ApiError 401 unless the header holds one of the keys, compared in constant time."""
         scheme, _, given = authorization.partition(" ")
         sent = given.strip().encode() if scheme.lower() == "bearer" else b""
         right = [hmac.compare_digest(sent, key.encode()) for key in self.keys]
@@ -66,7 +67,7 @@ class Callers:
 
 
 def is_address(name: str) -> bool:
-    """Whether a host is an address: no page of another site can make a browser send one that is not its own."""
+    """Whether a host is an IP address: DNS rebinding cannot make a browser send one that is not its own."""
     try:
         ipaddress.ip_address(name.strip("[]"))
     except ValueError:
@@ -75,7 +76,7 @@ def is_address(name: str) -> bool:
 
 
 class AdmissionControl:
-    """ASGI middleware that counts requests to the model and refuses what goes over the limits.
+    """ASGI middleware that counts requests to the model and refuses those over the limits.
 
     `inside` is the number of requests being read, waiting or worked on; `draining` that no more may come.
     """
@@ -119,7 +120,7 @@ class AdmissionControl:
             self.inside -= 1
 
     def check_room(self, headers: Headers) -> None:
-        """Raises ApiError 503, 429 or 413."""
+        """Raises ApiError 503, 429 or 413 for requests over the limits."""
         if self.draining:
             raise ApiError(503, "the server is shutting down", code="shutting_down", retry_after=10)
         if self.inside >= self.limits.requests:
@@ -134,7 +135,7 @@ class AdmissionControl:
         return ApiError(413, f"the request is larger than {self.limits.body_bytes:,} bytes", code="request_too_large")
 
     def limited(self, receive: Receive) -> Receive:
-        """`receive` that raises ApiError 413 or 408 for a body that is too large or takes too long."""
+        """`receive` that raises ApiError 413 or 408 for a body that is too large or too slow."""
         ends = asyncio.get_running_loop().time() + self.limits.body_seconds
         size, whole = 0, False
 

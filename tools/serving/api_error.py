@@ -1,4 +1,4 @@
-"""Errors as the OpenAI API words them: a status and {"error": {"message", "type", "param", "code"}}."""
+"""Errors in the format of the OpenAI API: a status and {"error": {"message", "type", "param", "code"}}."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TYPES = {
 
 
 class ApiError(Exception):
-    """What a client is told instead of an answer. `param` is the field at fault, `code` a word for programs."""
+    """Error response to a client. `param` is the field at fault, `code` a word for programs."""
 
     def __init__(
         self,
@@ -34,12 +34,12 @@ class ApiError(Exception):
         self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
 
     def body(self) -> dict:
-        """The JSON object of a response, or of an event of a stream."""
+        """JSON object of a response, or of an event of a stream."""
         kind = TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> Response:
-        """The HTTP response. A body that was refused may not have been read to its end, so the connection closes."""
+        """HTTP response. A refused body may be unread, so the connection closes."""
         headers = {"Connection": "close"} if self.status in (401, 403, 408, 413, 429, 503) else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
@@ -49,5 +49,5 @@ class ApiError(Exception):
 
 
 def json_response(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON response in ASCII, so that no text of a client's can fail to be encoded."""
+    """JSON response in ASCII, so that any text can be encoded."""
     return Response(json.dumps(content), status, headers, media_type="application/json")

@@ -1,4 +1,4 @@
-"""The HTTP application: which address does what, and errors in one form."""
+"""HTTP application: routes, and errors in one format."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HEADERS = {
 
 
 class PageFiles(StaticFiles):
-    """The page's files, with the headers that keep anything else out of it."""
+    """Static files of the page, with a content security policy."""
 
     def file_response(self, *arguments, **options) -> Response:
         response = super().file_response(*arguments, **options)
@@ -50,7 +50,7 @@ class PageFiles(StaticFiles):
 def build_app(
     service: Service, worker: Worker, callers: Callers, metrics: ServerMetrics
 ) -> tuple[ASGIApp, AdmissionControl]:
-    """The ASGI application, and the gate in it that counts who is inside."""
+    """Build the ASGI application, and its admission control, which counts requests in progress."""
 
     async def page(request: Request) -> Response:
         return FileResponse(PAGE / "index.html", headers=HEADERS)
@@ -119,7 +119,7 @@ def build_app(
 
 
 def described(service: Service) -> dict:
-    """The model in the words of the OpenAI API, and under `uni_x` what the page needs to know."""
+    """The model in the format of the OpenAI API, and under `uni_x` what the page needs."""
     defaults, limits = service.defaults, service.limits
     own = {
         "size": "{}x{}".format(*service.shapes[0]),
@@ -145,7 +145,7 @@ async def on_api_error(request: Request, error: Any) -> Response:
 
 
 async def on_http_error(request: Request, error: Any) -> Response:
-    """What Starlette itself refuses: addresses, methods, forms that cannot be read."""
+    """Errors of Starlette: unknown routes, wrong methods, unreadable forms."""
     method_or_address = error.status_code in (404, 405)
     message = f"{request.method} {request.url.path[:100]}: {error.detail}" if method_or_address else error.detail
     response = ApiError(error.status_code, str(message)).response()
@@ -154,7 +154,7 @@ async def on_http_error(request: Request, error: Any) -> Response:
 
 
 async def on_disk_error(request: Request, error: Exception) -> Response:
-    """Uploads of more than a megabyte lie in a temporary file while they are read."""
+    """Disk errors: uploads of more than a megabyte are spooled to a temporary file."""
     found = disk_error(error)
     if found is None:
         raise error

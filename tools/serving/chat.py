@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: a conversation with pictures in it, answered in text."""
+"""POST /v1/chat/completions: a conversation with images, answered in text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tools.serving.texts import TextSettings, collect, text_job, usage_of
 
 
 def chat_endpoint(service: Service) -> Callable:
-    """The endpoint of one service."""
+    """Endpoint of one service."""
 
     async def chat(request: Request) -> Response:
         asked = parse_json(ChatRequest, await request.body())
@@ -51,7 +51,7 @@ def chat_endpoint(service: Service) -> Callable:
 
 
 async def chunks(service: Service, request: Request, job: Job, asked: ChatRequest, head: dict) -> AsyncIterator[dict]:
-    """The events of a streamed answer, as the OpenAI API frames them."""
+    """Server-sent events of a streamed answer in the OpenAI API's format."""
     with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
 
     def chunk(row: int, delta: dict, reason: str | None = None) -> dict:

@@ -1,4 +1,4 @@
-"""POST /v1/completions: texts that go on, and how likely the model finds them, as evaluation harnesses ask."""
+"""POST /v1/completions: text completion, and log probabilities for evaluation harnesses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKENS = 16  # where a request does not say, as in the OpenAI API
 
 
 def completions_endpoint(service: Service) -> Callable:
-    """The endpoint of one service."""
+    """Endpoint of one service."""
 
     async def completions(request: Request) -> Response:
         asked = parse_json(CompletionRequest, await request.body())
@@ -52,7 +52,7 @@ def completions_endpoint(service: Service) -> Callable:
 
 
 def prompts_of(service: Service, asked: CompletionRequest) -> list[list[int]]:
-    """The ids of each prompt. Raises ApiError 400."""
+    """Ids of each prompt. Raises ApiError 400."""
     given: list[Any] = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
     if isinstance(given[0], int):
         given = [given]
@@ -73,7 +73,7 @@ def prompts_of(service: Service, asked: CompletionRequest) -> list[list[int]]:
 
 
 def check_stream(asked: CompletionRequest, prompts: Sequence) -> None:
-    """Raises ApiError 400 for what is not streamed."""
+    """Raises ApiError 400 for combinations that cannot be streamed."""
     if asked.stream and len(prompts) > 1:
         raise ApiError(400, "stream is for one prompt: send several requests", "stream", "invalid_value")
     if asked.stream and asked.logprobs is not None:
@@ -92,7 +92,7 @@ async def job_of(service: Service, asked: CompletionRequest, ids: list[int]) -> 
 
 
 def choices_of(service: Service, asked: CompletionRequest, ids: list[int], found: Answers) -> list[dict]:
-    """One prompt's answers in the words of the OpenAI API."""
+    """A prompt's answers in the OpenAI API's format."""
     decode, choices = service.export.decode, []
     before = decode(ids) if asked.echo else ""
     for row, (text, reason) in enumerate(zip(found.texts, found.reasons, strict=True)):
@@ -105,7 +105,7 @@ def choices_of(service: Service, asked: CompletionRequest, ids: list[int], found
 async def chunks(
     service: Service, request: Request, job: Job, asked: CompletionRequest, ids: list[int], head: dict
 ) -> AsyncIterator[dict]:
-    """The events of a streamed text, as the OpenAI API frames them."""
+    """Server-sent events of a streamed text in the OpenAI API's format."""
 
     def chunk(row: int, text: str, reason: str | None = None) -> dict:
         return {**head, "choices": [{"index": row, "text": text, "logprobs": None, "finish_reason": reason}]}

@@ -1,4 +1,4 @@
-"""Conversations as ids: turns where the model learned them, one text where it learned only captions and texts."""
+"""Prompts of conversations: with turns where the model was trained on them, else as one text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Turn = tuple[str, list[str | None]]  # role and parts: texts, and None where a p
 
 
 def turns_of(messages: Sequence[Message]) -> tuple[list[Turn], list[bytes]]:
-    """The turns of a chat and the files of its pictures, in order. Raises ApiError 400."""
+    """Turns of a chat and its image files, in order. Raises ApiError 400."""
     turns: list[Turn] = []
     files: list[bytes] = []
     for number, message in enumerate(messages):
@@ -36,7 +36,7 @@ def turns_of(messages: Sequence[Message]) -> tuple[list[Turn], list[bytes]]:
 
 
 def check_turns(service: Service, turns: Sequence[Turn], param: str) -> None:
-    """Raises ApiError 400 for conversations that are too long to be looked at, or that nobody is to answer."""
+    """Raises ApiError 400 for conversations that are too long, or that do not end with the user."""
     limit = service.limits.messages
     if len(turns) > limit:
         raise ApiError(400, f"{param}: {len(turns)} messages, the limit is {limit}", param, "invalid_value")
@@ -50,12 +50,12 @@ def check_turns(service: Service, turns: Sequence[Turn], param: str) -> None:
 
 
 def prompt_of(service: Service, turns: Sequence[Turn]) -> Callable:
-    """What makes the ids of a conversation, once the codes of its pictures are known."""
+    """Function that makes the ids of a conversation from the codes of its images."""
     return turns_prompt(service, turns) if service.turns else plain_prompt(service, turns)
 
 
 def turns_prompt(service: Service, turns: Sequence[Turn]) -> Callable:
-    """The conversation as training on conversations has it. A picture alone gets a question: what is to be seen."""
+    """Prompt with turns, as in training on conversations. An image alone gets a question about its content."""
     export = service.export
     question = export.templates.image_to_text[0]
 
@@ -70,7 +70,7 @@ def turns_prompt(service: Service, turns: Sequence[Turn]) -> Callable:
 
 
 def plain_prompt(service: Service, turns: Sequence[Turn]) -> Callable:
-    """One document for a model that learned no turns: each message a line, its pictures before its words.
+    """Prompt without turns: each message a line, its images before its text.
 
     A message with one picture is what training on captions has: the picture and, without words, the wording that asks
     for its caption.

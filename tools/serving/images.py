@@ -1,4 +1,4 @@
-"""POST /v1/images/generations and /v1/images/edits: pictures of a text, and of pictures and an instruction."""
+"""POST /v1/images/generations and /v1/images/edits: image generation, and editing by an instruction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SOURCE = re.compile(r"image(\[\d*\])?")  # clients spell a list of files in all 
 
 
 def generations_endpoint(service: Service) -> Callable:
-    """The endpoint of one service."""
+    """Endpoint of one service."""
 
     async def generations(request: Request) -> Response:
         asked = parse_json(PictureRequest, await request.body())
@@ -40,7 +40,7 @@ def generations_endpoint(service: Service) -> Callable:
 
 
 def edits_endpoint(service: Service) -> Callable:
-    """The endpoint of one service."""
+    """Endpoint of one service."""
 
     async def edits(request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -79,7 +79,7 @@ def edits_endpoint(service: Service) -> Callable:
 async def answer(
     service: Service, request: Request, task: str, asked: PictureRequest, files: Sequence[bytes]
 ) -> Response:
-    """Check what is asked, let the model make it -> the response."""
+    """Check a request and generate -> the response."""
     service.check_model(asked.model)
     check_picture(service, asked)
     if asked.partial_images and not asked.stream:
@@ -140,7 +140,7 @@ async def answer(
 
 
 def check_picture(service: Service, asked: PictureRequest) -> None:
-    """Raises ApiError 400 for pictures that this server does not make."""
+    """Raises ApiError 400 for unsupported image options."""
     service.check_count(asked.n)
     if not asked.prompt.strip():
         raise ApiError(400, "prompt: give some text", "prompt", "invalid_value")
@@ -154,7 +154,7 @@ def check_picture(service: Service, asked: PictureRequest) -> None:
 
 
 def sampling_of(defaults: Sampling, asked: PictureRequest) -> Sampling:
-    """The settings of a request, the server's own where it says nothing."""
+    """Sampling settings of a request, with the server's defaults."""
     given = {name: getattr(asked, name, None) for name in OURS}
     return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
@@ -162,7 +162,7 @@ def sampling_of(defaults: Sampling, asked: PictureRequest) -> Sampling:
 async def picture_events(
     service: Service, request: Request, job: Job, encoded: Callable, size_of: Callable, common: dict
 ) -> AsyncIterator[dict]:
-    """The events of a stream, as the OpenAI API frames them; `index` tells the pictures of one request apart."""
+    """Server-sent events of a stream in the OpenAI API's format; `index` numbers the images of one request."""
 
     async def message(kind: str, picture: Image.Image, **more: object) -> dict:
         file = base64_of(await encoded(picture))
@@ -181,7 +181,7 @@ async def picture_events(
 
 
 def pictures_endpoint(service: Service) -> Callable:
-    """GET /pictures/NAME: the files that answers gave as addresses."""
+    """GET /pictures/NAME: image files that answers gave as URLs."""
 
     async def picture(request: Request) -> Response:
         found = service.files.get(request.path_params["name"].partition(".")[0])
@@ -199,7 +199,7 @@ def base64_of(data: bytes) -> str:
 
 
 def usage_of(usage: Usage) -> dict:
-    """The tokens of a request for pictures in the words of the OpenAI API."""
+    """Token usage of an image request in the OpenAI API's format."""
     return {
         "input_tokens": usage.prompt,
         "input_tokens_details": {"image_tokens": usage.picture, "text_tokens": usage.prompt - usage.picture},

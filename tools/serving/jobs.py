@@ -1,4 +1,4 @@
-"""What is asked of the model, and the queue in which it waits for the thread that owns the model."""
+"""Jobs for the model, and the queue to the thread that owns it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.serving.api_error import ApiError
 
 
 class Event(NamedTuple):
-    """What the model's thread tells of a job. `kind`, then what `value` is:
+    """Event of a job from the model's thread. `kind`, then what `value` is:
 
     `text`: more of text `row`; `stopped`: why that text ended, `stop` or `length`;
     `judged`: the Judged tokens of text `row`; `partial`: picture `row` so far, the
@@ -33,7 +33,7 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of a job: of its prompt, and made of all its results."""
+    """Token usage of a job: of its prompt, and of all its results."""
 
     prompt: int
     picture: int  # those of the prompt that are codes of pictures
@@ -42,7 +42,7 @@ class Usage:
 
 @dataclass(eq=False)
 class Job:
-    """One request to the model, made on the event loop that its events go to.
+    """One job for the model, created on the event loop that gets its events.
 
     `prompt` makes the ids of the codes of `pictures`, which are RGB pictures as the image tokenizer wants them, and for
     an edit those without the instruction too.
@@ -66,7 +66,7 @@ class Job:
 
     @property
     def kind(self) -> tuple:
-        """What jobs must share to be made together: the model takes these settings for a whole batch."""
+        """Batching key: the model takes these settings for a whole batch."""
         chosen = self.sampling
         if self.task == "text":
             return ("text",)
@@ -74,13 +74,13 @@ class Job:
         return self.task, chosen.guidance, source, chosen.temperature, chosen.top_k, chosen.top_p
 
     def emit(self, event: Event) -> None:
-        """Send an event to the event loop; from any thread."""
+        """Send an event to the event loop, from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits for this
             self.loop.call_soon_threadsafe(self.events.put_nowait, event)
 
 
 class JobQueue:
-    """Jobs in the order of their arrival, but for those of a kind, which go together. Used by both sides."""
+    """Queue of jobs in order of arrival; jobs of one kind are batched. Used from both threads."""
 
     def __init__(self) -> None:
         self.waiting: deque[Job] = deque()
@@ -89,7 +89,7 @@ class JobQueue:
         self.changed = threading.Condition()
 
     def put(self, job: Job) -> None:
-        """Let a job wait. Raises ApiError 503 when the queue has been closed."""
+        """Queue a job. Raises ApiError 503 when the queue has been closed."""
         with self.changed:
             if self.closed:
                 raise ApiError(503, "the server is shutting down", code="shutting_down")
@@ -97,7 +97,7 @@ class JobQueue:
             self.changed.notify()
 
     def cancel(self, job: Job) -> None:
-        """Nobody waits for a job any more: it is not begun, and what is begun of it ends at its next token."""
+        """Cancel a job whose client left: it is not started, and a running one ends at its next token."""
         with self.changed:
             job.cancelled = True
             if job in self.waiting:
@@ -127,11 +127,11 @@ class JobQueue:
             return list(self.working)
 
     def _together(self) -> int:
-        """Results that wait and could be made with the oldest."""
+        """Number of waiting results that can be batched with the oldest."""
         return sum(len(job.seeds) for job in self.waiting if job.kind == self.waiting[0].kind)
 
     def close(self, reason: ApiError) -> None:
-        """Take no more jobs, and end those that are unfinished with `reason`."""
+        """Refuse new jobs, and end unfinished ones with `reason`."""
         with self.changed:
             self.closed = True
             for job in [*self.working, *self.waiting]:

@@ -1,4 +1,4 @@
-"""How likely the model finds the tokens of a text."""
+"""Log probabilities of the tokens of a text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ POSITIONS = 128  # whose logits exist at a time: a vocabulary is large
 
 
 class Judged(NamedTuple):
-    """A token, its log-probability after all before it (None: nothing is before it), and the likeliest there."""
+    """A token, its log probability after all before it (None for the first), and the likeliest tokens there."""
 
     token: int
     logprob: float | None
@@ -20,7 +20,7 @@ class Judged(NamedTuple):
 
 @torch.no_grad()
 def judge(model, ids: Sequence[int], first: int, top: int) -> list[Judged]:
-    """Each of `ids[first:]`, by one pass of the model over all of them; `top` of the likeliest tokens at each place.
+    """Score each of `ids[first:]` in one forward pass; `top` of the likeliest tokens at each position.
 
     The probabilities are the model's own, over its whole vocabulary, as `model(ids).logits` has them.
     """
@@ -44,7 +44,8 @@ def judge(model, ids: Sequence[int], first: int, top: int) -> list[Judged]:
 
 
 def in_words(judged: Sequence[Judged], decode: Callable[[list[int]], str], start: int) -> dict:
-    """The `logprobs` of the OpenAI API's completions: lists of the same length. `start` is the place of the first."""
+    """`logprobs` in the OpenAI API's completions format: lists of equal length. `start` is the position of the
+    first."""
     offsets, place, half = [], start, []
     for one in judged:
         offsets.append(place)
@@ -64,6 +65,6 @@ def in_words(judged: Sequence[Judged], decode: Callable[[list[int]], str], start
 
 
 def token_text(token: int, decode: Callable[[list[int]], str]) -> str:
-    """A token as text, or by its id where it is no text of its own: half a character, or a control token."""
+    """A token as text, or by its id where it is no text of its own: part of a character, or a control token."""
     text = decode([token])
     return text if text and "\ufffd" not in text else f"token_id:{token}"

@@ -1,4 +1,4 @@
-"""What one client may ask for, and what all of them may ask for at once."""
+"""Limits per client and in total."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that ask a server for what the model has made alone before, and compare."""
+"""Load-test clients, which compare a server's answers with what the model makes alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MALFORMED = (b"{", b'{"prompt": 1}', b'{"prompt": "x", "size": "small"}', b'{"pr
 
 @dataclass(frozen=True)
 class Task:
-    """One request of the pool: its words, its seed, its source picture, and what the model makes of it alone."""
+    """One request of the pool: its text, its seed, its source image, and the model's own result."""
 
     kind: str  # draw, edit or chat
     prompt: str
@@ -39,7 +39,7 @@ class Task:
 
 
 def make_pool(export: Export, distinct: int) -> list[Task]:
-    """`distinct` tasks of each kind. The sources of edits and captions are the pictures that were drawn."""
+    """`distinct` tasks of each kind. Sources of edits and captions are generated images."""
     pool = []
     sampling = Sampling(4.0, 0.99, 4096, 0.96, 0)
     texts = Sampling(4.0, 1.0, 0, 1.0, 0, text_temperature=1.0, max_new_tokens=32)
@@ -59,7 +59,7 @@ def make_pool(export: Export, distinct: int) -> list[Task]:
 
 
 class Load:
-    """Clients of one server. `wrong` are the answers that were not what they should be, and requests that failed."""
+    """Clients of one server. `wrong` are wrong answers and failed requests."""
 
     def __init__(self, url: str, pool: list[Task], clients: int) -> None:
         self.url, self.pool, self.clients = url, pool, clients
@@ -71,13 +71,13 @@ class Load:
             self.model = json.load(response)["data"][0]["id"]
 
     def forget(self) -> None:
-        """Begin to count anew; wrong answers stay."""
+        """Reset the counters, but not wrong answers."""
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.measured: dict[str, list[float]] = self.seconds
         self.refused = self.left = 0
 
     def run(self, seconds: float) -> None:
-        """Let all clients ask, one request after the other, for so long."""
+        """Let all clients send requests, one after the other, for so long."""
         self.over.clear()
         threads = [threading.Thread(target=self._ask_on, args=(number,)) for number in range(self.clients)]
         for thread in threads:
@@ -93,7 +93,7 @@ class Load:
         self._checked(self._client(), self.pool[number % len(self.pool)], stream=False)
 
     def in_hand(self) -> int:
-        """Requests that the server has taken and not answered."""
+        """Requests in progress on the server."""
         with urlopen(f"{self.url}/health") as response:
             return json.load(response)["requests"]
 

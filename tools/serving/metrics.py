@@ -1,4 +1,4 @@
-"""What the server counts and times, in the form of Prometheus."""
+"""Prometheus metrics of the server."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ class ServerMetrics:
         self.tokens = Counter("uni_x_text_tokens", "Tokens of texts that were written", registry=registry)
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """A value that is looked up whenever somebody asks."""
+        """Gauge whose value is looked up on each scrape."""
         Gauge(name, what, registry=self.registry).set_function(value)
 
     def request(self, path: str, status: int, seconds: float) -> None:
-        """One request has ended; `status` 0: nobody was there to be answered."""
+        """Count a finished request; `status` 0: the client had left."""
         route = route_of(path)
         self.requests.labels(route, str(status or "left")).inc()
         self.seconds.labels(route).observe(seconds)
 
     def batch(self, task: str, results: int, tokens: int, seconds: float) -> None:
-        """The model has made `results` results of `tokens` tokens in all."""
+        """Count a batch of `results` results with `tokens` tokens in all."""
         self.batches.labels(task).observe(results)
         if task == "text":
             self.tokens.inc(tokens)
@@ -80,12 +80,12 @@ class ServerMetrics:
             self.picture_seconds.labels(task).observe(seconds / results)
 
     def text(self) -> bytes:
-        """All of them, as a Prometheus server reads them."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
 
 def route_of(path: str) -> str:
-    """A path as a label: no more of them than the server has routes, whatever strangers ask for."""
+    """Route label of a path: bounded by the server's routes, whatever clients request."""
     if path in ROUTES:
         return path
     return next((f"{prefix}..." for prefix in PREFIXES if path.startswith(prefix)), "other")

@@ -1,4 +1,4 @@
-"""The description of the API in OpenAPI 3.1, made from the same models that check requests."""
+"""OpenAPI 3.1 description of the API, from the models that check requests."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ OPERATIONS = (
 
 
 def description(names: Sequence[str], with_keys: bool) -> dict:
-    """The OpenAPI document of a server of a model of these names."""
+    """OpenAPI document of a server whose model has these names."""
     models = {model for operation in OPERATIONS for model in operation[3:5] if isinstance(model, type)} | {
         answers.Error
     }
@@ -85,7 +85,7 @@ def description(names: Sequence[str], with_keys: bool) -> dict:
 
 
 def operation(method: str, path: str, does: str, request: type | None, answer: type | str, streams: bool) -> dict:
-    """One method of one address."""
+    """One method of one route."""
     found: dict = {"summary": does, "operationId": operation_id(method, path), "responses": {}}
     if isinstance(answer, str):
         content = {answer: {"schema": {} if answer == "application/json" else {"type": "string"}}}
@@ -112,7 +112,7 @@ def operation(method: str, path: str, does: str, request: type | None, answer: t
 
 
 def body_of(request: type[BaseModel]) -> dict:
-    """The content of a request's body: JSON, or for edits a form with files."""
+    """Content of a request body: JSON, or for edits a form with files."""
     if request is not EditRequest:
         return {"application/json": {"schema": reference(request)}}
     files = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}

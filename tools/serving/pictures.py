@@ -1,4 +1,4 @@
-"""Pictures of clients, from a data URI or an upload to what the image tokenizer sees; and those of answers."""
+"""Images of requests, from a data URI or an upload to the image tokenizer's input; and image files of answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Size = tuple[int, int]  # width and height in pixels
 
 
 def bytes_of_data_uri(uri: str, param: str) -> bytes:
-    """The file in a data URI. Raises ApiError 400; nothing is ever fetched from an address."""
+    """File of a data URI. Raises ApiError 400; URLs are never fetched."""
     head = DATA_URI.match(uri[:256])
     if not head:
         known = uri[:5].lower() == "data:"
@@ -35,7 +35,7 @@ def bytes_of_data_uri(uri: str, param: str) -> bytes:
 
 
 def picture_of(data: bytes, framing: Framing, max_pixels: int, param: str) -> Image.Image:
-    """The picture of a file as RGB in the nearest shape. Raises ApiError 400 for whatever is no sound picture."""
+    """Image file as RGB in the nearest shape. Raises ApiError 400 for an unreadable image."""
     try:
         return preprocess(open_image(data, max_pixels, FORMATS), framing)
     except RejectedImage as error:
@@ -43,7 +43,7 @@ def picture_of(data: bytes, framing: Framing, max_pixels: int, param: str) -> Im
 
 
 def asked_size(text: str | None, max_pixels: int) -> Size | None:
-    """WIDTHxHEIGHT as numbers; None for `auto`, the size that the model draws. Raises ApiError 400."""
+    """WIDTHxHEIGHT as numbers; None for `auto`, the model's own size. Raises ApiError 400."""
     if text in (None, "auto"):
         return None
     found = SIZE.fullmatch(text)
@@ -56,12 +56,12 @@ def asked_size(text: str | None, max_pixels: int) -> Size | None:
 
 
 def nearest(shapes: Sequence[Size], wanted: Size | None) -> int | None:
-    """Number of that of `shapes` whose ratio of sides is nearest to what is wanted; None where nothing is."""
+    """Number of that of `shapes` with the aspect ratio nearest to the requested one; None without a request."""
     return None if wanted is None else nearest_shape([(high, wide) for wide, high in shapes], *wanted)
 
 
 def fitted(drawn: Size, wanted: Size | None) -> Size:
-    """The largest size within `wanted` with the ratio of what is drawn: nothing is cut off or pulled out of shape."""
+    """Largest size within `wanted` with the generated aspect ratio: no cropping, no distortion."""
     if wanted is None:
         return drawn
     scale = min(wanted[0] / drawn[0], wanted[1] / drawn[1])
@@ -69,7 +69,7 @@ def fitted(drawn: Size, wanted: Size | None) -> Size:
 
 
 def file_of(picture: Image.Image, size: Size, kind: str = "png", quality: int = 100) -> bytes:
-    """The file of a picture, resized where it has another size. `quality` counts for JPEG and WebP."""
+    """Encoded file of an image, resized if needed. `quality` counts for JPEG and WebP."""
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What the server keeps for a while: files of pictures, and answers that later requests name. In memory only."""
+"""In-memory store of image files and of responses that later requests refer to, with a time limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class ResponseStore:
-    """Things by names that cannot be guessed, for `seconds`, and no more of them than `room`.
+    """Objects under random names, for `seconds` and at most `room` of them.
 
     The oldest go first when there is no room. `size` measures a thing in the unit of `room`. For the event loop only.
     """
@@ -21,7 +21,7 @@ class ResponseStore:
         self.taken = 0
 
     def put(self, thing: Any, name: str | None = None) -> str:
-        """Keep a thing -> its name."""
+        """Store an object -> its name."""
         name = name or secrets.token_urlsafe(24)
         self.things[name] = (time.monotonic() + self.seconds, thing)
         self.taken += self.size(thing)
@@ -30,12 +30,12 @@ class ResponseStore:
         return name
 
     def get(self, name: str) -> Any | None:
-        """The thing of that name, if it is still there."""
+        """The object of that name, if it is still there."""
         ends, thing = self.things.get(name, (0.0, None))
         return thing if ends >= time.monotonic() else None
 
     def drop(self, name: str) -> bool:
-        """Forget a thing -> whether there was one."""
+        """Delete an object -> whether there was one."""
         _, thing = self.things.pop(name, (0.0, None))
         self.taken -= 0 if thing is None else self.size(thing)
         return thing is not None

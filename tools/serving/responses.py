@@ -1,4 +1,4 @@
-"""POST /v1/responses: a conversation answered in text, kept for a while so that the next request can name it."""
+"""POST /v1/responses: a conversation answered in text, stored for a while so that the next request can refer to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tools.serving.texts import TextSettings, collect, text_job
 
 @dataclass(frozen=True)
 class Answer:
-    """What is kept of an answer: what came back, and the conversation with it, whose pictures are files."""
+    """Stored answer: the response, and the conversation with it, whose images are files."""
 
     body: dict
     turns: list[Turn]
@@ -31,13 +31,13 @@ class Answer:
 
     @property
     def size(self) -> int:
-        """Bytes, about."""
+        """Approximate bytes."""
         texts = sum(len(part or "") for _, parts in self.turns for part in parts)
         return 2000 + 4 * texts + sum(map(len, self.files))
 
 
 def responses_endpoint(service: Service) -> Callable:
-    """The endpoint of one service."""
+    """Endpoint of one service."""
 
     async def responses(request: Request) -> Response:
         asked = parse_json(ResponseRequest, await request.body())
@@ -67,7 +67,7 @@ def responses_endpoint(service: Service) -> Callable:
 
 
 def kept_endpoint(service: Service) -> Callable:
-    """GET and DELETE /v1/responses/NAME: an answer that is kept."""
+    """GET and DELETE /v1/responses/NAME: a stored answer."""
 
     async def kept(request: Request) -> Response:
         name = request.path_params["name"]
@@ -81,7 +81,7 @@ def kept_endpoint(service: Service) -> Callable:
 
 
 def find(service: Service, name: str, param: str) -> Answer:
-    """A kept answer. Raises ApiError 404."""
+    """A stored answer. Raises ApiError 404."""
     answer = service.answers.get(name)
     if answer is None:
         minutes = f"{service.answers.seconds / 60:g}"
@@ -93,7 +93,7 @@ def find(service: Service, name: str, param: str) -> Answer:
 
 
 def turns_of(service: Service, asked: ResponseRequest) -> tuple[list[Turn], list[bytes]]:
-    """The turns of a request and what it names, and the files of their pictures. Raises ApiError 400 or 404."""
+    """Turns of a request and of the response that it refers to, and their image files. Raises ApiError 400 or 404."""
     turns: list[Turn] = []
     files: list[bytes] = []
     if asked.previous_response_id:
@@ -113,7 +113,7 @@ def turns_of(service: Service, asked: ResponseRequest) -> tuple[list[Turn], list
 
 
 def parts_of(message: Any, number: int, files: list[bytes]) -> list[str | None]:
-    """Texts of a message, and None where a picture stands, whose file is added to `files`. Raises ApiError 400."""
+    """Texts of a message, and None for each image, whose file is added to `files`. Raises ApiError 400."""
     parts: list[str | None] = []
     for place, part in enumerate([message.content] if isinstance(message.content, str) else message.content):
         if isinstance(part, str):
@@ -130,7 +130,7 @@ def parts_of(message: Any, number: int, files: list[bytes]) -> list[str | None]:
 
 
 def begun(service: Service, asked: ResponseRequest, seed: int) -> dict:
-    """The response object before anything is written."""
+    """Response object before generation."""
     return {
         "id": f"resp_{uuid.uuid4().hex}",
         "object": "response",
@@ -161,7 +161,7 @@ def begun(service: Service, asked: ResponseRequest, seed: int) -> dict:
 
 
 def ended(body: dict, item: str, text: str, reason: str, usage: Usage) -> dict:
-    """The response object with its text."""
+    """Response object with its text."""
     status = "completed" if reason == "stop" else "incomplete"
     return {
         **body,
@@ -190,7 +190,7 @@ def text_part(text: str) -> dict:
 async def response_events(
     service: Service, request: Request, job: Job, body: dict, item: str, keep: Callable
 ) -> AsyncIterator[dict]:
-    """The events of a streamed response, as the OpenAI API numbers and frames them."""
+    """Server-sent events of a streamed response, numbered as in the OpenAI API."""
     number, where = -1, {"item_id": item, "output_index": 0, "content_index": 0}
 
     def event(kind: str, **values: object) -> dict:

@@ -1,4 +1,4 @@
-"""What the endpoints share: the opened model, its queue, and how an answer is awaited."""
+"""Shared by all endpoints: the loaded model, its queue, and waiting for answers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tools.serving.response_store import ResponseStore
 
 
 class ClientGone(Exception):
-    """The client left before its answer was ready."""
+    """The client disconnected before its answer was ready."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One model that is served under `names`. `defaults` are the settings of pictures that a request leaves out."""
+    """A model served under `names`. `defaults` are the image settings that a request leaves out."""
 
     export: Export
     names: Sequence[str]
@@ -44,40 +44,40 @@ class Service:
 
     @property
     def name(self) -> str:
-        """What answers call the model."""
+        """The model's name in answers."""
         return self.names[0]
 
     @property
     def shapes(self) -> list[Size]:
-        """Width and height in pixels of the pictures that the model draws, the usual one first."""
+        """Width and height in pixels of the model's images, the default first."""
         side = self.export.vq.downsample
         return [(columns * side, rows * side) for rows, columns in self.export.templates.grids]
 
     @property
     def context(self) -> int:
-        """Tokens that the model has for a prompt and its answer."""
+        """The model's context length in tokens."""
         return self.export.model.config.max_position_embeddings
 
     def check_model(self, name: str | None) -> None:
-        """Raises ApiError 404 for another model than this one."""
+        """Raises ApiError 404 for another model's name."""
         if name is not None and name not in self.names:
             raise ApiError(404, f"there is no model {name[:100]!r}, only {self.name!r}", "model", "model_not_found")
 
     def check_count(self, n: int | None) -> None:
-        """Raises ApiError 400 for more results than one request may ask for."""
+        """Raises ApiError 400 for too many results in one request."""
         if n is not None and n > self.limits.samples:
             raise ApiError(
                 400, f"n is {n}, the limit is {self.limits.samples}: ask again for more", "n", "invalid_value"
             )
 
     def check_words(self, texts: Sequence[str], param: str) -> None:
-        """Raises ApiError 400 for texts that are too long to be looked at, before any is turned into ids."""
+        """Raises ApiError 400 for texts that are too long, before tokenization."""
         if (length := sum(map(len, texts))) > self.limits.prompt_characters:
             message = f"{param}: {length:,} characters, the limit is {self.limits.prompt_characters:,}"
             raise ApiError(400, message, param, "context_length_exceeded")
 
     def room(self, job: Job, param: str) -> int:
-        """Tokens that the model has left after a job's prompt. Raises ApiError 400 if there are none."""
+        """Tokens left in the context after a job's prompt. Raises ApiError 400 if there are none."""
         blank = blank_sources(self.export, len(job.pictures))
         tokens, limit = len(job.prompt(blank)[0]), self.context
         least = 1 if job.task == "text" else most_tokens(self.export)
@@ -87,7 +87,7 @@ class Service:
         return limit - tokens
 
     async def squares(self, files: Sequence[bytes], param: str) -> list:
-        """Pictures of files, decoded outside the event loop. Raises ApiError 400."""
+        """Images of files, decoded outside the event loop. Raises ApiError 400."""
         if len(files) > self.limits.pictures:
             raise ApiError(400, f"{param}: {len(files)} pictures, the limit is {self.limits.pictures}", param)
         framing, pixels = framing_of(self.export), self.limits.pixels
@@ -129,12 +129,12 @@ class Service:
 
 
 def draw_seed(seed: int | None) -> int:
-    """A request's seed, or one by chance; small enough for JavaScript's numbers."""
+    """A request's seed, or a random one; small enough for JavaScript's numbers."""
     return secrets.randbits(48) if seed is None else seed
 
 
 def event_stream(messages: AsyncIterator[dict], done: bool = True) -> Response:
-    """A response of server-sent events; an error becomes the last one. A message with a `type` is named by it.
+    """Response of server-sent events; an error becomes the last one. A message with a `type` is named by it.
 
     `done` ends it with the mark of the older parts of the OpenAI API. A comment every 15 s keeps proxies waiting.
     """

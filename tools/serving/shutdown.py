@@ -1,4 +1,4 @@
-"""How the server begins, and how it ends: at SIGTERM or SIGINT it finishes what it has taken and takes nothing new."""
+"""Start and graceful shutdown: at SIGTERM or SIGINT requests in progress are finished, and new ones refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.serving.jobs import JobQueue
 
 
 class DrainingServer(uvicorn.Server):
-    """A server that goes on answering while it ends: new requests get 503 until the last old one is done.
+    """Server with draining: during shutdown new requests get 503 until the last old one is done.
 
     A second signal, or the end of the time of grace, ends what is unfinished, with an error to its client.
     """
@@ -28,7 +28,8 @@ class DrainingServer(uvicorn.Server):
         self.ends = float("inf")
 
     def handle_exit(self, sig: int, frame) -> None:
-        """A signal. uvicorn would close its sockets and end by the same signal; this one ends with exit code 0."""
+        """Signal handler. uvicorn would close its sockets and end by the same signal; this one ends with exit code
+        0."""
         self.ends = 0.0 if self.gate.draining else time.monotonic() + self.grace
         self.gate.draining = True
 
@@ -49,7 +50,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket of that address, which does not listen yet. Raises UserError if it cannot be had."""
+    """Bind a socket, without listening yet. Raises UserError if that fails."""
     if port > 65535:  # getaddrinfo would take what is left of it after division
         raise UserError(f"--port {port}: ports go up to 65535")
     try:
@@ -64,7 +65,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(app: ASGIApp, gate: AdmissionControl, queue: JobQueue, bound: socket.socket, grace: float) -> None:
-    """Answer requests on `bound` until a signal comes and what was begun is finished."""
+    """Serve on `bound` until a signal comes and requests in progress are finished."""
     host, port = bound.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     config = uvicorn.Config(

@@ -1,4 +1,4 @@
-"""A text as it grows: what of it can be sent already, and where it ends."""
+"""Text streaming: which part of a growing text can be sent, and where it stops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ HALF_CHARACTER = "\ufffd"  # what byte-level tokenizers decode the first bytes o
 
 
 class TextStream:
-    """Token ids in, pieces of text out. All pieces together are `text`, however the ids were cut.
+    """Token ids in, text chunks out. All chunks together are `text`, however the ids were split.
 
     White space around the text is left out, unless it is to be `raw`, and so is the first stop text with what follows.
     """
@@ -19,24 +19,25 @@ class TextStream:
         self.sent = ""
 
     def push(self, token: int) -> bool:
-        """Add a token -> whether a stop text has been said."""
+        """Add a token -> whether a stop sequence was reached."""
         self.ids.append(token)
         return bool(self.stop) and self._end(self.decode(self.ids)) is not None
 
     def take(self) -> str:
-        """What can be sent now: no half characters, no beginning of a stop text, no white space that may be the end."""
+        """Text that can be sent now: no partial characters, no beginning of a stop sequence, no trailing white
+        space."""
         whole = self.decode(self.ids).rstrip(HALF_CHARACTER)
         end = self._end(whole)
         whole = whole[: len(whole) - self._held(whole) if end is None else end]
         return self._send(whole if self.raw else whole.strip())
 
     def finish(self) -> str:
-        """What is left to send when nothing follows."""
+        """Remaining text at the end."""
         return self._send(self.text)
 
     @property
     def text(self) -> str:
-        """The text so far, as if it ended here."""
+        """Text so far, as if it ended here."""
         whole = self.decode(self.ids)
         whole = whole[: self._end(whole)]
         return whole if self.raw else whole.strip()
@@ -46,7 +47,7 @@ class TextStream:
         return min(found, default=None)
 
     def _held(self, whole: str) -> int:
-        """Characters at the end that may be the beginning of a stop text."""
+        """Number of final characters that may be the beginning of a stop sequence."""
         lengths = [n for text in self.stop for n in range(1, len(text)) if whole.endswith(text[:n])]
         return max(lengths, default=0)
 

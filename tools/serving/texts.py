@@ -1,4 +1,4 @@
-"""What the endpoints that answer in text share: their job, their limits, and how an answer is collected."""
+"""Shared by the text endpoints: their job, their limits, and collecting an answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.serving.service import Service, draw_seed
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How a text is to be written, in the words of the OpenAI API; None where a request does not say."""
+    """Text settings of a request in the OpenAI API's names; None where a request leaves one out."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -30,14 +30,14 @@ class TextSettings:
 
     @classmethod
     def of(cls, asked: Any, **more: Any) -> TextSettings:
-        """Those fields that a request has by these names."""
+        """Settings from the fields of these names."""
         return cls(**{name: getattr(asked, name, None) for name in cls.__dataclass_fields__} | more)
 
 
 async def text_job(
     service: Service, prompt: Callable, files: Sequence[bytes], settings: TextSettings, param: str, limit_name: str
 ) -> tuple[Job, int]:
-    """The job of a request for text, and its seed. Raises ApiError 400, which names `param` or `limit_name`."""
+    """Job of a text request, and its seed. Raises ApiError 400, which names `param` or `limit_name`."""
     service.check_count(settings.n)
     pictures = await service.squares(files, param)
     seed = draw_seed(settings.seed)
@@ -63,7 +63,7 @@ async def text_job(
 
 @dataclass
 class Answers:
-    """The texts of a job, one a seed, why each ended, and its tokens."""
+    """Texts of a job, one for each seed, why each ended, and its tokens."""
 
     texts: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Answers:
 
 
 async def collect(service: Service, request: Request, job: Job) -> Answers:
-    """Wait for all of a job's texts."""
+    """Wait for all texts of a job."""
     found = Answers([""] * len(job.seeds), ["stop"] * len(job.seeds), [[]] * len(job.seeds))
     async for event in service.events(request, job):
         if event.kind == "text":
@@ -87,7 +87,7 @@ async def collect(service: Service, request: Request, job: Job) -> Answers:
 
 
 def usage_of(usage: Usage) -> dict:
-    """A text's tokens in the words of the OpenAI API."""
+    """Token usage of a text in the OpenAI API's format."""
     return {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.made,

@@ -1,4 +1,4 @@
-"""Pictures a second of servers side by side, and how long answers take when many wait."""
+"""Throughput of servers in images per second, side by side, and latency against queue length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 
 def draw(url: str, seed: int) -> str:
-    """One picture in base64, of a prompt and a seed that belong together."""
+    """Request one image in base64, for a prompt and its seed."""
     body = json.dumps({"prompt": f"picture {seed % 16}", "seed": seed}).encode()
     with urlopen(
         Request(f"{url}/v1/images/generations", body, {"Content-Type": "application/json"}), timeout=300
@@ -26,7 +26,7 @@ def draw(url: str, seed: int) -> str:
 
 
 def pictures_a_second(url: str, clients: int, seconds: float, found: dict[int, str]) -> float:
-    """Let so many clients ask, one request after the other; what they get goes to `found`, by seed."""
+    """Throughput with so many clients, each one request after the other; images go to `found`, by seed."""
     over, counts = time.monotonic() + seconds, [0] * clients
 
     def ask_on(number: int) -> None:
@@ -45,7 +45,7 @@ def pictures_a_second(url: str, clients: int, seconds: float, found: dict[int, s
 
 
 def compare(urls: Sequence[str], clients: int, rounds: int, seconds: float) -> list[tuple[float, ...]]:
-    """Pictures a second of each server in each round; the order changes from round to round, and pictures are compared.
+    """Images per second of each server in each round; the order changes from round to round, and images are compared.
 
     Raises ValueError where two servers drew different pictures of one prompt and seed: one level of 255 is the rounding of
     decoders that sum in another order, and counted.
@@ -76,7 +76,8 @@ def compare(urls: Sequence[str], clients: int, rounds: int, seconds: float) -> l
 
 
 def most_apart(pictures: Sequence[str]) -> int:
-    """Levels of 255 between the first of some pictures in base64 and the others, at most; 255 for another size."""
+    """Largest difference, of 255 levels, between the first of some images in base64 and the others; 255 for another
+    size."""
     first, *others = (
         np.asarray(Image.open(io.BytesIO(base64.b64decode(each))).convert("RGB"), np.int16) for each in pictures
     )
@@ -84,7 +85,8 @@ def most_apart(pictures: Sequence[str]) -> int:
 
 
 def latencies(url: str, at_once: int, expected: dict[int, str]) -> list[float]:
-    """Seconds of each of so many requests at once. Raises ValueError for a picture that is not that of its seed."""
+    """Latency in seconds of each of so many concurrent requests. Raises ValueError for an image that is not that of its
+    seed."""
     together = threading.Barrier(at_once)
 
     def one(seed: int) -> float:
@@ -99,7 +101,7 @@ def latencies(url: str, at_once: int, expected: dict[int, str]) -> list[float]:
 
 
 def queue_table(url: str, most: int, rounds: int = 3) -> list[str]:
-    """Lines of the time that answers take against how many ask at once, up to `most`."""
+    """Table of latency against concurrent requests, up to `most`."""
     expected = {seed: draw(url, seed) for seed in range(most)}
     lines = ["| at once | median s | 95 % s | longest s |", "|---|---|---|---|"]
     at_once = 1

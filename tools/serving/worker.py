@@ -1,4 +1,4 @@
-"""The thread that owns the model: it takes jobs of a kind together, and tells each of them what comes of it."""
+"""Worker thread that owns the model: it batches jobs of a kind and sends their events."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PATIENCE, LONGEST = 0.1, 0.1  # share of the last batch's time, and seconds: how
 
 
 class Abandoned(Exception):
-    """Nobody waits for anything of a batch any more."""
+    """All jobs of a batch are cancelled."""
 
 
 class Worker(threading.Thread):
-    """Makes what the queue holds until it is closed. `last_seconds` is what the last batch took."""
+    """Processes the queue until it is closed. `last_seconds`: duration of the last batch."""
 
     def __init__(self, export: Export, queue: JobQueue, batch_size: int, metrics: ServerMetrics) -> None:
         super().__init__(name="model", daemon=True)
@@ -52,7 +52,7 @@ class Worker(threading.Thread):
 
 
 def draw(export: Export, jobs: Sequence[Job]) -> int:
-    """Draw the pictures of jobs of one kind -> how many codes were drawn. Raises Abandoned when all are cancelled."""
+    """Generate the images of jobs of one kind -> number of codes. Raises Abandoned when all are cancelled."""
     rows = [(job, number) for job in jobs for number in range(len(job.seeds))]
     prompts = {job: job.prompt(codes_of(export, job)) for job in jobs}
 
@@ -80,7 +80,7 @@ def draw(export: Export, jobs: Sequence[Job]) -> int:
 
 
 def decoded(export: Export, codes: Sequence[torch.Tensor]) -> list[Image.Image]:
-    """Pictures of codes [rows, columns] each, none of whose pixels depends on its neighbours.
+    """Images of codes [rows, columns] each, decoded one at a time, independent of the batch.
 
     On a CPU each is decoded by a thread of its own; a GPU would choose its kernels by the size of the batch.
     """
@@ -90,7 +90,7 @@ def decoded(export: Export, codes: Sequence[torch.Tensor]) -> list[Image.Image]:
 
 
 def write(export: Export, jobs: Sequence[Job]) -> int:
-    """Write the texts of jobs, each with settings of its own -> how many tokens were written."""
+    """Generate the texts of jobs, each with its own settings -> number of tokens."""
     prompts = {job: job.prompt(codes_of(export, job))[0] for job in jobs}
     going = [job for job in jobs if job.sampling.max_new_tokens]
     rows = [(job, number) for job in going for number in range(len(job.seeds))]
@@ -114,7 +114,7 @@ def write(export: Export, jobs: Sequence[Job]) -> int:
 
 
 class RowSampling(LogitsProcessor):
-    """The sampling of each row, with its own seed, temperature, top-k and top-p."""
+    """Sampling per row, with its own seed, temperature, top-k and top-p."""
 
     def __init__(self, export: Export, rows: Sequence[tuple[Job, int]]) -> None:
         self.rows = [
@@ -129,13 +129,13 @@ class RowSampling(LogitsProcessor):
         ]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores [b, vocab] -> scores whose largest one in each row is at the token drawn."""
+        """Scores [b, vocab] -> scores whose largest one in each row is at the sampled token."""
         pairs = zip(self.rows, input_ids.split(1), scores.split(1), strict=True)
         return torch.cat([row(ids, own) for row, ids, own in pairs])
 
 
 class Follower(StoppingCriteria):
-    """Sends each row's text as it grows, and ends it where its own limits say so."""
+    """Stopping criterion that streams each row's text and applies its own limits."""
 
     def __init__(self, export: Export, rows: Sequence[tuple[Job, int]], prompts: Mapping[Job, Sequence[int]]) -> None:
         self.export, self.rows, self.prompts = export, rows, prompts
@@ -151,7 +151,7 @@ class Follower(StoppingCriteria):
         return torch.tensor(self.ended, device=input_ids.device)
 
     def follow(self, row: int, token: int) -> bool:
-        """Take in a row's next token -> whether it is its last."""
+        """Add a row's next token -> whether it is its last."""
         (job, number), text = self.rows[row], self.texts[row]
         if job.cancelled:
             return True
@@ -172,12 +172,13 @@ class Follower(StoppingCriteria):
 
 
 def codes_of(export: Export, job: Job) -> list[torch.Tensor]:
-    """Codes of a job's pictures, one at a time, so that none depends on its neighbours."""
+    """Codes of a job's images, encoded one at a time, independent of the batch."""
     return [source_codes(export, picture) for picture in job.pictures]
 
 
 def partial_moments(partial: int, codes: int) -> list[int]:
-    """After how many of a picture's codes it is shown: `partial` times in equal steps, if there are as many codes."""
+    """Code counts at which previews of an image are sent: `partial` times in equal steps, if there are as many
+    codes."""
     return sorted({codes * (number + 1) // (partial + 1) for number in range(partial)} - {0, codes})
 
 

@@ -1,4 +1,4 @@
-"""The controlled comparison of layer kinds.
+"""Controlled comparison of layer kinds (study).
 
 What is trained (`plan.py`), how (`cells.py`), and what is written of it (`report.py`).
 """

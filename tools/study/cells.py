@@ -1,4 +1,4 @@
-"""Running the study cell by cell: each is a folder that is done, failed or not begun.
+"""Cells of the study: each is a folder that is done, failed or not begun.
 
 What is done is never done again.
 """
@@ -49,7 +49,7 @@ class StepFailed(Exception):
 
 
 def run_command_here(command: list[str], log: Path) -> int:
-    """A command of this repository, its output appended to `log`. It ends with this process, however that ends.
+    """Run a command of this repository, its output appended to `log`. It ends with this process, however that ends.
 
     It computes on one thread: sums over several threads have other last bits, and models as small as these gain more by
     training beside each other.
@@ -67,14 +67,15 @@ def run_command_here(command: list[str], log: Path) -> int:
 
 
 def _end_with_parent() -> None:
-    """Without this a killed study leaves a training that holds its run folder, and the next start would find it taken."""
+    """Parent-death signal: a killed study would leave a training that locks its run folder."""
     LIBC.prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def do_cell(
     folder: Path, preset: Preset, cell: Cell, paths: dict, measured: bool = True, run: Run = run_command_here
 ) -> dict:
-    """Train and measure one cell in `folder`/<name>, as far as that is not done -> its result, or its failure ("failed" in it).
+    """Train and measure one cell in `folder`/<name>, as far as that is not done -> its result, or its failure ("failed"
+    in it).
 
     Not `measured`: training is enough. A training that was cut off goes on from its newest checkpoint. A cell that failed is
     tried again by the next call. Raises KeyboardInterrupt when the command was interrupted.
@@ -136,7 +137,7 @@ def do_cell(
 
 
 def results_of(place: Path, cell: Cell, measured: bool) -> dict:
-    """What a finished training and its measuring say. KeyError or OSError when something is not there."""
+    """Results of a finished training and its measurement. Raises KeyError or OSError when something is missing."""
     lines = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     heldout = [line for line in lines if "heldout/loss" in line]
     start = json.loads((place / "run" / "starts.jsonl").read_text(encoding="utf-8").splitlines()[-1])
@@ -158,7 +159,7 @@ def results_of(place: Path, cell: Cell, measured: bool) -> dict:
 
 
 def best_rates(results: Sequence[dict], preset: Preset) -> dict[str, float]:
-    """Arm -> the learning rate whose run ended with the lowest held-out loss.
+    """Arm -> the learning rate with the lowest final held-out loss.
 
     An arm is left out until all its rates were tried: fewer would be less tuning than the others had.
     """
@@ -171,7 +172,7 @@ def best_rates(results: Sequence[dict], preset: Preset) -> dict[str, float]:
 
 
 def read_json(path: Path) -> dict:
-    """One of the files of `HOLDS`. Raises UserError when it is damaged: a result is never guessed."""
+    """Read one of the files of `HOLDS`. Raises UserError when it is damaged."""
     try:
         found = json.loads(path.read_bytes())
         missing = [key for key in HOLDS[path.name] if key not in found]
@@ -184,5 +185,5 @@ def read_json(path: Path) -> dict:
 
 
 def write_json(path: Path, values) -> None:
-    """Whole or not at all."""
+    """Write JSON atomically."""
     write_atomically(path, (json.dumps(values, indent=1) + "\n").encode())

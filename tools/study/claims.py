@@ -1,4 +1,4 @@
-"""What the paper claims (arXiv 2509.24365), what this study found of it, and whether the two agree; in words."""
+"""Claims of the paper (arXiv 2509.24365), the study's findings on each, and whether they agree; in words."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def told(arms: Arms, arm: str, base: str) -> tuple[dict[str, list[str]], str]:
 
 
 def verdict(sides, as_paper: str, other_way: str) -> str:
-    """Of the sides that were found, those that agree with the paper and those that do not; in bold, at a claim's end."""
+    """Verdict on a claim: sides that agree with the paper and those that do not, in bold."""
     found = set(sides)
     if not found & {as_paper, other_way}:
         return "**Cannot be told.**"
@@ -50,7 +50,7 @@ def verdict(sides, as_paper: str, other_way: str) -> str:
 
 
 def answers(arms: Arms, folder: Path, results: list[dict]) -> list[str]:
-    """A numbered line for each claim that the finished cells let one look at."""
+    """A numbered line for each claim that the finished cells cover."""
     lines = []
     for arm, base, way, paper in OF_ARMS:
         if arm in arms and base in arms:
@@ -77,7 +77,7 @@ def answers(arms: Arms, folder: Path, results: list[dict]) -> list[str]:
 
 
 def of_proposal(arms: Arms, folder: Path) -> list[str]:
-    """Whether what the conflict of the shared transformer proposes holds its own against the paper's proportion."""
+    """Compare the separation proposed from the shared transformer's conflict with the paper's proportion."""
     path = folder / PROPOSAL
     proposed = (same_arm(read_json(path)) or SUGGESTED) if path.is_file() else ""
     if proposed not in arms or "unix_both" not in arms or proposed == "unix_both":
@@ -101,7 +101,7 @@ def _capital(words: str) -> str:
 
 
 def layer_conflicts(folder: Path, results: list[dict], arm: str) -> dict[int, dict[int, float]]:
-    """Seed -> layer -> conflict of the weights that both modalities meet, of compared cells that have a profile."""
+    """Seed -> layer -> conflict of shared weights, of compared cells that have a profile."""
     from tools.analysis.conflict_profile import read, shared_lines
 
     found = {}
@@ -151,7 +151,7 @@ def of_conflict(folder: Path, results: list[dict]) -> list[str]:
 
 
 def whole_entropies(folder: Path) -> list[dict[str, str]]:
-    """Lines of entropy.csv that are of all the data; none where it was not measured."""
+    """Lines of entropy.csv on all the data; none where it was not measured."""
     path = folder / "entropy" / "entropy.csv"
     if not path.is_file():
         return []
@@ -160,7 +160,7 @@ def whole_entropies(folder: Path) -> list[dict[str, str]]:
 
 
 def of_entropy(folder: Path) -> list[str]:
-    """Whether a picture code is harder to foresee from those before it than a text token, order by order.
+    """Whether an image code has higher conditional entropy than a text token, order by order.
 
     The plug-in estimate errs downwards: where that of pictures is above all of text's intervals, more data would not turn it.
     Below text they are only taken to be where most of the n-grams that there are were seen.

@@ -1,4 +1,4 @@
-"""What finished cells say of the arms: means and intervals over seeds, and differences between arms, paired by seed."""
+"""Statistics of finished cells: means and intervals over seeds, and differences between arms, paired by seed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ NORMAL_95 = 1.96
 
 @dataclass(frozen=True)
 class Measure:
-    """One column. `better`: -1 when lower is better, 1 when higher is. Shares are of right answers among few questions."""
+    """One column. `better`: -1 when lower is better, 1 when higher is. Shares are of right answers among few
+    questions."""
 
     words: str
     better: int
     is_share: bool = False
 
     def number(self, mean: float, width: float) -> str:
-        """With its interval; a share of some dozens of answers has no third digit."""
+        """A number with its interval; a share of some dozens of answers has no third digit."""
         return number(mean, width, 2 if self.is_share else 3)
 
 
@@ -39,7 +40,7 @@ Arms = dict[str, dict[int, dict[str, float]]]  # arm -> seed -> values
 
 
 def values_of(result: dict) -> dict[str, float]:
-    """The measures of a finished comparison cell by name. `questions`: how many each share of right answers is of."""
+    """Measures of a finished comparison cell by name. `questions`: number of questions behind each share."""
     measures = result["measures"]
     losses = {name: part["loss"] for name, part in measures["losses"].items()}
     text = [value for name, value in losses.items() if name.startswith("text_")]
@@ -60,7 +61,7 @@ def values_of(result: dict) -> dict[str, float]:
 
 
 def mean_and_width(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half of its 95 % interval (Student's t); nan where one value says nothing of the spread."""
+    """Mean, and half of its 95 % interval (Student's t); nan for a single value."""
     if any(math.isnan(value) for value in values):  # statistics.stdev cannot take one
         return math.nan, math.nan
     if len(values) < 2:
@@ -70,7 +71,7 @@ def mean_and_width(values: Sequence[float]) -> tuple[float, float]:
 
 
 def width_of_questions(share: float, questions: float) -> float:
-    """Half of a 95 % interval of a share of right answers, for the chance of which questions were asked.
+    """Half of a binomial 95 % interval of a share of right answers.
 
     Agresti and Coull (1998): not 0 when all or no answers are right. All seeds and arms answer the same questions, so that
     more seeds do not make it narrower.
@@ -89,7 +90,7 @@ def summary(by_seed: dict[int, dict[str, float]], name: str) -> tuple[float, flo
 
 
 def paired(arms: Arms, arm: str, base: str, name: str) -> tuple[float, float]:
-    """Mean and half interval of a measure of `arm` less that of `base`, over the seeds that both have.
+    """Mean and half interval of the paired difference of `arm` and `base`, over the seeds that both have.
 
     The chance of the questions counts as if the arms were asked different ones, which makes the interval wider.
     """
@@ -107,14 +108,14 @@ def _questions(by_seed: dict[int, dict[str, float]]) -> float:
 
 
 def side_of(mean: float, width: float, better: int) -> str:
-    """Of a difference: "better", "worse", or "not told apart" when its interval holds 0 or is not known."""
+    """ "better", "worse", or "not told apart" when a difference's interval contains 0 or is not known."""
     if not abs(mean) > width:
         return "not told apart"
     return "better" if mean * better > 0 else "worse"
 
 
 def finished(results: list[dict]) -> Arms:
-    """arm -> seed -> measures, of cells that are done and are compared."""
+    """arm -> seed -> measures, of finished comparison cells."""
     found: Arms = {}
     for result in results:
         if "measures" in result and result["compared"]:
@@ -123,7 +124,7 @@ def finished(results: list[dict]) -> Arms:
 
 
 def number(mean: float, width: float, digits: int = 3) -> str:
-    """As a cell of a table: mean, and the interval where it is known."""
+    """A table cell: mean, and the interval where it is known."""
     if mean != mean:
         return "-"
     mean = round(mean, digits) + 0.0  # -0.0 would be printed with its sign
@@ -143,7 +144,7 @@ def results_table(arms: Arms) -> list[str]:
 
 
 def differences(arms: Arms, base: str) -> list[str]:
-    """Each arm less another, seed by seed; bold where the interval does not hold 0."""
+    """Differences of each arm to another, paired by seed; bold where the interval excludes 0."""
     if base not in arms:
         return [f"The {WORDS[base]} has no finished cell, so there is nothing to compare with.", ""]
     heads = [f"less {WORDS[base]}", *(measure.words for measure in MEASURES.values())]

@@ -1,4 +1,4 @@
-"""The data of the study: pictures of the demo corpus, a parallel text in three languages, and how they are mixed."""
+"""Data of the study: images of the demo corpus, a parallel text in three languages, and their mixture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VQ = "openmoji-64"
 
 
 def check_demo(data: Path) -> None:
-    """What `make demo` leaves must be there. Raises UserError."""
+    """Check that `make demo` was run. Raises UserError."""
     for part in (
         "tokenizer/tokenizer.json",
         "shards/train/manifest.json",
@@ -27,7 +27,7 @@ def check_demo(data: Path) -> None:
 
 
 def preparation(data: Path, packages: Path | None) -> list[tuple[str, list[str], Path]]:
-    """(name, command, file that is there when it is done) of every step that makes data; each step can be repeated."""
+    """(name, command, file that is there when it is done) of every data preparation step; each can be repeated."""
     texts, shards = data / "texts", data / "texts" / "shards"
     fetch = ["tools/fetch_texts.py", "--output", str(texts), *(["--packages", str(packages)] if packages else [])]
     steps = [("texts", fetch, texts / LANGUAGES[-1] / "heldout.jsonl")]
@@ -64,7 +64,7 @@ def sources(data: Path) -> list[dict]:
 
 
 def fingerprints(data: Path) -> dict[str, str]:
-    """Of every dataset that the study uses: two studies with equal ones saw the same data.
+    """Fingerprints of all datasets of the study, for comparing studies.
 
     Raises UserError for one that this code cannot read: once, and not in every cell.
     """

@@ -1,4 +1,4 @@
-"""Everything that the report's three pages have no room for: tuning, further differences, cells, and CSVs of all numbers."""
+"""Appendix of the report: tuning, further differences, cells, and CSVs of all numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CELL_COLUMNS = ("cell", "role", "arm", "seed", "learning_rate", "run")
 
 
 def write_details(output: Path, folder: Path, preset: Preset, results: list[dict], arms: Arms) -> None:
-    """details.md, results.csv, curves.csv, conflict.csv, and entropy.csv and .png where they were measured."""
+    """Write details.md, results.csv, curves.csv, conflict.csv, and entropy.csv and .png where they were measured."""
     write_csv(output / "results.csv", (*CELL_COLUMNS, "measure", "value"), result_lines(results))
     write_csv(output / "curves.csv", (*CELL_COLUMNS, "step", "text_loss", "image_loss"), curve_lines(results))
     write_conflict(output / "conflict.csv", folder, results)
@@ -66,7 +66,7 @@ def tuning_table(preset: Preset, results: list[dict]) -> list[str]:
 
 
 def cells_table(results: list[dict]) -> list[str]:
-    """Where each number comes from; failures in their own words."""
+    """Source of each number; failures with their messages."""
     lines = ["| cell | seed | learning rate | run folder | state |", "|---|---|---|---|---|"]
     for result in results:
         cell = result["cell"]
@@ -90,7 +90,7 @@ def cells_table(results: list[dict]) -> list[str]:
 
 
 def trusted_entropies(folder: Path) -> list[str]:
-    """From how many tokens on each entropy can be trusted, as tools/measure_entropy.py found."""
+    """Tokens from which on each entropy is trusted, by tools/measure_entropy.py."""
     path = folder / "entropy" / "summary.md"
     if not path.is_file():
         return []
@@ -100,7 +100,7 @@ def trusted_entropies(folder: Path) -> list[str]:
 
 
 def write_csv(path: Path, heads: Sequence[str], lines: Iterable[Sequence]) -> None:
-    """Heads and lines."""
+    """Write head and lines as CSV."""
     content = io.StringIO(newline="")
     writer = csv.writer(content)
     writer.writerow(heads)
@@ -109,19 +109,19 @@ def write_csv(path: Path, heads: Sequence[str], lines: Iterable[Sequence]) -> No
 
 
 def role_of(result: dict) -> str:
-    """What a cell is for: the comparison, or a learning rate that was tried and not chosen."""
+    """Role of a cell: the comparison, or a learning rate that was tried and not chosen."""
     return "compared" if result["compared"] else "tried"
 
 
 def head_of(result: dict) -> tuple:
-    """Where a number is from: the values of CELL_COLUMNS."""
+    """Source of a number: the values of CELL_COLUMNS."""
     cell = result["cell"]
     where = cell["arm"], cell["seed"], cell.get("learning_rate", ""), result.get("run", "")
     return result["name"], role_of(result), *where
 
 
 def result_lines(results: list[dict]) -> Iterable[tuple]:
-    """One for each number of each cell, and the state of those that have none."""
+    """A line for each number of each cell, and the state of those without numbers."""
     for result in results:
         if "failed" in result or result.get("missing"):
             yield (*head_of(result), "state", "failed" if "failed" in result else "not run")
@@ -133,14 +133,14 @@ def result_lines(results: list[dict]) -> Iterable[tuple]:
 
 
 def curve_lines(results: list[dict]) -> Iterable[tuple]:
-    """One for each held-out measurement during training."""
+    """A line for each held-out measurement during training."""
     for result in results:
         for step, text, image in result.get("curve", ()):
             yield (*head_of(result), step, text, image)
 
 
 def write_conflict(path: Path, folder: Path, results: list[dict]) -> None:
-    """The lines of every cell's conflict profile."""
+    """Write the lines of every cell's conflict profile."""
     lines: list[tuple] = []
     heads: Sequence[str] = ()
     for result in results:

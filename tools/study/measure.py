@@ -1,4 +1,4 @@
-"""What a checkpoint of the study is measured by: losses, pairs of texts and pictures, sizes, conflict."""
+"""Measures of a checkpoint in the study: losses, retrieval, parameters, conflict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def heldout_losses(opened, arguments: argparse.Namespace, languages: list[Path]) -> dict[str, dict]:
-    """Kind of target -> mean loss in nats a token, and how many tokens it is of."""
+    """Kind of target -> mean loss in nats per token, and its number of tokens."""
     from pretrain.conflict.blocks import split_targets
     from tools.runs.checkpoint_model import planned_rows
     from tools.study.scores import target_losses
@@ -34,14 +34,14 @@ def heldout_losses(opened, arguments: argparse.Namespace, languages: list[Path])
 
 
 def sizes_of(opened) -> dict[str, int]:
-    """Parameters in all, and those that one token meets: all but the other modality's."""
+    """Total parameters, and activated ones: all but the other modality's."""
     total = sum(parameter.numel() for parameter in opened.model.parameters())
     vision = sum(parameter.numel() for name, parameter in opened.model.named_parameters() if ".vision." in name)
     return {"total": total, "activated": total - vision}
 
 
 def conflict_of(opened, arguments: argparse.Namespace, languages: list[Path]) -> float:
-    """Write conflict/ -> mean conflict of the layers whose weights both modalities meet; nan without any."""
+    """Write conflict/ -> mean conflict of the layers with shared weights; nan without any."""
     from pretrain.coordination import Coordinator
     from tools.analysis.conflict import measure
     from tools.analysis.conflict_profile import estimates, shared_lines, write

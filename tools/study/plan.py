@@ -1,4 +1,4 @@
-"""What the study trains: arms, which differ in the kinds of their layers alone, seeds, and how much of everything."""
+"""Plan of the study: arms, which differ in their layer kinds alone, seeds, and sizes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Preset:
-    """How much: the two differ in nothing else."""
+    """Sizes of a preset: presets differ in nothing else."""
 
     name: str
     hidden_size: int
@@ -66,11 +66,11 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return f"{self.arm}-lr{self.learning_rate:g}-seed{self.seed}"
 
     def to_dict(self) -> dict:
-        """As JSON holds it."""
+        """The cell as JSON types."""
         return {**asdict(self), "model": dict(self.model)}
 
 
@@ -85,7 +85,7 @@ def tuning_cells(preset: Preset) -> Iterator[Cell]:
 
 
 def main_cells(preset: Preset, rates: dict[str, float]) -> Iterator[Cell]:
-    """The runs that are compared, seed by seed, so that a study that is cut short has whole comparisons.
+    """The compared runs, seed by seed, so that an interrupted study has complete comparisons.
 
     Those with the first seed are of `tuning_cells`.
     """
@@ -104,7 +104,7 @@ def suggested_cells(preset: Preset, proposal: dict, rates: dict[str, float]) -> 
 
 
 def same_arm(proposal: dict) -> str | None:
-    """The arm that the proposal is, if it is one."""
+    """The arm that equals the proposal, if any."""
     for arm, model in ARMS.items():
         layers = (model.get("shallow", 0), model.get("deep", 0))
         if model.get("kind") == "separated" and layers == (proposal["shallow"], proposal["deep"]):
@@ -113,7 +113,7 @@ def same_arm(proposal: dict) -> str | None:
 
 
 def settings(preset: Preset, cell: Cell, paths: dict) -> dict:
-    """The configuration file of a cell's training. paths: run, tokenizer, heldout; sources as the file has them."""
+    """Configuration of a cell's training. paths: run, tokenizer, heldout; sources as the file has them."""
     return {
         "run": {"folder": paths["run"], "steps": cell.steps, "seed": cell.seed},
         "model": {

@@ -1,4 +1,4 @@
-"""The plots of a study's report: held-out losses by step, and conflict by layer."""
+"""Plots of a study's report: held-out losses by step, and conflict by layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tools.study.plan import WORDS, Preset
 
 
 def curves(results: list[dict], path: Path) -> None:
-    """Held-out losses by step on the mixed rows: the mean over seeds of each arm, and the seeds faintly.
+    """Held-out losses by step on the mixed rows: the mean over seeds of each arm, and single seeds faintly.
 
     The first measurement, of a model that knows nothing, is left out: beside it the arms would all be one line.
     """
@@ -44,7 +44,7 @@ def curves(results: list[dict], path: Path) -> None:
 
 
 def conflict_plot(folder: Path, preset: Preset, results: list[dict], path: Path) -> None:
-    """Profiles of all arms that have shared weights, first seed."""
+    """Conflict profiles of all arms with shared weights, first seed."""
     profiles = {}
     for result in results:
         place = folder / result["name"] / "conflict"

@@ -1,4 +1,4 @@
-"""The report of a study: at most three pages with plots, and details.md and CSVs with every number and where it is from."""
+"""Report of a study: at most three pages with plots, and details.md and CSVs with every number and its source."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAPER_ENTROPY = {  # bits, arXiv 2509.24365 and its released script: plug-in, Qw
 
 
 def collect(folder: Path, preset: Preset) -> list[dict]:
-    """Every cell that the study is meant to have: its result, its failure, or {"missing": True}.
+    """Every planned cell: its result, its failure, or {"missing": True}.
 
     `compared`: whether it is a cell of the comparison, and not one that a learning rate was chosen by alone.
     """
@@ -51,7 +51,7 @@ def collect(folder: Path, preset: Preset) -> list[dict]:
 
 
 def state_of(folder: Path, name: str, cell: dict, measured: bool) -> dict:
-    """What the cell's folder says of it; a cell to be measured that is only trained yet is missing."""
+    """State of a cell from its folder; one that is trained but not measured is missing."""
     for file in (DONE, FAILED):
         path = folder / name / file
         if path.is_file():
@@ -62,7 +62,8 @@ def state_of(folder: Path, name: str, cell: dict, measured: bool) -> dict:
 
 
 def write(output: Path, folder: Path, preset: Preset, results: list[dict], problems: dict[str, str]) -> None:
-    """report.md, details.md, CSVs and plots in `output`. problems: measurement ("entropy", "speed") -> why it failed."""
+    """Write report.md, details.md, CSVs and plots to `output`. problems: measurement ("entropy", "speed") -> why it
+    failed."""
     output.mkdir(parents=True, exist_ok=True)
     arms = finished(results)
     curves(results, output / "curves.png")
@@ -109,7 +110,7 @@ def write(output: Path, folder: Path, preset: Preset, results: list[dict], probl
 
 
 def what_it_is(preset: Preset, results: list[dict]) -> list[str]:
-    """The first words, and what is missing."""
+    """Introduction, and what is missing."""
     undone = [result["name"] for result in results if "failed" in result or result.get("missing")]
     state = [f"**Not complete: {', '.join(undone)} failed or did not run.**", ""] if undone else []
     return [
@@ -125,7 +126,7 @@ def what_it_is(preset: Preset, results: list[dict]) -> list[str]:
 
 
 def held_and_varied(preset: Preset, results: list[dict], folder: Path) -> list[str]:
-    """What was the same for all arms, and what was not."""
+    """What was the same for all arms, and what was varied."""
     commits = sorted({result["commit"][:12] for result in results if "commit" in result})
     return [
         f"Varied: the kinds of the layers, and {len(preset.seeds)} seeds (first weights, order of the data). Held: "
@@ -142,7 +143,7 @@ def held_and_varied(preset: Preset, results: list[dict], folder: Path) -> list[s
 
 
 def passes(preset: Preset, folder: Path) -> str:
-    """How often a training sees its data, as a part of a sentence; empty before the entropies, which counted the data."""
+    """Number of epochs, as a part of a sentence; empty before the entropies, which counted the data."""
     tokens = {"text": 0, "image": 0}
     for row in whole_entropies(folder):
         tokens[row["modality"]] += int(row["windows"]) if row["n"] == "1" else 0
@@ -154,7 +155,7 @@ def passes(preset: Preset, folder: Path) -> str:
 
 
 def arms_table(arms: Arms, results: list[dict], folder: Path, problems: dict[str, str]) -> list[str]:
-    """A line for each arm: its sizes, its rate, and what a step costs."""
+    """A line for each arm: its sizes, its learning rate, and the cost of a step."""
     heads = ["arm", "seeds", "parameters", "activated", "learning rate", "tokens/s", "step time, shared = 1"]
     rates = {r["cell"]["arm"]: r["cell"]["learning_rate"] for r in results if "measures" in r and r["compared"]}
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
@@ -177,7 +178,7 @@ def arms_table(arms: Arms, results: list[dict], folder: Path, problems: dict[str
 
 
 def step_costs(folder: Path) -> dict[str, tuple[str, str]]:
-    """arm -> tokens a second, and time of a step over that of the shared transformer, as cells of a table."""
+    """arm -> tokens per second, and step time over the shared transformer's, as table cells."""
     if not (folder / SPEED).is_file():
         return {}
     found = read_json(folder / SPEED)
@@ -192,7 +193,7 @@ def step_costs(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def proposal_words(folder: Path) -> list[str]:
-    """What tools/suggest_separation.py made of the shared model's profile."""
+    """Proposal of tools/suggest_separation.py from the shared model's profile."""
     from tools.analysis.separation import words
 
     path = folder / PROPOSAL
@@ -232,7 +233,8 @@ def entropy_words(folder: Path, problem: str | None) -> list[str]:
 
 
 def overfitting(results: list[dict]) -> list[str]:
-    """A line where held-out picture loss rose again before the end: the last one is then not the arm's best."""
+    """A line where held-out image loss rose again before the end (overfitting): the last one is then not the arm's
+    best."""
     rises: dict[str, list[float]] = {}
     for result in results:
         if result["compared"] and "measures" in result:
@@ -250,7 +252,7 @@ def overfitting(results: list[dict]) -> list[str]:
 
 
 def limits(preset: Preset, results: list[dict]) -> list[str]:
-    """In plain words."""
+    """Limits of the study, in plain words."""
     return [
         "- Six layers from random weights, on clip art and one manual, are not a trained language model of 1.5B parameters, whose "
         "text layers are to be kept, on 28B tokens: an order of the arms here does not carry over, in either direction.",

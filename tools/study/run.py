@@ -1,4 +1,4 @@
-"""Data, cells and measurements of the study, in their order."""
+"""Runner of the study: data, cells and measurements, in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pretrain.system.errors import RunFailed, UserError
 
 
 def prepare(data: Path, packages: Path | None) -> None:
-    """Texts, and code shards of them. Raises UserError or RunFailed."""
+    """Download texts and make their code shards. Raises UserError or RunFailed."""
     from tools.study.cells import run_command_here
     from tools.study.data import check_demo, preparation
 
@@ -48,7 +48,7 @@ def check_same_study(folder: Path, plan: dict) -> None:
 
 
 def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) -> list[dict]:
-    """All cells in their order: tuning, comparison, proposal -> results and failures."""
+    """Run all cells in order: tuning, comparison, proposal -> results and failures."""
     from tools.study.cells import DONE, PROPOSAL, best_rates, do_cell, read_json, write_json
     from tools.study.plan import main_cells, suggested_cells, tuning_cells
 
@@ -98,7 +98,7 @@ def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) 
 
 
 def measure_entropies(folder: Path, data: Path) -> str | None:
-    """Once a study -> None, or why it could not be done."""
+    """Measure entropies once per study -> None, or why it failed."""
     from tools.study.cells import run_command_here
     from tools.study.data import LANGUAGES
 
@@ -120,7 +120,7 @@ def measure_entropies(folder: Path, data: Path) -> str | None:
 
 
 def measure_speed(folder: Path, preset, results: list[dict], heldout: str) -> str | None:
-    """Steps of all arms side by side, once a study, when all have a run -> None, or why it could not be done."""
+    """Time steps of all arms side by side, once per study, when all have a run -> None, or why it failed."""
     from tools.study.cells import SPEED, run_command_here
     from tools.study.plan import ARMS, SPEED_ROUNDS
 

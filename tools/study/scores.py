@@ -1,4 +1,4 @@
-"""What a model knows about pairs of texts and pictures.
+"""Retrieval scores: log probabilities of pairs of texts and images.
 
 Log probabilities of each text with each picture, and who is first.
 """
@@ -39,7 +39,7 @@ def target_losses(opened) -> Losses:
 def document_log_likelihoods(
     losses: Losses, tokenized: TokenizedPrompts, documents: Sequence[tuple], size: RowSize
 ) -> numpy.ndarray:
-    """float64 [documents]: log probability of all target tokens of each (ids, labels), in rows as full as they get."""
+    """float64 [documents]: log probability of all target tokens of each (ids, labels), computed in packed rows."""
     import torch
 
     found: list[float] = []
@@ -72,7 +72,7 @@ def pair_scores(
     sequence_length: int,
     shapes: Sequence[int] = (),
 ) -> numpy.ndarray:
-    """float64 [texts, pictures] log probability of one given the other: of pictures for TEXT_TO_IMAGE, else of texts.
+    """float64 [texts, images] log probability of one given the other: of images for TEXT_TO_IMAGE, else of texts.
 
     texts: token ids of each; pictures: codes of each; shapes: numbers of their grids, all the first where there are none.
     """
@@ -85,7 +85,7 @@ def pair_scores(
 
 
 def first_place(scores: numpy.ndarray) -> dict[str, float]:
-    """log p(candidate | query) as [queries, candidates], the right one on the diagonal -> how often it comes first.
+    """log p(candidate | query) as [queries, candidates], the right one on the diagonal -> recall at 1.
 
     What a candidate has with every query (likely texts, empty pictures) is taken out: its mean probability over
     queries. `accuracy`: share of queries whose right candidate is first; `rank`: mean reciprocal place; by chance 1 /
@@ -102,7 +102,7 @@ def first_place(scores: numpy.ndarray) -> dict[str, float]:
 def both_directions(
     losses: Losses, tokenized: TokenizedPrompts, dataset, pairs: int, sequence_length: int
 ) -> dict[str, dict]:
-    """Text -> picture retrieval and picture -> text choice among `pairs` documents, spread over a dataset of code shards.
+    """Text-to-image and image-to-text retrieval among `pairs` documents, spread over a dataset of code shards.
 
     Documents with a text or a picture that came before are left out: a right answer must be the only one.
     """

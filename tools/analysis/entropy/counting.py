@@ -1,4 +1,4 @@
-"""Counting n-grams of many sequences with bounded memory: each pass over the data counts one share of the contexts.
+"""N-gram counts of many sequences in bounded memory: each pass over the data counts one share of the contexts.
 
 A window never crosses from one sequence into the next: windows of order n are n tokens of one text or one picture. An
 n-gram is known by a 64-bit hash of its tokens; among 10^9 distinct ones a few are mistaken for others, which no digit
@@ -24,7 +24,7 @@ Sequences = Callable[[], Iterable[numpy.ndarray]]  # starts a pass: token ids [t
 
 @dataclass
 class Order:
-    """What was counted of n-grams of one length n."""
+    """Counts of n-grams of one length n."""
 
     n: int
     windows: int = 0
@@ -34,7 +34,7 @@ class Order:
     in_group: numpy.ndarray = field(default_factory=lambda: numpy.zeros(GROUPS))  # windows of each group
 
     def histogram(self, prefixes: bool = False) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """(counts, times) as the estimators take them."""
+        """Histogram (counts, times), input of the estimators."""
         found = sorted((self.of_prefix_count if prefixes else self.of_count).items())
         return numpy.array([c for c, _ in found], dtype=numpy.int64), numpy.array(
             [t for _, t in found], dtype=numpy.int64
@@ -58,12 +58,12 @@ def mixed(values: numpy.ndarray) -> numpy.ndarray:
 
 
 def share_of(number: int) -> float:
-    """A sequence's place in 0..1, by its number: sequences below f are a sample of share f, and samples are nested."""
+    """A sequence's hash in 0..1, by its number: sequences below f are a sample of share f, and samples are nested."""
     return int(mixed(numpy.array([number + 1], dtype=numpy.uint64) * GOLDEN)[0]) / 2**64
 
 
 def batches(sequences: Iterable[numpy.ndarray], share: float) -> Iterator[tuple[numpy.ndarray, ...]]:
-    """Sequences of a sample -> (token ids, place in the sequence, group), each [tokens], many sequences at a time."""
+    """Batches of a sample's sequences -> (token ids, position in the sequence, group), each [tokens]."""
     parts: list[tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]] = []
     size = 0
     for number, tokens in enumerate(sequences):
@@ -83,7 +83,8 @@ def batches(sequences: Iterable[numpy.ndarray], share: float) -> Iterator[tuple[
 def windows(
     batch: tuple[numpy.ndarray, ...], orders: int
 ) -> Iterator[tuple[int, numpy.ndarray, numpy.ndarray, numpy.ndarray]]:
-    """(n, hash of each n-gram with its group in the lowest bits, hash of its prefix, which windows are whole).
+    """N-gram windows: (n, hash of each n-gram with its group in the lowest bits, hash of its prefix, which windows are
+    complete).
 
     For n = 1 .. orders.
     """
@@ -97,7 +98,7 @@ def windows(
 
 
 class Table:
-    """(n-gram and group) -> count and prefix, merged whenever enough windows have come."""
+    """Table (n-gram and group) -> count and prefix, merged whenever enough windows have come."""
 
     def __init__(self):
         self.keys, self.prefixes = (numpy.zeros(0, dtype=numpy.uint64) for _ in range(2))
@@ -106,14 +107,14 @@ class Table:
         self.size = 0
 
     def add(self, keys: numpy.ndarray, prefixes: numpy.ndarray) -> None:
-        """Windows."""
+        """Add windows."""
         self.waiting.append((keys, prefixes))
         self.size += len(keys)
         if self.size > max(BATCH, len(self.keys)):
             self.merge()
 
     def merge(self) -> None:
-        """Count what is waiting."""
+        """Merge pending windows into the counts."""
         if not self.waiting:
             return
         keys, prefixes = (
@@ -126,7 +127,7 @@ class Table:
         self.waiting, self.size = [], 0
 
     def into(self, order: Order) -> None:
-        """Add what this table holds to `order`.
+        """Add this table's counts to `order`.
 
         All windows of a prefix must be in one table (of an n-gram, if n is 1).
         """
@@ -148,7 +149,7 @@ class Table:
 
 
 def count(sequences: Sequences, orders: int, share: float = 1.0, passes: int = 1) -> list[Order]:
-    """n-grams of n = 1 .. orders in the sample of share `share`.
+    """Count n-grams of n = 1 .. orders in the sample of share `share`.
 
     Each of `passes` passes counts its part of the contexts.
     """
@@ -170,5 +171,5 @@ def count(sequences: Sequences, orders: int, share: float = 1.0, passes: int = 1
 
 
 def passes_needed(tokens: int, orders: int, memory: float) -> int:
-    """Passes that keep tables of `tokens` tokens below `memory` bytes."""
+    """Number of passes that keep tables of `tokens` tokens below `memory` bytes."""
     return max(1, int(numpy.ceil(tokens * orders * BYTES / memory)))

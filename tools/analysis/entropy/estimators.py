@@ -1,4 +1,4 @@
-"""Entropy from counts of counts, in bits. numpy only.
+"""Entropy estimators from counts of counts, in bits. numpy only.
 
 All take how often each count occurs: `counts` int64 [k], distinct, and `times` int64 [k], of how many symbols each is
 the count. A conditional entropy is the joint entropy of n-grams less that of their prefixes, each by the same
@@ -11,13 +11,13 @@ import numpy
 
 
 def plug_in(counts: numpy.ndarray, times: numpy.ndarray) -> float:
-    """Entropy of the observed frequencies: too low as long as there are symbols that were seen rarely or never."""
+    """Plug-in entropy of the observed frequencies: biased low while rare symbols are unseen."""
     total = float(counts @ times)
     return float(numpy.log2(total) - (times * counts * numpy.log2(counts)).sum() / total)
 
 
 def coverage(counts: numpy.ndarray, times: numpy.ndarray) -> float:
-    """Probability of all symbols that were seen, as Good and Turing estimate it: 1 - symbols seen once / symbols."""
+    """Good-Turing coverage: probability of all seen symbols, 1 - symbols seen once / symbols."""
     once = int(times[counts == 1].sum())
     return 1.0 - once / float(counts @ times)
 

@@ -1,4 +1,4 @@
-"""Entropies of one stream of sequences at several sample sizes, and what can be believed of them."""
+"""Entropies of one stream of sequences at several sample sizes, and whether they are converged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Entropy:
 
 
 def entropy_of(name: str, modality: str, order: Order, share: float, sequences: int) -> Entropy:
-    """What the counts of one order say."""
+    """Entropy from the counts of one order."""
     plain, error = order.entropy()
     joint = order.histogram()
     corrected = chao_shen(*joint) - (chao_shen(*order.histogram(prefixes=True)) if order.n > 1 else 0.0)
@@ -62,7 +62,7 @@ def entropy_of(name: str, modality: str, order: Order, share: float, sequences: 
 
 
 def measure(name: str, modality: str, sequences: Sequences, orders: int, points: int, memory: float) -> list[Entropy]:
-    """All orders at the whole size, half of it, a quarter ... (`points` sizes), the smallest first.
+    """Entropies of all orders at the whole size, half of it, a quarter ... (`points` sizes), smallest first.
 
     memory: bytes that counting may take. The sequences are gone through once for each size, or oftener where memory
     asks for it.
@@ -79,7 +79,7 @@ def measure(name: str, modality: str, sequences: Sequences, orders: int, points:
 
 
 def judged(found: list[Entropy]) -> list[Entropy]:
-    """Each estimate with whether it can be trusted: its n-grams are covered, and doubling the sample did not move it.
+    """Estimates with a flag for trust: n-grams are covered, and doubling the sample did not move the estimate.
 
     Either alone would pass a plug-in estimate that is near zero because every n-gram was seen once, at any size.
     """
@@ -96,7 +96,7 @@ def judged(found: list[Entropy]) -> list[Entropy]:
 
 
 def write(folder: Path, found: list[Entropy]) -> None:
-    """entropy.csv (all sizes), entropy.png and summary.md."""
+    """Write entropy.csv (all sizes), entropy.png and summary.md."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = io.StringIO(newline="")
     writer = csv.DictWriter(lines, [field.name for field in fields(Entropy)])
@@ -114,7 +114,7 @@ def whole(found: list[Entropy]) -> Iterator[tuple[str, list[Entropy]]]:
 
 
 def summary(found: list[Entropy]) -> str:
-    """One table of the whole samples, and a sentence on each stream's limits."""
+    """One table of the whole samples, and a sentence on the limits of each stream."""
     orders = sorted({one.n for one in found})
     words = [
         "# Conditional n-gram entropy, bits a token",
@@ -155,7 +155,7 @@ def _cell(one: Entropy | None) -> str:
 
 
 def plot(found: list[Entropy], path: Path) -> None:
-    """Estimates by sample size, a panel for each stream: corrected as lines, plug-in dotted."""
+    """Plot estimates by sample size, a panel for each stream: corrected as lines, plug-in dotted."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,1 +1,1 @@
-"""What `tools/gpu_check.py` measures on one GPU, a file for each subject; every function gives figures for JSON."""
+"""Measurements of `tools/gpu_check.py` on one GPU, a file for each subject; every function returns results for JSON."""

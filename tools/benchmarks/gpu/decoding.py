@@ -1,4 +1,4 @@
-"""Decoding with caches of several kinds, and with CUDA graphs: milliseconds of a token, and whether hidden states agree."""
+"""Decoding with several KV caches, and with CUDA graphs: milliseconds per token, and whether hidden states agree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ STEPS = {"cuda": 64, "cpu": 4}
 
 
 def decoding(setting: Setting) -> dict:
-    """By way: least and median milliseconds of a token, and how far hidden states are from those of the first way.
+    """For each variant: least and median milliseconds per token, and the difference of hidden states to the first
+    variant's.
 
     Ways: the cache that pictures are drawn with, whose room is reserved; transformers' growing and static ones; on a GPU the
     static one with the step as one CUDA graph (torch.compile), which launches no kernel by itself.
@@ -61,7 +62,7 @@ def decoding(setting: Setting) -> dict:
 
 
 def _decode(model, step, cache, prompt, code: int, count: int, setting: Setting):
-    """(hidden state of the last token, seconds of each of the last `count` tokens, after as many that are not timed)."""
+    """(hidden state of the last token, seconds of each of the last `count` tokens, after as many warm-up tokens)."""
     import torch
 
     times, place = [], torch.tensor([prompt.shape[1]], device=setting.device)

@@ -1,4 +1,4 @@
-"""Pictures: codes of a full-size image tokenizer, and codes drawn by a model."""
+"""Images on a GPU: encoding with a full-size image tokenizer, and generation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SIDES = {"cuda": 512, "cpu": 32}
 
 
 def encoding(setting: Setting) -> dict:
-    """Pictures a second of Chameleon's encoder in float32 and in bfloat16, and the share of codes that differ.
+    """Images per second of Chameleon's encoder in float32 and in bfloat16, and the share of codes that differ.
 
     Weights are random; the codebook is as wide as what is looked up in it, so that rounding decides as few codes as it does
     with trained ones.
@@ -46,7 +46,8 @@ def encoding(setting: Setting) -> dict:
 
 
 def drawing(setting: Setting) -> dict:
-    """Milliseconds a code of the 3B's layers with guidance, by batch, with the reserved cache that generation uses."""
+    """Milliseconds per code of the 3B's layers with guidance, by batch size, with the preallocated cache of
+    generation."""
     import torch
 
     from model.hf.configuration_uni_x import UniXConfig

@@ -1,4 +1,4 @@
-"""The setting of a check: device, sizes, and clocks that wait for the device."""
+"""Set-up of a GPU check: device, sizes, and synchronized clocks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 
 class NotRun(Exception):
-    """Why a section cannot be measured here. The message goes into the table."""
+    """Why a section cannot be measured here; the table shows it."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured where: sizes are those of a GPU, or small ones by which a CPU shows that the script works."""
+    """Device and sizes: those of a GPU, or small ones that test the script on a CPU."""
 
     device: str  # cuda or cpu
     model: str  # of tools.benchmarks.cases.SIZES
@@ -24,19 +24,19 @@ class Setting:
 
     @property
     def gpu(self) -> bool:
-        """Whether it is a GPU."""
+        """Whether the device is a GPU."""
         return self.device == "cuda"
 
 
 def setting_of(device: str, model: str = "") -> Setting:
-    """The usual one of a device; `model` chooses another size."""
+    """Default set-up of a device; `model` chooses another size."""
     if device == "cuda":
         return Setting(device, model or "3b", (8192, 10240, 20480), ("bf16",), 8)
     return Setting(device, model or "tiny", (64, 128), ("fp32", "bf16"), 2)
 
 
 def wait(device: str) -> None:
-    """Until everything that was started is done."""
+    """Synchronize with the device."""
     if device == "cuda":
         import torch
 

@@ -1,4 +1,5 @@
-"""One process of a comparison: steps of the checkout that is named first, by functions that all of its versions have.
+"""One process of a comparison: training steps of the checkout that is named first, through functions that all its
+versions have.
 
 `steps.against` runs it by its path, because everything else is to come from that checkout. The arguments: CHECKOUT cuda|cpu
 MODEL PRECISION REPEATS TOKENS ...

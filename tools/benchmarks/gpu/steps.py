@@ -1,4 +1,4 @@
-"""Training steps: what the device can do at most, exactness, time, memory, host reads, kernels."""
+"""Training steps on a GPU: peak rates, exactness, time, memory, host synchronizations, kernels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KERNELS = {
 
 
 def engine_of(config, precision: str, tokens: int, **choice):
-    """A Megatron engine with random weights, as training makes it; `choice`: its kernels."""
+    """A Megatron engine with random weights, as in training; `choice`: its kernels."""
     from pretrain.config import OptimSection
     from pretrain.engines.megatron import MegatronEngine
 
@@ -31,7 +31,7 @@ def engine_of(config, precision: str, tokens: int, **choice):
 
 
 def ceilings(setting: Setting) -> dict:
-    """What the device reaches by itself: matrix products (of random numbers) and a copy."""
+    """Peak rates of the device: matrix products (of random numbers) and a copy."""
     import torch
 
     side, size = (8192, 1 << 30) if setting.gpu else (256, 1 << 20)
@@ -49,7 +49,7 @@ def ceilings(setting: Setting) -> dict:
 
 
 def exactness(setting: Setting) -> dict:
-    """Loss and gradient norm of every kind of layer, against the Hugging Face model in float64 on the CPU."""
+    """Loss and gradient norm of every layer kind, against the Hugging Face model in float64 on the CPU."""
     import torch
 
     from model.config import layer_kinds
@@ -84,7 +84,7 @@ def exactness(setting: Setting) -> dict:
 
 
 def steps(setting: Setting, peak_tflops: float) -> dict:
-    """Time, tokens a second, share of the measured peak and memory of a step, by row length and precision."""
+    """Time, tokens per second, share of the measured peak and memory of a step, by sequence length and precision."""
     import torch
 
     from pretrain.flops import row_flops
@@ -113,7 +113,7 @@ def steps(setting: Setting, peak_tflops: float) -> dict:
 
 
 def host_reads(setting: Setting) -> dict:
-    """Times that the host waits for the device in one step, by what asks for it, and the kernels that take longest."""
+    """Host synchronizations of one step, by operation, and the slowest kernels."""
     import torch
 
     from tools.benchmarks import cases
@@ -144,7 +144,7 @@ def host_reads(setting: Setting) -> dict:
 
 
 def deterministic(setting: Setting) -> dict:
-    """What `run.deterministic` costs: steps with and without it in turn, as ratios of neighbours."""
+    """Cost of `run.deterministic`: steps with and without it in turn, as ratios of neighbours."""
     import torch
 
     from tools.benchmarks import cases
@@ -167,7 +167,8 @@ def deterministic(setting: Setting) -> dict:
 
 
 def kernels(setting: Setting) -> dict:
-    """Steps with torch's kernels and with transformer-engine's, bf16 and FP8, in turn, from the same weights and row."""
+    """Steps with torch's kernels and with transformer-engine's, bf16 and FP8, in turn, from the same weights and
+    row."""
     import importlib.util
 
     from model.kernels import unloadable
@@ -201,7 +202,7 @@ def kernels(setting: Setting) -> dict:
 
 
 def clear(setting: Setting) -> None:
-    """Give the memory of the section before back, and count the peak anew."""
+    """Free the memory of the section before, and reset peak counting."""
     gc.collect()
     if setting.gpu:
         import torch
@@ -211,7 +212,7 @@ def clear(setting: Setting) -> None:
 
 
 def against(setting: Setting, other: Path, own: Path) -> dict:
-    """Steps of another checkout and of this one in turn, each in a process of its own: own over other, by tokens."""
+    """Steps of another checkout and of this one in turn, each in its own process: ratio own over other, by tokens."""
     import json
     import statistics
     import subprocess

@@ -1,4 +1,4 @@
-"""What comes back, for the description of the API and for the tests that hold answers against it."""
+"""Response schemas, for the API description and for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Answer(BaseModel):
-    """Fields may be added; those that are here are there."""
+    """Base of response schemas; more fields may be added later."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -31,7 +31,7 @@ class Health(Answer):
 
 
 class OwnSettings(Answer):
-    """What the server's own page needs to know."""
+    """Settings for the server's own page."""
 
     size: str
     sizes: list[str]

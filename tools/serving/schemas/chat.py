@@ -1,4 +1,4 @@
-"""The body of POST /v1/chat/completions, and the messages of a conversation: what the server says it takes back."""
+"""Schema of POST /v1/chat/completions, and of messages, including those that the server returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The body of POST /v1/completions: texts that go on, and how likely the model finds them."""
+"""Schema of POST /v1/completions: text completion and log probabilities."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 def kind_of_prompt(value: Any) -> str:
-    """By its first item: one text, texts, ids, or several lists of ids."""
+    """Kind of a prompt by its first item: one text, texts, ids, or several lists of ids."""
     first = value[0] if isinstance(value, list) and value else None
     if isinstance(first, list):
         return "lists"

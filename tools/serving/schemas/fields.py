@@ -1,4 +1,4 @@
-"""The rules of requests: null means absent, unknown names are refused, and a refusal is one line in a user's words.
+"""Base schema: null means absent, unknown fields are refused, and errors are one line in plain words.
 
 A field that is not here is refused, because a setting that is silently ignored gives an answer that was not asked for.
 A field that asks for nothing (`nothing_but`) is accepted, because clients send such values of their own accord.
@@ -45,7 +45,7 @@ def text_or_list(value: Any) -> str:
 
 
 def text_or(items: Any) -> Any:
-    """The type of a field that is a text or a list of `items`, so that what is wrong in either is told of that one."""
+    """Type of a field that is a text or a list of `items`, with errors for the variant that was sent."""
     return Annotated[Annotated[str, Tag("text")] | Annotated[list[items], Tag("list")], Discriminator(text_or_list)]
 
 
@@ -56,7 +56,7 @@ Stop = Annotated[
 
 
 class Fields(BaseModel):
-    """Strict about types and names."""
+    """Base schema, strict about types and names."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,7 +67,7 @@ class StreamOptions(Fields):
 
 
 def nothing_but(*values: Any, because: str) -> Any:
-    """The type of a field that may say only what asks for nothing. `because` says why, and what to do instead."""
+    """Type of a field that is accepted only with values without effect. `because` says why, and what to do instead."""
 
     def check(found: Any, info: ValidationInfo) -> Any:
         texts = bool(info.context and info.context.get("form"))
@@ -85,7 +85,7 @@ def as_text(value: Any) -> str:
 
 
 def parse_json(kind: type[Fields], body: bytes):
-    """A request of a JSON body. Raises ApiError 400, which names the field."""
+    """Parse a JSON body. Raises ApiError 400 with the field's name."""
     try:
         values = without_nulls(from_json(body))  # which has a bound for nesting
         json.loads(body, object_pairs_hook=each_once)
@@ -98,7 +98,7 @@ def parse_json(kind: type[Fields], body: bytes):
 
 
 def parse_form(kind: type[Fields], fields: dict[str, str]):
-    """A request of a form's fields, whose numbers are texts. Raises ApiError 400, which names the field."""
+    """Parse form fields, whose numbers are texts. Raises ApiError 400 with the field's name."""
     given = {name: value for name, value in fields.items() if value != ""}  # what a form leaves empty is absent
     try:
         return kind.model_validate(given, context={"form": True})
@@ -116,14 +116,14 @@ def each_once(pairs: list[tuple[str, Any]]) -> None:
 
 
 def without_nulls(value: Any) -> Any:
-    """The same without the fields that are null."""
+    """Fields without those that are null."""
     if isinstance(value, dict):
         return {name: without_nulls(one) for name, one in value.items() if one is not None}
     return [without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def refusal(kind: type[Fields], error: ValidationError, values: Any) -> ApiError:
-    """The first thing that is wrong with a request, in one line: where, what was found, and what would be right."""
+    """The first error of a request in one line: where, what was found, and what would be right."""
     problem = error.errors(include_url=False)[0]
     names = place_of(problem["loc"], values)
     place = ".".join(map(str, names))[:200]
@@ -144,7 +144,7 @@ def refusal(kind: type[Fields], error: ValidationError, values: Any) -> ApiError
 
 
 def place_of(steps: Sequence[str | int], values: Any) -> list[str | int]:
-    """Where an error is, in the names of the request itself: pydantic's path also names the branches of unions."""
+    """Path of an error in the request's own names: pydantic's path also has the branches of unions."""
     names: list[str | int] = []
     here = values
     for number, step in enumerate(steps):
@@ -165,7 +165,7 @@ def found_at(names: Sequence[str | int], values: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as a line may quote it: short."""
+    """A value, shortened for an error message."""
     try:
         text = json.dumps(value, ensure_ascii=True, default=str)
     except ValueError:  # Python writes no whole numbers of thousands of digits
@@ -180,7 +180,7 @@ def unknown(kind: type[Fields], names: Sequence[str | int], place: str) -> ApiEr
 
 
 def wrong_kind(names: Sequence[str | int], found: Any, problem: Any) -> ApiError:
-    """The `type` or `role` of a part is none that is known here."""
+    """Error for an unknown `type` or `role` of a part."""
     if not isinstance(found, dict):
         place = ".".join(map(str, names))
         return ApiError(400, f"{place or 'the body'} is {shown(found)}: it must be an object", place, "invalid_value")
@@ -195,7 +195,8 @@ def wrong_kind(names: Sequence[str | int], found: Any, problem: Any) -> ApiError
 
 
 def other_places(kind: Any, known: str) -> str:
-    """What to do about a part or role that exists elsewhere in the OpenAI API, or in messages of others; `known` are those here."""
+    """Remedy for a part or role of other parts of the OpenAI API, or of other servers' messages; `known` are those
+    here."""
     if kind == "image_url" and "'text'" in known:
         return " here; pictures stand in messages of the user"
     if kind in ("input_text", "input_image", "output_text"):
@@ -208,7 +209,7 @@ def other_places(kind: Any, known: str) -> str:
 
 
 def words_of(problem: Any) -> str:
-    """What pydantic says is wrong, as a person who never heard of pydantic would want it."""
+    """pydantic's error in plain words."""
     given = problem.get("ctx") or {}
     words = WORDS.get(problem["type"])
     if problem["loc"][-1:] == ("image_url",):

@@ -1,4 +1,4 @@
-"""The body of POST /v1/images/generations, and the fields of POST /v1/images/edits other than its pictures."""
+"""Schema of POST /v1/images/generations, and of the fields of POST /v1/images/edits without its images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_FRAMES = "pictures do not move: leave it out"
 
 
 class PictureRequest(Fields):
-    """The body of POST /v1/images/generations. None stands for the server's own setting."""
+    """Body of POST /v1/images/generations. None stands for the server's default."""
 
     prompt: Annotated[str, Field(min_length=1)]
     model: str | None = None
@@ -55,7 +55,7 @@ class PictureRequest(Fields):
 
 
 class EditRequest(PictureRequest):
-    """The fields of POST /v1/images/edits other than its pictures."""
+    """Fields of POST /v1/images/edits without its images."""
 
     image_guidance: Guidance | None = None
     input_fidelity: nothing_but("low", because="use image_guidance: more keeps more of the source") = None

@@ -1,4 +1,4 @@
-"""The body of POST /v1/responses: texts and pictures in, what was said before by its text or by its id."""
+"""Schema of POST /v1/responses: texts and images, and earlier turns by text or by response id."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Part = Annotated[InputText | InputImage | OutputText | Refusal, Field(discrimina
 
 
 class InputMessage(Fields):
-    """A message, of the user or of the model: as clients write it, or as an answer of this server held it."""
+    """A message of the user or of the model: as clients write it, or as this server returned it."""
 
     type: Literal["message"] | None = None
     role: Literal["user", "assistant", "system", "developer"]
@@ -68,7 +68,7 @@ class ItemReference(Fields):
 
 
 class Reasoning(Fields):
-    """Thoughts of another model, which are for nobody but who had them."""
+    """Reasoning items of other models, which are ignored."""
 
     type: Literal["reasoning"]
     id: Label | None = None

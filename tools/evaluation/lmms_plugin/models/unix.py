@@ -1,4 +1,4 @@
-"""A Uni-X folder as lmms-eval's runner wants it: `--model unix --model_args pretrained=FOLDER,chat=True`."""
+"""lmms-eval model of a Uni-X folder: `--model unix --model_args pretrained=FOLDER,chat=True`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_NEW_TOKENS = 64  # of tasks that name no number
 
 @register_model("unix")
 class UniX(lmms):
-    """Understanding: answers, and log probabilities of answers, to questions about pictures."""
+    """Image understanding: answers, and log probabilities of answers, to questions about images."""
 
     is_simple = True
 
@@ -38,7 +38,7 @@ class UniX(lmms):
         self.at_once = int(batch_size)
 
     def generate_until(self, requests: Sequence) -> list[str]:
-        """The likeliest answer to each request, in order; neighbours with the same limits are asked together."""
+        """Greedy answer to each request, in order; neighbours with the same limits are batched."""
         answers: list[str] = []
         for limit, same in itertools.groupby(requests, key=_limit_of):
             asked = list(same)
@@ -51,7 +51,7 @@ class UniX(lmms):
         return answers
 
     def loglikelihood(self, requests: Sequence) -> list[tuple[float, bool]]:
-        """(log probability, whether it is the likeliest) of each request's continuation."""
+        """(log probability, whether it is the greedy one) of each request's continuation."""
         found = []
         for request in requests:
             question, target, to_pictures, number, task, split = request.args
@@ -61,7 +61,7 @@ class UniX(lmms):
         return found
 
     def generate_until_multi_round(self, requests: Sequence) -> list[str]:
-        """Not for this model: its benchmarks ask once."""
+        """Not supported: its benchmarks ask once."""
         raise ValueError("unix answers tasks of one round only: choose tasks of output_type generate_until")
 
     def _pictures(self, to_pictures, number: int, task: str, split: str) -> list:
@@ -74,7 +74,7 @@ def _limit_of(request) -> int:
 
 
 def _until(text: str, options: dict) -> str:
-    """A text up to the first of the strings that end it."""
+    """A text up to its first stop string."""
     ends = options.get("until") or []
     for end in [ends] if isinstance(ends, str) else ends:
         text = text.split(end)[0] if end else text

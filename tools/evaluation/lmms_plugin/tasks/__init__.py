@@ -1,1 +1,1 @@
-"""lmms-eval looks here for tasks of a plugin; there are none."""
+"""Tasks of the lmms-eval plugin: none."""
