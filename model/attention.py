@@ -77,7 +77,7 @@ def varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: Segments
     longest, ends = layout.max_seqlen_q, layout.cu_seqlens_q
     switch = _grouped_heads_switch()
     out = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0), **switch)
-    return cast(Tensor, out)  # a tuple only where asked for more
+    return cast(Tensor, out)  # a tuple only if requested
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, layout: Segments) -> Tensor:
@@ -110,6 +110,6 @@ class DocumentAttention(MegatronModule):
         layout = cast(Segments, packed_seq_params)
         query = rotate(query, layout.cos, layout.sin)
         key = rotate(key, layout.cos, layout.sin)
-        if value.is_cuda:  # a copy of a tenth of what linear_qkv gave, of which the rest need then not be kept
+        if value.is_cuda:  # copies a tenth of linear_qkv's output, so that the rest need not be kept
             value = value.contiguous()
         return attend(query, key, value, layout)

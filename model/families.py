@@ -21,18 +21,16 @@ if TYPE_CHECKING:
 class Family:
     """One family."""
 
-    flavour: str  # what `model.flavour` of a run's configuration calls it
+    flavour: str  # its name in `model.flavour` of a run's configuration
     attention_bias: bool  # bias on q, k and v
-    qk_norm: bool  # norms on queries and keys, a head
-    end_of_text: tuple[str, ...]  # what its tokenizers call the end of a text, the first that is there
+    qk_norm: bool  # norms on queries and keys, per head
+    end_of_text: tuple[str, ...]  # names of the end-of-text token in its tokenizers, by preference
     causal_lm: str  # transformers' class
-    licence: str  # what its weights and tokenizer are bound to, for the card of a model that starts from it
-    defaults: Mapping[str, Any]  # what a config.json that lacks the key means, as transformers' class has it
-    plain: Mapping[str, tuple] = field(default_factory=dict)  # keys of this family alone -> values that ours computes
-    says: Mapping[str, Any] = field(default_factory=dict)  # keys with which its config.json says what ours have not
-    own_vocabulary: int = (
-        0  # fewest text ids of its own tokenizers; a model with fewer has another tokenizer and licence
-    )
+    licence: str  # licence of its weights and tokenizer, for the card of a model that starts from it
+    defaults: Mapping[str, Any]  # default of a missing key of config.json, as in transformers' class
+    plain: Mapping[str, tuple] = field(default_factory=dict)  # keys of this family alone -> supported values
+    says: Mapping[str, Any] = field(default_factory=dict)  # keys of its config.json for features that are not supported
+    own_vocabulary: int = 0  # smallest vocabulary of its own tokenizers; a smaller one has another licence
 
 
 FAMILIES = {
@@ -44,7 +42,7 @@ FAMILIES = {
         causal_lm="Qwen2ForCausalLM",
         licence="Apache-2.0, except for Qwen2.5-3B, whose Qwen Research licence forbids commercial use",
         defaults={"num_key_value_heads": 32, "max_position_embeddings": 32_768, "head_dim": None},
-        plain={"use_mrope": (False,), "attention_bias": (True, False)},  # its class has the bias, whatever is said
+        plain={"use_mrope": (False,), "attention_bias": (True, False)},  # its class has the bias, whatever the key says
         says={"use_sliding_window": False},
         own_vocabulary=151_643,
     ),

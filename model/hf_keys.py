@@ -59,8 +59,8 @@ PLAIN: dict[str, tuple] = {
     "pruned_heads": ({},),
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
-    "text_logits_only": (False,),  # ours
-    "add_sep_for_vis": (0,),  # the published Uni-X code's, from here on
+    "text_logits_only": (False,),  # of our exports
+    "add_sep_for_vis": (0,),  # of the published Uni-X code, from here on
     "add_share_ffn": (0,),
     "all_modal_visible": (0,),
     "attn_v_q_heads": (0,),
@@ -201,7 +201,7 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
     plain = PLAIN | dict(of_family)
     code_of_its_own = published or kind in MODEL_TYPES
     for key, value in values.items():
-        harmless = key in WITHOUT_EFFECT and key not in of_family  # what its class reads is not
+        harmless = key in WITHOUT_EFFECT and key not in of_family  # its class reads other keys
         if value is None or key in used or harmless or (key == "auto_map" and code_of_its_own):
             continue
         if key == "layer_types":
@@ -235,5 +235,5 @@ def _check_values(values: Mapping[str, Any], name: Path | str) -> None:
 
 
 def _shortened(value: Any) -> str:
-    said = repr(value)
-    return said if len(said) <= 60 else f"{said[:57]}..."
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -134,7 +134,9 @@ def without_framing(tokenizer: Any) -> Any:
     values = json.loads(tokenizer.to_str())
     found = values["post_processor"]
     parts = found["processors"] if found and found["type"] == "Sequence" else [found] if found else []
-    parts = [part for part in parts if part["type"] == "ByteLevel"]  # this one is about offsets; the others add tokens
+    parts = [
+        part for part in parts if part["type"] == "ByteLevel"
+    ]  # only offsets are checked; other settings add tokens
     values["post_processor"] = parts[0] if parts else None
     return type(tokenizer).from_str(json.dumps(values, ensure_ascii=False))
 
@@ -155,9 +157,9 @@ def special_ids(source: HuggingFaceFolder, tokenizer: Any | None) -> tuple[int, 
     if eos is None:
         raise UserError(f"{source.folder}: the tokenizer has no token {' or '.join(names)}: give another --tokenizer")
     if source.published and start != values["vision_start_id"]:
-        said = f"config.json says vision_start_id {values['vision_start_id']}"
+        there = f"config.json says vision_start_id {values['vision_start_id']}"
         raise UserError(
-            f"{source.folder}: {PICTURE_MARKS[0]} is {start} in the tokenizer, {said}: give another --tokenizer"
+            f"{source.folder}: {PICTURE_MARKS[0]} is {start} in the tokenizer, {there}: give another --tokenizer"
         )
     return start, end, eos
 

@@ -99,7 +99,7 @@ def unloadable() -> str:
             del os.environ[name]
     try:
         importlib.import_module("transformer_engine.pytorch")
-    except Exception as error:  # whatever another's package raises as it is imported
+    except Exception as error:  # any error of another package's import
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"{type(error).__name__}: {lines[0] if lines else 'without a word'}"
     return ""

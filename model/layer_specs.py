@@ -66,7 +66,7 @@ def _norm_again(norm: Any) -> Callable[[Tensor], Tensor]:
     return functools.partial(rms_norm, weight=norm.weight.detach(), eps=norm.eps)
 
 
-# What a layer can compute again for less than it costs to keep: of a module the function that it is.
+# Cheap activation recomputation: module class -> its function.
 CHEAP: dict[type, Recipe] = {RMSNorm: _norm_again, SwiGLU: lambda _: swiglu}
 
 
@@ -155,7 +155,7 @@ class MotLayer(SeparatedLayer):
             heads.append(torch.cat(parts, dim=2).squeeze(1))
         num_text = len(heads[0])  # of all ranks
         query, key, value = torch.cat(heads).index_select(0, routing.to_document).split(sizes, dim=1)
-        core = branches[0].self_attention.core_attention  # has no weights: either will do
+        core = branches[0].self_attention.core_attention  # has no weights, so either works
         attended = core(query, key, value, None, packed_seq_params=routing.document)
         attended = attended.index_select(0, routing.to_separated).flatten(1).unsqueeze(1)
         return attended[:num_text], attended[num_text:]
@@ -311,7 +311,7 @@ def transformer_config(
         qk_layernorm=config.qk_norm,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
-        use_te_activation_func=True,  # that is, the spec's: it keeps one tensor for the backward pass where the other keeps five
+        use_te_activation_func=True,  # our function keeps one tensor for the backward pass instead of five
         hidden_dropout=hidden_dropout,
         attention_dropout=0.0,
         init_method=_left_to_initialise,
@@ -322,6 +322,6 @@ def transformer_config(
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         apply_rope_fusion=False,
-        hetereogenous_dist_checkpoint=True,  # megatron-core spells it so; layers of two kinds have two sets of names
+        hetereogenous_dist_checkpoint=True,  # megatron-core's spelling; layers of two kinds have two sets of names
         **{"gradient_accumulation_fusion": False, **overrides},
     )

@@ -15,7 +15,7 @@ from model.shapes import FITS, MOST_SHAPES, Grid, size_word
 from model.vocabulary import Vocabulary
 from pretrain.system.errors import UserError
 
-Encode = Callable[[str], Sequence[int]]  # text -> ids, with no special tokens added; cache it when rows are many
+Encode = Callable[[str], Sequence[int]]  # text -> ids without special tokens; cache it for many rows
 
 CAPTION = "{caption}"
 
@@ -182,7 +182,7 @@ def conversation_ids(
     """
     ids = []
     for role, parts in turns:
-        if not role.isidentifier():  # it stands among control tokens
+        if not role.isidentifier():  # a role is inserted between control tokens
             raise UserError(f"role {role!r} is not one: give user, assistant or system")
         ids += _encode(TURN_START.format(role=role), markup)
         for part in parts:

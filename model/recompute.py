@@ -21,12 +21,12 @@ def compute_cheap_parts_again(layer: torch.nn.Module, recipes: Mapping[type, Rec
     the module, as its forward pass has just left it, and gives that function: the weights themselves are taken along, because
     ZeRO has them away when it is called.
     """
-    made: dict[int, tuple[Callable[[Tensor], Tensor], Tensor, Tensor]] = {}  # while the layer runs, by output
+    made: dict[int, tuple[Callable[[Tensor], Tensor], Tensor, Tensor]] = {}  # by output, while the layer runs
     contexts: list = []
 
     def note(module, arguments, output) -> None:
         if contexts and torch.is_grad_enabled():
-            # The output is held until the layer is through, so that its memory is nobody else's meanwhile.
+            # Outputs are held until the layer is done, so that their memory is not reused meanwhile.
             made[output.untyped_storage()._cdata] = recipes[type(module)](module), arguments[0], output
 
     def pack(kept: Tensor):

@@ -59,8 +59,8 @@ def rope_of(values: Mapping[str, Any], default_theta: float, name: str) -> tuple
     thetas = {key: _number(value, f"{name}: {key}") for key, value in given.items() if value is not None}
     for what, spelled in (("base", thetas), ("scaling", scalings)):
         if len({repr(value) for value in spelled.values()}) > 1:
-            told = ", ".join(f"{key} {value}" for key, value in spelled.items())
-            raise UserError(f"{name}: two spellings of the rotary {what} disagree ({told}): remove the wrong one")
+            spellings = ", ".join(f"{key} {value}" for key, value in spelled.items())
+            raise UserError(f"{name}: two spellings of the rotary {what} disagree ({spellings}): remove the wrong one")
     return next(iter(thetas.values()), float(default_theta)), next(iter(scalings.values()), None)
 
 
@@ -85,8 +85,8 @@ def _scaling(settings: dict[str, Any], name: str, positions: int | None) -> dict
         settings.setdefault("factor", positions / settings["original_max_position_embeddings"])
     needed, optional = SCALINGS[kind], OPTIONAL.get(kind, ())
     if unknown := sorted(set(settings) - set(needed) - set(optional)):
-        told = f"{unknown[0]} is {settings[unknown[0]]!r}"
-        raise UserError(f"{name}: {told}: {kind} positions have no such setting here: remove it if it has no effect")
+        setting = f"{unknown[0]} is {settings[unknown[0]]!r}"
+        raise UserError(f"{name}: {setting}: {kind} positions have no such setting here: remove it if it has no effect")
     if missing := [key for key in needed if key not in settings]:
         raise UserError(
             f"{name}: {kind} positions need {missing[0]}, which is not there: add it, as the base model's config.json has it"

@@ -20,7 +20,7 @@ from model.weight_names import stack, training_names
 from pretrain.system.errors import UserError
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-NOISE = 0.1  # of new rows, in standard deviations of the old ones, column by column
+NOISE = 0.1  # noise of new rows, in standard deviations of the old ones, column by column
 UNUSED = ("rotary_emb.inv_freq",)  # buffers of older transformers: computed from rope_theta
 
 
@@ -75,7 +75,7 @@ def _dtype(source: HuggingFaceFolder, plan: dict[str, list[str]], dtype: torch.d
     """`dtype`, or that of all weights. Raises UserError when they differ, or for a quantized type."""
     found = {source.described(part)[1]: part for parts in plan.values() for part in parts}
     known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    for stored in sorted(found.keys() - known.keys()):  # quantised ones mean something with their scales alone
+    for stored in sorted(found.keys() - known.keys()):  # quantized weights need their scales
         raise UserError(
             f"{source.folder}: {found[stored]} is stored as {stored}: {', '.join(known)} can be read: save it in bf16 first"
         )

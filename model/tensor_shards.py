@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # shapes are asked for by commands that must not import torch
+if TYPE_CHECKING:  # imported lazily: commands without torch ask for shapes
     from torch import Tensor
 
 BY_ROWS = ("embedding.word_embeddings.weight", "output_layer.weight", "linear_qkv.weight", "linear_qkv.bias")

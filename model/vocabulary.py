@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-QWEN25_EMBEDDING_ROWS = 151_936  # Qwen2.5 1.5B and 3B: rows of the embedding table; overlaps nothing
+QWEN25_EMBEDDING_ROWS = 151_936  # Qwen2.5 1.5B and 3B: rows of the embedding table; beyond all text ids
 IGNORED = -100  # label of a token that is not trained on
 RELEASED_OFFSET = 151_665  # len(tokenizer) of Qwen2.5: the published models put code 0 here, over reserved rows
 

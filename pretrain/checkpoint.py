@@ -75,7 +75,7 @@ def publish(
             _sync(temporary / MANIFEST)
             _sync(temporary)
             if attempt:
-                attempt.check()  # as late as can be: writing may have taken minutes
+                attempt.check()  # checked as late as possible: writing may have taken minutes
             _publish(temporary, final)
             _remove_old(run, final, keep, keep_every)
 
@@ -84,7 +84,7 @@ def publish(
         result, problem = coordinator.attempt(lambda: _on_disk(temporary, action))  # noqa: B023
         if problem:
             if rank == 0:
-                shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its room back
+                shutil.rmtree(temporary, ignore_errors=True)  # frees space on a full disk
             raise SaveFailed(problem)
         if action is summed:
             parts = coordinator.gathered(result)
@@ -117,7 +117,7 @@ def _publish(temporary: Path, final: Path) -> None:
         final.rename(replaced)
     try:
         temporary.rename(final)
-    except FileNotFoundError:  # a newer attempt has removed it: what is there is not ours to remove
+    except FileNotFoundError:  # a newer attempt has removed it: the folder there is not ours to remove
         if replaced.exists():
             replaced.rename(final)
         raise
@@ -149,7 +149,7 @@ def _remove_old(run: Path, newest: Path, keep: int, keep_every: int) -> None:
 def all_checkpoints(run: Path) -> list[Path]:
     """Published checkpoints of a run, oldest first, without verifying them."""
     try:
-        with os.scandir(run / "checkpoints") as entries:  # which knows what is a folder without asking for each
+        with os.scandir(run / "checkpoints") as entries:  # scandir: no stat call per entry
             names = [entry.name for entry in entries if entry.name.startswith(PREFIX) and entry.is_dir()]
     except OSError:
         return []

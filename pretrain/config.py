@@ -32,12 +32,16 @@ class RunSection:
     kernels: str = (
         "torch"  # torch, or transformer_engine where it is installed: same weights and checkpoints, other rounding
     )
-    fp8: str = "none"  # of transformer_engine's matrix products: none, or delayed or current scaling; never of the head
-    threads: int = 0  # torch threads (0: the cores that it may use)
-    deterministic: bool = False  # whether GPUs use kernels only that give the same bits each time, which are slower
-    resume: str = "auto"  # auto: newest checkpoint that verifies, else start; never: refuse a folder that has any
-    timeout: float = 1800.0  # seconds that a process waits for the others before it fails
-    init_from: str = ""  # checkpoint whose weights a new run starts from, as tools/convert_from_hf.py makes one
+    fp8: str = (
+        "none"  # FP8 of transformer_engine's matrix products: none, or delayed or current scaling; never of the LM head
+    )
+    threads: int = 0  # torch threads (0: the available cores)
+    deterministic: bool = False  # deterministic kernels on GPUs, which are slower
+    resume: str = (
+        "auto"  # auto: resume from the newest checkpoint that verifies, else start; never: refuse a folder that has any
+    )
+    timeout: float = 1800.0  # collective timeout in seconds
+    init_from: str = ""  # checkpoint for the initial weights of a new run, as tools/convert_from_hf.py makes one
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,15 @@ class ModelSection:
     head_dim: int
     shallow: int = 0  # layers of `kind` at the input end
     deep: int = 0  # layers of `kind` at the output end
-    every: int = 0  # instead of these: the last of each so many layers is of `kind` (1: all)
+    every: int = 0  # instead of shallow and deep: the last layer of each so many is of `kind` (1: all)
     kind: str = "separated"  # separated (Uni-X), mot or moe_hard; the other layers are shared
     flavour: str = "qwen2.5"  # qwen2.5 (bias on q, k, v), qwen3 (norms on q and k) or llama (neither)
     tie_word_embeddings: bool = True
     rope_theta: float = 1_000_000.0
     rope_scaling: dict = field(
         default_factory=dict
-    )  # of positions, as config.json has it: rope_type, factor, ... ({}: none)
-    max_position_embeddings: int = 0  # longest text that the export is for, in tokens (0: 32,768)
+    )  # RoPE scaling as in config.json: rope_type, factor, ... ({}: none)
+    max_position_embeddings: int = 0  # maximum sequence length of the export, in tokens (0: 32,768)
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
     image_token_offset: int = 0  # id of code 0 (0: the tokenizer's vocabulary size)
@@ -70,17 +74,17 @@ class ModelSection:
 class SourceSection:
     """One dataset of code shards."""
 
-    path: str  # its folder, or its URL
+    path: str  # folder or URL
     weight: float = 1.0  # times that each document is used in an epoch
-    share: float = 0.0  # of an epoch's tokens; if any source has one, weights do not count
+    share: float = 0.0  # share of an epoch's tokens; if any source has one, weights do not count
 
 
 @dataclass(frozen=True)
 class StageSection:
     """A training stage before the epochs begin, with a data mixture of its own."""
 
-    tokens: float  # how long it is, in tokens as trained on: prompts and marks of turns count
-    shares: tuple[float, ...]  # what each of data.sources gives of them, in their order
+    tokens: float  # length of the stage in tokens as trained on, with prompts and turn markup
+    shares: tuple[float, ...]  # share of each of data.sources, in order
 
 
 @dataclass(frozen=True)
@@ -88,29 +92,31 @@ class DataSection:
     """Datasets, sequence length, global batch size, prompt templates and packing."""
 
     tokenizer: str  # folder with tokenizer.json
-    vq: str  # image tokenizer, to draw samples: a name or a folder; must be the one that made the shards
+    vq: str  # image tokenizer of the samples: a name or a folder; must be the one that made the shards
     sources: tuple[SourceSection, ...]
-    stages: tuple[StageSection, ...] = ()  # what comes before the epochs: a curriculum
-    heldout: str = ""  # folder or URL of code shards that are only measured on
-    cache: str = ""  # folder on a disk of each node, through which datasets at URLs are read
-    cache_limit: float = 0.0  # GiB of shards that stay in it (0: all)
+    stages: tuple[StageSection, ...] = ()  # stages before the epochs: a curriculum
+    heldout: str = ""  # folder or URL of held-out code shards
+    cache: str = ""  # local cache folder of each node for datasets at URLs
+    cache_limit: float = 0.0  # GiB of shards that the cache keeps (0: all)
     prompt_templates: str = (
-        ""  # of prompts for captioned pictures: a name in pretrain/prompt_templates or a file ('': pretraining's)
+        ""  # prompt templates of captioned pictures: a name in pretrain/prompt_templates or a file ('': pretraining's)
     )
-    sequence_length: int = 1024  # tokens of a packed sequence (a row)
-    row_multiple: int = 8  # both modalities' tokens come in multiples of this (tensor-parallel size, or more)
-    global_batch_size: int = 8  # packed sequences of a step, over all ranks
-    workers: int = 0  # loader processes of a rank
-    text_to_image: float = 0.5  # share of captioned pictures that train caption -> picture
-    unconditional: float = 0.1  # share of those whose prompt is dropped
-    first_text: float = 0.0  # share of draws that take a document's first text; the others take any, evenly
-    code_noise: float = 0.0  # share of drawn pictures of whose input codes some, from none to all, are replaced
-    train_on_prompts: bool = False  # whether the words of a picture's prompt are targets
-    drop_instruction: float = 0.0  # share of edits whose instruction is dropped, for guidance of the source picture
-    drop_source: float = 0.0  # share of edits whose source picture is dropped, drawn independently
-    drop_both: float = 0.0  # share of edits that lose both, beside those that lose both by chance
+    sequence_length: int = 1024  # tokens of a packed sequence (row)
+    row_multiple: int = 8  # each modality is padded to a multiple of this (tensor-parallel size, or more)
+    global_batch_size: int = 8  # packed sequences (microbatches) per step, over all ranks
+    workers: int = 0  # loader worker processes per rank
+    text_to_image: float = 0.5  # share of captioned pictures trained as text-to-image; the others train captioning
+    unconditional: float = 0.1  # share of those with the unconditional prompt (classifier-free guidance dropout)
+    first_text: float = (
+        0.0  # share of draws that take a document's first text; the others take any text with equal chance
+    )
+    code_noise: float = 0.0  # code noise: share of generated pictures with some input codes, from none to all, replaced
+    train_on_prompts: bool = False  # whether the prompt of a picture has a loss, too
+    drop_instruction: float = 0.0  # share of edits without their instruction, for guidance of the source picture
+    drop_source: float = 0.0  # share of edits without their source picture, drawn independently
+    drop_both: float = 0.0  # share of edits without both, in addition to those by chance
     shared_noise: float = (
-        0.0  # share of edits of whose codes some are replaced by random ones, the same in all pictures
+        0.0  # code noise of edits: share with some codes replaced by random ones, the same in all pictures
     )
 
 
@@ -126,10 +132,10 @@ class OptimSection:
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
-    clip_grad: float = 1.0  # global norm
-    image_loss_weight: float = 1.0  # of picture codes in the gradient; text targets have 1
-    dropout: float = 0.0  # share of the embeddings and of what layers add to them that is zeroed in training
-    freeze: tuple[str, ...] = ()  # weights that do not learn: patterns of training names, as decoder.layers.*.text.*
+    clip_grad: float = 1.0  # gradient clipping by global norm
+    image_loss_weight: float = 1.0  # weight of image token losses in the gradient; text targets have 1
+    dropout: float = 0.0  # dropout of the embeddings and of residual branches
+    freeze: tuple[str, ...] = ()  # frozen weights: patterns of training names, as decoder.layers.*.text.*
 
 
 @dataclass(frozen=True)
@@ -137,59 +143,51 @@ class ZeroSection:
     """DeepSpeed ZeRO: what is sharded over the data-parallel ranks, and offload; engine megatron ignores this
     section."""
 
-    stage: int = 3  # 1: optimizer state; 2: gradients too; 3: weights too
-    offload: bool = False  # whether the CPU holds the optimizer state and makes the update
-    init: bool = (
-        True  # of stage 3: whether weights are cut as they are made, so that no rank ever holds the whole model
-    )
-    param_persistence_threshold: int = 100_000  # of stage 3: weights of fewer elements stay whole on every rank
-    hpz_partition_size: int = (
-        0  # of stage 3: ranks, those of a node, among which weights are cut a second time (0: they are not)
-    )
+    stage: int = 3  # ZeRO stage: 1 optimizer state, 2 gradients too, 3 weights too
+    offload: bool = False  # CPU offload of the optimizer state and the update
+    init: bool = True  # stage 3: shard weights at construction (zero.Init), so that no rank ever holds the whole model
+    param_persistence_threshold: int = 100_000  # stage 3: smaller weights (elements) stay replicated on every rank
+    hpz_partition_size: int = 0  # stage 3: ranks of a secondary partition, those of a node (ZeRO++ hpZ; 0: none)
 
 
 @dataclass(frozen=True)
 class CheckpointSection:
     """When to save checkpoints, and which to keep."""
 
-    every: int  # steps
-    keep: int = 2  # newest checkpoints that stay
-    keep_every: int = 0  # steps; checkpoints of its multiples stay too (0: none)
-    async_save: bool = False  # whether a thread writes a copy while training goes on
+    every: int  # steps between checkpoints
+    keep: int = 2  # newest checkpoints to keep
+    keep_every: int = 0  # steps; checkpoints at multiples are kept too (0: none)
+    async_save: bool = False  # asynchronous saving: a thread writes a copy while training goes on
 
 
 @dataclass(frozen=True)
 class ResilienceSection:
     """Bad steps, rollback and the watchdog for hung processes."""
 
-    spike: float = (
-        0.0  # standard deviations above the mean of the window that make a loss no good (0: any finite one is)
-    )
+    spike: float = 0.0  # spike threshold: standard deviations above the mean of the window (0: any finite loss is good)
     window: int = 64  # good steps that a spike is measured against, and steps among which bad ones are counted
-    bad_steps: int = 8  # bad ones among them at which the run goes back, and leaves out the rows since (0: never)
-    rollbacks: int = 2  # times that it goes back to an earlier checkpoint before it stops with a report
-    hang_factor: float = (
-        0.0  # times the median step without the end of a step, at which a process ends itself (0: never)
-    )
-    hang_seconds: float = 600.0  # but not before so many seconds: longer than any save, measurement or drawing
+    bad_steps: int = 8  # bad ones among them that trigger a rollback; the rows since are left out (0: never)
+    rollbacks: int = 2  # rollbacks before the run stops with a report
+    hang_factor: float = 0.0  # watchdog: times the median step without progress before a process ends itself (0: never)
+    hang_seconds: float = 600.0  # minimum of the watchdog in seconds: longer than any save, evaluation or sampling
 
 
 @dataclass(frozen=True)
 class LogSection:
     """Logging: intervals, metrics backends, sample images, profiling."""
 
-    every: int = 10  # steps between two lines
+    every: int = 10  # steps between two progress lines
     tensorboard: bool = True
     wandb: str = ""  # Weights & Biases project ("": none)
-    heldout_every: int = 0  # steps between two measurements on held-out rows (0: only at start and end)
+    heldout_every: int = 0  # steps between two evaluations on held-out rows (0: only at start and end)
     heldout_rows: int = 16
     conflict_every: int = 0  # steps between two measurements of gradient conflict on held-out rows (0: none)
-    conflict_targets: int = 64  # target tokens of a block of them, of which each modality has eight
-    profile_steps: int = 0  # after the first two of a start, traced on rank 0 (0: none)
+    conflict_targets: int = 64  # target tokens of a gradient block, of which each modality has eight
+    profile_steps: int = 0  # steps traced by torch's profiler on rank 0, after two warm-up steps (0: none)
     samples_every: int = 0  # steps between two sheets of sample pictures (0: none)
     sample_prompts: tuple[str, ...] = ()
     guidance: float = 3.0  # classifier-free guidance of the samples
-    temperature: float = 1.0  # of the samples' codes
+    temperature: float = 1.0  # sampling temperature of the samples' codes
 
 
 @dataclass(frozen=True)
@@ -223,8 +221,8 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Train
         raise UserError(f"{path}: holds no sections: see pretrain/configs for complete files")
     values, renamed = with_current_names(values, str(path))
     overrides, more = overrides_with_current_names(overrides)
-    said = [key for override in overrides for key in _apply(values, override)]
-    origin = Origin(str(path), tuple(said))
+    changed = [key for override in overrides for key in _apply(values, override)]
+    origin = Origin(str(path), tuple(changed))
     if os.environ.get("RANK", "0") == "0":
         for line in renamed + more:
             tell(f"note: {line}", sys.stderr)
@@ -243,8 +241,8 @@ class Origin:
     def of(self, key: str) -> str:
         """Where the value of this key came from, in words."""
         flat = key.replace("[", ".").replace("]", "")
-        said = any(flat == own or flat.startswith(f"{own}.") for own in self.overrides)
-        return "command line" if said else self.file
+        overridden = any(flat == own or flat.startswith(f"{own}.") for own in self.overrides)
+        return "command line" if overridden else self.file
 
 
 def dump_config(config: TrainConfig) -> str:
@@ -266,10 +264,10 @@ def _apply(values: dict, override: str) -> list[str]:
     parts = key.split(".")
     if not separator or not all(parts):
         raise UserError(f"override {override!r}: write section.key=value, as in optim.lr=1e-4")
-    place, said = values, [key]
+    place, keys = values, [key]
     for number, part in enumerate(parts[:-1]):
         if isinstance(place, dict) and part not in place:
-            said.append(".".join(parts[: number + 1]))
+            keys.append(".".join(parts[: number + 1]))
         place = place.setdefault(part, {}) if isinstance(place, dict) else None
         if place is None or (isinstance(place, list) and number < len(parts) - 1):
             raise UserError(f"override {override!r}: {'.'.join(parts[: number + 1])} is no section")
@@ -279,7 +277,7 @@ def _apply(values: dict, override: str) -> list[str]:
         place[parts[-1]] = read_yaml(text, key) if text.strip() else ""
     except ValueError as error:
         raise UserError(f"override {override!r}: {text!r} is not a YAML value: {error}") from None
-    return said
+    return keys
 
 
 def _build(cls, values, path: str, origin: Origin):

@@ -49,7 +49,7 @@ POSITIVE = (
     "parallel.pipeline",
     "resilience.window",
 )
-ABSENT = {  # what somebody who knows megatron-core may ask for
+ABSENT = {  # names that users of megatron-core may try
     "context": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
     "context_parallel": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
     "expert": "there are no expert layers to be parallel over: use parallel.tensor and parallel.pipeline",
@@ -77,8 +77,8 @@ def check(config: TrainConfig, origin: Origin) -> None:
     if not config.run.folder:
         raise UserError(f"{origin.of('run.folder')}: run.folder is empty: say where the run is to be")
     if config.model.head_dim % 2:
-        said = f"{origin.of('model.head_dim')}: model.head_dim is {config.model.head_dim}"
-        raise UserError(f"{said}: positions turn pairs of a head's dimensions: an even number is needed")
+        message = f"{origin.of('model.head_dim')}: model.head_dim is {config.model.head_dim}"
+        raise UserError(f"{message}: positions turn pairs of a head's dimensions: an even number is needed")
     for key, choices in CHOICES.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)

@@ -15,7 +15,7 @@ FORMER_NAMES = {  # section.key of former releases -> the key of that section to
     "zero.keep_whole": "param_persistence_threshold",
     "zero.hierarchical": "hpz_partition_size",
 }
-OTHER_NAMES = {  # what these keys are called elsewhere: megatron-core, DeepSpeed, transformers and others
+OTHER_NAMES = {  # names of these keys elsewhere: megatron-core, DeepSpeed, transformers and others
     **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "optim.lr"),
     **dict.fromkeys(("min_lr", "lr_min"), "optim.final_lr"),
     **dict.fromkeys(("lr_warmup_iters", "lr_warmup_steps", "num_warmup_steps"), "optim.warmup_steps"),

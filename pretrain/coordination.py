@@ -13,12 +13,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-from pretrain.system.disk import disk_error, told
+from pretrain.system.disk import disk_error, error_text
 from pretrain.system.errors import ReportedByOtherRank, TryAgain, UserError
 from pretrain.system.logs import LOGGER
 
 Result = TypeVar("Result")
-HEARD_SECONDS = 5.0  # between two signs of life of a long work of one process
+HEARD_SECONDS = 5.0  # seconds between heartbeats during a long work of one process
 
 
 class Coordinator:
@@ -66,9 +66,9 @@ class Coordinator:
         result, problem = None, None
         try:
             result = action()
-        except Exception as error:  # an interrupt is not shared: it has its own way out
+        except Exception as error:  # an interrupt is not shared: every process gets its own signal
             found = disk_error(error)
-            problem = told(found) if found else f"{error.__class__.__name__}: {' '.join(str(error).split())}"
+            problem = error_text(found) if found else f"{error.__class__.__name__}: {' '.join(str(error).split())}"
         problems = [found for found in self.gathered(problem) if found]
         return (None, problems[0]) if problems else (result, None)
 
@@ -151,5 +151,7 @@ def lost_processes(error: RuntimeError) -> bool:
 
     if isinstance(error, torch.distributed.DistError):
         return True
-    said = str(error)
-    return any(words in said for words in ("gloo/transport", "Connection closed by peer", "Connection reset by peer"))
+    message = str(error)
+    return any(
+        words in message for words in ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
+    )

@@ -47,7 +47,7 @@ def heldout_dataset(data: DataSection, tokenized: TokenizedPrompts, routing_only
     return RowDataset([source], tokenized, clean, size, 0, routing_only)
 
 
-def told_too_long(path: str | Path, rows: RowDataset, number: int) -> str | None:
+def too_long_warning(path: str | Path, rows: RowDataset, number: int) -> str | None:
     """Warning line on documents of a source that are longer than the sequence length and left out; None if there are
     none.
 
@@ -118,7 +118,7 @@ class Data:
         ending anyway."""
         place = self.place
         count = self.global_batch_size // place.data_ranks
-        # every rank tells of its own workers
+        # every rank warns about its own workers
         rows = rows_from(
             self.train, consumed, place.data_rank, place.data_ranks, self.workers, count, LOGGER.warning, stopped
         )
@@ -134,7 +134,7 @@ class Data:
     def skills(self) -> set[str]:
         """Skills that the training documents teach, by the server's names. Plain text and interleaved documents are not
         counted as any."""
-        drawn = self.train.shares.text_to_image  # the other captioned pictures are described
+        drawn = self.train.shares.text_to_image  # the other captioned pictures train captioning
         shares = {
             "draw": (CAPTION_PAIR, drawn),
             "caption": (CAPTION_PAIR, 1 - drawn),
@@ -152,8 +152,8 @@ class Data:
         """Warnings about the sources before training, a line each."""
         sets = [(path, self.train, number) for number, path in enumerate(self.paths)]
         for path, rows, number in [*sets, *([(self.heldout_path, self.heldout, 0)] if self.heldout else [])]:
-            if told := told_too_long(path, rows, number):
-                yield told
+            if line := too_long_warning(path, rows, number):
+                yield line
         called = read_preprocess(find_folder(self.vq))[0] if self.vq else self.shards_vq
         if called != self.shards_vq:
             yield (
@@ -183,7 +183,7 @@ class Data:
         datasets, plan = self.train.datasets, self.train.plan
         needed, best = (bytes_needed(datasets, plan, *blocks) / GIB for blocks in ((0,), (0, 1)))
         if self.cache_limit < best:
-            often = self.cache_limit < 1.25 * needed  # blocks differ by the shards at their ends
+            often = self.cache_limit < 1.25 * needed  # blocks differ by the shards at their boundaries
             what = "may be fetched again and again" if often else "are not fetched before they are needed"
             yield (
                 f"data.cache_limit {self.cache_limit:g}: rows that are read together need {needed:.3g} GiB of shards, and "

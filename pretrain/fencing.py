@@ -19,7 +19,7 @@ from pathlib import Path
 from pretrain.system.errors import RunFailed, UserError
 from tokenization.files import is_temporary, write_atomically
 
-VARIABLE = "UNIX_RUN_ATTEMPT"  # set by whoever starts the processes again; the larger number owns the folder
+VARIABLE = "UNIX_RUN_ATTEMPT"  # fencing token, set by whoever restarts the processes; the larger number owns the folder
 PARTIAL = ".partial"
 INTERRUPTED = "interrupted and saved"  # an event in events.jsonl
 
@@ -34,7 +34,7 @@ class Attempt:
 
     run: Path
     number: int = 0
-    owner: str = ""  # host, process and a random part: two starts with one number are told apart
+    owner: str = ""  # host, process and a random part: distinguishes two starts with one number
 
     def check(self) -> None:
         """Raises TakenOver when a newer attempt owns the folder; a file that cannot be read is no evidence."""

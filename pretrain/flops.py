@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from model.config import ModelConfig
 from model.layer_kinds import KINDS
 
-BACKWARD = 2  # gradients of both factors of a product cost a product each
+BACKWARD = 2  # backward: the gradients of both factors cost one product each
 
 
 def layer_weights(config: ModelConfig) -> int:
@@ -35,7 +35,7 @@ class RowFlops:
 
     separated_products: int  # projections and feed-forward of all layers that attend within a modality
     separated_attention: int  # scores, and their product with the values
-    shared_products: int  # of all others, whose attention is over whole documents, whoever has which weights
+    shared_products: int  # of all others, with attention over whole documents
     shared_attention: int
     head: int
 

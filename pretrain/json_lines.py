@@ -26,7 +26,7 @@ def lines_backwards(path: Path) -> Iterator[tuple[int, bytes]]:
             b"",
             BLOCK,
             0,
-        )  # the end of the line whose beginning is not read yet; bytes after the last one
+        )  # incomplete first line of the chunk; bytes after the last one
         while begin:
             size = min(size, begin)
             begin -= size

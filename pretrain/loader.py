@@ -19,7 +19,7 @@ import torch
 
 from model.shapes import framing_of, size_word
 from model.vocabulary import Vocabulary
-from pretrain.lost_workers import Sent, never_lost, sent
+from pretrain.lost_workers import Sent, restarting_workers, sent
 from pretrain.prefetch import Prefetcher
 from pretrain.row_tensors import Row, assemble
 from pretrain.rows import MixtureStage, RowPlan, RowSegment, RowSize, SourceLengths, parts_of_index, seeded
@@ -50,7 +50,7 @@ class RowSource:
     path: str | Path
     weight: float = 1.0
     share: float = 0.0  # of an epoch's tokens; if any source has one, weights do not count
-    cache: Cache | None = None  # what a URL is read through
+    cache: Cache | None = None  # cache of a URL
 
 
 class RowDataset(torch.utils.data.Dataset):
@@ -130,13 +130,13 @@ def rows_from(
 
     A thread of this process reads `ahead` rows before they are asked for: without workers from the shards, with them from
     what they pass on, which takes milliseconds too. Raises UserError for a damaged shard, TryAgain for one that cannot be
-    fetched, in whichever process it is found. Workers that are killed are begun again (`lost_workers.never_lost`): `warn`
-    takes a line about it, and `stopped` says that it is of no use any more.
+    downloaded, in whichever process it is found. Killed workers are restarted (`lost_workers.restarting_workers`): `warn`
+    gets a line about it; `stopped` says that a restart is useless.
     """
-    dataset.plan.block_of(start)  # found once, here, and not by every worker
+    dataset.plan.block_of(start)  # checked once, here, and not by every worker
     context = None
     if workers:
-        context = multiprocessing.get_context("forkserver")  # fork does not mix with a threaded parent
+        context = multiprocessing.get_context("forkserver")  # fork is unsafe in a threaded parent
         context.set_forkserver_preload(["__main__", "pretrain.loader_imports"])
 
     def begin(first: int) -> Iterator:
@@ -148,12 +148,12 @@ def rows_from(
             prefetch_factor=4 if workers else None,
             multiprocessing_context=context,
             worker_init_fn=_end_with_parent if workers else None,
-            # Without one of its own it draws a seed from torch's generator, which dropout draws from in another thread
+            # An own generator: the default would draw a seed from torch's, which dropout uses in another thread
             generator=torch.Generator(),
         )
         return _start(loader) if workers else iter(loader)
 
-    items = never_lost(begin, start + rank, ranks, warn, stopped) if workers else begin(start + rank)
+    items = restarting_workers(begin, start + rank, ranks, warn, stopped) if workers else begin(start + rank)
     return _read_ahead(map(_row_or_error, items), ahead)
 
 
@@ -175,7 +175,7 @@ def _start(loader: torch.utils.data.DataLoader) -> Iterator:
     rows."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
     try:
-        resource_tracker.ensure_running()  # when started below, it would make them hear Ctrl-C again
+        resource_tracker.ensure_running()  # starting them below would re-enable Ctrl-C
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         return iter(loader)
     finally:
@@ -190,7 +190,7 @@ def _end_with_parent(_worker: int) -> None:
     """
 
     def wait() -> None:
-        if (reader := multiprocessing.parent_process()) is not None:  # a worker has one
+        if (reader := multiprocessing.parent_process()) is not None:  # exists in a worker
             reader.join()
         os._exit(1)
 
@@ -252,9 +252,9 @@ def check_sources(manifests: list[dict], vocabulary: Vocabulary) -> None:
     with_pictures = [framing_of(manifest["vq"]) for manifest in manifests if manifest["counts"]["pictures"]]
     sets = {framing.grids for framing in with_pictures if len(framing.grids) > 1}
     if len(sets) > 1:
-        told = " and ".join(sorted(", ".join(map(size_word, grids)) for grids in sets))
+        listed = " and ".join(sorted(", ".join(map(size_word, grids)) for grids in sets))
         raise UserError(
-            f"data.sources have pictures of different sets of shapes ({told}): shard them again with one --shapes"
+            f"data.sources have pictures of different sets of shapes ({listed}): shard them again with one --shapes"
         )
     if len({framing.pad for framing in with_pictures}) > 1:
         raise UserError(

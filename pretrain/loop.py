@@ -58,7 +58,7 @@ class Work:
         self.saver.save(progress.step, self.engine.boxes(), state)
 
 
-GOING, STOPPING, FAILED, OUSTED = range(4)  # what a process finds before a step; the largest of all is what happens
+GOING, STOPPING, FAILED, OUSTED = range(4)  # status of a process before a step; the maximum over all processes decides
 
 
 @dataclass
@@ -89,7 +89,7 @@ def loop(work: Work, progress: Progress) -> bool:
     while progress.step < steps:
         batch, error, found = next_batch(work, loader)
         if found >= FAILED:
-            if found == FAILED and saved != progress.step:  # the weights are as good as before the rows were asked for
+            if found == FAILED and saved != progress.step:  # weights are as they were before the rows were requested
                 work.save(progress)
                 work.saver.wait()
             coordinator.all_do(functools.partial(fail, error))
@@ -112,7 +112,7 @@ def loop(work: Work, progress: Progress) -> bool:
         if log.samples_every and (step % log.samples_every == 0 or last):
             work.sampler.draw(work.engine, step, work.records, work.watchdog.alive)
         if step % every == 0 or last:
-            work.save(progress)  # last: what is in a checkpoint's past has been written down
+            work.save(progress)  # last: everything before a checkpoint is already written
             saved = step
         work.watchdog.alive()
     if saved != progress.step:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pretrain.system.errors import TryAgain
 from pretrain.system.free_memory import free_memory
 
-RESTARTS = 5  # of a process's workers; what kills them more often than that will not go away
+RESTARTS = 5  # restarts per process; more kills than that will not go away
 LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")  # torch has no class for this error
 MIB = 1 << 20
 
@@ -25,7 +25,7 @@ class Sent(NamedTuple):
 
     item: Any
     process: int
-    memory: int  # bytes that are resident
+    memory: int  # resident bytes
 
 
 def sent(item: Any) -> Sent:
@@ -34,7 +34,7 @@ def sent(item: Any) -> Sent:
         return Sent(item, os.getpid(), int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
 
 
-def never_lost(
+def restarting_workers(
     begin: Callable[[int], Iterator[Sent]],
     first: int,
     step: int,
@@ -60,8 +60,8 @@ def _items(begin, items: Iterator[Sent] | None, row: int, step: int, warn, stopp
             found = next(items)
         except (RuntimeError, OSError, EOFError) as error:
             named = LOST.search(str(error))
-            # A worker that has sent a row also holds the memory that it lies in: if it dies before that is asked for, the
-            # connection breaks, and torch may not know yet why. What a worker's own code raises, torch marks so.
+            # A worker that has sent a row also owns its shared memory: if it dies before the row is read, the connection
+            # breaks, and torch may not know why yet. Errors of a worker's own code are marked by torch.
             broken = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and not str(error).startswith(
                 "Caught"
             )
@@ -78,16 +78,16 @@ def _items(begin, items: Iterator[Sent] | None, row: int, step: int, warn, stopp
         who = ", ".join(f"{number} ({_memory(held.get(number))})" for number in numbers)
         for number in numbers:
             held.pop(number, None)
-        told = (
+        message = (
             f"loader worker {who or 'of an unknown number'} was killed at row {row}; this machine has {_available()} of "
             "memory left"
         )
         if restarts > RESTARTS:
             raise WorkersLost(
-                f"{told}, and workers were begun again {RESTARTS} times: lower data.workers or ask for more "
+                f"{message}, and workers were begun again {RESTARTS} times: lower data.workers or ask for more "
                 "memory, and start the run again: it goes on from here"
             )
-        warn(f"{told}: workers begin again there ({restarts} of {RESTARTS} times)")
+        warn(f"{message}: workers begin again there ({restarts} of {RESTARTS} times)")
 
 
 def _memory(held: int | None) -> str:

@@ -26,7 +26,7 @@ class Metrics:
         """records: writes the files, and retries those that cannot be written. wandb: a project's name, or "" for
         none."""
         self._records, self._path = records, folder / "metrics.jsonl"
-        waited = records.release(self._path).splitlines(keepends=True)  # a run that goes back may have a full disk
+        waited = records.release(self._path).splitlines(keepends=True)  # at a rollback the disk may be full
         if self._path.exists():
             keep_until(self._path, first_step)
         for line in waited:

@@ -80,8 +80,8 @@ class Mixture:
                 self._weights = [take / max(size, 1) for take, size in zip(takes, self._sizes)]
         if sum(weight * size for weight, size in zip(self._weights, self._sizes)) < 1:
             raise UserError("an epoch of data.sources holds no documents: raise their weights")
-        self._spans: list[tuple[int, list[int], list[int]]] = []  # first block, and the walks' positions at both ends
-        self._pass: dict[int, tuple[str, numpy.ndarray, numpy.ndarray]] = {}  # of each source, the pass in work
+        self._spans: list[tuple[int, list[int], list[int]]] = []  # first block, and the sources' positions at both ends
+        self._pass: dict[int, tuple[str, numpy.ndarray, numpy.ndarray]] = {}  # of each source, the current pass
 
     def epoch_of(self, block: int) -> int:
         """Stage, or after all stages epoch, of a block."""

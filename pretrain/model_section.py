@@ -50,15 +50,15 @@ def section_yaml(config: ModelConfig) -> str:
     """The section as YAML, to paste into the configuration of a run."""
     import yaml
 
-    said = "# the model section of a run that starts from these weights: paste it in place of the one there\n"
+    comment = "# the model section of a run that starts from these weights: paste it in place of the one there\n"
     try:
         section = section_of(config)
     except UserError as error:
-        return f"{said}# it cannot be written: {error}\n"
+        return f"{comment}# it cannot be written: {error}\n"
     defaults = {spec.name: spec.default for spec in dataclasses.fields(ModelSection)}
     values = {
         key: value
         for key, value in dataclasses.asdict(section).items()
         if value != {} and (value != defaults[key] or key not in ("shallow", "deep", "every"))
     }
-    return said + yaml.safe_dump({"model": values}, sort_keys=False)
+    return comment + yaml.safe_dump({"model": values}, sort_keys=False)

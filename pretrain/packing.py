@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy
 
-GAP = 1.0  # mean lengths of a piece that a bundle leaves free in a row, at least; but it may fill half of a row
+GAP = 1.0  # a bundle leaves room for so many segments of mean length in a row, at least; but it may fill half of a row
 
 
 def pack_mixed(lengths: numpy.ndarray, capacity: int) -> tuple[numpy.ndarray, int]:
@@ -37,12 +37,10 @@ def bundle(lengths: numpy.ndarray, capacity: int) -> numpy.ndarray:
     total = int(lengths.sum())
     if total < 2 * capacity:
         return numpy.arange(len(lengths))
-    mean = float(lengths @ lengths) / total  # of the piece that a token is in
+    mean = float(lengths @ lengths) / total  # segment of each token
     limit = max(capacity - int(GAP * mean), capacity // 2)
     ends = numpy.cumsum(lengths, dtype=numpy.int64)
-    after = numpy.searchsorted(
-        ends, ends - lengths + limit, side="right"
-    )  # the first piece that a bundle from here leaves
+    after = numpy.searchsorted(ends, ends - lengths + limit, side="right")  # first segment after a bundle from here
     after = numpy.maximum(after, numpy.arange(1, len(lengths) + 1)).tolist()
     starts: list[int] = []
     piece = 0
@@ -93,8 +91,8 @@ def argsort_small(numbers: numpy.ndarray) -> numpy.ndarray:
 def pack(lengths: numpy.ndarray, capacity: int) -> Packing:
     """Pack segments of lengths 1 to `capacity`, int [segments], into rows of at most `capacity` by best fit."""
     histogram = numpy.bincount(lengths)
-    active = numpy.flatnonzero(histogram).tolist()  # lengths that are left, in increasing order
-    ends = numpy.cumsum(histogram[::-1])[::-1]  # pieces of at least this length
+    active = numpy.flatnonzero(histogram).tolist()  # remaining lengths, ascending
+    ends = numpy.cumsum(histogram[::-1])[::-1]  # segments of at least this length
     left = dict(zip(active, histogram[active].tolist(), strict=True))
     heads = dict(zip(active, (ends[active] - histogram[active]).tolist(), strict=True))
     runs: list[tuple[int, int, int, int]] = []

@@ -13,24 +13,24 @@ from pretrain.system.errors import UserError
 class ParallelLayout:
     """Tensor and pipeline parallelism of a model; data parallelism takes the remaining processes."""
 
-    tensor: int = 1  # ranks that share every matrix
-    sequence: bool = False  # whether they share the tokens between matrices too (sequence parallelism)
-    pipeline: int = 1  # ranks that share the layers
-    layout: str = ""  # layers of each stage, as in "Ett|tttt|ttL" ("": even); twice the stages, and a rank has two
-    distributed_optimizer: bool = False  # whether optimizer state is cut over data-parallel ranks
-    recompute: bool = False  # whether layers are computed again in the backward pass, to save memory
+    tensor: int = 1  # tensor-parallel size
+    sequence: bool = False  # sequence parallelism between the matrix products
+    pipeline: int = 1  # pipeline-parallel size
+    layout: str = (
+        ""  # layers of each stage, as in "Ett|tttt|ttL" ("": even); twice the stages: interleaved, two per rank
+    )
+    distributed_optimizer: bool = False  # distributed optimizer: optimizer state is sharded over data-parallel ranks
+    recompute: bool = False  # full activation recomputation of layers
     recompute_cheap: bool = (
-        False  # whether norms and activation functions are, which costs little and saves a good part
+        False  # selective recomputation of norms and activation functions, which costs little and saves a good part
     )
-    overlap: bool = (
-        True  # whether gradients are summed during the backward pass, and weights gathered during the next forward
-    )
+    overlap: bool = True  # gradient reduction beside the backward pass, parameter gathering beside the next forward
     gradients: str = (
-        "fp32"  # dtype in which they are added up over rows and sent (bf16: half the bytes; with run.precision bf16)
+        "fp32"  # dtype of gradient accumulation and reduction (bf16: half the bytes; with run.precision bf16)
     )
 
 
-BUCKET = 40_000_000  # elements of gradients that are sent as soon as all of them are there
+BUCKET = 40_000_000  # gradient bucket size in elements
 
 
 def bucket_elements(data_ranks: int) -> int:
@@ -97,12 +97,12 @@ def megatron_settings(parallel: ParallelLayout, layers: int) -> dict:
     if parallel.recompute:
         settings |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     if parallel.pipeline > 1:
-        settings["batch_p2p_sync"] = False  # waiting for the device after each exchange is for old versions of torch
+        settings["batch_p2p_sync"] = False  # synchronizing after each exchange is for old versions of torch
         settings["pipeline_model_parallel_layout"] = "|".join(stage_layers(parallel.layout, parallel.pipeline, layers))
         per_rank = stages_per_rank(parallel, layers)
         if per_rank > 1:
             settings["virtual_pipeline_model_parallel_size"] = per_rank
-            # With two ranks the tensors of both directions have one peer, and unordered sends get mixed: losses are
+            # With two ranks both directions have one peer, and unordered sends get mixed: losses are
             # then wrong without an error.
             settings |= {"overlap_p2p_comm": True, "batch_p2p_comm": False}
     return settings

@@ -23,7 +23,7 @@ class Prefetcher:
 
     def __init__(self, datasets: Sequence[CodeDataset], plan: RowPlan):
         self.datasets, self.plan = datasets, plan
-        self._begun = -1  # the last block that was looked at
+        self._begun = -1  # last block that was prefetched
         self._thread: threading.Thread | None = None
 
     def note(self, index: int) -> None:
@@ -36,7 +36,7 @@ class Prefetcher:
             return
         self._begun = block + 1
         if any(limit and limit < bytes_needed(self.datasets, self.plan, block, block + 1) for limit in limits):
-            return  # what would come would drive out what is in use
+            return  # prefetching would evict shards in use
         shards = remote_shards(self.datasets, self.plan, block + 1)
         self._thread = threading.Thread(target=fetch, args=(shards,), name="fetch-ahead", daemon=True)
         self._thread.start()

@@ -16,7 +16,7 @@ class ProcessRanks:
 
     data_rank: int = 0  # rows start + data_rank, start + data_rank + data_ranks, ... are trained on here
     data_ranks: int = 1
-    tensor_rank: int = 0  # rank 0 of a tensor-parallel group reads rows, the others are handed them
+    tensor_rank: int = 0  # rank 0 of a tensor-parallel group reads rows and broadcasts them
     tensor_ranks: int = 1
     routing_only: bool = False  # a stage between the first and the last needs no ids and no labels, so reads no shards
 

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-WARMING_UP = 2  # steps of a start that are left out: the first allocates, in the second the profiler itself warms up
-ROWS = 30  # of the table
+WARMING_UP = 2  # warm-up steps of a start: the first allocates, in the second the profiler itself warms up
+ROWS = 30  # rows of the table
 
 
 class Profiler:
@@ -24,7 +24,7 @@ class Profiler:
         self._name = f"steps_{first_step + WARMING_UP + 1}-{first_step + WARMING_UP + steps}"
         self._folder = folder
         if steps:
-            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its library says on stderr that it starts and stops
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its library prints to stderr when it starts and stops
             from torch.profiler import profile, schedule
 
             self._profile = profile(schedule=schedule(wait=1, warmup=WARMING_UP - 1, active=steps, repeat=1))

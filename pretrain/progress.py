@@ -19,19 +19,19 @@ class Progress:
     """Counters of a run. Equal on all processes, which see the same figures; stored in checkpoints, so a resumed run
     decides alike."""
 
-    step: int = 0  # steps done, those without an update counted
+    step: int = 0  # steps done, including skipped ones
     rows: int = 0  # the next row to train on
-    updates: int = 0  # steps that moved the weights
-    losses: list[float] = field(default_factory=list)  # of the last good steps, as many as the window has
-    bad: list[int] = field(default_factory=list)  # steps that were no good, of the last ones
+    updates: int = 0  # steps with an update
+    losses: list[float] = field(default_factory=list)  # losses of the last good steps, at most a window of them
+    bad: list[int] = field(default_factory=list)  # bad steps among the last ones
     went_back: list[dict] = field(
         default_factory=list
     )  # {"from": step, "to": step, "left_out": [first row, last row + 1]}
 
     skills: list[str] | None = field(default_factory=list)
-    """What the data of this run, and of what it began from, teach; None where what it began from does not say."""
+    """Skills that this run's data, and its initial weights' data, teach; None if the initial weights name none."""
 
-    since_line: list[float] = field(default_factory=lambda: list(NO_STEPS))  # steps since the last line, as NO_STEPS
+    since_line: list[float] = field(default_factory=lambda: list(NO_STEPS))  # sums since the last line, as NO_STEPS
 
     @classmethod
     def of(cls, state: dict) -> Progress:

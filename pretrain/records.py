@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pretrain.system.disk import told
+from pretrain.system.disk import error_text
 from pretrain.system.logs import LOGGER
 from tokenization.files import write_atomically
 
-MOST_BYTES = 1 << 28  # that wait in memory; what comes after them is lost, and counted
+MOST_BYTES = 1 << 28  # bytes pending in memory; more is lost, and counted
 
 
 class Waiting(NamedTuple):
@@ -36,7 +36,7 @@ class Records:
         """log: takes a logging level and a line. allowed: whether this process may still write here (fencing)."""
         self._log, self._allowed = log, allowed
         self._files: dict[Path, int] = {}  # descriptors
-        self._sizes: dict[Path, int] = {}  # bytes that were written whole of files whose last write failed
+        self._sizes: dict[Path, int] = {}  # complete bytes of files whose last write failed
         self._waiting: deque[Waiting] = deque()
         self._bytes, self._waited = 0, 0
         self._lost: Counter[Path] = Counter()
@@ -96,7 +96,7 @@ class Records:
                 if not self._waited:
                     self._log(
                         logging.WARNING,
-                        f"{told(error, first.path)}: what this run records is kept in memory until there is "
+                        f"{error_text(error, first.path)}: what this run records is kept in memory until there is "
                         "room, and training goes on",
                     )
                 self._waited = max(self._waited, len(self._waiting))
@@ -112,12 +112,12 @@ class Records:
         path.parent.mkdir(parents=True, exist_ok=True)
         if waiting.whole:
             write_atomically(path, waiting.data)
-            self._close(path)  # what is open is the file that was there before
+            self._close(path)  # the open file is the one before the replacement
             return
         if path not in self._files:
             self._files[path] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         file = self._files[path]
-        if path in self._sizes:  # a part of the last try is there
+        if path in self._sizes:  # the last try wrote a part
             os.ftruncate(file, self._sizes[path])
         size, left = os.fstat(file).st_size, memoryview(waiting.data)
         self._sizes[path] = size
@@ -134,6 +134,6 @@ class Records:
         size, file = self._sizes.pop(path, None), self._files.pop(path, None)
         if file is not None:
             with contextlib.suppress(OSError):
-                if size is not None:  # a part of the last try may be there
+                if size is not None:  # the last try may have written a part
                     os.ftruncate(file, size)
                 os.close(file)

@@ -17,7 +17,7 @@ from pretrain.records import Records
 from pretrain.row_tensors import Row
 from pretrain.run_folder import note_event
 
-LINE_SECONDS = 30.0  # after which a line is printed, however few steps there were
+LINE_SECONDS = 30.0  # seconds after which a line is printed, however few steps there were
 ESTIMATE_AFTER = 2  # steps of a start; the first one also warms up
 
 
@@ -42,7 +42,7 @@ class Report:
         )
         self._coordinator, self._metrics, self._records, self._attempt = coordinator, metrics, records, attempt
         self._pace = Pace(self._steps - first_step)
-        self._model, self._devices = model, config.parallel.tensor * config.parallel.pipeline  # that share a row
+        self._model, self._devices = model, config.parallel.tensor * config.parallel.pipeline  # ranks that share a row
         self._peak = peak_tflops(device_name()) if config.run.precision == "bf16" else None
 
     def step(self, progress: Progress, figures: StepFigures, lr: float, rows: Sequence[Row], waited: float) -> None:
@@ -91,8 +91,8 @@ class Report:
     def heldout(self, step: int, losses: dict[str, float]) -> None:
         """Report mean losses of the held-out rows after `step` steps, by name."""
         self._write(step, {f"heldout/{name}": value for name, value in losses.items()})
-        told = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        self._coordinator.say(f"held-out after {step} steps: {told}")
+        text = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        self._coordinator.say(f"held-out after {step} steps: {text}")
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         if self._metrics is not None:

@@ -13,7 +13,7 @@ from model.vocabulary import IGNORED, Vocabulary
 from pretrain.rows import RowSize
 
 TENSORS = ("ids", "labels", "targets", "positions", "to_document")
-PAD_STRETCH = 64  # padding is cut into documents of this length, so that it costs attention nothing
+PAD_STRETCH = 64  # padding is split into documents of this length, so that its attention is cheap
 
 
 @dataclass

@@ -36,10 +36,10 @@ from tokenization.sample import PICTURE, ROLE, SHAPE, WORDING, Part
 
 __all__ = ["RowSegment", "RowPlan", "RowSize", "SourceLengths", "MixtureStage", "seeded"]
 
-PLAN_VERSION = 3  # another one plans other rows from the same data
-NEWER = ("drop_", "shared_")  # beginnings of shares that are not part of the plan's identity while they are zero
+PLAN_VERSION = 3  # version of the plan: another one plans other rows from the same data
+NEWER = ("drop_", "shared_")  # prefixes of shares that are not part of the fingerprint while they are zero
 MOST_ROWLESS_BLOCKS = 1000
-COUNTED = 1 << 14  # draws of documents of a source, at least, by which it is known what all of them become
+COUNTED = 1 << 14  # draws per source, at least, for estimating its tokens
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class RowSegment:
 
     source: int
     document: int
-    text: int  # which of a captioned picture's texts; for documents in order, a number that chooses among wordings
+    text: int  # which text of a captioned picture; for interleaved documents, a number that chooses among wordings
     task: int
     wording: int
-    start: int  # first token of the stretch (0 unless a long document was split)
-    length: int  # tokens of the stretch
+    start: int  # first token of the part (0 unless a long document was split)
+    length: int  # tokens of the part
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class RowPlan:
         self.sources, self.tokenized, self.shares, self.size, self.seed = sources, tokenized, shares, size, seed
         self.fingerprint = self._fingerprint(stages)
         self.mixture = Mixture(sources, stages, self.fingerprint, self._tokens)
-        self._first_row = [0]  # global index of the first row of each block counted so far, and of the one after
+        self._first_row = [0]  # global index of the first row of each block counted so far, and of the next
         self._blocks: dict[int, tuple[numpy.ndarray, numpy.ndarray]] = {}
 
     def row(self, index: int) -> list[RowSegment]:
@@ -240,7 +240,7 @@ class RowPlan:
             order = argsort_small(row)
             starts = numpy.concatenate([[0], numpy.cumsum(numpy.bincount(row, minlength=rows))])
             for old in [number for number in self._blocks if number != block - 1]:
-                del self._blocks[old]  # training reads forwards: the block before may still be in other hands
+                del self._blocks[old]  # training reads forwards: the block before may still be in use
             self._blocks[block] = segments[order], starts
         return self._blocks[block]
 

@@ -19,11 +19,11 @@ from pretrain.coordination import Coordinator
 from pretrain.fencing import Attempt, may_take_over
 from pretrain.progress import Progress
 from pretrain.records import Records
-from pretrain.system.disk import told, writing
+from pretrain.system.disk import error_text, writing
 from pretrain.system.errors import RunFailed, UserError
 from tokenization.files import write_atomically
 
-MOST_CHANGES = 6  # settings that are told
+MOST_CHANGES = 6  # settings that are listed
 
 
 def hold(run: Path):
@@ -58,7 +58,7 @@ def open_run(config: TrainConfig, command: list[str], run: Path, machines: list[
     def git(*arguments: str) -> str:
         try:
             done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):  # a copy without history, or a machine without git
+        except (OSError, subprocess.CalledProcessError):  # not a git checkout, or no git
             return ""
         return done.stdout.rstrip()
 
@@ -91,7 +91,7 @@ def settings_changed(run: Path, config: TrainConfig) -> str:
         return ""
     old, new = (dict(_flat(values)) for values in (before, yaml.safe_load(dump_config(config))))
     changed = [key for key in new if key in old and old[key] != new[key] and key != "run.folder"]
-    changed.sort(key=lambda key: key.partition(".")[0] in ("log", "checkpoint"))  # what matters less comes last
+    changed.sort(key=lambda key: key.partition(".")[0] in ("log", "checkpoint"))  # least important last
     words = [f"{key} {_plain(new[key])} (was {_plain(old[key])})" for key in changed[:MOST_CHANGES]]
     return ", ".join([*words, *([f"and {len(changed) - MOST_CHANGES} more"] if len(changed) > MOST_CHANGES else [])])
 
@@ -167,18 +167,18 @@ def roll_back(
     """
     run, limit, before = attempt.run, config.resilience.rollbacks, progress.bad[0]
     last = progress.went_back[-1]["to"] if progress.went_back else None
-    if last is not None and before == last + 1:  # it was no good from its first step on
+    if last is not None and before == last + 1:  # bad from its first step on
         before = last
-    found, told = None, f"{len(progress.bad)} of the last {config.resilience.window} steps were no good"
+    found, trouble = None, f"{len(progress.bad)} of the last {config.resilience.window} steps were no good"
     if len(progress.went_back) < limit:
-        with contextlib.suppress(UserError):  # none of them verifies
+        with contextlib.suppress(UserError):  # none verifies
             found = checkpoint.newest_good(run, coordinator.warn, coordinator, before)
         why = f"there is no checkpoint of before step {before}"
     else:
         why = f"the run went back {limit} times already"
     if found is None:
         error = RunFailed(
-            f"{run}: stopped at step {progress.step}, row {progress.rows}: {told}, and {why}: see trouble.json there, "
+            f"{run}: stopped at step {progress.step}, row {progress.rows}: {trouble}, and {why}: see trouble.json there, "
             "lower optim.lr or take these rows out of the data, and go on from a checkpoint that you trust"
         )
         coordinator.first_does(lambda: stop_with_report(run, progress, error))
@@ -186,7 +186,7 @@ def roll_back(
     earlier = Progress.of(checkpoint.read_state(found))
     engine.load(found, earlier.updates)
     coordinator.warn(
-        f"{told}: going back from step {progress.step} to {found.name}, without rows {earlier.rows} to "
+        f"{trouble}: going back from step {progress.step} to {found.name}, without rows {earlier.rows} to "
         f"{progress.rows - 1}"
     )
     after = progress.gone_back(earlier)
@@ -201,7 +201,7 @@ def stop_with_report(run: Path, progress: Progress, error: RunFailed) -> None:
     try:
         write_atomically(run / "trouble.json", (json.dumps(report, indent=1) + "\n").encode())
     except OSError as refused:
-        raise RunFailed(f"{error} (it could not be written: {told(refused)})") from None
+        raise RunFailed(f"{error} (it could not be written: {error_text(refused)})") from None
     raise error
 
 
@@ -223,7 +223,7 @@ def start_from(config: TrainConfig, engine, model: ModelConfig, coordinator: Coo
     return state.get("skills", [] if "made_from" in state else None)  # a language model teaches none of them
 
 
-FREE = ("initializer_range", "max_position_embeddings")  # what weights that are there do not depend on
+FREE = ("initializer_range", "max_position_embeddings")  # settings that existing weights do not depend on
 
 
 def check_model(found: Path, model: ModelConfig, remedy: str) -> dict:
@@ -232,10 +232,10 @@ def check_model(found: Path, model: ModelConfig, remedy: str) -> dict:
     here = model.to_dict()
     apart = [key for key in here if key not in FREE and there[key] != here[key]]
     if apart:
-        # the ids of codes decide the number of rows: of the two it is the one that was set
+        # the image token ids decide the number of rows: report the setting that was given
         if "image_token_offset" in apart:
             apart.sort(key=lambda key: key != "image_token_offset")
-        told = ", ".join(f"{key} {there[key]} there, {here[key]} here" for key in apart[:3])
+        differences = ", ".join(f"{key} {there[key]} there, {here[key]} here" for key in apart[:3])
         more = f", and {len(apart) - 3} more" if len(apart) > 3 else ""
-        raise UserError(f"{found}: is a checkpoint of another model or precision ({told}{more}): {remedy}")
+        raise UserError(f"{found}: is a checkpoint of another model or precision ({differences}{more}): {remedy}")
     return there

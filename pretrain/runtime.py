@@ -49,7 +49,10 @@ def install(pretended=None) -> bool:
         return False
     if not _installed:
         _installed = True
-        for name in ("transformer_engine", "apex"):  # megatron-core takes their optimizers, whose kernels want a GPU
+        for name in (
+            "transformer_engine",
+            "apex",
+        ):  # megatron-core would use their optimizers, whose kernels need a GPU
             sys.modules.setdefault(name, NOT_INSTALLED)
         keep_freed_memory()
         _keep_compilers_quiet()
@@ -132,8 +135,8 @@ def _import_megatron_without_compiling(torch) -> None:
 
     torch.compile = keep
     try:
-        # Without transformer-engine and apex megatron-core warns at a dozen places; the layer specs name classes of
-        # torch for everything that these would replace, so none of the warnings is about this model.
+        # Without transformer-engine and apex megatron-core warns at a dozen places; the layer specs use torch's classes
+        # for everything that these would replace, so none of the warnings applies.
         warnings.filterwarnings("ignore", module=r"megatron\.")
         import_megatron(unloadable())
     finally:
@@ -149,7 +152,7 @@ def _replace_random_state(torch) -> None:
     torch.cuda.manual_seed = torch.manual_seed
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
-    # "CPU RNG state changed within GPU RNG context" is true of every use here: there is one generator for both.
+    # "CPU RNG state changed within GPU RNG context" applies to every use here: there is one generator for both.
     logging.getLogger(random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.getMessage())
 
 
@@ -165,7 +168,7 @@ def use_deterministic_kernels() -> None:
     os.environ.setdefault("NCCL_ALGO", "Ring")
     os.environ.setdefault("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "0")  # transformer-engine's attention
     torch.use_deterministic_algorithms(True)
-    # nothing here reads what it has not written
+    # nothing here reads uninitialized memory
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of its class
     torch.backends.cudnn.benchmark = False
 
@@ -235,7 +238,7 @@ def leave_distributed() -> None:
         parallel_state.destroy_model_parallel()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    gc.collect()  # models and optimizers are cycles that name their groups, and a group ends with its last name
+    gc.collect()  # models and optimizers are reference cycles that hold process groups
 
 
 def launched_processes() -> int:

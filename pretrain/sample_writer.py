@@ -37,7 +37,9 @@ class SampleWriter:
             return
         from pretrain.sample_images import draw_samples, hugging_face_model, sheet
 
-        weights = [pair for pair in engine.weights() if self.coordinator.rank == 0]  # all must go through all of them
+        weights = [
+            pair for pair in engine.weights() if self.coordinator.rank == 0
+        ]  # a collective: consume it on all ranks
 
         def draw(going_on: Callable[[], None]) -> None:
             device, dtype = place_of_drawing()
@@ -69,7 +71,7 @@ class SampleWriter:
 
         self.coordinator.wait_for_first(draw, alive)
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # what drawing took is training's again, in one piece
+            torch.cuda.empty_cache()  # return the memory of generation to training in one piece
 
 
 def place_of_drawing() -> tuple[torch.device, torch.dtype]:

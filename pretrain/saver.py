@@ -27,8 +27,8 @@ class Saver:
         self.attempt = attempt
         self.writers = all_processes() if options.async_save else coordinator
         self.thread: threading.Thread | None = None
-        self.problem: str | None = None  # of the last save
-        self.fault: BaseException | None = None  # of the thread: a fault of ours, told where the loop can fail
+        self.problem: str | None = None  # outcome of the last save
+        self.fault: BaseException | None = None  # unexpected error of the thread, raised in the loop
 
     def save(self, step: int, boxes: list[TensorBox], state: dict) -> None:
         """Save a checkpoint. A collective: all ranks call it with their boxes."""
@@ -84,7 +84,7 @@ class Saver:
 
     def _tell(self) -> None:
         if self.problem:
-            self.coordinator.first_does(self.attempt.check)  # a run that was taken over is at its end
+            self.coordinator.first_does(self.attempt.check)  # a run that lost its folder (fencing) ends anyway
             self.coordinator.warn(
                 f"the checkpoint of step {self.step} could not be written ({self.problem}): the run "
                 "goes on, the older checkpoints are untouched"

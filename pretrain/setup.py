@@ -18,7 +18,7 @@ from pretrain.inputs import tokenizer_file
 from pretrain.model_section import SAME_IN_BOTH
 from pretrain.system.errors import UserError
 
-CONTEXT = 32_768  # tokens, where neither the configuration nor the weights say
+CONTEXT = 32_768  # default maximum length in tokens
 ROW_MULTIPLE = 64  # embedding rows are rounded up to this, so that tensor parallelism divides them
 
 

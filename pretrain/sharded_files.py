@@ -228,7 +228,7 @@ def read_boxes(folder: Path, boxes: Sequence[TensorBox]) -> None:
             raise UserError(f"{folder}: {piece.key} has holes: take another checkpoint")
         items += [replace(item, dest_index=replace(item.dest_index, index=number)) for item in wanted]
     with torch.no_grad():
-        reader.read_data(LoadPlan(items), cast(LoadPlanner, _Into(boxes)))  # all of a planner that is called
+        reader.read_data(LoadPlan(items), cast(LoadPlanner, _Into(boxes)))  # required methods of a planner
 
 
 def read_whole(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
@@ -252,7 +252,7 @@ def _whole(reader: _Reader, name: str, found: TensorStorageMetadata) -> Tensor:
             for place, chunk in members:
                 part = torch.load(reader._slice_file(file, place), map_location="cpu", weights_only=True)
                 if part.shape == found.size:
-                    return part  # without a second copy of it
+                    return part  # without a second copy
                 whole = torch.empty(found.size, dtype=found.properties.dtype) if whole is None else whole
                 target = whole
                 for dim, (start, length) in enumerate(zip(chunk.offsets, chunk.sizes)):

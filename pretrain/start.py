@@ -58,7 +58,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
     watch = coordinator.all_do(lambda: make_watch(config, data, heldout, coordinator))
     warnings = coordinator.first_does(
         lambda: [*without_effect(config), *data.warnings()]
-    )  # what cannot be trained on is refused before a folder is made
+    )  # errors of the data come before a folder is made
     lock = coordinator.all_do(lambda: hold(run) if coordinator.rank == 0 else None)
     for line in warnings:
         coordinator.warn(line)
@@ -72,7 +72,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
     coordinator.say(about(config, parameters(data.model_config), progress.step))
     if engine.torch_optimizer is not None:
         coordinator.say(in_use(config.run.kernels, config.run.fp8, engine.torch_optimizer, config.run.engine))
-    # not before: a start that is refused leaves a run as it was
+    # not before: a refused start leaves a run unchanged
     machines = coordinator.gathered(machine.describe())
     settings = coordinator.first_does(lambda: settings_changed(run, config)) if progress.step else ""
     changed = coordinator.first_does(lambda: open_run(config, command, run, machines, attempt.number))
@@ -85,7 +85,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
     stacks = logs / f"rank_{coordinator.rank:04d}.stacks"
     with (
         Records(coordinator.log, attempt.owns) as records,
-        Records(lambda level, line: None) as own,  # the same disk: rank 0 tells
+        Records(lambda level, line: None) as own,  # the same disk: rank 0 reports it
         RankLog(logs, coordinator.rank, own) as log,
         Watchdog(stacks, options.hang_factor, options.hang_seconds, coordinator.rank) as watchdog,
         Stop() as stop,

@@ -26,7 +26,7 @@ class Stop:
 
     def _ask(self, number, _frame) -> None:
         if self.asked:
-            raise KeyboardInterrupt  # asked twice: do not wait for the step
+            raise KeyboardInterrupt  # second signal: do not wait for the step
         self.asked = True
         self.signal = signal.Signals(number).name
         tell(f"{self.signal}: saving after this step, then stopping")

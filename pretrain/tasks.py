@@ -52,16 +52,18 @@ USER, ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
 class TaskShares:
     """Task shares of captioned images."""
 
-    text_to_image: float  # share of draws that ask for a picture; the others ask for a caption
-    unconditional: float  # share of the former whose prompt is dropped
-    train_on_prompts: bool  # whether the text of a picture's prompt is a target too
-    first_text: float = 0.0  # share of draws that take a document's first text; the others take any, evenly
-    code_noise: float = 0.0  # share of drawn pictures of whose input codes some are replaced by random ones
-    drop_instruction: float = 0.0  # share of edits whose instruction is dropped
-    drop_source: float = 0.0  # share of edits whose source picture is dropped, drawn independently
-    drop_both: float = 0.0  # share of edits that lose both, beside those that lose both by chance
+    text_to_image: float  # share of draws for text-to-image; the others train captioning
+    unconditional: float  # share of the former with the unconditional prompt
+    train_on_prompts: bool  # whether the text of a picture's prompt has a loss, too
+    first_text: float = (
+        0.0  # share of draws that take a document's first text; the others take any text with equal chance
+    )
+    code_noise: float = 0.0  # code noise: share of generated pictures with some input codes replaced
+    drop_instruction: float = 0.0  # share of edits without their instruction
+    drop_source: float = 0.0  # share of edits without their source picture, drawn independently
+    drop_both: float = 0.0  # share of edits without both, in addition to those by chance
     shared_noise: float = (
-        0.0  # share of edits of whose codes some are replaced by random ones, the same in all pictures
+        0.0  # code noise of edits: share with some codes replaced by random ones, the same in all pictures
     )
 
 
@@ -246,7 +248,7 @@ def build_ordered(
     if task == NEITHER:
         codes, shape = next((p.codes, p.shape) for p in parts if p.codes is not None and p.role == "assistant")
         return build_document(tokenized, UNCONDITIONAL, 0, codes[:0], codes, False, shape)
-    stretches: list[tuple[Sequence[int] | numpy.ndarray, bool]] = []  # ids, and whether they are learned
+    stretches: list[tuple[Sequence[int] | numpy.ndarray, bool]] = []  # ids, and whether they have a loss
     role = ""
     for part in parts:
         if turns and part.role != role:
@@ -282,7 +284,9 @@ def stretches_of(
 
     UserError if one is larger.
     """
-    whole = numpy.concatenate([vocabulary.is_code(ids) | (ids == vocabulary.vision_end_id), [False]])  # not cut before
+    whole = numpy.concatenate(
+        [vocabulary.is_code(ids) | (ids == vocabulary.vision_end_id), [False]]
+    )  # not split before
     if sizes[0]:
         longest = max(map(len, sizes))
         for at in numpy.flatnonzero(ids == vocabulary.vision_start_id).tolist():

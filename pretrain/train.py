@@ -49,7 +49,7 @@ def main() -> int:
             check_inputs(config.data, config.run.init_from)  # before the seconds that it takes to import torch
     except UserError:
         if os.environ.get("RANK", "0") != "0":
-            raise ReportedByOtherRank(2) from None  # every process finds the same: rank 0 tells
+            raise ReportedByOtherRank(2) from None  # every process finds the same: rank 0 reports it
         raise
     threads = settle_threads(config.run.threads)
     runtime.settle_devices(config.parallel.tensor)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pretrain.system.disk import tell
 
-HUNG = 75  # exit code, sysexits.h's "temporary failure": whoever started the run should start it again
+HUNG = 75  # exit code, sysexits.h's "temporary failure": a restart is worthwhile
 REMEMBERED = 32  # steps whose median is taken
-GRACE = 5.0  # seconds that the other ranks have to see it too, before the first to leave breaks their connections
+GRACE = 5.0  # seconds for the other ranks to notice it too, before the first exit breaks their connections
 
 
 class Watchdog:

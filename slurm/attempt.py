@@ -37,7 +37,7 @@ SIGNALS = {
     139: "SIGSEGV",
     143: "SIGTERM",
 }
-RANK_ENDED = re.compile(r"error: (\S+): tasks? ([\d,-]+): (.+)")  # srun's line of a rank that ended badly
+RANK_ENDED = re.compile(r"error: (\S+): tasks? ([\d,-]+): (.+)")  # srun's line about a failed rank
 AN_ERROR = re.compile(r"^(error: .+|(?:\w+\.)*\w*(?:Error|Exception|RunFailed|Interrupt)\b: .+|.*watchdog.*no step.*)$")
 FOLLOWS = re.compile(
     r"closed by peer|Connection (reset|refused)|Broken pipe|gloo|NCCL|Terminated"
@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
 def newest_checkpoint(run: Path) -> int:
     """Step of the newest published checkpoint, 0 without any."""
     try:
-        names = os.listdir(run / "checkpoints")  # of ten thousand, and no path of each is made
+        names = os.listdir(run / "checkpoints")  # without building paths: there may be ten thousand
     except OSError:
         return 0
     numbers = (name.removeprefix("step_") for name in names if name.startswith("step_"))
@@ -162,7 +162,7 @@ def end(run: Path, code: int, reason: str, signal: str, limit: int) -> tuple[str
         reason += f"; the {fruitless} attempts up to this one made no checkpoint, so the job gives up"
     try:
         entry = write_end(run, started, code, reason, decision)
-    except OSError as error:  # what follows does not depend on it: the next attempt writes down that this one ended
+    except OSError as error:  # not needed: the next attempt records that this one ended
         entry = vars(error)["entry"]
         reason += f" ({run / 'restarts.jsonl'} cannot be written, {error.strerror}: {REMEDIES.get(error.errno or 0, 'look at it')})"
     where = f"attempt {entry['attempt']} ended at step {entry['to_step']} (newest checkpoint: {entry['saved_step']})"

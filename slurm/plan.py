@@ -85,7 +85,7 @@ def check_start(config) -> str:
         )
     if config.run.resume == "never":
         raise UserError(f"{run} has checkpoints and run.resume is never: choose another run.folder, or set it to auto")
-    newest = found[-1]  # whether it verifies is found out by the run, which passes over one that does not
+    newest = found[-1]  # the run verifies it, and skips a damaged one
     try:
         state = checkpoint.read_state(newest)
     except (OSError, ValueError):
@@ -151,7 +151,7 @@ def main() -> int:
     except TryAgain:
         if not fit:
             raise
-        # a run that has begun has had its data: its ranks ask the store again, as often as attempts may fail
+        # a started run has read its data before: its ranks retry the store, as often as attempts may fail
     if nodes < arguments.nodes:
         print(
             f"warning: {arguments.nodes - nodes} of {arguments.nodes} nodes stay idle: data.global_batch_size "

@@ -32,8 +32,8 @@ from slurm.shared_memory import remove_leftovers
 from tokenization.remote import inside, read_small
 
 GIB = 2**30
-MEGABYTES = {"gpu": 256, "cpu": 4}  # of an all-reduce, and of an exchange between two nodes
-TIMEOUT = 120  # seconds that ranks wait for each other: what takes longer is a node that does not answer
+MEGABYTES = {"gpu": 256, "cpu": 4}  # bytes of an all-reduce, and of an exchange between two nodes
+TIMEOUT = 120  # timeout in seconds: a slower node counts as not responding
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -115,7 +115,7 @@ def measure(device: str) -> dict:
     record."""
     import datetime
 
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns of every peer whose address has no name
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # gloo warns of every peer without a host name
     import torch
     import torch.distributed as dist
 
@@ -169,9 +169,7 @@ def rounds(count: int) -> list[list[tuple[int, int]]]:
 def judge_nodes(records: dict[str, dict], nodes: list[str], limits: argparse.Namespace) -> dict[str, str]:
     """Unfit nodes by their `node` records -> {bad node: why}."""
     bad = {}
-    answered = [
-        records[name] for name in nodes if name in records
-    ]  # of two views that are held equally often, the first
+    answered = [records[name] for name in nodes if name in records]  # of two equally frequent values, the first
     usual = {
         key: Counter(found[key] for found in answered).most_common(1)[0][0]
         for key in ("code", "data", "software")
@@ -196,10 +194,10 @@ def judge_nodes(records: dict[str, dict], nodes: list[str], limits: argparse.Nam
 def judge_links(links: dict[str, dict], nodes: list[str], limits: argparse.Namespace) -> dict[str, str]:
     """Unfit nodes by their `link` records -> {bad node: why}. Of two nodes with a slow link either may be the cause."""
     if not links:
-        return {}  # no rank came through: the records of the nodes are all that is known
+        return {}  # no rank finished: only the nodes' own records exist
     bad = {name: "did not take part in the all-reduce" for name in nodes if name not in links}
     offsets = sorted(found["clock_offset"] for found in links.values())
-    middle = offsets[len(offsets) // 2] if len(offsets) > 2 else 0.0  # of two, the first is believed
+    middle = offsets[len(offsets) // 2] if len(offsets) > 2 else 0.0  # of two nodes, the first is taken as reference
     for name, found in links.items():
         if abs(found["clock_offset"] - middle) > limits.max_clock:
             bad[name] = f"its clock is {found['clock_offset'] - middle:+.1f} s from that of the others"

@@ -15,7 +15,7 @@ OURS = re.compile(
     r"|torch_\d+_\d+_\d+"  # loader workers
     r"|nccl-.+"
 )
-YOUNG = 60  # seconds; what is younger may belong to a process that is about to use it
+YOUNG = 60  # seconds; a younger file may belong to a starting process
 
 
 def remove_leftovers(folder: Path = SHARED_MEMORY, young: float = YOUNG) -> list[str]:
@@ -24,7 +24,7 @@ def remove_leftovers(folder: Path = SHARED_MEMORY, young: float = YOUNG) -> list
     used = in_use(folder) if mine else set()
     removed = []
     for path in mine:
-        # once more: a name comes back, as each run of mosaicml-streaming takes the lowest that is free
+        # twice: names are reused, as each run of mosaicml-streaming takes the lowest free one
         if path.name not in used and age_of_mine(path) > young:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
@@ -48,7 +48,7 @@ def in_use(folder: Path) -> set[str]:
         try:
             lines = (process / "maps").read_text(encoding="utf-8", errors="replace").splitlines()
             files = list((process / "fd").iterdir())
-        except OSError:  # it ended meanwhile, or is somebody else's
+        except OSError:  # it ended meanwhile, or is another user's
             continue
         paths = [line.split(maxsplit=5)[-1] for line in lines if str(folder) in line]
         for file in files:

@@ -24,7 +24,7 @@ from pretrain.system.errors import RunFailed, UserError, run_command
 from slurm import plan
 
 WITH_SITE = (
-    'set -a; . "$UNIX_ROOT/slurm/site.sh"; exec "$@"'  # bash: the rest of the command line, in the site's settings
+    'set -a; . "$UNIX_ROOT/slurm/site.sh"; exec "$@"'  # bash: the rest of the command line, with the site's settings
 )
 
 
@@ -103,7 +103,7 @@ def main() -> int:
     if work.returncode:
         raise UserError(f"slurm/site.sh cannot be read: {' '.join(work.stderr.split())}")
     here = Path.cwd()
-    os.chdir(work.stdout.strip())  # where the job resolves the relative paths of the configuration
+    os.chdir(work.stdout.strip())  # relative paths of the configuration are relative to this folder
     _, data_ranks = plan.fitting_nodes(config, nodes, per_node, fit=False)
     lines = plan.describe(config, nodes, per_node, data_ranks)
     start = "not checked" if arguments.no_data else plan.check_start(config)

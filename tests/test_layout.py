@@ -29,6 +29,7 @@ EVERYDAY = set(
         "Sampler",
         "UniXModel",
         "StepTime",
+        "told",
     ]
 )
 """Former names that are words, or names of other classes."""

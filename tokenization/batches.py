@@ -56,7 +56,7 @@ def nearest_two(latents: torch.Tensor, codebook: torch.Tensor) -> Settled:
     flat = latents.reshape(-1, latents.shape[-1])
     if len(codebook) < 2:
         return Settled(torch.zeros(latents.shape[:3], dtype=torch.int64), torch.full(latents.shape[:3], torch.inf))
-    nearest = torch.cdist(flat, codebook).topk(2, largest=False)  # of equal ones any: these are not certain
+    nearest = torch.cdist(flat, codebook).topk(2, largest=False)  # any of equal ones: these are uncertain
     (first, second), codes = nearest.values.T, nearest.indices[:, 0]
     off = flat.shape[1] ** 0.5 * torch.finfo(torch.float32).eps * (2 * flat.norm(dim=1) + second) ** 2
     slack = (second**2 - first**2 - off) / (2 * (first + second)).clamp_min(torch.finfo(torch.float32).tiny)
@@ -92,7 +92,7 @@ def codes_in_batches(vq: VQ, pixels: torch.Tensor) -> torch.Tensor:
     )
     done = torch.zeros(len(pixels), dtype=torch.bool)
     while True:
-        # a latent that is not a number compares as not certain
+        # NaN compares as uncertain
         again = (~(slack > bound).flatten(1).all(1) & ~done).nonzero().flatten()
         if not len(again):
             break

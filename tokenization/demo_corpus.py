@@ -149,7 +149,9 @@ def split_by_concept(records: list[dict], heldout_share: float) -> dict[str, lis
     split: dict[str, list[dict]] = {"train": [], "heldout": []}
     for group in groups.values():
         digest = hashlib.sha256(min(record["id"] for record in group).encode()).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64  # fixed by the id alone: a new emoji moves no other
+        share = (
+            int.from_bytes(digest[:8], "big") / 2**64
+        )  # a hash of the id: a new emoji does not change the split of others
         split["heldout" if share < heldout_share else "train"] += group
     return {side: sorted(members, key=lambda record: record["id"]) for side, members in split.items()}
 

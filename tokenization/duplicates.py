@@ -63,13 +63,13 @@ def seen_before(hashes: np.ndarray, colours: np.ndarray, documents: np.ndarray, 
     while len(documents):
         first = earliest_equal(hashes, colours)
         values = np.flatnonzero(first == np.arange(len(first)))
-        earliest = documents[values]  # document that shows this value, or one like it
+        earliest = documents[values]  # first document with this value, or a similar one
         alike = np.zeros(len(values), bool)
         for one, other in look_alikes(hashes[values], colours[values], bits):
             np.minimum.at(earliest, one, documents[values[other]])
             np.minimum.at(earliest, other, documents[values[one]])
             alike[one] = alike[other] = True
-        place = np.empty(len(first), first.dtype)  # of each picture's value among the values
+        place = np.empty(len(first), first.dtype)  # index of each picture's value
         place[values] = np.arange(len(values))
         place = place[first]
         later = _of_whole_documents(documents > earliest[place], documents)
@@ -164,7 +164,7 @@ def masks(bits: int, count: int) -> list[np.uint64]:
         agreeing = max(64 - -(-64 // bands) * bits, 0) if bands else 0
         return comb(bands, bits) * (count * SORTING + count**2 / 2 / 2 ** (EVENNESS * agreeing) * COMPARING)
 
-    bands = min(range(bits, bits + 9), key=cost)  # as many bands as bits: one mask, of nothing, compares all with all
+    bands = min(range(bits, bits + 9), key=cost)  # as many bands as bits: one empty mask, which compares all with all
     bands_of = [sum(1 << bit for bit in range(band, 64, bands)) for band in range(bands)]
     return [np.uint64(sum(chosen)) for chosen in combinations(bands_of, bands - bits)]
 

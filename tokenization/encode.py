@@ -94,7 +94,7 @@ class DocumentEncoder:
 
         self.vq, self.watch = vq, watch
         self.under_way: deque[Future[np.ndarray]] = deque()
-        # a new thread does not take over the number of threads that its work may be spread over
+        # a new thread does not inherit torch's number of threads
         self.pool = ThreadPoolExecutor(1, "encode", torch.set_num_threads, (torch.get_num_threads(),))
 
     def __enter__(self) -> DocumentEncoder:
@@ -154,7 +154,7 @@ class PartCoder:
         self.batch_size = batch_size
         self.limit = limit
         self.duplicate_bits = duplicate_bits
-        self.pictures = 0  # that were given to the encoder
+        self.pictures = 0  # futures of the encoder
         self.begin_file()
 
     def begin_file(self) -> None:
@@ -250,7 +250,7 @@ class Publisher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.pool.shutdown()  # what is there is written, also when the job has to stop
+        self.pool.shutdown()  # finished parts are written, even if the job has to stop
 
     def submit(self, work: Callable[[], Any]) -> None:
         """Queue an action after the earlier ones. Blocks while the queue is full (backpressure). Raises errors of

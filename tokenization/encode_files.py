@@ -40,11 +40,11 @@ def encode_files(
     from tqdm import tqdm
 
     ahead = 2 * (threads + batch_size // CHUNK + 1)
-    before: dict[str, PartRecord] = {}  # of parts that were there and are made again
+    before: dict[str, PartRecord] = {}  # parts that exist and are made again
     encoder_now = encoder_record(vq.device, batch_size)
     stream = events(output, files, samples_per_part, warn, before)
-    there: list[list[PartRecord]] = []  # of each file, the parts that are there
-    begun = None  # the file that is being worked on
+    there: list[list[PartRecord]] = []  # existing parts of each file
+    begun = None  # current file
 
     def prepare(event: Event) -> Event:
         return preparation.prepare(event) if isinstance(event, Chunk) else event

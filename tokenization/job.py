@@ -84,7 +84,7 @@ def start_or_continue(output: Path, job: dict[str, Any]) -> dict[str, Any]:
     path = output / JOB
     if not path.exists():
         foreign = [entry.name for entry in output.iterdir() if not is_temporary(entry)]
-        if foreign and not path.exists():  # another worker may just have begun
+        if foreign and not path.exists():  # another worker may have just started
             raise UserError(
                 f"{output}: the folder is not empty and was not made by this command (it holds {foreign[0]}); "
                 "pass --output a new or an empty folder"

@@ -103,9 +103,9 @@ def write_part(
             record = _prepare_part(temporary, file, part, source, fingerprint, documents, rejects, hashes, encoder)
             publish_folder(temporary, folder)
     except OSError:
-        # another worker made the same part meanwhile, from the same records; if all is merged by now, it also cleared
-        # what was not published
-        shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its room back
+        # another worker made the same part meanwhile, from the same records; if all is merged by now, it also removed
+        # unpublished files
+        shutil.rmtree(temporary, ignore_errors=True)  # frees space on a full disk
         if not folder.exists():
             raise
         return read_part(output, file, part)
@@ -211,7 +211,7 @@ def write_file_record(output: Path, record: FileRecord) -> None:
     path.parent.mkdir(exist_ok=True)
     try:
         write_atomically(path, sealed(asdict(record)))
-    except FileNotFoundError:  # another worker wrote it, and has merged all and cleared what was not published
+    except FileNotFoundError:  # another worker wrote it, merged everything, and removed unpublished files
         if not path.exists():
             raise
 

@@ -82,7 +82,7 @@ def open_image(
     except Image.DecompressionBombError as error:
         detail = f"Pillow takes it for a bomb, the limit is {max_pixels:,} pixels; scale it down first"
         raise RejectedImage("too_many_pixels", detail, path) from error
-    except Exception as error:  # Pillow's decoders answer damaged data with whatever their parsing runs into
+    except Exception as error:  # Pillow's decoders raise many kinds of errors for damaged data
         detail = f"truncated or damaged: {one_line(error)}"
         raise RejectedImage("undecodable_picture", detail, path) from error
     return picture

@@ -22,11 +22,11 @@ PAUSES = (
     3.0,
     9.0,
     27.0,
-)  # seconds between tries, give or take half: a hundred readers do not come back all at once
-SILENCE = 60.0  # seconds without a byte after which an HTTP request counts as failed
-DIFFERENT = 2  # times that other content is taken for an accident on the way
+)  # seconds between retries, randomized by half (jitter), so that a hundred readers do not retry at once
+SILENCE = 60.0  # HTTP read timeout in seconds
+DIFFERENT = 2  # retries for content that differs from the manifest
 NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-BUSY = (408, 425, 429)  # HTTP codes of the 400s that pass
+BUSY = (408, 425, 429)  # HTTP 4xx codes that are temporary
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 Result = TypeVar("Result")
@@ -98,17 +98,17 @@ def _patiently(url: str, action: Callable[[], Result]) -> Result:
         except Exception as error:
             if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise
-            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             if _refused(error):
-                raise UserError(f"{url}: cannot be read ({said}): check the URL and the credentials") from None
+                raise UserError(f"{url}: cannot be read ({message}): check the URL and the credentials") from None
             if not _of_the_store(error):
                 raise
             if pause is None:
                 raise TryAgain(
                     f"{url}: the store does not answer (tried {len(PAUSES) + 1} times in "
-                    f"{time.monotonic() - began:.0f} s; {said}): start the run again"
+                    f"{time.monotonic() - began:.0f} s; {message}): start the run again"
                 ) from None
-        time.sleep(pause * random.SystemRandom().uniform(0.5, 1.5))  # not the random numbers of the training
+        time.sleep(pause * random.SystemRandom().uniform(0.5, 1.5))  # not the generator of training
     raise AssertionError("the last try returns or raises")
 
 

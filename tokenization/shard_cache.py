@@ -27,7 +27,7 @@ from tokenization.files import sha256_of, temporary_name
 from tokenization.remote import fetch_file
 
 GIB = 1 << 30
-SHARD = re.compile(r"\.?(\d+)\.(\d+)\.mds(\..*\.tmp)?")  # number and bytes, of a shard or of one that is on its way
+SHARD = re.compile(r"\.?(\d+)\.(\d+)\.mds(\..*\.tmp)?")  # number and bytes, of a shard or of a download in progress
 
 Result = TypeVar("Result")
 
@@ -50,7 +50,7 @@ class ShardCache:
         self.url, self.root, self.limit = url, cache.folder, math.ceil(cache.limit * GIB)
         self.folder = cache.folder / manifest["fingerprint"]
         self.shards: list[dict[str, Any]] = manifest["shards"]
-        self._sound: dict[int, str] = {}  # paths of shards whose hash this process has seen
+        self._sound: dict[int, str] = {}  # paths of shards verified by this process
         with _cache_errors(cache.folder):
             for name in ("shards", "lengths", "locks"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ class ShardCache:
             try:
                 return _used(self._sound[number], action)
             except FileNotFoundError:
-                pass  # it was removed, before or just now
+                pass  # it was evicted, before or just now
         path, lock = self.folder / self.shard_name(number), self._lock_of(self.folder, number)
         result = self._first_use(path, self.shards[number], lock, True, lambda: _used(str(path), action))
         self._sound[number] = str(path)
@@ -116,7 +116,7 @@ class ShardCache:
                         self._make_room(entry["bytes"])
                     temporary.touch()
             fetch_file(f"{self.url}/{entry['file']}", temporary, entry)
-            with self._room_lock(is_shard):  # so that who counts sees it once
+            with self._room_lock(is_shard):  # atomic, so that the size count sees it once
                 os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -136,7 +136,7 @@ class ShardCache:
             if match:
                 path = Path(file.path)
                 lock = self._lock_of(path.parents[1], int(match[1]))
-                with suppress(FileNotFoundError):  # what a killed process left was just removed
+                with suppress(FileNotFoundError):  # leftovers of a killed process were just removed
                     found.append((file.stat().st_mtime_ns, int(match[2]), path, lock))
         used = sum(bytes_of for _, bytes_of, _, _ in found)
         for _, bytes_of, path, lock in sorted(found):
@@ -154,7 +154,7 @@ class ShardCache:
 
 def _used(path: str, action: Callable[[], Result]) -> Result:
     """Result of `action`; updates the file's last-use time, to the nanosecond."""
-    now = time.time_ns()  # the kernel's own stands still for milliseconds
+    now = time.time_ns()  # the kernel's clock has a granularity of milliseconds
     os.utime(path, ns=(now, now))
     return action()
 

@@ -149,7 +149,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; exit code 1 if there were too many rejects, or a file could not be read or written."""
     options = parse_arguments(arguments)
-    warnings.filterwarnings("ignore", module=r"PIL\b")  # what Pillow warns of is refused, or does not matter
+    warnings.filterwarnings(
+        "ignore", module=r"PIL\b"
+    )  # Pillow's warnings are about files that are refused, or do not matter
 
     from tokenization.encode import Stopwatch
     from tokenization.encoder_record import described, rounds_alike
@@ -161,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     from tokenization.vq import find_folder
     from tokenization.worker_plan import listed, slot_of
 
-    grids_from(options.shapes, 32)  # a word that is none is refused before anything is read
+    grids_from(options.shapes, 32)  # an invalid word is refused before anything is read
     startup = Stopwatch()
     find_folder(options.vq)  # before corpora are listed, and before the seconds that it takes to import torch
     worker, workers = slot_of(os.environ, options.job_index, options.job_count)
@@ -277,7 +279,7 @@ def open_vq(name: str, device: str | None) -> VQ:
     from pretrain.system.threads import settle_threads
 
     threads = settle_threads()
-    keep_freed_memory()  # a fifth of the encoder's time on a CPU
+    keep_freed_memory()  # hashing takes a fifth of the encoder's time on a CPU
     import torch
 
     from tokenization.vq import load_vq

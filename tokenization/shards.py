@@ -31,7 +31,7 @@ from tokenization.storage import is_remote
 if TYPE_CHECKING:
     from tokenization.vq_base import VQ
 
-MANGLED = re.compile(r"[a-z][a-z0-9+.-]+:/[^/].*")  # what Path makes of a URL
+MANGLED = re.compile(r"[a-z][a-z0-9+.-]+:/[^/].*")  # Path() of a URL
 REMEDY = "run the shard_images.py command that made this dataset again: it makes what is damaged anew"
 
 
@@ -134,7 +134,7 @@ class CodeDataset:
         readers = [mds_reader().from_json(str(self.folder), "", shard) for shard in self._shards]
         try:
             for reader in readers:
-                reader.validate(allow_unsafe_types=False)  # no column that would run what is in it
+                reader.validate(allow_unsafe_types=False)  # no pickled columns: they could execute code
         except ValueError as error:
             raise UserError(f"{self.folder / INDEX}: cannot be trusted ({error})") from None
         return readers

@@ -55,7 +55,7 @@ def offset(name: str, by: int) -> tuple[int, int]:
     """Shift (right, down) in pixels from -by to by, not both 0, derived from the copy's name."""
     side = 2 * by + 1
     place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % (side * side - 1)
-    place += place >= side * side // 2  # passes over the middle, which is no move
+    place += place >= side * side // 2  # skips (0, 0)
     return place % side - by, place // side - by
 
 

@@ -27,11 +27,11 @@ from pretrain.system.errors import UserError, run_command
 from tokenization.files import files_for
 from tokenization.vq_pictures import PictureBuffer
 
-RESTART_BELOW = 0.1  # a code used fewer times than this in a step, on average, is dead
-CHECK_EVERY = 250  # steps between two figures on held-out pictures
-LINE_SECONDS = 10.0  # between two lines, at least one of which says that it goes on
+RESTART_BELOW = 0.1  # a code used fewer times per step than this, on average, is dead
+CHECK_EVERY = 250  # steps between two evaluations on held-out pictures
+LINE_SECONDS = 10.0  # seconds between two progress lines
 HELDOUT_SHARE, MOST_HELDOUT = 0.05, 2000  # without --heldout: this share of the pictures in memory, at most so many
-GROUPS = 16  # of its normalisations: widths are multiples of it
+GROUPS = 16  # group size of its normalizations: widths are multiples of it
 SHEET_PICTURES = 24
 
 
@@ -320,7 +320,7 @@ def main() -> int:
         model = build_model(arguments).to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    model.quantize.embedding.weight.requires_grad_(False)  # the moving average owns it
+    model.quantize.embedding.weight.requires_grad_(False)  # updated by the moving average, not by the optimizer
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     optimizer = torch.optim.AdamW(trained, lr=arguments.lr, betas=(0.9, 0.95), weight_decay=1e-3)
@@ -332,7 +332,7 @@ def main() -> int:
         f"left out; {parameters / 1e6:.2f} M parameters, {device} in {'bf16' if bf16 else 'fp32'}",
         flush=True,
     )
-    started = told = time.time()
+    started = last_line = time.time()
     order = usable[torch.randperm(len(usable), generator=generator)]
     for step in range(arguments.steps):
         if len(order) < arguments.batch_size:
@@ -360,13 +360,13 @@ def main() -> int:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        if time.time() - told >= LINE_SECONDS or not step:
-            told = time.time()
-            left = (told - started) / (step + 1) * (arguments.steps - step - 1)
+        if time.time() - last_line >= LINE_SECONDS or not step:
+            last_line = time.time()
+            left = (last_line - started) / (step + 1) * (arguments.steps - step - 1)
             print(f"step {step + 1}/{arguments.steps}  loss {loss.item():.4f}  {left:.0f} s left", flush=True)
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == arguments.steps:
             figures = measure(model, heldout)
-            save(model, arguments, {"step": step + 1, "heldout": figures})  # what a killed run leaves behind
+            save(model, arguments, {"step": step + 1, "heldout": figures})  # leftovers of a killed run
             print(
                 f"step {step + 1}/{arguments.steps}  loss {loss.item():.4f}  held-out PSNR {figures['psnr']:.2f} dB  "
                 f"codes used {figures['codebook_used']:.0%}  {time.time() - started:.0f} s",

@@ -23,7 +23,7 @@ from tokenization.vq_files import read_json
 class Form:
     """One folder format of image tokenizers."""
 
-    what: str  # for the message of a folder that is none of them
+    what: str  # for the error of an unknown folder
     is_it: Callable[[Path, dict], bool]  # of the folder and its config.json, {} where it has none
     load: str  # "module:function", of (folder, name, image_size or None, device) -> VQ; imported when it is used
 

@@ -68,12 +68,10 @@ class VQ(ABC):
         self.downsample = downsample
         self.image_size = image_size
         self.model: Any = model.float().eval().requires_grad_(False)
-        if (
-            str(device) != "cpu"
-        ):  # where it is already: a diffusers model's `to` imports torch's compiler, whatever is asked
+        if str(device) != "cpu":  # on its device already: a diffusers model's `to` imports torch's compiler in any case
             self.model.to(device)
         self.fingerprint = self._fingerprint()
-        self.bounds: dict[tuple[int, int], float] = {}  # by height and width: how far rounding may move a latent
+        self.bounds: dict[tuple[int, int], float] = {}  # by height and width: rounding bound of a latent
         self.batches = BatchCounts()
 
     def encode(self, images: list[Image.Image]) -> np.ndarray:

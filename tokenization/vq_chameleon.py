@@ -133,7 +133,7 @@ def read_checkpoint(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each raise their own for a damaged or unsafe file
-        # torch's message spans ten lines and advises to trust the file, so only the name of the object is taken from it
+        # torch's message has ten lines and advises to trust the file: only the object's name is taken from it
         objects = re.search(r"GLOBAL (\S+)", str(error))
         if objects:
             raise UserError(

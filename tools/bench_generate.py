@@ -61,7 +61,7 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     model = build_model(arguments.model)
     num_codes = arguments.codes or MODELS[arguments.model][-1] ** 2
-    draw(model, BATCH, min(4, num_codes), GUIDANCE)  # the first call makes kernels
+    draw(model, BATCH, min(4, num_codes), GUIDANCE)  # warm-up: the first call compiles kernels
     rounds = [measure_round(model, num_codes, arguments.every) for _ in range(arguments.rounds)]
     found = report(rounds)
     parameters = sum(parameter.numel() for parameter in model.parameters())

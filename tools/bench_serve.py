@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         url = address_of(process)
         load = Load(url, pool, args.clients)
-        load.run(min(5.0, args.seconds))  # until memory that is reserved once is reserved
+        load.run(min(5.0, args.seconds))  # warm-up: memory that is allocated once
         load.forget()
         samples: list[int] = []
         watcher = threading.Thread(target=watch_memory, args=(process.pid, samples, load.over), daemon=True)

@@ -89,9 +89,9 @@ def main() -> int:
     captions = {}
     for side, gallery in (("seen", train), ("held-out", heldout)):
         picked = chooser.permutation(len(gallery.names))[: arguments.prompts].tolist()
-        said = caption(export, gallery.codes[picked])
-        figures["captions"][side] = measure_captions(gallery, picked, said)
-        captions[side] = list(zip(picked, said))[:SHOWN]
+        answers = caption(export, gallery.codes[picked])
+        figures["captions"][side] = measure_captions(gallery, picked, answers)
+        captions[side] = list(zip(picked, answers))[:SHOWN]
     real, decoded, names, psnr = reconstruction(export, arguments.data, heldout, 64)
     figures["reconstruction_psnr"] = {"pictures": len(real), "psnr": round(psnr, 2)}
     own = [next(i for i, names in enumerate(train.names) if name in names) for name in seen]

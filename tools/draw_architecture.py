@@ -111,12 +111,12 @@ def what_it_does(file: str) -> str:
     """The first sentence of a module's docstring. Raises UserError where there is none."""
     path = ROOT / file
     try:
-        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     except OSError:
         raise UserError(f"{path}: is not there: mend STAGES in tools/draw_architecture.py") from None
-    if not said:
+    if not docstring:
         raise UserError(f"{path}: has no docstring: say in its first line what it does")
-    paragraph = " ".join(said.split("\n\n")[0].split())
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
     return paragraph.split(". ")[0].rstrip(".")
 
 
@@ -125,8 +125,8 @@ def table() -> str:
     lines = ["| stage | file | what it does |", "|---|---|---|"]
     for stage in STAGES:
         for number, file in enumerate(stage.files):
-            said = what_it_does(file).replace("|", "\\|")
-            lines.append(f"| {'' if number else stage.name} | [{file}](../{file}) | {said} |")
+            sentence = what_it_does(file).replace("|", "\\|")
+            lines.append(f"| {'' if number else stage.name} | [{file}](../{file}) | {sentence} |")
         lines.append(f"| | *gives* | *{stage.gives}* |")
     return "\n".join(lines) + "\n"
 

@@ -43,7 +43,9 @@ def parse_arguments() -> argparse.Namespace:
         help="tokens of the documents that fill a row (default: 64 1025, or half a row each)",
     )
     parser.add_argument("--json", type=Path, help="file for all figures")
-    words = [word for word in sys.argv[1:] if re.match(r"\w+(\.\w+)+=", word)]  # argparse wants them beside CONFIG
+    words = [
+        word for word in sys.argv[1:] if re.match(r"\w+(\.\w+)+=", word)
+    ]  # argparse takes them only next to CONFIG
     arguments = parser.parse_args([word for word in sys.argv[1:] if word not in words])
     arguments.overrides += words
     if arguments.gpus < 1:

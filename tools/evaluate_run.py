@@ -64,16 +64,18 @@ def main() -> int:
         raise UserError(f"{arguments.run}: has no config.yaml: give the folder of a run that was started")
     failed: set[tuple[int, str]] = set()
     while True:
-        last = of_run.finished(arguments.run)  # before the look: a checkpoint that comes meanwhile is seen next time
+        last = of_run.finished(
+            arguments.run
+        )  # before the listing: a checkpoint that arrives meanwhile is seen next time
         of_run.evaluate_all(arguments.run, evaluations, set(arguments.step), failed)
         if not arguments.follow or last:
             break
         time.sleep(arguments.seconds)
     of_run.write_curves(arguments.run)
     if failed:
-        told = ", ".join(f"step {step} {name}" for step, name in sorted(failed))
+        listed = ", ".join(f"step {step} {name}" for step, name in sorted(failed))
         where = arguments.run / of_run.FOLDER / "STEP" / "log.txt"
-        raise RunFailed(f"{len(failed)} evaluations failed ({told}): see {where}")
+        raise RunFailed(f"{len(failed)} evaluations failed ({listed}): see {where}")
     return 0
 
 

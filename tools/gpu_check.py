@@ -74,7 +74,7 @@ def sections(setting, against: Path | None, found: dict) -> list[tuple[str, Call
 
 def run(arguments: argparse.Namespace) -> int:
     """Run section by section; a failure is reported, and the others go on -> the exit code."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler tells when it starts and stops
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler prints when it starts and stops
     import torch
 
     from pretrain import machine, runtime
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
             record["sections"][name] = measure()
         except NotRun as reason:
             record["not run"][name] = str(reason)
-        except Exception as error:  # one section tells nothing about the others
+        except Exception as error:  # a failing section does not affect the others
             record["failed"][name] = "".join(traceback.format_exception(error)).strip()
         clear(setting)
         record["seconds"][name] = round(time.monotonic() - start, 1)

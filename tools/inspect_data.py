@@ -106,7 +106,7 @@ def main() -> int:
             parts.append("<h2>Pictures as the image tokenizer will see them</h2>")
             parts.append(embedded(contact_sheet(pictures, labels), "contact sheet", "wide"))
             shown = [cut_picture(picture, framing) for picture in cut[:SHEET_PICTURES]]
-            whole = contact_sheet([picture for picture, _ in shown], [said for _, said in shown])
+            whole = contact_sheet([picture for picture, _ in shown], [label for _, label in shown])
             save_picture(whole, arguments.output / "cut_sheet.png")
             parts.append("<h2>What is lost of them: the veiled parts</h2>")
             parts.append(embedded(whole, "what is lost", "wide"))

@@ -84,7 +84,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--all", action="store_true", help="rank every layout, not the best one for each tensor x pipeline x data"
     )
-    words = [word for word in sys.argv[1:] if re.match(r"\w+(\.\w+)+=", word)]  # argparse wants them beside CONFIG
+    words = [
+        word for word in sys.argv[1:] if re.match(r"\w+(\.\w+)+=", word)
+    ]  # argparse takes them only next to CONFIG
     arguments = parser.parse_args([word for word in sys.argv[1:] if word not in words])
     arguments.overrides += words
     for name in ("gpus", "gpus_per_node", "top"):

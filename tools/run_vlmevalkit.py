@@ -19,7 +19,7 @@ from functools import partial
 from pretrain.system.errors import RunFailed, UserError, run_command
 from tokenization.files import output_folder
 
-MODEL = "unix"  # what VLMEvalKit calls it, and names its files by
+MODEL = "unix"  # its name in VLMEvalKit, and in its file names
 
 
 def parse_arguments() -> argparse.Namespace:

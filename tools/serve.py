@@ -32,7 +32,7 @@ SIGTERM and SIGINT end it: requests that it has taken are finished, new ones get
 Exit codes: 0 done, 1 failed, 2 wrong usage or input.
 """
 
-LOCAL = ("localhost",)  # and every address
+LOCAL = ("localhost",)  # and any IP address
 SKILLS = ("draw", "edit", "caption", "chat")
 KEY_VARIABLE = "UNI_X_API_KEY"
 
@@ -48,8 +48,8 @@ def what_it_can(
         )
     known = [skill for skill in SKILLS if skill in (recorded or ())]
     if unknown := [skill for skill in recorded or () if skill not in SKILLS]:
-        told = f"{', '.join(map(repr, unknown))}, which this release does not know: not offered"
-        print(f"warning: config.json: skills has {told} ({', '.join(SKILLS)} are known)", file=sys.stderr)
+        listed = f"{', '.join(map(repr, unknown))}, which this release does not know: not offered"
+        print(f"warning: config.json: skills has {listed} ({', '.join(SKILLS)} are known)", file=sys.stderr)
     turns = chat_format == "turns" if chat_format else recorded is None or "chat" in known
     everything = SKILLS if turns else ("draw", "caption")
     return turns, asked or (everything if recorded is None else known)

@@ -17,7 +17,7 @@ import json
 
 from pretrain.system.errors import UserError, run_command
 
-WARM_UP = 2  # rounds that are not counted: the first steps allocate
+WARM_UP = 2  # warm-up rounds: the first steps allocate
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -27,13 +27,13 @@ def attention_masks(
     [b, s] and of keys [b, total]; without `within` no layer needs the second mask. Every token sees at least itself, so
     that padding has no empty row, whose softmax is not a number.
     """
-    tracing = torch.compiler.is_compiling()  # then no value may decide what is computed
+    tracing = torch.compiler.is_compiling()  # tracing: no value may decide what is computed
     queries, joint = len(cache_position), None
     padded = attention_mask is not None and (tracing or not bool(attention_mask.all()))
     several = keys is not None and keys.documents is not None
     plain = queries in (1, keys_seen) and not tracing and int(cache_position[-1]) + 1 == keys_seen
     plain = plain and not padded and not several
-    if plain and queries == 1:  # a step of decoding
+    if plain and queries == 1:  # a decoding step
         same = (
             new.modality[:, None, :, None] == keys.modality[:, None, None, :] if within and keys is not None else None
         )

@@ -97,7 +97,7 @@ def record_of(cache: Cache) -> CacheLayerMixin:
         if type(first) is DynamicLayer and not first.is_initialized:
             layer = (
                 RecordedDynamicLayer()
-            )  # so made, a graph of torch.compile can hold it: nothing of `first` has to be kept
+            )  # without attributes of `first`, so that a graph of torch.compile can hold it
         else:
             kind: Any = _recording(type(first))  # type: ignore[arg-type]  # classes are hashable
             layer = kind.__new__(kind)
@@ -107,7 +107,7 @@ def record_of(cache: Cache) -> CacheLayerMixin:
             layer.record = StaticLayer(first.max_cache_len)
         elif isinstance(first, ReservedLayer):
             layer.record = ReservedLayer(first.room)
-        layer.record.plain = 0  # how many of its tokens, from the first on, are of one document without padding
+        layer.record.plain = 0  # number of its tokens, from the first on, in one document without padding
         cache.layers[0] = layer
         first = layer
     return first.record

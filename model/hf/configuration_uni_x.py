@@ -94,12 +94,10 @@ class UniXConfig(PretrainedConfig):
 
     model_type = "uni_x"
     keys_to_ignore_at_inference = ["past_key_values"]
-    # trl's samplers never draw what a processor's model calls its image token: texts then open no picture
+    # trl's samplers never sample a processor's image token: generated texts then open no image
     attribute_map = {"image_token_id": "vision_start_token_id"}
-    picture_shapes = (
-        None  # of a model of squares; set only where there are several, so that other files say nothing of it
-    )
-    rope_scaling = None  # an attribute of its own: transformers 5 has a property here, which renames it
+    picture_shapes = None  # set only for models of several shapes, so that other files do not have it
+    rope_scaling = None  # under a name of its own: transformers 5 has a property here, which renames it
 
     def __init__(
         self,
@@ -153,7 +151,7 @@ class UniXConfig(PretrainedConfig):
         if picture_shapes:
             self.picture_shapes = picture_shapes
         self._check()
-        kwargs.pop("model_type", None)  # a folder's own, which may be an earlier name of this one
+        kwargs.pop("model_type", None)  # the folder's own, which may be a former name of this one
         # transformers 5 leaves out those that are not given, and its own code reads them
         tokens = {"bos_token_id": kwargs.pop("bos_token_id", None), "pad_token_id": kwargs.pop("pad_token_id", None)}
         super().__init__(eos_token_id=eos_token_id, tie_word_embeddings=tie_word_embeddings, **tokens, **kwargs)

@@ -31,7 +31,7 @@ class PictureGenerationMixin(ShapesMixin):
     if TYPE_CHECKING:  # of the model that this is mixed into
         device: Any
 
-    _prompt_learned = False  # by peft
+    _prompt_learned = False  # set where peft learns a prompt
 
     def _check_prompt_is_heard(self) -> None:
         """Raises ValueError for prompt learning of peft: it wraps `forward` and `generate` only, and images would
@@ -163,7 +163,7 @@ class PictureGenerationMixin(ShapesMixin):
         if compiled:
             room += -room % ROOM
             cache, one_graph = StaticCache(config=self.config, max_cache_len=room), compiled_forward(self.model)
-            mask = nn.functional.pad(mask, (0, room - mask.shape[1]))  # of one shape in every step
+            mask = nn.functional.pad(mask, (0, room - mask.shape[1]))  # static shapes in every step
         else:
             cache = reserved_cache(len(self.config.layer_kinds), room)
         offset, size = self.config.image_token_offset, self.config.codebook_size
@@ -172,7 +172,7 @@ class PictureGenerationMixin(ShapesMixin):
         places = torch.arange(ids.shape[1], device=ids.device)
         for step in range(max(counts)):
             forward = one_graph if compiled and step else self.model
-            # Without padding no mask is given, so that the fast path of shared layers is open.
+            # Without padding there is no mask, which allows the fast path of shared layers.
             hidden = forward(
                 input_ids=ids,
                 attention_mask=mask if padded else None,
@@ -185,7 +185,7 @@ class PictureGenerationMixin(ShapesMixin):
             at_step = weights_at(step, weights, logits[0].device)
             logits = combine(logits, [weight for weight, kept in zip(at_step, used, strict=True) if kept])
             chance, going = generator, [row for row, count in enumerate(counts) if step < count]
-            if len(going) < len(counts):  # rows that are done draw nothing more, so that their chance is where it was
+            if len(going) < len(counts):  # finished rows sample nothing more, so that their generators do not advance
                 logits = logits[going]
                 chance = [generator[row] for row in going] if isinstance(generator, Sequence) else generator
             rows = slice(None) if len(going) == len(counts) else going

@@ -102,7 +102,7 @@ class UniXModel(UniXPreTrainedModel):
                 ("use_cache", use_cache),
             )
         )
-        # whoever asks for attention maps gets them: other kinds of attention compute none
+        # attention maps need eager attention: other kinds compute none
         attention = "eager" if output_attentions else config._attn_implementation
         if self.gradient_checkpointing and self.training:
             use_cache = False  # the recomputation would append every key a second time
@@ -167,7 +167,7 @@ class UniXModel(UniXPreTrainedModel):
             return frequencies(config.head_dim, rope, device)
         key = (config.head_dim, rope.theta, str(rope.scaling), device)
         if self._turned is None or self._turned[0] != key:
-            with torch.inference_mode(False):  # they may be used in training later
+            with torch.inference_mode(False):  # not inference tensors: they may be used in training later
                 found = frequencies(config.head_dim, rope, device)
             if type(found[0]) is not Tensor or found[0].is_meta:
                 return found
@@ -203,7 +203,7 @@ class UniXModel(UniXPreTrainedModel):
         q, k, v = (part.view(batch, length, *part.shape[1:]).transpose(1, 2) for part in merged)
         if rotary[0].device != q.device:
             rotary = (rotary[0].to(q.device), rotary[1].to(q.device))
-        if length == 1:  # a step of decoding is many small operations: queries and keys are turned together
+        if length == 1:  # a decoding step is many small kernels: queries and keys are rotated in one
             q, k = rotate(torch.cat((q, k), dim=1), rotary).split((q.shape[1], k.shape[1]), dim=1)
         else:
             q, k = rotate(q, rotary), rotate(k, rotary)
@@ -226,7 +226,7 @@ class UniXModel(UniXPreTrainedModel):
 
 
 LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index", "shift_labels")
-# said again by what is used: the other ends of packed rows, which equal cu_seq_lens_q, and lengths that follow from it
+# redundant arguments: other names of packed documents' ends, equal to cu_seq_lens_q, and lengths that follow from it
 FOLLOWING_ARGUMENTS = ("cu_seq_lens_k", "max_length_q", "max_length_k", "cu_seq_lens", "return_dict")
 
 
@@ -240,7 +240,7 @@ def refuse_unknown(arguments: dict) -> None:
 class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMixin):
     """Uni-X with its LM head: text by transformers' `generate`, images by `generate_images`."""
 
-    # transformers 5 wants to know what it is tied to, 4.57 takes the keys of a dictionary for its list
+    # tied weights: transformers 5 needs the source's name, 4.57 reads the keys of a dictionary as its list
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: UniXConfig) -> None:
@@ -331,9 +331,9 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         cache = inputs.get("past_key_values", inputs.get("cache"))
         if cache is not None and cache.layers:
-            record_of(cache)  # here, since a graph cannot begin one
-        inputs.pop("tokenizer", None)  # which `generate` reads for its stop_strings, and passes on
-        if kwargs.get("position_ids") is None:  # made of the mask, of which they are counted here
+            record_of(cache)  # here, since a traced graph cannot create one
+        inputs.pop("tokenizer", None)  # `generate` reads it for its stop_strings, and passes it on
+        if kwargs.get("position_ids") is None:  # computed from the mask; this model counts positions itself
             inputs.pop("position_ids", None)
         if inputs.get("inputs_embeds") is not None:
             if modality is not None:
@@ -358,10 +358,10 @@ class UniXForCausalLM(UniXPreTrainedModel, PictureGenerationMixin, GenerationMix
         return nn.functional.pad(attention_mask, (0, max(0, slots - attention_mask.shape[1])))
 
 
-# `generate` asks for it at every step; made anew each time it would cost as much as a layer of a small model
+# cached: `generate` asks for it at every step, and it would cost as much as a layer of a small model
 UniXForCausalLM.forward.__signature__ = inspect.signature(UniXForCausalLM.forward)
 UniXForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 UniXModel.register_for_auto_class("AutoModel")
-# transformers puts this file into sys.modules and not into its package, where dill looks, by which data sets send to workers
+# transformers adds this file to sys.modules but not to its package, where dill looks (datasets pickles for its workers)
 if __package__:
     setattr(import_module(__package__), __name__.rpartition(".")[2], sys.modules[__name__])

@@ -39,7 +39,7 @@ def fit(image: Image.Image, sizes: Sequence[tuple[int, int]], pad: bool = False)
         padded = Image.new("RGB", (wide, high), "white")
         padded.paste(whole, ((wide - inner[0]) // 2, (high - inner[1]) // 2))
         return padded
-    # only what is kept is scaled: a strip of 1 x 1,000,000 pixels would otherwise become a giant
+    # crop before scaling: a strip of 1 x 1,000,000 pixels would otherwise become huge
     return image.resize((wide, high), Image.Resampling.LANCZOS, box=kept_box(width, height, wide, high))
 
 
@@ -60,7 +60,7 @@ def upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; unreadable EXIF counts as none."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # pictures from the web often carry broken EXIF around sound pixels
+    except Exception:  # images from the web often have broken EXIF but intact pixels
         return image
     return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
 

@@ -76,7 +76,7 @@ def refuse_adapter_of_another(module: nn.Module, state_dict: dict[str, Tensor], 
     given = {name.removeprefix(prefix): weight for name, weight in state_dict.items() if name.startswith(prefix)}
     with device("meta"):
         plain = type(module)(module.config).state_dict().keys()
-    if not plain.isdisjoint(given):  # torch says to this hook that every load is a strict one
+    if not plain.isdisjoint(given):  # torch reports every load to this hook as a strict one
         return
     own = module.state_dict()
     for name, weight in given.items():

@@ -48,7 +48,7 @@ from .vqgan_uni_x import VQGAN  # noqa: F401
 PROCESSOR_FILE, PROMPTS_FILE = "processor_config.json", "unix_prompts.json"
 CAPTION = "{caption}"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-UNPADDED = {"padding": False, "return_tensors": None}  # as transformers' processors return rows that nothing is said of
+UNPADDED = {"padding": False, "return_tensors": None}  # defaults of transformers' processors
 Part = str | Image.Image
 
 
@@ -81,7 +81,7 @@ class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
         self.settings, self.prompts, self.folder = settings, prompts, folder
         self.grid = tuple(prompts["grid"])
         self.num_codes = self.grid[0] * self.grid[1]
-        self.shapes = [tuple(grid) for grid in prompts.get("shapes", ())]  # none of a model of squares
+        self.shapes = [tuple(grid) for grid in prompts.get("shapes", ())]  # empty for square images
         self.offset = settings["image_token_offset"]
         self.start, self.end, self.eos = (
             settings[f"{name}_token_id"] for name in ("vision_start", "vision_end", "eos")
@@ -122,7 +122,7 @@ class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
         folder.mkdir(parents=True, exist_ok=True)
         source = Path(self.folder)
         if self._tokenizer_state() == self._tokenizer_as_opened and (source / TOKENIZER_FILES[0]).is_file():
-            # as they are: what transformers 5 would write 4.57 cannot open
+            # copied: 4.57 cannot load the files that transformers 5 would write
             for name in TOKENIZER_FILES:
                 if (source / name).is_file() and source.resolve() != folder.resolve():
                     shutil.copy(source / name, folder / name)
@@ -162,8 +162,8 @@ class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
         if len(pictures) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(pictures)} pictures: give one picture, or list, a text")
         rows = [
-            self._marked_up(said, listed(own), plain=split_special_tokens)
-            for own, said in zip(pictures, texts, strict=True)
+            self._marked_up(words, listed(own), plain=split_special_tokens)
+            for own, words in zip(pictures, texts, strict=True)
         ]
         return self.batch(rows, **{**UNPADDED, **options})
 
@@ -345,6 +345,6 @@ class UniXProcessor(MarkupMixin, PictureCodesMixin, ProcessorMixin):
 
 
 UniXProcessor.register_for_auto_class()
-# transformers puts this file into sys.modules and not into its package, where dill looks, by which data sets send to workers
+# transformers adds this file to sys.modules but not to its package, where dill looks (datasets pickles for its workers)
 if __package__:
     setattr(import_module(__package__), __name__.rpartition(".")[2], sys.modules[__name__])

@@ -68,7 +68,7 @@ class Tokens(NamedTuple):
 
     visual: Tensor
     positions: Tensor
-    documents: Tensor | None  # None where a row is one document
+    documents: Tensor | None  # None for one document per row
 
 
 class Keys(NamedTuple):
@@ -173,14 +173,14 @@ def locate(
         if position_ids is None:
             first = (
                 torch.where(starts, counts, 0).cummax(-1).values
-            )  # how many were there at the document's first token
+            )  # number of tokens before and at the document's first one
             positions = torch.where(first > 0, counts - first, positions)
     if real is not None or position_ids is not None:
         positions = positions.clamp(min=0)
     if record is None:
         keys = Keys(visual.int() + 1, documents if several else None)
         return Tokens(visual, positions, keys.documents), keys if keep_record or several else None
-    if real is not None:  # of padding the last position before it is kept, so that what follows goes on from there
+    if real is not None:  # padding keeps the last position before it, so that later tokens continue from there
         places = torch.where(real, torch.arange(1, length + 1, device=real.device), 0).cummax(-1).values
         kept = torch.cat((before.expand(batch, 1), positions), dim=1).gather(1, places)
     else:
@@ -191,7 +191,7 @@ def locate(
         torch.stack((documents, kept.int()), dim=-1)[:, None],
         {"cache_position": cache_position},
     )
-    several = tracing or several or bool(number.any())  # numbers of a row only grow
+    several = tracing or several or bool(number.any())  # document numbers of a row only grow
     keys = Keys(known[:, 0, :, 0], known[:, 0, :, 1] if several else None)
     return Tokens(visual, positions, documents if several else None), keys
 
@@ -237,9 +237,9 @@ def _restarts(position_ids: Tensor, real: Tensor | None, before: Tensor) -> Tens
     return restarts if real is None else restarts & real
 
 
-def same_ends(*said: Tensor | None) -> Tensor | None:
+def same_ends(*ends: Tensor | None) -> Tensor | None:
     """The document ends that the caller gave under one of several names. Raises ValueError if two differ."""
-    given = [one for one in said if one is not None]
+    given = [one for one in ends if one is not None]
     for other in given[1:]:
         same = other is given[0] or torch.compiler.is_compiling() or torch.equal(other.cpu(), given[0].cpu())
         if not same:
@@ -275,7 +275,7 @@ def starts_of(
             raise ValueError(f"seq_idx has shape {list(numbers.shape)}: give the shape of input_ids, {[batch, length]}")
         changed = torch.zeros(shape, dtype=torch.bool, device=numbers.device)
         changed[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
-        if numbers is attention_mask:  # from 0 to 1 is padding that ends
+        if numbers is attention_mask:  # a change from 0 to 1 is the end of padding
             changed[:, 1:] &= (numbers[:, 1:] != 0) & (numbers[:, :-1] != 0)
         starts = changed if starts is None else starts.to(changed.device) | changed
     return starts

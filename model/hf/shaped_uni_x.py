@@ -47,7 +47,7 @@ class ShapesMixin:
         """
         words, start = self.config.size_words, self.config.vision_start_token_id
         found = shapes_of(shapes, len(input_ids), len(words))
-        said: list[list[int]] = [[] for _ in found]
+        chosen: list[list[int]] = [[] for _ in found]
         ids: Tensor = input_ids
         mask: Any = attention_mask
         cache = None
@@ -63,15 +63,15 @@ class ShapesMixin:
             following = []
             for row, shape in enumerate(found):
                 if shape is not None:
-                    following.append(start)  # the row is done: whatever it is given is not looked at
+                    following.append(start)  # the row is finished: its input is ignored
                     continue
-                allowed = sorted(next_ids(words, said[row], start))
+                allowed = sorted(next_ids(words, chosen[row], start))
                 own = generator[row] if isinstance(generator, Sequence) else generator
-                said[row].append(allowed[_drawn(logits[row, allowed], temperature, own)])
-                following.append(said[row][-1])
-                whole = said[row][:-1] if said[row][-1] == start else said[row]
+                chosen[row].append(allowed[_drawn(logits[row, allowed], temperature, own)])
+                following.append(chosen[row][-1])
+                whole = chosen[row][:-1] if chosen[row][-1] == start else chosen[row]
                 left = [number for number, word in enumerate(words) if word[: len(whole)] == whole]
-                if len(left) == 1 or said[row][-1] == start:
+                if len(left) == 1 or chosen[row][-1] == start:
                     found[row] = left[0] if len(left) == 1 else words.index(whole)
             ids = torch.tensor(following, device=ids.device)[:, None]
             mask = torch.cat((mask, mask.new_ones(len(ids), 1)), dim=1)
@@ -95,7 +95,7 @@ class ShapesMixin:
         kept = torch.tensor([[0] * (longest - len(words[shape])) + [1] * (len(words[shape]) + 1) for shape in shapes])
         ids = torch.cat((rows, added.to(rows.device)), dim=1)
         mask = torch.cat((masks.long(), kept.to(rows.device)), dim=1)
-        order = mask.argsort(dim=1, stable=True)  # what shorter words leave free goes to the left, as padding
+        order = mask.argsort(dim=1, stable=True)  # padding of shorter size words moves to the left
         return ids.gather(1, order), mask.gather(1, order)
 
 

@@ -23,20 +23,20 @@ def nearest_shape(grids: Sequence[Grid], width: float, height: float) -> int:
     return away.index(min(away))
 
 
-def shape_of(said: object, grids: Sequence[Grid], most: float = 1.2) -> int:
+def shape_of(asked: object, grids: Sequence[Grid], most: float = 1.2) -> int:
     """Number of a requested shape: `rows*columns`, [rows, columns], or an aspect ratio as `4:3` or `1.5`.
 
     The nearest grid is taken for a ratio. Raises ValueError for a grid that is not in the set, for what is neither, and for a
     ratio that no shape is near: that of the nearest is off by more than a factor of `most`.
     """
     known = ", ".join(map(size_word, grids))
-    if isinstance(said, Sequence) and not isinstance(said, str):
-        said = "*".join(map(str, said)) if len(said) == 2 else f"{list(said)}*"
-    text = str(said).strip().lower().replace("x", "*")
+    if isinstance(asked, Sequence) and not isinstance(asked, str):
+        asked = "*".join(map(str, asked)) if len(asked) == 2 else f"{list(asked)}*"
+    text = str(asked).strip().lower().replace("x", "*")
     words = [size_word(grid) for grid in grids]
     if "*" in text:
         if text not in words:
-            raise ValueError(f"shape {said!r} is none of rows*columns of this model: {known}")
+            raise ValueError(f"shape {asked!r} is none of rows*columns of this model: {known}")
         return words.index(text)
     first, colon, last = text.partition(":")
     try:
@@ -45,11 +45,11 @@ def shape_of(said: object, grids: Sequence[Grid], most: float = 1.2) -> int:
     except ValueError:
         sound = False
     if not sound:
-        raise ValueError(f"shape {said!r}: give a ratio of width to height, as 4:3, or one of {known}")
+        raise ValueError(f"shape {asked!r}: give a ratio of width to height, as 4:3, or one of {known}")
     number = nearest_shape(grids, width, height)
     rows, columns = grids[number]
     if abs(math.log(columns * height / (rows * width))) > math.log(most):
-        raise ValueError(f"shape {said!r} is far from all that this model draws: {known} (rows*columns)")
+        raise ValueError(f"shape {asked!r} is far from all that this model draws: {known} (rows*columns)")
     return number
 
 
@@ -68,7 +68,7 @@ def trailing_shape(ids: Sequence[int], words: Sequence[Sequence[int]]) -> int | 
     return found
 
 
-def next_ids(words: Sequence[Sequence[int]], said: Sequence[int], after: int) -> set[int]:
-    """Ids that may follow `said`, a beginning of size words; `after` where they are complete."""
-    fitting: Iterable[Sequence[int]] = (word for word in words if list(word[: len(said)]) == list(said))
-    return {word[len(said)] if len(word) > len(said) else after for word in fitting}
+def next_ids(words: Sequence[Sequence[int]], beginning: Sequence[int], after: int) -> set[int]:
+    """Ids that may follow `beginning`, the start of size words; `after` where they are complete."""
+    fitting: Iterable[Sequence[int]] = (word for word in words if list(word[: len(beginning)]) == list(beginning))
+    return {word[len(beginning)] if len(word) > len(beginning) else after for word in fitting}

@@ -24,7 +24,7 @@ BATCHING = (
     "pad_to_multiple_of",
     "return_tensors",
 )
-# arguments of transformers that change nothing here: Qwen's tokenizers add no tokens of their own, a mask is always made
+# arguments of transformers without effect: Qwen's tokenizers add no special tokens, a mask is always made
 WITHOUT_EFFECT = (
     "add_special_tokens",
     "return_attention_mask",
@@ -131,7 +131,7 @@ SPOKEN = (
     "reasoning",
     "thinking",
     "audio",
-)  # no template here says them
+)  # not in any template here
 
 
 def check_messages(messages: Sequence[dict]) -> None:
@@ -143,7 +143,7 @@ def check_messages(messages: Sequence[dict]) -> None:
             raise ValueError(f"a message has no role: {_shown(message)}: give user, assistant or system")
         if lost := [key for key in SPOKEN if message.get(key)]:
             raise ValueError(f"a message has {lost[0]}, which this model has no form for: write it into the content")
-        content = message.get("content", message)  # null is nothing said
+        content = message.get("content", message)  # null is empty
         if not isinstance(content, str | list | tuple | None):
             raise ValueError(f"a message's content is {_shown(content)}: give text, None or a list of parts")
         for item in content if isinstance(content, list | tuple) else ():
@@ -152,8 +152,8 @@ def check_messages(messages: Sequence[dict]) -> None:
 
 
 def _shown(value) -> str:
-    said = f"{value!r}"
-    return said if len(said) <= 80 else f"{said[:77]}..."
+    text = f"{value!r}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def parts_of_messages(messages: Sequence[dict]) -> list:
@@ -199,7 +199,7 @@ def known_options(options: dict) -> dict:
 
 
 def make_batch(
-    columns: dict[str, Any],  # of rows of numbers
+    columns: dict[str, Any],  # rows of numbers
     pad: dict[str, int],
     picture_markers: tuple[int, int],
     *,

@@ -45,7 +45,7 @@ class TextEncoder:
         self._tokenizer = Tokenizer.from_str(json.dumps(values, ensure_ascii=False))
         self._tokenizer.encode_special_tokens = True
         for content in marked:
-            if content != unknown:  # it stands for what the vocabulary has not, in any text
+            if content != unknown:  # the unknown token: it may appear in any text
                 self.marks[self._tokenizer.token_to_id(content)] = content
 
     def __call__(self, text: str) -> list[int]:
@@ -54,8 +54,8 @@ class TextEncoder:
 
     def batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text."""
-        if not self._tokenizer.encode_special_tokens:  # here, since copies and pickles forget it
-            self._tokenizer.encode_special_tokens = True  # only then: tokenizers raises while other threads encode
+        if not self._tokenizer.encode_special_tokens:  # set here, since copies and pickles lose it
+            self._tokenizer.encode_special_tokens = True  # only if needed: tokenizers raises while other threads encode
         found = [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
         return [
             ids if self.marks.keys().isdisjoint(ids) else self._spelled(text)

@@ -36,7 +36,7 @@ def decode_vqgan(model: Any, codes: Tensor) -> Tensor:
     if isinstance(model, VQGAN):
         return model.pixels(codes)
     latents = model.quantize.embedding(codes).permute(0, 3, 1, 2).contiguous()
-    # VQModel.decode would quantise again or look codes up, as its config says; what follows is the rest of it
+    # VQModel.decode would quantize again or look codes up, by its config; this is the rest of it
     spatial = latents if model.config.norm_type == "spatial" else None
     return model.decoder(model.post_quant_conv(latents), spatial)
 

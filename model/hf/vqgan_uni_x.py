@@ -55,7 +55,7 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.conv1(nn.functional.silu(self.norm1(x)))
         hidden = self.conv2(nn.functional.silu(self.norm2(hidden)))
-        # after the attention x is channels_last, in which convolutions and norms round otherwise: diffusers leaves it here
+        # after attention x is channels_last, in which convolutions and norms round differently: diffusers keeps it
         return (x if self.conv_shortcut is None else self.conv_shortcut(x.contiguous())) + hidden
 
 

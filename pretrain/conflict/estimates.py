@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy
 
-SPLITS = 200  # random halves that the baseline is averaged over
+SPLITS = 200  # random splits that the baseline is averaged over
 REPLICATES = 1000
 NORMAL_95 = 1.959964  # standard deviations
 ROUNDING = 1e-10  # of the largest square that a sum of gradients could have
@@ -21,7 +21,7 @@ class Estimate:
     high: float
     between: float  # cosine of the text and the picture gradient
     halves: float  # cosine of two halves of the mixed targets, mean over random halves
-    noise_free: float  # cosine of text and picture gradient with the noise of finitely many targets taken out of it
+    noise_free: float  # cosine of text and picture gradient, corrected for the noise of finitely many targets
 
 
 def estimate(gram: numpy.ndarray, seed: int = 0, replicates: int = REPLICATES) -> Estimate:
@@ -70,7 +70,9 @@ def _cosines(gram: numpy.ndarray, text1, text2, image1, image2) -> tuple[numpy.n
         squares = []
         for each in (x, y):
             square, most = ((each @ gram) * each).sum(1), (each @ norms) ** 2
-            squares.append(numpy.where(square > ROUNDING * most, square, numpy.inf))  # what only rounding left is zero
+            squares.append(
+                numpy.where(square > ROUNDING * most, square, numpy.inf)
+            )  # rounding error alone counts as zero
         return ((x @ gram) * y).sum(1) / numpy.sqrt(squares[0] * squares[1])
 
     between = cosine(numpy.concatenate((text1 + text2, none), 1), numpy.concatenate((none, image1 + image2), 1))

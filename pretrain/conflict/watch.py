@@ -15,7 +15,7 @@ from pretrain.system.errors import UserError
 
 BLOCKS = 8
 REPLICATES = 100
-# Those that the paper shows, in layers whose weights both modalities meet: branches have their name before these.
+# Matrices that the paper shows, in layers with shared weights; separate branches have other prefixes.
 WATCHED = re.compile(r"decoder\.layers\.(\d+)\.(self_attention\.linear_proj|mlp\.linear_fc2)\.weight")
 
 

@@ -25,7 +25,7 @@ def install() -> None:
     """
     if "torch" in sys.modules:
         raise RuntimeError("torch is imported already: the guard comes too late")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a login node may have one, which this is not about
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a login node may have one, which does not matter here
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 LOOKUPS = ("aten.gather", "aten.scatter", "aten.embedding.", "aten.index")
-SNAPSHOT = 1.002  # a peak this much above the last one is looked at
+SNAPSHOT = 1.002  # a peak this much above the last one is examined
 
 
 class Watch(TorchDispatchMode):
@@ -21,7 +21,7 @@ class Watch(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.alive: dict[int, tuple[int, str]] = {}  # storage -> bytes, what it is
+        self.alive: dict[int, tuple[int, str]] = {}  # storage -> bytes, description
         self.now = self.peak = 0
         self.at_peak: list[tuple[int, str]] = []
         self.phase = self.peak_phase = "build"
@@ -58,7 +58,7 @@ class Watch(TorchDispatchMode):
                 self.reads[name] += 1
             return 1 if not arguments[0].dtype.is_floating_point else 1.0
         sending = name.startswith("c10d.")
-        if sending and "coalesced" in name:  # torch knows what the others make of tensors that hold nothing
+        if sending and "coalesced" in name:  # torch propagates the other fake tensors
             from torch._C._distributed_c10d import FakeWork
 
             out = FakeWork().boxed()

@@ -29,20 +29,16 @@ if TYPE_CHECKING:
 class EngineKind:
     """Registry entry of an engine; functions are "module:function", imported when used."""
 
-    module: str  # that has `make`
-    check_layout: str = (
-        ""  # of (configuration, data-parallel ranks): raises UserError for layouts that it does not combine with
-    )
-    plan: str = ""  # of a planning job -> (layouts that fit, those that do not); "": as megatron-core lays models out
+    module: str  # module with `make`
+    check_layout: str = ""  # of (configuration, data-parallel ranks): raises UserError for unsupported layouts
+    plan: str = ""  # of a planner job -> (layouts that fit, rejected ones); "": as for megatron-core
     memory: str = (
-        ""  # of (configuration, model, row shape, data ranks) -> expected bytes of each pipeline rank; "": likewise
+        ""  # of (configuration, model, row shape, data ranks) -> bytes of each pipeline rank; "": megatron-core's
     )
-    whole_weights: bool = (
-        True  # a process has its stage's weights whole, as measuring conflict while training needs them
-    )
-    other_kernels: bool = False  # run.kernels may be other than torch's
-    dry_run: bool = False  # tools/dry_run.py imitates its step
-    close: str = ""  # of (): lets go of all that its engines of this process hold, before the process groups end
+    whole_weights: bool = True  # a process holds its stage's full weights, as the gradient conflict watch needs them
+    other_kernels: bool = False  # run.kernels other than torch are supported
+    dry_run: bool = False  # tools/dry_run.py supports it
+    close: str = ""  # of (): releases its engines of this process, before the process groups end
 
 
 ENGINES = {
@@ -86,8 +82,8 @@ class StepFigures:
     tokens_text: int
     tokens_image: int
     grad_norm: float = 0.0
-    updated: bool = True  # whether the weights moved
-    alone: float = field(default=0.0, compare=False)  # seconds that this rank took to its gradients' sum; 0: not known
+    updated: bool = True  # whether weights were updated
+    alone: float = field(default=0.0, compare=False)  # seconds of this rank before gradient reduction; 0: not known
 
     def means(self) -> dict[str, float]:
         """Mean losses in nats per token: joint, text and image; a modality without targets is left out."""
@@ -106,7 +102,7 @@ def figures_of(sums: Sequence[float]) -> StepFigures:
     return StepFigures(loss_text, loss_image, int(tokens_text), int(tokens_image))
 
 
-Sound = Callable[[StepFigures], bool]  # asked on all ranks, which see the same losses, before the weights move
+Sound = Callable[[StepFigures], bool]  # called on all ranks, which see the same losses, before the update
 
 
 def finite(figures: StepFigures) -> bool:

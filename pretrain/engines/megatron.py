@@ -70,7 +70,7 @@ class MegatronEngine:
             model,
             kernels=kernels,
             fp8=fp8,
-            gradient_accumulation_fusion=self.fused,  # into the buffers below, by the products themselves
+            gradient_accumulation_fusion=self.fused,  # fused: matrix products accumulate into the buffers below
             hidden_dropout=optim.dropout,
             bf16=half,
             params_dtype=self.dtype,
@@ -103,7 +103,7 @@ class MegatronEngine:
                 config,
                 buckets,
                 Float16Module(config, stage) if half else stage,
-                disable_bucketing=number > 0,  # as megatron-core wants it of all but the first of interleaved stages
+                disable_bucketing=number > 0,  # required by megatron-core for all but the first of interleaved stages
             )
             for number, stage in enumerate(self.stages)
         ]
@@ -132,7 +132,7 @@ class MegatronEngine:
         # The modules keep this config: named there, the optimizer, whose views of weights hold the modules where no garbage
         # collector looks, would keep its process groups for ever. So grad_scale_func stays unset (fp32 and bf16 losses are
         # not scaled), and what is called when gradients are there knows a list and not this engine.
-        self.ready = [moment(self.device)]  # when this rank had its gradients, which are then summed over all
+        self.ready = [moment(self.device)]  # time at which this rank had its gradients, before they are reduced
         config.finalize_model_grads_func = functools.partial(_finish_gradients, self.ready, self.device)
 
     def train_step(self, rows: Sequence[Row], lr: float, sound: Sound = finite) -> StepFigures:
@@ -146,8 +146,8 @@ class MegatronEngine:
         sums = self._run(rows, forward_only=False)
         self.optimizer.prepare_grads()
         norm = update.gradient_norm(self.optimizer, self.device)
-        *told, norm = torch.cat((sums, norm.double()[None])).tolist()  # the one time that the host waits for the device
-        figures = figures_of(told)
+        *totals, norm = torch.cat((sums, norm.double()[None])).tolist()  # the only host synchronization
+        figures = figures_of(totals)
         figures.alone = seconds_between(begun, self.ready[0])
         # Gradients are those of the sum over target tokens so far.
         mean = 1 / max(1, figures.tokens_text + figures.tokens_image)
@@ -177,7 +177,7 @@ class MegatronEngine:
             micro_batch_size=1,
             forward_only=forward_only,
         )
-        if outputs:  # the last stage's
+        if outputs:  # of the last stage
             sums = torch.stack([output["sums"] for output in outputs]).double().sum(0)
         else:
             sums = torch.zeros(4, dtype=torch.float64, device=self.device)
@@ -242,5 +242,5 @@ class MegatronEngine:
 
 
 def _finish_gradients(ready: list, device: torch.device, modules, _tokens, **keywords) -> None:
-    ready[0] = moment(device)  # from here on a slow rank looks like those that wait for it
+    ready[0] = moment(device)  # after this a slow rank cannot be told from those that wait for it
     finalize_model_grads(modules, None, **keywords)  # without tokens: the update divides by them

@@ -50,7 +50,7 @@ def boxes_to_write(stages: Sequence[UniXTrainingModel], optimizer) -> list[Tenso
     weights = [box for box in weight_boxes(stages) if _is_ours(box.key, stages)]
     states = [box for box in optimizer_boxes(stages, optimizer) if _is_ours(box.key, stages)]
     if any(isinstance(inner, DistributedOptimizer) for inner in inner_optimizers(optimizer)):
-        return owned(weights, group.rank(), group.size()) + states  # each rank has its own stretch of the states
+        return owned(weights, group.rank(), group.size()) + states  # each rank has its own shard of the states
     return owned([*weights, *states], group.rank(), group.size())
 
 

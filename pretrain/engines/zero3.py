@@ -184,7 +184,7 @@ class Zero3Engine:
             if last:
                 figures = self._figures(sums)
                 if not sound(figures):
-                    total = total * math.nan  # DeepSpeed turns the step away when it meets the gradient
+                    total = total * math.nan  # DeepSpeed skips the step when it finds the gradient
             self.engine.backward(total / scale)  # DeepSpeed multiplies by it
         self.engine.step()
         figures.updated = self.engine.was_step_applied()
@@ -266,7 +266,7 @@ class Zero3Engine:
 
     def _read(self, folder: Path, states: list[TensorBox]) -> None:
         if self.stage == 3:
-            self.engine.optimizer._partition_all_parameters()  # weights that stay whole are copies of what is read here
+            self.engine.optimizer._partition_all_parameters()  # replicated weights are copies of what is read here
             read_boxes(folder, [*self._weight_boxes(), *states])
             kept = self.engine.optimizer.persistent_parameters
             if kept:

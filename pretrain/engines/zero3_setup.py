@@ -15,10 +15,10 @@ from megatron.core import parallel_state
 from pretrain.config import OptimSection, ZeroSection
 from pretrain.parallel import ParallelLayout
 
-WHOLE_BUCKET = 2**27  # elements of gradients that wait to be sent together, at most
-PREFETCHED = 50_000_000  # elements of weights that are fetched ahead, where layers are smaller
+WHOLE_BUCKET = 2**27  # gradient bucket: elements reduced together, at most
+PREFETCHED = 50_000_000  # prefetch: elements of weights, where layers are smaller
 NEVER = 2**31
-_engines: weakref.WeakSet = weakref.WeakSet()  # to be taken apart when their process groups end
+_engines: weakref.WeakSet = weakref.WeakSet()  # to be removed when their process groups end
 
 
 def start() -> None:
@@ -51,7 +51,7 @@ def leave() -> None:
     for engine in list(_engines):
         engine.destroy()
         for parameter in engine.module.parameters():
-            vars(parameter).clear()  # stage 3 hangs a dozen functions on each, which name the group
+            vars(parameter).clear()  # stage 3 registers a dozen hooks on each, which hold the group
     _engines.clear()
     comm = sys.modules.get("deepspeed.comm.comm")
     if comm is not None and comm.cdb is not None:
@@ -107,7 +107,7 @@ def settings(
         "gradient_clipping": optim.clip_grad,
         "communication_data_type": sent,
         "data_types": {"grad_accum_dtype": "fp32"},
-        "bf16": {"enabled": half, "check_grad_overflow": half},  # stages 1 and 2 would take an infinite gradient
+        "bf16": {"enabled": half, "check_grad_overflow": half},  # stages 1 and 2 would apply an infinite gradient
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
             "stage": zero.stage,

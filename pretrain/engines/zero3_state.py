@@ -31,7 +31,7 @@ class Stretch:
     start: int
     weight: Tensor  # 1-D, in the dtype of training
     main: Tensor  # 1-D, float32: what Adam updates
-    flat: Tensor  # what `main` is a part of, from `place` on; Adam's state is that of the whole
+    flat: Tensor  # flat tensor that `main` is a slice of, from `place` on; Adam's state is that of the whole
     place: int
 
 

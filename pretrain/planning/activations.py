@@ -34,11 +34,11 @@ class RowShape:
 class ActivationBytes:
     """Activation memory of one rank of a stage."""
 
-    kept: int  # for each row that is under way
-    recomputed: int  # of the layer that is computed again
-    layer: int  # of a layer's backward pass at its peak, on top
-    head: int  # of the head at its peak, on top
-    rows: int  # under way at a time
+    kept: int  # for each row in flight
+    recomputed: int  # of the recomputed layer
+    layer: int  # temporary, of a layer's backward pass
+    head: int  # temporary, of the LM head
+    rows: int  # rows in flight
 
     @property
     def working(self) -> int:
@@ -66,7 +66,7 @@ def layer_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLayout, wi
     norms = 2 * _norm(along * config.hidden_size, along, width, on_cpu)
     again = parallel.recompute_cheap
     inputs = 0 if again else 2 * along * config.hidden_size  # of linear_qkv and linear_fc1
-    # What linear_qkv gave is kept where norms on queries and keys are made of it; values are then a copy nevertheless.
+    # linear_qkv's output is kept where norms on queries and keys read it; values are then a copy nevertheless.
     mixed = queries + 2 * keys if config.qk_norm and not on_cpu else 0
     wide = (
         width == 4 and not on_cpu
@@ -75,7 +75,7 @@ def layer_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLayout, wi
     attended = (2 if on_cpu or wide else 1) * queries  # saved by attention, and again as the input of linear_proj
     feed_forward = (2 if again else 3) * ffn  # gate and up, and what is made of them, the input of linear_fc2
     saved = norms + (inputs + row.tokens * (mixed + rotated + attended + feed_forward)) * width
-    saved += 4 * row.tokens * heads  # a sum a query, for attention's backward pass
+    saved += 4 * row.tokens * heads  # one sum per query, for attention's backward pass
     if config.qk_norm:
         groups = row.tokens * (config.num_attention_heads + config.num_key_value_heads) // tensor
         saved += _norm(row.tokens * (queries + keys), groups, width, on_cpu)

@@ -25,22 +25,20 @@ class Devices:
     """Device figures: an H100's data sheet, and achieved shares of it. docs/parallel.md has the source of each
     number."""
 
-    flops: float = 989e12  # a second, dense bf16; data sheet
-    products: float = 0.55  # share of it that matrix products reach: 0.80 by themselves, 0.5 and more in published runs
+    flops: float = 989e12  # FLOP/s, dense bf16; data sheet
+    products: float = 0.55  # share of it that matrix products reach: 0.80 alone, 0.5 and more in published runs
     attention: float = (
         0.25  # share of it that attention's kernel reaches, its backward pass counted as 2.5 forward passes
     )
-    memory: float = 2.8e12  # bytes a second; 3.35e12 by the data sheet, of whose like 90 % are measured for a copy
-    utilisation: float = (
-        0.0  # share of `flops` that all arithmetic and its passes over memory reach together (0: counted)
-    )
-    within: float = 300e9  # bytes a second of a device to others of its node, in one direction
-    between: float = 40e9  # bytes a second of a device to other nodes
-    contention: float = 0.2  # share of the time of hidden sends that arithmetic loses, to the processors that send
+    memory: float = 2.8e12  # bytes/s; 3.35e12 by the data sheet, of which a copy reaches about 90 %
+    utilisation: float = 0.0  # share of `flops` that all compute and its memory traffic reach together (0: counted)
+    within: float = 300e9  # bytes/s from a device to others of its node, one direction
+    between: float = 40e9  # bytes/s from a device to other nodes
+    contention: float = 0.2  # slowdown of compute by overlapped communication, which takes multiprocessors
     per_node: int = 8
 
 
-ATTENTION_BACKWARD = 2.5  # scores are computed again, then four products where the forward pass has two
+ATTENTION_BACKWARD = 2.5  # scores are recomputed, then four products instead of the forward pass's two
 
 
 @dataclass(frozen=True)
@@ -131,16 +129,14 @@ def measured_costs(file: Path, config: ModelConfig, counted: PartCosts) -> PartC
 class StepTime:
     """Seconds of a step on the critical path, by cause, and the bytes that the busiest device sends."""
 
-    compute: float  # what a stage computes, on average
-    bubble: float  # what a stage waits for others, on average
+    compute: float  # mean compute of a stage
+    bubble: float  # mean waiting of a stage (bubble)
     tensor: float  # tensor-parallel collectives
     pipeline: float  # hidden states and their gradients between stages
-    data: float  # sums of gradients, and weights gathered with the distributed optimizer, as far as nothing hides them
+    data: float  # exposed gradient reduction, and parameter gathering with the distributed optimizer
     update: float  # the optimizer reading and writing its state
     sent: float  # bytes
-    hidden: float = (
-        0.0  # seconds of sends that go on beside arithmetic, and are in no other figure but for its contention
-    )
+    hidden: float = 0.0  # seconds of overlapped communication, which costs only contention
 
     @property
     def total(self) -> float:
@@ -203,7 +199,7 @@ def step_time(
     summed = gradient_width(parallel, half)
     sums = ring * held * summed * (1 if parallel.distributed_optimizer else 2)
     gathers = ring * held * width if parallel.distributed_optimizer else 0
-    members = max(1, devices.per_node // tensor)  # of one data-parallel group in a node, each with a link of its own
+    members = max(1, devices.per_node // tensor)  # of one data-parallel group in a node, each with its own link
     apart = tensor * data_ranks > devices.per_node
     data_link = min(devices.within, members * devices.between) if apart else devices.within
     sums_left = gathers_left = 1.0

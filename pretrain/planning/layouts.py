@@ -31,7 +31,7 @@ class PlannerJob:
     model: ModelConfig
     row: RowShape
     gpus: int
-    usable: int  # bytes of a device that a run may fill
+    usable: int  # usable bytes of a device
     devices: Devices
     costs: PartCosts
 
@@ -48,7 +48,7 @@ class StagePlan:
     stage: PipelineStage
     static: StaticBytes
     activations: ActivationBytes
-    update: int  # bytes that Adam needs for a moment while no activations are held: gradients in float32 where they were not
+    update: int  # temporary bytes of Adam while no activations are held: gradients in float32 where they were not
 
     @property
     def total(self) -> int:
@@ -64,7 +64,7 @@ class Plan:
     data_ranks: int
     stages: tuple[StagePlan, ...]
     time: StepTime
-    zero: int = 0  # stage of ZeRO, where DeepSpeed's engine is planned for
+    zero: int = 0  # ZeRO stage, where DeepSpeed's engine is planned
 
     @property
     def fullest(self) -> StagePlan:
@@ -153,7 +153,7 @@ def plan_one(job: PlannerJob, parallel: ParallelLayout, ranks: int) -> Plan | Re
         stage = PipelineStage(first, count, place == 0, place == parallel.pipeline - 1)
         return job.costs.of(job.model, stage, parallel)
 
-    counts = balance(layers, parallel.pipeline, seconds, memory, job.usable - MEBIBYTE)  # which pays for padding
+    counts = balance(layers, parallel.pipeline, seconds, memory, job.usable - MEBIBYTE)  # padding costs time
     if counts is None:
         least, counts = least_memory(layers, parallel.pipeline, memory)
         smallest = dataclasses.replace(parallel, layout=layout_string(stages_of(counts)))

@@ -12,11 +12,11 @@ from pretrain.parallel import ParallelLayout
 from pretrain.planning.activations import RowShape, head_parts
 from pretrain.planning.memory import StaticBytes
 
-PASSES = 22  # times that a layer's norms and sums go over its hidden states, forward and backward: of `_of_hidden`
-ROTATION = 10  # times over queries and keys: 5 in each direction
-SPLIT = 4  # over what linear_qkv gives: cut into queries, keys and values, and put together again, with its bias
-SWIGLU = 8  # times over the feed-forward's width: 3 forward, 5 backward
-ACCUMULATED = 10  # bytes of a weight and row: its gradient in bfloat16 is read, the sum in float32 is read and written
+PASSES = 22  # passes of a layer's norms and residual sums over its hidden states, forward and backward: of `_of_hidden`
+ROTATION = 10  # passes over queries and keys: 5 in each direction
+SPLIT = 4  # passes over linear_qkv's output: split into queries, keys and values, and joined again, with its bias
+SWIGLU = 8  # passes over the MLP's width: 3 forward, 5 backward
+ACCUMULATED = 10  # bytes per weight and row: its bfloat16 gradient is read, the float32 sum is read and written
 
 
 def layer_bytes(config: ModelConfig, row: RowShape, kind: str, width: int) -> float:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pretrain.config import ZeroSection
 from pretrain.planning.memory import StaticBytes
 
-LIVE = 10**9  # elements of gathered weights that DeepSpeed keeps at most, stage3_max_live_parameters
-BUCKET = 2**27  # elements of gradients that wait to be sent together, at most; as in engines/zero3_setup.py
+LIVE = 10**9  # DeepSpeed's limit of gathered weights in elements, stage3_max_live_parameters
+BUCKET = 2**27  # gradient bucket in elements; as in engines/zero3_setup.py
 MASTER_AND_MOMENTS = 12  # bytes an element
 
 

@@ -23,7 +23,7 @@ from pretrain.planning.zero import buffer_bytes, zero_bytes
 from pretrain.process_ranks import check_world
 from pretrain.system.errors import UserError
 
-FIRST = 0.02  # share of sends for which nothing is computed yet, or any more: the layers at the ends, and the embedding
+FIRST = 0.02  # exposed share of communication: the layers at the ends, and the embedding
 
 
 def zero_candidates(job: PlannerJob) -> Iterator[tuple[ParallelLayout, ZeroSection, int]]:
@@ -105,7 +105,7 @@ def zero_step_time(
     if zero.stage == 1:
         open_, total = open_ + left(sums / link, backward), total + sums / link
     if zero.stage < 3:
-        open_, total = open_ + weights / link, total + weights / link  # after the update: nothing is left to compute
+        open_, total = open_ + weights / link, total + weights / link  # after the update: nothing to overlap with
     sent = rows * sent_tensor + weights * (2 * rows if zero.stage == 3 else 1) + sums * (rows if zero.stage > 1 else 1)
     updated = dataclasses.replace(parallel, distributed_optimizer=True)
     return StepTime(

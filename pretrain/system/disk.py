@@ -20,7 +20,7 @@ REMEDIES = {
     ),
     **dict.fromkeys((errno.EIO, errno.ESTALE), "see that the disk or the file server is well"),
 }
-RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell an error of the system
+RUST = re.compile(r"\(os error (\d+)\)")  # system errors in messages of safetensors and tokenizers
 
 
 def disk_error(error: BaseException | None) -> OSError | None:
@@ -66,7 +66,7 @@ def tell(line: str, file: TextIO | None = None) -> bool:
     return True
 
 
-def let_output_go() -> None:
+def discard_unwritten_output() -> None:
     """Discard unwritten output: otherwise Python would end with an exit code of its own."""
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -74,11 +74,11 @@ def let_output_go() -> None:
         except OSError as error:
             if disk_error(error) is not None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        except ValueError:  # it is closed
+        except ValueError:  # closed
             pass
 
 
-def told(error: OSError, path: str | Path = "") -> str:
+def error_text(error: OSError, path: str | Path = "") -> str:
     """Error text `FILE: what is wrong`; `path` where the error names no file."""
     name = error.filename or path
     return f"{name}: {error.strerror or error}" if name else str(error.strerror or error)

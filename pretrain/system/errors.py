@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from pretrain.system.disk import REMEDIES, disk_error, let_output_go, tell, told
+from pretrain.system.disk import REMEDIES, discard_unwritten_output, disk_error, error_text, tell
 
 
 class UserError(Exception):
@@ -58,7 +58,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             wait_to_be_ended(20.0)
     except ModuleNotFoundError as error:
         if importlib.util.find_spec("torch"):
-            raise  # it is the environment, and something in it is broken
+            raise  # a broken installation
         print(
             f"error: {sys.executable} has no {error.name}: run make setup, then source .venv/bin/activate",
             file=sys.stderr,
@@ -67,7 +67,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted: what is published under its final name is whole", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
+    except BrokenPipeError:  # the reader of our output ended, as `| head` does
         sys.stderr.close()
         code = 0
     except Exception as error:
@@ -75,11 +75,11 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         if found is None:
             raise
         tell(
-            f"error: {told(found, named_output())}: {REMEDIES[found.errno or 0]}, and run the same command again",
+            f"error: {error_text(found, named_output())}: {REMEDIES[found.errno or 0]}, and run the same command again",
             sys.stderr,
         )
         code = 1
-    let_output_go()
+    discard_unwritten_output()
     sys.exit(code)
 
 

@@ -53,6 +53,6 @@ class RankHandler(logging.Handler):
 
 if not LOGGER.handlers:
     LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = False  # libraries put handlers on the root, which would say each line again
+    LOGGER.propagate = False  # libraries add handlers to the root logger, which would print each line again
     LOGGER.addFilter(with_rank)
     LOGGER.addHandler(Console())

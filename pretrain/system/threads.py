@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # whoever sets one of them has decided
-SPINS = 2_000  # turns of a waiting thread before it sleeps: GNU's OpenMP takes 300,000 where nothing is said
-LOOKS, PAUSE = 7, 0.01  # at who wants the cores; seconds between two
+POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # if one is set, the user has decided
+SPINS = 2_000  # spins of a waiting thread before it sleeps: GNU's OpenMP takes 300,000 by default
+LOOKS, PAUSE = 7, 0.01  # samples of runnable threads; seconds between two
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def settle_threads(asked: int = 0) -> Threads:
     if (count or int_of("OMP_NUM_THREADS", 1)) > 1 and not any(name in os.environ for name in POLICIES):
         others = others_running()
         if "torch" in sys.modules:
-            pass  # it has read its settings
+            pass  # torch has read its settings already
         elif others + (count or int_of("OMP_NUM_THREADS", 1)) > (os.cpu_count() or 1):
             os.environ["OMP_WAIT_POLICY"] = "passive"
             why += f", {others} other processes want some of them: threads sleep while they wait"

@@ -18,7 +18,7 @@ _operators = None  # keeps the library object, and with it the declarations, ali
 def ensure_torchvision() -> str:
     """Make `import torchvision` work. Returns "real" (C++ operators load), "python" (they do not) or "absent"."""
     global _operators
-    if sys.modules.get("torchvision", ...) is None:  # left out until now
+    if sys.modules.get("torchvision", ...) is None:  # calls left out so far
         del sys.modules["torchvision"]
     try:
         torchvision = importlib.import_module("torchvision")

@@ -72,7 +72,7 @@ def test_a_file_that_is_replaced_goes_on_as_the_new_one_with_what_waited(tmp_pat
 
 LOG = """
 import resource
-from pretrain.system.disk import let_output_go
+from pretrain.system.disk import discard_unwritten_output
 from pretrain.coordination import Coordinator
 most, coordinator = resource.getrlimit(resource.RLIMIT_FSIZE), Coordinator()
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, most[1]))
@@ -81,7 +81,7 @@ coordinator.say("second")
 if {room}:
     resource.setrlimit(resource.RLIMIT_FSIZE, most)
     coordinator.say("third")
-let_output_go()
+discard_unwritten_output()
 """
 
 

@@ -97,9 +97,9 @@ class Corpus:
 
     def warning(self) -> str | None:
         """One line on unused files and unread keys; None if everything is used."""
-        told = [f"not used: {self.unused}"] if self.unused else []
-        told += [f"keys that are not read: {self.unread} (docs/data.md has those that are)"] if self.unread else []
-        return f"{self.path}: {'; '.join(told)}" if told else None
+        notes = [f"not used: {self.unused}"] if self.unused else []
+        notes += [f"keys that are not read: {self.unread} (docs/data.md has those that are)"] if self.unread else []
+        return f"{self.path}: {'; '.join(notes)}" if notes else None
 
     @contextmanager
     def open(self, file: CorpusFile) -> Iterator[OpenFile]:
@@ -273,13 +273,13 @@ def kind_of(path: str, format: Format, entries: list[storage.Entry]) -> str:
                 kinds[printable(entry.name)] = format.kind_of(file, entry.name)
         except DamagedFile as error:
             damage = damage or f"{printable(entry.name)}: {error}"
-    told = {name: kind for name, kind in kinds.items() if kind}
-    for name, kind in told.items():
-        first = next(iter(told))
-        if kind != told[first]:
-            raise UserError(f"{path}: {first} holds {told[first]} and {name} holds {kind}; name them one by one")
-    if told:
-        return next(iter(told.values()))
+    known = {name: kind for name, kind in kinds.items() if kind}
+    for name, kind in known.items():
+        first = next(iter(known))
+        if kind != known[first]:
+            raise UserError(f"{path}: {first} holds {known[first]} and {name} holds {kind}; name them one by one")
+    if known:
+        return next(iter(known.values()))
     if damage:
         raise UserError(f"{path}: {damage}")
     raise UserError(

@@ -68,7 +68,7 @@ def batches_of(path: Path) -> Iterator[Any]:
         try:
             with _arrow_errors():
                 batch = stream.read_next_batch()
-                batch.validate(full=True)  # offsets of a damaged file may point anywhere, and Arrow would follow them
+                batch.validate(full=True)  # offsets of a damaged file may be out of range, and Arrow would follow them
         except StopIteration:
             return
         yield batch

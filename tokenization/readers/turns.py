@@ -35,25 +35,25 @@ def conversation_parts(turns: Any, pictures: Sequence[Data], key: str) -> tuple[
     """
     if not isinstance(turns, list) or not turns:
         raise BadRecord("wrong_type", f"{key}: expected a list of turns, found {json_type(turns) if turns else 'none'}")
-    said = [_turn(turn, f"{key}[{number}]") for number, turn in enumerate(turns)]
-    roles = [role for role, _ in said]
+    turns_read = [_turn(turn, f"{key}[{number}]") for number, turn in enumerate(turns)]
+    roles = [role for role, _ in turns_read]
     if "assistant" in roles and "user" not in roles[: roles.index("assistant")]:
         raise BadRecord("no_question", f"{key}[{roles.index('assistant')}]: the assistant speaks before the user")
-    places = sum(text.count(PLACE) for _, text in said)
+    places = sum(text.count(PLACE) for _, text in turns_read)
     if not places and pictures:
-        first = next((number for number, (role, _) in enumerate(said) if role == "user"), 0)
-        said[first] = (said[first][0], PLACE * len(pictures) + said[first][1])
+        first = next((number for number, (role, _) in enumerate(turns_read) if role == "user"), 0)
+        turns_read[first] = (turns_read[first][0], PLACE * len(pictures) + turns_read[first][1])
     elif places != len(pictures):
         raise BadRecord("picture_count", f"{places} times {PLACE} in {key}, and {len(pictures)} pictures")
     left = iter(pictures)
     parts: list[Text | Picture] = []
-    for number, (role, text) in enumerate(said):
+    for number, (role, text) in enumerate(turns_read):
         before = len(parts)
         for place, stretch in enumerate(text.split(PLACE)):
             if place:
                 parts.append(Picture(next(left), role))
             if stretch.strip():
-                # two turns of one role are one turn in training: without a line between them their words would be glued
+                # consecutive turns of one role become one turn: a line break keeps their words apart
                 goes_on = len(parts) == before and number and roles[number - 1] == role and isinstance(parts[-1], Text)
                 parts.append(Text(("\n" * bool(goes_on) + stretch.strip(),), role))
         if len(parts) == before:

@@ -53,9 +53,9 @@ def unread_keys(records: Iterable[dict[str, Any]], kind: str) -> list[str]:
     """Keys of these records, of their turns and of their parts, that have content and are not read."""
     found: dict[str, None] = {}
     for record in records:
-        said = [key for key, value in record.items() if value not in (None, "", [], {})]
-        read = {next((key for key in keys if key in said), "") for keys in CHOICES[kind]}
-        found |= dict.fromkeys(key for key in said if key not in read and key not in NOTES)
+        filled = [key for key, value in record.items() if value not in (None, "", [], {})]
+        read = {next((key for key in keys if key in filled), "") for keys in CHOICES[kind]}
+        found |= dict.fromkeys(key for key in filled if key not in read and key not in NOTES)
         for key, inner, what in [(key, TURN, "turns") for key in CHOICES[CONVERSATION][1]] + [("parts", PART, "parts")]:
             entries = record[key] if key in read and isinstance(record[key], list) else []
             for entry in entries:

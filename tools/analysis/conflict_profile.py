@@ -36,9 +36,9 @@ COLUMNS = ("layer", "kind", "met_by", "matrix", *NUMBERS)
 class Line:
     """One matrix of one layer, or all matrices of its attention, its MLP, or the whole layer taken as one."""
 
-    layer: int  # from 0
+    layer: int  # number from 0
     kind: str
-    met_by: str  # whose tokens meet these weights: both, text or vision
+    met_by: str  # tokens that use these weights: both, text or vision
     matrix: str  # q_proj ... down_proj, attention, ffn, layer
     conflict: float
     low: float

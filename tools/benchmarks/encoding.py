@@ -98,7 +98,7 @@ def main() -> int:
         checkouts = {"this checkout": ROOT, **({"base": arguments.base.resolve()} if arguments.base else {})}
         rates: dict[str, list[float]] = {name: [] for name in (*checkouts, "loop")}
         starts: dict[str, list[float]] = {name: [] for name in checkouts}
-        said = {}
+        outputs = {}
         for number in range(arguments.rounds):
             for which, checkout in checkouts.items():
                 output = folder / f"{which.replace(' ', '-')}-{number}"
@@ -115,10 +115,10 @@ def main() -> int:
                     "--device",
                     "cpu",
                 ]
-                said[which] = run(words)
-                told = re.search(r"([\d.]+) pictures/s; starting up took ([\d.]+) s", said[which])
-                assert told, said[which]
-                rate, start = told.groups()
+                outputs[which] = run(words)
+                match = re.search(r"([\d.]+) pictures/s; starting up took ([\d.]+) s", outputs[which])
+                assert match, outputs[which]
+                rate, start = match.groups()
                 rates[which].append(float(rate))
                 starts[which].append(float(start))
             loop = ["-c", LOOP, str(ROOT), str(tars), vq_name, str(folder / "codes.jsonl"), str(arguments.batch_size)]
@@ -130,7 +130,7 @@ def main() -> int:
                 f"{which}: {statistics.median(found):.3g} pictures/s ({min(found):.3g} to {max(found):.3g}){start}; this checkout "
                 f"{statistics.median(ratios):.2f} times as many ({min(ratios):.2f} to {max(ratios):.2f})"
             )
-        print("\n".join(said["this checkout"].strip().splitlines()[-2:]))
+        print("\n".join(outputs["this checkout"].strip().splitlines()[-2:]))
         compare(folder, list(checkouts))
     return 0
 

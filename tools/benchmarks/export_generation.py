@@ -181,7 +181,7 @@ def measure(workers: dict[str, subprocess.Popen], codes: int, rounds: int) -> li
         return json.loads(line)
 
     names, found = list(workers), []
-    for number in range(-1, rounds):  # the first is not counted: it compiles
+    for number in range(-1, rounds):  # warm-up: it compiles
         turn = names[number % len(names) :] + names[: number % len(names)]
         answers = {name: ask(workers[name]) for name in turn}
         drawn = {name: answer["codes"] for name, answer in answers.items() if name != "emu3"}  # of other weights

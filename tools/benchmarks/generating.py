@@ -115,7 +115,7 @@ def recompute_seconds(model, codes, every: int) -> float:
     seconds = 0.0
     for step in range(count):
         variates = torch.stack([exponential((size,), generator) for generator in chance])
-        if step % every != min(every, count) // 2:  # the middle one stands for all
+        if step % every != min(every, count) // 2:  # the middle one is representative
             continue
         begin = time.process_time()
         drawn = (codes[:, :step] + offset).repeat(2, 1)

@@ -34,7 +34,7 @@ from tools.benchmarks.http_store import serving
 if TYPE_CHECKING:
     from pretrain.config import SourceSection
 
-LOG_EVERY = 20  # steps between two figures; the first of a training is left out, since its first steps are slow
+LOG_EVERY = 20  # steps between two figures; the first one is left out, since the first steps of a training are slow
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -95,20 +95,20 @@ def main() -> int:
                     ("train", trained, take if arguments.pace else train),
                 ):
                     overrides = list(arguments.set)
-                    if place != "folder":  # the cache that was empty is full afterwards
+                    if place != "folder":  # the cache is full afterwards
                         overrides += from_store(sources, urls or [], Path(folder, f"{kind}-{number}-{workers}"))
                     found[f"{place}, {workers} workers"].append(measure(arguments, overrides, workers))
     for name, figures in read.items():
         rates, lengths, first = zip(*figures)
         print(
-            f"{name}: {told(rates, '.1f')} rows/s, {told([r * n / 1e6 for r, n in zip(rates, lengths)])} "
-            f"million tokens/s, first row after {told(first)} s"
+            f"{name}: {spread(rates, '.1f')} rows/s, {spread([r * n / 1e6 for r, n in zip(rates, lengths)])} "
+            f"million tokens/s, first row after {spread(first)} s"
         )
     for name, figures in trained.items():
         medians, means, rates = zip(*figures)
         print(
-            f"{name}: a training step waits {told(medians)} % of its time, {told(means)} % as a mean of all but the first "
-            f"{LOG_EVERY} steps; {told(rates, ',.0f')} tokens/s"
+            f"{name}: a training step waits {spread(medians)} % of its time, {spread(means)} % as a mean of all but the first "
+            f"{LOG_EVERY} steps; {spread(rates, ',.0f')} tokens/s"
         )
     return 0
 
@@ -119,7 +119,7 @@ def from_store(sources: Sequence[SourceSection], urls: list[str], cache: Path) -
     return [f"data.sources=[{', '.join(items)}]", f"data.cache={cache}"]
 
 
-def told(values, style: str = ".2f") -> str:
+def spread(values, style: str = ".2f") -> str:
     """Median and range."""
     return f"{statistics.median(values):{style}} ({min(values):{style}} to {max(values):{style}})"
 

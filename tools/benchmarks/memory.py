@@ -65,7 +65,7 @@ class SavedWatch:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
-            self._kept.append(StorageWeakRef(storage))  # its address is not given to another while we count
+            self._kept.append(StorageWeakRef(storage))  # keeps its address from being reused while we count
             self.bytes += storage.nbytes()
         return tensor
 
@@ -90,7 +90,7 @@ class MemoryFigures:
     peak: int  # resident at most, over all
     logits_tokens: int  # tokens of the largest tensor of logits
     logits_bytes: int  # of all tensors of logits that were alive at a time
-    logits_whole: int  # that one tensor of the whole row's logits would have, in float32
+    logits_whole: int  # size of the full float32 logits of the row
 
 
 def measure(make_engine: Callable[[], MegatronEngine], row: Row) -> MemoryFigures:

@@ -16,7 +16,7 @@ from model.routing import Segments, route
 from pretrain.engines.megatron import MegatronEngine
 from pretrain.row_tensors import Row
 
-LR = 1e-4  # of the measured steps; their losses are not looked at
+LR = 1e-4  # learning rate of the measured steps; their losses do not matter
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def compare(arguments: argparse.Namespace) -> dict:
     clock = "wall" if arguments.device == "cuda" else "cpu"
     figures = []
     for case in made:
-        seconds = {name: parts.part_seconds(each, case.row) for name, each in engines.items()}  # warms both up
+        seconds = {name: parts.part_seconds(each, case.row) for name, each in engines.items()}  # warm-up of both
         steps = [lambda each=each: paired.timed_step(each, case.row) for each in engines.values()]  # noqa: B023
         first, second = steps
         pairs = paired.paired_steps(first, second, arguments.steps, arguments.budget)
@@ -113,7 +113,7 @@ def measure_memory(arguments: argparse.Namespace) -> dict:
     from pretrain.system.cpu_memory import return_freed_memory
     from tools.benchmarks import cases, memory
 
-    return_freed_memory()  # else the allocator's habits are measured, which GPUs do not have
+    return_freed_memory()  # otherwise the CPU allocator is measured, which GPUs do not have
     config = memory.one_layer_of_each(cases.uni_x_config(arguments.model))
     tokens = max(arguments.documents)
     row = cases.long_row(config, tokens).row

@@ -12,7 +12,7 @@ from typing import Any
 
 from tools.evaluation.options import choose, options_in, yes_or_no
 
-NO_OPTION = "(none)"  # no scorer takes it for an option, or for yes or no
+NO_OPTION = "(none)"  # no scorer reads it as an option, or as yes or no
 TENSORS = {"padding": True, "return_tensors": "pt"}
 _ASKS_YES_NO = re.compile(r"\byes or no\b|\byes/no\b", re.IGNORECASE)
 
@@ -39,13 +39,13 @@ class Answerer:
         else:
             prompts = self.processor(text=list(questions), images=[list(own) for own in pictures], **TENSORS)
         with torch.no_grad():
-            said = self.model.generate(
+            generated = self.model.generate(
                 **prompts.to(self.model.device),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 logits_processor=self.model.text_only(),
             )
-        texts = self.processor.texts(said, prompts)
+        texts = self.processor.texts(generated, prompts)
         return [reduced(*pair) for pair in zip(questions, texts, strict=True)] if self.exact else texts
 
     def log_likelihood(self, question: str, pictures: Sequence, continuation: str) -> tuple[float, bool]:
@@ -75,17 +75,17 @@ def open_answerer(folder: str, device: str = "", dtype: str = "", chat: bool = F
     return Answerer(model, AutoProcessor.from_pretrained(folder, trust_remote_code=True), chat, exact)
 
 
-def reduced(question: str, said: str) -> str:
+def reduced(question: str, answer: str) -> str:
     """An answer to a multiple-choice or yes-no question as the one word it names, or NO_OPTION.
 
     Answers to other questions stay as they are.
     """
     options = options_in(question)
     if options:
-        return choose(said, options) or NO_OPTION
+        return choose(answer, options) or NO_OPTION
     if _ASKS_YES_NO.search(question):
-        return yes_or_no(said) or NO_OPTION
-    return said
+        return yes_or_no(answer) or NO_OPTION
+    return answer
 
 
 def ask(answerer: Answerer, message: Sequence[dict], max_new_tokens: int) -> str:
@@ -100,5 +100,5 @@ def ask(answerer: Answerer, message: Sequence[dict], max_new_tokens: int) -> str
         raise ValueError(f"parts of type {sorted(strange)} in a message: this model takes pictures and text")
     pictures = [Image.open(part["value"]).convert("RGB") for part in message if part["type"] == "image"]
     question = "\n".join(part["value"] for part in message if part["type"] == "text")
-    (said,) = answerer.answer([question], [pictures], max_new_tokens)
-    return said
+    (answer,) = answerer.answer([question], [pictures], max_new_tokens)
+    return answer

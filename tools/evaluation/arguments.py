@@ -82,7 +82,7 @@ FLAGS: dict[str, dict[str, Any]] = {
 """Flags of single evaluations, by the name of their value; what they are when not given stands with the evaluation."""
 
 
-def tasks_told() -> str:
+def task_list() -> str:
     """List of evaluations for --help, grouped by summary."""
     names: dict[str, list[str]] = {}
     for name, evaluation in EVALUATIONS.items():
@@ -99,7 +99,7 @@ def build_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     """The parser; {tasks} in `epilog` becomes the list of evaluations."""
     parser = argparse.ArgumentParser(
         description=description,
-        epilog=epilog.replace("{tasks}", tasks_told()),
+        epilog=epilog.replace("{tasks}", task_list()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

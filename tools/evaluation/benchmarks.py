@@ -176,7 +176,7 @@ def select(items: Sequence[Item], per_kind: int) -> list[Item]:
 
 
 def name_prompts(benchmark: Benchmark, items: Sequence[Item]) -> str:
-    """ "official", "rewritten" where only the prompts differ from the official items, or "other"."""
+    """Kind of prompts: "official", "rewritten" where only the prompts differ from the official items, or "other"."""
     if digest(items) == benchmark.official:
         return "official"
     return "rewritten" if digest(items, prompts=False) == benchmark.frames else "other"

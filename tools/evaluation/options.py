@@ -34,16 +34,16 @@ def options_in(prompt: str) -> dict[str, str]:
 def choose(answer: str, options: Mapping[str, str]) -> str | None:
     """Letter of the option that an answer names, or None."""
     text = _bare(answer)
-    said = _SAYS.match(text)
-    candidates = {_named(text, options), *([_named(_bare(said[1]), options)] if said else [])} - {None}
+    match = _SAYS.match(text)
+    candidates = {_named(text, options), *([_named(_bare(match[1]), options)] if match else [])} - {None}
     return candidates.pop() if len(candidates) == 1 else None
 
 
 def yes_or_no(answer: str) -> str | None:
-    """ "yes" or "no" if an answer begins with that word and does not contain the other, else None."""
+    """The answer "yes" or "no", if an answer begins with that word and does not contain the other, else None."""
     text = _bare(answer)
-    said = _SAYS.match(text)
-    match = _YES_NO.match(_bare(said[1]) if said else text)
+    saying = _SAYS.match(text)
+    match = _YES_NO.match(_bare(saying[1]) if saying else text)
     words = set(re.findall(r"[a-z]+", text.lower())) & {"yes", "no"}
     return match[1].lower() if match and len(words) == 1 else None
 

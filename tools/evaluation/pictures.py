@@ -137,8 +137,8 @@ def finish(args: Namespace, found: FolderFindings, path: Path) -> None:
     reasons = args.output / GENERATIONS / RECORD
     require_all(str(folder), names, found.good, f"see the errors in {reasons}, then give the same command again")
     part = "" if len(chosen) == len(items) else f", of {len(chosen)} of {len(items)} items: no set to average"
-    told = f"{folder}: {len(found.good)} pictures are as the scorer of {benchmark.name} reads them{part}"
-    print(f"{told}; {name_prompts(benchmark, items)} prompts; {path}")
+    line = f"{folder}: {len(found.good)} pictures are as the scorer of {benchmark.name} reads them{part}"
+    print(f"{line}; {name_prompts(benchmark, items)} prompts; {path}")
 
 
 def requests_of(benchmark: Benchmark, items: Sequence[Item], sources: Path | None) -> list[Request]:
@@ -172,11 +172,11 @@ def shaped(export: Export, requests: Sequence[Request], shape: str, squares: boo
         return list(requests)
     found = []
     for request in requests:
-        said = shape or "1:1"
+        wanted = shape or "1:1"
         if not shape and request.images:
             with contextlib.suppress(RejectedImage):  # a damaged source gets a line of its own later
-                said = size_word(grids[nearest_shape(grids, *upright(open_image(request.images[0])).size)])
-        found.append(replace(request, shape=said))
+                wanted = size_word(grids[nearest_shape(grids, *upright(open_image(request.images[0])).size)])
+        found.append(replace(request, shape=wanted))
     return found
 
 

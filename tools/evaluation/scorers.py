@@ -42,8 +42,8 @@ class FolderFindings:
 
     def explain(self) -> str:
         """The first problems, in words."""
-        told = [f"{name} {why}" for name, why in list(self.wrong.items())[:3]]
-        return "; ".join(told) + (f"; and {len(self.wrong) - 3} more" if len(self.wrong) > 3 else "")
+        problems = [f"{name} {why}" for name, why in list(self.wrong.items())[:3]]
+        return "; ".join(problems) + (f"; and {len(self.wrong) - 3} more" if len(self.wrong) > 3 else "")
 
 
 def file_name(benchmark: Benchmark, item: Item, sample: int = 0) -> str:

@@ -25,10 +25,10 @@ class Evaluation:
     run: str  # "module:function"
     flags: Mapping[str, Any] = field(default_factory=dict)  # that it reads -> their values when not given
     needs: Mapping[str, str] = field(default_factory=dict)  # flags that it needs -> what they are
-    of: str = EXPORT  # of what; checkpoints of a run are measured as they are where it takes them, else exported first
-    check: Callable[[Namespace], None] | None = None  # raises UserError for what else does not fit
+    of: str = EXPORT  # input; checkpoints of a run are measured directly where it takes them, else exported first
+    check: Callable[[Namespace], None] | None = None  # raises UserError for other invalid flags
     draws: bool = (
-        False  # pictures for the scorer of others: they are drawn and checked first, and `run` is for --scored
+        False  # pictures for an external scorer: they are generated and checked first, and `run` is for --scored
     )
 
     @property

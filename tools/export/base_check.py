@@ -10,8 +10,8 @@ from model.config import MODEL_TYPES, ModelConfig
 from model.hf_source import HuggingFaceFolder
 from pretrain.system.errors import RunFailed
 
-SMALL = 2 * 10**9  # bytes of weights up to which it is done without being asked for
-BAR = 1e-3  # of the largest logit: twice float32's rounding through 80 layers stays far below
+SMALL = 2 * 10**9  # bytes of weights up to which the check runs by default
+BAR = 1e-3  # tolerance relative to the largest logit: twice float32's rounding through 80 layers stays far below
 ROWS, LENGTH = 2, 96
 
 
@@ -35,11 +35,11 @@ def largest_difference(source: HuggingFaceFolder, checkpoint: Path, config: Mode
 
     rows = min(source.values["vocab_size"], config.image_token_offset)
     ids = torch.randint(0, rows, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
-    ids[ids == config.vision_start_token_id] = 0 if config.vision_start_token_id else 1  # routed as vision in ours
+    ids[ids == config.vision_start_token_id] = 0 if config.vision_start_token_id else 1  # image tokens in our model
     names = stored_tensors(checkpoint)
     dtype = next(iter(names.values()))[1]
     with torch.no_grad():
-        with _told(source):
+        with _as_run_failed(source):
             base = _base(source, config, dtype)
         expected = base(ids).logits[..., :rows].float()
         del base
@@ -70,7 +70,7 @@ def _base(source: HuggingFaceFolder, config: ModelConfig, dtype):
 
 
 @contextmanager
-def _told(source: HuggingFaceFolder) -> Iterator[None]:
+def _as_run_failed(source: HuggingFaceFolder) -> Iterator[None]:
     """Errors of transformers on loading as RunFailed: this project can read the folder, so the user is not at fault."""
     try:
         yield

@@ -50,7 +50,7 @@ def convert(arguments: argparse.Namespace) -> str:
         verify = not source.published and stored_bytes(source) <= SMALL
     elif verify and source.published:
         raise UserError(f"{source.folder}: transformers has no class for a published Uni-X model: leave --verify out")
-    told = unkept(arguments.hf)
+    not_kept = unkept(arguments.hf)
     checked = ["logits were not compared with the base's (--verify does)"]
 
     def write(folder: Path) -> None:
@@ -72,7 +72,7 @@ def convert(arguments: argparse.Namespace) -> str:
     return (
         f"{arguments.output}: {config.num_hidden_layers} layers, {len(apart)} of them {kinds_apart}, "
         f"{config.vocab_size} embedding rows, codes from {config.image_token_offset} on; start with "
-        f"run.init_from={arguments.output} and the model section in {arguments.output}/model.yaml\n{checked[0]}{told}"
+        f"run.init_from={arguments.output} and the model section in {arguments.output}/model.yaml\n{checked[0]}{not_kept}"
     )
 
 

@@ -19,7 +19,7 @@ from pretrain.system.disk import writing
 from pretrain.system.errors import UserError
 from tools.export.chat_template import chat_template
 
-MARKS = ("config.json", "unix_prompts.json")  # files by which an earlier export is known, beside its code
+MARKS = ("config.json", "unix_prompts.json")  # files that mark an earlier export, beside its code
 CODE_MARKS = ("modeling_uni_x.py", "modeling_unix.py")
 CODE = Path(__file__).resolve().parents[2] / "model" / "hf"
 
@@ -58,21 +58,21 @@ def write_plain(output: Path, config, tokenizer: Path, history: str, weights: Ca
     from tools.export.model_card import text_licence
     from tools.export.text_only import plain_configuration, write_card
 
-    values = plain_configuration(config, "")  # before anything is written
+    values = plain_configuration(config, "")  # validated before anything is written
     check_output(output)
     with published(output) as temporary:
         values["dtype"] = weights(temporary)
         write_tokenizer(temporary, tokenizer, config)
         (temporary / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         write_generation(temporary, config)
-        # other readers of templates than transformers do not know these marks
+        # template readers other than transformers do not know these tags
         template = chat_template().replace("{% generation %}", "").replace("{% endgeneration %}", "")
         assert "generation %}" not in template and len(template) < len(chat_template())
         (temporary / "chat_template.jinja").write_text(template, encoding="utf-8")
         write_card(temporary, config, history, text_licence(config))
 
 
-UNFINISHED = ".unfinished_export"  # in a folder that an export writes: it is ours, and locked while that lives
+UNFINISHED = ".unfinished_export"  # marks a folder of an unfinished export, locked while it is written
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def published(output: Path) -> Iterator[Path]:
             (temporary / UNFINISHED).unlink()
             replace_folder(temporary, output)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its room back
+        shutil.rmtree(temporary, ignore_errors=True)  # frees space on a full disk
         lock.close()
 
 
@@ -244,7 +244,7 @@ def write_configuration(
         **(
             {} if skills is None else {"skills": list(skills)}
         ),  # what the data of its training teaches, as tools/serve.py tells it; of texts alone nothing, before that was recorded none
-        "text_model_type": family_of(config),  # by which a plain class of transformers opens the text path
+        "text_model_type": family_of(config),  # model type for a plain transformers class on the text path
     }
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     write_generation(folder, config)

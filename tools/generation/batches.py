@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tools.export.folder import Export
 
-GREY = (128, 128, 128)  # of the part of a picture that is not drawn yet
+GREY = (128, 128, 128)  # colour of the part of a preview that is not generated yet
 
 
 def draw_batch(

@@ -41,7 +41,7 @@ class Sampling:
     text_temperature: float = 0.0
     max_new_tokens: int = 64
     max_images: int = 4
-    chat: bool = False  # prompts are turns of a conversation
+    chat: bool = False  # prompts are conversation turns
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Request:
 
     prompt: str
     images: tuple[Path, ...] = ()
-    shape: str = ""  # of the picture that is drawn, as a ratio 4:3 or rows*columns; empty where the model chooses
+    shape: str = ""  # shape of the generated picture, as a ratio 4:3 or rows*columns; empty: the model's choice
 
 
 def sample_seed(seed: int, prompt: int, sample: int) -> int:
@@ -120,7 +120,7 @@ def most_tokens(export: Export) -> int:
     if not templates.shapes:
         return templates.grid[0] * templates.grid[1]
     words = [len(size_ids(shape, export.encode, templates)) for shape in range(len(templates.shapes))]
-    return max(rows * columns + 1 + said for (rows, columns), said in zip(templates.shapes, words, strict=True))
+    return max(rows * columns + 1 + count for (rows, columns), count in zip(templates.shapes, words, strict=True))
 
 
 def framing_of(export: Export) -> Framing:
@@ -129,12 +129,12 @@ def framing_of(export: Export) -> Framing:
     return Framing(export.templates.shapes or ((side, side),), pixels, export.templates.fit == "pad")
 
 
-def shape_number(export: Export, said: str) -> int | None:
+def shape_number(export: Export, asked: str) -> int | None:
     """Number of a requested shape, None without a request. Raises UserError for an unknown one."""
-    if not said:
+    if not asked:
         return None
     try:
-        return shape_of(said, export.templates.grids)
+        return shape_of(asked, export.templates.grids)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -48,13 +48,13 @@ class Record:
         job = json.loads(json.dumps(job))
         if there != job:
             key = next(key for key in job if there[key] != job[key])
-            told = _difference(key, there[key], job[key])
+            difference = _difference(key, there[key], job[key])
             raise UserError(
-                f"{self.path} holds a result of another job ({told}): give another --output, or --overwrite"
+                f"{self.path} holds a result of another job ({difference}): give another --output, or --overwrite"
             )
         if all((self.folder / name).is_file() for name in files_of(line)):
             return True
-        del self.lines[place]  # its pictures were removed: it is made again, and has one line then too
+        del self.lines[place]  # its pictures were removed: it is made again, and then has one line only
         write_atomically(self.path, _lines(self.lines.values()))
         return False
 

@@ -25,14 +25,14 @@ def losses(sizes: Sequence[tuple[int, int]], framing: Framing) -> list[tuple[str
     lines = [(f"{verb}, --shapes as asked", _spread([lost(size, framing) for size in sizes]))]
     if len(framing.grids) > 1:
         named = "square", Framing(square, framing.downsample, framing.pad)
-    else:  # with one pixel a code squares are known to no tokenizer: the ratios as they are
+    else:  # with one pixel per code no tokenizer's square is known: plain ratios
         fine = side if framing.downsample > 1 else 480
         named = "aspect", Framing(grids_of(fine, ASPECT_RATIOS), 1, framing.pad)
     lines.append((f"the same with --shapes {named[0]}", _spread([lost(size, named[1]) for size in sizes])))
     counted = Counter(nearest_shape(framing.grids, *size) for size in sizes)
     if len(framing.grids) > 1:
-        said = (f"{size_word(framing.grids[number])} {count:,}" for number, count in sorted(counted.items()))
-        lines.append(("shapes, rows*columns of codes", ", ".join(said)))
+        counts = (f"{size_word(framing.grids[number])} {count:,}" for number, count in sorted(counted.items()))
+        lines.append(("shapes, rows*columns of codes", ", ".join(counts)))
     return lines
 
 

@@ -143,7 +143,7 @@ def shown_ids(ids: Any, labels: Any, data: Data, vq: VQ) -> list[Any]:
             text = data.tokenizer.decode(stretch.tolist(), skip_special_tokens=False)
             shown.append(Shown(text, "", bool(learned[low])))
             continue
-        shape = trailing_shape(ids[: low - 1].tolist(), data.train.tokenized.sizes)  # before it stands <|vision_start|>
+        shape = trailing_shape(ids[: low - 1].tolist(), data.train.tokenized.sizes)  # preceded by <|vision_start|>
         grid = data.templates.grids[shape or 0]
         picture = vq.decode((stretch - vocabulary.image_token_offset).reshape(1, *grid))[0]
         shown.append(Shown(picture, "", bool(learned[low])))

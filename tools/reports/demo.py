@@ -105,21 +105,21 @@ def caption(export, codes) -> list[str]:
     from tools.generation.batches import continue_texts
 
     prompts = [image_to_text_ids(one.flatten(), export.encode, export.vocabulary, export.templates) for one in codes]
-    said = []
+    answers = []
     for start in tqdm(range(0, len(prompts), BATCH), desc="captioning", unit="batch", disable=None):
-        said += continue_texts(export, prompts[start : start + BATCH], CAPTION_TOKENS)
-    return [export.decode(ids).strip() for ids in said]
+        answers += continue_texts(export, prompts[start : start + BATCH], CAPTION_TOKENS)
+    return [export.decode(ids).strip() for ids in answers]
 
 
-def measure_captions(gallery: Gallery, picked: list[int], said: list[str]) -> dict:
+def measure_captions(gallery: Gallery, picked: list[int], answers: list[str]) -> dict:
     """Share of captions that name their image, in any language, and the best that one caption for all could reach."""
-    right = sum(text in gallery.texts[i] for i, text in zip(picked, said, strict=True))
+    right = sum(text in gallery.texts[i] for i, text in zip(picked, answers, strict=True))
     carried = Counter(name for names in gallery.texts for name in set(names))
     return {
         "pictures": len(picked),
         "right": right,
         "rate": right / len(picked),
-        "different": len(set(said)),
+        "different": len(set(answers)),
         "best_of_one_for_all": max(carried.values()) / len(gallery.texts),
     }
 

@@ -50,7 +50,7 @@ def write(output: Path, figures: dict, metrics: list[dict], pictures: dict, run:
     ]
     for side, entries in pictures["captions"].items():
         parts.append(f"<h3>{html.escape(side.capitalize())} pictures</h3>")
-        parts.append(grid([cell([real], f"real: {name}", said, bold=True) for name, real, said in entries]))
+        parts.append(grid([cell([real], f"real: {name}", answer, bold=True) for name, real, answer in entries]))
     parts += [
         "<h2>What the codes keep</h2>",
         '<p class="note">Held-out pictures: left as they are, right after encoding to codes and back.</p>',

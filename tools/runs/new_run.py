@@ -47,12 +47,10 @@ TOKENS_FOR = {"tiny": 0, "small": 10_000_000, "medium": 300_000_000}
 """Tokens of a corpus from which on a size is taken."""
 OF_A_BASE = {"lr": 5e-5, "rows": 10240}
 """Peak rate and longest rows of a run that goes on from a language model, as in pretrain_3b.yaml."""
-FEW = (
-    100_000  # pictures below which each is seen so often that a model learns them by heart without noise in their codes
-)
+FEW = 100_000  # with fewer pictures a model memorizes them unless their codes have noise
 AROUND = 64  # tokens beside a picture's codes and its text: marks and words of the prompt
 PROMPTS = 8
-COMMENTS = {  # of keys that pretrain/config.py leaves to their names
+COMMENTS = {  # comments of keys that have none in pretrain/config.py
     "hidden_size": "width of the residual stream",
     "intermediate_size": "width of the feed-forward",
     "num_hidden_layers": "layers in all",
@@ -155,7 +153,7 @@ def settings(arguments: argparse.Namespace, found: dict[str, int], prompts: list
     needed = found["longest"] + AROUND
     most = OF_A_BASE["rows"] if arguments.init_from else 4096
     sequence_length = max(-(-needed // 64) * 64, min(most, max(1024, 4 * (1 << (needed - 1).bit_length()))))
-    # a few hundred updates an epoch at most, and rows enough that they hold pictures and texts of all kinds
+    # a few hundred updates per epoch at most, and enough rows per batch for all kinds of documents
     rows = max(1, min(64, round(found["tokens"] / sequence_length / 300)))
     epochs = arguments.epochs or (20 if few else 2)
     steps = max(10, round(epochs * found["tokens"] / (rows * sequence_length)))

@@ -15,8 +15,8 @@ from pretrain.json_lines import last_objects, parsed
 from pretrain.system.errors import UserError
 from slurm.attempt import newest_checkpoint
 
-WINDOW = 50  # the last lines that means are taken of
-SLOWER = 1.2  # a rank is called slow from where it alone makes the step so many times as long
+WINDOW = 50  # last lines for means
+SLOWER = 1.2  # threshold of a straggler: a rank that alone makes the step so many times as long
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RankTimes:
     step: int
     seconds: float
     waited_rows: float
-    alone: float  # computing before it needed the others; 0: not known (ZeRO gathers weights all the time)
+    alone: float  # compute before the first collective; 0: not known (ZeRO gathers weights all the time)
 
     @property
     def own(self) -> float:

@@ -40,7 +40,7 @@ class Callers:
         found = HOST.fullmatch(host)
         if not found:
             raise ApiError(400, f"the Host header {host[:100]!r} is not a name and a port", code="malformed_host")
-        if path == "/health":  # for probes, which come by whatever name or address
+        if path == "/health":  # for health probes, which come by any name or address
             return
         if self.keys:
             if path.startswith("/v1/") or path in ("/v1", "/metrics"):

@@ -17,7 +17,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from pretrain.system.disk import REMEDIES, disk_error, told
+from pretrain.system.disk import REMEDIES, disk_error, error_text
 from tools.serving.admission import AdmissionControl, Callers
 from tools.serving.api_error import ApiError, json_response
 from tools.serving.chat import chat_endpoint
@@ -123,7 +123,7 @@ def described(service: Service) -> dict:
     defaults, limits = service.defaults, service.limits
     own = {
         "size": "{}x{}".format(*service.shapes[0]),
-        "sizes": ["{}x{}".format(*shape) for shape in service.shapes],  # the first is the usual one
+        "sizes": ["{}x{}".format(*shape) for shape in service.shapes],  # the first is the default
         "chat_format": "turns" if service.turns else "plain",
         "skills": list(service.skills),
         "context": service.context,
@@ -158,7 +158,7 @@ async def on_disk_error(request: Request, error: Exception) -> Response:
     found = disk_error(error)
     if found is None:
         raise error
-    line = told(found, tempfile.gettempdir())
+    line = error_text(found, tempfile.gettempdir())
     print(f"warning: an upload was refused: {line}: {REMEDIES[found.errno or 0]}", file=sys.stderr, flush=True)
     return ApiError(
         507, "the server has no room for this upload: try again later", code="insufficient_storage"
@@ -166,7 +166,7 @@ async def on_disk_error(request: Request, error: Exception) -> Response:
 
 
 async def on_client_gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)  # nobody reads it
+    return Response(status_code=400)  # the client has left
 
 
 async def on_fault(request: Request, error: Exception) -> Response:

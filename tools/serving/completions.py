@@ -19,7 +19,7 @@ from tools.serving.schemas.fields import parse_json
 from tools.serving.service import Service, event_stream
 from tools.serving.texts import Answers, TextSettings, collect, text_job, usage_of
 
-TOKENS = 16  # where a request does not say, as in the OpenAI API
+TOKENS = 16  # default, as in the OpenAI API
 
 
 def completions_endpoint(service: Service) -> Callable:
@@ -44,7 +44,7 @@ def completions_endpoint(service: Service) -> Callable:
                 for choice in choices_of(service, asked, ids, answers)
             )
         ]
-        used = [cast(Usage, answers.usage) for answers in found]  # all of them ended
+        used = [cast(Usage, answers.usage) for answers in found]  # all have ended
         usage = Usage(sum(one.prompt for one in used), 0, sum(one.made for one in used))
         return json_response({**head, "choices": choices, "usage": usage_of(usage)})
 

@@ -20,7 +20,7 @@ def turns_of(messages: Sequence[Message]) -> tuple[list[Turn], list[bytes]]:
     files: list[bytes] = []
     for number, message in enumerate(messages):
         content: Any = message.content
-        if isinstance(message, AssistantMessage) and content is None:  # it refused, or said nothing
+        if isinstance(message, AssistantMessage) and content is None:  # a refusal, or an empty answer
             content = message.refusal or ""
         parts: list[str | None] = []
         for place, part in enumerate([content] if isinstance(content, str) else content):

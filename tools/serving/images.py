@@ -26,7 +26,7 @@ from tools.serving.service import Service, draw_seed, event_stream
 
 NAMES = {"draw": "image_generation", "edit": "image_edit"}  # of the events of a stream
 OURS = ("guidance", "image_guidance", "temperature", "top_k", "top_p")
-SOURCE = re.compile(r"image(\[\d*\])?")  # clients spell a list of files in all these ways
+SOURCE = re.compile(r"image(\[\d*\])?")  # spellings of a list of files by clients
 
 
 def generations_endpoint(service: Service) -> Callable:
@@ -53,7 +53,7 @@ def edits_endpoint(service: Service) -> Callable:
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
                     data = await value.read()
-                    if not value.filename and not data:  # a browser's field of files in which none is chosen
+                    if not value.filename and not data:  # an empty file field of a browser form
                         continue
                     if name in ("mask", "markup"):
                         fields[name] = f"a file of {len(data)} bytes"
@@ -132,7 +132,7 @@ async def answer(
             data.append({"url": f"{request.base_url}pictures/{name}.{kind}"})
         else:
             data.append({"b64_json": base64_of(file)})
-    if len(set(sizes)) > 1:  # the model chose for each: then each says its own
+    if len(set(sizes)) > 1:  # the model chose different sizes: each picture has its own
         for entry, own in zip(data, sizes, strict=True):
             entry["size"] = own
     common = {"size": sizes[0], **common}

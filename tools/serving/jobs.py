@@ -36,7 +36,7 @@ class Usage:
     """Token usage of a job: of its prompt, and of all its results."""
 
     prompt: int
-    picture: int  # those of the prompt that are codes of pictures
+    picture: int  # image tokens of the prompt
     made: int
 
 
@@ -51,15 +51,15 @@ class Job:
     task: str  # text, draw or edit
     prompt: Callable[[Sequence], tuple[list[int], list[int] | None]]
     pictures: Sequence[Image.Image]
-    seeds: Sequence[int]  # one a result
+    seeds: Sequence[int]  # one per result
     sampling: Sampling
-    stop: Sequence[str] = ()  # texts that end a text
-    stream: bool = False  # a text is sent as it grows
-    raw: bool = False  # a text is sent with the white space around it
-    logprobs: int | None = None  # how likely each token of a text is, and so many of the likeliest
-    echo: bool = False  # of the prompt's tokens too
-    shape: int | None = None  # number of the shape that is drawn; None where the model chooses
-    partial: int = 0  # half-drawn pictures that are sent of each picture
+    stop: Sequence[str] = ()  # stop sequences
+    stream: bool = False  # stream the text
+    raw: bool = False  # keep leading and trailing white space
+    logprobs: int | None = None  # log probabilities of each token, and of so many of the likeliest
+    echo: bool = False  # of the prompt's tokens too (echo)
+    shape: int | None = None  # shape number of the picture; None: the model's choice
+    partial: int = 0  # previews per picture
     cancelled: bool = False
     events: asyncio.Queue = field(default_factory=asyncio.Queue)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -75,7 +75,7 @@ class Job:
 
     def emit(self, event: Event) -> None:
         """Send an event to the event loop, from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits for this
+        with contextlib.suppress(RuntimeError):  # the loop has ended: there is no client
             self.loop.call_soon_threadsafe(self.events.put_nowait, event)
 
 

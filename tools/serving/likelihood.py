@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-POSITIONS = 128  # whose logits exist at a time: a vocabulary is large
+POSITIONS = 128  # positions whose logits exist at a time: a vocabulary is large
 
 
 class Judged(NamedTuple):
@@ -51,7 +51,7 @@ def in_words(judged: Sequence[Judged], decode: Callable[[list[int]], str], start
         offsets.append(place)
         half.append(one.token)
         text = decode(half)
-        if "\ufffd" not in text or len(half) > 4:  # no half character is left
+        if "\ufffd" not in text or len(half) > 4:  # a complete character
             place, half = place + len(text), []
     return {
         "tokens": [token_text(one.token, decode) for one in judged],

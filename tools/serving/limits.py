@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Limits:
     """Limits of the server. Those that have a flag of tools/serve.py are described there."""
 
-    batch_size: int = 8  # results that the model makes at a time
-    requests: int = 32  # that are read, wait or are worked on; one more gets 429
+    batch_size: int = 8  # batch size
+    requests: int = 32  # concurrent requests; one more gets 429
     samples: int = 4  # most pictures of a request
     body_bytes: int = 20 << 20  # of a request
     pixels: int = 16_000_000  # of a picture, of a client's or made for one
@@ -21,4 +21,4 @@ class Limits:
     max_tokens: int = 512  # of a text answer
     seconds: float = 120.0  # from the end of a request's body to the end of its answer
     body_seconds: float = 30.0  # to send a request's body
-    grace_seconds: float = 60.0  # for what is unfinished when the server is told to end
+    grace_seconds: float = 60.0  # grace period of unfinished requests at shutdown

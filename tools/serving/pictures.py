@@ -14,7 +14,7 @@ from model.shapes import Framing, nearest_shape
 from tokenization.preprocess import RejectedImage, open_image, preprocess
 from tools.serving.api_error import ApiError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # what browsers send; each decoder more is more that strangers can try
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # formats of browsers; every further decoder is attack surface
 DATA_URI = re.compile(r"data:image/(png|apng|jpe?g|pjpeg|webp|gif)(;[\w.+-]+=[^;,\s]*)*;base64,", re.IGNORECASE)
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 

@@ -36,8 +36,8 @@ class Service:
     queue: JobQueue
     limits: Limits
     defaults: Sampling
-    turns: bool  # conversations are turns, as in training on conversations; else captions, and texts that go on
-    skills: Sequence[str] = ("draw", "edit", "caption", "chat")  # what the model learned, for clients that ask
+    turns: bool  # prompts with turns, as in training on conversations; else captioning and text completion
+    skills: Sequence[str] = ("draw", "edit", "caption", "chat")  # skills of the model, for clients that ask
     files: ResponseStore = field(default_factory=lambda: ResponseStore(3600.0, 128 << 20, lambda file: len(file[0])))
     answers: ResponseStore = field(default_factory=lambda: ResponseStore(3600.0, 64 << 20, lambda answer: answer.size))
     created: int = field(default_factory=lambda: int(time.time()))

@@ -73,7 +73,7 @@ def serve(app: ASGIApp, gate: AdmissionControl, queue: JobQueue, bound: socket.s
         lifespan="off",
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=5,  # seconds for answers on their way to slow readers
+        timeout_graceful_shutdown=5,  # grace period in seconds for slow readers
         h11_max_incomplete_event_size=32 << 10,  # bytes of headers
         http="h11",
         ws="none",

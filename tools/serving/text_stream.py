@@ -52,7 +52,7 @@ class TextStream:
         return max(lengths, default=0)
 
     def _send(self, whole: str) -> str:
-        if not whole.startswith(self.sent):  # a tokenizer whose later ids change earlier text: that cannot be unsaid
+        if not whole.startswith(self.sent):  # a tokenizer whose later ids change earlier text, which was already sent
             return ""
         piece, self.sent = whole[len(self.sent) :], whole
         return piece

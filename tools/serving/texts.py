@@ -43,7 +43,7 @@ async def text_job(
     seed = draw_seed(settings.seed)
     stop = [settings.stop] if isinstance(settings.stop, str) else list(settings.stop or [])
     if service.turns and len(service.export.markup(TURN_END)) > 1:
-        stop.append(TURN_END)  # a tokenizer without this token spells it out
+        stop.append(TURN_END)  # a tokenizer without this token encodes its characters
     temperature = 1.0 if settings.temperature is None else settings.temperature
     sampling = replace(
         service.defaults, text_temperature=temperature, top_k=settings.top_k or 0, top_p=settings.top_p or 1.0

@@ -52,7 +52,7 @@ def compare(urls: Sequence[str], clients: int, rounds: int, seconds: float) -> l
     """
     found: list[dict[int, str]] = [{} for _ in urls]
     for place, url in enumerate(urls):
-        pictures_a_second(url, clients, 2.0, found[place])  # until memory that is reserved once is reserved
+        pictures_a_second(url, clients, 2.0, found[place])  # warm-up: memory that is allocated once
     rates = []
     for number in range(rounds):
         order = range(len(urls)) if number % 2 == 0 else reversed(range(len(urls)))

@@ -21,7 +21,7 @@ from tools.serving.likelihood import judge
 from tools.serving.metrics import ServerMetrics
 from tools.serving.text_stream import TextStream
 
-PATIENCE, LONGEST = 0.1, 0.1  # share of the last batch's time, and seconds: how long to wait for a fuller batch
+PATIENCE, LONGEST = 0.1, 0.1  # batching delay: share of the last batch's time, and seconds
 
 
 class Abandoned(Exception):

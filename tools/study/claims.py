@@ -12,7 +12,7 @@ from tools.study.plan import ARMS, LAYERS, SUGGESTED, WORDS, same_arm
 
 ENDS = (0, 1, LAYERS - 1)  # the layers that unix_both separates
 AVERAGES = "averages of MMLU, GenEval and MMBench, Qwen2.5-1.5B after 28B tokens, one seed"
-OF_ARMS = (  # arm, base, which way the paper has it (1: arm better), the paper's words
+OF_ARMS = (  # arm, base, direction in the paper (1: arm better), the paper's words
     ("unix_both", "shared", 1, "better, 41.6 against 38.0"),
     ("unix_both", "unix_shallow", 1, "both ends are better than one"),
     ("unix_both", "unix_deep", 1, "both ends are better than one"),
@@ -22,7 +22,7 @@ OF_ARMS = (  # arm, base, which way the paper has it (1: arm better), the paper'
 UNI_X = [arm for arm, model in ARMS.items() if model["kind"] == "separated"]
 
 
-def told(arms: Arms, arm: str, base: str) -> tuple[dict[str, list[str]], str]:
+def measures_by_side(arms: Arms, arm: str, base: str) -> tuple[dict[str, list[str]], str]:
     """Measures by side ("better", "worse", "not told apart"), and the same as a sentence."""
     equal = "not told apart"
     sides: dict[str, list[str]] = {"better": [], "worse": [], equal: []}
@@ -54,7 +54,7 @@ def answers(arms: Arms, folder: Path, results: list[dict]) -> list[str]:
     lines = []
     for arm, base, way, paper in OF_ARMS:
         if arm in arms and base in arms:
-            sides, words = told(arms, arm, base)
+            sides, words = measures_by_side(arms, arm, base)
             agrees, differs = ("better", "worse") if way > 0 else ("worse", "better")
             found = [side for side, those in sides.items() if those]
             lines.append(
@@ -82,7 +82,7 @@ def of_proposal(arms: Arms, folder: Path) -> list[str]:
     proposed = (same_arm(read_json(path)) or SUGGESTED) if path.is_file() else ""
     if proposed not in arms or "unix_both" not in arms or proposed == "unix_both":
         return []
-    sides, words = told(arms, proposed, "unix_both")
+    sides, words = measures_by_side(arms, proposed, "unix_both")
     if sides["worse"]:
         end = "**In part better, in part worse.**" if sides["better"] else "**The proposal loses.**"
     else:

@@ -108,7 +108,7 @@ def _questions(by_seed: dict[int, dict[str, float]]) -> float:
 
 
 def side_of(mean: float, width: float, better: int) -> str:
-    """ "better", "worse", or "not told apart" when a difference's interval contains 0 or is not known."""
+    """Side of a difference: "better", "worse", or "not told apart" when its interval contains 0 or is not known."""
     if not abs(mean) > width:
         return "not told apart"
     return "better" if mean * better > 0 else "worse"

@@ -39,7 +39,7 @@ class Preset:
     intermediate_size: int
     sequence_length: int
     steps: int
-    learning_rates: tuple[float, ...]  # each arm is tuned over the same ones, with the first seed
+    learning_rates: tuple[float, ...]  # learning rates: each arm is tuned over the same ones, with the first seed
     seeds: tuple[int, ...]
     pairs: int
     rows: int

@@ -39,7 +39,7 @@ def collect(folder: Path, preset: Preset) -> list[dict]:
     rates = best_rates(tuned, preset)
     found = {result["name"]: {**result, "compared": False} for result in tuned}
     wanted = {cell.name: cell.to_dict() for cell in main_cells(preset, rates)}
-    for seed in preset.seeds:  # an arm whose rate is not chosen yet is meant to have cells, too
+    for seed in preset.seeds:  # also for arms whose learning rate is not chosen yet
         wanted |= {f"{arm}-seed{seed}": {"arm": arm, "seed": seed} for arm in ARMS if arm not in rates}
     proposal = folder / PROPOSAL
     if proposal.is_file():

@@ -68,7 +68,9 @@ def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) 
 
     def do(cells: Iterable, measured: bool = True) -> list[dict]:
         nonlocal left
-        states = [(cell, is_done(cell, measured)) for cell in cells]  # a damaged file is told before any begins
+        states = [
+            (cell, is_done(cell, measured)) for cell in cells
+        ]  # a damaged file is reported before any cell starts
         with ThreadPoolExecutor(arguments.jobs or os.cpu_count()) as pool:
             begun = []
             for cell, was_done in states:

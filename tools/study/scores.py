@@ -95,7 +95,7 @@ def first_place(scores: numpy.ndarray) -> dict[str, float]:
     mean = highest + numpy.log(numpy.exp(scores - highest).mean(0, keepdims=True))
     gain = scores - mean
     right = numpy.diag(gain)[:, None]
-    place = (gain > right).sum(1) + ((gain == right).sum(1) - 1) / 2 + 1  # equals share their places
+    place = (gain > right).sum(1) + ((gain == right).sum(1) - 1) / 2 + 1  # ties share their ranks
     return {"accuracy": float((place == 1).mean()), "rank": float((1 / place).mean()), "candidates": len(scores)}
 
 

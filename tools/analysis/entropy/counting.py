@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy
 
-GROUPS = 64  # sequences are dealt into so many groups, for standard errors
+GROUPS = 64  # sequences are split into so many groups, for standard errors
 BLOCK = 4096  # tokens; a longer sequence counts as several
-BATCH = 2**18  # tokens that are looked at together
-BYTES = 64  # of memory that a window takes while it is counted, at most
+BATCH = 2**18  # tokens per batch
+BYTES = 64  # bytes of memory per window while counting, at most
 GOLDEN, FIRST, SECOND = (numpy.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 GROUP_BITS = numpy.uint64(GROUPS - 1)
 
@@ -28,7 +28,7 @@ class Order:
 
     n: int
     windows: int = 0
-    of_count: dict[int, int] = field(default_factory=dict)  # count -> how many n-grams have it
+    of_count: dict[int, int] = field(default_factory=dict)  # count -> number of n-grams with it
     of_prefix_count: dict[int, int] = field(default_factory=dict)
     information: numpy.ndarray = field(default_factory=lambda: numpy.zeros(GROUPS))  # bits, by group of sequences
     in_group: numpy.ndarray = field(default_factory=lambda: numpy.zeros(GROUPS))  # windows of each group
@@ -158,13 +158,13 @@ def count(sequences: Sequences, orders: int, share: float = 1.0, passes: int = 1
         tables = [Table() for _ in made]
         for batch in batches(sequences(), share):
             for n, keys, prefixes, valid in windows(batch, orders):
-                by = (keys | GROUP_BITS) if n == 1 else prefixes  # without a prefix, the n-gram decides
+                by = (keys | GROUP_BITS) if n == 1 else prefixes  # without a prefix, by the n-gram
                 if passes > 1:
                     valid = valid & (mixed(by) % numpy.uint64(passes) == number)
                 tables[n - 1].add(keys[valid], prefixes[valid])
         for table, order in zip(tables, made):
             table.into(order)
-    for order in made[:1]:  # its one prefix, nothing, is met by all windows
+    for order in made[:1]:  # its only prefix is empty, and all windows have it
         order.information += order.in_group * numpy.log2(max(1, order.windows))
         order.of_prefix_count = {order.windows: 1}
     return [order for order in made if order.windows]

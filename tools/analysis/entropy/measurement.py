@@ -15,7 +15,7 @@ from tools.analysis.entropy.counting import Order, Sequences, count, passes_need
 from tools.analysis.entropy.estimators import chao_shen, coverage
 from tools.reports.figure_layout import fit_with_legend
 
-TOLERANCE = 0.1  # bits that an estimate may still move when the sample is doubled
+TOLERANCE = 0.1  # bits that a converged estimate may move when the sample is doubled
 COVERED = 0.9  # probability of the n-grams that were seen
 NORMAL_95 = 1.959964
 
@@ -104,7 +104,7 @@ def write(folder: Path, found: list[Entropy]) -> None:
     writer.writerows(asdict(one) for one in found)
     write_text(folder / "entropy.csv", lines.getvalue())
     plot(found, folder / "entropy.png")
-    write_text(folder / "summary.md", summary(found))  # last: what has it is whole
+    write_text(folder / "summary.md", summary(found))  # written last: marks a complete result
 
 
 def whole(found: list[Entropy]) -> Iterator[tuple[str, list[Entropy]]]:

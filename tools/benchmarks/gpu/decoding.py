@@ -49,7 +49,7 @@ def decoding(setting: Setting) -> dict:
     for name, (step, make) in ways.items():
         try:
             hidden, times = _decode(model.model, step, make(), prompt, codes, count, setting)
-        except Exception as error:  # a way that fails says nothing about the others
+        except Exception as error:  # a failing variant does not affect the others
             found[name] = {"not run": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"}
             continue
         first = hidden if first is None else first

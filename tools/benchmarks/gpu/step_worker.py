@@ -21,7 +21,7 @@ def main() -> None:
 
     from tools.benchmarks import cases
 
-    held = ("tools.benchmarks.step", "tools.bench_step")  # the command itself, in checkouts that are older
+    held = ("tools.benchmarks.step", "tools.bench_step")  # older checkouts have it in the command
     step = importlib.import_module(next(name for name in held if importlib.util.find_spec(name)))
 
     arguments = argparse.Namespace(device=device, threads=torch.get_num_threads(), precision=precision)

@@ -94,7 +94,7 @@ def steps(setting: Setting, peak_tflops: float) -> dict:
     for precision in setting.precisions:
         for tokens in setting.tokens:
             row = cases.long_row(config, tokens).row
-            clear(setting)  # the engine before is gone
+            clear(setting)  # free the previous engine
             engine = engine_of(config, precision, tokens)
             least, median, most = median_seconds(lambda: engine.train_step([row], LR), setting.device, setting.repeats)  # noqa: B023
             flops = row_flops(config, row.lengths, len(row.targets)).training
@@ -189,7 +189,7 @@ def kernels(setting: Setting) -> dict:
             engine = engine_of(config, "bf16", tokens, **choice)
             loss = engine.train_step([row], 0.0).means()["loss"]
             least, median, most = median_seconds(lambda: engine.train_step([row], LR), setting.device, setting.repeats)  # noqa: B023
-        except Exception as error:  # one choice tells nothing about the others
+        except Exception as error:  # a failing choice does not affect the others
             found[name] = {"not run": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"}
             continue
         first = loss if first is None else first

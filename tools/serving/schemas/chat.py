@@ -73,9 +73,9 @@ class SystemMessage(Fields):
 class AssistantMessage(Fields):
     role: Literal["assistant"]
     content: text_or(AssistantPart) | None = None
-    refusal: str | None = None  # what was said in place of content
+    refusal: str | None = None  # refusal text in place of content
     name: Label | None = None
-    # What other models may have said before. Thoughts are for nobody but who had them.
+    # Fields of other models' answers. Reasoning is ignored.
     reasoning_content: Any = None
     reasoning: Any = None
     annotations: Any = None
@@ -97,13 +97,13 @@ class ChatRequest(Fields):
     max_completion_tokens: AtLeastOne | None = None
     temperature: Temperature | None = None  # 1, as in the OpenAI API
     top_p: TopP | None = None  # 1
-    top_k: TopK | None = None  # of our own; 0: all
+    top_k: TopK | None = None  # extension; 0: all
     seed: Seed | None = None
     stop: Stop | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: AtLeastOne | None = None
-    # Accepted, whatever they say.
+    # Accepted with any value, without effect.
     user: Label | None = None
     safety_identifier: Label | None = None
     metadata: Labels | None = None
@@ -111,7 +111,7 @@ class ChatRequest(Fields):
     prompt_cache_retention: Hint = None
     prompt_cache_options: Hint = None
     parallel_tool_calls: bool | None = None
-    # Accepted where they ask for nothing.
+    # Accepted only with values without effect.
     store: nothing_but(False, because="chats are not stored: POST /v1/responses stores its answers") = None
     logprobs: nothing_but(False, because="chats have no log-probabilities: POST /v1/completions has them") = None
     top_logprobs: nothing_but(0, because="chats have no log-probabilities: POST /v1/completions has them") = None

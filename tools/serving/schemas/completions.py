@@ -46,18 +46,20 @@ class CompletionRequest(Fields):
     model: str
     prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0)] | None = (
-        None  # 16, as in the OpenAI API; 0 with echo: only judge the prompt
+        None  # 16, as in the OpenAI API; 0 with echo: log probabilities of the prompt only
     )
     temperature: Temperature | None = None  # 1
     top_p: TopP | None = None  # 1
-    top_k: TopK | None = None  # of our own; 0: all
+    top_k: TopK | None = None  # extension; 0: all
     seed: Seed | None = None
     stop: Stop | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: AtLeastOne | None = None
     echo: bool | None = None  # the prompt comes back before its continuation
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None  # of each token, and so many likeliest ones
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = (
+        None  # log probability of each token, and so many likeliest ones
+    )
     user: Label | None = None
     best_of: nothing_but(1, because="use n: every answer that is made comes back") = None
     suffix: nothing_but("", because="texts are only continued, never filled in: leave it out") = None

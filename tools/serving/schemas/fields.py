@@ -99,7 +99,7 @@ def parse_json(kind: type[Fields], body: bytes):
 
 def parse_form(kind: type[Fields], fields: dict[str, str]):
     """Parse form fields, whose numbers are texts. Raises ApiError 400 with the field's name."""
-    given = {name: value for name, value in fields.items() if value != ""}  # what a form leaves empty is absent
+    given = {name: value for name, value in fields.items() if value != ""}  # empty form fields are absent
     try:
         return kind.model_validate(given, context={"form": True})
     except ValidationError as error:
@@ -168,7 +168,7 @@ def shown(value: Any) -> str:
     """A value, shortened for an error message."""
     try:
         text = json.dumps(value, ensure_ascii=True, default=str)
-    except ValueError:  # Python writes no whole numbers of thousands of digits
+    except ValueError:  # Python refuses to print integers of thousands of digits
         return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} characters)"
 
@@ -185,7 +185,7 @@ def wrong_kind(names: Sequence[str | int], found: Any, problem: Any) -> ApiError
         place = ".".join(map(str, names))
         return ApiError(400, f"{place or 'the body'} is {shown(found)}: it must be an object", place, "invalid_value")
     name = problem["ctx"]["discriminator"].strip("'")
-    name = "type" if name.endswith("()") else name  # a function of ours chose by it
+    name = "type" if name.endswith("()") else name  # discriminator function of a union
     place = ".".join(map(str, [*names, name]))
     known = problem["ctx"].get("expected_tags", "")
     if name not in found:

@@ -34,19 +34,19 @@ class PictureRequest(Fields):
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None  # of JPEG and WebP: quality, 100 the best
     stream: bool | None = None
     partial_images: Annotated[int, Field(ge=0, le=16)] | None = None
-    # Accepted, whatever they say: there is no other style, and nothing is moderated.
+    # Accepted with any value, without effect: there is no other style, and no moderation.
     user: Label | None = None
     safety_identifier: Label | None = None
     style: Literal["vivid", "natural"] | None = None
     moderation: Literal["auto", "low"] | None = None
-    # Accepted where they ask for nothing.
+    # Accepted only with values without effect.
     background: nothing_but("auto", "opaque", because="pictures have no transparent parts: leave it out") = None
     quality: nothing_but("auto", "standard", because=ONE_QUALITY) = None
     complexity: nothing_but(because=ONE_QUALITY) = None
     svg: nothing_but(because="pictures are made of pixels: leave it out") = None
     frame_count: nothing_but(1, because=NO_FRAMES) = None
     frame_duration_ms: nothing_but(because=NO_FRAMES) = None
-    # Our own.
+    # Extensions.
     seed: Seed | None = None
     guidance: Guidance | None = None
     temperature: Temperature | None = None

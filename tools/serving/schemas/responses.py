@@ -107,17 +107,17 @@ class ResponseRequest(Fields):
 
     model: str
     input: text_or(Item)
-    instructions: str | None = None  # a system message in front
+    instructions: str | None = None  # system message
     previous_response_id: str | None = None
-    store: bool | None = None  # true, as in the OpenAI API: kept for a while, to be named later
+    store: bool | None = None  # true, as in the OpenAI API: stored for a while, for later reference
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Temperature | None = None  # 1
     top_p: TopP | None = None  # 1
-    top_k: TopK | None = None  # of our own; 0: all
-    seed: Seed | None = None  # of our own
+    top_k: TopK | None = None  # extension; 0: all
+    seed: Seed | None = None  # extension
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    # Accepted, whatever they say.
+    # Accepted with any value, without effect.
     user: Label | None = None
     safety_identifier: Label | None = None
     metadata: Labels | None = None
@@ -127,7 +127,7 @@ class ResponseRequest(Fields):
     parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Field(ge=0)] | None = None
     include: Annotated[list[str], Field(description="accepted: what it names does not occur here")] | None = None
-    # Accepted where they ask for nothing.
+    # Accepted only with values without effect.
     background: nothing_but(False, because="answers are not made in the background: use stream") = None
     truncation: nothing_but("disabled", because="a conversation that is too long is refused: shorten it") = None
     text: TextFormat | None = None

@@ -46,8 +46,8 @@ class UniX(lmms):
                 part = asked[start : start + self.at_once]
                 questions = [request.args[0] for request in part]
                 pictures = [self._pictures(*request.args[2:6]) for request in part]
-                said = self.answerer.answer(questions, pictures, limit)
-                answers += [_until(text, request.args[1]) for text, request in zip(said, part, strict=True)]
+                texts = self.answerer.answer(questions, pictures, limit)
+                answers += [_until(text, request.args[1]) for text, request in zip(texts, part, strict=True)]
         return answers
 
     def loglikelihood(self, requests: Sequence) -> list[tuple[float, bool]]:
