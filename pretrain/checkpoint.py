@@ -42,8 +42,8 @@ def publish(
     """Call `write` with an empty folder, add state.json and the checksums, publish, and delete checkpoints beyond those
     to keep.
 
-    All processes call it together: each writes files of its own, `__<rank>_*`, and sums them; rank 0 does the rest. A
-    kill at any moment leaves either the old checkpoints or the old ones and the new one. Of the old ones the newest
+    A collective: each rank writes its files, `__<rank>_*`, with checksums; rank 0 does the rest. A kill at any moment
+    leaves either the old checkpoints or the old ones and the new one. Of the old ones the newest
     `keep` stay, the new one counted, and those of steps that `keep_every` divides. Raises SaveFailed on every process when
     any of them fails, also when `attempt` does not own the run any more.
     """
@@ -190,8 +190,7 @@ def newest_good(
 ) -> Path | None:
     """Newest checkpoint that verifies, of steps below `before`; each newer one that does not is named through `warn`.
 
-    All processes call it together. Raises UserError when there are checkpoints and none verifies: starting again by itself
-    would hide the damage.
+    A collective. Raises UserError when there are checkpoints and none verifies: starting over would hide the damage.
     """
     found = coordinator.gathered(all_checkpoints(run))[0]
     if before is not None:

@@ -1,8 +1,8 @@
 """Coordination of a run's processes over gloo: errors, stopping, rank-0 logging. Apart from the training's process
 groups.
 
-An error of one process would leave the others waiting in their next collective. Here it becomes an error of all, in the
-same place, and one process says what it was.
+An error of one process would leave the others waiting in their next collective. Here it is raised on all processes at the
+same point, and reported by one of them.
 """
 
 from __future__ import annotations

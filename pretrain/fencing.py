@@ -1,9 +1,9 @@
 """Fencing of a run folder: a process of an earlier attempt that is cut off but alive must not write there any more.
 
-A scheduler starts a run again while a rank of the attempt before may still be computing behind a broken network. Locks do
-not reach over nodes on every file system, so the owner is a file: whoever starts writes down the attempt's number, which
-must not be smaller than the one there, and removes what older attempts had half written. An older attempt then finds
-another owner before it renames anything, and if it looked too early, what it wants to rename is gone.
+A scheduler can restart a run while a rank of the previous attempt still runs behind a network partition. Not every file
+system has locks across nodes, so the owner is a file: a start writes its attempt number (fencing token), which must not be
+smaller than the one there, and deletes partial files of older attempts. An older attempt finds another owner before it
+renames anything; if it checked too early, the file that it would rename is deleted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The training loop: read rows, make a step, report, save. `pretrain/start.py` sets up what it works with.
 
-All processes of a run go through it in step. What one of them finds alone, a signal or a damaged shard, becomes a decision
-of all before the next collective.
+All processes of a run execute it in lockstep. An event on one process, a signal or a damaged shard, becomes a decision of
+all before the next collective.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Batch:
 def loop(work: Work, progress: Progress) -> bool:
     """Train from `progress`, which is updated, to the end or until a process is asked to stop.
 
-    False when too many steps were no good and the run should go back.
+    False when there were too many bad steps and the run should roll back.
     """
     coordinator, config, log = work.coordinator, work.config, work.config.log
     steps, every = config.run.steps, config.checkpoint.every

@@ -44,8 +44,8 @@ def restarting_workers(
     """Yield the items of rows `first`, `first` + `step`, ...; killed workers are restarted: `begin` starts them at a
     row.
 
-    When workers are killed it begins them again, RESTARTS times at most, each told. Raises WorkersLost after that, and
-    torch's own error where the run is `stopped` anyway: a signal may have gone to all its processes.
+    Workers are restarted at most RESTARTS times, each with a warning. Raises WorkersLost after that, and torch's own error
+    where the run is `stopped` anyway: a signal may have gone to all its processes.
     """
     return _items(
         begin, begin(first), first, step, warn, stopped

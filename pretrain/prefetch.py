@@ -1,8 +1,8 @@
 """Prefetch: shards of the next block are downloaded while rows of this one are trained on.
 
-A block's rows are dealt over all its shards, so the first rows of a block ask for all of them within a few steps, far more
-than a step has time for. Hence a thread of each process that reads rows fetches them during the second half of the block
-before. The processes of a node share them out by their locks.
+The rows of a block use all its shards, so the first rows of a block need all of them within a few steps. A thread of each
+reading process therefore downloads them during the second half of the previous block. The processes of a node divide them
+by file locks.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ class Waiting(NamedTuple):
 class Records:
     """Writer of those files in a run folder that belong to this process.
 
-    What the disk does not take waits in memory, in order, and is tried again with whatever comes next. That is told once,
-    and so is the end of it.
+    Failed writes are kept in memory, in order, and retried with the next write. One warning is logged when that begins, and
+    one line when it ends.
     """
 
     def __init__(self, log: Callable[[int, str], None], allowed: Callable[[], bool] = lambda: True):

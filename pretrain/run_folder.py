@@ -29,8 +29,8 @@ MOST_CHANGES = 6  # settings that are listed
 def hold(run: Path):
     """Lock the run folder for the life of this process -> the open lock file.
 
-    Raises UserError when it is taken, unless the environment says that this start comes after the one that holds it: that
-    one may be cut off from the rest of the machine and alive.
+    Raises UserError when it is locked, unless the environment says that this start follows the one that holds the lock:
+    that one may be cut off but alive (fencing).
     """
     run.mkdir(parents=True, exist_ok=True)
     lock = open(run / "lock", "w")  # noqa: SIM115
@@ -162,7 +162,7 @@ def roll_back(
 ) -> Progress:
     """Rollback: load the newest good checkpoint before the first of the bad steps; the rows since are left out.
 
-    Raises RunFailed, on every process, when there is none or the run went back often enough; trouble.json then says what
+    Raises RunFailed, on every process, when there is none or after too many rollbacks; trouble.json then says what
     happened.
     """
     run, limit, before = attempt.run, config.resilience.rollbacks, progress.bad[0]

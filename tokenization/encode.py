@@ -1,7 +1,7 @@
 """Encoding loop of shard_images: prepared documents in, encoded documents out, with a limit on rejects.
 
-The encoder and what writes parts have a thread each, with short queues before them, so that the encoder finds its next
-batch ready when it is done with one, also where a part or a file ends.
+The encoder and the writer of parts have a thread and a short queue each, so that the encoder always has a next batch, also
+at the end of a part or a file.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class CodedPart:
 class PartCoder:
     """Turns prepared chunks of a file into encoded documents, part by part.
 
-    What was there before in the same file is not taken again: the same id, or a picture that looks the same.
+    Duplicates within a file are rejected: the same id, or a similar image.
     """
 
     def __init__(self, encoder: DocumentEncoder, batch_size: int, limit: RejectLimit, duplicate_bits: int = -1):
@@ -180,8 +180,7 @@ class PartCoder:
     def add(self, chunk: Chunk) -> CodedPart | None:
         """Add a chunk. With the last one of a part: returns that part, of which the last images may still be encoding.
 
-        Raises TooManyRejects. Batches end with the part, so that what is encoded together does not depend on where an
-        earlier run stopped.
+        Raises TooManyRejects. A batch does not span parts, so that batches do not depend on where an earlier run stopped.
         """
         for item in map(self._unless_seen, cast("list[Prepared | Reject]", chunk.items)):
             if isinstance(item, Reject):

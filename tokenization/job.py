@@ -1,8 +1,8 @@
 """job.json: the plan of an output folder, from the settings and the listing of the input alone.
 
 Every worker makes it for itself and gets the same, so a rerun continues the same job or refuses. Which worker does
-which file follows from it (`work.py`). Workers, batch size and device are not part of it: on a CPU the codes do not
-depend on them, and on a GPU only a latent on the very border between two codes does. What encodes is recorded by the worker
+which file follows from it (`worker_plan.py`). Workers, batch size and device are not part of it: on a CPU the codes do not
+depend on them, and on a GPU only a latent on the boundary between two codebook entries does. What encodes is recorded by the worker
 that begins, and compared by the others (`encoder_record.py`).
 """
 

@@ -1,8 +1,8 @@
 """Work plan of a worker, without a coordinator: its share of the input files, and the missing parts of each.
 
-File i of the listing belongs to worker i modulo the number of workers. What is finished is known by its name in the
-output folder, so a job can be killed and started again with another number of workers at any time. Two workers that do
-work on one file, because an old job still runs, make the same bytes, and the first to publish a part wins.
+File i of the listing belongs to worker i modulo the number of workers. Finished parts are found by their names in the
+output folder, so a job can be killed and restarted with another number of workers at any time. Two workers on one file,
+because an old job still runs, write the same bytes, and the first to publish a part wins.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def events(
 ) -> Iterator[Event]:
     """Events of existing and missing parts, file by file: parts of at most `size` records, in order.
 
-    Everything that was published is hashed again; what is damaged is named to `warn` and made anew, and its record goes
-    into `before` under its part's name. UserError if a file changed since an earlier run made parts of it.
+    Published parts are verified; damaged ones are named to `warn` and made again, and their records go into `before` under
+    the part's name. UserError if a file changed since an earlier run made parts of it.
     """
     for work in files:
         done = finished(output, work, warn, before)

@@ -222,8 +222,8 @@ def main(arguments: list[str] | None = None) -> int:
     service = Service(export, names_of(args), queue, limits, sampling_of(args), turns, skills)
     hosts = None if "*" in args.allow_host else {name.lower() for name in (*LOCAL, args.host, *args.allow_host)}
     callers = Callers(hosts, [origin.rstrip("/").lower() for origin in args.allow_origin], keys)
-    app, gate = build_app(service, worker, callers, metrics)
-    serve(app, gate, queue, bound, limits.grace_seconds)
+    app, admission = build_app(service, worker, callers, metrics)
+    serve(app, admission, queue, bound, limits.grace_seconds)
     return 0
 
 

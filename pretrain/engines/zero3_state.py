@@ -2,7 +2,7 @@
 
 Stage 3 cuts every weight over the data-parallel ranks; stages 1 and 2 lay the weights end to end and cut that, so a rank
 has the end of one weight, some whole ones, and the beginning of another. Either way a rank has one stretch of a weight,
-read row by row, or none. Names are those of `held_state`.
+read row by row, or none. Names are those of `rank_state`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Server of tools/serve.py: an OpenAI-compatible API over one exported model, and a page to try it.
 
-`gate.py` decides who comes in, `schemas.py` what a request may say, `chat.py` and `images.py` turn it into a job,
-`jobs.py` is where it waits, `worker.py` the thread that owns the model, `lifetime.py` how all of it ends.
+`admission.py` admits requests, `schemas/` validates them, `chat.py`, `completions.py`, `responses.py` and `images.py` make
+jobs of them, `jobs.py` is the queue, `worker.py` the thread that owns the model, `shutdown.py` the graceful shutdown.
 """

@@ -26,8 +26,8 @@ class Callers:
     """Callers that are served. `hosts` are the host names that the server accepts, None for any; IP addresses always
     are.
 
-    `origins` are pages of other sites that may ask too, `*` for any. Where there are `keys`, one of them is asked for
-    in their place: a page that has none gets nothing by calling the server by another name.
+    `origins` are allowed origins (CORS), `*` for any. With `keys`, a key is required instead of these checks: a web page
+    without one cannot use the server under any name.
     """
 
     hosts: Collection[str] | None
@@ -78,7 +78,7 @@ def is_address(name: str) -> bool:
 class AdmissionControl:
     """ASGI middleware that counts requests to the model and refuses those over the limits.
 
-    `inside` is the number of requests being read, waiting or worked on; `draining` that no more may come.
+    `inside` is the number of requests in progress (read, waiting or processed); `draining`: new ones are refused.
     """
 
     def __init__(

@@ -56,8 +56,8 @@ def build_app(
         return FileResponse(PAGE / "index.html", headers=HEADERS)
 
     async def health(request: Request) -> Response:
-        status = "shutting_down" if gate.draining else "ok" if worker.is_alive() else "failed"
-        content = {"status": status, "model": service.name, "requests": gate.inside}
+        status = "shutting_down" if admission.draining else "ok" if worker.is_alive() else "failed"
+        content = {"status": status, "model": service.name, "requests": admission.inside}
         return json_response(content, 200 if status == "ok" else 503)
 
     async def models(request: Request) -> Response:
@@ -103,19 +103,19 @@ def build_app(
             Exception: on_fault,
         },
     )
-    gate = AdmissionControl(app, service.limits, callers, lambda: worker.last_seconds, metrics)
-    metrics.watch("uni_x_requests_inside", "Requests that are read, wait or are worked on", lambda: gate.inside)
+    admission = AdmissionControl(app, service.limits, callers, lambda: worker.last_seconds, metrics)
+    metrics.watch("uni_x_requests_inside", "Requests that are read, wait or are worked on", lambda: admission.inside)
     metrics.watch("uni_x_queue_length", "Requests that wait for the model", lambda: len(service.queue.waiting))
     if not callers.origins:
-        return gate, gate
+        return admission, admission
     shared = CORSMiddleware(
-        gate,
+        admission,
         allow_origins=list(callers.origins),
         allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["*"],
         expose_headers=["Retry-After"],
     )
-    return shared, gate
+    return shared, admission
 
 
 def described(service: Service) -> dict:

@@ -106,9 +106,8 @@ class JobQueue:
     def take(self, room: int, patience: float = 0.0) -> list[Job]:
         """Wait for the oldest job -> it and all of its kind, in order, up to `room` results; empty once closed.
 
-        Clients that were answered together ask again within moments of each other. The first of them would be made
-        alone, and the others after it: so for up to `patience` seconds as many results are waited for as the last batch
-        had.
+        Clients of one batch send their next requests at almost the same time. To batch them again, it waits up to
+        `patience` seconds for as many results as the last batch had.
         """
         with self.changed:
             expected = min(room, sum(len(job.seeds) for job in self.working))

@@ -12,7 +12,7 @@ from typing import Any
 class ResponseStore:
     """Objects under random names, for `seconds` and at most `room` of them.
 
-    The oldest go first when there is no room. `size` measures a thing in the unit of `room`. For the event loop only.
+    When full, the oldest are evicted. `size` measures an object in the unit of `room`. For the event loop only.
     """
 
     def __init__(self, seconds: float, room: int, size: Callable[[Any], int] = lambda thing: 1) -> None:

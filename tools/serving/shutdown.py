@@ -17,21 +17,21 @@ from tools.serving.jobs import JobQueue
 class DrainingServer(uvicorn.Server):
     """Server with draining: during shutdown new requests get 503 until the last old one is done.
 
-    A second signal, or the end of the time of grace, ends what is unfinished, with an error to its client.
+    A second signal, or the end of the grace period, ends unfinished requests with an error to their clients.
     """
 
     def __init__(
-        self, config: uvicorn.Config, gate: AdmissionControl, queue: JobQueue, grace: float, address: str
+        self, config: uvicorn.Config, admission: AdmissionControl, queue: JobQueue, grace: float, address: str
     ) -> None:
         super().__init__(config)
-        self.gate, self.queue, self.grace, self.address = gate, queue, grace, address
+        self.admission, self.queue, self.grace, self.address = admission, queue, grace, address
         self.ends = float("inf")
 
     def handle_exit(self, sig: int, frame) -> None:
         """Signal handler. uvicorn would close its sockets and end by the same signal; this one ends with exit code
         0."""
-        self.ends = 0.0 if self.gate.draining else time.monotonic() + self.grace
-        self.gate.draining = True
+        self.ends = 0.0 if self.admission.draining else time.monotonic() + self.grace
+        self.admission.draining = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -41,12 +41,12 @@ class DrainingServer(uvicorn.Server):
         """Called ten times a second -> whether to close the sockets now."""
         if await super().on_tick(counter):
             return True
-        if not self.gate.draining:
+        if not self.admission.draining:
             return False
         if time.monotonic() > self.ends and not self.queue.closed:
             self.queue.close(ApiError(503, "the server has shut down before this was done", code="shutting_down"))
             return True
-        return self.gate.inside == 0
+        return self.admission.inside == 0
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -64,7 +64,7 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def serve(app: ASGIApp, gate: AdmissionControl, queue: JobQueue, bound: socket.socket, grace: float) -> None:
+def serve(app: ASGIApp, admission: AdmissionControl, queue: JobQueue, bound: socket.socket, grace: float) -> None:
     """Serve on `bound` until a signal comes and requests in progress are finished."""
     host, port = bound.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -78,4 +78,4 @@ def serve(app: ASGIApp, gate: AdmissionControl, queue: JobQueue, bound: socket.s
         http="h11",
         ws="none",
     )
-    DrainingServer(config, gate, queue, grace, address).run(sockets=[bound])
+    DrainingServer(config, admission, queue, grace, address).run(sockets=[bound])

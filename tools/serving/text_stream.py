@@ -10,7 +10,7 @@ HALF_CHARACTER = "\ufffd"  # what byte-level tokenizers decode the first bytes o
 class TextStream:
     """Token ids in, text chunks out. All chunks together are `text`, however the ids were split.
 
-    White space around the text is left out, unless it is to be `raw`, and so is the first stop text with what follows.
+    Leading and trailing white space is removed, unless `raw`, and so is the first stop sequence with what follows.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = (), raw: bool = False) -> None:
