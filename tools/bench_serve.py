@@ -39,6 +39,7 @@ Exit codes: 0 all answers are right, 1 one is lost or another's, or the server d
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Command-line parser."""
     parser = argparse.ArgumentParser(
         prog="bench_serve.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the load test."""
     args = build_parser().parse_args(arguments)
     from tools.export.folder import check_export, open_export
 
@@ -151,6 +153,7 @@ def end_under_load(process: subprocess.Popen, load) -> tuple[int, int]:
 
 
 def report(args: argparse.Namespace, load, samples: list[int], in_hand: int, code: int) -> None:
+    """Print latencies by task, memory, and the shutdown."""
     print(f"{args.clients} clients, {args.seconds:g} s, batches of up to {args.batch_size}")
     print(f"{'task':<10} {'answers':>8} {'a second':>9} {'median s':>9} {'95 % s':>8} {'longest s':>10}")
     for task, seconds in sorted(load.measured.items()):

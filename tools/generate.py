@@ -39,6 +39,7 @@ beyond the rounding of another batch shape. Exit codes: 0 done, 1 failed, 2 wron
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -105,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Read the requests, generate, and say where the results are."""
     args = build_parser().parse_args(arguments)
     task, requests = read_requests(args)
     for line in without_effect(args, task, build_parser()):

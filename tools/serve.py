@@ -56,6 +56,7 @@ def what_it_can(
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Command-line parser."""
     limits = Limits()
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -193,6 +194,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Load the model and serve it until a signal."""
     args = build_parser().parse_args(arguments)
     from tools.export.folder import check_export, open_export
 
@@ -252,6 +254,7 @@ def keys_of(args: argparse.Namespace) -> list[str]:
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
+    """Limits of the server from the command line."""
     return Limits(
         batch_size=args.batch_size,
         requests=args.max_requests,

@@ -23,6 +23,8 @@ PROCESSOR_FILES = (
 
 
 class UniXPreTrainedModel(PreTrainedModel):
+    """Base class of Uni-X models: supported features of transformers, saving, and the embedding's fixed size."""
+
     config_class = UniXConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True

@@ -118,6 +118,7 @@ def texts_of(texts, what: str) -> list[str]:
 
 
 def listed(images) -> list:
+    """Images as a list: one becomes a list of one, None an empty list."""
     if images is None:
         return []
     several = isinstance(images, Sequence) and not isinstance(images, str | bytes)

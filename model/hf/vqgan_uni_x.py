@@ -77,6 +77,8 @@ class Attention(nn.Module):
 
 
 class MidBlock(nn.Module):
+    """Middle of encoder and decoder: two ResnetBlocks, with an Attention between them if configured."""
+
     def __init__(self, channels: int, groups: int, attention: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResnetBlock(channels, channels, groups) for _ in range(2))
@@ -90,6 +92,8 @@ class MidBlock(nn.Module):
 
 
 class Downsample(nn.Module):
+    """Halve height and width by a strided convolution: [b, c, H, W] -> [b, c, H / 2, W / 2]."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
@@ -99,6 +103,8 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
+    """Double height and width, nearest neighbour and a convolution: [b, c, H, W] -> [b, c, 2 * H, 2 * W]."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
@@ -124,6 +130,8 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
+    """Pixels [b, 3, H, W] -> latents [b, c, rows, columns]."""
+
     def __init__(self, config: SimpleNamespace) -> None:
         super().__init__()
         widths, groups = config.block_out_channels, config.norm_num_groups
@@ -147,6 +155,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    """Latents [b, c, rows, columns] -> pixels [b, 3, H, W]."""
+
     def __init__(self, config: SimpleNamespace) -> None:
         super().__init__()
         widths, groups = list(reversed(config.block_out_channels)), config.norm_num_groups
@@ -170,6 +180,8 @@ class Decoder(nn.Module):
 
 
 class Codebook(nn.Module):
+    """Embeddings of the codes."""
+
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(size, width)

@@ -1,4 +1,4 @@
-"""Main memory that this process may still take: of the machine, and of the control group that it runs in."""
+"""Available main memory of this process: of the machine, and of its cgroup."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MEMINFO, GROUPS = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def free_memory(meminfo: Path = MEMINFO, groups: Path = GROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Bytes, or None where the system does not say. Of a control group (version 2) and all above it: limit less use."""
+    """Available bytes, or None where the system does not say. For a cgroup v2 and its parents: limit minus usage."""
     found = []
     try:
         lines = meminfo.read_text(encoding="ascii").splitlines()

@@ -1,4 +1,4 @@
-"""JSON whose objects have each key once: of two equal keys Python's parser takes the last, and the first is lost."""
+"""JSON that refuses duplicate keys: of two equal keys Python's parser takes the last, and the first is lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def from_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError if it is none, or if an object has a key twice."""
+    """Parse a JSON text. Raises ValueError for invalid JSON and for duplicate keys."""
     return json.loads(text, object_pairs_hook=_object)
 
 

@@ -121,6 +121,7 @@ def read_prompts(path: Path) -> list[Request]:
 
 
 def check_prompt(text: object, where: str) -> str:
+    """The prompt without surrounding white space. Raises UserError for anything but a text."""
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{where}: the prompt is {text!r}: give some text")
     return text.strip()

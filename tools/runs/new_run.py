@@ -84,7 +84,7 @@ def check_alike(paths: list[Path], datasets: list[CodeDataset]) -> None:
 
 
 def warnings(vq: str, datasets: list[CodeDataset], heldout: CodeDataset | None) -> Iterator[str]:
-    """What training would warn of at its start, a line each: another image tokenizer, held-out data that are trained on."""
+    """Warnings that training would print at its start: another image tokenizer, held-out data in the training data."""
     from tokenization.vq import find_folder, read_preprocess
 
     called, made_with = read_preprocess(find_folder(vq))[0], datasets[0].manifest["vq"].get("name")

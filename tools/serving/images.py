@@ -195,6 +195,7 @@ def pictures_endpoint(service: Service) -> Callable:
 
 
 def base64_of(data: bytes) -> str:
+    """Bytes in base64."""
     return base64.b64encode(data).decode()
 
 

@@ -122,9 +122,11 @@ def body_of(request: type[BaseModel]) -> dict:
 
 
 def reference(model: type) -> dict:
+    """Reference to the schema of a model."""
     return {"$ref": REFERENCE.format(model=model.__name__)}
 
 
 def operation_id(method: str, path: str) -> str:
+    """OpenAPI operation id of a method and route."""
     words = [word for word in path.replace("{name}", "one").replace(".", "_").split("/") if word not in ("", "v1")]
     return "_".join([method, *(words or ["page"])])

@@ -179,11 +179,13 @@ def ended(body: dict, item: str, text: str, reason: str, usage: Usage) -> dict:
 
 
 def message_of(item: str, status: str, text: str | None) -> dict:
+    """Output message of a response, with its text if there is one."""
     content = [] if text is None else [text_part(text)]
     return {"id": item, "type": "message", "role": "assistant", "status": status, "content": content}
 
 
 def text_part(text: str) -> dict:
+    """Output text part of a message."""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 

@@ -183,4 +183,5 @@ def partial_moments(partial: int, codes: int) -> list[int]:
 
 
 def usage(export: Export, prompt: Sequence[int], made: int) -> Usage:
+    """Token usage of a job: its prompt, the image tokens in it, and `made` new tokens."""
     return Usage(len(prompt), sum(map(export.vocabulary.is_code, prompt)), made)

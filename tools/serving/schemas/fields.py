@@ -41,6 +41,7 @@ Labels = Annotated[dict[str, str], Field(description="accepted, said again where
 
 
 def text_or_list(value: Any) -> str:
+    """Discriminator of a union of a text and a list."""
     return "list" if isinstance(value, list) else "text"
 
 
@@ -81,6 +82,7 @@ def nothing_but(*values: Any, because: str) -> Any:
 
 
 def as_text(value: Any) -> str:
+    """A text unchanged, another value as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -107,7 +109,7 @@ def parse_form(kind: type[Fields], fields: dict[str, str]):
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> None:
-    """Raises ApiError 400 for an object that has a key twice: parsers take the last and lose the others."""
+    """Raises ApiError 400 for duplicate keys of an object: parsers would take the last."""
     seen: set[str] = set()
     for name, _ in pairs:
         if name in seen:
@@ -159,6 +161,7 @@ def place_of(steps: Sequence[str | int], values: Any) -> list[str | int]:
 
 
 def found_at(names: Sequence[str | int], values: Any) -> Any:
+    """The value at a path of names and positions."""
     for name in names:
         values = values.get(name) if isinstance(values, dict) else values[name]
     return values
@@ -174,6 +177,7 @@ def shown(value: Any) -> str:
 
 
 def unknown(kind: type[Fields], names: Sequence[str | int], place: str) -> ApiError:
+    """Error for an unknown field, with the name that may have been meant."""
     near = difflib.get_close_matches(str(names[-1]), kind.model_fields, n=1)
     hint = f"did you mean {near[0]!r}?" if near and len(names) == 1 else "leave it out"
     return ApiError(400, f"{place[:100]!r} is not a field that this server knows: {hint}", place[:100], "unknown_field")
