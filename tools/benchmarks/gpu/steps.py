@@ -211,7 +211,11 @@ def clear(setting: Setting) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def against(setting: Setting, other: Path, own: Path) -> dict:
+TURNS = ("other", "own", "own", "other")
+"""Of two checkouts: what becomes slower or faster meanwhile is the same for both."""
+
+
+def against(setting: Setting, other: Path, own: Path, turns: tuple[str, ...] = TURNS) -> dict:
     """Steps of another checkout and of this one in turn, each in its own process: ratio own over other, by tokens."""
     import json
     import statistics
@@ -223,7 +227,7 @@ def against(setting: Setting, other: Path, own: Path) -> dict:
     worker = f"import runpy; runpy.run_path({str(Path(__file__).with_name('step_worker.py'))!r})['main']()"
     seconds: dict[str, dict[str, list[float]]] = {"own": {}, "other": {}}
     memory: dict[str, dict[str, float]] = {"own": {}, "other": {}}
-    for name in ("other", "own", "own", "other"):
+    for name in turns:
         words = [
             sys.executable,
             "-c",
