@@ -1,8 +1,7 @@
 """Table of language model families that a run can start from and that the text path of an export belongs to.
 
-`model_type` is what transformers calls the family in config.json. What the family's layers have is said by two switches of
-`ModelConfig`; what else its configuration can ask for, ours must not be asked for. Of two families with the same switches
-the first is the one that an export's text path is said to be of.
+`model_type` is transformers' name of the family in config.json. Two switches of `ModelConfig` describe its layers; other
+features of its configuration are refused. Of two families with the same switches the first is an export's text path.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Keys of a language model's config.json: used, without effect (with the reason), or refused.
 
-What others write comes in by this rule, so that no setting is dropped in silence. Keys are those that the classes of
-transformers 4.57.6 and 5.24.0 write, and those of the folders that people publish.
+Imported folders are checked by this table, so that no setting is dropped silently. Keys are those that the classes of
+transformers 4.57.6 and 5.24.0 write, and those of published folders.
 """
 
 from __future__ import annotations

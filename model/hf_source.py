@@ -1,7 +1,7 @@
 """Reader of a Hugging Face folder of a language model or of Uni-X: its configuration, and its tensors one at a time.
 
-Language models of the families in model/families.py are read, exports of this project, and the published Uni-X models.
-What a folder asks for and ours cannot do is refused by name; nothing is ignored in silence.
+Reads language models of the families in model/families.py, exports of this project, and the published Uni-X models.
+Unsupported features of a folder are refused by name; nothing is ignored silently.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Kernel choice: torch's modules or transformer-engine's, through the same megatron-core specs.
 
-`kernels_of` decides, and nothing else does: layers ask it by the name that `run.kernels` has. Weights have the same names,
-shapes and meaning with either (`training_name`), and so have checkpoints.
+Only `kernels_of` decides: layers call it with the value of `run.kernels`. Names, shapes and meaning of weights are the same
+with either (`training_name`), and so are checkpoints.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Layer kinds as a table: everything else about a kind follows from its entry. Without heavy imports.
 
-The code of exports has a table of the same kinds (`LAYER_KINDS` of `hf/configuration_uni_x.py`), because it travels alone;
-a test holds the two together.
+The export's code has a table of the same kinds (`LAYER_KINDS` of `hf/configuration_uni_x.py`), because it is used alone; a
+test compares the two.
 """
 
 from __future__ import annotations

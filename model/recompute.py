@@ -1,7 +1,7 @@
 """Selective activation recomputation of norms and activation functions: cheap compared with the memory they take.
 
-A norm's output is kept for the matrix product behind it, and so is that of the activation function: of what a layer keeps, a
-third. Both are made again, by the same kernel and so to the same bits, from inputs that are kept in any case.
+The outputs of norms and of the activation function, inputs of matrix products, are a third of a layer's saved activations.
+They are recomputed by the same kernel, bit for bit, from inputs that are saved in any case.
 """
 
 from __future__ import annotations

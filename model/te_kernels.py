@@ -1,6 +1,6 @@
 """transformer-engine's kernels in place of torch's: fused norm and linear, attention, rotary embedding, and FP8.
 
-Nothing here has run on a GPU. Import it where transformer-engine loads (`model.kernels.check_loads`).
+Nothing here has run on a GPU. Import it only where transformer-engine loads (`model.kernels.check_loads`).
 """
 
 from __future__ import annotations

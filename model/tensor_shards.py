@@ -1,7 +1,7 @@
 """Tensor-parallel sharding of a weight by its training name, and its inverse.
 
-The cuts are megatron-core's: columns of the first matrix of a pair, rows of the second (Shoeybi et al., arXiv
-1909.08053), whole key-value groups in linear_qkv, and gate and up each by themselves in linear_fc1.
+Sharding is megatron-core's: columns of the first matrix of a pair, rows of the second (Shoeybi et al., arXiv 1909.08053),
+whole key-value groups in linear_qkv, and gate and up separately in linear_fc1.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Shapes of the training model's weights from its configuration alone, in the order of the modules.
 
-Nothing here imports torch: layouts are planned with it, and the tests hold it against the modules themselves.
+Without torch, since the planner uses it; tests compare it with the modules themselves.
 """
 
 from __future__ import annotations

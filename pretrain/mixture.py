@@ -1,10 +1,9 @@
 """Data mixture: the order of documents of all sources, in blocks that mix the sources by the weights of a stage.
 
-A source is walked through without end. Each pass takes its shards in an order of its own, and each shard's documents in
-an order of their own, so that no document comes again before all others were there, whatever the weights. Documents that
-are not to be used, since they repeat others, are not part of the walk. A block takes the next documents of each walk. It
-is shuffled and packed by itself, so rows in work at a time need a few shards only, and finding row n needs the lengths of
-the blocks before it, not their documents.
+Every source is repeated without end. Each pass shuffles its shards, and the documents of each shard, so that no document
+repeats within a pass, whatever the weights. Duplicates that are excluded are not part of a pass. A block takes the next
+documents of each source, and is shuffled and packed by itself: rows in use at a time need few shards, and finding row n
+needs the lengths of the blocks before it, not their documents.
 """
 
 from __future__ import annotations

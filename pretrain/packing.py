@@ -1,13 +1,12 @@
 """Sequence packing: segments of many lengths into rows of one capacity; random order first, best fit for the rest.
 
-Best fit alone puts equal lengths together, and a row of captions that are all equally long, or of pictures and nothing
-else, is no fair sample of the data. So pieces that follow each other in their random order make a bundle that nearly
-fills a row, and best fit puts what is left over into the gaps.
+Best fit alone puts equal lengths together, and a row of equally long captions, or of pictures only, is no fair sample of the
+data. So consecutive segments of the random order form a bundle that nearly fills a row, and best fit fills the gaps.
 
-Best fit works on the histogram of the lengths instead of one piece at a time. The longest piece that is left opens a
-row, and the row takes the longest that still fits, again and again. As long as there are enough pieces of these
-lengths, the next row has the same lengths in it; so a row's lengths are found once and used as often as they can be.
-The work depends on how many different lengths there are, hardly on how many pieces.
+Best fit works on the histogram of the lengths instead of single segments. The longest remaining segment opens a row, which
+takes the longest that still fits, again and again. While there are enough segments of these lengths the next row has the
+same lengths; so a row's lengths are found once and repeated. The work depends on the number of different lengths, hardly on
+the number of segments.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sharded checkpoints as tensor boxes that any layout can read: torch.distributed.checkpoint files, megatron-core's
 torch_dist format.
 
-Every rank writes one file; `.metadata` says which box of which tensor lies where. Reading needs no process group: a rank,
-or a tool on a login node, opens the metadata and reads the boxes that it wants.
+Every rank writes one file; `.metadata` has the place of each box of each tensor. Reading needs no process group: a rank, or
+a tool on a login node, reads the metadata and the boxes that it needs.
 """
 
 from __future__ import annotations

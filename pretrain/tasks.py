@@ -1,10 +1,9 @@
 """Training samples from documents: a task is drawn for each, and it becomes ids and targets.
 
-Captioned pictures train in both directions: caption -> picture, and picture -> caption. A share of the former has its
-prompt replaced by the unconditional one, for classifier-free guidance. Plain text, and texts and pictures in order,
-are learned as they stand. Conversations and picture editing have turns, of which the assistant's are learned; an edit may
-lose its instruction, its source picture or both, as guidance asks for it. All draws come from the planner's seed, so a
-resumed or repeated run asks every document the same question.
+Captioned pictures train text-to-image and captioning. A share of the former has the unconditional prompt, for
+classifier-free guidance. Plain text and interleaved documents have a loss on everything. Conversations and edits have
+turns, with a loss on the assistant's; an edit may lose its instruction, its source picture or both (condition dropout). All
+draws come from the planner's seed, so a resumed or repeated run has the same tasks.
 """
 
 from __future__ import annotations

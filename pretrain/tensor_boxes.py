@@ -1,7 +1,7 @@
 """Tensor boxes: which part of each stored tensor a rank holds; the layout-independent form of a checkpoint.
 
-A tensor-parallel rank holds runs of rows or columns; the distributed optimizer holds a stretch of those, read row by row.
-Either way it is a few boxes of the whole tensor, and a box can be written and read by itself.
+A tensor-parallel rank holds ranges of rows or columns; the distributed optimizer holds a flat range of these. Either way it
+is a few boxes of the full tensor, and each box can be written and read by itself.
 """
 
 from __future__ import annotations

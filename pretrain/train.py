@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Train a model from code shards, in one process or in many that torchrun or srun started.
 
-Everything that a run is lies in its folder: resolved configuration, code version, metrics, samples, checkpoints. The
-same command continues an interrupted run from its newest checkpoint that verifies, with the same rows and, on the same
-processors with the same threads to the last bit, the same losses.
+The run folder has everything of a run: resolved configuration, code version, metrics, samples, checkpoints. The same command
+resumes an interrupted run from its newest checkpoint that verifies, with the same rows and, on the same processors with the
+same threads, bit-identical losses.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Plan of a run on a number of nodes: layout, batch and memory, and whether it can start. Needs no GPU.
 
-Everything that can be wrong with a set-up is looked at here and is one line with exit code 2: the configuration, a batch
-that does not divide, data and tokenizers, the checkpoint that the run would go on from, the right to write.
+Every possible mistake of a set-up is checked here, and is one line with exit code 2: the configuration, a batch that does
+not divide, data and tokenizers, the checkpoint to resume from, write permission.
 """
 
 from __future__ import annotations

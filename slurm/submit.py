@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Submission of a batch script: show its plan, check that it can run, and call sbatch. --dry-run does not submit.
 
-Settings of slurm/site.sh are applied, the partition and account among them. What is wrong is said here, before the
-queue: the batch and the nodes, data and tokenizers, the checkpoint that the run would go on from, the right to write.
-As with sbatch, options stand before the script.
+Settings of slurm/site.sh are applied, the partition and account among them. Mistakes are reported before the queue: the
+batch and the nodes, data and tokenizers, the checkpoint to resume from, write permission. As with sbatch, options come
+before the script.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Batched encoding of small images on a CPU, with the same codes as one at a time.
 
-A convolution over one small picture is too little work for a kernel, and torch takes a slower one for it; several at a time take half
-the processor time at 64 px. But their latents are rounded otherwise, and a latent on the border between two codes may go the other way.
-So after each batch those pictures are encoded again alone in which one code is not certain: where moving the latent by `bound` could
-change it. How far rounding moves latents is measured on a few made pictures of the same size, and taken eightfold; each picture that is
-encoded again tells it once more, and a batch that moved further than half of that is judged again by a wider bound.
+A convolution over one small image is too little work for a kernel; a batch takes half the CPU time at 64 px. But batched
+latents are rounded differently, and a latent on the boundary between two codes may change its code. So after each batch those
+images are encoded again alone in which a change of a latent by `bound` could change a code. The bound is eight times the
+change by rounding, measured on a few synthetic images of the same size; each image that is encoded again checks it, and a
+batch whose latents changed by more than half of it is checked again with a larger bound.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Duplicate images across all files of a dataset; a worker only sees duplicates within its file.
 
-Whoever finishes the dataset finds them in the hashes that lie in its parts. The rule is that of `filters.SeenPictures`:
-documents are taken in order, and one with a picture that looks like a picture of a document taken before is left out.
-The result is that of going through them one by one, but whole arrays are compared: equal hashes by sorting; for hashes
-that nearly agree, bits are dealt into bands, of which some must agree entirely, and what agrees there is compared.
+Run when a dataset is finished, on the hashes in its parts. The rule is that of `filters.SeenPictures`: documents are taken
+in order, and one with an image similar to that of an earlier kept document is dropped. The result equals a sequential
+search, but whole arrays are compared: equal hashes by sorting; for nearly equal ones bits are divided into bands, some of
+which must be equal, and candidates are compared.
 """
 
 from __future__ import annotations

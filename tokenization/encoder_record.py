@@ -1,8 +1,8 @@
 """Encoder record: the device and versions that encoded the images of a dataset, in job.json, every part and the
 manifest; compared on resume.
 
-Codes do not depend on threads, batches or order on a CPU (`one_thread.py`). Another version of torch or Pillow, another
-instruction set or a GPU rounds differently, and may so change a code on the border between two.
+On a CPU codes do not depend on threads, batches or order (`one_thread.py`). Another version of torch or Pillow, another
+instruction set or a GPU rounds differently, and can change a code whose latent is on a boundary.
 """
 
 from __future__ import annotations

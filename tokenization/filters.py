@@ -1,9 +1,9 @@
 """Quality filters: usable inputs that are rejected: images too small, too elongated or duplicate, texts too short or
 too long.
 
-Filters change what comes out, so they are part of the job's record. All but the time limit give the same answer on any
-machine. A duplicate is looked for within one file of the input here, since files are worked on independently of each
-other; over all files it is looked for when they are there (`duplicates.py`).
+Filters change the output, so they are part of the job's record. All but the time limit are deterministic. Duplicates are
+found within one input file here, since files are processed independently; across files they are found at the end
+(`duplicates.py`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """job.json: the plan of an output folder, from the settings and the listing of the input alone.
 
-Every worker makes it for itself and gets the same, so a rerun continues the same job or refuses. Which worker does
-which file follows from it (`worker_plan.py`). Workers, batch size and device are not part of it: on a CPU the codes do not
-depend on them, and on a GPU only a latent on the boundary between two codebook entries does. What encodes is recorded by the worker
-that begins, and compared by the others (`encoder_record.py`).
+Every worker computes it and gets the same, so a rerun continues the same job or refuses. The assignment of files to workers
+follows from it (`worker_plan.py`). Workers, batch size and device are not part of it: on a CPU the codes do not depend on
+them, and on a GPU only for a latent on the boundary between two codebook entries. The first worker records the encoder, and
+the others compare it (`encoder_record.py`).
 """
 
 from __future__ import annotations

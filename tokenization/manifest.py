@@ -1,9 +1,8 @@
 """Finishing of a dataset: index.json, lengths/, rejects.jsonl and, last, manifest.json.
 
-No shard is read: what is merged are records, and the length indices of the parts. Counts are held against each other,
-and every shard must be there with its size; its hash was checked by the worker that made it or found it. If duplicates
-are looked for, documents that show what one of another file shows are found here; they stay in the shards, and
-lengths/kept.npy says that they are not to be used.
+No shard is read: records and the length indices of the parts are merged. Counts are cross-checked, and every shard must be
+there with its size; its hash was verified by the worker that wrote or found it. Duplicates between files are found here;
+they stay in the shards, and lengths/kept.npy excludes them.
 """
 
 from __future__ import annotations

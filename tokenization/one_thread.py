@@ -1,8 +1,8 @@
 """Single-threaded encoding of each image on a CPU, as many images at a time as there are threads.
 
-How a kernel splits its sums over threads decides how they are rounded, and a code on the border between two may follow
-it. With one thread a picture, what comes out cannot depend on the number of threads, on the batch or on the order. It is
-faster than all threads on one picture, too: none of them waits for another.
+The division of sums over threads changes their rounding, and with it codes whose latent is on a boundary. With one thread
+per image the result does not depend on the number of threads, on the batch or on the order. It is also faster than all
+threads on one image, since none waits for another.
 """
 
 from __future__ import annotations

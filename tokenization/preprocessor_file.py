@@ -1,7 +1,7 @@
 """Keys of an image tokenizer's preprocessor_config.json: without effect (with the reason), equal to ours, or refused.
 
-Pictures are made into pixels by tokenization/preprocess.py, in one way for every tokenizer, which the manifest of the
-shards records. The file is looked at so that nothing in it that would give other pixels goes by in silence.
+tokenization/preprocess.py is the same for every tokenizer, and the manifest of the shards records it. The file is checked so
+that a setting for other preprocessing is not ignored silently.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Corpus files on a local disk or in any storage that fsspec supports: s3://, gs://, hf://, https://, memory:// and
 more.
 
-A worker fetches one file of a corpus at a time, whole, which is what object stores are good at; pictures that a JSON
-line names are fetched one by one, by the threads that decode.
+A worker downloads one corpus file at a time, as object stores prefer; images named in JSON lines are downloaded one by one,
+by the threads that decode.
 """
 
 from __future__ import annotations

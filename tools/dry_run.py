@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Dry run of one training step of a configuration, as its GPUs would make it, on a machine without GPUs.
 
-The real engine runs on tensors that say that they are on a GPU and hold nothing, in a process group that sends nothing,
-once for a rank of each pipeline stage. What would fail there for its device or dtype fails here; printed are the memory
-at its peak, next to what tools/plan_parallel.py counts, the largest tensors then, the arithmetic of the matrix products,
-the bytes of each collective, and how often the host would wait for the GPU. Speed is not measured. Engine megatron alone.
+The real engine runs on FakeTensors of a fake GPU, in a process group that sends nothing, once for a rank of each pipeline
+stage. Errors of device or dtype show here. It prints the peak memory, next to the count of tools/plan_parallel.py, the
+largest tensors at the peak, the FLOPs of the matrix products, the bytes of each collective, and the host synchronizations.
+Speed is not measured. Engine megatron only.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Evaluate the checkpoints of a run, during or after training: results go into the run folder and beside its curves.
 
-Each checkpoint that is there and not yet evaluated is measured, the newest first, by tools/evaluate.py. It is held
-meanwhile, so that training may remove it. RUN/evaluations/STEP/TASK.json is the result; its scores are in TensorBoard
-under the tags of the run's own curves, as the run "evaluations".
+Each checkpoint that is not evaluated yet is evaluated by tools/evaluate.py, newest first. Hard links keep it meanwhile, so
+that training may remove it. RUN/evaluations/STEP/TASK.json is the result; its scores are in TensorBoard under the tags of
+the run's own curves, as the run "evaluations".
 """
 
 from __future__ import annotations

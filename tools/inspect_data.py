@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Preview what shard_images.py would make of its input: format, documents, images, rejects.
 
-Some documents are read of files spread over each input, and their pictures decoded. The output is a page with the
-documents as they were understood, a contact sheet of the pictures as the image tokenizer will see them, and one of what is
-cut off them.
+A sample of documents is read from files spread over each input, and their images decoded. The output is a page with the
+parsed documents, a contact sheet of the preprocessed images, and one of the cropped parts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Show code shards as images and text: samples, and training rows with their loss mask.
 
-The output is a page: tokens per source, use of the codebook, samples, and with --config rows exactly as training reads
-them, document by document. What is learned has a green ground or frame, what is only read is grey.
+The output is a page: tokens per source, codebook usage, samples, and with --config rows exactly as training reads them,
+document by document. Tokens with a loss are green, the others grey.
 """
 
 from __future__ import annotations

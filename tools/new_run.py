@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Write the configuration of a training run from finished shards and, if there is one, the base model.
 
-Sizes of the model, rows and steps follow from how much there is to learn from; every key of the file has a comment, and the last
-lines say what to start. The numbers are a beginning for small corpora, not results: change what you know better.
+Model size, sequence length and steps follow from the amount of data; every key of the file has a comment, and the last lines
+give the next commands. The numbers are a starting point for small corpora: change what you know better.
 """
 
 from __future__ import annotations

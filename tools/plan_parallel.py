@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Choose a parallel layout: layouts ranked by estimated speed, and why the others are rejected.
 
-Every product of tensor, sequence, pipeline and data parallelism, with and without recompute and the distributed
-optimizer, is looked at. Weights, gradients and optimizer state are counted to the byte; activations are counted, and what the
-devices reach is assumed, so times serve to compare layouts. Stages are cut for the best balance. The last line printed
-is what to add to the command line of pretrain/train.py. No data and no devices are needed.
+Searches all combinations of tensor, sequence, pipeline and data parallelism, with and without recomputation and the
+distributed optimizer. Weights, gradients and optimizer state are counted to the byte, activations are counted, and achieved
+rates of devices are assumed, so times serve to compare layouts. Stages are split for the best balance. The last line has the
+overrides for pretrain/train.py. No data and no devices are needed.
 """
 
 from __future__ import annotations

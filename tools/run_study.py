@@ -1,10 +1,9 @@
 #!/usr/bin/env python
 """Controlled comparison of layer kinds: equal data, tokens, activated parameters and tuning, several seeds, one report.
 
-Trains a shared transformer, hard MoE, Mixture-of-Transformers, and Uni-X with separated layers at either end and at
-both, after `make demo` has made the pictures. Every training is a cell with a folder of its own: killed and started
-again the study goes on where it was, and a cell that fails is shown as failed, tried again by the next start, and makes
-the exit code 1.
+Trains a shared transformer, hard MoE, Mixture-of-Transformers, and Uni-X with separated layers at either end and at both,
+after `make demo` has made the pictures. Every training is a cell with its own folder: a killed study resumes, and a failed
+cell is shown as failed, retried by the next start, and makes the exit code 1.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Propose how many layers to separate at each end, from the conflict profile of a shared model and a parameter budget.
 
-Of all choices of first and last layers that the budget pays for, the one is proposed whose layers have the most
-conflict together; a layer whose conflict cannot be told from 0 counts nothing, and what adds nothing is not separated.
-The intervals of the profile say how sure the choice is: it is made again and again from profiles drawn from them.
+Proposes the first and last layers with the most conflict within the parameter budget; a layer whose conflict does not differ
+significantly from 0 does not count, and layers that add nothing are not separated. The profile is resampled from its
+intervals, which shows how stable the proposal is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Watch a run: progress, speed, losses of each modality, restarts and their reasons, and stragglers.
 
-It reads the run folder only, so it works on any machine that sees it, for a run that goes on and for one that is over.
+It reads the run folder only, so it works on any machine that sees the folder, for running and finished runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Processor: images, captions and conversations to token ids and back. Travels inside exported checkpoints.
 
-A prompt is encoded piece by piece, as in training, and text never becomes a control token: a caption that spells
-`<|vision_start|>` is the characters of it.
+A prompt is encoded in parts, as in training, and text never becomes a control token: `<|vision_start|>` in a caption is
+encoded as its characters.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Checkpoint state of a rank under ZeRO, as tensor boxes that any layout and engine reads.
 
-Stage 3 cuts every weight over the data-parallel ranks; stages 1 and 2 lay the weights end to end and cut that, so a rank
-has the end of one weight, some whole ones, and the beginning of another. Either way a rank has one stretch of a weight,
-read row by row, or none. Names are those of `rank_state`.
+Stage 3 shards every weight over the data-parallel ranks. Stages 1 and 2 shard the concatenated weights, so a rank has the
+end of one weight, some full ones, and the beginning of another. Either way a rank has one flat range of a weight, or none.
+Names are those of `rank_state`.
 """
 
 from __future__ import annotations

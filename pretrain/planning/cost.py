@@ -1,7 +1,7 @@
 """Cost model of a step: compute of each stage, memory traffic, the pipeline bubble, and communication.
 
-Estimates that rank layouts. Arithmetic is counted (pretrain/flops.py), and so are the bytes that go to memory and back
-beside it (pretrain/planning/passes.py); what devices and links reach of their data sheets is assumed, see `Devices`.
+Estimates that rank layouts. FLOPs are counted (pretrain/flops.py), and so is memory traffic beside matrix products
+(pretrain/planning/passes.py); the achieved shares of device and link rates are assumed, see `Devices`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pipeline split: layers into stages so that the slowest stage is as fast as possible within the memory limit.
 
-Stages are contiguous and both their time and their memory grow with every layer, so for given limits it is best to fill
-the stages from the first on; the least limits for which that comes out are found by bisection.
+Stages are contiguous, and their time and memory grow with every layer, so for given limits it is optimal to fill stages
+from the first on; the smallest feasible limits are found by bisection.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Layouts of the DeepSpeed engine: ZeRO stage, memory of each device, and communication.
 
-Stage 1 sends gradients once a step and gathers weights once, after the update. Stage 2 sends gradients for every row. Stage 3
-gathers weights twice for every row besides, which DeepSpeed does ahead of the layers that want them; with
-`zero.hpz_partition_size` the second time inside of a node.
+Stage 1 reduces gradients once a step and gathers weights once, after the update. Stage 2 reduces gradients for every row.
+Stage 3 also gathers weights twice for every row, with DeepSpeed's prefetch; with `zero.hpz_partition_size` the second time
+within a node.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Lazy imports of heavy libraries and of what they import in turn: saves seconds per start, and irrelevant warnings.
 
-Two ways. `hidden` keeps a library from what it only may use: megatron-core imports wandb, and PyTorch's TensorBoard
-writer boto3, whoever asks. `lazy_packages` puts off a package's `__init__`, which imports all that the package has where
-one module of it is wanted: of mosaicml-streaming the shard format, of diffusers one model.
+Two ways. `hidden` makes optional dependencies look missing: megatron-core imports wandb, and PyTorch's TensorBoard writer
+boto3, in any case. `lazy_packages` defers a package's `__init__`, which imports all of the package where one module is
+needed: of mosaicml-streaming the shard format, of diffusers one model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Logging of a run through Python's logging: logger "uni_x", whose records have a `rank`.
 
-On the console stands the bare line, a warning or an error with that word before it: what people and scripts read. Whoever
-wants times, levels and ranks adds a handler to the logger, with %(asctime)s, %(levelname)s and %(rank)s in its format.
+The console has the plain line, with `warning: ` or `error: ` before it where due. For times, levels and ranks add a handler
+to the logger, with %(asctime)s, %(levelname)s and %(rank)s in its format.
 """
 
 from __future__ import annotations

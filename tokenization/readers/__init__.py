@@ -1,7 +1,7 @@
 """Corpus readers: all supported layouts as one stream of documents and rejects.
 
-`open_corpus` finds out what a path holds from a listing and a look into the first files; each format is one module with
-`scan` (how many records a file has, and a hash of them) and `read`. A file is looked into by whoever works on it.
+`open_corpus` detects the format of a path from a listing and its first files; each format is one module with `scan` (number
+of records of a file, and a hash of them) and `read`. Files are read by the worker that processes them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Conflict profile: the conflict of each matrix and layer, as CSV, JSON, plot and text.
 
-Read again by other tools.
+Other tools read it.
 """
 
 from __future__ import annotations

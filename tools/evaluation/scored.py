@@ -1,6 +1,6 @@
 """Averages of the official scorers' per-image scores, only if every item has one.
 
-The scorers leave out what failed and average the rest; a score here is of all pictures or there is none.
+The scorers skip failures and average the rest; a score here covers all images or there is none.
 """
 
 from __future__ import annotations

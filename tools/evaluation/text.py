@@ -1,8 +1,8 @@
 """Text benchmarks by lm-eval-harness on an exported folder: its own command, in its own environment.
 
-lm-eval opens the folder as any user would, with `--model hf` and the code that travels in the folder. Picture codes are
-taken out of the logits, as they are where the model writes text: with them in, a log likelihood also pays for the
-probability that a picture would follow, which the language model that training started from does not do.
+lm-eval loads the folder as any user would, with `--model hf` and the folder's code. Image tokens are masked in the logits, as
+in text generation: otherwise a log likelihood includes the probability that an image follows, which the base language model
+does not have.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Cells of the study: each is a folder that is done, failed or not begun.
 
-What is done is never done again.
+Finished cells are never repeated.
 """
 
 from __future__ import annotations
