@@ -22,3 +22,13 @@ def test_the_least_of_the_machine_and_its_groups(tmp_path):
 def test_a_system_that_does_not_say(tmp_path):
     assert free_memory(tmp_path / "a", tmp_path / "b", tmp_path / "c") is None
     assert (free_memory() or 1) > 0
+
+
+def test_files_that_were_read_are_no_use_of_memory(tmp_path):
+    """A group's `memory.current` counts the page cache, which after weights were read is nearly all of the limit."""
+    (tmp_path / "own").write_text("0::/\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("990\n")
+    stat = "anon 190\nfile 800\nshmem 100\ninactive_anon 100\ninactive_file 500\nactive_file 200\nslab_reclaimable 5\n"
+    (tmp_path / "memory.stat").write_text(stat)
+    assert free_memory(tmp_path / "none", tmp_path, tmp_path / "own") == 10 + 500 + 200 + 5
