@@ -222,9 +222,10 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Train
     values, renamed = with_current_names(values, str(path))
     overrides, more = overrides_with_current_names(overrides)
     changed = [key for override in overrides for key in _apply(values, override)]
+    values, sections = with_current_names(values, "command line")  # of section={key: value}; the file's are replaced
     origin = Origin(str(path), tuple(changed))
     if os.environ.get("RANK", "0") == "0":
-        for line in renamed + more:
+        for line in renamed + more + sections:
             tell(f"note: {line}", sys.stderr)
     config = _build(TrainConfig, values, "", origin)
     check(config, origin)

@@ -40,6 +40,13 @@ def test_former_names_on_the_command_line_come_before_the_file(old, capsys):
         load_config(DEMO, [f"{old}={value}", f"{CURRENT[old]}={value}"])
 
 
+def test_former_names_in_a_section_of_the_command_line(capsys):
+    assert load_config(DEMO, ["zero={keep_whole: 16}"]) == load_config(DEMO, ["zero.param_persistence_threshold=16"])
+    assert "command line: zero.keep_whole is called zero.param_persistence_threshold now" in capsys.readouterr().err
+    with pytest.raises(UserError, match="command line: zero.keep_whole is the former name"):
+        load_config(DEMO, ["zero={keep_whole: 16}", "zero.param_persistence_threshold=16"])
+
+
 def test_a_file_with_both_names_is_refused(tmp_path):
     values = yaml.safe_load(dump_config(load_config(DEMO)))
     values["data"]["row_length"] = 64
