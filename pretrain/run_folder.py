@@ -146,6 +146,8 @@ def resume(config: TrainConfig, run: Path, engine, data, coordinator: Coordinato
         )
     check_model(found, data.model_config, "resume with the configuration that made it, or choose another run.folder")
     progress = Progress.of(state)
+    if "skills" not in state and config.run.init_from:  # an earlier release's, which noted none of what it began from
+        progress.skills = None
     engine.load(found, progress.updates)
     coordinator.say(f"resumed from {found} at step {progress.step}, row {progress.rows}")
     return progress

@@ -12,7 +12,7 @@ from model.config import ModelConfig
 from pretrain.checkpoint import publish_alone
 from pretrain.config import ModelSection, load_config
 from pretrain.coordination import Coordinator
-from pretrain.run_folder import start_from
+from pretrain.run_folder import resume, start_from
 from pretrain.setup import model_config
 from pretrain.system.errors import UserError
 from tests.model.tiny_training import training_config
@@ -47,6 +47,21 @@ def test_what_a_run_begins_from_says_what_it_can_or_that_is_not_known(tmp_path, 
     )
     found = start_from(config, SimpleNamespace(load_weights=lambda folder: None), model, Coordinator())
     assert found == skills
+
+
+@pytest.mark.parametrize("init_from, skills", [("", []), ("somewhere", None)])
+def test_a_run_of_an_earlier_release_that_goes_on_claims_what_is_known(tmp_path, init_from, skills):
+    """Its checkpoints hold no skills: those of its own data are all only where it began from nothing."""
+    model = training_config(max_position_embeddings=512)
+    publish_alone(
+        tmp_path / "checkpoints/step_00000003",
+        lambda folder: (folder / "model.json").write_text(json.dumps(model.to_dict())),
+        {"step": 3, "rows": 6, "plan": "rows"},
+    )
+    config = SimpleNamespace(run=SimpleNamespace(init_from=init_from, resume="auto"))
+    data = SimpleNamespace(train=SimpleNamespace(plan=SimpleNamespace(fingerprint="rows")), model_config=model)
+    engine = SimpleNamespace(load=lambda folder, updates: None)
+    assert resume(config, tmp_path, engine, data, Coordinator()).skills == skills
 
 
 @pytest.fixture
