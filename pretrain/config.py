@@ -205,8 +205,11 @@ class TrainConfig:
     log: LogSection = field(default_factory=LogSection)
 
 
-def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:
-    """Read a YAML file and apply `section.key=value` overrides. Raises UserError that names the file, key and value."""
+def load_config(path: str | Path, overrides: typing.Sequence[str] = (), notes: bool = True) -> TrainConfig:
+    """Read a YAML file and apply `section.key=value` overrides. Raises UserError that names the file, key and value.
+
+    notes: print a line on standard error for each former name of a key.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -224,7 +227,7 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Train
     changed = [key for override in overrides for key in _apply(values, override)]
     values, sections = with_current_names(values, "command line")  # of section={key: value}; the file's are replaced
     origin = Origin(str(path), tuple(changed))
-    if os.environ.get("RANK", "0") == "0":
+    if notes and os.environ.get("RANK", "0") == "0":
         for line in renamed + more + sections:
             tell(f"note: {line}", sys.stderr)
     config = _build(TrainConfig, values, "", origin)

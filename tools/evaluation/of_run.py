@@ -166,7 +166,7 @@ def finished(run: Path) -> bool:
     from pretrain.checkpoint import folder_of
     from pretrain.config import load_config
 
-    return folder_of(run, load_config(run / "config.yaml").run.steps).is_dir()
+    return folder_of(run, load_config(run / "config.yaml", notes=False).run.steps).is_dir()
 
 
 def scores_by_step(run: Path) -> dict[int, dict[str, float]]:

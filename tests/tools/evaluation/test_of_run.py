@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.config import dump_config, load_config
 from tests.command_server import FORKED
 from tests.commands import CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import STEPS, write_config
@@ -109,3 +110,12 @@ def test_bad_input_is_one_line(commands, run, tmp_path):
     assert_refused(evaluate(commands, "--run", run, "--task heldout --model x"), "leave out --model")
     assert_refused(evaluate(commands, "--run", run, "--task geneval"), "needs --prompts-file")
     assert_refused(evaluate(commands, "--run", run, HELDOUT, HELDOUT), "there twice")
+
+
+def test_a_run_that_is_followed_is_not_told_of_its_former_keys_at_each_look(tmp_path, capsys):
+    """`--follow` reads the configuration again and again; a command that works by it tells them."""
+    former = dump_config(load_config("pretrain/configs/demo.yaml")).replace("param_persistence_threshold", "keep_whole")
+    (tmp_path / "config.yaml").write_text(former)
+    assert not of_run.finished(tmp_path) and capsys.readouterr().err == ""
+    load_config(tmp_path / "config.yaml")
+    assert len(capsys.readouterr().err.splitlines()) == 1
