@@ -68,7 +68,7 @@ def tell(line: str, file: TextIO | None = None) -> bool:
 
 def discard_unwritten_output() -> None:
     """Discard unwritten output: otherwise Python would end with an exit code of its own."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed from the start
         try:
             stream.flush()
         except OSError as error:

@@ -62,3 +62,12 @@ def test_a_python_without_the_environment_is_one_line(tmp_path):
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "source .venv/bin/activate" in done.stderr
+
+
+def test_closed_output_streams_are_passed_over(monkeypatch):
+    """`command >&-`: Python has None for the stream, and a command that had done its work ended with a traceback."""
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    with pytest.raises(SystemExit) as ended:
+        errors.run_command(lambda: 0)
+    assert ended.value.code == 0
