@@ -18,7 +18,8 @@ WORDS = {logging.WARNING: "warning: ", logging.ERROR: "error: "}
 
 def with_rank(record: logging.LogRecord) -> bool:
     """Filter that keeps every record and adds the rank that torchrun or srun gave this process."""
-    record.rank = int(os.environ.get("RANK", "0"))
+    rank = os.environ.get("RANK", "")
+    record.rank = int(rank) if rank.isdigit() else 0
     return True
 
 

@@ -266,6 +266,10 @@ def test_the_template_alone_drops_nothing_that_a_message_says(processor, key):
     with pytest.raises(jinja2.TemplateError, match="calls no tools"):
         processor.tokenizer.apply_chat_template(said[:1], tools=tools, tokenize=False)
     assert processor.tokenizer.apply_chat_template([{**said[1], key: None}], tokenize=False)
+    strict = jinja2.Environment(undefined=jinja2.StrictUndefined)  # of servers that are not transformers
+    template = processor.tokenizer.chat_template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    rendered = strict.from_string(template).render(messages=said[:1], add_generation_prompt=True)
+    assert rendered == processor.tokenizer.apply_chat_template(said[:1], tokenize=False, add_generation_prompt=True)
 
 
 def test_chat_templates_do_what_trainers_ask_for(processor, pictures, tmp_path):

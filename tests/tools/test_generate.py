@@ -133,6 +133,8 @@ def test_masks_that_do_not_fit_into_memory_are_refused_before_anything_is_comput
         run(export, tmp_path / "out", "--prompt", "x" * 150, "--num-images", 2)
     monkeypatch.setattr(prompts, "free_memory", lambda: None)  # a system that does not say
     assert len(run(export, tmp_path / "out", "--prompt", "x" * 150, "--num-images", 1)) == 1
+    monkeypatch.setattr(prompts, "free_memory", lambda: 0)  # a job that is done computes nothing
+    assert len(run(export, tmp_path / "out", "--prompt", "x" * 150, "--num-images", 1)) == 1
 
 
 def test_keys_of_prompts_that_are_not_read_are_told(tmp_path, capsys):

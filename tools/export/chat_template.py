@@ -8,10 +8,12 @@ from __future__ import annotations
 from model.prompts import BETWEEN_TURNS, TURN_END, TURN_START
 
 TEMPLATE = """\
-{%- if tools %}{{ raise_exception('this model calls no tools: leave them out') }}{% endif %}
+{%- if tools is defined and tools %}{{ raise_exception('this model calls no tools: leave them out') }}{% endif %}
 {%- for message in messages %}
 {%- for key in SPOKEN %}
-{%- if message[key] %}{{ raise_exception('a message has ' + key + ', which this model has no form for: write it into the content') }}{% endif %}
+{%- if key in message and message[key] %}
+{{- raise_exception('a message has ' + key + ', which this model has no form for: write it into the content') }}
+{%- endif %}
 {%- endfor %}
 {%- set said %}{% if message['content'] is string %}{{ message['content'] }}{% elif message['content'] %}
 {%- for item in message['content'] %}

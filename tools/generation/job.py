@@ -40,8 +40,6 @@ def run_job(
     from tools.generation.results import make_batch, write_sheets
 
     longest = check_lengths(export, task, requests, sampling)
-    if export.model.device.type == "cpu":
-        check_memory(task, min(batch_size, len(requests) * samples), longest)
     common = {"task": task, "model": fingerprint(export.folder), "settings": settings_of(task, sampling)}
     common |= extra or {}
     jobs, open_jobs = [], set()
@@ -58,6 +56,8 @@ def run_job(
             jobs.append((request, job))
             if not record.holds((number, sample), job):
                 open_jobs.add((number, sample))
+    if open_jobs and export.model.device.type == "cpu":
+        check_memory(task, min(batch_size, len(jobs)), longest)
     unit = "picture" if task in PICTURE_TASKS else "text"
     with tqdm(total=len(jobs), initial=len(jobs) - len(open_jobs), unit=unit, desc=task, disable=None) as progress:
         for start in range(0, len(jobs), batch_size):

@@ -45,6 +45,12 @@ def test_the_console_has_bare_lines_and_handlers_have_rank_and_level(capsys, mon
     ]
 
 
+def test_a_rank_that_is_no_number_costs_no_line(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "")
+    Coordinator().say("step 1")
+    assert capsys.readouterr().out == "step 1\n"
+
+
 def test_warnings_of_a_rank_stand_in_its_own_log_while_it_is_open(tmp_path, capsys):
     with Records(lambda level, line: None) as records:
         with RankLog(tmp_path, 7, records):
