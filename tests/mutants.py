@@ -48,7 +48,7 @@ TESTS = {  # by group: where its faults must be seen
     "tests/pretrain/test_freezing.py tests/pretrain/test_parallel.py",
     "zero3": "tests/pretrain/test_zero3.py tests/pretrain/test_bad_steps.py tests/pretrain/test_freezing.py",
     "checkpoints": "tests/pretrain/test_sharded_files.py tests/pretrain/test_parallel_run.py",
-    "zero3 checkpoints": "tests/pretrain/test_zero3_run.py",
+    "zero3 checkpoints": "tests/pretrain/test_zero3_state.py tests/pretrain/test_zero3_run.py",
     "resume": "tests/pretrain/test_trouble.py tests/pretrain/test_parallel_run.py tests/pretrain/test_resume.py",
     "again": "tests/model/test_recompute.py",
     "memory": "tests/pretrain/planning/test_memory.py tests/pretrain/planning/test_expected.py",
