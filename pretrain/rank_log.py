@@ -8,17 +8,20 @@ import traceback
 from pathlib import Path
 
 from pretrain.records import Records
-from pretrain.system.logs import LOGGER, RankHandler
+from pretrain.system.logs import LOGGER, EarlyWarnings, RankHandler
 
 
 class RankLog:
-    """`logs/attempt_NNNN/rank_NNNN.jsonl`: a line per step, to find stragglers and slow disks."""
+    """`logs/attempt_NNNN/rank_NNNN.jsonl`: a line per step, to find stragglers and slow disks, and the rank's warnings,
+    those of `early` first: they came before the attempt had a number."""
 
-    def __init__(self, folder: Path, rank: int, records: Records):
+    def __init__(self, folder: Path, rank: int, records: Records, early: EarlyWarnings | None = None):
         self._path, self._records = folder / f"rank_{rank:04d}.jsonl", records
-        self._handler = RankHandler(self.write)  # its warnings, too
+        self._handler, self._early = RankHandler(self.write), early
 
     def __enter__(self) -> RankLog:
+        if self._early is not None:
+            self._early.pass_on(self._handler)
         LOGGER.addHandler(self._handler)
         return self
 

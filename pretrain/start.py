@@ -28,6 +28,7 @@ from pretrain.run_folder import hold, note_event, open_run, resume, roll_back, s
 from pretrain.sample_writer import SampleWriter
 from pretrain.saver import Saver
 from pretrain.stop import Stop
+from pretrain.system.logs import EarlyWarnings
 from pretrain.watchdog import Watchdog
 
 
@@ -36,6 +37,11 @@ def train(config: TrainConfig, command: list[str]) -> int:
 
     The configuration must have passed `check_world` for the processes that there are.
     """
+    with EarlyWarnings() as early:
+        return _train(config, command, early)
+
+
+def _train(config: TrainConfig, command: list[str], early: EarlyWarnings) -> int:
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     if config.run.deterministic:
@@ -86,7 +92,7 @@ def train(config: TrainConfig, command: list[str]) -> int:
     with (
         Records(coordinator.log, attempt.owns) as records,
         Records(lambda level, line: None) as own,  # the same disk: rank 0 reports it
-        RankLog(logs, coordinator.rank, own) as log,
+        RankLog(logs, coordinator.rank, own, early) as log,
         Watchdog(stacks, options.hang_factor, options.hang_seconds, coordinator.rank) as watchdog,
         Stop() as stop,
     ):

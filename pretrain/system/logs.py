@@ -41,15 +41,39 @@ class Console(logging.Handler):
 
 
 class RankHandler(logging.Handler):
-    """Handler that passes warnings and errors of this process to `write(level=..., message=...)`, which adds the
-    time."""
+    """Handler that passes warnings and errors of this process to `write(time=..., level=..., message=...)`."""
 
     def __init__(self, write) -> None:
         super().__init__(logging.WARNING)
         self._write = write
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._write(level=record.levelname.lower(), message=record.getMessage())
+        self._write(time=round(record.created, 3), level=record.levelname.lower(), message=record.getMessage())
+
+
+class EarlyWarnings(logging.Handler):
+    """Handler that keeps the warnings and errors of a start until there is a log for them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._kept: list[logging.LogRecord] = []
+
+    def __enter__(self) -> EarlyWarnings:
+        LOGGER.addHandler(self)
+        return self
+
+    def __exit__(self, *_error) -> None:
+        LOGGER.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._kept.append(record)
+
+    def pass_on(self, handler: logging.Handler) -> None:
+        """Give what was kept to `handler`, in order, and keep no more."""
+        LOGGER.removeHandler(self)
+        for record in self._kept:
+            handler.handle(record)
+        self._kept.clear()
 
 
 if not LOGGER.handlers:

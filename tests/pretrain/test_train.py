@@ -93,12 +93,13 @@ def test_data_that_measure_or_draw_with_something_else_are_told(commands, tiny_d
     same = (f"data.heldout={tiny_data.train}", f"data.vq={tiny_data.other_vq}", "data.drop_both=0.5", "run.steps=1")
     done = train(commands, tiny_data, tmp_path / "run", *same)
     assert done.code == 0, done.err
+    logged = (tmp_path / "run" / "logs" / "attempt_0000" / "rank_0000.jsonl").read_text()
     for told in (
         "is trained on too",
         "data.vq is called 'tiny-1', and the shards were made with 'tiny-0'",
         "no source has",
     ):
-        assert "warning: " in done.out and told in done.out
+        assert "warning: " in done.out and told in done.out and told in logged
     done = train(commands, tiny_data, tmp_path / "other", "run.steps=1")
     assert done.code == 0 and "warning" not in done.out
 

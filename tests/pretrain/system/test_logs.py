@@ -6,7 +6,7 @@ import logging
 from pretrain.coordination import Coordinator
 from pretrain.rank_log import RankLog
 from pretrain.records import Records
-from pretrain.system.logs import LOGGER
+from pretrain.system.logs import LOGGER, EarlyWarnings
 
 
 class Kept(logging.Handler):
@@ -60,3 +60,15 @@ def test_warnings_of_a_rank_stand_in_its_own_log_while_it_is_open(tmp_path, caps
     (line,) = map(json.loads, (tmp_path / "rank_0007.jsonl").read_text().splitlines())
     assert line.pop("time") > 0 and line == {"level": "warning", "message": "loader worker 12 was killed"}
     assert "warning: too late" in capsys.readouterr().out
+
+
+def test_warnings_of_a_start_stand_in_the_ranks_log_before_those_of_the_run(tmp_path):
+    with EarlyWarnings() as early, Records(lambda level, line: None) as records:
+        LOGGER.info("not there")
+        LOGGER.warning("held-out data are training data")
+        with RankLog(tmp_path, 0, records, early):
+            LOGGER.warning("loader worker 12 was killed")
+        LOGGER.warning("too late")
+    lines = [json.loads(line) for line in (tmp_path / "rank_0000.jsonl").read_text().splitlines()]
+    assert [line["message"] for line in lines] == ["held-out data are training data", "loader worker 12 was killed"]
+    assert lines[0]["time"] <= lines[1]["time"] and early not in LOGGER.handlers
