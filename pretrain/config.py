@@ -132,6 +132,7 @@ class OptimSection:
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
+    decay_embeddings: bool = True  # whether the token embeddings have weight decay, as other matrices have
     clip_grad: float = 1.0  # gradient clipping by global norm
     image_loss_weight: float = 1.0  # weight of image token losses in the gradient; text targets have 1
     dropout: float = 0.0  # dropout of the embeddings and of residual branches

@@ -11,6 +11,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.routing import RowRouting, route
 from model.vocabulary import Vocabulary
+from model.weight_shapes import EMBEDDING
 from pretrain.config import OptimSection
 from pretrain.row_tensors import Row
 from pretrain.sharded_files import stored_tensors
@@ -54,8 +55,18 @@ def loss_sums(losses: Tensor, labels: Tensor, vocabulary: Vocabulary) -> Tensor:
     return torch.stack([losses.sum() - by_image, by_image, len(labels) - tokens_image, tokens_image])
 
 
+def decays(name: str, dimensions: int, optim: OptimSection) -> bool:
+    """Whether a weight of this training name has weight decay: not biases and norms, and embeddings by choice.
+
+    Where embedding and LM head are tied, they are one weight, and the embedding's choice counts.
+    """
+    if name == EMBEDDING and not optim.decay_embeddings:
+        return False
+    return dimensions > 1 and not name.endswith(".bias")
+
+
 def set_hyperparameters(groups: Iterable[dict], optim: OptimSection, lr: float) -> None:
-    """Set the configuration's hyperparameters, whatever a checkpoint has; biases and norms have no weight decay
+    """Set the configuration's hyperparameters, whatever a checkpoint has; what `decays` says no to has no weight decay
     (`wd_mult` 0)."""
     for group in groups:
         group["lr"] = lr * group["lr_mult"]

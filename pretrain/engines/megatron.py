@@ -6,11 +6,12 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import OptimizerConfig, ParamKey, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 from torch import Tensor
@@ -19,10 +20,11 @@ from model.config import ModelConfig
 from model.initialise import initialise
 from model.kernels import TORCH
 from model.layer_specs import transformer_config
+from model.uni_x import UniXTrainingModel
 from pretrain.config import OptimSection, TrainConfig
 from pretrain.engines import Sound, StepFigures, figures_of, finite, overlapping, update
 from pretrain.engines.clock import moment, seconds_between
-from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
+from pretrain.engines.common import check_stored, decays, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.freezing import freeze, let_gradients_through
 from pretrain.engines.rank_state import boxes_to_write, optimizer_boxes, set_adam_steps, weight_boxes
 from pretrain.engines.stages import build_stages, held_weights, save_memory, this_device, whole_weights
@@ -112,22 +114,20 @@ class MegatronEngine:
         if self.gathers_late:
             for stage, module in zip(self.stages, self.modules):
                 overlapping.gather_head_with_norm(stage, module)
-        self.optimizer = get_megatron_optimizer(
-            OptimizerConfig(
-                optimizer="adam",
-                lr=optim.lr,
-                weight_decay=optim.weight_decay,
-                adam_beta1=optim.beta1,
-                adam_beta2=optim.beta2,
-                adam_eps=optim.eps,
-                clip_grad=optim.clip_grad,
-                bf16=half,
-                params_dtype=self.dtype,
-                use_distributed_optimizer=parallel.distributed_optimizer,
-                overlap_param_gather=self.gathers_late,
-            ),
-            self.modules,
+        settings = OptimizerConfig(
+            optimizer="adam",
+            lr=optim.lr,
+            weight_decay=optim.weight_decay,
+            adam_beta1=optim.beta1,
+            adam_beta2=optim.beta2,
+            adam_eps=optim.eps,
+            clip_grad=optim.clip_grad,
+            bf16=half,
+            params_dtype=self.dtype,
+            use_distributed_optimizer=parallel.distributed_optimizer,
+            overlap_param_gather=self.gathers_late,
         )
+        self.optimizer = get_megatron_optimizer(settings, self.modules, _without_decay(self.stages, optim))
         update.fuse(self.optimizer)
         # The modules keep this config: named there, the optimizer, whose views of weights hold the modules where no garbage
         # collector looks, would keep its process groups for ever. So grad_scale_func stays unset (fp32 and bf16 losses are
@@ -239,6 +239,13 @@ class MegatronEngine:
         """Load weights only, of any stored precision, at the start of a new run. Raises UserError."""
         read_boxes(folder, weight_boxes(self.stages))
         self.optimizer.reload_model_params()
+
+
+def _without_decay(stages: Sequence[UniXTrainingModel], optim: OptimSection) -> dict[ParamKey, Any]:
+    """megatron-core's overrides of parameter groups: what `decays` leaves out, in place of its own choice of 1-D ones."""
+    for name, parameter in held_weights(stages):
+        parameter.has_no_decay = not decays(name, parameter.dim(), optim)
+    return {ParamKey(attr="has_no_decay"): {"wd_mult": 0.0}}
 
 
 def _finish_gradients(ready: list, device: torch.device, modules, _tokens, **keywords) -> None:

@@ -19,7 +19,7 @@ from model.tensor_shards import join
 from model.uni_x import UniXTrainingModel
 from pretrain.config import OptimSection, TrainConfig, ZeroSection
 from pretrain.engines import Sound, StepFigures, figures_of, finite, zero3_setup, zero3_state
-from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
+from pretrain.engines.common import check_stored, decays, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.freezing import freeze, let_gradients_through
 from pretrain.engines.stages import held_weights, save_memory, this_device
 from pretrain.parallel import ParallelLayout, check_layout, megatron_settings
@@ -156,14 +156,14 @@ class Zero3Engine:
                 parameter.register_hook(summed)
 
     def _groups(self) -> list[dict]:
-        """Parameter groups as megatron-core's: no weight decay for biases and norms, no frozen weights."""
-        decays: dict[float, list] = {1.0: [], 0.0: []}
+        """Parameter groups as megatron-core's: with weight decay and without, no frozen weights."""
+        groups: dict[float, list] = {1.0: [], 0.0: []}
         for parameter, name in self.names.items():
             if not parameter.requires_grad:
                 continue
-            flat = len(getattr(parameter, "ds_shape", parameter.shape)) == 1
-            decays[0.0 if flat or name.endswith(".bias") else 1.0].append(parameter)
-        return [{"params": members, "wd_mult": factor, "lr_mult": 1.0} for factor, members in decays.items() if members]
+            dimensions = len(getattr(parameter, "ds_shape", parameter.shape))
+            groups[float(decays(name, dimensions, self.optim))].append(parameter)
+        return [{"params": members, "wd_mult": factor, "lr_mult": 1.0} for factor, members in groups.items() if members]
 
     def train_step(self, rows: Sequence[Row], lr: float, sound: Sound = finite) -> StepFigures:
         """One optimizer step on this rank's rows, each a microbatch; the loss is the mean over target tokens."""

@@ -12,6 +12,7 @@ from model.config import ModelConfig
 from model.layer_specs import transformer_config
 from model.uni_x import UniXTrainingModel
 from model.vocabulary import IGNORED
+from model.weight_shapes import EMBEDDING
 from pretrain import runtime
 from pretrain.config import OptimSection
 from pretrain.engines import StepFigures
@@ -118,10 +119,10 @@ def test_the_loss_of_picture_codes_counts_by_its_weight_in_the_gradient_alone():
         )
 
 
-def plain_adamw(model: UniXTrainingModel) -> torch.optim.AdamW:
-    """torch's own, with the matrices in its first group."""
-    parameters = list(model.parameters())
-    groups = [[p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() == 1]]
+def plain_adamw(model: UniXTrainingModel, undecayed: str = "none") -> torch.optim.AdamW:
+    """torch's own, with the matrices in its first group, but for that of this name."""
+    decay = {p: p.dim() > 1 and name != undecayed for name, p in model.named_parameters()}
+    groups = [[p for p in decay if decay[p]], [p for p in decay if not decay[p]]]
     assert all(groups)
     return torch.optim.AdamW([{"params": group} for group in groups])
 
@@ -154,6 +155,23 @@ def test_steps_are_those_of_adamw_and_only_matrices_decay():
         plain_step(adamw, model, step_rows, optim, lr)
         engine.train_step(step_rows, lr)
     assert_close(engine, model)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embeddings_are_left_out_of_the_decay_when_asked(tied: bool):
+    """So rows of ids that no step has stay as they were: a rare word is not forgotten between its appearances."""
+    config = training_config(tie_word_embeddings=tied)
+    optim = OptimSection(lr=1.0, weight_decay=0.5, clip_grad=0.0, eps=1e-6, decay_embeddings=False)
+    engine, rows = engine_of(config, optim), rows_of(config)
+    model, before = plain_model(engine), weights_of(engine)[EMBEDDING]
+    adamw = plain_adamw(model, EMBEDDING)
+    for _ in range(2):
+        plain_step(adamw, model, rows, optim, 0.01)
+        engine.train_step(rows, 0.01)
+    assert_close(engine, model)
+    unseen = sorted(set(range(config.vocab_size)) - set(torch.cat([row.ids for row in rows]).tolist()))
+    if not tied:
+        assert unseen and torch.equal(weights_of(engine)[EMBEDDING][unseen], before[unseen])
 
 
 def test_a_gradient_over_the_limit_is_scaled_to_it_and_reported_as_it_was():

@@ -69,6 +69,15 @@ def test_zero_trains_as_one_process(world: World, alone: dict, case: str, flavou
     assert any(step[4] > parallel_jobs.OPTIM.clip_grad for step in alone[flavour][0])
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_zero_leaves_embeddings_out_of_the_decay_as_one_process_does(world: World, stage: int):
+    optim = dataclasses.replace(parallel_jobs.OPTIM, weight_decay=50.0, decay_embeddings=False)
+    options = {"changes": FLAVOURS["untied qwen3"], "parallel": ParallelLayout(), "steps": 2, "optim": optim}
+    expected = world.run(parallel_jobs.train, 1, **options)[0]
+    zero = ZeroSection(**CUT) if stage == 3 else ZeroSection(stage=stage)
+    assert_same_training(world.run(zero3_jobs.train, 2, zero=zero, **options), expected, 2)
+
+
 def test_zero_weighs_the_loss_of_pictures_as_one_process_does(world: World, alone: dict):
     options = {
         "changes": FLAVOURS["untied qwen3"],

@@ -15,7 +15,7 @@ from model.initialise import initialise
 from model.layer_specs import transformer_config
 from pretrain.config import TrainConfig
 from pretrain.engines import Sound, StepFigures, figures_of, finite
-from pretrain.engines.common import check_stored, loss_sums, routing_of, set_hyperparameters
+from pretrain.engines.common import check_stored, decays, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.stages import build_stages, held_weights, whole_weights
 from pretrain.parallel import megatron_settings
 from pretrain.row_tensors import Row
@@ -56,8 +56,11 @@ class PlainEngine:
         self.names = dict(held_weights(self.stages))
         initialise(model, self.names.items(), self.seed)
         groups = [
-            {"params": [weight for weight in self.names.values() if (weight.ndim > 1) == decays], "wd_mult": decays}
-            for decays in (True, False)
+            {
+                "params": [w for name, w in self.names.items() if decays(name, w.ndim, self.optim) == kept],
+                "wd_mult": kept,
+            }
+            for kept in (True, False)
         ]
         self.torch_optimizer = torch.optim.AdamW([{**group, "lr_mult": 1.0} for group in groups], lr=config.optim.lr)
         for weight in self.names.values():
