@@ -33,6 +33,9 @@ from pretrain.row_tensors import Row
 from pretrain.sharded_files import read_boxes
 from pretrain.tensor_boxes import TensorBox
 
+NO_DECAY = "has_no_decay"
+"""Attribute of parameters, by which megatron-core groups them."""
+
 
 def make(config: TrainConfig, model: ModelConfig) -> MegatronEngine:
     """Build the engine from a run's configuration."""
@@ -244,8 +247,8 @@ class MegatronEngine:
 def _without_decay(stages: Sequence[UniXTrainingModel], optim: OptimSection) -> dict[ParamKey, Any]:
     """megatron-core's overrides of parameter groups: what `decays` leaves out, in place of its own choice of 1-D ones."""
     for name, parameter in held_weights(stages):
-        parameter.has_no_decay = not decays(name, parameter.dim(), optim)
-    return {ParamKey(attr="has_no_decay"): {"wd_mult": 0.0}}
+        setattr(parameter, NO_DECAY, not decays(name, parameter.dim(), optim))
+    return {ParamKey(attr=NO_DECAY): {"wd_mult": 0.0}}
 
 
 def _finish_gradients(ready: list, device: torch.device, modules, _tokens, **keywords) -> None:
