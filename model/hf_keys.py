@@ -211,6 +211,9 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
         elif key in plain:
             if value not in plain[key]:
                 why = REMEDIES.get(key, "this model has no such thing, take another one")
+                if key in of_family:
+                    supported = " or ".join(repr(each) for each in plain[key])
+                    why = f"{kind} is supported with {supported} only, take another model"
                 raise UserError(f"{name}: {key} is {value!r}: {why}")
         else:
             unknown = (

@@ -105,12 +105,13 @@ def unloadable() -> str:
     return ""
 
 
-def in_use(name: str, fp8: str, optimizer, engine: str) -> str:
-    """Kernels and optimizer of a run, in a line. optimizer: the torch optimizer inside the engine's."""
+def in_use(name: str, fp8: str, optimizer, gradient_norm: str) -> str:
+    """Kernels and optimizer of a run, in a line. optimizer: the torch optimizer inside the engine's; gradient_norm: how the
+    engine computes the norm."""
     made_by = type(optimizer).__module__.split(".")[0]
     fused = ", fused" if any(group.get("fused") for group in optimizer.param_groups) else ""
-    norm = "one call for all gradients" if engine == "megatron" else "DeepSpeed's"
     products = f"{name}, FP8 ({fp8} scaling) but for the head" if fp8 != "none" else name
     return (
-        f"kernels: {products}; optimizer: {made_by}'s {type(optimizer).__name__}{fused}; norm of the gradient: {norm}"
+        f"kernels: {products}; optimizer: {made_by}'s {type(optimizer).__name__}{fused}; norm of the gradient: "
+        f"{gradient_norm}"
     )

@@ -172,8 +172,10 @@ def _check_kernels(config: TrainConfig, origin: Origin) -> None:
 def without_effect(config: TrainConfig) -> Iterator[str]:
     """Settings that have no effect with the others, and implausible values, a line each."""
     model, log, cores = config.model, config.log, usable_cores()
-    if config.run.engine == "megatron" and config.zero != type(config.zero)():
-        yield "zero: run.engine is megatron, which reads none of it: set run.engine=zero3, or leave it out"
+    engine = config.run.engine
+    if not ENGINES[engine].zero_section and config.zero != type(config.zero)():
+        wanted = that_have("zero_section")
+        yield f"zero: run.engine is {engine}, which reads none of it: set run.engine={wanted}, or leave it out"
     if log.samples_every and not log.sample_prompts:
         yield f"log.samples_every {log.samples_every}: log.sample_prompts is empty, so no samples are drawn"
     if model.kind != "separated" and not (model.shallow or model.deep or model.every):

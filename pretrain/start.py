@@ -14,7 +14,7 @@ from pretrain.config_checks import without_effect
 from pretrain.conflict.watch import ConflictWatch
 from pretrain.coordination import Coordinator, all_processes
 from pretrain.data import Data
-from pretrain.engines import make_engine
+from pretrain.engines import ENGINES, make_engine
 from pretrain.fencing import INTERRUPTED, claim
 from pretrain.loop import Work, loop
 from pretrain.parallel import stages_per_rank
@@ -77,7 +77,8 @@ def _train(config: TrainConfig, command: list[str], early: EarlyWarnings) -> int
         return 0
     coordinator.say(about(config, parameters(data.model_config), progress.step))
     if engine.torch_optimizer is not None:
-        coordinator.say(in_use(config.run.kernels, config.run.fp8, engine.torch_optimizer, config.run.engine))
+        norm = ENGINES[config.run.engine].gradient_norm
+        coordinator.say(in_use(config.run.kernels, config.run.fp8, engine.torch_optimizer, norm))
     # not before: a refused start leaves a run unchanged
     machines = coordinator.gathered(machine.describe())
     settings = coordinator.first_does(lambda: settings_changed(run, config)) if progress.step else ""

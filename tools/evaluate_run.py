@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
 from pretrain.system.errors import RunFailed, UserError, run_command
+from tools.evaluation.tasks import EVALUATIONS
 
 EPILOG = """\
 example:
@@ -24,7 +25,7 @@ example:
     "--task geneval --prompts-file metadata.jsonl --per-kind 2"
 
 Each quoted argument is one evaluation, in the words of tools/evaluate.py without --model, --checkpoint and --output.
-heldout and retrieval measure the checkpoint itself; the others an export of it, which is removed again. Many of these
+{direct} measure the checkpoint itself; the others an export of it, which is removed again. Many of these
 commands may work on one run: they share out the checkpoints. A run's own configuration says which held-out rows are
 meant. Exit codes: 0 done, 1 an evaluation failed, 2 wrong usage or input.
 """
@@ -33,7 +34,9 @@ meant. Exit codes: 0 done, 1 an evaluation failed, 2 wrong usage or input.
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=EPILOG.replace("{direct}", ", ".join(name for name, task in EVALUATIONS.items() if task.of_checkpoints)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of pretrain/train.py")
     parser.add_argument("evaluations", nargs="+", metavar='"--task NAME ..."', help="what to measure on each")

@@ -36,19 +36,28 @@ class EngineKind:
         ""  # of (configuration, model, row shape, data ranks) -> bytes of each pipeline rank; "": megatron-core's
     )
     whole_weights: bool = True  # a process holds its stage's full weights, as the gradient conflict watch needs them
+    gradient_norm: str = "the engine's own"  # how the gradient norm is computed, for the first lines of a run
+    zero_section: bool = False  # the `zero` section of the configuration is read
     other_kernels: bool = False  # run.kernels other than torch are supported
     dry_run: bool = False  # tools/dry_run.py supports it
     close: str = ""  # of (): releases its engines of this process, before the process groups end
 
 
 ENGINES = {
-    "megatron": EngineKind("pretrain.engines.megatron", other_kernels=True, dry_run=True),
+    "megatron": EngineKind(
+        "pretrain.engines.megatron",
+        gradient_norm="one call for all gradients",
+        other_kernels=True,
+        dry_run=True,
+    ),
     "zero3": EngineKind(
         "pretrain.engines.zero3",
         check_layout="pretrain.process_ranks:check_zero",
         plan="pretrain.planning.zero_layouts:plan_zero",
         memory="pretrain.planning.expected:zero_ranks",
         whole_weights=False,
+        gradient_norm="DeepSpeed's",
+        zero_section=True,
         close="pretrain.engines.zero3_setup:leave",
     ),
 }

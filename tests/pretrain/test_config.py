@@ -10,8 +10,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretrain import config_checks
 from pretrain.config import TrainConfig, dump_config, load_config
 from pretrain.config_checks import without_effect
+from pretrain.engines import ENGINES, EngineKind
 from pretrain.system.errors import UserError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "pretrain/configs").glob("*.yaml"))
@@ -300,6 +302,16 @@ def test_messages_say_whose_value_it_is_and_what_it_is_called_here(path):
 def test_settings_without_effect_are_told(path, overrides, told):
     found = list(without_effect(load_config(path, overrides)))
     assert (len(found), told or "") == (int(told is not None), next((told for line in found if told in line), ""))
+
+
+def test_a_new_engine_that_reads_no_zero_section_is_told_too(path, monkeypatch):
+    """Only megatron was: another engine ignored the section in silence."""
+    monkeypatch.setitem(ENGINES, "single", EngineKind("pretrain.engines.megatron"))
+    monkeypatch.setitem(config_checks.CHOICES, "run.engine", tuple(ENGINES))
+    config = load_config(path, ["run.engine=single", "zero.stage=2"])
+    assert list(without_effect(config)) == [
+        "zero: run.engine is single, which reads none of it: set run.engine=zero3, or leave it out"
+    ]
 
 
 def test_numbers_with_an_exponent_and_empty_values(path):

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from model.config import ModelConfig
 from model.families import FAMILIES
+from model.hf_keys import check_keys
 from pretrain.config import ModelSection
 from pretrain.sample_images import hugging_face_model
 from pretrain.setup import model_config
@@ -25,7 +26,7 @@ from pretrain.system.errors import RunFailed, UserError
 from tests.commands import assert_refused
 from tests.model.base_configs import CLASSES, TINY, written_by_4, written_by_5
 from tests.model.tiny_hf import randomise
-from tests.tools.tiny_export import write_tokenizer
+from tests.tools.tiny_export import SPECIALS, write_tokenizer
 from tokenization.text_tokenizer import load_text_tokenizer
 from tools.export.base_model import convert
 from tools.export.from_checkpoint import write_tokenizer as write_exported_tokenizer
@@ -54,7 +55,8 @@ def write_base(folder: Path, kind: str, **changes) -> torch.nn.Module:
     """A folder as 4.57.6 saves it, with random weights -> transformers' model."""
     model = randomise(AutoModelForCausalLM.from_config(CLASSES[kind](**{**TINY, "rope_theta": 1e6, **changes})), seed=5)
     model.save_pretrained(folder)
-    write_tokenizer(folder)
+    end = FAMILIES[kind].end_of_text[0]
+    write_tokenizer(folder, added=() if end in SPECIALS else (end,))
     return model
 
 
@@ -182,6 +184,23 @@ def test_verify_compares_with_the_base(tmp_path, monkeypatch):
     assert not (tmp_path / "wrong").exists() and not list(tmp_path.glob("wrong*"))
     said = convert(argparse.Namespace(**{**ARGUMENTS, **values, "output": tmp_path / "wrong", "verify": False}))
     assert "logits were not compared" in said
+
+
+def test_a_card_names_the_licence_of_every_family_with_its_layers(monkeypatch):
+    """An export has the switches of a layer only, so the second family's licence was never shown."""
+    config = argparse.Namespace(attention_bias=True, qk_norm=False, image_token_offset=200_000)
+    before = text_licence(config)
+    other = dataclasses.replace(FAMILIES["qwen2"], flavour="other", licence="Other licence", own_vocabulary=190_000)
+    monkeypatch.setitem(FAMILIES, "other", other)
+    assert text_licence(config) == f"{before[:-1]}; from other: Other licence."
+    config.image_token_offset = 189_999
+    assert text_licence(config) == before
+
+
+def test_a_value_that_a_family_does_not_take_says_which_it_takes():
+    values = {"model_type": "qwen2", **TINY, "use_mrope": True}
+    with pytest.raises(UserError, match="use_mrope is True: qwen2 is supported with False only, take another model"):
+        check_keys(values, "config.json")
 
 
 def test_a_tokenizer_without_marks_of_pictures_gets_them(tmp_path):

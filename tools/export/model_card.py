@@ -164,11 +164,19 @@ def numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 def text_licence(config) -> str:
     """The card's line on text tokenizer and text weights; empty where their base is not known."""
-    family = FAMILIES[family_of(config)]
-    if config.image_token_offset < family.own_vocabulary:
+    first = FAMILIES[family_of(config)]
+    # an export does not say which of several families with its layers it started from: the card names the licence of each
+    same = [
+        family
+        for family in FAMILIES.values()
+        if (family.attention_bias, family.qk_norm) == (first.attention_bias, first.qk_norm)
+        and config.image_token_offset >= family.own_vocabulary
+    ]
+    if not same:
         return ""
-    base = "Qwen" if family.own_vocabulary else "a language model"
-    return f"- Text tokenizer, and text weights where training started from {base}: {family.licence}."
+    names = {first.flavour: "Qwen" if first.own_vocabulary else "a language model"}
+    of_each = "; from ".join(f"{names.get(family.flavour, family.flavour)}: {family.licence}" for family in same)
+    return f"- Text tokenizer, and text weights where training started from {of_each}."
 
 
 def licences(config, vq) -> tuple[str, str]:
