@@ -18,6 +18,7 @@ from PIL import Image
 from pretrain import checkpoint, machine
 from pretrain.config import load_config
 from pretrain.run_folder import hold, open_run
+from pretrain.schedule import learning_rate
 from tests.commands import ROOT, CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import STEPS, TinyData, checkpoint_names, read_metrics, write_config
 
@@ -80,6 +81,26 @@ def test_a_run_folder_says_what_was_run(finished):
     (found,) = started["machines"]
     assert found["ranks"] == [0] and found["threads"] == 1 and found["libraries"]["torch"] == torch.__version__
     assert found["processor"] and found["capability"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_each_update_has_the_learning_rate_of_its_step(finished):
+    """The first one that of step 0, so that a run ends before the last value of the schedule."""
+    config = load_config(finished / "config.yaml")
+    optim = config.optim
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    found = [(line["step"], line["train/learning_rate"]) for line in lines if "train/learning_rate" in line]
+    expected = [
+        learning_rate(
+            step - 1,
+            peak=optim.lr,
+            final=optim.final_lr,
+            warmup=optim.warmup_steps,
+            steps=config.run.steps,
+            decay=optim.decay,
+        )
+        for step, _ in found
+    ]
+    assert [rate for _, rate in found] == pytest.approx(expected, rel=1e-12) and len(set(expected)) > 1
 
 
 def test_a_checkpoint_says_what_the_data_teaches(finished):
