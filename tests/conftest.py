@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
 import sys
+import tempfile
 
 # Hundreds of processes import the same modules: where the environment forbids it, none would keep what it has compiled.
 sys.dont_write_bytecode = False
@@ -12,6 +15,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# transformers copies the code of exports there by the last name of their folder, and one worker may import what another is just
+# copying. Not `setdefault`: a worker inherits the variable of the process that starts it.
+MODULES = os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="uni_x_modules_")
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +27,15 @@ from tests.commands import commands  # noqa: F401  (fixtures for all tests)
 from tests.parallel_world import world  # noqa: F401
 from tests.pretrain.tiny_run import shaped_data, tiny_data  # noqa: F401
 from tests.slurm.cluster import cluster  # noqa: F401
+
+
+def remove_modules(maker: int = os.getpid()) -> None:
+    """At the end of the process that made the folder, not of those forked from it."""
+    if os.getpid() == maker:
+        shutil.rmtree(MODULES, ignore_errors=True)
+
+
+atexit.register(remove_modules)
 
 # How long an example takes, or how fast examples are made, is the load of the machine.
 settings.register_profile("suite", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])

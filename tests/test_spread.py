@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests import spread
+from tests import conftest, spread
 
 TESTS = """
 import os, pytest
@@ -18,6 +19,15 @@ def test_it(CLUSTER number):
     with open("workers", "a") as file:
         file.write(f"{os.environ['PYTEST_XDIST_WORKER']} {__name__}\\n")
 """
+
+
+def test_a_worker_has_a_folder_of_its_own_for_the_code_of_exports():
+    """transformers imports an export's code from a copy, named by the last part of its folder: "export" in many tests. With one
+    folder for all, a worker imported what another was just copying ("No module named 'transformers_modules.export...'")."""
+    from transformers import dynamic_module_utils
+
+    folder = dynamic_module_utils.HF_MODULES_CACHE
+    assert Path(folder).is_dir() and folder == os.environ["HF_MODULES_CACHE"] == conftest.MODULES
 
 
 def test_groups_are_seen_in_the_text_of_modules():
