@@ -176,6 +176,8 @@ def without_effect(config: TrainConfig) -> Iterator[str]:
     if not ENGINES[engine].zero_section and config.zero != type(config.zero)():
         wanted = that_have("zero_section")
         yield f"zero: run.engine is {engine}, which reads none of it: set run.engine={wanted}, or leave it out"
+    if not config.optim.decay_embeddings and not config.optim.weight_decay:
+        yield "optim.decay_embeddings false: optim.weight_decay is 0, so nothing has any"
     if log.samples_every and not log.sample_prompts:
         yield f"log.samples_every {log.samples_every}: log.sample_prompts is empty, so no samples are drawn"
     if model.kind != "separated" and not (model.shallow or model.deep or model.every):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
 import shutil
@@ -28,15 +27,6 @@ from tests.parallel_world import world  # noqa: F401
 from tests.pretrain.tiny_run import shaped_data, tiny_data  # noqa: F401
 from tests.slurm.cluster import cluster  # noqa: F401
 
-
-def remove_modules(maker: int = os.getpid()) -> None:
-    """At the end of the process that made the folder, not of those forked from it."""
-    if os.getpid() == maker:
-        shutil.rmtree(MODULES, ignore_errors=True)
-
-
-atexit.register(remove_modules)
-
 # How long an example takes, or how fast examples are made, is the load of the machine.
 settings.register_profile("suite", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
@@ -52,6 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
     torch.set_num_threads(1)
     runtime.install()  # before anything imports megatron
+
+
+def pytest_unconfigure() -> None:
+    """At the end of each process that runs tests; a worker does not come to what `atexit` has."""
+    shutil.rmtree(MODULES, ignore_errors=True)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -289,6 +289,8 @@ def test_messages_say_whose_value_it_is_and_what_it_is_called_here(path):
         ([], None),
         (["zero.stage=2"], "zero: run.engine is megatron"),
         (["zero.stage=2", "run.engine=zero3"], None),
+        (["optim.decay_embeddings=false", "optim.weight_decay=0"], "so nothing has any"),
+        (["optim.decay_embeddings=false", "optim.weight_decay=0.1"], None),
         (["log.samples_every=3"], "log.sample_prompts is empty"),
         (["log.samples_every=3", "log.sample_prompts=[cat]"], None),
         (["model.kind=mot", "model.shallow=0", "model.deep=0"], "no layer is of it"),
