@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from tests import conftest, spread
+from tests.model.processor_of_export import modules_apart
+from tests.tools.tiny_export import write_export
 
 TESTS = """
 import os, pytest
@@ -23,11 +25,23 @@ def test_it(CLUSTER number):
 
 def test_a_worker_has_a_folder_of_its_own_for_the_code_of_exports():
     """transformers imports an export's code from a copy, named by the last part of its folder: "export" in many tests. With one
-    folder for all, a worker imported what another was just copying ("No module named 'transformers_modules.export...'")."""
+    folder for all, a worker could import what another is just copying."""
     from transformers import dynamic_module_utils
 
     folder = dynamic_module_utils.HF_MODULES_CACHE
     assert Path(folder).is_dir() and folder == os.environ["HF_MODULES_CACHE"] == conftest.MODULES
+
+
+def test_exports_open_after_a_test_with_a_cache_of_its_own(tmp_path: Path):
+    """What is left imported of its cache would be where transformers looks for the files of the next export of that name."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    export = write_export(tmp_path / "export")
+    with modules_apart(str(tmp_path / "outer")):
+        with modules_apart(str(tmp_path / "inner")):
+            AutoConfig.from_pretrained(export, trust_remote_code=True)
+        model = AutoModelForCausalLM.from_pretrained(export, trust_remote_code=True)
+        assert sys.modules[type(model).__module__].__file__.startswith(str(tmp_path / "outer"))
 
 
 def test_groups_are_seen_in_the_text_of_modules():

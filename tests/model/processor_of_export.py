@@ -15,17 +15,28 @@ from PIL import Image
 from tests.tools.tiny_export import CHATML, write_export
 
 
+def _kept_code() -> list[str]:
+    """The modules of exports' code that this process has imported."""
+    return [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]
+
+
+@contextmanager
+def modules_apart(modules: str) -> Iterator[None]:
+    """What transformers keeps of exports' code is apart from that of other tests, on both sides."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", modules)
+        patch.syspath_prepend(modules)
+        for name in _kept_code():
+            patch.delitem(sys.modules, name)  # of another cache, by a test that ran before in this process
+        yield
+        for name in _kept_code():
+            del sys.modules[name]  # a package kept would look for the files of later exports in this cache
+
+
 @contextmanager
 def export_folder(tmp_path_factory) -> Iterator[Path]:
-    """The folder; what transformers keeps of its code is apart from that of other tests."""
-    patch = pytest.MonkeyPatch()
-    modules = str(tmp_path_factory.mktemp("modules"))
-    patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", modules)
-    patch.syspath_prepend(modules)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
-        patch.delitem(sys.modules, name)  # of another cache, by a test that ran before in this process
-    yield write_export(tmp_path_factory.mktemp("processor") / "export", added=CHATML, max_position_embeddings=512)
-    patch.undo()
+    with modules_apart(str(tmp_path_factory.mktemp("modules"))):
+        yield write_export(tmp_path_factory.mktemp("processor") / "export", added=CHATML, max_position_embeddings=512)
 
 
 def two_pictures() -> list[Image.Image]:

@@ -20,6 +20,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
+from tests.model.processor_of_export import modules_apart
 from tests.tools.tiny_export import CHATML, write_export
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,8 +42,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+    with modules_apart(str(tmp_path_factory.mktemp("modules"))):
         yield write_export(tmp_path_factory.mktemp("trl") / "export", CHATML, max_position_embeddings=512)
 
 
