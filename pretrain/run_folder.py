@@ -13,7 +13,7 @@ from pathlib import Path
 
 from model.config import ModelConfig
 from pretrain import checkpoint, machine
-from pretrain.config import TrainConfig, dump_config
+from pretrain.config import TrainConfig, dump_config, load_config
 from pretrain.config_names import with_current_names
 from pretrain.coordination import Coordinator
 from pretrain.fencing import Attempt, may_take_over
@@ -81,7 +81,7 @@ def open_run(config: TrainConfig, command: list[str], run: Path, machines: list[
 def settings_changed(run: Path, config: TrainConfig) -> str:
     """Settings that differ from those of the run's last start, in words; '' if none do or nothing is known.
 
-    Call it before `open_run`, which writes the new ones down.
+    A key that the record of an earlier release lacks had its default. Call it before `open_run`, which writes the new ones down.
     """
     import yaml
 
@@ -89,6 +89,8 @@ def settings_changed(run: Path, config: TrainConfig) -> str:
         before, _ = with_current_names(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return ""
+    with contextlib.suppress(UserError):  # a record that is refused today is compared key by key
+        before = yaml.safe_load(dump_config(load_config(run / "config.yaml", notes=False)))
     old, new = (dict(_flat(values)) for values in (before, yaml.safe_load(dump_config(config))))
     changed = [key for key in new if key in old and old[key] != new[key] and key != "run.folder"]
     changed.sort(key=lambda key: key.partition(".")[0] in ("log", "checkpoint"))  # least important last

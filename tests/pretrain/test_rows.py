@@ -140,6 +140,17 @@ def test_rows_hold_short_and_long_in_fair_shares():
     assert 1 - lengths.sum() / (2040 * rows) < 0.015
 
 
+def test_rows_come_in_random_order_and_not_in_that_of_packing():
+    """Packing makes the fullest rows, and those of the longest documents, first: training would end on short ones."""
+    planned, rows = plan([source(2000)]), 0
+    while planned.epoch_of(rows) == 0:
+        rows += 1
+    filled = [sum(segment.length for segment in planned.row(number)) for number in range(rows)]
+    longest = [max(segment.length for segment in planned.row(number)) for number in range(rows)]
+    for of_row in (filled, longest):
+        assert abs(numpy.corrcoef(numpy.arange(rows), of_row)[0, 1]) < 0.25  # 6 of its standard errors; packed -0.5
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 400), st.integers(0, 400), st.sampled_from([1, 2, 4, 8]))
 def test_whatever_fits_the_capacity_fits_with_both_modalities_rounded_up(text, vision, multiple):

@@ -43,6 +43,17 @@ def test_settings_that_changed_since_the_last_start_are_named_with_both_values(t
     assert many.endswith("and 1 more")
 
 
+def test_a_key_that_an_earlier_release_did_not_write_down_had_its_default(tmp_path: Path):
+    record = dump_config(config())
+    (tmp_path / "config.yaml").write_text(record.replace("  decay_embeddings: true\n", ""))
+    assert settings_changed(tmp_path, config()) == ""
+    told = settings_changed(tmp_path, config("optim.decay_embeddings=false"))
+    assert told == "optim.decay_embeddings False (was True)"
+    (tmp_path / "config.yaml").write_text(record.replace("precision: fp32", "precision: fp99"))  # refused today
+    told = settings_changed(tmp_path, config("optim.lr=0.25"))
+    assert told == 'run.precision "fp32" (was "fp99"), optim.lr 0.25 (was 0.003)'
+
+
 @pytest.mark.parametrize("content", ["", "[1", "run: 3", "\x00"])
 def test_a_damaged_record_of_settings_is_no_error(tmp_path: Path, content: str):
     (tmp_path / "config.yaml").write_text(content)
