@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import TypeVar
 
 import numpy
 import torch
@@ -22,7 +23,16 @@ from model.vocabulary import Vocabulary
 from pretrain.lost_workers import Sent, restarting_workers, sent
 from pretrain.prefetch import Prefetcher
 from pretrain.row_tensors import Row, assemble
-from pretrain.rows import MixtureStage, RowPlan, RowSegment, RowSize, SourceLengths, parts_of_index, seeded
+from pretrain.rows import (
+    MixtureStage,
+    RowPlan,
+    RowSegment,
+    RowSize,
+    SourceLengths,
+    pair_of_index,
+    parts_of_index,
+    seeded,
+)
 from pretrain.system.errors import TryAgain, UserError
 from pretrain.system.logs import LOGGER
 from pretrain.tasks import (
@@ -41,6 +51,8 @@ from pretrain.tasks import (
 from tokenization.readers.document import EDIT, KINDS
 from tokenization.sample import Part
 from tokenization.shard_cache import Cache
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,41 +91,46 @@ class RowDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Row:
         """Row `index` of training."""
-        noise = seeded(f"{self.plan.fingerprint}:noise:{index}")
+        noisy = self.shares.code_noise or self.shares.shared_noise
+        noise = seeded(f"{self.plan.fingerprint}:noise:{index}") if noisy else None
         documents = [self._document(segment, noise) for segment in self.plan.row(index)]
         return assemble(index, documents, self.tokenized.vocabulary, self.size)
 
-    def _document(self, segment: RowSegment, noise: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
-        parts = self.plan.parts(segment) if self.routing_only else self._contents(segment)
-        if self.shares.shared_noise and segment.task in (TURNS, NO_INSTRUCTION) and self._is_edit(segment):
-            parts = replace_shared_codes(
-                parts, self.tokenized.vocabulary.codebook_size, self.shares.shared_noise, noise
-            )
+    def _document(
+        self, segment: RowSegment, noise: numpy.random.Generator | None
+    ) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """(ids, labels) of a segment."""
         if segment.task in ORDERED:
-            ids, labels = build_ordered(self.tokenized, segment.task, segment.text, parts)
+            ids, labels = build_ordered(self.tokenized, segment.task, segment.text, self._parts(segment, noise))
         else:
-            caption = next(part.wordings for part in parts if part.codes is None)[segment.text][1]
-            codes, shape = next(
-                ((part.codes, part.shape) for part in parts if part.codes is not None), (caption[:0], 0)
-            )
+            caption, codes, shape = self._read(pair_of_index, segment, segment.text)
             ids, labels = build_document(
                 self.tokenized, segment.task, segment.wording, caption, codes, self.shares.train_on_prompts, shape
             )
-        if segment.task in (TEXT_TO_IMAGE, UNCONDITIONAL) and not self.routing_only:
+        if noise is not None and segment.task in (TEXT_TO_IMAGE, UNCONDITIONAL) and not self.routing_only:
             ids = replace_codes(ids, self.tokenized.vocabulary, self.shares.code_noise, noise)
         end = segment.start + segment.length
         return ids[segment.start : end], labels[segment.start : end]
 
+    def _parts(self, segment: RowSegment, noise: numpy.random.Generator | None) -> list[Part]:
+        """Parts of a document in order, without grids."""
+        parts = self._read(parts_of_index, segment)
+        shared = self.shares.shared_noise and segment.task in (TURNS, NO_INSTRUCTION)
+        if noise is not None and shared and self._is_edit(segment):
+            return replace_shared_codes(parts, self.tokenized.vocabulary.codebook_size, self.shares.shared_noise, noise)
+        return parts
+
     def _is_edit(self, segment: RowSegment) -> bool:
         return self.plan.sources[segment.source].index.kinds[segment.document] == KINDS.index(EDIT)
 
-    def _contents(self, segment: RowSegment) -> list[Part]:
-        """Parts of a segment's document from the shards, without grids."""
-        contents = self.datasets[segment.source].tokens(segment.document)
+    def _read(self, of_index: Callable[..., T], segment: RowSegment, *which: int) -> T:
+        """What `of_index` makes of a segment's document and the contents of its shard (zeros for `routing_only`)."""
+        index, dataset = self.plan.sources[segment.source].index, self.datasets[segment.source]
+        contents = () if self.routing_only else dataset.tokens(segment.document)
         try:
-            return parts_of_index(self.plan.sources[segment.source].index, segment.document, *contents)
+            return of_index(index, segment.document, *which, *contents)
         except ValueError as error:
-            raise UserError(f"document {segment.document} of {self.datasets[segment.source].folder}: {error}") from None
+            raise UserError(f"document {segment.document} of {dataset.folder}: {error}") from None
 
 
 def rows_from(

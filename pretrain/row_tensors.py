@@ -76,45 +76,51 @@ def assemble(
 
     Padding follows the documents, in documents of its own, so nothing attends to it; its labels are ignored.
     """
-    ids = numpy.concatenate([document[0] for document in documents])
-    labels = numpy.concatenate([document[1] for document in documents])
     counts = [len(document[0]) for document in documents]
-    visual = int(vocabulary.is_visual(ids).sum())
-    text_slots, vision_slots = size.padded(len(ids) - visual, visual)
-    pads = []
-    for missing, pad in (
-        (text_slots - (len(ids) - visual), vocabulary.eos_id),
-        (vision_slots - visual, vocabulary.image_token_offset),
+    used = sum(counts)
+    if used > size.tokens:
+        raise ValueError(
+            f"row {index} was planned with {used - size.tokens} tokens too many: the length index is wrong"
+        )
+    ids, labels = numpy.empty(size.tokens, numpy.int64), numpy.full(size.tokens, IGNORED)
+    numpy.concatenate([document[0] for document in documents], out=ids[:used])
+    numpy.concatenate([document[1] for document in documents], out=labels[:used])
+    is_visual = numpy.empty(size.tokens, bool)
+    is_visual[:used] = vocabulary.is_visual(ids[:used])
+    visual = int(numpy.count_nonzero(is_visual[:used]))
+    text_slots, vision_slots = size.padded(used - visual, visual)
+    at = used
+    for missing, pad, is_vision in (
+        (text_slots - (used - visual), vocabulary.eos_id, False),
+        (vision_slots - visual, vocabulary.image_token_offset, True),
     ):
         if missing < 0:
             raise ValueError(f"row {index} was planned with {-missing} tokens too many: the length index is wrong")
-        pads += [numpy.full(min(PAD_STRETCH, missing - at), pad) for at in range(0, missing, PAD_STRETCH)]
-    padding = sum(map(len, pads))
-    ids = numpy.concatenate([ids, *pads]).astype(numpy.int64)
-    labels = numpy.concatenate([labels, numpy.full(padding, IGNORED)]).astype(numpy.int64)
-    counts += [len(pad) for pad in pads]
-    return _separate(index, ids, labels, counts, vocabulary, padding)
+        ids[at : at + missing], is_visual[at : at + missing] = pad, is_vision
+        counts += [min(PAD_STRETCH, missing - begun) for begun in range(0, missing, PAD_STRETCH)]
+        at += missing
+    return _separate(index, ids, labels, is_visual, counts, size.tokens - used)
 
 
-def _separate(index, ids, labels, counts, vocabulary: Vocabulary, padding: int) -> Row:
-    is_visual = vocabulary.is_visual(ids)
-    separated = numpy.concatenate([numpy.flatnonzero(~is_visual), numpy.flatnonzero(is_visual)])
+def _separate(
+    index: int, ids: numpy.ndarray, labels: numpy.ndarray, is_visual: numpy.ndarray, counts: list[int], padding: int
+) -> Row:
+    """Row of arrays [S] in document order; `counts` are the tokens of each document."""
+    visual = numpy.flatnonzero(is_visual)
+    separated = numpy.concatenate([numpy.flatnonzero(~is_visual), visual])
     to_document = numpy.empty_like(separated)
     to_document[separated] = numpy.arange(len(separated))
-    positions = numpy.concatenate([numpy.arange(count) for count in counts])
     ends = numpy.cumsum(counts)
-    vision = numpy.diff(numpy.concatenate([[0], numpy.cumsum(is_visual)[ends - 1]]))
+    positions = separated - numpy.repeat(ends - counts, counts)[separated]
+    labels = labels[separated]
+    vision = numpy.diff(numpy.searchsorted(visual, ends), prepend=0)
     return Row(
         index=index,
         ids=torch.from_numpy(ids[separated]),
-        labels=torch.from_numpy(labels[separated]),
-        targets=torch.from_numpy(numpy.flatnonzero(labels[separated] != IGNORED)),
-        positions=torch.from_numpy(positions[separated]),
+        labels=torch.from_numpy(labels),
+        targets=torch.from_numpy(numpy.flatnonzero(labels != IGNORED)),
+        positions=torch.from_numpy(positions),
         to_document=torch.from_numpy(to_document),
-        lengths={
-            "document": list(map(int, counts)),
-            "text": [int(count - seen) for count, seen in zip(counts, vision)],
-            "vision": [int(seen) for seen in vision],
-        },
+        lengths={"document": counts, "text": (counts - vision).tolist(), "vision": vision.tolist()},
         padding=padding,
     )

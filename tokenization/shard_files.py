@@ -36,7 +36,7 @@ class ShardFiles:
             wanted = {name: f"ndarray:{dtype}" for name, dtype in WANTED.items()}
             if any(shard["column_sizes"]) or any(kinds.get(name) != kind for name, kind in wanted.items()):
                 raise UserError(f"{folder / self.names[number]}: columns {kinds} are not those of code shards")
-        self._open: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._open: OrderedDict[int, tuple[BinaryIO, np.ndarray]] = OrderedDict()  # with the bounds of all documents
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": OrderedDict()}
@@ -49,18 +49,30 @@ class ShardFiles:
         """
         if not keep_open:
             with open(self.folder / self.names[shard], "rb", buffering=0) as once:
-                return self._read(shard, number, once)
-        file = self._open.get(shard)
-        if file is None:
-            file = self._open[shard] = open(self.folder / self.names[shard], "rb", buffering=0)  # noqa: SIM115
+                return self._read(shard, number, once, self._bounds(shard, once, number, 2))
+        opened = self._open.get(shard)
+        if opened is None:
+            file: BinaryIO = open(self.folder / self.names[shard], "rb", buffering=0)  # noqa: SIM115
+            count = np.frombuffer(os.pread(file.fileno(), 4, 0), np.uint32)
+            opened = self._open[shard] = file, self._bounds(shard, file, 0, int(count.sum()) + 1)
             while len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)  # a thread that still reads it keeps it open
-        return self._read(shard, number, file)
+        file, bounds = opened
+        return self._read(shard, number, file, bounds[number : number + 2])
 
-    def _read(self, shard: int, number: int, file: BinaryIO) -> dict[str, np.ndarray]:
+    def _bounds(self, shard: int, file: BinaryIO, number: int, count: int) -> np.ndarray:
+        """`count` numbers of a shard's header, uint32, from where document `number` begins on."""
+        found = os.pread(file.fileno(), 4 * count, 4 * (1 + number))
+        if len(found) < 4 * count:
+            raise UserError(
+                f"{self.folder / self.names[shard]}: document {number} cannot be read (it ends in its header)"
+            )
+        return np.frombuffer(found, np.uint32)
+
+    def _read(self, shard: int, number: int, file: BinaryIO, bounds: np.ndarray) -> dict[str, np.ndarray]:
         names, _ = self._columns[shard]
         try:
-            begin, end = struct.unpack("<2I", os.pread(file.fileno(), 8, 4 * (1 + number)))
+            begin, end = bounds.tolist()
             data = os.pread(file.fileno(), end - begin, begin)
             sizes = struct.unpack_from(f"<{len(names)}I", data)
             found, at = {}, 4 * len(names)

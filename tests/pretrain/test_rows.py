@@ -14,7 +14,7 @@ from model.prompts import DEFAULT_TEMPLATES
 from model.vocabulary import IGNORED, Vocabulary
 from pretrain.packing import pack, pack_mixed
 from pretrain.row_tensors import assemble
-from pretrain.rows import RowPlan, RowSize, SourceLengths
+from pretrain.rows import RowPlan, RowSize, SourceLengths, pair_of_index, parts_of_index
 from pretrain.system.errors import UserError
 from pretrain.tasks import (
     IMAGE_TO_TEXT,
@@ -35,7 +35,7 @@ from pretrain.tasks import (
 )
 from tokenization.lengths import LengthIndex
 from tokenization.readers.document import KINDS
-from tokenization.sample import PICTURE, ROLE, WORDING
+from tokenization.sample import PICTURE, ROLE, SHAPE, WORDING
 
 VOCABULARY = Vocabulary(image_token_offset=300, codebook_size=64, vision_start_id=290, vision_end_id=291, eos_id=292)
 SHARES = TaskShares(text_to_image=0.6, unconditional=0.2, train_on_prompts=False)
@@ -149,6 +149,28 @@ def test_rows_come_in_random_order_and_not_in_that_of_packing():
     longest = [max(segment.length for segment in planned.row(number)) for number in range(rows)]
     for of_row in (filled, longest):
         assert abs(numpy.corrcoef(numpy.arange(rows), of_row)[0, 1]) < 0.25  # 6 of its standard errors; packed -0.5
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 9), st.integers(0, 3), st.lists(st.integers(0, 6), min_size=1, max_size=4), st.booleans(), st.data()
+)
+def test_a_captioned_picture_or_a_text_is_read_as_its_parts_are(codes, shape, texts, pictured, data):
+    entries = [(length, WORDING * bool(number)) for number, length in enumerate(texts)]
+    entries = [*[(codes, PICTURE + shape * SHAPE)] * pictured, *entries]
+    index = index_of([[(3, PICTURE), (2, 0)], entries])
+    ids, all_codes = numpy.arange(sum(texts)), numpy.arange(100, 100 + codes * pictured)
+    text = data.draw(st.integers(0, len(texts) - 1))
+    parts = parts_of_index(index, 1, ids, all_codes)
+    caption, found, number = pair_of_index(index, 1, text, ids, all_codes)
+    assert caption.tolist() == parts[-1].wordings[text][1].tolist()
+    wanted = (parts[0].codes.tolist(), parts[0].shape) if pictured else ([], 0)
+    assert (found.tolist(), number) == wanted
+    without = pair_of_index(index, 1, text)  # no shard is read
+    assert [len(without[0]), len(without[1]), without[2]] == [len(caption), len(found), number]
+    if pictured and codes:
+        with pytest.raises(ValueError, match="holds"):
+            pair_of_index(index, 1, text, ids, all_codes[:-1])
 
 
 @settings(max_examples=60, deadline=None)

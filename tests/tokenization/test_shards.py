@@ -322,6 +322,10 @@ def test_a_cut_shard_and_other_columns_are_named(dataset: Path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(UserError, match=f"{path}: document 1 cannot be read"):
         files.read(0, 1)
+    for kept in (6, 0):
+        path.write_bytes(path.read_bytes()[:kept])
+        with pytest.raises(UserError, match=f"{path}: document 0 cannot be read .it ends in its header"):
+            ShardFiles(dataset, shards).read(0, 0)
     shards[0]["column_encodings"] = ["str"] * len(shards[0]["column_names"])
     with pytest.raises(UserError, match="are not those of code shards"):
         ShardFiles(dataset, shards)
