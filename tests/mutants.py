@@ -69,9 +69,9 @@ FAULTS: dict[tuple[str, str], list[tuple[str, str]]] = {  # by group and file: o
         ("key = rotate(key, layout.cos, layout.sin)", "key = rotate(key, layout.cos, -layout.sin)"),
     ],
     ("rows", "pretrain/row_tensors.py"): [
-        ("labels[separated] != IGNORED", "ids[separated] != IGNORED"),
-        ("numpy.arange(count) for count in counts", "numpy.arange(1, count + 1) for count in counts"),
-        ("numpy.flatnonzero(~is_visual), numpy.flatnonzero(is_visual)", "numpy.flatnonzero(is_visual), numpy.flatnonzero(~is_visual)"),
+        ("numpy.flatnonzero(labels != IGNORED)", "numpy.flatnonzero(ids != IGNORED)"),
+        ("numpy.repeat(ends - counts, counts)", "numpy.repeat(ends - counts - 1, counts)"),
+        ("numpy.concatenate([numpy.flatnonzero(~is_visual), visual])", "numpy.concatenate([visual, numpy.flatnonzero(~is_visual)])"),
     ],
     ("rows", "pretrain/rows.py"): [
         ("return self.tokens - self.multiple", "return self.tokens"),

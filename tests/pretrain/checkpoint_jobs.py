@@ -62,26 +62,27 @@ def read_with_megatron(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def train_run(config: Path, overrides: list[str]) -> tuple[int, str, list[int]]:
-    """pretrain/train.py without its command line -> (exit code, what this rank printed, rows whose shards it read)."""
-    from pretrain import loader, start
+    """pretrain/train.py without its command line -> (exit code, what this rank printed, documents that it read)."""
+    from pretrain import start
     from pretrain.config import load_config
     from pretrain.process_ranks import check_world
+    from tokenization.shards import CodeDataset
 
     loaded = load_config(config, overrides)
     check_world(loaded, torch.distributed.get_world_size())
     read: list[int] = []
-    original, printed = loader.RowDataset._contents, io.StringIO()
+    original, printed = CodeDataset.tokens, io.StringIO()
 
-    def contents(dataset, box):
-        read.append(box.document)
-        return original(dataset, box)
+    def tokens(dataset, number):
+        read.append(number)
+        return original(dataset, number)
 
-    loader.RowDataset._contents = contents
+    CodeDataset.tokens = tokens
     try:
         with contextlib.redirect_stdout(printed):
             code = start.train(loaded, ["train.py"])
     finally:
-        loader.RowDataset._contents = original
+        CodeDataset.tokens = original
     return code, printed.getvalue(), read
 
 
