@@ -6,7 +6,7 @@ features of its configuration are refused. Of two families with the same switche
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,33 @@ class Family:
     end_of_text: tuple[str, ...]  # names of the end-of-text token in its tokenizers, by preference
     causal_lm: str  # transformers' class
     licence: str  # licence of its weights and tokenizer, for the card of a model that starts from it
-    defaults: Mapping[str, Any]  # default of a missing key of config.json, as in transformers' class
+    defaults: Mapping[
+        str, Any
+    ]  # of missing keys of config.json, as in transformers' class: DEFAULTS, and others that it has
     plain: Mapping[str, tuple] = field(default_factory=dict)  # keys of this family alone -> supported values
     says: Mapping[str, Any] = field(default_factory=dict)  # keys of its config.json for features that are not supported
     own_vocabulary: int = 0  # smallest vocabulary of its own tokenizers; a smaller one has another licence
 
+    def __post_init__(self) -> None:
+        """Raises UserError for an entry that would be accepted and do something else: a lone text, an empty licence."""
+        missing = [key for key in DEFAULTS if key not in self.defaults]
+        lone = [key for key, values in self.plain.items() if not isinstance(values, tuple)]
+        faults = {
+            "flavour": "" if self.flavour else "a name is needed",
+            "licence": "" if self.licence.strip() else "cards show it: name the licence of the weights",
+            "end_of_text": ""
+            if isinstance(self.end_of_text, tuple) and self.end_of_text
+            else 'a tuple of token names is needed, as ("</s>",)',
+            "defaults": f"{missing[0]} is needed, as transformers' class has it" if missing else "",
+            "plain": f"the values of {lone[0]} must be a tuple, as (False,)" if lone else "",
+        }
+        for name, fault in faults.items():
+            if fault:
+                raise UserError(f"model/families.py: {name} of {self.flavour!r} is {getattr(self, name)!r}: {fault}")
+
+
+DEFAULTS = ("num_key_value_heads", "max_position_embeddings", "head_dim")
+"""Keys of `defaults` that every family says; null is "as the attention heads have it"."""
 
 FAMILIES = {
     "qwen2": Family(
@@ -71,7 +93,18 @@ FAMILIES = {
     ),
 }
 
-BY_FLAVOUR = {family.flavour: family for family in FAMILIES.values()}
+
+def by_flavour(families: Iterable[Family]) -> dict[str, Family]:
+    """Flavour -> family. Raises UserError for a flavour that two families have."""
+    found: dict[str, Family] = {}
+    for family in families:
+        if family.flavour in found:
+            raise UserError(f"model/families.py: two families have the flavour {family.flavour!r}: rename one")
+        found[family.flavour] = family
+    return found
+
+
+BY_FLAVOUR = by_flavour(FAMILIES.values())
 
 COMMON_DEFAULTS = {
     "hidden_act": "silu",
@@ -104,6 +137,30 @@ def family_of(config: ModelConfig) -> str:
         f"attention_bias {config.attention_bias} and qk_norm {config.qk_norm}: no family of language models has both, so there "
         "is none that its text path could be of"
     )
+
+
+def with_layers_of(config: ModelConfig) -> list[Family]:
+    """The families with a model's switches, in the order of the table."""
+    return [
+        family
+        for family in FAMILIES.values()
+        if (family.attention_bias, family.qk_norm) == (config.attention_bias, config.qk_norm)
+    ]
+
+
+def flavour_of(config: ModelConfig, tokenizer: Any | None) -> str:
+    """`model.flavour` for a model: that of the first family with its layers and, in its tokenizer, its end-of-text token.
+
+    Without a tokenizer, or where no family ends texts as the model does, the first with its layers.
+    """
+    first = FAMILIES[family_of(config)].flavour
+    if tokenizer is None:
+        return first
+    for family in with_layers_of(config):
+        ids = (tokenizer.token_to_id(name) for name in family.end_of_text)
+        if next((found for found in ids if found is not None), None) == config.eos_token_id:
+            return family.flavour
+    return first
 
 
 def setting(values: Mapping[str, Any], key: str) -> Any:

@@ -53,7 +53,6 @@ PUBLISHED = (
 PLAIN: dict[str, tuple] = {
     "hidden_act": ("silu",),
     "use_sliding_window": (False,),
-    "attention_bias": (False,),
     "mlp_bias": (False,),
     "partial_rotary_factor": (1.0,),
     "pruned_heads": ({},),
@@ -75,7 +74,6 @@ PLAIN: dict[str, tuple] = {
 REMEDIES = {
     "use_sliding_window": "a sliding window is not supported: set it to false if texts are shorter than the window",
     "quantization_config": "quantised weights cannot be trained on: save the folder in bf16 first",
-    "attention_bias": "ours has no bias there: take another model",
     "text_logits_only": "a model with picture codes taken out of its logits is for text benchmarks: set it to false",
 }
 
@@ -181,6 +179,12 @@ def unkept_generation(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None and key not in NOT_SAMPLING}
 
 
+def plain_keys(kind: str) -> dict[str, tuple]:
+    """PLAIN with the keys of a family, `attention_bias` among them: supported as its layers are."""
+    family = FAMILIES.get(kind)
+    return PLAIN | ({"attention_bias": (family.attention_bias,), **family.plain} if family else {})
+
+
 def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
     """Raises UserError, in one line, for the first key that this model does not compute; `name` is the file's name in
     errors."""
@@ -197,8 +201,8 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
         *(PUBLISHED if published else ()),
         *(ModelConfig.__dataclass_fields__ if kind in MODEL_TYPES else ()),
     }
+    plain = plain_keys(kind)
     of_family = FAMILIES[kind].plain if kind in FAMILIES else {}
-    plain = PLAIN | dict(of_family)
     code_of_its_own = published or kind in MODEL_TYPES
     for key, value in values.items():
         harmless = key in WITHOUT_EFFECT and key not in of_family  # its class reads other keys
@@ -211,7 +215,7 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
         elif key in plain:
             if value not in plain[key]:
                 why = REMEDIES.get(key, "this model has no such thing, take another one")
-                if key in of_family:
+                if key in of_family or key not in PLAIN:
                     supported = " or ".join(repr(each) for each in plain[key])
                     why = f"{kind} is supported with {supported} only, take another model"
                 raise UserError(f"{name}: {key} is {value!r}: {why}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import MODEL_TYPES, ModelConfig
 from model.hf_source import HuggingFaceFolder
 from model.initialise import generator_of, initialise
 from model.weight_names import stack, training_names
@@ -60,7 +60,7 @@ def _check_complete(source: HuggingFaceFolder, config: ModelConfig, plan: dict[s
     missing = sorted(needed - source.files.keys())
     if missing:
         raise UserError(
-            f"{source.folder}: lacks {missing[0]} ({len(missing)} weights in all): its config.json needs them"
+            f"{source.folder}: lacks {missing[0]} ({len(missing)} weights in all): {_why(source, config, missing[0])}"
         )
     unused = sorted(name for name in source.files.keys() - needed if not name.endswith(UNUSED))
     if unused == [HEAD] and config.tie_word_embeddings:
@@ -68,7 +68,29 @@ def _check_complete(source: HuggingFaceFolder, config: ModelConfig, plan: dict[s
             raise UserError(f"{source.folder}: tie_word_embeddings is true, but {HEAD} differs from the embedding")
         unused = []
     if unused:
-        raise UserError(f"{source.folder}: {unused[0]} has no place in this model ({len(unused)} weights in all)")
+        why = _why(source, config, unused[0])
+        raise UserError(
+            f"{source.folder}: {unused[0]} has no place in this model ({len(unused)} weights in all): {why}"
+        )
+
+
+SWITCHED = {
+    ("q_proj.bias", "k_proj.bias", "v_proj.bias"): "attention_bias",
+    ("q_norm.weight", "k_norm.weight"): "qk_norm",
+    (HEAD,): "tie_word_embeddings",
+}
+"""Endings of weights that a model has or not -> the setting that says so."""
+
+
+def _why(source: HuggingFaceFolder, config: ModelConfig, name: str) -> str:
+    """What says that a weight is needed, or has no place: a setting and where it is from."""
+    setting = next((setting for endings, setting in SWITCHED.items() if name.endswith(endings)), "")
+    if not setting:
+        return "are config.json and the weights of one model?"
+    kind = source.values["model_type"]
+    of_folder = kind in MODEL_TYPES or setting == "tie_word_embeddings" and setting in source.values
+    where = "config.json" if of_folder else f"the entry {kind!r} of model/families.py"
+    return f"{setting} is {getattr(config, setting)} in {where}"
 
 
 def _dtype(source: HuggingFaceFolder, plan: dict[str, list[str]], dtype: torch.dtype | None) -> torch.dtype:

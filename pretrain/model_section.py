@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from model.config import ModelConfig, layer_kinds
-from model.families import FAMILIES, family_of
+from model.families import flavour_of
 from model.layer_kinds import SHARED
 from pretrain.config import ModelSection
 from pretrain.system.errors import UserError
@@ -19,13 +20,14 @@ SAME_IN_BOTH = tuple(
 """Fields that a section and a model have alike: a new one of this name in both is taken over in either direction."""
 
 
-def section_of(config: ModelConfig) -> ModelSection:
-    """Section for this model. Raises UserError for layer kinds or switches that no section can express."""
+def section_of(config: ModelConfig, tokenizer: Any | None = None) -> ModelSection:
+    """Section for this model with this tokenizer, by whose end-of-text token its flavour is found among families with the
+    same layers. Raises UserError for layer kinds or switches that no section can express."""
     names = (*SAME_IN_BOTH, "image_token_offset", "max_position_embeddings")
     return ModelSection(
         **{name: getattr(config, name) for name in names},
         **_kinds_of(config.layer_kinds),
-        flavour=FAMILIES[family_of(config)].flavour,
+        flavour=flavour_of(config, tokenizer),
         rope_scaling=config.rope_scaling or {},
     )
 
@@ -46,13 +48,13 @@ def _kinds_of(kinds: tuple[str, ...]) -> dict:
     raise UserError(f"layers are {list(kinds)}, which no section can say: train from the checkpoint that has them")
 
 
-def section_yaml(config: ModelConfig) -> str:
+def section_yaml(config: ModelConfig, tokenizer: Any | None = None) -> str:
     """The section as YAML, to paste into the configuration of a run."""
     import yaml
 
     comment = "# the model section of a run that starts from these weights: paste it in place of the one there\n"
     try:
-        section = section_of(config)
+        section = section_of(config, tokenizer)
     except UserError as error:
         return f"{comment}# it cannot be written: {error}\n"
     defaults = {spec.name: spec.default for spec in dataclasses.fields(ModelSection)}

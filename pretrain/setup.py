@@ -44,14 +44,30 @@ def special_id(tokenizer, *names: str) -> int:
     raise UserError(f"the tokenizer has none of {', '.join(names)}: add it as a special token")
 
 
+def end_of_text_id(tokenizer, flavour: str) -> int:
+    """Id of the flavour's end-of-text token. Raises UserError if the tokenizer has none, with the flavour whose it has."""
+    ours = BY_FLAVOUR[flavour]
+    if any(tokenizer.token_to_id(name) is not None for name in ours.end_of_text):
+        return special_id(tokenizer, *ours.end_of_text)
+    fitting = [
+        other.flavour
+        for other in BY_FLAVOUR.values()
+        if (other.attention_bias, other.qk_norm) == (ours.attention_bias, ours.qk_norm)
+        and any(tokenizer.token_to_id(name) is not None for name in other.end_of_text)
+    ]
+    remedy = f"set model.flavour to {' or '.join(fitting)}" if fitting else "add it as a special token"
+    names = ", ".join(ours.end_of_text)
+    raise UserError(f"model.flavour is {flavour}: the tokenizer has none of its end-of-text tokens ({names}): {remedy}")
+
+
 def model_config(section: ModelSection, tokenizer, manifest: dict) -> ModelConfig:
     """Model configuration: sizes from the configuration, ids from the tokenizer, the codebook from the shards."""
     text_rows = tokenizer.get_vocab_size()
     offset = section.image_token_offset or text_rows
     if offset < text_rows and offset <= max(special_id(tokenizer, "<|vision_start|>", "<|vision_end|>"), 0):
         raise UserError(f"model.image_token_offset {offset} is below the special tokens: codes would replace them")
-    names = (("<|vision_start|>",), ("<|vision_end|>",), BY_FLAVOUR[section.flavour].end_of_text)
-    start, end, eos = (special_id(tokenizer, *some) for some in names)
+    start, end = special_id(tokenizer, "<|vision_start|>"), special_id(tokenizer, "<|vision_end|>")
+    eos = end_of_text_id(tokenizer, section.flavour)
     return sized_config(section, offset, manifest["vq"]["codebook_size"], (start, end, eos))
 
 

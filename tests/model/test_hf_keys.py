@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
+import transformers
 
 from model.families import COMMON_DEFAULTS, FAMILIES, OTHERS
-from model.hf_keys import HARMLESS, PLAIN, USED, WITHOUT_EFFECT, check_keys
+from model.hf_keys import HARMLESS, PLAIN, USED, WITHOUT_EFFECT, check_keys, plain_keys
 from model.hf_keys import PUBLISHED as PUBLISHED_KEYS
 from model.hf_source import HuggingFaceFolder, model_config
 from pretrain.system.errors import UserError
 from tests.model.base_configs import CLASSES, PUBLISHED, TINY, written_by_4, written_by_5
 from tests.model.tiny_hf import randomise
 
-MODELS = {"qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM, "llama": LlamaForCausalLM}
 KINDS = [kind for kind in CLASSES if kind in FAMILIES]
 FILES = {name: values for name, values in PUBLISHED.items() if values["model_type"] in FAMILIES}
 FILES |= {f"{kind} of 4.57.6": written_by_4(kind) for kind in KINDS}
@@ -48,7 +47,7 @@ def test_every_key_is_used_or_harmless_or_refused(name, tmp_path):
     check_keys(values, name)
     read = Recorded(values)
     config_of(read, tmp_path)
-    plain = PLAIN | dict(FAMILIES[values["model_type"]].plain)
+    plain = plain_keys(values["model_type"])
     for key, value in values.items():
         ways = [key in read.read, key in WITHOUT_EFFECT, key in plain or key == "layer_types"]
         assert sum(ways) == 1 or value is None, key
@@ -68,7 +67,7 @@ def test_the_lists_of_keys_do_not_overlap():
 def test_what_is_called_harmless_is(kind):
     """transformers' own class gives the same logits whatever the value."""
     others = {
-        "attention_dropout": 0.5,
+        **dict.fromkeys(HARMLESS["dropout in training is the run's to choose"], 0.5),
         "sliding_window": 3,
         "max_window_layers": 1,
         "pretraining_tp": 2,
@@ -90,9 +89,13 @@ def test_what_is_called_harmless_is(kind):
         "id2label": {"0": "a"},
     }
     assert others.keys() <= WITHOUT_EFFECT.keys()
+    others = {
+        key: value for key, value in others.items() if key not in FAMILIES[kind].plain
+    }  # those have an effect there
     ids = torch.randint(0, 272, (2, 20), generator=torch.Generator().manual_seed(3))
-    base = randomise(MODELS[kind](CLASSES[kind](**TINY)), seed=5)
-    changed = MODELS[kind](CLASSES[kind](**TINY, **others)).eval()
+    model = getattr(transformers, FAMILIES[kind].causal_lm)
+    base = randomise(model(CLASSES[kind](**TINY)), seed=5)
+    changed = model(CLASSES[kind](**TINY, **others)).eval()
     changed.load_state_dict(base.state_dict())
     assert torch.equal(changed(ids).logits, base(ids).logits)
 

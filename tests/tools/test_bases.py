@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from model.config import ModelConfig
-from model.families import FAMILIES
+from model.families import BY_FLAVOUR, FAMILIES, OTHERS
 from model.hf_keys import check_keys
 from pretrain.config import ModelSection
 from pretrain.sample_images import hugging_face_model
@@ -32,6 +32,7 @@ from tools.export.base_model import convert
 from tools.export.from_checkpoint import write_tokenizer as write_exported_tokenizer
 from tools.export.model_card import text_licence
 from tools.export.text_only import KEPT, LEFT_OUT, of_text, plain_configuration
+from tools.runs.new_run import base_section
 
 CODES = 64
 ARGUMENTS = {
@@ -55,9 +56,14 @@ def write_base(folder: Path, kind: str, **changes) -> torch.nn.Module:
     """A folder as 4.57.6 saves it, with random weights -> transformers' model."""
     model = randomise(AutoModelForCausalLM.from_config(CLASSES[kind](**{**TINY, "rope_theta": 1e6, **changes})), seed=5)
     model.save_pretrained(folder)
+    write_family_tokenizer(folder, kind)
+    return model
+
+
+def write_family_tokenizer(folder: Path, kind: str) -> None:
+    """A tokenizer.json with the end-of-text token of a family."""
     end = FAMILIES[kind].end_of_text[0]
     write_tokenizer(folder, added=() if end in SPECIALS else (end,))
-    return model
 
 
 def as_5_saves(folder: Path) -> None:
@@ -125,9 +131,7 @@ REFUSED = {
     "partial_rotary_factor": {"partial_rotary_factor": 0.5},
     "qwen2_moe": {"model_type": "qwen2_moe", "num_experts": 4},
     "qwen3_moe": {"model_type": "qwen3_moe", "num_experts": 4},
-    "mixtral": {"model_type": "mixtral"},
-    "mistral": {"model_type": "mistral"},
-    "qwen2_5_vl": {"model_type": "qwen2_5_vl"},
+    **{other: {"model_type": other} for other in ("mixtral", "mistral", "qwen2_5_vl") if other in OTHERS},
     "use_sliding_window": {"use_sliding_window": True},
     "layer_types": {"layer_types": ["sliding_attention"] * 4},
     "mlp_bias": {"mlp_bias": True},
@@ -144,7 +148,7 @@ def test_what_does_not_come_in_is_one_line(kind, name, saved_by, tmp_path):
     values = written_by_5(values) if saved_by == "5.24.0" else values
     (tmp_path / "config.json").write_text(json.dumps(values))
     save_file({"model.norm.weight": torch.ones(32)}, tmp_path / "model.safetensors")
-    write_tokenizer(tmp_path)
+    write_family_tokenizer(tmp_path, kind)
     with pytest.raises(UserError, match=f"{tmp_path}/config.json: .*{name}") as error:
         converted(tmp_path, tmp_path / "start")
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
@@ -269,6 +273,61 @@ def test_the_model_section_is_written(kind, arguments, tmp_path):
     assert model_config(section, tokenizer, {"vq": {"codebook_size": CODES}}) == config
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["its own end alone", "both"])
+def test_the_model_section_has_the_flavour_of_the_base(own, monkeypatch, tmp_path):
+    """Not that of the first family with its layers, which ends texts with a token that the base's tokenizer lacks or has
+    for something else."""
+    other = dataclasses.replace(FAMILIES["qwen2"], flavour="other", end_of_text=("<other_end>",))
+    monkeypatch.setitem(FAMILIES, "other", other)
+    monkeypatch.setitem(BY_FLAVOUR, "other", other)
+    write_base(tmp_path / "base", "qwen2")
+    path = tmp_path / "base/config.json"
+    path.write_text(path.read_text().replace('"model_type": "qwen2"', '"model_type": "other"'))
+    write_family_tokenizer(tmp_path / "base", "other")
+    if own:
+        path = tmp_path / "base/tokenizer.json"
+        path.write_text(path.read_text().replace("<|endoftext|>", "<|unused|>"))
+    config, _ = converted(tmp_path / "base", tmp_path / "start")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "start/tokenizer.json"))
+    section = ModelSection(**yaml.safe_load((tmp_path / "start/model.yaml").read_text())["model"])
+    assert section.flavour == "other" and tokenizer.token_to_id("<other_end>") == config.eos_token_id
+    assert model_config(section, tokenizer, {"vq": {"codebook_size": CODES}}) == config
+    assert base_section(tmp_path / "start")["flavour"] == "other"  # what tools/new_run.py writes
+    if own:
+        with pytest.raises(
+            UserError, match=r"model.flavour is qwen2.5: .*<\|endoftext\|>.*: set model.flavour to other"
+        ):
+            model_config(dataclasses.replace(section, flavour="qwen2.5"), tokenizer, {"vq": {"codebook_size": CODES}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "switches", "said"),
+    [
+        ("qwen2", {"attention_bias": False}, "k_proj.bias has no place .*attention_bias is False in the entry 'qwen2'"),
+        ("llama", {"attention_bias": True}, "lacks .*k_proj.bias .*attention_bias is True in the entry 'llama'"),
+        ("qwen3", {"qk_norm": False}, "k_norm.weight has no place .*qk_norm is False in the entry 'qwen3'"),
+        ("llama", {"qk_norm": True}, "lacks .*k_norm.weight .*qk_norm is True in the entry 'llama'"),
+    ],
+)
+def test_a_wrong_switch_of_an_entry_is_named(kind, switches, said, monkeypatch, tmp_path):
+    write_base(tmp_path / "base", kind)
+    family = FAMILIES[kind]
+    plain = {**family.plain, "attention_bias": (True, False)}
+    monkeypatch.setitem(FAMILIES, kind, dataclasses.replace(family, plain=plain, **switches))
+    with pytest.raises(UserError, match=f"{said} of model/families.py"):
+        converted(tmp_path / "base", tmp_path / "start")
+
+
+def test_a_head_that_is_not_there_names_the_tie(tmp_path):
+    write_base(tmp_path / "base", "llama", tie_word_embeddings=True)
+    path = tmp_path / "base/config.json"
+    for tie, where in ((False, "config.json"), (None, "the entry 'llama' of model/families.py")):
+        values = {**json.loads(path.read_text()), "tie_word_embeddings": tie}
+        path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+        with pytest.raises(UserError, match=f"lacks lm_head.weight .*: tie_word_embeddings is False in {where}"):
+            converted(tmp_path / "base", tmp_path / "start")
+
+
 def test_a_start_is_not_exported(tmp_path, commands):
     write_base(tmp_path / "base", "qwen2")
     converted(tmp_path / "base", tmp_path / "start")
@@ -309,5 +368,6 @@ def test_a_plain_folder_of_the_text_path_keeps_its_positions(scaling, tmp_path):
 @pytest.mark.parametrize("kind", CLASSES)
 def test_the_card_says_what_the_bases_weights_are_bound_to(kind, tmp_path):
     write_base(tmp_path / "base", kind)
-    config, _ = converted(tmp_path / "base", tmp_path / "start", image_token_offset=151_936)
-    assert FAMILIES[kind].licence in text_licence(config)
+    offset = max(151_936, FAMILIES[kind].own_vocabulary)
+    config, _ = converted(tmp_path / "base", tmp_path / "start", image_token_offset=offset)
+    assert any(f": {FAMILIES[kind].licence}{end}" in text_licence(config) for end in ";.")

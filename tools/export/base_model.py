@@ -56,7 +56,7 @@ def convert(arguments: argparse.Namespace) -> str:
     def write(folder: Path) -> None:
         write_whole(folder, starting_weights(source, config, new))
         (folder / "model.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
-        (folder / "model.yaml").write_text(section_yaml(config), encoding="utf-8")
+        (folder / "model.yaml").write_text(section_yaml(config, opened[0] if opened else None), encoding="utf-8")
         if opened:
             (folder / "tokenizer.json").write_bytes(opened[1])
         if verify:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.families import FAMILIES, family_of
+from model.families import FAMILIES, family_of, with_layers_of
 from pretrain.config_names import with_current_names
 from pretrain.json_lines import lines_backwards, parsed
 from pretrain.system.errors import TryAgain, UserError
@@ -166,12 +166,7 @@ def text_licence(config) -> str:
     """The card's line on text tokenizer and text weights; empty where their base is not known."""
     first = FAMILIES[family_of(config)]
     # an export does not say which of several families with its layers it started from: the card names the licence of each
-    same = [
-        family
-        for family in FAMILIES.values()
-        if (family.attention_bias, family.qk_norm) == (first.attention_bias, first.qk_norm)
-        and config.image_token_offset >= family.own_vocabulary
-    ]
+    same = [family for family in with_layers_of(config) if config.image_token_offset >= family.own_vocabulary]
     if not same:
         return ""
     names = {first.flavour: "Qwen" if first.own_vocabulary else "a language model"}

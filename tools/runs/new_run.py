@@ -218,6 +218,7 @@ def base_section(checkpoint: Path) -> dict[str, Any]:
     import yaml
 
     from model.config import ModelConfig
+    from model.tokenizer_file import read_tokenizer
     from pretrain.inputs import holds_checkpoint
     from pretrain.model_section import section_yaml
 
@@ -228,8 +229,11 @@ def base_section(checkpoint: Path) -> dict[str, Any]:
         if (checkpoint / "model.json").is_file()
         else max((checkpoint / "checkpoints").glob("step_*"), default=checkpoint)
     )
+    own = found / "tokenizer.json"
+    tokenizer = read_tokenizer(own)[0] if own.is_file() else None
     try:
-        text = section_yaml(ModelConfig.from_dict(json.loads((found / "model.json").read_text(encoding="utf-8"))))
+        model = ModelConfig.from_dict(json.loads((found / "model.json").read_text(encoding="utf-8")))
+        text = section_yaml(model, tokenizer)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{found / 'model.json'}: cannot be read ({error.__class__.__name__}): make it again with tools/convert_from_hf.py"
