@@ -25,18 +25,19 @@ class Addition:
 
     entries: Sequence[Entry]
     new: Mapping[str, str]  # path -> file in additions/
+    tests: Sequence[Entry] = ()  # those that the section asks for in tests
 
     @property
     def files(self) -> set[str]:
         """All that it touches."""
         return {entry.file for entry in self.entries} | set(self.new)
 
-    def make(self, root: Path) -> None:
-        """In the sources at `root`."""
+    def make(self, root: Path, tests: bool = False) -> None:
+        """In the sources at `root`, and in their tests."""
         for path, name in self.new.items():
             assert not (root / path).exists(), path
             (root / path).write_text((HERE / name).read_text(encoding="utf-8"), encoding="utf-8")
-        for entry in self.entries:
+        for entry in (*self.entries, *(self.tests if tests else ())):
             text = (root / entry.file).read_text(encoding="utf-8")
             assert text.count(entry.behind) == 1, (entry.file, entry.behind)
             after = entry.text if entry.instead else entry.behind + entry.text
@@ -63,6 +64,14 @@ ADDITIONS = {
             Entry("model/families.py", '    "mistral": "attention in a sliding window",\n', "", instead=True),
         ],
         {},
+        [
+            Entry("tests/model/base_configs.py", "from transformers import LlamaConfig, ", "MistralConfig, "),
+            Entry(
+                "tests/model/base_configs.py",
+                "CLASSES = {",
+                '"mistral": lambda **values: MistralConfig(**{"sliding_window": None, **values}), ',
+            ),
+        ],
     ),
     "An image tokenizer": Addition(
         [
