@@ -49,6 +49,13 @@ def test_pieces_of_all_ranks_make_the_whole(held):
         assert torch.equal(made, whole)
 
 
+def test_whole_rows_are_one_box():
+    """Each box has a place of its own in the metadata, which every process reads."""
+    name, shape = "a.linear_proj.weight", (4, 6)
+    for start, elements, boxes in ((0, 24, 1), (6, 12, 1), (6, 13, 2), (5, 13, 2), (5, 14, 3), (7, 3, 1)):
+        assert len(list(boxes_of("key", name, shape, torch.zeros(elements), 0, 1, start))) == boxes, (start, elements)
+
+
 @settings(max_examples=50, deadline=None)
 @given(held_tensors())
 def test_what_is_read_into_the_pieces_is_in_the_tensor(held):
@@ -73,7 +80,8 @@ def test_each_piece_is_written_by_one_rank_and_ranks_write_alike(sizes, ranks):
 
 
 def test_a_copy_does_not_change_with_the_tensor():
-    tensor = torch.zeros(4, 4)
-    copy = copied([TensorBox("key", (4, 4), (0, 0), tensor[:, 1:])])[0]
-    tensor.fill_(1.0)
-    assert copy.tensor.sum() == 0 and copy.tensor.is_contiguous()
+    for part in (slice(None), slice(1, None)):  # of which the first is contiguous as it is
+        tensor = torch.zeros(4, 4)
+        copy = copied([TensorBox("key", (4, 4), (0, 0), tensor[:, part])])[0]
+        tensor.fill_(1.0)
+        assert copy.tensor.sum() == 0 and copy.tensor.is_contiguous()

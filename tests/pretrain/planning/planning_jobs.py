@@ -75,12 +75,24 @@ def saved_bytes(config: ModelConfig, parallel: ParallelLayout, precision: str, t
     return place()[0], saved.bytes
 
 
+def gradient_of(parameter: torch.nn.Parameter) -> torch.Tensor | None:
+    """What DeepSpeed's stages 1 and 2 sum up of a weight: an attribute of its own where training is in bf16."""
+    return parameter.grad if (summed := getattr(parameter, "grad_accum", None)) is None else summed
+
+
 def zero_held_bytes(changes: dict, parallel: ParallelLayout, zero: ZeroSection, precision: str) -> dict[str, int]:
-    """What this rank holds under ZeRO after a training step: bytes of weights, gradients (where ZeRO keeps them in one
-    buffer) and optimizer, and ranks of data parallelism."""
+    """What this rank holds under ZeRO after a training step: bytes of weights, gradients (of stage 3 in one buffer; of the
+    others what is there between two rows) and optimizer, and ranks of data parallelism."""
     engine = zero3_jobs.make_engine(changes, parallel, zero, OptimSection(lr=1e-3), precision)
-    engine.train_step(rows_here(mixed_rows(engine.model_config)[:4]), 1e-3)
     inner, weights, gradients = engine.engine.optimizer, [], []
+    backward = engine.engine.backward
+
+    def watched(loss):
+        gradients.extend(each for parameter in engine.names if (each := gradient_of(parameter)) is not None)
+        backward(loss)
+
+    engine.engine.backward = watched
+    engine.train_step(rows_here(mixed_rows(engine.model_config)[: 2 * engine.group.size()]), 1e-3)  # two on each rank
     if zero.stage == 3:
         for parameter in engine.names:
             weights += [parameter.ds_tensor.data, *([parameter.data] if parameter.ds_persist else [])]

@@ -190,6 +190,19 @@ def test_activations_are_within_15_percent_of_what_autograd_keeps(
         assert planned == pytest.approx(measured, rel=0.15), f"stage {place}: {planned / measured:.3f} of it"
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_of_a_layer_that_is_mostly_attention(world: World, precision: str):
+    """16 query heads beside narrow matrices: what attention saves is not hidden by what the MLP saves."""
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 2, "hidden_size": 64, "intermediate_size": 64}
+    config, parallel = measured_config({**QWEN25, **heads}), ParallelLayout()
+    row, width = RowShape(TOKENS, 1, TOKENS // 2, TOKENS // 2), 2 if precision == "bf16" else 4
+    options = {"config": config, "parallel": parallel, "precision": precision, "tokens": TOKENS}
+    ((_, measured),) = world.run(planning_jobs.saved_bytes, 1, **options)
+    (stage,) = planned_stages(parallel, config.num_hidden_layers)
+    planned = activation_bytes(config, stage, row, parallel, width, 1, on_cpu=True).kept
+    assert planned == pytest.approx(measured, rel=0.15), f"{planned / measured:.3f} of it"
+
+
 def test_the_planner_knows_how_many_logits_exist_at_a_time():
     assert activations.LOGITS_AT_ONCE == loss.LOGITS_AT_ONCE
     assert activations.SOFTMAX_AT_ONCE == loss.SOFTMAX_AT_ONCE
