@@ -10,8 +10,9 @@ from PIL import Image
 
 from pretrain.system.errors import UserError
 from tests.commands import CommandServer, assert_refused
+from tests.pretrain.tiny_run import save_tiny_vq
 from tools.reports import report_page
-from tools.reports.demo import Gallery, losses, measure_captions, measure_recall, nearest, pixels
+from tools.reports.demo import Gallery, losses, measure_captions, measure_recall, nearest, pixels, reconstruction
 
 GALLERY = Gallery(
     names=[["sun"], ["moon", "crescent"], ["star"], ["cat"]],
@@ -94,6 +95,27 @@ def test_the_page_shows_what_it_is_given(tmp_path):
         "curves.png",
         "seen.png",
     }
+
+
+@pytest.mark.parametrize("side", [16, 32, 48])
+def test_reconstructions_have_the_size_of_the_shards(tmp_path, side: int):
+    """Which need not be the image tokenizer's own, 32 pixels here: shard_images.py has --image-size."""
+    from types import SimpleNamespace
+
+    from tokenization.preprocess import open_image, preprocess
+    from tokenization.vq import load_vq
+
+    vq = load_vq(save_tiny_vq(tmp_path / "vq", seed=0))
+    folder = tmp_path / "corpus/heldout/folder/images"
+    folder.mkdir(parents=True)
+    for number, name in enumerate(GALLERY.ids):
+        drawn = numpy.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=numpy.uint8)
+        Image.fromarray(drawn).save(folder / f"{name[0]}.png")
+    codes = vq.encode([preprocess(open_image(folder / f"{name[0]}.png"), side) for name in GALLERY.ids])
+    gallery = Gallery(GALLERY.names, codes, GALLERY.ids, GALLERY.texts)
+    real, decoded, names, psnr = reconstruction(SimpleNamespace(vq=vq), tmp_path, gallery, 4)
+    assert {picture.size for picture in [*real, *decoded]} == {(side, side)}
+    assert names == ["sun", "moon", "star", "cat"] and 0 < psnr < 30
 
 
 @pytest.mark.parametrize("script, data", [("tools/demo_report.py", "--data"), ("tools/edit_report.py", "--edits")])

@@ -155,9 +155,9 @@ def reconstruction(export, data: Path, gallery: Gallery, count: int) -> tuple[li
     from tokenization.preprocess import open_image, preprocess
 
     folder = data / "corpus" / "heldout" / "folder" / "images"
-    size = export.vq.image_size
     chosen = range(0, len(gallery.names), max(1, len(gallery.names) // count))
-    real = [preprocess(open_image(folder / f"{gallery.ids[i][0]}.png"), size) for i in chosen]
     decoded = export.vq.decode(gallery.codes[list(chosen)])
+    size = decoded[0].width  # of the shards, which need not be the image tokenizer's own
+    real = [preprocess(open_image(folder / f"{gallery.ids[i][0]}.png"), size) for i in chosen]
     error = float(((pixels(real) - pixels(decoded)) ** 2).mean())
     return real, decoded, [gallery.names[i][0] for i in chosen], -10 * math.log10(error)
