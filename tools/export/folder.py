@@ -80,6 +80,7 @@ def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
     vq = load_vq(str(folder / VQ_FOLDER), device=device)
     model = load_model(folder, device, dtype)
     check_vq(model.config.codebook_size, vq, templates, folder)
+    vq.image_size = templates.grid[0] * vq.downsample  # exports of earlier releases have the tokenizer's own size there
     config = model.config
     controls = Tokenizer.from_file(str(folder / "tokenizer.json"))
     vocabulary = Vocabulary(

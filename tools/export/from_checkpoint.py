@@ -147,6 +147,9 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
             f"{vq_name or state['vq']}: is not the image tokenizer of the training shards (fingerprint "
             f"{vq.fingerprint[:12]}, they have {templates.vq_fingerprint[:12]}): give that one with --vq"
         )
+    vq.image_size = (
+        templates.grid[0] * vq.downsample
+    )  # of the training shards: --image-size need not be the tokenizer's own
     check_output(output)
     with published(output) as temporary:
         dtype = write_weights(checkpoint, temporary, config)
