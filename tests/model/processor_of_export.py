@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tools.tiny_export import CHATML, write_export
+from tests.tools.tiny_export import CHATML, SIDE, write_export
 
 
 def _kept_code() -> list[str]:
@@ -48,7 +48,7 @@ def two_pictures() -> list[Image.Image]:
 def codes_of(opened, images) -> np.ndarray:
     from tokenization.preprocess import preprocess
 
-    return opened.vq.encode([preprocess(image, 16) for image in images]).reshape(len(images), -1)
+    return opened.vq.encode([preprocess(image, SIDE) for image in images]).reshape(len(images), -1)
 
 
 def user_says(text: str) -> dict:

@@ -103,8 +103,8 @@ def test_captions_are_printed_and_written(export, tmp_path, picture, capsys):
     (codes,) = codes_of(opened, Request("", (picture,)))
     ids, _ = prompt_ids(opened, "caption", Request("", (picture,)), [codes])
     vocabulary = opened.vocabulary
-    assert ids[0] == vocabulary.vision_start_id and ids[65] == vocabulary.vision_end_id  # 8 x 8 codes between them
-    assert all(vocabulary.is_code(token) for token in ids[1:65]) and ids[66:] == list(opened.encode("It is:"))
+    assert ids[0] == vocabulary.vision_start_id and ids[17] == vocabulary.vision_end_id  # 4 x 4 codes between them
+    assert all(vocabulary.is_code(token) for token in ids[1:17]) and ids[18:] == list(opened.encode("It is:"))
     found = opened.model.generate(
         torch.tensor([ids]), max_new_tokens=6, do_sample=False, logits_processor=opened.model.text_only()
     )

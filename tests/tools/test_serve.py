@@ -86,7 +86,7 @@ def test_a_chat_with_a_picture(served, export):
     ask = {"model": "tiny", "messages": [user("What is it?", data)], "max_tokens": 12, "seed": 7}
     found = served.client.chat.completions.create(**ask)
     ids = [*turn_ids([], "What is it?", export.encode, export.markup, export.vocabulary)]
-    assert found.usage.prompt_tokens == len(ids) + 64 + 2 and found.usage.completion_tokens <= 12  # 8 x 8 codes
+    assert found.usage.prompt_tokens == len(ids) + 16 + 2 and found.usage.completion_tokens <= 12  # 4 x 4 codes
     assert found.seed == 7 and found.choices[0].message.role == "assistant"
     stream = served.client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True})
     chunks = list(stream)
@@ -163,7 +163,7 @@ def test_pictures_are_edited(served, export):
     sampling = Sampling(3.0, 0.99, 4096, 0.96, 0, 2.0)
     for sample, picture in enumerate(one.data):
         assert np.array_equal(pixels_of(picture.b64_json), drawn(export, "redder", 9, sample, sources[:1], sampling))
-    assert one.usage.input_tokens_details.image_tokens == 64
+    assert one.usage.input_tokens_details.image_tokens == 16
     files = [("a.png", sources[0]), ("b.jpg", sources[1])]
     stream = served.client.images.edit(
         image=files, prompt="both", stream=True, partial_images=1, extra_body={"seed": 2}

@@ -89,7 +89,7 @@ def test_uploads_in_every_spelling(served, names):
     body = b"".join([part("prompt", b"redder"), *files, *empty, nothing]) + b"--edge--\r\n"
     kind = "multipart/form-data; boundary=edge"
     status, found, _ = served.post("/v1/images/edits", body, kind, Authorization="Bearer secret")
-    assert status == 200 and found["usage"]["input_tokens_details"]["image_tokens"] == 64 * len(names), found
+    assert status == 200 and found["usage"]["input_tokens_details"]["image_tokens"] == 16 * len(names), found
 
 
 @pytest.mark.parametrize(

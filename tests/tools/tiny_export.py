@@ -18,6 +18,7 @@ SPECIALS = ("<|endoftext|>", "<|vision_start|>", "<|vision_end|>")
 CHATML = ("<|im_start|>", "<|im_end|>")
 CODEBOOK = TINY_DIFFUSERS["num_vq_embeddings"]
 GRID = (4, 4)
+SIDE = 2 * GRID[0]  # pixels: two a code
 
 
 def write_tokenizer(folder: Path, added: tuple[str, ...] = ()) -> dict[str, int]:
@@ -67,7 +68,7 @@ def write_export(folder: Path, added: tuple[str, ...] = (), shapes: tuple = (), 
     model.save_pretrained(folder)
     torch.manual_seed(2)
     VQModel(**TINY_DIFFUSERS).save_pretrained(folder / "vq")
-    (folder / "vq" / "preprocess.json").write_text(json.dumps({"image_size": 16, "name": "tiny"}))
+    (folder / "vq" / "preprocess.json").write_text(json.dumps({"image_size": SIDE, "name": "tiny"}))
     templates = PromptTemplates(
         text_to_image=("{caption} Draw.",),
         image_to_text=("It is:",),
@@ -80,5 +81,5 @@ def write_export(folder: Path, added: tuple[str, ...] = (), shapes: tuple = (), 
     settings["model_input_names"] = ["input_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     write_code(folder)
-    write_processor(folder, model.config, 16, 2 if shapes else 0)
+    write_processor(folder, model.config, SIDE, 2 if shapes else 0)
     return folder
