@@ -102,6 +102,16 @@ def train_with(engine, optim: OptimSection = OPTIM, steps: int = TRAINED) -> tup
     return figures, measured, {name: tensor.clone() for name, tensor in engine.weights()}
 
 
+def written_boxes(changes: dict, parallel: ParallelLayout, precision: str = "fp32") -> list[tuple]:
+    """(key, shape of the whole, offsets, shape) of each box that this rank writes to a checkpoint."""
+    return places_of(make_engine(changes, parallel, precision=precision))
+
+
+def places_of(engine) -> list[tuple]:
+    """The same for any engine."""
+    return [(box.key, box.shape, box.offsets, tuple(box.tensor.shape)) for box in engine.boxes()]
+
+
 def threads_of_a_model(parallel: ParallelLayout) -> int:
     """Threads of this process before a job that makes groups, and a model that trains in them."""
     before = len(os.listdir("/proc/self/task"))

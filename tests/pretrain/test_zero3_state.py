@@ -1,4 +1,5 @@
-"""What ranks write of frozen weights: each element once, on however many ranks, also where their number divides nothing."""
+"""What ranks write of frozen weights, each element once also where their number divides nothing, and going back to what was
+written."""
 
 from __future__ import annotations
 
@@ -9,8 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pretrain.config import ZeroSection
 from pretrain.engines import zero3_state
 from pretrain.tensor_boxes import TensorBox
+from tests.parallel_world import World
+from tests.pretrain import zero3_jobs
 
 
 def frozen_of(rank: int, ranks: int, weight: torch.Tensor, patch: pytest.MonkeyPatch) -> list[TensorBox]:
@@ -31,3 +35,19 @@ def test_ranks_write_each_element_of_a_frozen_weight_once(rows, columns, ranks):
         assert (found[place] == -1).all()
         found[place] = box.tensor
     assert torch.equal(found, weight)
+
+
+SECTIONS = {  # ranks, zero section
+    "cut": (2, {"param_persistence_threshold": 0}),
+    "small weights whole": (2, {"param_persistence_threshold": 200}),
+    "cut again inside of a node": (4, {"param_persistence_threshold": 0, "hpz_partition_size": 2}),
+    "zero1": (2, {"stage": 1}),
+}
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_an_engine_that_goes_back_does_again_what_it_did(world: World, tmp_path, name: str):
+    """Copies of weights that DeepSpeed has beside what is loaded, of the steps since, are made anew."""
+    ranks, zero = SECTIONS[name]
+    for before, after in world.run(zero3_jobs.go_back, ranks, zero=ZeroSection(**zero), folder=tmp_path / "saved"):
+        assert before == after

@@ -14,8 +14,13 @@ from pretrain.parallel import ParallelLayout
 from tests.model.tiny_training import training_config
 from tests.pretrain.parallel_jobs import (
     OPTIM,
+    ROWS,
     STEPS,
     TOKENS,
+    mixed_rows,
+    numbers,
+    places_of,
+    rows_here,
     train_past_a_bad_step,
     train_with,
     train_with_text_beside_pictures,
@@ -74,6 +79,51 @@ def precision_of_weights(zero: ZeroSection, precision: str, fp16: bool) -> set[t
     return {parameter.ds_tensor.dtype for parameter in engine.names}
 
 
+def written_boxes(changes: dict, parallel: ParallelLayout, zero: ZeroSection, precision: str = "fp32") -> list[tuple]:
+    """As that of `parallel_jobs`."""
+    return places_of(make_engine(changes, parallel, zero, precision=precision))
+
+
+def go_back(zero: ZeroSection, folder: Path) -> tuple[list, list]:
+    """Figures of what follows a checkpoint, a step and a measurement, before and after the engine went back to it."""
+    from pretrain.sharded_files import write_boxes
+
+    engine = make_engine({}, ParallelLayout(), zero)
+    rows = mixed_rows(engine.model_config)
+
+    def figures() -> list:
+        stepped = numbers(engine.train_step(rows_here(rows[ROWS : 2 * ROWS]), OPTIM.lr))
+        return [stepped, numbers(engine.evaluate(rows_here(rows[:ROWS])))]
+
+    engine.train_step(rows_here(rows[:ROWS]), OPTIM.lr)
+    write_boxes(folder, engine.boxes())
+    before = figures()
+    engine.load(folder, 1)
+    return before, figures()
+
+
+def outputs_kept(parallel: ParallelLayout, zero: ZeroSection) -> tuple[int, int]:
+    """(outputs of norms and activation functions in layers, those of them that are there when a backward pass begins)."""
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    from model.layer_specs import CHEAP
+
+    engine, outputs, kept = make_engine({}, parallel, zero), [], []
+    for module in engine.stages[0].decoder.layers.modules():
+        if type(module) in CHEAP:
+            module.register_forward_hook(lambda _, __, output: outputs.append(StorageWeakRef(output.untyped_storage())))
+    backward = engine.engine.backward
+
+    def watched(loss):
+        kept.extend(output for output in outputs if not output.expired())
+        backward(loss)
+
+    engine.engine.backward = watched
+    ranks = torch.distributed.get_world_size()
+    engine.train_step(rows_here(mixed_rows(engine.model_config)[:ranks]), OPTIM.lr)
+    return len(outputs), len(kept)
+
+
 def load_and_save(config: Path, start: Path, output: Path) -> int:
     """A checkpoint into the megatron engine on 2 tensor- x 2 data-parallel ranks with the distributed optimizer, and out
     again -> ranks of this job."""
@@ -103,8 +153,6 @@ def host_reads(zero: ZeroSection) -> int:
     from unittest.mock import patch
 
     from torch.utils._python_dispatch import TorchDispatchMode
-
-    from tests.pretrain.parallel_jobs import ROWS, mixed_rows, rows_here
 
     class Reads(TorchDispatchMode):
         count = 0
