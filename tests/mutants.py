@@ -51,7 +51,8 @@ TESTS = {  # by group: where its faults must be seen
     "zero3": "tests/pretrain/test_zero3.py tests/pretrain/test_bad_steps.py tests/pretrain/test_freezing.py "
     "tests/pretrain/planning/test_expected.py",
     "checkpoints": "tests/pretrain/test_tensor_boxes.py tests/pretrain/test_sharded_files.py tests/pretrain/test_checkpoint.py "
-    "tests/pretrain/test_rank_state.py tests/pretrain/test_parallel_run.py",
+    "tests/pretrain/test_engine.py::test_saved_and_loaded_it_goes_on_to_the_last_bit tests/pretrain/test_rank_state.py "
+    "tests/pretrain/test_parallel_run.py",
     "zero3 checkpoints": "tests/pretrain/test_zero3_state.py tests/pretrain/test_rank_state.py tests/pretrain/test_zero3_run.py "
     "tests/pretrain/test_zero3.py::test_no_rank_holds_the_model",
     "resume": "tests/pretrain/test_train.py::test_each_update_has_the_learning_rate_of_its_step "
