@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,11 +13,14 @@ from model.shapes import Framing
 
 if TYPE_CHECKING:
     from tokenization.readers import Corpus, Document, Reject
+    from tokenization.readers.document import OpenFile
 
 SHEET_PICTURES = 60
 LITTLE = 0.1
 """An input of which a smaller share can be used was not understood."""
 REASONS_TO_SAY = 5
+GOLDEN = 0.6180339887498949
+"""Multiples of it modulo 1 are spread evenly, however many there are."""
 
 
 class CorpusFindings:
@@ -33,6 +36,7 @@ class CorpusFindings:
         self.upright: list[tuple[int, int]] = []  # sizes of the pictures as they are seen
         self.whole: list[Any] = []  # the pictures, none wider or higher than a cell of a sheet
         self.more: list[tuple[str, str]] = []
+        self.total: int | None = None  # documents of the corpus, where counting them needs no picture
 
     def add(self, item: Document | Reject, framing: Framing | int) -> None:
         """Add an item."""
@@ -70,7 +74,7 @@ class CorpusFindings:
     def figures(self) -> list[tuple[str, str]]:
         """Findings in words."""
         seen = len(self.documents) + len(self.rejects)
-        lines = [("documents looked at", f"{seen:,}")]
+        lines = [("documents looked at", f"{seen:,}" if self.total is None else f"{seen:,} of {self.total:,}")]
         texts = [len(text) for found, _ in self.documents for text in found.texts]
         if texts:
             lines.append(("characters of a text", _spread(texts)))
@@ -113,9 +117,29 @@ def look(corpus: Corpus, documents: int, framing: Framing | int) -> CorpusFindin
     for number, file in enumerate(files):
         share = documents * (number + 1) // count - documents * number // count
         with corpus.open(file) as opened:
-            for _, item in islice(corpus.read(opened, 0), share):
+            items, records = _sample(corpus, opened, share)
+            for item in items:
                 found.add(item, framing)
+        if records is not None and count == len(corpus.files):
+            found.total = (found.total or 0) + records
     return found
+
+
+def _sample(corpus: Corpus, file: OpenFile, share: int) -> tuple[Iterable[Document | Reject], int | None]:
+    """`share` items of a file, and how many it has where counting them is cheap.
+
+    They are the first ones, except for image-text pairs, which are sorted by folder: of these they are spread over the file,
+    since passing over a pair reads no picture; and so is each beginning of them, since pages and sheets show the beginning.
+    """
+    from tokenization.readers import PAIRS
+
+    if corpus.format is not PAIRS:
+        return (item for _, item in islice(corpus.read(file, 0), share)), None
+    records = corpus.scan(file)[0]
+    share = min(share, records)
+    wanted = {place * records // share for place in range(share)}
+    items = [item for number, item in corpus.read(file, 0) if number in wanted]
+    return [items[place] for place in sorted(range(len(items)), key=lambda place: place * GOLDEN % 1)], records
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -15,7 +15,7 @@ from tokenization.files import write_atomically
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
-table { border-collapse: collapse; } td, th { padding: .25em .9em; border-bottom: 1px solid #ddd; text-align: left; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; } td, th { padding: .25em .9em; border-bottom: 1px solid #ddd; text-align: left; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .document { border: 1px solid #ccc; border-radius: 6px; padding: .6em .8em; margin: .8em 0; overflow-wrap: anywhere; }
 .about { color: #666; font-size: 13px; } .role { color: #666; font-size: 12px; margin-right: .4em; }
@@ -43,17 +43,20 @@ def document(about: str, parts: Iterable[Shown]) -> str:
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """A table; numbers are right-aligned and integers have thousands separators."""
+    """A table; numbers are right-aligned and integers have thousands separators. It scrolls by itself on narrow screens."""
     top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(map(_cell, line)) + "</tr>" for line in lines)
-    return f"<table><tr>{top}</tr>{body}</table>"
+    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
 
 
 def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
     """Write a self-contained page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     body = "\n".join([f"<h1>{html.escape(title)}</h1>", *parts])
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+    )
     page = f'<!doctype html><html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
     write_atomically(path, page.encode("utf-8", "backslashreplace"))
 
