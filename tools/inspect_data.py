@@ -80,7 +80,7 @@ def main() -> int:
     parts: list[str] = []
     little: list[str] = []
     sheet: list[tuple[Any, str]] = []
-    cut: list[Any] = []
+    cut: list[tuple[Any, tuple[int, int]]] = []
     for corpus in open_corpora(arguments.input, arguments.image_root):
         print(corpus.describe())
         if beside := corpus.warning():
@@ -104,7 +104,7 @@ def main() -> int:
             save_picture(contact_sheet(pictures, labels), arguments.output / "contact_sheet.png")
             parts.append("<h2>Pictures as the image tokenizer will see them</h2>")
             parts.append(embedded(contact_sheet(pictures, labels), "contact sheet", "wide"))
-            shown = [cut_picture(picture, framing) for picture in cut[:SHEET_PICTURES]]
+            shown = [cut_picture(picture, size, framing) for picture, size in cut[:SHEET_PICTURES]]
             whole = contact_sheet([picture for picture, _ in shown], [label for _, label in shown])
             save_picture(whole, arguments.output / "cut_sheet.png")
             parts.append("<h2>What is lost of them: the veiled parts</h2>")

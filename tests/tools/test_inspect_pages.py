@@ -6,9 +6,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from model.shapes import Framing, grids_from
 from tests.tools.browser import PHONE, browser  # noqa: F401
 from tokenization.readers import open_corpus
 from tools.inspection.corpus import look
+from tools.inspection.cut_pictures import cut_picture, lost, thumbnail
 from tools.inspection.data_page import Shown, document, table, write_page
 
 
@@ -26,6 +28,14 @@ def test_pairs_are_looked_at_in_all_folders_and_their_number_is_told(tmp_path: P
         assert pictures[0].getpixel((9, 9)) == (2 * int(shown.texts[0]), 0, 0)
     every = look(open_corpus(tmp_path / "photos"), 500, 32)
     assert len(every.documents) == 120 and ("documents looked at", "120 of 120") in every.figures()
+
+
+def test_labels_of_cut_pictures_are_those_of_their_own_sizes():
+    """Thumbnails of these have sides of 128 x 43, 128 x 42 and 3 x 128."""
+    framing = Framing(grids_from("aspect", 8), 8, False)
+    for size in ((640, 213), (640, 212), (37, 1500)):
+        small = thumbnail(Image.new("RGB", size))
+        assert cut_picture(small, size, framing)[1].endswith(f", {lost(size, framing):.0%} cut off")
 
 
 def test_pages_fit_a_phone(browser, tmp_path: Path):  # noqa: F811

@@ -34,7 +34,9 @@ class CorpusFindings:
         self.modes: Counter[str] = Counter()
         self.sheet: list[tuple[Any, str]] = []
         self.upright: list[tuple[int, int]] = []  # sizes of the pictures as they are seen
-        self.whole: list[Any] = []  # the pictures, none wider or higher than a cell of a sheet
+        self.whole: list[
+            tuple[Any, tuple[int, int]]
+        ] = []  # the pictures, made smaller than a cell of a sheet, and their sizes
         self.more: list[tuple[str, str]] = []
         self.total: int | None = None  # documents of the corpus, where counting them needs no picture
 
@@ -62,7 +64,7 @@ class CorpusFindings:
                 turned = to_rgb(upright(image))
                 self.upright.append(turned.size)
                 if len(self.whole) < SHEET_PICTURES:
-                    self.whole.append(thumbnail(turned))
+                    self.whole.append((thumbnail(turned), turned.size))
                 self.modes[f"{image.format} {image.mode}"] += 1
         except (RejectedImage, OSError) as error:
             reason, detail = getattr(error, "reason", "missing_file"), getattr(error, "detail", str(error))

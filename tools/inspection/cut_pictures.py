@@ -50,15 +50,18 @@ def thumbnail(picture: Image.Image) -> Image.Image:
     return picture.resize(inside(picture.size, CELL), Image.Resampling.BOX, reducing_gap=2.0)
 
 
-def cut_picture(picture: Image.Image, framing: Framing) -> tuple[Image.Image, str]:
-    """An image with its cropped part, or its padding, veiled; and its label."""
+def cut_picture(picture: Image.Image, size: tuple[int, int], framing: Framing) -> tuple[Image.Image, str]:
+    """A thumbnail with its cropped part, or its padding, veiled; and its label, of the image's own `size`.
+
+    The sides of a thumbnail are rounded, which moves the share of a long picture by a percent and may change its shape.
+    """
     from PIL import Image
 
     from model.hf.pictures_uni_x import kept_box
 
-    number = nearest_shape(framing.grids, *picture.size)
+    number = nearest_shape(framing.grids, *size)
     wide, high = framing.sizes[number]
-    share = share_lost(*picture.size, wide, high)
+    share = share_lost(*size, wide, high)
     shape = f"{size_word(framing.grids[number])}, " if len(framing.grids) > 1 else ""
     if framing.pad:
         scale = max(picture.width / wide, picture.height / high)
