@@ -84,7 +84,7 @@ def written_boxes(changes: dict, parallel: ParallelLayout, zero: ZeroSection, pr
     return places_of(make_engine(changes, parallel, zero, precision=precision))
 
 
-def go_back(zero: ZeroSection, folder: Path) -> tuple[list, list]:
+def figures_before_and_after_a_load(zero: ZeroSection, folder: Path) -> tuple[list, list]:
     """Figures of what follows a checkpoint, a step and a measurement, before and after the engine went back to it."""
     from pretrain.sharded_files import write_boxes
 
