@@ -31,7 +31,8 @@ def preparation(data: Path, packages: Path | None) -> list[tuple[str, list[str],
     texts, shards = data / "texts", data / "texts" / "shards"
     fetch = ["tools/fetch_texts.py", "--output", str(texts), *(["--packages", str(packages)] if packages else [])]
     steps = [("texts", fetch, texts / LANGUAGES[-1] / "heldout.jsonl")]
-    shard = ["tokenization/shard_images.py", "--vq", VQ, "--tokenizer", f"{data}/tokenizer"]
+    side = json.loads((data / "shards" / "train" / "manifest.json").read_text(encoding="utf-8"))["vq"]["image_size"]
+    shard = ["tokenization/shard_images.py", "--vq", VQ, "--tokenizer", f"{data}/tokenizer", "--image-size", str(side)]
     for language in LANGUAGES:
         for side in ("train", "heldout"):
             output = shards / language / side
