@@ -35,7 +35,7 @@ def test_settings_that_changed_since_the_last_start_are_named_with_both_values(t
         tmp_path,
         config(
             *(
-                f"optim.{key}=0.5"
+                f"optim.{key}=0.125"
                 for key in ("lr", "final_lr", "dropout", "clip_grad", "weight_decay", "beta1", "beta2")
             )
         ),
@@ -44,13 +44,14 @@ def test_settings_that_changed_since_the_last_start_are_named_with_both_values(t
 
 
 def test_a_key_that_an_earlier_release_did_not_write_down_had_its_default(tmp_path: Path):
-    record = dump_config(config())
+    before = config("optim.decay_embeddings=true")
+    record = dump_config(before)
     (tmp_path / "config.yaml").write_text(record.replace("  decay_embeddings: true\n", ""))
-    assert settings_changed(tmp_path, config()) == ""
+    assert settings_changed(tmp_path, before) == ""
     told = settings_changed(tmp_path, config("optim.decay_embeddings=false"))
     assert told == "optim.decay_embeddings False (was True)"
     (tmp_path / "config.yaml").write_text(record.replace("precision: fp32", "precision: fp99"))  # refused today
-    told = settings_changed(tmp_path, config("optim.lr=0.25"))
+    told = settings_changed(tmp_path, config("optim.lr=0.25", "optim.decay_embeddings=true"))
     assert told == 'run.precision "fp32" (was "fp99"), optim.lr 0.25 (was 0.003)'
 
 
