@@ -18,9 +18,13 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
+
+from pretrain.system.light_imports import import_torch_checkpoint
+
+import_torch_checkpoint()  # before the next ones
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter, _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -37,6 +41,7 @@ from torch.distributed.checkpoint.planner import (
     WriteItemType,
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from pretrain.system.disk import disk_error, writing
 from pretrain.system.errors import UserError
@@ -78,7 +83,7 @@ class _SavePieces(DefaultSavePlanner):
         return self.boxes[index.fqn, cast(torch.Size, index.offset)].detach().contiguous()
 
 
-class _Writer(dcp.FileSystemWriter):
+class _Writer(FileSystemWriter):
     """Reports a full disk by its own error, on the other processes too: torch's error names neither it nor the file."""
 
     def write_data(self, plan: SavePlan, planner):
@@ -98,8 +103,8 @@ def write_boxes(folder: Path, boxes: Sequence[TensorBox], group=None) -> None:
     """
     writer = _Writer(folder, per_thread_copy_ahead=0)
     try:
-        dcp.save({}, storage_writer=writer, planner=_SavePieces(boxes), process_group=group)
-    except dcp.api.CheckpointException as error:  # a BaseException: it would pass every "except Exception"
+        save({}, storage_writer=writer, planner=_SavePieces(boxes), process_group=group)
+    except CheckpointException as error:  # a BaseException: it would pass every "except Exception"
         first = next(iter(error.failures.values()))[0]
         found = disk_error(first)
         if found:
@@ -142,7 +147,7 @@ def write_whole(folder: Path, tensors: Iterable[tuple[str, Callable[[], Tensor]]
     write_format(folder)
 
 
-class _Reader(dcp.FileSystemReader):
+class _Reader(FileSystemReader):
     """Reads the metadata without executing code of a foreign pickle."""
 
     def read_metadata(self, *_, **__) -> Metadata:

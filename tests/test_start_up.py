@@ -45,6 +45,8 @@ NOBODYS = {
     "pytest",
 }
 """What no command may import that was not asked for it."""
+SHARDED = {"sympy", "torch.distributed.tensor"}
+COMPILER = {"torch._dynamo", "torch._inductor"}
 OTHERS = {
     "train": {"transformers", "diffusers", "accelerate", "tensorboard", "torch.utils.tensorboard", "pyarrow"},
     "shard": {
@@ -57,9 +59,9 @@ OTHERS = {
         "pyarrow",
         "streaming.base.dataset",
     },
-    "convert": {"megatron", "streaming", "tensorboard"},
-    "generate": {"megatron", "streaming", "tensorboard", "starlette", "pyarrow"},
-    "serve": {"megatron", "streaming", "tensorboard", "pyarrow"},
+    "convert": {"megatron", "streaming", "tensorboard", "transformers.modeling_utils", *SHARDED, *COMPILER},
+    "generate": {"megatron", "streaming", "tensorboard", "starlette", "pyarrow", *SHARDED, *COMPILER},
+    "serve": {"megatron", "streaming", "tensorboard", "pyarrow", *SHARDED, *COMPILER},
 }
 """What that command may not import beside these."""
 NOISE = ("Warning", "warning", "WARNING", "deprecated", "not installed", "NOTE")

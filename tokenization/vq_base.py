@@ -122,8 +122,11 @@ class VQ(ABC):
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `load_vq` reads: config.json, safetensors weights and preprocess.json."""
+        from pretrain.system.light_imports import SHARDED_TENSORS, deferred
+
         folder = Path(folder)
-        self.model.save_pretrained(folder, safe_serialization=True)
+        with deferred(SHARDED_TENSORS):  # huggingface_hub asks of each tensor whether it is one
+            self.model.save_pretrained(folder, safe_serialization=True)
         preprocess = {"image_size": self.image_size, "name": self.name}
         (folder / "preprocess.json").write_text(json.dumps(preprocess, indent=2) + "\n", encoding="utf-8")
 

@@ -13,11 +13,13 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 from pretrain.system.disk import tell
+from pretrain.system.light_compiler import compiler_deferred
 
 TRANSFORMER_ENGINE = "transformer_engine"
 NOT_INSTALLED = cast(types.ModuleType, None)  # in sys.modules: importing this one fails
@@ -34,6 +36,66 @@ def hidden(*names: str) -> Iterator[None]:
         for name in gone:
             if sys.modules.get(name, name) is None:
                 del sys.modules[name]
+
+
+@contextmanager
+def deferred(names: Mapping[str, Sequence[str]]) -> Iterator[None]:
+    """Context in which modules with costly imports stay unloaded, with stand-ins for some of their names.
+
+    names: by module the classes and functions that others import from it. A stand-in loads its module when it is called, or
+    an attribute of it is asked for; `isinstance` is false as long as nobody loaded it, since there are no objects of it
+    then. Any other name loads the module at once. Loaded modules are left alone, and after the context each module can be
+    imported as always.
+    """
+    placed: dict[str, _DeferredModule] = {}
+    for name, of_module in names.items():
+        if name not in sys.modules:
+            placed[name] = sys.modules[name] = _DeferredModule(name)
+            for one in of_module:
+                setattr(placed[name], one, _Later(one, (), {"module": name}))
+    try:
+        yield
+    finally:
+        for name, ours in placed.items():
+            if sys.modules.get(name) is ours:
+                del sys.modules[name]
+                parent, _, last = name.rpartition(".")
+                if parent in sys.modules and last not in vars(sys.modules[parent]):
+                    setattr(sys.modules[parent], last, ours)  # for `import a.b` and then `a.b.c`
+
+
+class _DeferredModule(types.ModuleType):
+    """A module that is loaded when an attribute is asked for that was not set on it."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+class _Later(type):
+    """A stand-in for a class or a function of `module`, which loads the module when it is used."""
+
+    module: str
+
+    def _real(cls) -> Any:
+        if isinstance(sys.modules.get(cls.module), _DeferredModule):
+            del sys.modules[cls.module]
+        return getattr(importlib.import_module(cls.module), cls.__name__)
+
+    def __call__(cls, *args: Any, **keywords: Any) -> Any:
+        return cls._real()(*args, **keywords)
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(cls._real(), name)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        loaded = not isinstance(sys.modules.get(cls.module, None), (_DeferredModule, type(None)))
+        return loaded and isinstance(value, cls._real())
 
 
 class _LazyPackage(types.ModuleType):
@@ -128,11 +190,72 @@ def mds_writer() -> type:
     return MDSWriter
 
 
-def import_transformers() -> None:
-    """Import transformers' model classes without boto3, which accelerate imports for SageMaker."""
+def import_torch_checkpoint() -> None:
+    """Import torch's distributed checkpoints without what else they can hold: sharded tensors, which import sympy, FSDP's."""
+    import torch.distributed
+
+    lazy_packages("torch.distributed.checkpoint")
+    with deferred(SHARDED_TENSORS):
+        import torch.distributed.checkpoint.filesystem
+        import torch.distributed.checkpoint.state_dict_saver  # noqa: F401
+
+
+def import_transformers_configurations() -> None:
+    """Import transformers' configuration classes, without sharded tensors, with one listing of
+    its models in place of two."""
     leave_torchvision_out()
-    with hidden("boto3"):
-        import transformers.modeling_utils  # noqa: F401
+    with hidden("boto3"), deferred(SHARDED_TENSORS):
+        import transformers
+
+        with _models_listed_once(transformers):
+            import transformers.models.auto.configuration_auto  # noqa: F401
+
+
+def import_transformers() -> None:
+    """Import transformers' model classes without boto3, which accelerate imports for SageMaker, without torch's compiler,
+    and without sharded tensors, with one listing of
+    its models in place of two."""
+    leave_torchvision_out()
+    with hidden("boto3"), deferred(HEAVY), compiler_deferred():
+        import transformers
+
+        with _models_listed_once(transformers):
+            import transformers.generation.utils
+            import transformers.modeling_utils  # noqa: F401
+
+
+@contextmanager
+def _models_listed_once(transformers: Any) -> Iterator[None]:
+    """Context in which `transformers.models` takes the listing of all model files that `transformers` made.
+
+    4.57 reads two thousand files for each of the two. Other releases, where the listing is found otherwise, make it again.
+    """
+    from transformers.utils import import_utils
+
+    real = import_utils.define_import_structure
+    package = os.path.join(os.path.dirname(transformers.__file__), "models")
+
+    def define_import_structure(module_path: Any, prefix: str | None = None) -> Any:
+        if prefix is None and os.path.dirname(module_path) == package:
+            before = real.cache_info().misses
+            listed = real(Path(package), prefix="models")  # as transformers calls it: its cache has it
+            if real.cache_info().misses == before:
+                return {
+                    backends: {
+                        name.removeprefix("models."): objects
+                        for name, objects in modules.items()
+                        if name.startswith("models.")
+                    }
+                    for backends, modules in listed.items()
+                }
+        return real(module_path, prefix)
+
+    if hasattr(real, "cache_info"):
+        import_utils.define_import_structure = define_import_structure
+    try:
+        yield
+    finally:
+        import_utils.define_import_structure = real
 
 
 def vq_model() -> Any:
@@ -146,5 +269,24 @@ def vq_model() -> Any:
     return VQModel
 
 
+SHARDED_TENSORS = {
+    "torch.distributed.tensor": ("DTensor", "Replicate", "_DTensorSpec", "distribute_tensor"),
+    "torch.distributed.tensor._utils": ("compute_local_shape_and_global_offset",),
+}
+"""What transformers 4.57 and torch 2.13's checkpoints import of them, for uses that are none here."""
+HEAVY = {
+    "torch._dynamo._trace_wrapped_higher_order_op": ("TransformGetItemToIndex",),
+    **SHARDED_TENSORS,
+    "transformers.integrations.tensor_parallel": (
+        "_get_parameter_tp_plan",
+        "distribute_model",
+        "initialize_tensor_parallelism",
+        "repack_weights",
+        "replace_state_dict_local_with_dtensor",
+        "shard_and_distribute_module",
+        "verify_tp_plan",
+    ),
+}
+"""With what transformers 4.57 imports of torch's compiler, and of a module of its own that makes sharded tensors."""
 _FORMAT = "streaming.base.format"
 MDS_PACKAGES = ("streaming", "streaming.base", _FORMAT, f"{_FORMAT}.base", f"{_FORMAT}.mds")

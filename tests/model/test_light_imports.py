@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pretrain.system.light_imports import hidden, lazy_packages
+from pretrain.system.light_imports import deferred, hidden, lazy_packages
 
 
 @pytest.fixture
@@ -55,3 +56,79 @@ def test_hidden_modules_are_back_afterwards(package: str):
 
         assert json.loads("7") == 7
     assert importlib.import_module(package).LOADED
+
+
+@pytest.fixture
+def costly(tmp_path: Path, monkeypatch) -> str:
+    """A module with a class, a function and a number, and one that imports them."""
+    name = f"costly{abs(hash(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text("class Kind:\n    size = 3\ndef twice(n):\n    return 2 * n\nNUMBER = 7\n")
+    (tmp_path / f"{name}_user.py").write_text(
+        f"from {name} import Kind, twice\ndef is_it(value: Kind | None):\n    return isinstance(value, Kind)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    return name
+
+
+def test_a_deferred_module_is_loaded_when_it_is_used(costly: str):
+    with deferred({costly: ("Kind", "twice")}):
+        user = importlib.import_module(f"{costly}_user")
+    assert not user.is_it(3) and costly not in sys.modules  # nothing of it can exist yet
+    assert user.twice(2) == 4 and costly in sys.modules
+    real = importlib.import_module(costly)
+    assert user.Kind.size == 3 and user.is_it(real.Kind()) and isinstance(user.Kind(), real.Kind) and not user.is_it(3)
+
+
+def test_what_a_deferred_module_was_not_given_loads_it(costly: str):
+    with deferred({costly: ("Kind",)}):
+        user = importlib.import_module(f"{costly}_user")  # asks for twice, too
+        real = sys.modules[costly]
+        assert real.NUMBER == 7
+    assert sys.modules[costly] is real and user.twice is real.twice
+    with deferred({costly: ("Kind",)}):
+        assert sys.modules[costly] is real
+
+
+def run(*lines: str) -> str:
+    """What a fresh Python prints."""
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=root, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_transformers_models_are_listed_as_transformers_lists_them():
+    said = run(
+        "from pretrain.system.light_imports import import_transformers",
+        "import_transformers()",
+        "import transformers.models, sys",
+        "from transformers.utils.import_utils import create_import_structure_from_path, spread_import_structure",
+        "listed = spread_import_structure(create_import_structure_from_path(transformers.models.__file__))",
+        "ours = transformers.models.__dict__['_class_to_module']",
+        "assert ours == {name: module for of in listed.values() for module, names in of.items() for name in names}",
+        "print(len(ours) > 1000, 'torch._dynamo' in sys.modules, 'sympy' in sys.modules)",
+        "import transformers.trainer, transformers.integrations.tensor_parallel as parallel",
+        "print(parallel.verify_tp_plan.__module__, 'colwise' in parallel.ALL_PARALLEL_STYLES)",
+    )
+    assert said.splitlines() == ["True False False", "transformers.integrations.tensor_parallel True"]
+
+
+def test_the_compiler_is_there_when_it_is_used():
+    said = run(
+        "from pretrain.system.light_imports import import_transformers",
+        "import_transformers()",
+        "import torch, sys",
+        "from transformers import PreTrainedModel",
+        "from transformers.masking_utils import TransformGetItemToIndex",
+        "print('torch._dynamo' in sys.modules, torch.compiler.disable.__module__)",
+        "with TransformGetItemToIndex():",
+        "    pass",
+        "from torch._dynamo.trace_rules import is_callable_allowed",
+        "print(is_callable_allowed(PreTrainedModel.can_record_outputs.fget))",
+        "double = torch.compile(lambda x: 2 * x, backend='eager', fullgraph=True)",
+        "print(double(torch.ones(2)).tolist())",
+        "from transformers.integrations.flex_attention import WrappedFlexAttention",
+        "print(WrappedFlexAttention(False)() is not None)",
+    )
+    assert said.splitlines() == ["False torch.compiler", "True", "[2.0, 2.0]", "True"]

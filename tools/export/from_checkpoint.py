@@ -234,6 +234,9 @@ def write_configuration(
 ) -> None:
     """Write config.json with the auto map, generation_config.json, and the code files."""
     from model.families import family_of
+    from pretrain.system.light_imports import import_transformers_configurations
+
+    import_transformers_configurations()
     from model.hf.configuration_uni_x import AUTO_MAP
 
     write_code(folder)

@@ -1,0 +1,96 @@
+"""Decorators of torch's compiler that import it when it is used, not where a function is defined.
+
+`torch.compiler.disable` and `torch._dynamo.allow_in_graph` import the whole compiler, half a second of CPU time, when a module
+that uses them on a function is imported. transformers 4.57 does so in its base class.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+COMPILER = "torch._dynamo"
+
+
+@contextmanager
+def compiler_deferred() -> Iterator[None]:
+    """Context in which the two decorators leave the compiler unloaded. Where it is loaded already, they stay as they are.
+
+    `disable` is applied at the function's first call, `allow_in_graph` when the compiler is imported.
+    """
+    import torch
+
+    if COMPILER in sys.modules:
+        yield
+        return
+    real = torch.compiler.disable
+    allowed = _AllowedLater()
+    torch.compiler.disable = functools.partial(_disable, real)
+    torch._dynamo = allowed
+    try:
+        yield
+    finally:
+        torch.compiler.disable = real
+        if torch.__dict__.get("_dynamo") is allowed:
+            del torch._dynamo
+        if allowed.functions and COMPILER not in sys.modules:
+            sys.meta_path.insert(0, _AfterImport(allowed.functions))
+
+
+def _disable(real: Callable, function: Callable | None = None, recursive: bool = True, **keywords: Any) -> Any:
+    """`torch.compiler.disable` of a function, applied at its first call."""
+    if function is None:
+        return functools.partial(_disable, real, recursive=recursive, **keywords)
+    disabled = functools.cache(lambda: real(function, recursive=recursive, **keywords))
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        return disabled()(*args, **named)
+
+    return call
+
+
+class _AllowedLater(types.ModuleType):
+    """In the place of torch._dynamo: notes what is allowed in graphs, and imports the compiler for anything else."""
+
+    def __init__(self) -> None:
+        super().__init__(COMPILER)
+        self.functions: list[Callable] = []
+
+    def allow_in_graph(self, function: Any) -> Any:
+        self.functions.extend(function if isinstance(function, (list, tuple)) else [function])
+        return function
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(importlib.import_module(COMPILER), name)
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Allows the noted functions in graphs as soon as the compiler has been imported."""
+
+    def __init__(self, functions: list[Callable]) -> None:
+        self.functions = functions
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name != COMPILER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            real = spec.loader.exec_module
+
+            def exec_module(module: types.ModuleType) -> None:
+                real(module)
+                module.allow_in_graph(self.functions)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
