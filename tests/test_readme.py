@@ -28,7 +28,7 @@ SMALL = [
     "run.steps=3",
     "log.every=1",
     "log.samples_every=3",
-    "log.heldout_rows=1",
+    "log.heldout_rows=2",
     "checkpoint.every=2",
     "model.hidden_size=32",
     "model.intermediate_size=64",
@@ -88,9 +88,10 @@ def run_demo(commands: CommandServer, preset: str, folder: Path, *words: str) ->
 def demo(tmp_path_factory, commands: CommandServer) -> Path:
     """`make demo`'s own script, with few pictures, few steps and a tiny model."""
     folder = tmp_path_factory.mktemp("work")
-    said = run_demo(commands, "demo", folder, "--pictures", "60", "--prompts", "4")
+    said = run_demo(commands, "demo", folder, "--pictures", "60", "--prompts", "4", "--processes", "2")
+    assert "$ torchrun --standalone --nproc-per-node 2 pretrain/train.py" in said
     assert f"{folder}/demo/report/report.html is ready" in said
-    said = run_demo(commands, "demo-edit", folder, "--edits", "3")
+    said = run_demo(commands, "demo-edit", folder, "--edits", "3", "--processes", "1")
     assert f"{folder}/demo-edit/report/report.html is ready" in said
     return folder
 
@@ -106,7 +107,7 @@ def test_the_demo_ends_with_a_report(demo):
 
 
 def test_the_longer_demo_trains_on_moved_copies_too(demo, commands: CommandServer):
-    said = run_demo(commands, "demo-long", demo, "--prompts", "4")
+    said = run_demo(commands, "demo-long", demo, "--prompts", "4", "--processes", "1")
     assert f"{demo}/demo-long/report/report.html is ready" in said
     manifests = [demo / "data/shards" / name / "manifest.json" for name in ("train", "moved")]
     pictures = [json.loads(manifest.read_text())["counts"]["pictures"] for manifest in manifests]

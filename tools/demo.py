@@ -22,7 +22,9 @@ import subprocess
 import time
 
 from pretrain.system.errors import UserError, run_command
+from pretrain.system.threads import usable_cores
 from tokenization.files import write_text
+from tools.runs.processes import run_processes
 
 PRESETS = {
     "demo": "pretrain/configs/demo.yaml",
@@ -33,6 +35,8 @@ EDITS = "demo-edit"
 VQ = "openmoji-64"
 IMAGE_SIZE = 40
 """Pixels: 25 codes a picture in place of 64, so that the tokens of ten minutes show each picture more than twice as often."""
+ROWS = 2
+"""Packed rows per step of the demo's configurations: as many processes train."""
 MOVED_COPIES = 4
 """Of each picture, in the longer training: it sees a picture tens of times, and a copy in another place has other codes."""
 
@@ -49,6 +53,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=0, help="pictures in the corpus (0: all), for a quick look")
     parser.add_argument("--edits", type=int, default=0, help="edits of a kind (0: all), for a quick look at demo-edit")
     parser.add_argument("--prompts", type=int, default=300, help="seen names to draw for the report (default: 300)")
+    parser.add_argument(
+        "--processes", type=int, default=0, help="processes that train (default: 2; 1 on one core, or with a GPU)"
+    )
     parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value", help="training settings to change")
     return parser.parse_args()
 
@@ -157,6 +164,20 @@ def sharding(data: Path) -> list[str]:
     ]
 
 
+def training_processes(asked: int) -> int:
+    """Number of processes that train: what was asked for, else one for each of a step's two rows where there are cores.
+
+    Rows of the demo are too short for two threads, which wait for each other longer than they compute.
+    """
+    if asked < 0:
+        raise UserError(f"--processes {asked}: give 1, {ROWS}, or 0 for as many as there are cores")
+    if asked:
+        return asked
+    import torch
+
+    return 1 if torch.cuda.is_available() else min(ROWS, usable_cores())
+
+
 def is_done(name: str, data: Path) -> bool:
     """Whether a stage's result is there, for stages that would repeat their work. The others check it themselves."""
     return name == "tokenizer" and (data / "tokenizer" / "tokenizer.json").exists()
@@ -173,9 +194,15 @@ def main() -> int:
     for name, command in planned:
         if is_done(name, arguments.folder / "data"):
             continue
-        print(f"\n== {name}\n$ python {shlex.join(command)}", flush=True)
+        count = training_processes(arguments.processes) if name == "training" else 1
+        start = f"torchrun --standalone --nproc-per-node {count}" if count > 1 else "python"
+        print(f"\n== {name}\n$ {start} {shlex.join(command)}", flush=True)
         begin = time.time()
-        code = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], env=_environment()).returncode
+        words = [str(ROOT / command[0]), *command[1:]]
+        if count > 1:
+            code = run_processes(words, count, _environment())
+        else:
+            code = subprocess.run([sys.executable, *words], env=_environment()).returncode
         seconds[name] = round(seconds.get(name, 0.0) + time.time() - begin, 1)
         write_text(timings, json.dumps(seconds, indent=1) + "\n")
         if code in (130, -2):
