@@ -72,7 +72,7 @@ def helps() -> dict[str, subprocess.CompletedProcess]:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         for command in COMMANDS
     }
@@ -109,5 +109,5 @@ def test_help_shows_an_example_that_the_command_takes(helps, command, monkeypatc
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_flag_that_does_not_exist_is_wrong_usage(command):
     arguments = [sys.executable, command, "--no-such-flag"]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "usage:" in done.stderr and "Traceback" not in done.stderr

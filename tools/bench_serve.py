@@ -19,6 +19,7 @@ from pretrain.system.errors import RunFailed, run_command
 from tools.generation.arguments import at_least, choose_device
 
 ROOT = Path(__file__).resolve().parents[1]
+STOPPING = 600  # seconds that a server may take to end when it is told to
 EPILOG = """\
 examples:
   python tools/bench_serve.py --model work/demo/model --seconds 60
@@ -149,7 +150,11 @@ def end_under_load(process: subprocess.Popen, load) -> tuple[int, int]:
     os.kill(process.pid, signal.SIGTERM)
     for thread in threads:
         thread.join()
-    return sum(map(len, load.seconds.values())) - before, process.wait(timeout=60)
+    try:
+        code = process.wait(timeout=STOPPING)
+    except subprocess.TimeoutExpired:
+        raise RunFailed(f"the server has not ended {STOPPING} s after SIGTERM, with every client answered") from None
+    return sum(map(len, load.seconds.values())) - before, code
 
 
 def report(args: argparse.Namespace, load, samples: list[int], in_hand: int, code: int) -> None:

@@ -34,7 +34,7 @@ class Cluster:
     nodes: int = 2
     environment: dict[str, str] = field(default_factory=dict)
 
-    def minislurm(self, *words: object, seconds: float = 60) -> str:
+    def minislurm(self, *words: object, seconds: float = 3000) -> str:
         """Run slurm/minislurm for this cluster -> what it printed."""
         environment = {**os.environ, "MINISLURM_DIR": str(self.folder)}
         command = [str(ROOT / "slurm/minislurm"), *map(str, words)]
@@ -43,8 +43,8 @@ class Cluster:
         return done.stdout
 
     def up(self, *options: object) -> None:
-        """Start it."""
-        self.minislurm("up", "--nodes", self.nodes, "--gpus", 2, *options)
+        """Start it. Jobs have minutes to save: on a busy machine Slurm's half minute would end them first."""
+        self.minislurm("up", "--nodes", self.nodes, "--gpus", 2, "--kill-wait", 300, *options)
         words = self.minislurm("env").removeprefix("export ").split()
         self.environment = {**os.environ, **dict(word.split("=", 1) for word in words)}
 
@@ -57,7 +57,7 @@ class Cluster:
         files = sorted((self.folder / "log").glob("*.log"))
         return "\n".join(f"{file.name}: {file.read_text(errors='replace')[-1500:]}" for file in files)
 
-    def run(self, *command: object, seconds: float = 30, **environment: str) -> str:
+    def run(self, *command: object, seconds: float = 300, **environment: str) -> str:
         """Run a command of Slurm's -> what it printed."""
         done = subprocess.run(
             [*map(str, command)],
@@ -79,7 +79,7 @@ class Cluster:
         words = self.run("scontrol", "show", "job", "-o", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job: str, condition: Callable[[dict[str, str]], bool], seconds: float = 600) -> dict[str, str]:
+    def wait(self, job: str, condition: Callable[[dict[str, str]], bool], seconds: float = 30000) -> dict[str, str]:
         """Until `condition` holds of what Slurm shows of a job. AssertionError when the job is over before, or after `seconds`."""
         end = time.monotonic() + seconds
         while not condition(shown := self.show(job)):
@@ -87,7 +87,7 @@ class Cluster:
             time.sleep(0.5)
         return shown
 
-    def finished(self, job: str, seconds: float = 600) -> dict[str, str]:
+    def finished(self, job: str, seconds: float = 30000) -> dict[str, str]:
         """Wait for the end of a job."""
         return self.wait(job, lambda shown: shown["JobState"] in OVER, seconds)
 

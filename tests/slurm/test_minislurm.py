@@ -68,11 +68,11 @@ def test_wrong_usage_is_one_line(cluster: Cluster, words, tmp_path):
         env={**os.environ, "MINISLURM_DIR": str(tmp_path / "none")},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
     )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_it_explains_itself():
-    done = subprocess.run([str(ROOT / "slurm/minislurm"), "--help"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([str(ROOT / "slurm/minislurm"), "--help"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "kill-node N" in done.stdout and "slurm-wlm" in done.stdout

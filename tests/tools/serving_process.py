@@ -35,7 +35,7 @@ class Served:
     @property
     def client(self) -> openai.OpenAI:
         """The official client, which tries nothing twice."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300)
 
     def post(self, path: str, body: bytes, kind: str = "application/json", **headers: str) -> tuple[int, dict, Message]:
         """Status, body and headers of the answer to a POST request."""
@@ -48,7 +48,7 @@ class Served:
 
     def answer(self, request: Request) -> tuple[int, dict, Message]:
         try:
-            with urlopen(request, timeout=60) as response:
+            with urlopen(request, timeout=300) as response:
                 return response.status, json.load(response), response.headers
         except HTTPError as error:
             return error.code, json.load(error), error.headers

@@ -238,7 +238,7 @@ def test_unknown_addresses_and_methods(served):
 def raw(served, *lines: str, body: bytes = b"") -> bytes:
     """The beginning of the answer to a request of these very lines."""
     host, port = served.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=300) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         found = b""
         while more := connection.recv(65536):
@@ -314,7 +314,7 @@ def test_clients_that_leave_in_the_middle_of_a_body_leave_no_trace(served):
     host, port = served.url.removeprefix("http://").split(":")
     form, before = "Content-Type: multipart/form-data; boundary=x", served.process.err.read_text()
     for path, kind in [("chat/completions", "X: y"), ("images/generations", "X: y"), ("images/edits", form)] * 8:
-        with socket.create_connection((host, int(port)), timeout=30) as connection:
+        with socket.create_connection((host, int(port)), timeout=300) as connection:
             head = f"POST /v1/{path} HTTP/1.1\r\nHost: {host}:{port}\r\n{kind}\r\nContent-Length: 999\r\n\r\n--x\r\n"
             connection.sendall(head.encode())
             served.wait_until(lambda: served.requests() == 1)
@@ -328,7 +328,7 @@ def test_large_bodies_are_refused_unread(served):
     assert problem.value.status_code == 413 and "200,000 bytes" in problem.value.message
     # a body of unknown length is counted as it comes
     host, port = served.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=300) as connection:
         head = f"POST /v1/images/generations HTTP/1.1\r\nHost: {host}:{port}\r\nTransfer-Encoding: chunked\r\n\r\n"
         connection.sendall(head.encode())
         for _ in range(5):
@@ -362,7 +362,7 @@ def test_clients_that_leave_cost_nothing_more(served):
         pass
     served.brake.touch()  # one leaves in the middle of its answer, one before its answer is begun
     host, port = served.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as waiting:
+    with socket.create_connection((host, int(port)), timeout=300) as waiting:
         body = chat("y", max_tokens=300)
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {len(body)}\r\n\r\n"
         waiting.sendall(head.encode() + body)

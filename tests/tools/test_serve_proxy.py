@@ -86,7 +86,7 @@ class ByName(http.client.HTTPSConnection):
     """A connection to nginx on this machine that calls it by its public name."""
 
     def __init__(self, port: int) -> None:
-        super().__init__(NAME, port, context=ssl._create_unverified_context(), timeout=60)
+        super().__init__(NAME, port, context=ssl._create_unverified_context(), timeout=300)
 
     def connect(self) -> None:
         connection = socket.create_connection(("127.0.0.1", self.port), self.timeout)
