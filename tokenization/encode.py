@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from tokenization.filters import DUPLICATE, SeenPictures
+from tokenization.frames import merged
 from tokenization.readers import Reject
 from tokenization.sample import CodedDocument, layout_of
 
@@ -125,7 +126,8 @@ class CodedPart:
     """A part's documents and rejects, and the hashes of its images, uint64 [n, 4], if duplicates are looked for.
 
     `batches` says which pictures a batch has, and holds its codes when they are ready; `wanted`, which of them belong to
-    each document, in order: a picture that several documents share is encoded once.
+    each document, in order: a picture that several documents share is encoded once. `first_frames` counts its pictures of
+    which further frames are left out, as `frames.merged` does.
     """
 
     documents: list[CodedDocument]
@@ -133,6 +135,7 @@ class CodedPart:
     hashes: np.ndarray | None
     batches: list[tuple[list[Hashable], Future[np.ndarray]]]
     wanted: list[tuple[CodedDocument, Hashable]]
+    first_frames: dict[str, Any]
 
     def wait(self) -> None:
         """Wait until all images are encoded and the documents have their codes. Raises errors of encoding."""
@@ -176,6 +179,7 @@ class PartCoder:
         self.batches: list[tuple[list[Hashable], Future[np.ndarray]]] = []
         self.asked: set[Hashable] = set()  # pictures of the part that are in a batch
         self.wanted: list[tuple[CodedDocument, Hashable]] = []  # which of them a document has, in order
+        self.first_frames: list[dict[str, Any]] = []
 
     def add(self, chunk: Chunk) -> CodedPart | None:
         """Add a chunk. With the last one of a part: returns that part, of which the last images may still be encoding.
@@ -192,6 +196,8 @@ class PartCoder:
             layout = layout_of(found.parts, item.shapes)
             coded = CodedDocument(found.id, found.source, found.kind, found.texts, item.text_ids, [], layout)
             self.documents.append(coded)
+            if item.first_frames:
+                self.first_frames.append({"pictures": item.first_frames, "example": found.file})
             for number, picture in enumerate(item.pictures):
                 key = item.keys[number] if item.keys else (found.id, number)
                 self.wanted.append((coded, key))
@@ -209,7 +215,8 @@ class PartCoder:
         hashes = None
         if self.duplicate_bits >= 0:
             hashes = np.concatenate([np.zeros((0, 4), np.uint64), *self.hashes])
-        done = CodedPart(self.documents, self.rejects, hashes, self.batches, self.wanted)
+        frames = merged(self.first_frames)
+        done = CodedPart(self.documents, self.rejects, hashes, self.batches, self.wanted, frames)
         self._begin_part()
         return done
 

@@ -51,7 +51,7 @@ def encode_files(
 
     def publish(begun: Begin, parts: list[PartRecord], number: int, part: CodedPart) -> None:
         part.wait()
-        work, content = begun.work, (part.documents, part.rejects, part.hashes, encoder_now)
+        work, content = begun.work, (part.documents, part.rejects, part.hashes, encoder_now, part.first_frames)
         record = write_part(output, work.number, number, work.corpus.source, begun.fingerprint, *content)
         parts.append(record)
         if change := made_otherwise(before.get(record.name), record):

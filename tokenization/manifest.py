@@ -23,6 +23,7 @@ from tokenization.encode import TooManyRejects
 from tokenization.encoder_record import distinct
 from tokenization.files import is_temporary, temporary_name, write_atomically
 from tokenization.filters import DUPLICATE
+from tokenization.frames import merged
 from tokenization.lengths import LENGTHS, write_kept, write_lengths
 from tokenization.parts import FILES, PARTS, DamagedPart, FileRecord, PartRecord, contents_of
 from tokenization.readers.document import KINDS, Reject
@@ -67,6 +68,7 @@ def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -
         for info in (shard["raw_data"] for shard in shards)
     ]
     rejects = rejects_of(files) + Counter({DUPLICATE: len(left_out)})
+    first_frames = merged(part.first_frames for part in parts)
     manifest = {
         "format_version": SHAPES_VERSION if "shapes" in job["vq"] else FORMAT_VERSION,
         "created_by": CREATED_BY,
@@ -77,6 +79,7 @@ def finish_dataset(output: Path, job: dict[str, Any], files: list[FileRecord]) -
         "filters": job["filters"],
         "counts": counts,
         **({"left_out": len(left_out)} if len(left_out) else {}),
+        **({"first_frames": first_frames} if first_frames else {}),
         "rejects": dict(sorted(rejects.items())),
         "kinds": list(KINDS),
         "sources": documents_by_source(parts),

@@ -39,6 +39,7 @@ class PartRecord:
 
     `fingerprint` is that of the whole input file, `counts` has documents, pictures, texts, text_tokens, image_tokens
     and entries, `rejects` counts by reason. `encoder` is what encoded it (`encoder_record.py`), {} in older datasets.
+    `first_frames` counts pictures of which further frames are left out (`frames.merged`), {} if there are none.
     """
 
     file: int
@@ -50,6 +51,7 @@ class PartRecord:
     shards: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
+    first_frames: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -90,17 +92,19 @@ def write_part(
     rejects: list[Reject],
     hashes: np.ndarray | None = None,
     encoder: dict[str, Any] | None = None,
+    first_frames: dict[str, Any] | None = None,
 ) -> PartRecord:
     """Write the shards and part.json of a part, and publish it; an existing one is kept.
 
     hashes: uint64 [pictures, 4], the picture hashes of its documents, if duplicates are looked for. encoder: what
-    encoded them, as `encoder_record.py` has it.
+    encoded them, as `encoder_record.py` has it. first_frames: as in PartRecord.
     """
     folder = part_folder(output, file, part)
     temporary = temporary_name(folder)
     try:
         with writing(folder):
-            record = _prepare_part(temporary, file, part, source, fingerprint, documents, rejects, hashes, encoder)
+            content = (documents, rejects, hashes, encoder or {}, first_frames or {})
+            record = _prepare_part(temporary, file, part, source, fingerprint, *content)
             publish_folder(temporary, folder)
     except OSError:
         # another worker made the same part meanwhile, from the same records; if all is merged by now, it also removed
@@ -121,7 +125,8 @@ def _prepare_part(
     documents: list[CodedDocument],
     rejects: list[Reject],
     hashes: np.ndarray | None,
-    encoder: dict[str, Any] | None,
+    encoder: dict[str, Any],
+    first_frames: dict[str, Any],
 ) -> PartRecord:
     """Write all files of a part into a temporary folder."""
     shutil.rmtree(temporary, ignore_errors=True)
@@ -144,7 +149,8 @@ def _prepare_part(
         rejects=dict(sorted(Counter(reject.reason for reject in rejects).items())),
         shards=json.loads((temporary / "index.json").read_text(encoding="utf-8"))["shards"],
         files={name: sha256_of(temporary / name) for name in ("lengths.npz", "rejects.jsonl")},
-        encoder=encoder or {},
+        encoder=encoder,
+        first_frames=first_frames,
     )
     (temporary / "part.json").write_bytes(sealed(asdict(record)))
     return record

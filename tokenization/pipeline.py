@@ -21,6 +21,7 @@ import numpy as np
 from model.shapes import Framing
 from tokenization import storage
 from tokenization.filters import Filters, picture_hash, within
+from tokenization.frames import FURTHER
 from tokenization.preprocess import RejectedImage, open_image, preprocess
 from tokenization.readers.document import BadRecord, Document, ItemStream, Picture, Reject
 from tokenization.text_tokenizer import TextTokenizer
@@ -41,7 +42,8 @@ class Prepared:
 
     `hashes` uint64 [pictures, 4] as `filters.picture_hash` makes them; [0, 4] if duplicates are not looked for. `keys`
     are equal for equal pictures, in documents of several: edits share theirs, and each need be encoded only once. `shapes`
-    are the numbers of the pictures' sizes in the framing's set.
+    are the numbers of the pictures' sizes in the framing's set. `first_frames`: number of pictures whose files have further
+    frames, which are left out.
     """
 
     document: Document
@@ -50,6 +52,7 @@ class Prepared:
     hashes: np.ndarray
     keys: list[bytes]
     shapes: list[int] = field(default_factory=list)
+    first_frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,42 +77,52 @@ class Preparation:
     def prepare(self, chunk: Chunk) -> Chunk:
         """Decode and resize the images of a chunk and tokenize its texts; failures become a Reject."""
         decoded = [self.decode(item) for item in cast(list[Document | Reject], chunk.items)]
-        texts = [text for item, _, _ in decoded if isinstance(item, Document) for text in item.texts]
+        texts = [text for item, *_ in decoded if isinstance(item, Document) for text in item.texts]
         ids = iter(self.tokenizer.encode(texts))
         items: list[Document | Reject | Prepared] = [
             Prepared(
-                item, [next(ids) for _ in item.texts], pictures, hashes, keys_of(pictures), self.shapes_of(pictures)
+                item,
+                [next(ids) for _ in item.texts],
+                pictures,
+                hashes,
+                keys_of(pictures),
+                self.shapes_of(pictures),
+                first_frames,
             )
             if isinstance(item, Document)
             else item
-            for item, pictures, hashes in decoded
+            for item, pictures, hashes, first_frames in decoded
         ]
         return Chunk(chunk.part, items, chunk.last)
 
-    def decode(self, item: Document | Reject) -> tuple[Document | Reject, list[Image.Image], np.ndarray]:
-        """The item with its images decoded and resized, without its files; or a Reject."""
+    def decode(self, item: Document | Reject) -> tuple[Document | Reject, list[Image.Image], np.ndarray, int]:
+        """The item with its images decoded and resized, without its files, and the number of these that have further
+        frames; or a Reject."""
         none: np.ndarray = np.zeros((0, 4), np.uint64)
         if isinstance(item, Reject):
-            return item, [], none
+            return item, [], none, 0
         pictures: list[Image.Image] = []
+        first_frames = 0
         try:
             self.filters.check_texts(item.texts)
             for picture in item.pictures:
-                pictures.append(within(self.picture_seconds, partial(self.picture, picture)))
+                decoded, has_more = within(self.picture_seconds, partial(self.picture, picture))
+                pictures.append(decoded)
+                first_frames += has_more
         except (BadRecord, RejectedImage) as bad:
             count = len(item.pictures)
             where = f"picture {len(pictures) + 1} of {count}: " if count > 1 and isinstance(bad, RejectedImage) else ""
-            return Reject(item.id, item.source, item.file, bad.reason, where + bad.detail), [], none
+            return Reject(item.id, item.source, item.file, bad.reason, where + bad.detail), [], none, 0
         parts = tuple(replace(part, data=None) if isinstance(part, Picture) else part for part in item.parts)
         hashes = [picture_hash(picture) for picture in pictures] if self.filters.duplicate_bits >= 0 else []
-        return replace(item, parts=parts), pictures, np.array(hashes, np.uint64) if hashes else none
+        return replace(item, parts=parts), pictures, np.array(hashes, np.uint64) if hashes else none, first_frames
 
     def shapes_of(self, pictures: list[Image.Image]) -> list[int]:
         """Shape number of each image."""
         return [0 if isinstance(self.framing, int) else self.framing.sizes.index(picture.size) for picture in pictures]
 
-    def picture(self, source: Picture) -> Image.Image:
-        """Decode and resize an image. Raises RejectedImage."""
+    def picture(self, source: Picture) -> tuple[Image.Image, bool]:
+        """Decode and resize an image -> it, and whether its file has further frames. Raises RejectedImage."""
         data = given = source.data
         if isinstance(given, str):
             try:
@@ -121,7 +134,7 @@ class Preparation:
         image = open_image(
             cast(Path | bytes, data), self.filters.max_pixels, draft=self.draft_side(), check=self.filters.check_size
         )
-        return preprocess(image, self.framing)
+        return preprocess(image, self.framing), FURTHER in image.info
 
     def draft_side(self) -> int:
         """Minimum side in pixels for reduced JPEG decoding: at least twice the output; 0 decodes in full."""

@@ -19,6 +19,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from model.hf.pictures_uni_x import fit
 from model.shapes import Framing
 from pretrain.system.errors import UserError
+from tokenization.frames import FURTHER, has_further_frames
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded, in pixels: 192 MB as RGB. A bomb of 20,000 x 20,000 is refused by its header."""
@@ -43,7 +44,7 @@ def open_image(
     draft: int = 0,
     check: Callable[[int, int], None] | None = None,
 ) -> Image.Image:
-    """Decode an image from its path or its file's bytes; of an animation, the first frame.
+    """Decode an image from its path or its file's bytes; of an animation, the first frame, with FURTHER in its `info`.
 
     No other decoder than those of `formats` is tried. `draft`: a JPEG is decoded at a half, a quarter or an eighth where both sides
     still have so many pixels, which is faster and changes colours a little; 0 decodes as it is. `check` is called with width and
@@ -74,6 +75,8 @@ def open_image(
             image.draft(image.mode, (draft, draft))
         image.load()
         picture = with_transparency(image, depth)
+        if has_further_frames(image, data):
+            picture.info[FURTHER] = True
     except RejectedImage:
         raise
     except UnidentifiedImageError as error:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from tokenization.worker_plan import WorkFile
 
 
-REASONS_TO_SAY, REJECTS_TO_READ = 5, 100_000
-"""Reasons of rejects that are told with an example, and how many rejects are looked at for these."""
+REJECTS_TO_READ = 100_000
+"""How many rejects are looked at for an example of each reason."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -322,6 +322,7 @@ def is_finished(output: Path, worker: int) -> bool:
 
 def report(output: Path, watch: Stopwatch, startup: float, pictures: int, batches: BatchCounts) -> None:
     """Print what was made, and how the wall time was spent; most of it should be encoding."""
+    from tokenization.frames import in_words
     from tokenization.manifest import MANIFEST
     from tokenization.shards import read_manifest
 
@@ -335,6 +336,8 @@ def report(output: Path, watch: Stopwatch, startup: float, pictures: int, batche
             f"{len(manifest['shards'])} shards, {sum(rejects.values()):,} rejected{f' ({reasons})' if reasons else ''}"
         )
         say_rejects(output)
+        if line := in_words(manifest.get("first_frames", {})):
+            say(f"note: {line}")
     seconds = watch.elapsed()
     waits = ("waiting for input", "waiting for the encoder", "writing")
     shares = ", ".join(f"{what} {watch.seconds[what] / seconds:.0%}" for what in waits)
@@ -352,17 +355,18 @@ def report(output: Path, watch: Stopwatch, startup: float, pictures: int, batche
 def say_rejects(output: Path) -> None:
     """Print the first reject of each reason in full: most rejects of a reason have one cause."""
     from tokenization.manifest import REJECTS
+    from tokenization.readers import Reject
+    from tokenization.reject_counts import RejectCounts
 
-    first: dict[str, dict[str, str]] = {}
+    rejects = RejectCounts()
     try:
         with open(output / REJECTS, encoding="utf-8") as lines:
             for line in islice(lines, REJECTS_TO_READ):
-                reject = json.loads(line)
-                first.setdefault(reject["reason"], reject)
-    except (OSError, ValueError, KeyError):
+                rejects.add(Reject(**json.loads(line)))
+    except (OSError, ValueError, TypeError):
         return
-    for reason, reject in list(first.items())[:REASONS_TO_SAY]:
-        say(f"  rejected as {reason}: {reject['file'][:100]}: {reject['detail'][:300]}")
+    for example in rejects.examples():
+        say(f"  {example}")
 
 
 def say(line: str) -> None:

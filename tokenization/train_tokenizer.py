@@ -78,25 +78,25 @@ def read_captions(path: Path) -> list[str]:
 
 
 def texts_of(path: Path) -> Iterator[str]:
-    """Every text of a corpus, captions and turns too; unreadable records are counted and reported at its end."""
+    """Every text of a corpus, captions and turns too. Of unreadable records the first of each reason is reported, and at
+    the end their number by reason."""
     if path.suffix == ".jsonl" and _has_captions(path):
         yield from read_captions(path)
         return
     from tokenization.readers import Document, open_corpus
+    from tokenization.reject_counts import RejectCounts, example
 
-    corpus, rejected = open_corpus(path), 0
+    corpus, rejects = open_corpus(path), RejectCounts()
     print(corpus.describe(), file=sys.stderr)
     for file in corpus.files:
         with corpus.open(file) as opened:
             for _, item in corpus.read(opened, 0):
                 if isinstance(item, Document):
                     yield from item.texts
-                    continue
-                rejected += 1
-                if rejected == 1:
-                    print(f"warning: left out as {item.reason}: {item.file}: {item.detail}", file=sys.stderr)
-    if rejected:
-        print(f"warning: {path}: {rejected:,} documents are left out", file=sys.stderr)
+                elif rejects.add(item):
+                    print(f"warning: {example(item)}", file=sys.stderr)
+    if rejects.counts:
+        print(f"warning: {path}: of its documents {rejects.left_out()}", file=sys.stderr)
 
 
 def _has_captions(path: Path) -> bool:

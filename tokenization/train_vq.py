@@ -25,7 +25,7 @@ import time
 
 from pretrain.system.errors import UserError, run_command
 from tokenization.files import files_for
-from tokenization.vq_pictures import PictureBuffer
+from tokenization.vq_pictures import PictureBuffer, counts_left_out, say_left_out
 
 RESTART_BELOW = 0.1  # a code used fewer times per step than this, on average, is dead
 CHECK_EVERY = 250  # steps between two evaluations on held-out pictures
@@ -307,8 +307,10 @@ def main() -> int:
     drawings, size = arguments.augment == "drawings", arguments.image_size
     buffer = PictureBuffer(arguments.train, size, capacity_of(arguments), drawings)
     usable = torch.arange(len(buffer.small))
+    buffers = {"train": buffer}
     if arguments.heldout:
-        heldout = PictureBuffer(arguments.heldout, size, MOST_HELDOUT).small
+        buffers["heldout"] = PictureBuffer(arguments.heldout, size, MOST_HELDOUT)
+        heldout = buffers["heldout"].small
     elif buffer.is_whole:
         every = max(round(1 / HELDOUT_SHARE), -(-len(usable) // MOST_HELDOUT))
         heldout, usable = buffer.small[::every], usable[usable % every != 0]
@@ -328,10 +330,11 @@ def main() -> int:
     generator = torch.Generator().manual_seed(arguments.seed)
     rest = "" if buffer.is_whole else " at a time, and there are more"
     print(
-        f"{len(usable):,} training pictures{rest}, {len(heldout):,} held out, {sum(buffer.rejected.values()):,} "
+        f"{len(usable):,} training pictures{rest}, {len(heldout):,} held out, {buffer.rejected.counts.total():,} "
         f"left out; {parameters / 1e6:.2f} M parameters, {device} in {'bf16' if bf16 else 'fp32'}",
         flush=True,
     )
+    told = say_left_out(buffers)
     started = last_line = time.time()
     order = usable[torch.randperm(len(usable), generator=generator)]
     for step in range(arguments.steps):
@@ -372,10 +375,12 @@ def main() -> int:
                 f"codes used {figures['codebook_used']:.0%}  {time.time() - started:.0f} s",
                 flush=True,
             )
+    say_left_out(buffers, told)  # of what --memory did not hold at first
     record = {
         "command": "python " + " ".join(sys.argv),
         "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()},
         "parameters": parameters,
+        "left_out": counts_left_out(buffers),
         "minutes": round((time.time() - started) / 60, 1),
         "heldout": measure(model.to(torch.float16).to(torch.float32), heldout),
         "train": measure(model, buffer.small[usable[:1024]]),

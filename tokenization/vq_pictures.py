@@ -6,12 +6,14 @@ reads it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pretrain.system.errors import UserError
+from tokenization.frames import FURTHER, in_words, merged
+from tokenization.readers.document import Reject
+from tokenization.reject_counts import RejectCounts, example
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,8 +23,8 @@ class PictureBuffer:
     """Buffer of images uint8 [n, 3, size, size], cycling over corpora: `small`, and `large` of twice the size if asked
     for.
 
-    What cannot be decoded is counted in `rejected` by reason, the first of each told to `warn`. UserError if there is no
-    picture at all.
+    What cannot be read or decoded is counted in `rejected` by reason, in the first pass alone, and the first of each told to
+    `warn`; `first_frames` are its pictures of which further frames are left out. UserError if there is no picture at all.
     """
 
     def __init__(
@@ -35,8 +37,9 @@ class PictureBuffer:
             with_large,
             warn,
         )
-        self.rejected: Counter[str] = Counter()
-        self.is_whole = False
+        self.rejected = RejectCounts()
+        self.first_frames: list[dict[str, Any]] = []
+        self.is_whole = self.is_counted = False
         self._stream = self._decoded()
         self.refill()
 
@@ -52,7 +55,7 @@ class PictureBuffer:
             taken.append([numpy.asarray(image) for image in images])
         if len(taken) < self.capacity or not taken:
             if not taken and not hasattr(self, "small"):
-                reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.rejected.items())
+                reasons = self.rejected.in_words()
                 raise UserError(
                     f"{', '.join(self.paths)}: no picture that can be used{f' ({reasons})' if reasons else ''}"
                 )
@@ -69,37 +72,77 @@ class PictureBuffer:
         from tokenization.preprocess import RejectedImage, open_image, preprocess
 
         sizes = (self.size, 2 * self.size) if self.with_large else (self.size,)
-        for source in sources_of(self.paths):
+        for item in sources_of(self.paths):
+            if isinstance(item, Reject):
+                self._leave_out(item)
+                continue
+            name, source = item
             try:
                 image = open_image(source)
-                yield [preprocess(image, size) for size in sizes]
+                images = [preprocess(image, size) for size in sizes]
             except RejectedImage as bad:
-                if bad.reason not in self.rejected:
-                    self.warn(f"warning: left out as {bad.reason}: {bad}")
-                self.rejected[bad.reason] += 1
+                self._leave_out(Reject(name, "", name, bad.reason, bad.detail))
+                continue
+            if FURTHER in image.info and not self.is_counted:
+                self.first_frames.append({"pictures": 1, "example": name})
+            yield images
+        self.is_counted = True
+
+    def _leave_out(self, reject: Reject) -> None:
+        if not self.is_counted and self.rejected.add(reject):
+            self.warn(f"warning: {example(reject)}")
 
 
-def sources_of(paths: list[str]) -> Iterator[Path | str | bytes]:
-    """Undecoded images of these inputs: a path, or the bytes of a file. Raises UserError as `open_corpus` does."""
+def say_left_out(buffers: dict[str, PictureBuffer], told: Sequence[str] = ()) -> list[str]:
+    """Print what of the pictures read so far is left out, by option: rejects by reason, and further frames.
+
+    Lines in `told`, which an earlier call gave, are not repeated.
+    """
+    lines = []
+    for option, buffer in buffers.items():
+        rejects = buffer.rejected.left_out() if buffer.rejected.counts else ""
+        lines += [f"--{option}: {line}" for line in (rejects, in_words(merged(buffer.first_frames))) if line]
+    for line in lines:
+        if line not in told:
+            print(line, flush=True)
+    return lines
+
+
+def counts_left_out(buffers: dict[str, PictureBuffer]) -> dict[str, dict[str, int]]:
+    """Numbers of `say_left_out`, for the record: rejects by reason, and pictures with `further_frames`."""
+    counts = {}
+    for option, buffer in buffers.items():
+        frames = {FURTHER: len(buffer.first_frames)} if buffer.first_frames else {}
+        counts[option] = dict(buffer.rejected.counts) | frames
+    return counts
+
+
+def sources_of(paths: list[str]) -> Iterator[Reject | tuple[str, Path | bytes]]:
+    """Undecoded images of these inputs, each with the name of its file: a path, or the bytes of a file; and what the reader
+    rejects. Raises UserError as `open_corpus` does."""
     from tokenization import storage
-    from tokenization.readers import Document, open_corpus
+    from tokenization.readers import open_corpus
     from tokenization.readers.pairs import is_picture
 
     for path in paths:
         found = storage.entry_of(path)
         files = storage.files_below(path) if found and found.is_folder and not storage.is_remote(path) else []
         pictures = [
-            entry.path
+            (entry.name, Path(entry.path))
             for entry in files
             if is_picture(entry.name) and not entry.name.rpartition("/")[2].startswith(".")
         ]
         if pictures:
-            yield from map(Path, pictures)
+            yield from pictures
             continue
         corpus = open_corpus(path)
         for file in corpus.files:
             with corpus.open(file) as opened:
                 for _, item in corpus.read(opened, 0):
-                    for picture in item.pictures if isinstance(item, Document) else ():
+                    if isinstance(item, Reject):
+                        yield item
+                        continue
+                    for picture in item.pictures:
                         data = picture.data
-                        yield storage.read_bytes(data) if isinstance(data, str) else cast(Path | bytes, data)
+                        here = storage.read_bytes(data) if isinstance(data, str) else cast(Path | bytes, data)
+                        yield item.file, here

@@ -22,7 +22,6 @@ from pretrain.system.errors import UserError, run_command
 from tokenization.files import save_picture
 from tools.inspection.corpus import (
     LITTLE,
-    REASONS_TO_SAY,
     SHEET_PICTURES,
     look,
 )
@@ -74,6 +73,7 @@ def main() -> int:
 
     from tokenization.contact_sheet import contact_sheet
     from tokenization.readers import open_corpora
+    from tokenization.reject_counts import RejectCounts
     from tools.inspection.cut_pictures import cut_picture, losses
     from tools.inspection.data_page import embedded, write_page
 
@@ -90,8 +90,11 @@ def main() -> int:
         found.more = losses(found.upright, framing)
         for what, value in found.figures():
             print(f"  {what}: {value}")
-        for reject in list({reject.reason: reject for reject in reversed(found.rejects)}.values())[:REASONS_TO_SAY]:
-            print(f"  rejected as {reject.reason}: {reject.file[:100]}: {reject.detail[:300]}")
+        rejects = RejectCounts()
+        for reject in found.rejects:
+            rejects.add(reject)
+        for example in rejects.examples():
+            print(f"  {example}")
         if len(found.documents) < LITTLE * (len(found.documents) + len(found.rejects)):
             little.append(f"{corpus.path} ({len(found.documents):,} of {len(found.documents) + len(found.rejects):,})")
         parts += found.page(arguments.show)

@@ -85,15 +85,22 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __enter__(self) -> dict[str, str]:
+    def export(self) -> Path:
+        """Write the model's folder."""
         from pretrain.system.torchvision_compat import ensure_torchvision
 
         ensure_torchvision()
-        from tests.tools.serving_process import picture_file
         from tests.tools.tiny_export import CHATML, write_export
 
         shutil.rmtree(self.folder, ignore_errors=True)
-        export = write_export(self.folder / "tiny", added=CHATML, max_position_embeddings=1024)
+        # saving a model imports DeepSpeed where it is installed, which warns of each machine without a GPU unless told
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        return write_export(self.folder / "tiny", added=CHATML, max_position_embeddings=1024)
+
+    def __enter__(self) -> dict[str, str]:
+        export = self.export()
+        from tests.tools.serving_process import picture_file
+
         (self.folder / "picture.png").write_bytes(picture_file())
         command = [
             sys.executable,

@@ -105,13 +105,19 @@ def test_the_command_writes_what_sharding_reads(commands: CommandServer, tiny_da
 def test_any_corpus_of_texts_is_read(commands: CommandServer, tmp_path):
     tars = tar_corpus(tmp_path / "tars", 6, per_tar=3)
     lines = tmp_path / "news.jsonl"
-    lines.write_text('{"text": "some news"}\n{"text": " "}\n')
+    lines.write_text('{"text": "some news"}\n{"text": " "}\n{"text": 3}\n{"text": ""}\n')
     assert sorted(texts_of(tars)) == sorted(text for number in range(6) for text in captions(number))
     done = commands.run(
         "tokenization/train_tokenizer.py", "--input", tars, lines, "--output", tmp_path / "out", "--vocab-size", 300
     )
     assert done.code == 0 and "300 ids" in done.out
-    assert "left out as empty_text: news.jsonl:2" in done.err and "1 documents are left out" in done.err
+    told = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+    assert [line.partition(".jsonl:")[0] for line in told[:2]] == [
+        "warning: rejected as empty_text: news",
+        "warning: rejected as wrong_type: news",
+    ]
+    assert "news.jsonl:2:" in told[0] and "news.jsonl:3:" in told[1]
+    assert told[2:] == [f"warning: {lines}: of its documents 3 left out (empty_text 2, wrong_type 1)"]
 
 
 def test_a_corpus_without_texts_is_refused_and_a_small_one_told(commands: CommandServer, tmp_path):

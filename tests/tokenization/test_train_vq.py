@@ -14,7 +14,7 @@ from PIL import Image
 from pretrain.system.errors import UserError
 from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData
-from tests.tokenization.corpora import folder_corpus, tar_corpus
+from tests.tokenization.corpora import folder_corpus, jsonl, picture, tar, tar_corpus
 from tokenization import train_vq
 from tokenization.preprocess import open_image, preprocess
 from tokenization.vq import load_vq
@@ -129,7 +129,7 @@ def test_any_corpus_gives_its_pictures_in_order_and_round_and_round(tmp_path):
     told = []
     whole = PictureBuffer([str(folder)], 16, 100, with_large=True, warn=told.append)
     assert whole.small.shape == (7, 3, 16, 16) and whole.large.shape == (7, 3, 32, 32) and whole.is_whole
-    assert whole.rejected == {"not_a_picture": 1} and "zz.jpg" in told[0]
+    assert whole.rejected.counts == {"not_a_picture": 1} and "zz.jpg" in told[0]
     assert torch.equal(PictureBuffer([str(tars)], 16, 100).small, whole.small)
     some = PictureBuffer([str(tars)], 16, 3)
     seen = [some.small]
@@ -138,6 +138,49 @@ def test_any_corpus_gives_its_pictures_in_order_and_round_and_round(tmp_path):
         seen.append(some.small)
     assert [len(part) for part in seen] == [3, 3, 1, 3] and torch.equal(torch.cat(seen[:3]), whole.small)
     assert torch.equal(seen[3], seen[0]) and not some.is_whole
+
+
+def test_what_is_left_out_is_told_by_reason_with_the_first_of_each(commands, tmp_path):
+    """Also records that the reader rejects, pictures inside of a table's file, and those of --heldout."""
+    lines = [json.loads(line) for line in (folder_corpus(tmp_path / "c", 14) / "captions.jsonl").open()]
+    for name in ("bad1.png", "bad2.png"):
+        (tmp_path / "c" / name).write_bytes(b"no picture")
+    (tmp_path / "c/cut.png").write_bytes(picture(1, 64)[:200])
+    moving = Image.open(tmp_path / "c/images/003.png")
+    moving.save(tmp_path / "c/moving.gif", save_all=True, append_images=[moving.rotate(90)])
+    more = [{"image": name, "caption": "x"} for name in ("bad1.png", "cut.png", "bad2.png", "moving.gif", "none.png")]
+    listed = jsonl(tmp_path / "c/more.jsonl", [*lines, *more, {"image": "bad1.png"}])
+    heldout = tar(tmp_path / "held.tar", [("a.png", picture(3)), ("a.txt", b"a"), ("b.png", b"x"), ("b.txt", b"b")])
+    words = ("--train", listed, "--heldout", heldout, "--output", tmp_path / "vq", *QUICK, *SHORT)
+    done = commands.run("tokenization/train_vq.py", *words, "--batch-size", "4")
+    assert done.code == 0, done.err
+    reasons = "not_a_picture 2, undecodable_picture 1, missing_file 1, missing_key 1"
+    assert f"--train: 5 left out ({reasons})" in done.out.splitlines()
+    assert "--train: 1 picture has further frames or pages, which are left out, as moving.gif" in done.out.splitlines()
+    assert "--heldout: 1 left out (not_a_picture 1)" in done.out.splitlines()
+    told = [line for line in done.out.splitlines() if line.startswith("warning: rejected as ")]
+    files = ("bad1.png", "cut.png", "none.png", "more.jsonl:20", "held.tar/b.png")
+    assert [line.split(": ")[2] for line in told] == list(files)
+    assert json.loads((tmp_path / "vq/training.json").read_text())["left_out"] == {
+        "train": {
+            "not_a_picture": 2,
+            "undecodable_picture": 1,
+            "missing_file": 1,
+            "missing_key": 1,
+            "further_frames": 1,
+        },
+        "heldout": {"not_a_picture": 1},
+    }
+
+
+def test_each_pass_counts_what_it_leaves_out_once(tmp_path):
+    folder = folder_corpus(tmp_path / "folder", 5)
+    (folder / "images/zz.jpg").write_bytes(b"no picture")
+    buffer = PictureBuffer([str(folder)], 16, 4, warn=lambda line: None)
+    assert not buffer.rejected.counts  # it is the last, and not yet read
+    for _ in range(5):
+        buffer.refill()
+    assert buffer.rejected.counts == {"not_a_picture": 1} and not buffer.is_whole
 
 
 def test_a_twentieth_is_held_out_of_pictures_of_ones_own_and_the_sheet_is_drawn(commands, tmp_path):

@@ -37,7 +37,7 @@ from tools.export.from_checkpoint import UNFINISHED, write_configuration
 from tools.export.model_card import licences
 
 FLAVOURS = {
-    "fp32-tied-qwen2.5": [],
+    "fp32-tied-qwen2.5": ["log.sample_prompts=['ann@example.org', 'keycap: 0', 'red apple']"],
     "bf16-untied-qwen3": ["run.precision=bf16", "model.tie_word_embeddings=false", "model.flavour=qwen3"],
     "mot": ["model.shallow=0", "model.deep=0", "model.kind=mot", "model.every=1"],
     "moe_hard": ["model.shallow=0", "model.deep=0", "model.kind=moe_hard", "model.every=2"],
@@ -189,9 +189,10 @@ def test_the_snippet_of_the_model_card_draws_a_picture_and_says_a_caption(export
         line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "import time:" in line
     }
     assert "transformers" in imported and not imported & {"diffusers", "torchvision", "model", "tools"}
+    assert 'processor.draw(["keycap: 0"])' in snippet, "the first of log.sample_prompts without an address"
     assert done.stdout.splitlines(), "a caption was printed; after three steps it may be empty"
     export = open_export(exports["fp32-tied-qwen2.5"].folder)
-    ids = text_to_image_ids("red heart", export.encode, export.vocabulary, export.templates)
+    ids = text_to_image_ids("keycap: 0", export.encode, export.vocabulary, export.templates)
     codes = export.model.generate_images(
         torch.tensor([ids]),
         unconditional_ids=torch.tensor([unconditional_ids(export.encode, export.vocabulary, export.templates)]),
@@ -245,6 +246,7 @@ def test_the_model_card_has_the_figures_of_the_run(commands, exports, tiny_data,
     card = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
     assert "| task/score | 0.25 | figures.json |" in card and "task/raw" not in card and "| done" not in card
     assert "exported without its run folder" in card and "heldout" not in card
+    assert 'processor.draw(["red heart"])' in card
     for nothing in ("[1, 2]", '{"name": "words alone"}'):
         results.write_text(nothing)
         assert_refused(convert(commands, alone, tmp_path / "export", "--results", results), str(results), "no figure")

@@ -40,6 +40,21 @@ def settings(commands, tmp_path_factory):
         }
 
 
+def test_the_model_for_the_clients_is_written_without_a_word(tmp_path):
+    """Not even DeepSpeed's, which transformers imports as it saves a model."""
+    code = "import sys, pathlib; from tests.clients.run import Server; Server(pathlib.Path(sys.argv[1])).export()"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "server")],
+        cwd=CLIENTS.parents[1],
+        env={key: value for key, value in os.environ.items() if key != "DS_ACCELERATOR"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "server/tiny/config.json").is_file() and "accelerator" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_official_clients_do_what_they_do_first(settings, name):
     missing = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ from tokenization.remote import inside, read_small
 from tokenization.vq import LICENCES, SHIPPED
 from tools.evaluation.record import conditions, is_record
 
+CAPTION = "red heart"
+LONGEST = 80
+"""Characters of a caption in the snippet, at most."""
+PRIVATE = re.compile(r"@|://|www\.|\d[\d ()/.-]{4,}\d")
+"""Mail and web addresses, numbers of telephones and documents."""
+
 SNIPPET = """\
 import sys
 import torch
@@ -24,7 +31,7 @@ folder = sys.argv[1] if len(sys.argv) > 1 else "."
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
 
-prompt = processor.draw(["red heart"])
+prompt = processor.draw([CAPTION])
 codes = model.generate_images(**prompt, guidance_scale=3.0, generator=torch.Generator().manual_seed(0))
 picture = processor.pictures(codes)[0]
 picture.save("picture.png")
@@ -62,7 +69,7 @@ A unified autoregressive transformer that reads and writes text and pictures (Un
 the image tokenizer in `vq/`;{shaped} `processor` turns pictures, captions and conversations into ids and back.
 
 ```python
-{SNIPPET}
+{SNIPPET.replace("CAPTION", json.dumps(caption_to_draw(run), ensure_ascii=False))}
 ```
 
 Edits are asked for with `processor.edit(pictures, instructions)`, conversations with `processor.apply_chat_template`.
@@ -84,13 +91,28 @@ pillow, and accelerate for a `device_map`. The text path is that of a {FAMILIES[
 """
 
 
+def caption_to_draw(run: Path | None) -> str:
+    """Caption for the snippet: the first of the run's `log.sample_prompts` that is fit for a public card, else CAPTION.
+
+    These may come from the corpus, so those with an address or a long number are passed over.
+    """
+    prompts = run_settings(run).get("log", {}).get("sample_prompts") if run else None
+    fit = (text for text in prompts or () if isinstance(text, str) and 0 < len(text) <= LONGEST and text.isprintable())
+    return next((text for text in fit if not PRIVATE.search(text) and "`" not in text), CAPTION)
+
+
+def run_settings(run: Path) -> dict[str, Any]:
+    """The run's resolved configuration, by today's names."""
+    import yaml
+
+    return with_current_names(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))[0]
+
+
 def training(run: Path | None, state: dict[str, Any]) -> str:
     """Data and tokens, from the run's resolved configuration and the manifests of its datasets."""
     if run is None:
         return "The checkpoint was exported without its run folder, so its data are not known here."
-    import yaml
-
-    config, _ = with_current_names(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+    config = run_settings(run)
     sequence_length = config["data"]["sequence_length"]
     lines = [
         f"{state['rows']} rows of {sequence_length} tokens: {state['rows'] * sequence_length:,} tokens, padding included.",

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 SHEET_PICTURES = 60
 LITTLE = 0.1
 """An input of which a smaller share can be used was not understood."""
-REASONS_TO_SAY = 5
 GOLDEN = 0.6180339887498949
 """Multiples of it modulo 1 are spread evenly, however many there are."""
 
@@ -32,6 +31,7 @@ class CorpusFindings:
         self.rejects: list[Reject] = []
         self.sizes: list[tuple[int, int]] = []
         self.modes: Counter[str] = Counter()
+        self.first_frames: list[dict[str, Any]] = []  # pictures of which further frames are left out
         self.sheet: list[tuple[Any, str]] = []
         self.upright: list[tuple[int, int]] = []  # sizes of the pictures as they are seen
         self.whole: list[
@@ -44,6 +44,7 @@ class CorpusFindings:
         """Add an item."""
         from model.hf.pictures_uni_x import to_rgb, upright
         from tokenization import storage
+        from tokenization.frames import FURTHER
         from tokenization.preprocess import RejectedImage, open_image, preprocess
         from tokenization.readers import Reject
         from tools.inspection.cut_pictures import thumbnail
@@ -51,7 +52,7 @@ class CorpusFindings:
         if isinstance(item, Reject):
             self.rejects.append(item)
             return
-        pictures = []
+        pictures, first_frames = [], 0
         try:
             for picture in item.pictures:
                 image = open_image(
@@ -66,15 +67,20 @@ class CorpusFindings:
                 if len(self.whole) < SHEET_PICTURES:
                     self.whole.append((thumbnail(turned), turned.size))
                 self.modes[f"{image.format} {image.mode}"] += 1
+                first_frames += FURTHER in image.info
         except (RejectedImage, OSError) as error:
             reason, detail = getattr(error, "reason", "missing_file"), getattr(error, "detail", str(error))
             self.rejects.append(Reject(item.id, item.source, item.file, reason, detail))
             return
         self.documents.append((item, pictures))
+        if first_frames:
+            self.first_frames.append({"pictures": first_frames, "example": item.file})
         self.sheet += [(picture, item.texts[0] if item.texts else item.id) for picture in pictures]
 
     def figures(self) -> list[tuple[str, str]]:
         """Findings in words."""
+        from tokenization.frames import in_words, merged
+
         seen = len(self.documents) + len(self.rejects)
         lines = [("documents looked at", f"{seen:,}" if self.total is None else f"{seen:,} of {self.total:,}")]
         texts = [len(text) for found, _ in self.documents for text in found.texts]
@@ -84,6 +90,8 @@ class CorpusFindings:
             lines.append(("shorter side of a picture, pixels", _spread([min(size) for size in self.sizes])))
             lines.append(("longer by shorter side", _spread([round(max(s) / min(s), 2) for s in self.sizes])))
             lines.append(("formats", ", ".join(f"{mode} {count:,}" for mode, count in self.modes.most_common())))
+        if self.first_frames:
+            lines.append(("first frames", in_words(merged(self.first_frames))))
         lines += self.more
         reasons = Counter(reject.reason for reject in self.rejects).most_common()
         counted = ", ".join(f"{reason} {count:,}" for reason, count in reasons)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import html
 from typing import TYPE_CHECKING, Any
 
 from pretrain.system.errors import UserError
@@ -17,6 +18,7 @@ MOST_NUMBERS = 100  # of documents that are left out, in the page
 
 def samples_page(arguments: argparse.Namespace) -> list[str]:
     """Statistics and samples of a dataset."""
+    from tokenization.frames import in_words
     from tokenization.shard_cache import Cache
     from tokenization.shards import check_vq, open_dataset
     from tokenization.vq import load_vq
@@ -45,6 +47,9 @@ def samples_page(arguments: argparse.Namespace) -> list[str]:
     rejects = dataset.manifest["rejects"]
     if rejects:
         parts += ["<h2>Rejects</h2>", table(("reason", "documents"), rejects.items())]
+    if frames := in_words(dataset.manifest.get("first_frames", {})):
+        print(frames)
+        parts.append(f"<p>{html.escape(frames)}</p>")
     left_out = dataset.lengths.left_out()
     if len(left_out):
         print(f"{len(left_out):,} documents are left out of training: they repeat pictures of other files")
