@@ -25,7 +25,6 @@ import time
 
 from pretrain.system.errors import UserError, run_command
 from tokenization.files import files_for
-from tokenization.vq_pictures import PictureBuffer, counts_left_out, say_left_out
 
 RESTART_BELOW = 0.1  # a code used fewer times per step than this, on average, is dead
 CHECK_EVERY = 250  # steps between two evaluations on held-out pictures
@@ -299,6 +298,7 @@ def main() -> int:
     import torch
 
     from pretrain.system.cpu_memory import keep_freed_memory
+    from tokenization.vq_pictures import PictureBuffer, counts_left_out, say_left_out
 
     keep_freed_memory()
     threads.use()
