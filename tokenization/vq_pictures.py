@@ -144,5 +144,11 @@ def sources_of(paths: list[str]) -> Iterator[Reject | tuple[str, Path | bytes]]:
                         continue
                     for picture in item.pictures:
                         data = picture.data
-                        here = storage.read_bytes(data) if isinstance(data, str) else cast(Path | bytes, data)
-                        yield item.file, here
+                        if isinstance(data, str):
+                            try:
+                                data = storage.read_bytes(data)
+                            except (FileNotFoundError, PermissionError, IsADirectoryError):
+                                detail = f"{data}: cannot be opened"
+                                yield Reject(item.id, item.source, item.file, "missing_file", detail)
+                                continue
+                        yield item.file, cast(Path | bytes, data)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy
+import fsspec
 import pytest
 import torch
 from PIL import Image
@@ -218,3 +219,12 @@ def test_what_cannot_become_a_tokenizer_is_refused_at_once(monkeypatch, capsys, 
     with pytest.raises(SystemExit) as ended:
         train_vq.parse_arguments()
     assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_picture_that_a_bucket_lacks_is_counted(tmp_path):
+    folder = folder_corpus(tmp_path / "folder", 3)
+    with (folder / "captions.jsonl").open("a") as captions:
+        captions.write(json.dumps({"image": "images/none.png", "caption": "x"}) + "\n")
+    fsspec.filesystem("memory").put(str(folder), "/vq-lacks", recursive=True)
+    buffer = PictureBuffer(["memory://vq-lacks"], 16, 8, warn=lambda line: None)
+    assert buffer.rejected.counts == {"missing_file": 1} and len(buffer.small) == 3
