@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-import numpy
 import fsspec
+import numpy
 import pytest
 import torch
 from PIL import Image
