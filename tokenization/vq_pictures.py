@@ -144,11 +144,11 @@ def sources_of(paths: list[str]) -> Iterator[Reject | tuple[str, Path | bytes]]:
                         continue
                     for picture in item.pictures:
                         data = picture.data
-                        if isinstance(data, str):
+                        if isinstance(given := data, str):
                             try:
-                                data = storage.read_bytes(data)
+                                data = storage.read_bytes(given)
                             except (FileNotFoundError, PermissionError, IsADirectoryError):
-                                detail = f"{data}: cannot be opened"
+                                detail = f"{given}: cannot be opened"
                                 yield Reject(item.id, item.source, item.file, "missing_file", detail)
                                 continue
                         yield item.file, cast(Path | bytes, data)
