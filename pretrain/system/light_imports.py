@@ -94,8 +94,13 @@ class _Later(type):
         return getattr(cls._real(), name)
 
     def __instancecheck__(cls, value: Any) -> bool:
-        loaded = not isinstance(sys.modules.get(cls.module, None), (_DeferredModule, type(None)))
-        return loaded and isinstance(value, cls._real())
+        return cls._is_loaded() and isinstance(value, cls._real())
+
+    def __subclasscheck__(cls, value: type) -> bool:
+        return cls._is_loaded() and issubclass(value, cls._real())
+
+    def _is_loaded(cls) -> bool:
+        return not isinstance(sys.modules.get(cls.module), (_DeferredModule, type(None)))
 
 
 class _LazyPackage(types.ModuleType):
@@ -201,8 +206,8 @@ def import_torch_checkpoint() -> None:
 
 
 def import_transformers_configurations() -> None:
-    """Import transformers' configuration classes, without sharded tensors, with one listing of
-    its models in place of two."""
+    """Import transformers' configuration classes, without sharded tensors, and with one listing of its models in
+    place of two."""
     leave_torchvision_out()
     with hidden("boto3"), deferred(SHARDED_TENSORS):
         import transformers
@@ -212,9 +217,8 @@ def import_transformers_configurations() -> None:
 
 
 def import_transformers() -> None:
-    """Import transformers' model classes without boto3, which accelerate imports for SageMaker, without torch's compiler,
-    and without sharded tensors, with one listing of
-    its models in place of two."""
+    """Import transformers' model classes without boto3, which accelerate imports for SageMaker, without torch's compiler
+    and sharded tensors, and with one listing of its models in place of two."""
     leave_torchvision_out()
     with hidden("boto3"), deferred(HEAVY), compiler_deferred():
         import transformers

@@ -22,7 +22,8 @@ def run_processes(words: Sequence[str], count: int, environment: Mapping[str, st
     """Run `python *words` in `count` processes; returns 0, or the exit code of the one that failed first.
 
     They find each other at 127.0.0.1 and have one OpenMP thread each unless `environment` says otherwise. When one fails,
-    the others are told to stop. Raises KeyboardInterrupt after all have ended, if Ctrl-C came.
+    the others are told to stop. Raises KeyboardInterrupt after all have ended, if Ctrl-C came, of which a terminal tells
+    each process. To be called in the main thread.
     """
     shared = {
         "OMP_NUM_THREADS": "1",
@@ -34,22 +35,21 @@ def run_processes(words: Sequence[str], count: int, environment: Mapping[str, st
         "LOCAL_WORLD_SIZE": str(count),
     }
     ranks: list[subprocess.Popen] = []
-    interrupted = False
+    interrupted: list[int] = []  # by a handler: an exception could come between two lines, and end all without saving
+    before = signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
     try:
         for number in range(count):
             own = {"RANK": str(number), "LOCAL_RANK": str(number)}
             ranks.append(subprocess.Popen([sys.executable, *words], env={**shared, **own}))
         failed, end = 0, float("inf")
         while any([rank.poll() is None for rank in ranks]) and time.monotonic() < end:
-            try:
-                time.sleep(0.1)
-            except KeyboardInterrupt:  # the terminal has told the processes, too
-                interrupted = True
+            time.sleep(0.1)
             codes = [rank.returncode for rank in ranks if rank.returncode]
             if codes and not failed:
                 failed, end = codes[0], time.monotonic() + GRACE
                 _tell([rank for rank in ranks if rank.returncode is None], signal.SIGTERM)
     finally:
+        signal.signal(signal.SIGINT, before)
         for rank in ranks:
             if rank.poll() is None:
                 rank.kill()
