@@ -57,7 +57,10 @@ def parse_arguments() -> argparse.Namespace:
         "--processes", type=int, default=0, help="processes that train (default: 2; 1 on one core, or with a GPU)"
     )
     parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value", help="training settings to change")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.processes < 0:
+        parser.error(f"--processes {arguments.processes}: give 1, {ROWS}, or 0 for as many as there are cores")
+    return arguments
 
 
 def stages(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
@@ -169,8 +172,6 @@ def training_processes(asked: int) -> int:
 
     Rows of the demo are too short for two threads, which wait for each other longer than they compute.
     """
-    if asked < 0:
-        raise UserError(f"--processes {asked}: give 1, {ROWS}, or 0 for as many as there are cores")
     if asked:
         return asked
     import torch

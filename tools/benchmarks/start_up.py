@@ -105,7 +105,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="counted turns (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="WORDS", help="cases whose name has these words")
     parser.add_argument("--whole", action="store_true", help="whole commands, too")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.repeats < 1:
+        parser.error(f"--repeats {arguments.repeats}: at least 1, beside the turn that is not counted")
+    if arguments.base and not (arguments.base / "pretrain/train.py").is_file():
+        parser.error(f"--base {arguments.base}: no checkout of this project")
+    return arguments
 
 
 def cpu_seconds(checkout: Path, words: list[str]) -> float:
