@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
 
 from model.kernels import in_use
 from model.weight_shapes import parameters
-from pretrain import machine, rank_log, runtime
+from pretrain import machine, rank_log, runtime, torchrun
 from pretrain.config import TrainConfig
 from pretrain.config_checks import without_effect
 from pretrain.conflict.watch import ConflictWatch
@@ -79,6 +80,8 @@ def _train(config: TrainConfig, command: list[str], early: EarlyWarnings) -> int
     if engine.torch_optimizer is not None:
         norm = ENGINES[config.run.engine].gradient_norm
         coordinator.say(in_use(config.run.kernels, config.run.fp8, engine.torch_optimizer, norm))
+    if seconds := torchrun.notice(os.environ, torchrun.launcher_words()):
+        coordinator.say(seconds)
     # not before: a refused start leaves a run unchanged
     machines = coordinator.gathered(machine.describe())
     settings = coordinator.first_does(lambda: settings_changed(run, config)) if progress.step else ""

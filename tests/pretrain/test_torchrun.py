@@ -42,6 +42,7 @@ def test_a_stop_saves_and_the_same_command_goes_on(tiny_data: TinyData, tmp_path
         process.kill()
     assert "the same command goes on from here" in out, err
     assert out.count("steps done") == 1 and "tok/s" in out
+    assert out.count("--shutdown-timeout") == 1
     (name,) = checkpoint_names(run)
     steps = int(name.removeprefix("step_"))
     assert read_metrics(run)[-1]["step"] == steps
