@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[tuple[Path, tuple]]:
@@ -25,6 +27,25 @@ def small_disk(folder: Path, size: int) -> Iterator[tuple[Path, tuple]]:
     finally:
         if mounted:
             subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[Path]:
+    """A folder in which nothing can be written: a read-only mount for root, who may write anywhere, else a mode."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder]
+    if mounted := os.getuid() == 0:
+        if subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("root may write anywhere, and mount nothing here")
+    else:
+        folder.chmod(0o500)
+    try:
+        yield folder
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", folder], check=True)
+        else:
+            folder.chmod(0o700)
 
 
 def limit_files(size: int) -> None:

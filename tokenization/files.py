@@ -45,11 +45,14 @@ def save_picture(picture, path: Path) -> None:
 
 
 def output_folder(path: Path) -> None:
-    """Create the folder of results before the work that makes them. Raises UserError if that is impossible."""
+    """Create the folder of results before the work that makes them. Raises UserError if that is impossible, or if nothing
+    can be written there."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be made a folder ({error.strerror}): choose another --output") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: nothing can be written there: change its permissions, or choose another --output")
 
 
 def output_file(path: Path) -> None:

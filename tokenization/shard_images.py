@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.shapes import FITS, Framing, framing_of, grids_from
 from pretrain.system.errors import UserError, run_command
+from tokenization.files import output_folder
 
 if TYPE_CHECKING:
     from tokenization.batches import BatchCounts
@@ -193,10 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
     job = describe_job(
         corpora, vq, tokenizer, framing, options.samples_per_part, filters, options.batch_size, options.draft
     )
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{options.output}: cannot be made a folder: {error.strerror}") from error
+    output_folder(options.output)
     with locked(options.output, alone=workers == 1):
         mine = job["encoder"]
         job = start_or_continue(options.output, job)

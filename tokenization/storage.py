@@ -64,7 +64,7 @@ def entries_of(folder: str) -> list[Entry]:
         entries = [
             Entry(entry.name, str(entry), 0 if entry.is_dir() else entry.stat().st_size, entry.is_dir())
             for entry in Path(folder).iterdir()
-            if entry.exists()  # not a dangling link
+            if entry.is_dir() or entry.is_file()  # no dangling link, and no pipe, whose reader would wait for ever
         ]
     return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
@@ -88,7 +88,7 @@ def files_below(folder: str) -> list[Entry]:
             folders.sort()
             for name in names:
                 path = Path(place, name)
-                if path.exists():  # not a dangling link
+                if path.is_file():  # as in `entries_of`
                     found.append(Entry(path.relative_to(folder).as_posix(), str(path), path.stat().st_size, False))
     return sorted(found, key=lambda entry: entry.name)
 

@@ -24,7 +24,7 @@ import math
 import time
 
 from pretrain.system.errors import UserError, run_command
-from tokenization.files import files_for
+from tokenization.files import files_for, output_folder
 
 RESTART_BELOW = 0.1  # a code used fewer times per step than this, on average, is dead
 CHECK_EVERY = 250  # steps between two evaluations on held-out pictures
@@ -276,7 +276,6 @@ def save(model, arguments: argparse.Namespace, record: dict) -> None:
 
     import torch
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
     with files_for(arguments.output) as temporary:
         copy.deepcopy(model).to(torch.float16).save_pretrained(temporary)
         (temporary / "preprocess.json").write_text(json.dumps({"image_size": arguments.image_size}) + "\n")
@@ -317,7 +316,10 @@ def main() -> int:
     else:
         raise UserError("--train has more pictures than --memory holds: name held-out ones with --heldout")
     if len(usable) < arguments.batch_size:
-        raise UserError(f"{len(usable)} training pictures are fewer than --batch-size {arguments.batch_size}")
+        raise UserError(
+            f"{len(usable)} training pictures are fewer than --batch-size {arguments.batch_size}: give a smaller one, or more pictures"
+        )
+    output_folder(arguments.output)  # now, not after hours of training
     try:
         model = build_model(arguments).to(device)
     except (RuntimeError, AssertionError) as error:

@@ -18,6 +18,7 @@ import warnings
 from typing import Any
 
 from model.shapes import FITS, Framing, grids_from
+from pretrain.system.disk import disk_error
 from pretrain.system.errors import UserError, run_command
 from tokenization.files import save_picture
 from tools.inspection.corpus import (
@@ -114,7 +115,11 @@ def main() -> int:
             parts.append(embedded(whole, "what is lost", "wide"))
         write_page(arguments.output / "index.html", "What the input holds", parts)
     except OSError as error:
-        raise UserError(f"{error.filename or arguments.output}: cannot be written: {error.strerror}") from error
+        if disk_error(error):
+            raise  # run_command names the remedy
+        raise UserError(
+            f"{error.filename or arguments.output}: cannot be written: {error.strerror}: choose another --output"
+        ) from error
     print(f"wrote {arguments.output / 'index.html'}")
     if little:
         print(f"error: next to nothing can be used of {', '.join(little)}; the reasons stand above", file=sys.stderr)

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 
+from pretrain.system.disk import disk_error
 from pretrain.system.errors import UserError, run_command
 from tools.inspection.shards import (
     rows_page,
@@ -70,7 +71,11 @@ def main() -> int:
     try:
         write_page(arguments.output / "index.html", title, parts)
     except OSError as error:
-        raise UserError(f"{error.filename or arguments.output}: cannot be written: {error.strerror}") from error
+        if disk_error(error):
+            raise  # run_command names the remedy
+        raise UserError(
+            f"{error.filename or arguments.output}: cannot be written: {error.strerror}: choose another --output"
+        ) from error
     print(f"wrote {arguments.output / 'index.html'}")
     return 0
 

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 
+from pretrain.system.disk import disk_error
 from pretrain.system.errors import UserError, run_command
 from tools.runs.new_run import (
     SIZES,
@@ -102,7 +103,9 @@ def main() -> int:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         write_text(arguments.output, commented(values, found))
     except OSError as error:
-        raise UserError(f"--output {arguments.output}: cannot be written ({error.strerror})") from None
+        if disk_error(error):
+            raise  # run_command names the remedy
+        raise UserError(f"--output {arguments.output}: cannot be written ({error.strerror}): choose another") from None
     config = load_config(str(arguments.output), [])
     data, model = config.data, model_config(config.model, tokenizer, manifest)
     per_step = data.global_batch_size * data.sequence_length

@@ -10,7 +10,15 @@ def read_yaml(text: str, name: str) -> Any:
     """Parse a YAML text. Raises ValueError with one line, which gives lines and columns but not `name` twice."""
     import yaml
 
-    loader = _strict_loader()(text)
+    try:
+        loader = _strict_loader()(text)
+    except (
+        yaml.reader.ReaderError
+    ) as error:  # raised before there is a loader; its position counts from the text's start
+        line = text.count("\n", 0, error.position) + 1
+        raise ValueError(
+            f"line {line} has the character {chr(error.character)!r}, which YAML does not allow: remove it"
+        ) from None
     loader.name = name
     try:
         return loader.get_single_data()

@@ -180,6 +180,7 @@ def test_a_wrong_value_is_named_with_its_key(path, overrides, parts):
         ("", ["no sections"]),
         ("run: {folder: a\nb: c", ["not YAML"]),
         ("run: {folder: 2024-02-31}\n", ["not YAML"]),
+        ("run:\n  folder: a\0\n", ["not YAML", "line 2", "'\\x00'"]),
         ("run: {folder: r, steps: 3, 4: 5}\n", ["unknown key run.4"]),
     ],
 )
@@ -187,7 +188,7 @@ def test_a_broken_file_is_named(tmp_path, text, parts):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     message = refusal(path)
-    assert message.startswith(str(path)) and all(part in message for part in parts), message
+    assert message.startswith(str(path)) and all(part in message for part in parts) and "\n" not in message, message
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import re
 from pathlib import Path
 
@@ -99,6 +100,26 @@ def test_folders_with_other_things_in_them(tmp_path: Path):
     linked = write(tmp_path / "linked", sound | {"b.txt": "B"})
     (linked / "b.png").symlink_to(linked / "a.png")
     assert outcomes(linked)[0] == {"a.png": ("A",), "b.png": ("B",)}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and sockets in a folder")
+def test_what_is_no_file_is_not_read(tmp_path: Path):
+    """A reader of a pipe would wait for ever."""
+    folder = write(
+        tmp_path / "in", {"a.png": picture(0), "a.txt": "A", "b.txt": "B", "c.png": picture(0), "d.txt": "D"}
+    )
+    os.mkfifo(folder / "b.png")
+    os.mkfifo(folder / "c.txt")
+    (folder / "d.png").symlink_to("/dev/zero")
+    (folder / "up").symlink_to("..")
+    read, rejected = outcomes(folder)
+    assert read == {"a.png": ("A",)}
+    assert rejected == {"b.txt": "missing_key", "c.png": "missing_key", "d.txt": "missing_key"}
+    os.mkfifo(tmp_path / "lines.jsonl")
+    with pytest.raises(UserError, match="lines.jsonl: is a pipe, socket or device.*: write it to a file first"):
+        open_corpus(tmp_path / "lines.jsonl")
+    os.mkfifo(write(tmp_path / "lines", {"a.jsonl": '{"text": "a"}'}) / "b.jsonl")
+    assert [file.name for file in open_corpus(tmp_path / "lines").files] == ["a.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from PIL import Image
 from pretrain.system.errors import UserError
 from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData
+from tests.small_disk import read_only
 from tests.tokenization.corpora import folder_corpus, jsonl, picture, tar, tar_corpus
 from tokenization import train_vq
 from tokenization.preprocess import open_image, preprocess
@@ -122,6 +123,18 @@ def test_bad_pictures_are_named(commands, tiny_data, tmp_path):
     done = commands.run("tokenization/train_vq.py", *arguments(tiny_data, tmp_path / "out", "--train", str(tmp_path)))
     assert_refused(done, "no picture that can be used (not_a_picture 1)")
     assert "text.png" in done.out and not (tmp_path / "out").exists()
+    done = commands.run("tokenization/train_vq.py", *arguments(tiny_data, tmp_path / "out", "--batch-size", "999"))
+    assert_refused(done, "training pictures are fewer than --batch-size 999: give a smaller one, or more pictures")
+
+
+def test_a_folder_that_takes_no_file_is_refused_before_training(commands, tiny_data, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with read_only(tmp_path / "read-only") as folder:
+        for output in (tmp_path / "file", folder, folder / "new"):
+            done = commands.run("tokenization/train_vq.py", *arguments(tiny_data, output))
+            assert_refused(done, f"{output}: ", "choose another --output")
+            assert "step" not in done.out
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_any_corpus_gives_its_pictures_in_order_and_round_and_round(tmp_path):

@@ -8,20 +8,24 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.pretrain.tiny_run import TinyData
 from tests.small_disk import small_disk
 from tests.tools.test_convert_from_hf import write_base
 from tests.tools.tiny_export import write_export
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    """A language model, an export and captions."""
+def inputs(tmp_path_factory, tiny_data: TinyData) -> Path:
+    """A language model, an export, captions, and pictures with their texts, also as shards."""
     folder = tmp_path_factory.mktemp("inputs")
     write_base(folder / "base", "qwen2", True)
     write_export(folder / "export")
     (folder / "captions.jsonl").write_text(
         "".join(json.dumps({"caption": f"red thing {n} {n * n}"}) + "\n" for n in range(99))
     )
+    (folder / "pictures").symlink_to(tiny_data.corpus / "train/folder")
+    for name in ("vq", "tokenizer", "train", "heldout"):
+        (folder / name).symlink_to(getattr(tiny_data, name))
     return folder
 
 
@@ -37,6 +41,16 @@ def arguments_of(name: str, inputs: Path, output: Path) -> list[object]:
             64,
         ],
         "generate": ["tools/generate.py", "--model", inputs / "export", "--prompt", "a cat", "--output", output],
+        "inspect_data": ["tools/inspect_data.py", "--input", inputs / "pictures", "--output", output],
+        "inspect_shards": [
+            "tools/inspect_shards.py",
+            "--shards",
+            inputs / "train",
+            "--vq",
+            inputs / "vq",
+            "--output",
+            output,
+        ],
         "train_tokenizer": [
             "tokenization/train_tokenizer.py",
             "--captions",
@@ -49,7 +63,7 @@ def arguments_of(name: str, inputs: Path, output: Path) -> list[object]:
     }[name]
 
 
-@pytest.mark.parametrize("name", ["convert_from_hf", "generate", "train_tokenizer"])
+@pytest.mark.parametrize("name", ["convert_from_hf", "generate", "inspect_data", "inspect_shards", "train_tokenizer"])
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_made(commands, inputs, tmp_path, name):
     with small_disk(tmp_path / "disk", 64 << 10) as (disk, hook):
         (disk / "ballast").write_bytes(b"x" * (60 << 10))

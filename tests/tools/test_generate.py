@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from pretrain.system.errors import UserError
-from tests.tools.tiny_export import GRID, write_export
+from tests.tools.tiny_export import GRID, write_export, write_tokenizer
 from tools import generate
 from tools.export.folder import open_export
 from tools.generation import prompts, requests
@@ -227,6 +227,11 @@ def damage(folder: Path, what: str) -> None:
         tensors = load_file(folder / "model.safetensors")
         del tensors["model.vision_layers.0.mlp.up_proj.weight"]
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    elif what == "other tokenizer":
+        write_tokenizer(folder, ("<|im_start|>", "<|im_end|>"))
+    elif what == "no control tokens":
+        path = folder / "tokenizer.json"
+        path.write_text(path.read_text(encoding="utf-8").replace("<|vision_", "<|picture_"), encoding="utf-8")
     elif what == "cut weights":
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-100])
@@ -249,6 +254,11 @@ def damage(folder: Path, what: str) -> None:
         ("unknown kind", "layer_kinds has .'conv'."),
         ("codebook", "a codebook of 32, the model one of 16"),
         ("vq weights", "has fingerprint"),
+        (
+            "other tokenizer",
+            "tokenizer.json gives <.vision_start.> the id 259, config.json names 257: put the text tokenizer",
+        ),
+        ("no control tokens", "tokenizer.json has no <.vision_start.>, config.json names 257"),
     ],
 )
 def test_a_damaged_export_is_refused(export, tmp_path, what, message):

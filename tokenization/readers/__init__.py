@@ -298,6 +298,10 @@ def files_of(path: str) -> tuple[storage.Entry, list[storage.Entry]]:
     if found is None:
         raise UserError(f"{path}: no such file or folder; pass --input a {known} file, or a folder of them")
     if not found.is_folder:
+        if not storage.is_remote(path) and not Path(path).is_file():
+            raise UserError(
+                f"{path}: is a pipe, socket or device, and inputs are read more than once: write it to a file first"
+            )
         if suffix_of(found.name) in FORMATS:
             return found, [found]
         raise UserError(f"{path}: unknown format; known are {known}, and folders of one of them")

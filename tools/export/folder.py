@@ -83,6 +83,7 @@ def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
     vq.image_size = templates.grid[0] * vq.downsample  # exports of earlier releases have the tokenizer's own size there
     config = model.config
     controls = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    check_tokenizer(controls, config, folder)
     vocabulary = Vocabulary(
         image_token_offset=config.image_token_offset,
         codebook_size=config.codebook_size,
@@ -100,6 +101,21 @@ def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
         templates=templates,
         vocabulary=vocabulary,
     )
+
+
+def check_tokenizer(tokenizer, config, folder: Path) -> None:
+    """Raises UserError if the text tokenizer of `folder` gives the picture's control tokens other ids than the model."""
+    for name, expected in (
+        ("<|vision_start|>", config.vision_start_token_id),
+        ("<|vision_end|>", config.vision_end_token_id),
+    ):
+        found = tokenizer.token_to_id(name)
+        if found != expected:
+            has = f"gives {name} the id {found}" if found is not None else f"has no {name}"
+            raise UserError(
+                f"{folder / 'tokenizer.json'} {has}, config.json names {expected}: put the text tokenizer there that the "
+                "model was trained with"
+            )
 
 
 def check_square(export: Export, command: str) -> None:
