@@ -114,10 +114,11 @@ class SeparatedLayer(MegatronModule):
         routing = cast(RowRouting, packed_seq_params)
         if self.arrives_in != SEPARATED_ORDER:
             hidden_states = routing.reorder(hidden_states, SEPARATED_ORDER)
+        text, vision = in_two(hidden_states, routing.num_text)
         routing.seed_dropout(f"layer {self.layer_number} text")
-        text, _ = self.text(hidden_states[: routing.num_text], packed_seq_params=routing.text)
+        text, _ = self.text(text, packed_seq_params=routing.text)
         routing.seed_dropout(f"layer {self.layer_number} vision")
-        vision, _ = self.vision(hidden_states[routing.num_text :], packed_seq_params=routing.vision)
+        vision, _ = self.vision(vision, packed_seq_params=routing.vision)
         return torch.cat((text, vision)), None
 
 
@@ -137,7 +138,7 @@ class MotLayer(SeparatedLayer):
             hidden_states = routing.reorder(hidden_states, SEPARATED_ORDER)
         routing.seed_dropout(f"layer {self.layer_number}")
         branches = (self.text, self.vision)
-        inputs = (hidden_states[: routing.num_text], hidden_states[routing.num_text :])
+        inputs = in_two(hidden_states, routing.num_text)
         attended = self._attend(branches, inputs, routing)
         outputs = [
             feed_forward(branch, add(branch, branch.self_attn_bda, branch.self_attention.linear_proj(part), before))
@@ -158,7 +159,7 @@ class MotLayer(SeparatedLayer):
         core = branches[0].self_attention.core_attention  # has no weights, so either works
         attended = core(query, key, value, None, packed_seq_params=routing.document)
         attended = attended.index_select(0, routing.to_separated).flatten(1).unsqueeze(1)
-        return attended[:num_text], attended[num_text:]
+        return in_two(attended, num_text)
 
 
 class HardMoeLayer(TransformerLayer):
@@ -184,10 +185,16 @@ class HardMoeLayer(TransformerLayer):
             self.input_layernorm(hidden_states), attention_mask=None, packed_seq_params=routing.document
         )
         hidden_states = routing.reorder(add(self, self.self_attn_bda, attended, hidden_states), SEPARATED_ORDER)
-        normed = self.pre_mlp_layernorm(hidden_states)
-        text, _ = self.mlp(normed[: routing.num_text])
-        vision, _ = self.vision["mlp"](normed[routing.num_text :])
+        text, vision = in_two(self.pre_mlp_layernorm(hidden_states), routing.num_text)
+        text, _ = self.mlp(text)
+        vision, _ = self.vision["mlp"](vision)
         return add(self, self.mlp_bda, (torch.cat((text, vision)), None), hidden_states), None
+
+
+def in_two(hidden: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(first `count` tokens, the others). Their gradients are joined; those of two slices would be padded and added."""
+    first, others = hidden.split((count, len(hidden) - count))
+    return first, others
 
 
 def add(layer: TransformerLayer, bias_dropout_add, output: tuple[Tensor, Tensor | None], residual: Tensor) -> Tensor:

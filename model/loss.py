@@ -13,13 +13,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from model.gpu_kernels import OneKernel, add_product
 from model.vocabulary import IGNORED
 
 LOGITS_AT_ONCE = (
-    2**29
-)  # elements of [tokens, vocab / tp] that may exist at a time: 1 GiB in bfloat16. The sum of the weight's
-# gradient is gone over once for each such part, which with small ones takes longer than the softmax.
-SOFTMAX_AT_ONCE = 2**25  # elements of them that are float32 at a time: 128 MiB, and as much for their logarithms
+    9 * 2**26
+)  # elements of [tokens, vocab / tp] that may exist at a time: 1.1 GiB in bfloat16. The sum of the weight's
+# gradient is gone over once for each such part, which with small ones takes longer than the softmax; the 3B has three.
+SOFTMAX_AT_ONCE = (
+    2**25
+)  # elements of them that are float32 at a time, where the softmax is not one kernel: 128 MiB, and
+# as much for their logarithms
 LOGITS_AT_ONCE_CPU = 2**21  # what processors keep in their caches
 CHECKPOINTED_AT_ONCE = 2**26  # where autograd makes the gradients, in float32
 
@@ -73,40 +77,73 @@ class _LossAndGradient(torch.autograd.Function):
         of_hidden, of_weight = ctx.needs_input_grad[:2]
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         made = torch.empty_like(hidden) if of_hidden else None
-        total = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if of_weight else None
+        make = torch.empty if len(hidden) else torch.zeros
+        total = make(weight.shape, dtype=torch.float32, device=weight.device) if of_weight else None
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
             logits = torch.nn.functional.linear(hidden[part], weight)
-            rows = max(1, SOFTMAX_AT_ONCE // weight.shape[0])
-            for first in range(0, len(logits), rows):
-                some = slice(first, first + rows)
-                place = slice(start + first, start + min(first + rows, len(logits)))
-                weighted = None if factors is None else factors[place, None]
-                losses[place] = _gradient_in_place(logits[some], labels[place], weighted, group)
+            losses[part] = _loss_and_gradient(
+                logits, labels[part], None if factors is None else factors[part, None], group
+            )
             if of_hidden:
                 torch.mm(logits, weight, out=made[part])
-            if of_weight and total.dtype == logits.dtype:
-                total.addmm_(logits.t(), hidden[part])
-            elif of_weight:
-                total += logits.t() @ hidden[part]
+            if of_weight:
+                add_product(total, logits.t(), hidden[part], first=start == 0)
             del logits  # before the next ones are made
-        ctx.save_for_backward(made, total.to(weight.dtype) if of_weight else None)
+        # On a GPU rounded with the product in the backward pass, which begins here: one pass over it instead of two.
+        ctx.dtype = weight.dtype
+        ctx.save_for_backward(made, total.to(weight.dtype) if of_weight and not weight.is_cuda else total)
         ctx.mark_non_differentiable(losses)
         return (losses if factors is None else factors * losses).sum(), losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_sum, _):
-        return *(None if each is None else each.mul_(of_sum) for each in ctx.saved_tensors), None, None, None
+        return *(_times(each, of_sum, ctx.dtype) for each in ctx.saved_tensors), None, None, None
 
 
-def _gradient_in_place(logits: Tensor, labels: Tensor, factor: Tensor | None, group) -> Tensor:
+def _times(gradient: Tensor | None, of_sum: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """A gradient times a number: in place, unless it has another dtype than it is to have."""
+    if gradient is None:
+        return None
+    out = gradient if gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype)
+    return torch.mul(gradient, of_sum, out=out)
+
+
+def _loss_and_gradient(logits: Tensor, labels: Tensor, factor: Tensor | None, group) -> Tensor:
     """Loss and gradient, written into the logits: logits [tokens, vocab / tp], labels [tokens], factor float32 [tokens,
     1] -> loss [tokens], float32.
 
     The logits become the gradient of factor * loss by them. The label's own entry, a probability minus 1, is exact where the
     probability is near 1.
     """
+    if logits.is_cuda and group is None and len(logits):
+        losses = _in_one_kernel(logits, labels, factor)
+        if losses is not None:
+            return losses
+    rows = max(1, SOFTMAX_AT_ONCE // logits.shape[1])
+    parts = zip(logits.split(rows), labels.split(rows), [None] * len(logits) if factor is None else factor.split(rows))
+    return torch.cat([_gradient_in_place(*part, group) for part in parts])
+
+
+def softmax_gradient(logits: Tensor, labels: Tensor, factor: Tensor | None) -> Tensor:
+    """As `_loss_and_gradient`, for a compiler that keeps what is float32 in registers: the logits are read for their largest,
+    for their sum and for the gradient."""
+    full, labels = logits.float(), labels[:, None]
+    ours = torch.arange(logits.shape[1], device=logits.device) == labels
+    largest = full.amax(1, keepdim=True)
+    total = torch.exp(full - largest).sum(1, keepdim=True).log()
+    of_label = torch.where(ours, full, 0.0).sum(1, keepdim=True) - largest - total
+    made = torch.where(ours, torch.expm1(of_label), torch.exp(full - largest - total))
+    logits.copy_(made if factor is None else made * factor)
+    return -of_label.squeeze(1)
+
+
+_in_one_kernel = OneKernel(softmax_gradient, "the softmax of the head", sums=True)
+
+
+def _gradient_in_place(logits: Tensor, labels: Tensor, factor: Tensor | None, group) -> Tensor:
+    """As `_loss_and_gradient`, by torch's own operations, which make float32 copies of the logits."""
     if group is not None:
         return _with_other_ranks(logits, labels, factor, group)
     logs = torch.log_softmax(logits, dim=1, dtype=torch.float32)

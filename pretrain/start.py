@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from model import gpu_kernels
 from model.kernels import in_use
 from model.weight_shapes import parameters
 from pretrain import machine, rank_log, runtime, torchrun
@@ -16,6 +17,7 @@ from pretrain.conflict.watch import ConflictWatch
 from pretrain.coordination import Coordinator, all_processes
 from pretrain.data import Data
 from pretrain.engines import ENGINES, make_engine
+from pretrain.engines.stages import this_device
 from pretrain.fencing import INTERRUPTED, claim
 from pretrain.loop import Work, loop
 from pretrain.parallel import stages_per_rank
@@ -79,7 +81,11 @@ def _train(config: TrainConfig, command: list[str], early: EarlyWarnings) -> int
     coordinator.say(about(config, parameters(data.model_config), progress.step))
     if engine.torch_optimizer is not None:
         norm = ENGINES[config.run.engine].gradient_norm
-        coordinator.say(in_use(config.run.kernels, config.run.fp8, engine.torch_optimizer, norm))
+        used = (
+            in_use(config.run.kernels, config.run.fp8, engine.torch_optimizer, norm),
+            gpu_kernels.in_use(this_device()),
+        )
+        coordinator.say("; ".join(filter(None, used)))
     if seconds := torchrun.notice(os.environ, torchrun.launcher_words()):
         coordinator.say(seconds)
     # not before: a refused start leaves a run unchanged

@@ -90,8 +90,10 @@ FAULTS: dict[tuple[str, str], list[tuple[str, str]]] = {  # by group and file: o
         ("labels = labels - group.rank() * logits.shape[1]", "labels = labels - (group.rank() + 1) * logits.shape[1]"),
         ("torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=group)", "pass"),
         ("both = torch.stack((total, of_label * ours))", "both = torch.stack((total, of_label))"),
-        ("total += logits.t() @ hidden[part]", "total = (logits.t() @ hidden[part]).float()"),
-        ("return *(None if each is None else each.mul_(of_sum)", "return *(None if each is None else each"),
+        ("hidden[part], first=start == 0)", "hidden[part], first=True)"),
+        ("make = torch.empty if len(hidden) else torch.zeros", "make = torch.empty"),
+        ("return torch.mul(gradient, of_sum, out=out)", "return out.copy_(gradient)"),
+        ("torch.where(ours, torch.expm1(of_label), ", "torch.where(ours, torch.exp(of_label) - 1, "),
     ],
     ("loss", "model/uni_x.py"): [
         ("torch.where(is_code, image_weight, 1.0)", "torch.where(is_code, 1.0, image_weight)"),

@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler prints when it starts and stops
     import torch
 
+    from model import gpu_kernels
     from pretrain import machine, runtime
     from pretrain.system.light_imports import leave_torchvision_out
     from tools.benchmarks.gpu.setting import NotRun, setting_of
@@ -112,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
             record["failed"][name] = "".join(traceback.format_exception(error)).strip()
         clear(setting)
         record["seconds"][name] = round(time.monotonic() - start, 1)
+        record["compiled"] = gpu_kernels.in_use(torch.device(setting.device))
         write(arguments.output, record)
         print(f"{name}: {record['seconds'][name]:g} s", file=sys.stderr, flush=True)
     write(arguments.output, record)
@@ -150,6 +152,8 @@ def table(record: dict) -> str:
             f"By itself: products {found['product']} {found['tflops']} TFLOP/s, copies {found['copy_gb_per_s']} GB/s.",
             "",
         ]
+    if record.get("compiled"):
+        lines += [f"With `run.kernels: torch` {record['compiled']}.", ""]
     lines += rows_of(sections.get("exactness"), ("loss_off", "norm_off", "within"), "layers and precision")
     lines += rows_of(
         sections.get("steps"),

@@ -106,6 +106,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def make_job(arguments: argparse.Namespace):
     """Model, row and devices of the plan. Raises UserError."""
+    from pretrain.engines import ENGINES
     from pretrain.planning.cost import Devices, counted_costs, measured_costs
     from pretrain.planning.layouts import PlannerJob
     from pretrain.planning.shape import row_shape, sizes_of_data
@@ -124,7 +125,8 @@ def make_job(arguments: argparse.Namespace):
         between=arguments.network_link * 1e9,
         per_node=arguments.gpus_per_node,
     )
-    costs = counted_costs(model, row, devices, config.run.precision == "bf16")
+    in_product = ENGINES[config.run.engine].adds_in_products
+    costs = counted_costs(model, row, devices, config.run.precision == "bf16", in_product)
     if arguments.measured:
         costs = measured_costs(arguments.measured, model, costs)
     usable = int(arguments.gpu_memory * GIB * (1 - arguments.headroom))

@@ -7,6 +7,7 @@ that may be used; each group takes a pass over the rows. Nothing is approximated
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -62,15 +63,31 @@ def gram_matrices(
         torch.zeros(2 * sizes.blocks, *parameter.shape, dtype=torch.float32, device=parameter.device)
         for parameter in chosen
     ]
-    for share in shares:
-        for block, gradients in _gradients(model, config, share, sizes, chosen):
-            for total, gradient in zip(sums, gradients):
-                if gradient is not None:
-                    total[block] += gradient
+    with _gradients_returned(model):
+        for share in shares:
+            for block, gradients in _gradients(model, config, share, sizes, chosen):
+                for total, gradient in zip(sums, gradients):
+                    if gradient is not None:
+                        total[block] += gradient
     for name in names:
         blocks_last = sums.pop(0).permute(1, 2, 0)
         for part, stacked in to_hugging_face(config, [(name, blocks_last)]):
             yield part, _gram(stacked.reshape(-1, 2 * sizes.blocks))
+
+
+@contextmanager
+def _gradients_returned(model: torch.nn.Module) -> Iterator[None]:
+    """Let linear layers return their weights' gradients. Those of an engine may add them to its buffers instead, and return
+    memory that nothing was written to: megatron-core's by the first of these attributes, transformer-engine's by the second."""
+    names = ("gradient_accumulation_fusion", "fuse_wgrad_accumulation")
+    changed = [(module, name) for module in model.modules() for name in names if getattr(module, name, False)]
+    try:
+        for module, name in changed:
+            setattr(module, name, False)
+        yield
+    finally:
+        for module, name in changed:
+            setattr(module, name, True)
 
 
 def _gradients(model, config: ModelConfig, share: RowShare, sizes: BlockSizes, chosen) -> Iterator[tuple[int, tuple]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from unittest.mock import patch
 
@@ -55,7 +56,7 @@ def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: in
     """
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    from model import layer_specs
+    from model import fused, gpu_kernels, layer_specs, loss
     from pretrain.engines import make_engine
 
     parallel, layers = config.parallel, config.model.num_hidden_layers
@@ -78,7 +79,16 @@ def dry_step(config: TrainConfig, model: ModelConfig, shape: RowShape, ranks: in
     )
     activation = patch.object(layer_specs, "swiglu", lambda x: _KernelSwiGLU.apply(x, watch))
     attention = patch.object(torch.nn.functional, "scaled_dot_product_attention", _kernel_attention)
-    with FakeTensorMode(allow_non_fake_inputs=True), watch.counted(), apply, gather, norm, activation, attention:
+    softmax = patch.object(loss, "_in_one_kernel", lambda logits, *_: _kernel_softmax(logits, watch))
+    turned, back = (
+        patch.object(fused, f"_{name}_in_one_kernel", lambda x, cos, _: _kernel_rotation(x, cos, watch))
+        for name in ("turned", "turned_back")
+    )
+    sums = patch.object(gpu_kernels, "products_add", lambda device: True)
+    kernels = (norm, activation, attention, softmax, turned, back, sums)
+    with ExitStack() as all_of_it:
+        for each in (FakeTensorMode(allow_non_fake_inputs=True), watch.counted(), apply, gather, *kernels):
+            all_of_it.enter_context(each)
         engine = make_engine(config, model)
         engine.train_step(rows, config.optim.lr)
         static = watch.now
@@ -136,6 +146,18 @@ class _KernelSwiGLU(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         ctx.watch.moved += 5 * x.nbytes // 2
         return torch.empty_like(x), None
+
+
+def _kernel_softmax(logits, watch):
+    """Memory of the head's softmax as torch.compile makes it: read for the sum and for the gradient, and written."""
+    watch.moved += 3 * logits.nbytes
+    return torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+
+
+def _kernel_rotation(x, table, watch):
+    """Memory of rotary embedding as torch.compile makes it: read and written once, and half of both tables read."""
+    watch.moved += 2 * x.nbytes + table.nbytes
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 class _KernelAttention(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-LOOKUPS = ("aten.gather", "aten.scatter", "aten.embedding.", "aten.index")
+LOOKUPS = ("aten.gather", "aten.scatter", "aten.index")
 SNAPSHOT = 1.002  # a peak this much above the last one is examined
 
 
@@ -68,7 +68,12 @@ class Watch(TorchDispatchMode):
             tensors = [each for each in tree_iter(arguments) if isinstance(each, torch.Tensor)]
             self.sent[name.split(".")[1].strip("_")] += max((each.nbytes for each in tensors), default=0)
         self._count_copy(name, arguments, out)
-        if not self._count_flops(name, arguments) and not sending and "attention" not in name:
+        if (
+            name == "aten.addmm.dtype_out"
+        ):  # a sum that is wider than the factors, whose dtype a product alone would write
+            read = 0 if keywords.get("beta") == 0 else arguments[0].nbytes
+            self.moved += read + out.nbytes - out.numel() * arguments[1].element_size()
+        if not self._count_flops(name, arguments) and not sending and "attention" not in name and "_attn" not in name:
             self._count_moved(function, name, arguments, keywords, out)
         for each in tree_iter(out):
             if isinstance(each, FakeTensor) and each.device.type == "cuda":
@@ -88,16 +93,17 @@ class Watch(TorchDispatchMode):
             self.copies["to the device"] += 1
 
     def _count_moved(self, function, name: str, arguments, keywords, out) -> None:
-        """Bytes that a kernel reads and writes, each tensor once. Outputs given to it are read too, unless they are
+        """Bytes that a kernel reads and writes, each tensor once. What it works on in place is read too, unless it is
         filled. Of an embedding table only looked-up rows count. A softmax over a whole vocabulary reads it three
         times."""
         if function.is_view or "empty" in name or "view" in name or name.startswith(("prim.", "aten.detach")):
             return
         filled = name.startswith(("aten.zero_", "aten.fill_", "aten.copy_"))
-        given = [each for each in tree_iter((arguments, keywords)) if isinstance(each, FakeTensor)]
+        read = arguments if name.endswith(".out") else (arguments, keywords)
+        given = [each for each in tree_iter(read) if isinstance(each, FakeTensor)]
         made = [each for each in tree_iter(out) if isinstance(each, FakeTensor)]
         sizes = [each.nbytes for each in (*(given[1:] if filled else given), *made) if each.device.type == "cuda"]
-        if name.startswith(LOOKUPS) and sizes:
+        if (name.startswith(LOOKUPS) or name == "aten.embedding") and sizes:
             sizes = 2 * [min(sizes)]
         elif name == "aten._log_softmax":
             sizes += 2 * sizes[:1]

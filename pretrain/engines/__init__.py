@@ -39,6 +39,7 @@ class EngineKind:
     gradient_norm: str = "the engine's own"  # how the gradient norm is computed, for the first lines of a run
     zero_section: bool = False  # the `zero` section of the configuration is read
     other_kernels: bool = False  # run.kernels other than torch are supported
+    adds_in_products: bool = False  # on GPUs matrix products add to float32 gradients of weights
     dry_run: bool = False  # tools/dry_run.py supports it
     close: str = ""  # of (): releases its engines of this process, before the process groups end
 
@@ -48,6 +49,7 @@ ENGINES = {
         "pretrain.engines.megatron",
         gradient_norm="one call for all gradients",
         other_kernels=True,
+        adds_in_products=True,
         dry_run=True,
     ),
     "zero3": EngineKind(

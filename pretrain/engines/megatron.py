@@ -16,6 +16,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
+from model import gpu_kernels
 from model.config import ModelConfig
 from model.initialise import initialise
 from model.kernels import TORCH
@@ -71,11 +72,16 @@ class MegatronEngine:
         half = self.dtype == torch.bfloat16
         self.model_config, self.optim, self.sequence_length, self.seed = model, optim, sequence_length, seed
         self.sequence_parallel, self.fused = parallel.sequence, kernels != TORCH
+        self.device = this_device()
+        # Fused: matrix products add weights' gradients to the buffers below. Not with hooks on saved tensors, which give
+        # megatron-core another tensor than the weight, without the attribute by which it says that it has added.
+        addable = half and parallel.gradients == "fp32" and not parallel.recompute_cheap
+        in_product = addable and gpu_kernels.weight_gradients_add(self.device)
         config = transformer_config(
             model,
             kernels=kernels,
             fp8=fp8,
-            gradient_accumulation_fusion=self.fused,  # fused: matrix products accumulate into the buffers below
+            gradient_accumulation_fusion=self.fused or in_product,
             hidden_dropout=optim.dropout,
             bf16=half,
             params_dtype=self.dtype,
@@ -83,7 +89,6 @@ class MegatronEngine:
             calculate_per_token_loss=True,
             **megatron_settings(parallel, model.num_hidden_layers),
         )
-        self.device = this_device()
         with torch.device(self.device):  # where they stay
             self.stages = build_stages(model, config)
         save_memory(self.stages, parallel)

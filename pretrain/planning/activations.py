@@ -15,7 +15,7 @@ from pretrain.parallel import ParallelLayout
 from pretrain.planning.memory import PipelineStage
 
 LOGITS_AT_ONCE, SOFTMAX_AT_ONCE = (
-    2**29,
+    9 * 2**26,
     2**25,
 )  # as in model/loss.py, which needs torch to be imported; a test compares them
 
@@ -126,15 +126,15 @@ def head_parts(config: ModelConfig, row: RowShape) -> int:
 def head_working_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLayout, width: int) -> int:
     """Peak temporary bytes of the LM head on top of what is saved.
 
-    Logits of a chunk in float32 and in the dtype of the weights; the gradient of its matrix, which adds up in float32,
-    with the product of a chunk; its input, gathered where ranks share the tokens.
+    Logits of a chunk, where ranks share the vocabulary some of them in float32; the gradient of its matrix, which adds up in
+    float32; its input, gathered where ranks share the tokens.
     """
     local = config.vocab_size // parallel.tensor
     at_once, table = min(row.tokens * local, LOGITS_AT_ONCE), local * config.hidden_size
-    # What the softmax has in float32 is gone before there is a product; that of a chunk is as large as the gradient in bfloat16,
-    # which is counted as saved and made last.
-    softmax = min(at_once, SOFTMAX_AT_ONCE) * (8 if width == 2 else 4)
-    logits = width * at_once + max(0, softmax - (width * table if width == 2 else 0))
+    # With one rank the softmax is one kernel, and nothing of it is float32 in memory. The sum's product is never there by
+    # itself, and the gradient in bfloat16, which is counted as saved, is made last, when the logits are gone.
+    softmax = min(at_once, SOFTMAX_AT_ONCE) * (8 if width == 2 else 4) if parallel.tensor > 1 else 0
+    logits = max(0, width * at_once + softmax - (width * table if width == 2 else 0))
     gradients = 0 if width == 4 else 4 * table  # in float32 the sum is what is saved
     return logits + gradients + row.tokens * config.hidden_size * width * (3 if parallel.sequence else 1)
 

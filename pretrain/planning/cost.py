@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.config import ModelConfig
@@ -49,12 +49,17 @@ class PartCosts:
     embedding: float
     head: float
     cheap: float = 0.0  # of norms and activation functions of a layer, forward
+    # By kind: more for weight gradients that are added after the matrix product and not in it.
+    apart: dict[str, float] = field(default_factory=dict)
+    shared: float = 0.0  # more of the head's softmax where ranks share the vocabulary
 
     def of(self, config: ModelConfig, stage: PipelineStage, parallel: ParallelLayout = ParallelLayout()) -> float:
         """Seconds of a stage; recomputed layers run forward twice."""
         layers = sum(self.layers[kind] for kind in stage.kinds(config)) * (4 / 3 if parallel.recompute else 1)
-        layers += self.cheap * stage.layers * parallel.recompute_cheap
-        return layers + self.embedding * stage.embedding + self.head * stage.head
+        if parallel.recompute_cheap:
+            layers += self.cheap * stage.layers + sum(self.apart.get(kind, 0.0) for kind in stage.kinds(config))
+        head = self.head + self.shared * (parallel.tensor > 1)
+        return layers + self.embedding * stage.embedding + head * stage.head
 
 
 def one_layer_flops(config: ModelConfig, row: RowShape, kind: str) -> float:
@@ -69,8 +74,10 @@ def one_layer_flops(config: ModelConfig, row: RowShape, kind: str) -> float:
     return row_flops(one, lengths, targets=0).forward + 2 * layer_weights(config) * padding
 
 
-def counted_costs(config: ModelConfig, row: RowShape, devices: Devices, half: bool = True) -> PartCosts:
-    """Costs from FLOPs and bytes; every token is a target."""
+def counted_costs(
+    config: ModelConfig, row: RowShape, devices: Devices, half: bool = True, in_product: bool = True
+) -> PartCosts:
+    """Costs from FLOPs and bytes; every token is a target. in_product: matrix products add to the gradients."""
     head = 2 * config.hidden_size * config.vocab_size * row.tokens
     kinds, width = set(config.layer_kinds), 2 if half else 4
     if devices.utilisation:
@@ -83,19 +90,23 @@ def counted_costs(config: ModelConfig, row: RowShape, devices: Devices, half: bo
             cheap=passes.cheap_bytes(config, row, width) / devices.memory,
         )
     speed, products = devices.flops * devices.products, 2 * layer_weights(config) * row.tokens
-    layers = {}
+    layers, apart = {}, {}
     for kind in kinds:
         attention = one_layer_flops(config, row, kind) - products
         layers[kind] = (
             (1 + BACKWARD) * products / speed
             + (1 + ATTENTION_BACKWARD) * attention / (devices.flops * devices.attention)
-            + passes.layer_bytes(config, row, kind, width) / devices.memory
+            + passes.layer_bytes(config, row, kind, width, in_product) / devices.memory
         )
+        added = (passes.layer_bytes(config, row, kind, width, where) for where in (False, in_product))
+        apart[kind] = (next(added) - next(added)) / devices.memory
     return PartCosts(
         layers,
         embedding=passes.embedding_bytes(config, row, width) / devices.memory,
         head=(1 + BACKWARD) * head / speed + passes.head_bytes(config, row, width) / devices.memory,
         cheap=passes.cheap_bytes(config, row, width) / devices.memory,
+        apart=apart,
+        shared=passes.shared_softmax_bytes(config, row, width) / devices.memory,
     )
 
 
@@ -122,7 +133,7 @@ def measured_costs(file: Path, config: ModelConfig, counted: PartCosts) -> PartC
     whole = PipelineStage(0, config.num_hidden_layers, True, True)
     factor = counted.of(config, whole) / raw.of(config, whole)
     layers = {kind: factor * each for kind, each in layers.items()}
-    return PartCosts(layers, factor * raw.embedding, factor * raw.head, counted.cheap)
+    return PartCosts(layers, factor * raw.embedding, factor * raw.head, counted.cheap, counted.apart, counted.shared)
 
 
 @dataclass(frozen=True)

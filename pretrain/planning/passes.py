@@ -7,27 +7,39 @@ sees every operation of a step.
 from __future__ import annotations
 
 from model.config import ModelConfig
+from model.layer_kinds import KINDS
 from model.weight_shapes import layer_shapes
 from pretrain.parallel import ParallelLayout
 from pretrain.planning.activations import RowShape, head_parts
 from pretrain.planning.memory import StaticBytes
 
 PASSES = 22  # passes of a layer's norms and residual sums over its hidden states, forward and backward: of `_of_hidden`
-ROTATION = 10  # passes over queries and keys: 5 in each direction
+ROTATION = 4  # passes over queries and keys: one kernel in each direction reads and writes them
+TABLES = 4  # times that a kernel of those reads half a cosine and half a sine for each token
+JOINED = 4  # passes over hidden states where two branches' are joined: their outputs forward, their gradients backward
 SPLIT = 4  # passes over linear_qkv's output: split into queries, keys and values, and joined again, with its bias
 SWIGLU = 8  # passes over the MLP's width: 3 forward, 5 backward
 ACCUMULATED = 10  # bytes per weight and row: its bfloat16 gradient is read, the float32 sum is read and written
+# Where the matrix product does that: the sum is read and written, less the gradient in bfloat16 that a product alone writes,
+# which is part of its rate. As many where sums are bfloat16: 2 for the gradient, 2 + 2 for the sum.
+IN_PRODUCT = 6
+SOFTMAX = 3  # passes over logits, by the code that torch 2.13 generates: for their largest and sum, for the gradient, and its writing
 
 
-def layer_bytes(config: ModelConfig, row: RowShape, kind: str, width: int) -> float:
-    """Memory traffic of one layer of this kind on one row, forward and backward."""
+def layer_bytes(config: ModelConfig, row: RowShape, kind: str, width: int, in_product: bool = True) -> float:
+    """Memory traffic of one layer of this kind on one row, forward and backward. in_product: matrix products add to the
+    gradients, as with megatron-core; DeepSpeed adds afterwards."""
     queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
     elements = PASSES * config.hidden_size + ROTATION * (queries + keys) + SPLIT * (queries + 2 * keys)
+    elements += TABLES * config.head_dim
+    if KINDS[kind].vision_weights != "none":
+        elements += JOINED * config.hidden_size
     elements += SWIGLU * config.intermediate_size
     if config.qk_norm:
         elements += 5 * (queries + keys)
     weights = sum(_size(shape) for shape in layer_shapes(config, kind).values())
-    return row.tokens * elements * width + (ACCUMULATED if width == 2 else 12) * weights
+    added = 12 if width == 4 else IN_PRODUCT if in_product else ACCUMULATED
+    return row.tokens * elements * width + added * weights
 
 
 def cheap_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
@@ -37,18 +49,27 @@ def cheap_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
 
 def embedding_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
     """Memory traffic of the embedding: looking up rows, and their gradient, a table of zeros that is added to and
-    summed."""
+    summed; where it is tied, the head's gradient is added before."""
     table = config.vocab_size * config.hidden_size
-    return 4 * row.tokens * config.hidden_size * width + table * (width + (ACCUMULATED if width == 2 else 12))
+    tied = 3 * width if config.tie_word_embeddings else 0
+    return 4 * row.tokens * config.hidden_size * width + table * (width + tied + (ACCUMULATED if width == 2 else 12))
 
 
 def head_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
-    """Memory traffic of the LM head: softmax over all logits, and its weight gradient, to which each chunk adds."""
+    """Memory traffic of the LM head: softmax over all logits, and its weight gradient, which the first chunk makes and the
+    others add to, scaled and rounded in the backward pass; without a tied embedding it is accumulated by itself."""
     logits, table = row.tokens * config.vocab_size, config.vocab_size * config.hidden_size
-    # Made float32; read for the largest, the sum and the logarithms, which are written; then the gradient.
-    softmax = (width + 4 if width == 2 else 0) + 3 * 4 + 4 + 4 + width
-    adding = (4 + 4 + 2 * width) if width == 2 else 8
-    return logits * softmax + head_parts(config, row) * adding * table + (4 + width) * table
+    added = IN_PRODUCT * head_parts(config, row) - 4 if width == 2 else 4 + 4 * head_parts(config, row)
+    once = 4 + width
+    if not config.tie_word_embeddings:
+        once += ACCUMULATED if width == 2 else 12
+    return logits * SOFTMAX * width + (added + once) * table
+
+
+def shared_softmax_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
+    """Memory traffic of the softmax where ranks share the vocabulary, beyond that of one rank: float32 logits are read for their
+    largest and their sum, read and written by a difference, an exponential and a factor; in bfloat16 they are a copy."""
+    return row.tokens * config.vocab_size * (2 * 4 + 3 * 8 + (2 * (width + 4) if width == 2 else 0) - SOFTMAX * width)
 
 
 def update_bytes(static: StaticBytes, parallel: ParallelLayout, data_ranks: int, half: bool) -> float:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
-from model.fused import rms_norm, rotate, swiglu
+from model.fused import rms_norm, rotate, swiglu, turned, turned_back
 from model.hf.rope_uni_x import Rope
 from model.routing import rotary_tables
 
@@ -42,6 +42,18 @@ def test_rotation_turns_pairs_by_their_angle(tokens, heads, half):
         return x * cos.double() + torch.cat((-second, first), dim=-1) * sin.double()
 
     compare(lambda x: rotate(x, cos, sin), plain, draw(tokens, heads, 2 * half))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_gpu_compiles_turns_by_the_same_angles_and_back(dtype):
+    cos, sin, _ = rotary_tables(torch.arange(9) * 7, 16, Rope(1e4), dtype)
+    x = draw(9, 3, 16).detach().to(dtype)
+    first, second = x.double().chunk(2, dim=-1)
+    for function, sign in ((turned, 1), (turned_back, -1)):
+        swapped = sign * torch.cat((-second, first), dim=-1)
+        exact = x.double() * cos.double() + swapped * sin.double()
+        bound = 1e-6 if dtype == torch.float32 else 2**-8
+        torch.testing.assert_close(function(x, cos, sin).double(), exact, atol=1e-6, rtol=bound)
 
 
 @pytest.mark.parametrize("shape", [(5, 1, 16), (7, 3, 8), (1, 4), (0, 1, 8)])

@@ -79,6 +79,29 @@ def test_large_logits_do_not_overflow():
         torch.testing.assert_close(ours.double(), exact, atol=1e-2, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_a_gpu_compiles_is_the_softmax_of_float64(dtype, scale, weighted):
+    draw = torch.Generator().manual_seed(3)
+    logits = (scale * torch.randn(17, 60, generator=draw)).to(dtype)
+    labels = logits.argmax(1)  # probabilities near 1 among them
+    labels[::2] = torch.randint(60, (9,), generator=draw)
+    factors = torch.rand(17, 1, generator=draw) if weighted else None
+    if weighted:
+        factors[4] = 0.0
+    logs = torch.log_softmax(logits.double(), dim=1)
+    exact = torch.exp(logs)
+    of_label = logs.gather(1, labels[:, None])
+    exact.scatter_(1, labels[:, None], torch.expm1(of_label))
+    exact *= 1.0 if factors is None else factors.double()
+    found = loss.softmax_gradient(logits, labels, factors)
+    torch.testing.assert_close(found.double(), -of_label.squeeze(1), atol=1e-5, rtol=1e-5)
+    bound = 2e-5 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(logits.double(), exact, atol=1e-7, rtol=bound)
+    assert factors is None or not logits[4].any()
+
+
 def test_in_bfloat16_chunks_add_up_in_float32():
     """The weight's gradient is nearer to float64 than that of chunks whose gradients are added in bfloat16."""
     hidden, weight, labels, _ = head(512, 40, 16, torch.bfloat16)
@@ -103,6 +126,14 @@ def test_what_learns_nothing_gets_no_gradient(frozen):
         assert (tensor.grad is None) == (name == frozen)
         if tensor.grad is not None:
             torch.testing.assert_close(tensor.grad.double(), expected[name], atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_without_targets_has_a_gradient_of_zeros():
+    hidden, weight, labels, factors = head(0, 20, 8)
+    torch.full((20, 8), torch.nan)  # memory that may be given out next
+    total, losses = weighted_loss(hidden, weight, labels, factors)
+    total.backward()
+    assert total.item() == 0 and not len(losses) and not weight.grad.any()
 
 
 def test_measuring_makes_no_gradient():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from unittest.mock import patch
 
 import torch
+from megatron.core.tensor_parallel import layers
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
+from model import gpu_kernels
 from model.config import ModelConfig
 from model.vocabulary import IGNORED
 from pretrain import runtime
@@ -89,6 +92,29 @@ def train(
     with get_cuda_rng_tracker().fork():  # megatron-core's own generator
         torch.rand(drawn_before)
     return train_with(engine, optim, steps)
+
+
+def train_adding_in_products(parallel: ParallelLayout, optim: OptimSection = OPTIM) -> tuple:
+    """(`train` in bfloat16 where linear layers add their weights' gradients themselves, by the operations of a CPU; how often
+    they did)."""
+    calls = 0
+    by_themselves = gpu_kernels.WeightGradients.wgrad_gemm_accum_fp32
+
+    def counted(given, gradient, total):
+        nonlocal calls
+        calls += 1
+        by_themselves(given, gradient, total)
+
+    with (
+        patch.object(gpu_kernels, "weight_gradients_add", _weight_gradients_add),
+        patch.object(gpu_kernels.WeightGradients, "wgrad_gemm_accum_fp32", staticmethod(counted)),
+    ):
+        return train({}, parallel, optim, precision="bf16"), calls
+
+
+def _weight_gradients_add(_device) -> bool:
+    vars(layers).update(fused_weight_gradient_mlp_cuda=gpu_kernels.WeightGradients, _grad_accum_fusion_available=True)
+    return True
 
 
 def train_with(engine, optim: OptimSection = OPTIM, steps: int = TRAINED) -> tuple:

@@ -40,7 +40,8 @@ def moved(config, model, shape, static) -> float:
     """Bytes that the planner counts beside products and attention in a step of two rows on one rank of 8."""
     from pretrain.planning import passes
 
-    row = sum(passes.layer_bytes(model, shape, kind, 2) for kind in model.layer_kinds)
+    in_product = not config.parallel.recompute_cheap
+    row = sum(passes.layer_bytes(model, shape, kind, 2, in_product) for kind in model.layer_kinds)
     row += passes.embedding_bytes(model, shape, 2) + passes.head_bytes(model, shape, 2)
     row += passes.cheap_bytes(model, shape, 2) * len(model.layer_kinds) * config.parallel.recompute_cheap
     return 2 * row + passes.update_bytes(static, config.parallel, 8, True)

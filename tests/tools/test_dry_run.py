@@ -48,10 +48,10 @@ def test_the_planner_counts_what_goes_to_memory_within_10_percent(ranks, case):
 
 
 def test_what_is_cheap_is_computed_again_and_not_kept(ranks):
-    """Of four layers; the rest of what is kept of a row is the head's gradients, made beside the loss."""
+    """Of four layers; the rest of what is kept of a row is the head's gradients, made beside the loss, one in float32."""
     for case in ("tp1", "tp2 sp"):
         kept, lean = (ranks[name][0]["kept"] for name in (case, f"{case} cheap"))
-        assert lean < 0.75 * kept
+        assert lean < 0.8 * kept
 
 
 def test_gradients_in_bfloat16_take_and_send_half(ranks):
@@ -64,7 +64,7 @@ def test_gradients_in_bfloat16_take_and_send_half(ranks):
 def test_what_saves_memory_saves_it(ranks):
     peaks = [ranks[case][0]["peak"] for case in ("tp1", "tp1 recompute", "tp2 sp", "tp2 sp recompute")]
     assert peaks == sorted(peaks, reverse=True)
-    assert ranks["tp1"][0]["kept"] < 4.5 * 2**30  # 5.8 GiB when a feed-forward kept five tensors
+    assert ranks["tp1"][0]["kept"] < 5.1 * 2**30  # 6.4 GiB if a feed-forward kept five tensors
 
 
 def test_logits_never_exist_whole(ranks):
