@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.pretrain.tiny_run import TinyData
-from tests.small_disk import small_disk
+from tests.small_disk import read_only, small_disk
 from tests.tools.test_convert_from_hf import write_base
 from tests.tools.tiny_export import write_export
 
@@ -51,6 +51,11 @@ def arguments_of(name: str, inputs: Path, output: Path) -> list[object]:
             "--output",
             output,
         ],
+        "new_run": [
+            "tools/new_run.py",
+            *("--shards", inputs / "train", "--heldout", inputs / "heldout", "--tokenizer", inputs / "tokenizer"),
+            *("--vq", inputs / "vq", "--folder", output, "--output", output.with_name("run.yaml")),
+        ],
         "train_tokenizer": [
             "tokenization/train_tokenizer.py",
             "--captions",
@@ -72,6 +77,15 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_made(commands, inputs, 
         for path in left:  # of several pictures the first may have had room
             assert path.suffix == ".png" and Image.open(path).load()
     assert_no_room(done, disk)
+
+
+@pytest.mark.parametrize("name", ["inspect_data", "inspect_shards", "new_run"])
+def test_a_read_only_disk_is_one_line(commands, inputs, tmp_path, name):
+    with read_only(tmp_path / "disk") as disk:
+        done = commands.run(*arguments_of(name, inputs, disk / "out"))
+    lines = [line for line in done.err.splitlines() if not line.startswith("warning: ")]
+    assert (done.code, len(lines)) == (1, 1), done.err
+    assert lines[0].startswith(f"error: {disk}") and "choose a place that you may write to" in lines[0], done.err
 
 
 def assert_no_room(done, disk: Path) -> None:
