@@ -85,7 +85,8 @@ def loop(work: Work, progress: Progress) -> bool:
     profiler = Profiler(work.attempt.run / "profile", log.profile_steps if coordinator.rank == 0 else 0, progress.step)
     saved = progress.step
     if progress.step == 0:
-        measure_heldout(work, report, 0)
+        with report.apart():
+            measure_heldout(work, report, 0)
     while progress.step < steps:
         batch, error, found = next_batch(work, loader)
         if found >= FAILED:
@@ -104,16 +105,17 @@ def loop(work: Work, progress: Progress) -> bool:
             profiler.close(coordinator.log)
             report.close()
             return False
-        if last or (log.heldout_every and step % log.heldout_every == 0):
-            measure_heldout(work, report, step)
-        if work.watch and metrics and step % log.conflict_every == 0:
-            work.engine.settle()
-            metrics.write(step, work.watch.measure(work.engine.stages[0]))
-        if log.samples_every and (step % log.samples_every == 0 or last):
-            work.sampler.draw(work.engine, step, work.records, work.watchdog.alive)
-        if step % every == 0 or last:
-            work.save(progress)  # last: everything before a checkpoint is already written
-            saved = step
+        with report.apart():
+            if last or (log.heldout_every and step % log.heldout_every == 0):
+                measure_heldout(work, report, step)
+            if work.watch and metrics and step % log.conflict_every == 0:
+                work.engine.settle()
+                metrics.write(step, work.watch.measure(work.engine.stages[0]))
+            if log.samples_every and (step % log.samples_every == 0 or last):
+                work.sampler.draw(work.engine, step, work.records, work.watchdog.alive)
+            if step % every == 0 or last:
+                work.save(progress)  # last: everything before a checkpoint is already written
+                saved = step
         work.watchdog.alive()
     if saved != progress.step:
         work.save(progress)

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pretrain.json_lines import lines_backwards, parsed
@@ -79,7 +81,10 @@ def _until(line: bytes, step: int) -> bool:
 
 
 class Pace:
-    """Throughput in tokens per second, the share of time spent waiting for data, and the remaining time."""
+    """Throughput in tokens per second, the share of time spent waiting for data, and the remaining time.
+
+    Throughput is that of training steps: what a run does between them (`apart`) is in the remaining time alone.
+    """
 
     def __init__(self, steps_left: int):
         self.steps_left = steps_left
@@ -87,6 +92,7 @@ class Pace:
         self._tokens = self._steps = self._all_steps = 0
         self._waited = self._flops = 0.0
         self._step_end, self.last_step = self._begin, 0.0
+        self._apart = 0.0
 
     @property
     def steps(self) -> int:
@@ -106,6 +112,16 @@ class Pace:
         self._steps += 1
         self._all_steps += 1
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Context of what is no training step: evaluations, sample pictures, saving."""
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._step_end = time.perf_counter()
+            self._apart += self._step_end - before
+
     def is_due(self, seconds: float) -> bool:
         """Whether `take` is due by its interval."""
         return time.perf_counter() - self._mark >= seconds
@@ -114,10 +130,10 @@ class Pace:
         """Since the last call: tokens and FLOPs per second, waiting in percent; from all steps the remaining
         seconds."""
         now = time.perf_counter()
-        elapsed = max(now - self._mark, 1e-9)
+        elapsed = max(now - self._mark - self._apart, 1e-9)
         rate, waiting, speed = self._tokens / elapsed, 100 * self._waited / elapsed, self._flops / elapsed
         left = (now - self._begin) / max(1, self._all_steps) * (self.steps_left - self._all_steps)
-        self._mark, self._waited, self._tokens, self._flops, self._steps = now, 0.0, 0, 0.0, 0
+        self._mark, self._waited, self._tokens, self._flops, self._steps, self._apart = now, 0.0, 0, 0.0, 0, 0.0
         return rate, speed, waiting, left
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from model.config import ModelConfig
 from pretrain.config import TrainConfig
@@ -75,6 +76,10 @@ class Report:
             progress.since_line = list(NO_STEPS)
             self._write(step, values)
         self._coordinator.say(progress_line(step, self._steps, values, rate, data_wait, seconds_left))
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Context of what is no training step, whose time is not in the figures of the next line."""
+        return self._pace.apart()
 
     def _arithmetic(self, rows: Sequence[Row]) -> float:
         """Model FLOPs of a step per device that has a part of these rows: forward and backward, without

@@ -22,16 +22,21 @@ import argparse
 import json
 import math
 import time
+from typing import TYPE_CHECKING
 
 from pretrain.system.errors import UserError, run_command
 from tokenization.files import files_for, output_folder
+from tokenization.vq_augment import augment
+from tokenization.vq_measure import draw_reconstructions, measure
+
+if TYPE_CHECKING:
+    from tokenization.vq_pictures import PictureBuffer
 
 RESTART_BELOW = 0.1  # a code used fewer times per step than this, on average, is dead
 CHECK_EVERY = 250  # steps between two evaluations on held-out pictures
 LINE_SECONDS = 10.0  # seconds between two progress lines
 HELDOUT_SHARE, MOST_HELDOUT = 0.05, 2000  # without --heldout: this share of the pictures in memory, at most so many
 GROUPS = 16  # group size of its normalizations: widths are multiples of it
-SHEET_PICTURES = 24
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -85,40 +90,6 @@ def parse_arguments() -> argparse.Namespace:
             f"--steps {arguments.steps} ends within --warmup-steps {arguments.warmup_steps}, in which nothing is quantised"
         )
     return arguments
-
-
-def augment(small, large, generator):
-    """Random augmentation: images at their size [b, 3, s, s] and at twice it [b, 3, 2s, 2s], in -1..1 -> [b, 3, s, s].
-
-    A few thousand pictures are soon known by heart, and held-out ones suffer for it. So two thirds are turned, scaled,
-    mirrored and moved over white, half have their colours swapped, and a fifth get a rectangle of another picture.
-    """
-    import torch
-    from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
-
-    batch, _, size, _ = small.shape
-
-    def chance(share: float):
-        return (torch.rand(batch, generator=generator) < share)[:, None, None, None]
-
-    def between(low: float, high: float):
-        return low + (high - low) * torch.rand(batch, generator=generator)
-
-    small = torch.where(chance(0.5), small.flip(3), small)
-    quarter_turns = torch.randint(0, 4, (batch,), generator=generator) * (torch.rand(batch, generator=generator) < 0.3)
-    angle = quarter_turns * (math.pi / 2) + 0.2 * torch.randn(batch, generator=generator)
-    scale, mirror = between(-0.25, 0.3).exp(), (between(-1, 1).sign())
-    rotation = torch.stack([angle.cos() * mirror, -angle.sin(), angle.sin() * mirror, angle.cos()], 1).view(-1, 2, 2)
-    shift = torch.stack([between(-0.2, 0.2), between(-0.2, 0.2)], 1)[:, :, None]
-    transform = torch.cat([rotation * scale[:, None, None], shift], dim=2)
-    moved = grid_sample(large - 1, affine_grid(transform, list(large.shape), align_corners=False), align_corners=False)
-    pictures = torch.where(chance(0.67), avg_pool2d(moved + 1, 2), small)  # beyond the edge the sample is 0, so white
-    swapped = torch.stack([picture[torch.randperm(3, generator=generator)] for picture in pictures])
-    pictures = torch.where(chance(0.5), swapped, pictures)
-    y, x = torch.arange(size)[:, None], torch.arange(size)[None, :]
-    left, top, width, height = (between(0, size)[:, None, None] for _ in range(4))
-    inside = (x >= left) & (x < left + width) & (y >= top) & (y < top + height)
-    return torch.where(chance(0.2) & inside[:, None], pictures.roll(1, 0), pictures)
 
 
 def build_model(arguments: argparse.Namespace):
@@ -227,49 +198,6 @@ def train_step(model, codebook, pictures, quantise: bool, generator, bf16: bool 
     return error.square().mean() + 0.1 * error.abs().mean() + 0.25 * commitment
 
 
-def measure(model, pictures) -> dict:
-    """Reconstruction quality of uint8 [n, 3, s, s]: PSNR in dB (of the mean error, and the mean over images) and the
-    share of codes in use."""
-    import torch
-
-    errors, used = [], torch.zeros(model.config.num_vq_embeddings, dtype=torch.bool)
-    device = next(model.parameters()).device
-    model.eval()
-    with torch.no_grad():
-        for batch in pictures.split(128):
-            batch = batch.to(device)
-            latent = model.encode(batch.float() / 127.5 - 1).latents
-            _, _, (_, _, codes) = model.quantize(latent)
-            used[codes.flatten().cpu()] = True
-            restored = ((model.decode(latent).sample.clamp(-1, 1) + 1) * 127.5).round()
-            errors.append(((restored - batch.float()) / 255).square().mean((1, 2, 3)))
-    model.train()
-    squared = torch.cat(errors)
-    return {
-        "psnr": round(-10 * math.log10(squared.mean().item()), 2),
-        "mean_psnr": round((-10 * squared.clamp_min(1e-10).log10()).mean().item(), 2),
-        "codebook_used": round(used.float().mean().item(), 3),
-        "pictures": len(pictures),
-    }
-
-
-def draw_reconstructions(model, pictures, path: Path) -> None:
-    """Contact sheet of images uint8 [n, 3, s, s], each beside its reconstruction."""
-    import torch
-
-    from tokenization.contact_sheet import contact_sheet
-    from tokenization.vq_base import images_of
-
-    device = next(model.parameters()).device
-    model.eval()
-    with torch.no_grad():
-        pixels = pictures[:SHEET_PICTURES].to(device).float() / 127.5 - 1
-        restored = images_of(model.decode(model.encode(pixels).latents).sample)
-    model.train()
-    shown = [image for pair in zip(images_of(pixels), restored, strict=True) for image in pair]
-    contact_sheet(shown, ["held out", "restored"] * len(restored), columns=8).save(path)
-
-
 def save(model, arguments: argparse.Namespace, record: dict) -> None:
     """Write the diffusers folder in half precision, with the preprocessing and the measurements."""
     import copy
@@ -286,6 +214,24 @@ def capacity_of(arguments: argparse.Namespace) -> int:
     """Number of images that --memory holds, with their copies of twice the size where needed."""
     each = 3 * arguments.image_size**2 * (5 if arguments.augment == "drawings" else 1)
     return int(arguments.memory * 1e9 / each)
+
+
+def heldout_of(arguments: argparse.Namespace, buffers: dict[str, PictureBuffer]):
+    """(held-out images uint8 [n, 3, s, s], places of the others in `train`): those of --heldout, which become a buffer of their
+    own, or a share. Raises UserError where neither is there."""
+    import torch
+
+    from tokenization.vq_pictures import PictureBuffer
+
+    buffer = buffers["train"]
+    usable = torch.arange(len(buffer.small))
+    if arguments.heldout:
+        buffers["heldout"] = PictureBuffer(arguments.heldout, arguments.image_size, MOST_HELDOUT)
+        return buffers["heldout"].small, usable
+    if not buffer.is_whole:
+        raise UserError("--train has more pictures than --memory holds: name held-out ones with --heldout")
+    every = max(round(1 / HELDOUT_SHARE), -(-len(usable) // MOST_HELDOUT))
+    return buffer.small[::every], usable[usable % every != 0]
 
 
 def main() -> int:
@@ -305,16 +251,8 @@ def main() -> int:
     bf16 = has_bf16(device) if arguments.precision == "auto" else arguments.precision == "bf16"
     drawings, size = arguments.augment == "drawings", arguments.image_size
     buffer = PictureBuffer(arguments.train, size, capacity_of(arguments), drawings)
-    usable = torch.arange(len(buffer.small))
     buffers = {"train": buffer}
-    if arguments.heldout:
-        buffers["heldout"] = PictureBuffer(arguments.heldout, size, MOST_HELDOUT)
-        heldout = buffers["heldout"].small
-    elif buffer.is_whole:
-        every = max(round(1 / HELDOUT_SHARE), -(-len(usable) // MOST_HELDOUT))
-        heldout, usable = buffer.small[::every], usable[usable % every != 0]
-    else:
-        raise UserError("--train has more pictures than --memory holds: name held-out ones with --heldout")
+    heldout, usable = heldout_of(arguments, buffers)
     if len(usable) < arguments.batch_size:
         raise UserError(
             f"{len(usable)} training pictures are fewer than --batch-size {arguments.batch_size}: give a smaller one, or more pictures"
@@ -337,46 +275,56 @@ def main() -> int:
         flush=True,
     )
     told = say_left_out(buffers)
-    started = last_line = time.time()
+    started, saved = time.time(), 0
+    last_line = started
     order = usable[torch.randperm(len(usable), generator=generator)]
-    for step in range(arguments.steps):
-        if len(order) < arguments.batch_size:
-            if not buffer.is_whole:
-                buffer.refill()
-                usable = torch.arange(len(buffer.small))
-            order = usable[torch.randperm(len(usable), generator=generator)]
-        batch, order = order[: arguments.batch_size], order[arguments.batch_size :]
-        pictures = buffer.small[batch].float() / 127.5 - 1
-        if drawings:
-            pictures = augment(pictures, buffer.large[batch].float() / 127.5 - 1, generator)
-        elif arguments.augment == "mirror":
-            mirrored = torch.rand(len(pictures), generator=generator) < 0.5
-            pictures = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
-        pictures = pictures.to(device)
-        if step == arguments.warmup_steps and not arguments.start:
-            with torch.no_grad():
-                latent = model.quant_conv(model.encoder(pictures))
-            codebook.start_from(latent.permute(0, 2, 3, 1).reshape(-1, latent.shape[1]), generator)
-        quantise = bool(arguments.start) or step >= arguments.warmup_steps
-        loss = train_step(model, codebook, pictures, quantise, generator, bf16)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, arguments)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        if time.time() - last_line >= LINE_SECONDS or not step:
-            last_line = time.time()
-            left = (last_line - started) / (step + 1) * (arguments.steps - step - 1)
-            print(f"step {step + 1}/{arguments.steps}  loss {loss.item():.4f}  {left:.0f} s left", flush=True)
-        if (step + 1) % CHECK_EVERY == 0 or step + 1 == arguments.steps:
-            figures = measure(model, heldout)
-            save(model, arguments, {"step": step + 1, "heldout": figures})  # leftovers of a killed run
-            print(
-                f"step {step + 1}/{arguments.steps}  loss {loss.item():.4f}  held-out PSNR {figures['psnr']:.2f} dB  "
-                f"codes used {figures['codebook_used']:.0%}  {time.time() - started:.0f} s",
-                flush=True,
-            )
+    try:
+        for step in range(arguments.steps):
+            if len(order) < arguments.batch_size:
+                if not buffer.is_whole:
+                    buffer.refill()
+                    usable = torch.arange(len(buffer.small))
+                order = usable[torch.randperm(len(usable), generator=generator)]
+            batch, order = order[: arguments.batch_size], order[arguments.batch_size :]
+            pictures = buffer.small[batch].float() / 127.5 - 1
+            if drawings:
+                pictures = augment(pictures, buffer.large[batch].float() / 127.5 - 1, generator)
+            elif arguments.augment == "mirror":
+                mirrored = torch.rand(len(pictures), generator=generator) < 0.5
+                pictures = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
+            pictures = pictures.to(device)
+            if step == arguments.warmup_steps and not arguments.start:
+                with torch.no_grad():
+                    latent = model.quant_conv(model.encoder(pictures))
+                codebook.start_from(latent.permute(0, 2, 3, 1).reshape(-1, latent.shape[1]), generator)
+            quantise = bool(arguments.start) or step >= arguments.warmup_steps
+            loss = train_step(model, codebook, pictures, quantise, generator, bf16)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, arguments)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            if time.time() - last_line >= LINE_SECONDS or not step:
+                last_line = time.time()
+                left = (last_line - started) / (step + 1) * (arguments.steps - step - 1)
+                print(f"step {step + 1}/{arguments.steps}  loss {loss.item():.4f}  {left:.0f} s left", flush=True)
+            if (step + 1) % CHECK_EVERY == 0 or step + 1 == arguments.steps:
+                figures = measure(model, heldout)
+                if quantise:
+                    save(model, arguments, {"step": step + 1, "heldout": figures})  # leftovers of a killed run
+                    saved = step + 1
+                print(
+                    f"step {step + 1}/{arguments.steps}  loss {loss.item():.4f}  held-out PSNR {figures['psnr']:.2f} dB  "
+                    f"codes used {figures['codebook_used']:.0%}  {time.time() - started:.0f} s",
+                    flush=True,
+                )
+    except KeyboardInterrupt:
+        there = f"{arguments.output} is that of step {saved}, --start {arguments.output} goes on from it"
+        print(
+            f"stopped in step {step + 1} of {arguments.steps}: {there if saved else 'nothing is saved yet'}", flush=True
+        )
+        raise
     say_left_out(buffers, told)  # of what --memory did not hold at first
     record = {
         "command": "python " + " ".join(sys.argv),

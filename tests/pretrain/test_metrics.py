@@ -96,6 +96,24 @@ def test_pace_counts_from_the_last_line_and_foresees_from_all_steps(monkeypatch)
     assert pace.take() == (100.0, 0.0, 0.0, pytest.approx(5 / 3 * 7))
 
 
+def test_what_is_no_step_is_not_in_the_throughput_but_in_the_time_left(monkeypatch):
+    """A held-out evaluation of 96 s between two steps of 2 s."""
+    now = [0.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+    pace = Pace(steps_left=10)
+    for apart in (96, 0):
+        now[0] += 2
+        pace.add(tokens=100, waited=0.0)
+        with pace.apart():
+            now[0] += apart
+    assert (
+        pace.take() == (50.0, 0.0, 0.0, 400.0) and pace.last_step == 2
+    )  # 200 tokens in 4 s; 8 steps left, of 50 s in all
+    now[0] += 4
+    pace.add(tokens=100, waited=0.0)
+    assert pace.take()[0] == 25.0
+
+
 def test_the_progress_line_says_what_a_person_wants_to_know():
     values = {"train/loss": 4.5, "train/loss_image": 3.25, "train/learning_rate": 1e-3, "train/grad_norm": 0.5}
     values |= {"peak_memory_gib": 71.25, "tflops_per_gpu": 412.34}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,11 +19,12 @@ from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData
 from tests.small_disk import read_only
 from tests.tokenization.corpora import folder_corpus, jsonl, picture, tar, tar_corpus
-from tokenization import train_vq
+from tokenization import train_vq, vq_measure
 from tokenization.preprocess import open_image, preprocess
 from tokenization.vq import load_vq
 from tokenization.vq_pictures import PictureBuffer
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--image-size", "32", "--channels", "16", "16", "16", "--codebook-size", "32", "--code-channels", "4"]
 QUICK = [*SMALL, "--steps", "60", "--warmup-steps", "20", "--batch-size", "12", "--lr", "4e-3", "--threads", "1"]
 
@@ -64,7 +67,7 @@ def test_it_learns_and_its_figures_are_those_of_the_written_weights(trained, tin
     monkeypatch.setattr(sys, "argv", ["train_vq.py", *arguments(tiny_data, tmp_path)])
     untrained = train_vq.build_model(train_vq.parse_arguments())
     heldout = PictureBuffer([str(tiny_data.corpus / "heldout/folder")], 32, 1000).small
-    before = train_vq.measure(untrained, heldout)
+    before = vq_measure.measure(untrained, heldout)
     assert record["heldout"]["psnr"] > before["psnr"] + 4
     assert record["heldout"]["codebook_used"] > 0.3
 
@@ -135,6 +138,45 @@ def test_a_folder_that_takes_no_file_is_refused_before_training(commands, tiny_d
             assert_refused(done, f"{output}: ", "choose another --output")
             assert "step" not in done.out
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def stopped(words: list[str], when: str) -> tuple[int, str, str]:
+    """Exit code and what is printed of a training, of 16 px to be quick, that gets Ctrl-C after a line with `when`."""
+    words = [*words, "--image-size", "16", "--channels", "16", "16", "--batch-size", "2", "--steps", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / "tokenization/train_vq.py"), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        out = ""
+        for line in process.stdout:
+            out += line
+            if when in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    return process.returncode, out + rest, err
+
+
+def test_ctrl_c_says_what_is_saved_and_how_to_go_on(tiny_data, tmp_path):
+    output = tmp_path / "out"
+    code, out, err = stopped(arguments(tiny_data, output, "--warmup-steps", "5"), "held-out PSNR")
+    assert code == 130 and err.count("\n") == 1, err
+    saved = json.loads((output / "training.json").read_text())["step"]
+    assert f"{output} is that of step {saved}, --start {output} goes on from it" in out.splitlines()[-1]
+    load_vq(str(output))
+
+
+def test_ctrl_c_before_anything_is_quantised_leaves_nothing(tiny_data, tmp_path):
+    """The weights of the first phase have no codebook: they are no tokenizer, at a check neither."""
+    output = tmp_path / "out"
+    code, out, _ = stopped(arguments(tiny_data, output, "--warmup-steps", "99999"), "held-out PSNR")
+    assert code == 130 and out.splitlines()[-1].endswith("nothing is saved yet")
+    assert not (output / "training.json").exists()
 
 
 def test_any_corpus_gives_its_pictures_in_order_and_round_and_round(tmp_path):

@@ -95,16 +95,17 @@ def rows_of(figures: dict) -> list[tuple[str, str]]:
         )
         rows.append(
             (
-                "different captions; right if all had the best one",
+                "different captions among these; right with the best single caption for all",
                 f"{found['different']}; {found['best_of_one_for_all']:.2%}",
             )
         )
     for name, values in figures["losses"].items():
         label = name.replace("heldout/", "held-out ").replace("train/", "training ").replace("loss_", "")
+        unit = "code" if name.endswith("image") else "token"
         rows.append(
             (
                 f"{label} loss, step {values['first_step']} -> step {values['last_step']}",
-                f"{values['first']:.3f} -> {values['last']:.3f} nats a token",
+                f"{values['first']:.3f} -> {values['last']:.3f} nats a {unit}",
             )
         )
     kept = figures["reconstruction_psnr"]
@@ -138,7 +139,7 @@ def curves(metrics: list[dict], path: Path) -> None:
             points = [(line["step"], line[name]) for line in metrics if name in line]
             if points:
                 axis.plot(*zip(*points), style, label=label, linewidth=1.2, markersize=4)
-        axis.set(title=f"{modality} loss", xlabel="step", ylabel="nats a token")
+        axis.set(title=f"{modality} loss", xlabel="step", ylabel=f"nats a {'code' if modality == 'image' else 'token'}")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
         if axis.has_data():
