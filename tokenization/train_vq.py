@@ -275,7 +275,7 @@ def main() -> int:
         flush=True,
     )
     told = say_left_out(buffers)
-    started, saved = time.time(), 0
+    started, step, saved = time.time(), 0, 0
     last_line = started
     order = usable[torch.randperm(len(usable), generator=generator)]
     try:

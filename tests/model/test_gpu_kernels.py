@@ -51,18 +51,23 @@ def kernels(code: list[str]) -> int:
     return sum(line.strip().startswith("cpp_fused") for line in calls.splitlines())
 
 
+def by_one_kernel(kernel: OneKernel, *arguments):
+    """What `kernel` gives: compiled to one kernel at its first call, and not again at the next one."""
+    if kernel.compiled is None:
+        found, code = run_and_get_code(kernel, *arguments)
+        assert kernels(code) == 1
+        return found
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        return kernel(*arguments)
+
+
 def test_the_compiled_softmax_is_one_kernel_that_writes_into_the_logits():
     kernel = OneKernel(softmax_gradient, "softmax")
     for rows in (7, 5):  # of which the second is not compiled again
         logits, labels, factors = head_inputs(rows, torch.bfloat16)
         plain = logits.clone()
         expected = softmax_gradient(plain, labels, factors)
-        if rows == 7:
-            found, code = run_and_get_code(kernel, logits, labels, factors)
-            assert kernels(code) == 1
-        else:
-            with torch._dynamo.config.patch(error_on_recompile=True):
-                found = kernel(logits, labels, factors)
+        found = by_one_kernel(kernel, logits, labels, factors)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-6)
         torch.testing.assert_close(logits, plain, atol=1e-7, rtol=2**-8)  # a step of bfloat16
         assert not logits[1].any(), "a factor of 0"
@@ -75,12 +80,7 @@ def test_the_compiled_rotation_is_one_kernel(function):
     for count in (9, 6):
         cos, sin = tables[:, :count]
         x = torch.randn(count, 8, 16, generator=draw).bfloat16()[:, :4]  # a part of what a linear layer gave
-        if count == 9:
-            found, code = run_and_get_code(kernel, x, cos, sin)
-            assert kernels(code) == 1
-        else:
-            with torch._dynamo.config.patch(error_on_recompile=True):
-                found = kernel(x, cos, sin)
+        found = by_one_kernel(kernel, x, cos, sin)
         assert found.is_contiguous() and found.dtype == x.dtype
         torch.testing.assert_close(found, function(x, cos, sin), atol=0, rtol=2**-8)
 
