@@ -15,6 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pretrain.system.errors import UserError
+
+CHECKED = 8
+"""Rows of a compiled function's first results that are compared with the function by itself."""
+
 
 class OneKernel:
     """A function of tensors that torch.compile makes one kernel of, at its first call.
@@ -26,7 +31,17 @@ class OneKernel:
     def __init__(self, function: Callable, named: str, sums: bool = False):
         self.function, self.named, self.sums = function, named, sums
         self.compiled: Callable | None = None
-        self.failed = False
+        self.failed = self.checked = False
+
+    def _check(self, found: list[Any], expected: list[Any]) -> None:
+        """Raises UserError if the first rows are not what the function gives by itself: compilers have been seen to be
+        wrong (torch 2.13's C++ for AVX2, of the softmax), and what was overwritten cannot be made again."""
+        for ours, exact in zip(found, expected):
+            if not torch.allclose(ours[:CHECKED].float(), exact.float(), rtol=2**-6, atol=1e-3, equal_nan=True):
+                raise UserError(
+                    f"{self.named} as torch {torch.__version__} compiles it is wrong on this device: take another version of "
+                    "torch or Triton, or set run.deterministic=true if it is the softmax"
+                )
 
     def __call__(self, *arguments: Tensor | None) -> Any:
         """The function's result, or None. The first dimension of every tensor may have another size in each call."""
@@ -41,8 +56,13 @@ class OneKernel:
                 if each is not None:
                     torch._dynamo.maybe_mark_dynamic(each, 0)
             with torch.no_grad():
-                return self.compiled(*given)
-        except torch.OutOfMemoryError:
+                if self.checked:
+                    return self.compiled(*given)
+                some = [None if each is None else each[:CHECKED].clone() for each in given]
+                found, self.checked = self.compiled(*given), True
+                self._check([found, given[0]], [self.function(*some), some[0]])
+                return found
+        except (torch.OutOfMemoryError, UserError):
             raise
         except (
             Exception

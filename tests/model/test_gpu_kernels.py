@@ -13,6 +13,7 @@ from model import gpu_kernels
 from model.fused import turned, turned_back
 from model.gpu_kernels import OneKernel, WeightGradients, add_product, products_add, trouble
 from model.loss import softmax_gradient
+from pretrain.system.errors import UserError
 from pretrain.system.logs import LOGGER
 
 CPU = torch.device("cpu")
@@ -174,3 +175,12 @@ def test_a_branch_without_tokens_adds_nothing():
 
 def test_a_run_on_a_cpu_says_nothing_of_it():
     assert gpu_kernels.in_use(CPU) == "" and not gpu_kernels.weight_gradients_add(CPU)
+
+
+def test_a_compiler_that_is_wrong_is_found_at_the_first_call(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, fullgraph: lambda *given: function(*given) + 1)
+    with pytest.raises(UserError, match="the softmax as torch .* compiles it is wrong"):
+        OneKernel(softmax_gradient, "the softmax")(*head_inputs(9, torch.bfloat16))
+    cos, sin, x = torch.randn(3, 9, 4, 16)
+    with pytest.raises(UserError, match="rotation as torch"):
+        OneKernel(turned, "rotation")(x, cos, sin)
