@@ -45,7 +45,7 @@ def install(pretended=None) -> bool:
 
     leave_torchvision_out()
     if torch.cuda.is_available():
-        import_megatron(unloadable())
+        import_megatron(unloadable(), sharded=True)
         return False
     if not _installed:
         _installed = True
@@ -138,7 +138,7 @@ def _import_megatron_without_compiling(torch) -> None:
         # Without transformer-engine and apex megatron-core warns at a dozen places; the layer specs use torch's classes
         # for everything that these would replace, so none of the warnings applies.
         warnings.filterwarnings("ignore", module=r"megatron\.")
-        import_megatron(unloadable())
+        import_megatron(unloadable(), sharded=False)
     finally:
         torch.compile = compile_function
 

@@ -26,6 +26,8 @@ GRACE = 60  # seconds that the others have after one has failed
 def serve(rank: int, pipe: Connection, port: int) -> None:
     """What each process does: a job after the other, until the other end of the pipe is closed."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    # a rank whose job ends at once would close its connections while another one is still making its own
+    os.environ["TORCH_DIST_INIT_BARRIER"] = "1"
     import torch
 
     from pretrain import runtime

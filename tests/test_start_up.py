@@ -48,7 +48,16 @@ NOBODYS = {
 SHARDED = {"sympy", "torch.distributed.tensor"}
 COMPILER = {"torch._dynamo", "torch._inductor"}
 OTHERS = {
-    "train": {"transformers", "diffusers", "accelerate", "tensorboard", "torch.utils.tensorboard", "pyarrow"},
+    "train": {
+        "transformers",
+        "diffusers",
+        "accelerate",
+        "tensorboard",
+        "torch.utils.tensorboard",
+        "pyarrow",
+        *SHARDED,
+        *COMPILER,
+    },
     "shard": {
         "transformers",
         "accelerate",

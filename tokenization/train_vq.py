@@ -25,6 +25,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pretrain.system.errors import UserError, run_command
+from pretrain.system.light_compiler import uncompiled
 from tokenization.files import files_for, output_folder
 from tokenization.vq_augment import augment
 from tokenization.vq_measure import draw_reconstructions, measure
@@ -265,7 +266,8 @@ def main() -> int:
     model.quantize.embedding.weight.requires_grad_(False)  # updated by the moving average, not by the optimizer
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    optimizer = torch.optim.AdamW(trained, lr=arguments.lr, betas=(0.9, 0.95), weight_decay=1e-3)
+    with uncompiled():
+        optimizer = torch.optim.AdamW(trained, lr=arguments.lr, betas=(0.9, 0.95), weight_decay=1e-3)
     codebook = MovingCodebook(model.quantize.embedding.weight)
     generator = torch.Generator().manual_seed(arguments.seed)
     rest = "" if buffer.is_whole else " at a time, and there are more"
@@ -301,10 +303,12 @@ def main() -> int:
             loss = train_step(model, codebook, pictures, quantise, generator, bf16)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, arguments)
-            optimizer.zero_grad(set_to_none=True)
+            for parameter in trained:
+                parameter.grad = None
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
+            with uncompiled():
+                optimizer.step()
             if time.time() - last_line >= LINE_SECONDS or not step:
                 last_line = time.time()
                 left = (last_line - started) / (step + 1) * (arguments.steps - step - 1)

@@ -32,6 +32,7 @@ from pretrain.engines.stages import build_stages, held_weights, save_memory, thi
 from pretrain.parallel import ParallelLayout, bucket_elements, check_layout, megatron_settings
 from pretrain.row_tensors import Row
 from pretrain.sharded_files import read_boxes
+from pretrain.system.light_compiler import uncompiled
 from pretrain.tensor_boxes import TensorBox
 
 NO_DECAY = "has_no_decay"
@@ -135,7 +136,8 @@ class MegatronEngine:
             use_distributed_optimizer=parallel.distributed_optimizer,
             overlap_param_gather=self.gathers_late,
         )
-        self.optimizer = get_megatron_optimizer(settings, self.modules, _without_decay(self.stages, optim))
+        with uncompiled():
+            self.optimizer = get_megatron_optimizer(settings, self.modules, _without_decay(self.stages, optim))
         update.fuse(self.optimizer)
         # The modules keep this config: named there, the optimizer, whose views of weights hold the modules where no garbage
         # collector looks, would keep its process groups for ever. So grad_scale_func stays unset (fp32 and bf16 losses are
@@ -163,7 +165,8 @@ class MegatronEngine:
         figures.updated = math.isfinite(figures.grad_norm) and sound(figures)
         if figures.updated:
             update.scale_gradients(self.optimizer, mean * update.clip_factor(figures.grad_norm, self.optim.clip_grad))
-            self.optimizer.step_with_ready_grads()
+            with uncompiled():
+                self.optimizer.step_with_ready_grads()
         return figures
 
     def evaluate(self, rows: Sequence[Row]) -> StepFigures:

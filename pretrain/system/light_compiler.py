@@ -1,7 +1,8 @@
 """Decorators of torch's compiler that import it when it is used, not where a function is defined.
 
 `torch.compiler.disable` and `torch._dynamo.allow_in_graph` import the whole compiler, half a second of CPU time, when a module
-that uses them on a function is imported. transformers 4.57 does so in its base class.
+that uses them on a function is imported. transformers 4.57 does so in its base class. torch's optimizers import it when one
+is made, and at every step.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def compiler_deferred() -> Iterator[None]:
         yield
         return
     real = torch.compiler.disable
-    allowed = _AllowedLater()
+    allowed = _NotYetImported()
     torch.compiler.disable = functools.partial(_disable, real)
     torch._dynamo = allowed
     try:
@@ -42,6 +43,29 @@ def compiler_deferred() -> Iterator[None]:
             del torch._dynamo
         if allowed.functions and COMPILER not in sys.modules:
             sys.meta_path.insert(0, _AfterImport(allowed.functions))
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Context for calls of torch's optimizers, outside of anything compiled: they leave the compiler unloaded.
+
+    torch 2.13 imports it to keep it away from them, and to mark places where a graph must end. Without it there is nothing
+    to keep away, and no graph. With a GPU it is needed anyway, and stays.
+    """
+    import torch
+
+    if COMPILER in sys.modules or torch.cuda.is_available():
+        yield
+        return
+    absent = _NotYetImported()
+    sys.modules[COMPILER] = torch._dynamo = absent
+    try:
+        yield
+    finally:
+        if sys.modules.get(COMPILER) is absent:
+            del sys.modules[COMPILER]
+        if torch.__dict__.get("_dynamo") is absent:
+            del torch._dynamo
 
 
 def _disable(real: Callable, function: Callable | None = None, recursive: bool = True, **keywords: Any) -> Any:
@@ -57,8 +81,9 @@ def _disable(real: Callable, function: Callable | None = None, recursive: bool =
     return call
 
 
-class _AllowedLater(types.ModuleType):
-    """In the place of torch._dynamo: notes what is allowed in graphs, and imports the compiler for anything else."""
+class _NotYetImported(types.ModuleType):
+    """In the place of torch._dynamo: notes what is allowed in graphs, has nothing to do for optimizers, and imports the
+    compiler for anything else."""
 
     def __init__(self) -> None:
         super().__init__(COMPILER)
@@ -68,9 +93,19 @@ class _AllowedLater(types.ModuleType):
         self.functions.extend(function if isinstance(function, (list, tuple)) else [function])
         return function
 
+    @staticmethod
+    def disable(function: Callable, recursive: bool = True, wrapping: bool = True) -> Callable:
+        return function
+
+    @staticmethod
+    def graph_break() -> None:
+        return None
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if sys.modules.get(COMPILER) is self:
+            del sys.modules[COMPILER]
         return getattr(importlib.import_module(COMPILER), name)
 
 

@@ -52,7 +52,7 @@ def deferred(names: Mapping[str, Sequence[str]]) -> Iterator[None]:
         if name not in sys.modules:
             placed[name] = sys.modules[name] = _DeferredModule(name)
             for one in of_module:
-                setattr(placed[name], one, _Later(one, (), {"module": name}))
+                setattr(placed[name], one, _Later(one, (), {"module": SAME_AS.get(name, name)}))
     try:
         yield
     finally:
@@ -145,11 +145,12 @@ def leave_torchvision_out() -> None:
     sys.modules.setdefault("torchvision", NOT_INSTALLED)
 
 
-def import_megatron(unloadable: str) -> None:
+def import_megatron(unloadable: str, sharded: bool) -> None:
     """Import megatron-core without wandb and TensorBoard, which it imports for timers and an inference engine.
 
     It imports transformer-engine wherever that is installed, and ends where that does not load: then it is left out.
     unloadable: why it does not (`model.kernels.unloadable`), or "".
+    sharded: with torch's sharded tensors and FSDP, which transformer-engine may ask for; without, half a second is saved.
     """
     if unloadable:
         for name in [name for name in sys.modules if name.split(".")[0] == TRANSFORMER_ENGINE]:
@@ -158,7 +159,12 @@ def import_megatron(unloadable: str) -> None:
         if os.environ.get("RANK", "0") == "0":
             tell(f"warning: transformer-engine is installed and does not load ({unloadable}): going on without it")
     with hidden("wandb", "torch.utils.tensorboard"):
-        import megatron.core  # noqa: F401
+        if sharded:
+            import megatron.core
+        else:
+            import_torch_checkpoint()
+            with deferred(SHARDED_IN_MEGATRON):
+                import megatron.core  # noqa: F401
 
 
 def summary_writer() -> type:
@@ -273,11 +279,21 @@ def vq_model() -> Any:
     return VQModel
 
 
+SAME_AS = {"torch.distributed._tensor": "torch.distributed.tensor"}
+"""Former names of modules, by which nobody can tell whether the module is loaded."""
 SHARDED_TENSORS = {
     "torch.distributed.tensor": ("DTensor", "Replicate", "_DTensorSpec", "distribute_tensor"),
     "torch.distributed.tensor._utils": ("compute_local_shape_and_global_offset",),
 }
 """What transformers 4.57 and torch 2.13's checkpoints import of them, for uses that are none here."""
+SHARDED_IN_MEGATRON = {
+    **SHARDED_TENSORS,
+    "torch.distributed.tensor": (*SHARDED_TENSORS["torch.distributed.tensor"], "Shard"),
+    "torch.distributed.tensor.placement_types": ("Replicate", "Shard"),
+    "torch.distributed._tensor": ("DTensor", "distribute_tensor"),
+    "torch.distributed.fsdp": ("fully_shard",),
+}
+"""What megatron-core 0.16 and 0.19 import, for their FSDP and for models whose weights are such tensors."""
 HEAVY = {
     "torch._dynamo._trace_wrapped_higher_order_op": ("TransformGetItemToIndex",),
     **SHARDED_TENSORS,

@@ -104,7 +104,8 @@ def test_what_is_installed_and_does_not_load_is_one_line(tmp_path):
 def test_megatron_core_goes_on_without_what_does_not_load(tmp_path):
     """It imports transformer-engine itself, and expects an ImportError alone."""
     program = (
-        "from model.kernels import unloadable; from pretrain.system.light_imports import import_megatron; import_megatron(unloadable())\n"
+        "from model.kernels import unloadable; from pretrain.system.light_imports import import_megatron\n"
+        "import_megatron(unloadable(), sharded=True)\n"
         "from megatron.core.optimizer import Adam; print(Adam.__module__)"
     )
     done = run_with(BROKEN, tmp_path, program)

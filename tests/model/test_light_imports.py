@@ -138,3 +138,61 @@ def test_the_compiler_is_there_when_it_is_used():
         "print(WrappedFlexAttention(False)() is not None)",
     )
     assert said.splitlines() == ["False torch.compiler", "True", "[2.0, 2.0]", "True"]
+
+
+def test_an_optimizer_steps_without_the_compiler_as_with_it():
+    said = run(
+        "import sys, torch",
+        "from pretrain.system.light_compiler import uncompiled",
+        "def made(weight): return torch.optim.AdamW([weight], lr=0.1, fused=True)",
+        "def step(weight, optimizer):",
+        "    (weight**3).sum().backward(); optimizer.step(); optimizer.zero_grad()",
+        "one = torch.arange(1.0, 5.0, requires_grad=True)",
+        "two = one.detach().clone().requires_grad_()",
+        "with uncompiled():",
+        "    ours = made(one)",
+        "    step(one, ours)",
+        "print('torch._dynamo' in sys.modules, '_dynamo' in vars(torch))",
+        "theirs = made(two)",
+        "step(two, theirs)",
+        "print('torch._dynamo' in sys.modules, torch.equal(one, two))",
+        "step(one, ours), step(two, theirs)",  # the one that was made without goes on with the compiler there
+        "with uncompiled(): step(one, ours)",
+        "step(two, theirs)",
+        "print(torch.equal(one, two), torch.compile(lambda x: 2 * x, backend='eager', fullgraph=True)(torch.ones(1)).item())",
+    )
+    assert said.splitlines() == ["False False", "True True", "True 2.0"]
+
+
+def test_what_else_is_asked_of_the_compiler_imports_it():
+    said = run(
+        "import sys, torch",
+        "from pretrain.system.light_compiler import uncompiled",
+        "with uncompiled():",
+        "    import torch._dynamo as seen",
+        "    shown = seen.OptimizedModule",
+        "print(shown is torch._dynamo.OptimizedModule, sys.modules['torch._dynamo'] is torch._dynamo is not seen)",
+        "print(hasattr(torch._dynamo, '__file__'))",
+    )
+    assert said.splitlines() == ["True True", "True"]
+
+
+def test_megatron_core_knows_sharded_tensors_that_come_after_it():
+    said = run(
+        "import os, sys, tempfile, torch",
+        "from pretrain import runtime",
+        "runtime.install()",
+        "print('torch.distributed.tensor' in sys.modules, 'torch.distributed.fsdp' in sys.modules)",
+        "from megatron.core.distributed.finalize_model_grads import _unshard_if_dtensor",
+        "plain = torch.ones(2)",
+        "print(_unshard_if_dtensor(plain) is plain, 'torch.distributed.tensor' in sys.modules)",
+        "store = torch.distributed.FileStore(os.path.join(tempfile.mkdtemp(), 'store'), 1)",
+        "torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)",
+        "from torch.distributed.tensor import DTensor, Replicate, distribute_tensor, init_device_mesh",
+        "from torch.distributed.fsdp import fully_shard",
+        "sharded = distribute_tensor(plain, init_device_mesh('cpu', (1,)), [Replicate()])",
+        "whole = _unshard_if_dtensor(sharded)",
+        "print(type(sharded) is DTensor, type(whole) is torch.Tensor, torch.equal(whole, plain))",
+        "torch.distributed.destroy_process_group()",
+    )
+    assert said.splitlines() == ["False False", "True False", "True True True"]
