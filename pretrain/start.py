@@ -32,6 +32,7 @@ from pretrain.sample_writer import SampleWriter
 from pretrain.saver import Saver
 from pretrain.stop import Stop
 from pretrain.system.logs import EarlyWarnings
+from pretrain.system.words import counted
 from pretrain.watchdog import Watchdog
 
 
@@ -138,9 +139,9 @@ def about(config: TrainConfig, weights: int, done: int) -> str:
     """One-line summary of a run before its first step."""
     per_step, left = config.data.global_batch_size * config.data.sequence_length, config.run.steps - done
     return (
-        f"{weights / 1e6:,.1f} million parameters; {config.data.global_batch_size:,} rows of {config.data.sequence_length:,} tokens a step "
-        f"({per_step:,}), {left:,} steps to do ({left * per_step / 1e6:,.1f} million tokens); a line every {config.log.every} steps, "
-        f"or {LINE_SECONDS:.0f} seconds"
+        f"{weights / 1e6:,.1f} million parameters; {counted(config.data.global_batch_size, 'row')} of {config.data.sequence_length:,} tokens "
+        f"a step ({per_step:,}), {counted(left, 'step')} to do ({left * per_step / 1e6:,.1f} million tokens); a line every "
+        f"{counted(config.log.every, 'step')}, or {LINE_SECONDS:.0f} seconds"
     )
 
 

@@ -16,6 +16,7 @@ import argparse
 import os
 
 from pretrain.system.errors import TryAgain, UserError, run_command
+from pretrain.system.words import counted
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -118,7 +119,7 @@ def describe(config, nodes: int, per_node: int, data_ranks: int) -> list[str]:
         f"nodes            {nodes} x {per_node} processes = {nodes * per_node}",
         f"engine           {run.engine}, {run.precision}",
         f"layout           tensor {parallel.tensor} x pipeline {parallel.pipeline} x data {data_ranks}",
-        f"batch            {data.global_batch_size} rows a step, {data.global_batch_size // data_ranks} on each data-parallel rank, "
+        f"batch            {counted(data.global_batch_size, 'row')} a step, {data.global_batch_size // data_ranks} on each data-parallel rank, "
         f"of {data.sequence_length:,} tokens",
         f"tokens           {tokens:,} a step, {tokens * run.steps:,} in {run.steps:,} steps",
         f"memory           {memory_of(config, data_ranks)}",

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.shapes import FITS, Framing, framing_of, grids_from
 from pretrain.system.errors import UserError, run_command
+from pretrain.system.words import counted
 from tokenization.files import output_folder
 
 if TYPE_CHECKING:
@@ -329,9 +330,9 @@ def report(output: Path, watch: Stopwatch, startup: float, pictures: int, batche
         counts, rejects, left_out = manifest["counts"], manifest["rejects"], manifest.get("left_out", 0)
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejects.items())
         say(
-            f"{output}: {counts['documents']:,} documents{f' ({left_out:,} of them repeat another file)' if left_out else ''}"
-            f", {counts['pictures']:,} pictures, {counts['texts']:,} texts, "
-            f"{len(manifest['shards'])} shards, {sum(rejects.values()):,} rejected{f' ({reasons})' if reasons else ''}"
+            f"{output}: {counted(counts['documents'], 'document')}{f' ({left_out:,} of them repeat another file)' if left_out else ''}"
+            f", {counted(counts['pictures'], 'picture')}, {counted(counts['texts'], 'text')}, "
+            f"{counted(len(manifest['shards']), 'shard')}, {sum(rejects.values()):,} rejected{f' ({reasons})' if reasons else ''}"
         )
         say_rejects(output)
         if line := in_words(manifest.get("first_frames", {})):

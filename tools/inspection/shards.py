@@ -7,6 +7,7 @@ import html
 from typing import TYPE_CHECKING, Any
 
 from pretrain.system.errors import UserError
+from pretrain.system.words import counted
 
 if TYPE_CHECKING:
     from pretrain.data import Data
@@ -30,7 +31,7 @@ def samples_page(arguments: argparse.Namespace) -> list[str]:
     check_vq(dataset.manifest, vq)
     if arguments.verify:
         dataset.verify()
-        print(f"all {len(dataset.manifest['shards']):,} shards are sound")
+        print(f"sound: {counted(len(dataset.manifest['shards']), 'shard')}")
     tokens = token_statistics(dataset)
     for line in tokens:
         print(f"{line[0]}: {line[1]:,} documents, {line[3]:,} image tokens, {line[5]:,} text tokens")

@@ -10,6 +10,7 @@ from model.weight_shapes import active_parameters, parameters
 from pretrain.parallel import ParallelLayout
 from pretrain.planning.cost import one_layer_flops
 from pretrain.planning.layouts import Plan, PlannerJob, Rejected
+from pretrain.system.words import counted
 from tools.reports.text_table import table
 
 GIB, GB = 2**30, 1e9
@@ -21,7 +22,7 @@ def summary(job: PlannerJob, name: str, gpu_memory: float) -> str:
     return (
         f"{name}: {parameters(model) / 1e9:.2f} billion parameters, of which a token meets "
         f"{active_parameters(model) / 1e9:.2f}; {job.config.run.precision}\n"
-        f"{job.config.data.global_batch_size} rows a step of {row.tokens:,} tokens: {row.documents} documents of "
+        f"{counted(job.config.data.global_batch_size, 'row')} a step of {row.tokens:,} tokens: {row.documents} documents of "
         f"{row.text:,} text and {row.vision:,} vision tokens\n"
         f"{job.gpus} x {gpu_memory:g} GiB, of which {job.usable / GIB:.1f} may be filled"
     )

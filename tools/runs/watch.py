@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from pretrain.system.words import counted
 from slurm.attempt import recomputed
 from tools.runs.state import RunState, slow_ranks
 
@@ -38,7 +39,7 @@ def overview(state: RunState, peak_tflops: float) -> list[tuple[str, str]]:
         rows.append(
             ("state", f"last word {duration(state.age)} ago, about {duration(left)} to go" if left else "no step yet")
         )
-    speed = f"{state.tokens_per_second:,.0f} tokens/s on {state.ranks} ranks"
+    speed = f"{state.tokens_per_second:,.0f} tokens/s on {counted(state.ranks, 'rank')}"
     waiting = state.mean("data_wait_pct")
     rows.append(("speed", speed + (f", {waiting:.0f} % of it waiting for data" if waiting is not None else "")))
     if state.flops_per_second is not None:
@@ -113,6 +114,6 @@ def render(state: RunState, peak_tflops: float):
     if slow:
         columns = ["rank", "seconds a step", "waiting for rows", "computing alone", "slow at"]
         parts.append(table("slow ranks", columns, slow))
-    elif state.times:
+    elif len(state.times) > 1:
         parts.append(f"none of {len(state.times)} ranks is slower than the others")
     return Group(*parts)

@@ -8,7 +8,8 @@ import { forget, keep, kept } from "./store.js";
 const $ = (id) => document.getElementById(id);
 const EXAMPLES = {
   chat: ["What can you do?", "Write a short story about a fox.", "Name three fruits."],
-  caption: ["Once upon a time", "The sun is"],
+  text: ["Once upon a time", "The sun is"],
+  caption: [], // it has learned no texts but captions
 };
 
 export async function startChat(model, name) {
@@ -23,7 +24,7 @@ export async function startChat(model, name) {
     : "This model learned captions, not conversations. Add a picture, and it says what the picture shows; a message "
       + "without one is the beginning of a text that it goes on with.";
   text.placeholder = talks ? "What is in this picture?" : !describes ? "Begin a text" : "Add a picture, or begin a text";
-  examples($("chat-examples"), EXAMPLES[talks ? "chat" : "caption"], (words) => {
+  examples($("chat-examples"), EXAMPLES[talks ? "chat" : describes ? "caption" : "text"], (words) => {
     text.value = words;
     text.focus();
   });
