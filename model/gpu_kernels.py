@@ -34,8 +34,8 @@ class OneKernel:
         self.failed = self.checked = False
 
     def _check(self, found: list[Any], expected: list[Any]) -> None:
-        """Raises UserError if the first rows are not what the function gives by itself: compilers have been seen to be
-        wrong (torch 2.13's C++ for AVX2, of the softmax), and what was overwritten cannot be made again."""
+        """Raises UserError if the first rows are not what the function gives by itself: what was overwritten cannot be made
+        again. Compiled code has been seen to be wrong: torch 2.13 takes code for another CPU's vectors from its cache."""
         for ours, exact in zip(found, expected):
             if not torch.allclose(ours[:CHECKED].float(), exact.float(), rtol=2**-6, atol=1e-3, equal_nan=True):
                 raise UserError(

@@ -351,13 +351,24 @@ GRAPHS = 64
 
 def compiled_forward(model: nn.Module) -> Callable:
     """Forward pass of `model` compiled as one graph (fullgraph), cached by torch."""
-    one_graph = torch.compile(model.forward, fullgraph=True, dynamic=False)
+    options = own_vectors() or None
+    one_graph = torch.compile(model.forward, fullgraph=True, dynamic=False, options=options)
 
     def forward(**inputs):
         with torch._dynamo.config.patch(recompile_limit=GRAPHS):
             return one_graph(**inputs)
 
     return forward
+
+
+def own_vectors() -> dict[str, Any]:
+    """Options of torch.compile that name the length of this x86 CPU's vectors, in bits; {} on other CPUs.
+
+    torch 2.13 keeps compiled graphs on disk by name, and these are part of the name. Without it, a CPU with AVX2 takes from a
+    folder that several machines share what one with AVX-512 has left there, and computes half of the numbers, in silence.
+    """
+    bits = {"AVX2": 256, "AVX512": 512}.get(torch.backends.cpu.get_cpu_capability())
+    return {"cpp.simdlen": bits} if bits else {}
 
 
 def head_of(head: Any, hidden: Tensor, rows: slice) -> Tensor:

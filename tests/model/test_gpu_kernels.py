@@ -38,13 +38,6 @@ def head_inputs(rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     return logits, torch.randint(300, (rows,), generator=draw), factors
 
 
-@pytest.fixture(autouse=True)
-def scalar_code():
-    """Code without vector instructions: with those of AVX2 alone torch 2.13's C++ gives wrong losses of the softmax."""
-    with inductor.patch({"cpp.simdlen": 1}):
-        yield
-
-
 def kernels(code: list[str]) -> int:
     """Kernels that are called in the program of one compiled function."""
     (program,) = code

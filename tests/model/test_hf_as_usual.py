@@ -353,7 +353,8 @@ def test_more_shapes_than_torch_recompiles_by_itself_can_be_compiled():
     torch._dynamo.reset()
     with pytest.MonkeyPatch.context() as patch:
         compile_as_usual = torch.compile
-        patch.setattr(torch, "compile", lambda *args, **options: compile_as_usual(*args, **options, backend="eager"))
+        eager = {"backend": "eager", "options": None}
+        patch.setattr(torch, "compile", lambda *args, **options: compile_as_usual(*args, **{**options, **eager}))
         for batch in range(1, 11):
             options = {"num_codes": 2, "guidance_scale": 1.0, "temperature": 0.0}
             drawn = model.generate_images(ids.expand(batch, -1), compiled=True, **options)
