@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -14,6 +15,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # of a job in the background; tests send Ctrl-C to their processes
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # transformers copies the code of exports there by the last name of their folder, and one worker may import what another is just
 # copying. Not `setdefault`: a worker inherits the variable of the process that starts it.
 MODULES = os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="uni_x_modules_")

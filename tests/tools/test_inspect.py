@@ -182,7 +182,7 @@ def test_samples_come_back_as_pictures_and_text(
         tmp_path,
     )
     assert done.code == 0, done.err
-    assert "sound: 1 shard" in done.out and "captions: 29 documents, 464 image tokens" in done.out
+    assert "sound: 6 shards" in done.out and "captions: 29 documents, 464 image tokens" in done.out
     page = (tmp_path / "index.html").read_text()
     vq = load_vq(tiny_data.vq)
     expected = [codes for number in (0, edit) for codes in dataset[number]["codes"].reshape(-1, 1, 4, 4)]
