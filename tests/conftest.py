@@ -15,9 +15,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # of a job in the background; tests send Ctrl-C to their processes
+if "ATEN_CPU_CAPABILITY" in os.environ:  # torch would take code for other vectors from the folder of all
+    of_this = f"torchinductor_{os.environ['ATEN_CPU_CAPABILITY']}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), of_this))
+# A job in the background ignores Ctrl-C, and so would the processes that tests send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # transformers copies the code of exports there by the last name of their folder, and one worker may import what another is just
 # copying. Not `setdefault`: a worker inherits the variable of the process that starts it.
