@@ -20,6 +20,7 @@ import warnings
 
 from model.kernels import unloadable
 from pretrain.system.cpu_memory import keep_freed_memory
+from pretrain.system.light_compiler import nothing_compiled
 from pretrain.system.light_imports import NOT_INSTALLED, import_megatron, leave_torchvision_out
 
 _installed = False
@@ -61,7 +62,7 @@ def install(pretended=None) -> bool:
             _replace_factories(torch)
             _replace_type_names(torch)
         _replace_triton_kernels()
-        _import_megatron_without_compiling(torch)
+        _import_megatron_without_compiling()
         _replace_random_state(torch)
     return True
 
@@ -125,22 +126,14 @@ def _replace_triton_kernels() -> None:
         sys.modules[kernels.__name__] = kernels
 
 
-def _import_megatron_without_compiling(torch) -> None:
+def _import_megatron_without_compiling() -> None:
     """Import megatron-core without torch.compile: its fused operations bind it at import, and on a CPU compiling costs
     more than it saves."""
-    compile_function = torch.compile
-
-    def keep(function=None, **_):
-        return function if function is not None else keep
-
-    torch.compile = keep
-    try:
-        # Without transformer-engine and apex megatron-core warns at a dozen places; the layer specs use torch's classes
-        # for everything that these would replace, so none of the warnings applies.
-        warnings.filterwarnings("ignore", module=r"megatron\.")
+    # Without transformer-engine and apex megatron-core warns at a dozen places; the layer specs use torch's classes
+    # for everything that these would replace, so none of the warnings applies.
+    warnings.filterwarnings("ignore", module=r"megatron\.")
+    with nothing_compiled():
         import_megatron(unloadable(), sharded=False)
-    finally:
-        torch.compile = compile_function
 
 
 def _replace_random_state(torch) -> None:

@@ -13,6 +13,7 @@ import warnings
 import torch
 
 from pretrain import runtime
+from pretrain.system.light_compiler import nothing_compiled
 
 torch.set_num_threads(1)
 runtime.install()  # before anything imports megatron
@@ -21,7 +22,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")  # as pretrain.engines.zero3_setu
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import deepspeed  # noqa: F401
-    import torch._inductor.compile_fx  # noqa: F401  (DeepSpeed's first engine asks for it: two seconds on each rank)
+    import torch._dynamo  # noqa: F401  (DeepSpeed's first step asks for it: a second on each rank)
     from deepspeed.utils import nvtx
 
     import pretrain.engines.megatron
@@ -32,6 +33,8 @@ with warnings.catch_warnings():
     import tests.pretrain.planning.planning_jobs
     import tests.pretrain.zero3_jobs  # noqa: F401
 
+    with nothing_compiled():  # as pretrain.engines.zero3_setup imports it
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
 nvtx.enable_nvtx = (
     False  # marks for a GPU's profiler around each of some thousand calls of a step; no device hears them here
 )

@@ -14,6 +14,7 @@ from megatron.core import parallel_state
 
 from pretrain.config import OptimSection, ZeroSection
 from pretrain.parallel import ParallelLayout
+from pretrain.system.light_compiler import nothing_compiled
 
 WHOLE_BUCKET = 2**27  # gradient bucket: elements reduced together, at most
 PREFETCHED = 50_000_000  # prefetch: elements of weights, where layers are smaller
@@ -36,6 +37,9 @@ def start() -> None:
     )
     import deepspeed
 
+    if not torch.cuda.is_available():
+        with nothing_compiled():  # a function of an optimizer that no configuration here asks for
+            import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
     deepspeed.utils.logger.setLevel("WARNING")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.comm.init_distributed(auto_mpi_discovery=False, verbose=False)

@@ -68,6 +68,23 @@ def uncompiled() -> Iterator[None]:
             del torch._dynamo
 
 
+@contextmanager
+def nothing_compiled() -> Iterator[None]:
+    """Context in which torch.compile leaves functions as they are, for modules that apply it to theirs when they are imported."""
+    import torch
+
+    real = torch.compile
+
+    def keep(function: Callable | None = None, **_: Any) -> Callable:
+        return function if function is not None else keep
+
+    torch.compile = keep
+    try:
+        yield
+    finally:
+        torch.compile = real
+
+
 def _disable(real: Callable, function: Callable | None = None, recursive: bool = True, **keywords: Any) -> Any:
     """`torch.compiler.disable` of a function, applied at its first call."""
     if function is None:
