@@ -109,6 +109,8 @@ class _LazyPackage(types.ModuleType):
     def __getattr__(self, name: str):
         if name.startswith("__"):
             raise AttributeError(name)
+        if name in FROM_MODULES.get(self.__name__, {}):
+            return getattr(importlib.import_module(f"{self.__name__}.{FROM_MODULES[self.__name__][name]}"), name)
         module = f"{self.__name__}.{name}"
         if importlib.util.find_spec(module) is not None:
             return importlib.import_module(module)
@@ -289,11 +291,27 @@ SHARDED_TENSORS = {
 SHARDED_IN_MEGATRON = {
     **SHARDED_TENSORS,
     "torch.distributed.tensor": (*SHARDED_TENSORS["torch.distributed.tensor"], "Shard"),
-    "torch.distributed.tensor.placement_types": ("Replicate", "Shard"),
+    "torch.distributed.tensor.placement_types": ("Replicate", "Shard", "_StridedShard"),
     "torch.distributed._tensor": ("DTensor", "distribute_tensor"),
     "torch.distributed.fsdp": ("fully_shard",),
 }
 """What megatron-core 0.16 and 0.19 import, for their FSDP and for models whose weights are such tensors."""
+FROM_MODULES = {
+    "torch.distributed.checkpoint": {
+        "CheckpointException": "api",
+        "DefaultLoadPlanner": "default_planner",
+        "DefaultSavePlanner": "default_planner",
+        "FileSystemReader": "filesystem",
+        "FileSystemWriter": "filesystem",
+        **dict.fromkeys(
+            ("BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "TensorStorageMetadata"), "metadata"
+        ),
+        **dict.fromkeys(("LoadPlan", "LoadPlanner", "ReadItem", "SavePlan", "SavePlanner", "WriteItem"), "planner"),
+        "StorageReader": "storage",
+        "StorageWriter": "storage",
+    },
+}
+"""By package, names that its `__init__` takes from its modules, and that others ask it for: megatron-core 0.19 does."""
 HEAVY = {
     "torch._dynamo._trace_wrapped_higher_order_op": ("TransformGetItemToIndex",),
     **SHARDED_TENSORS,

@@ -168,12 +168,29 @@ def test_an_optimizer_steps_without_the_compiler_as_with_it():
     assert said.splitlines() == ["False False", "True True", "True", "True 2.0"]
 
 
+def test_names_of_torch_checkpoints_are_those_that_its_package_gives():
+    said = run(
+        "import sys",
+        "from pretrain.system.light_imports import FROM_MODULES, import_torch_checkpoint",
+        "import_torch_checkpoint()",
+        "import torch.distributed.checkpoint as package",
+        "names = FROM_MODULES['torch.distributed.checkpoint']",
+        "light = {name: getattr(package, name) for name in names}",
+        "print('torch.distributed.fsdp' in sys.modules)",
+        "package.load_state_dict",  # runs `__init__`
+        "print('torch.distributed.fsdp' in sys.modules, all(vars(package)[name] is light[name] for name in names))",
+    )
+    assert said.splitlines() == ["False", "True True"]
+
+
 def test_megatron_core_knows_sharded_tensors_that_come_after_it():
     said = run(
         "import os, sys, tempfile, torch",
         "from pretrain import runtime",
         "runtime.install()",
         "print('torch.distributed.tensor' in sys.modules, 'torch.distributed.fsdp' in sys.modules)",
+        "from megatron.core.distributed.fsdp.mcore_fsdp_adapter import HAVE_MEGATRON_FSDP",
+        "assert HAVE_MEGATRON_FSDP",  # nothing of it was missing
         "from megatron.core.distributed.finalize_model_grads import _unshard_if_dtensor",
         "plain = torch.ones(2)",
         "print(_unshard_if_dtensor(plain) is plain, 'torch.distributed.tensor' in sys.modules)",
