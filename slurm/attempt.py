@@ -72,8 +72,9 @@ def newest_checkpoint(run: Path) -> int:
         names = os.listdir(run / "checkpoints")  # without building paths: there may be ten thousand
     except OSError:
         return 0
-    numbers = (name.removeprefix("step_") for name in names if name.startswith("step_"))
-    return max((int(number) for number in numbers if number.isdigit()), default=0)
+    steps = [name[5:] for name in names if name.startswith("step_") and name[5:].isdigit()]
+    digits = max(map(len, steps), default=0)  # they are padded: of equally long ones the last is the largest
+    return int(max((step for step in steps if len(step) == digits), default=0))
 
 
 def last_step(run: Path) -> int:
