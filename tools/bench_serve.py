@@ -13,6 +13,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from statistics import median
 
 from pretrain.system.errors import RunFailed, run_command
@@ -168,11 +169,18 @@ def report(args: argparse.Namespace, load, samples: list[int], in_hand: int, cod
             f"{task:<10} {len(ordered):>8} {len(ordered) / args.seconds:>9.2f} {median(ordered):>9.3f} {late:>8.3f} "
             f"{ordered[-1]:>10.3f}"
         )
-    third = max(1, len(samples) // 3)
-    parts = [median(part) / 2**20 for part in (samples[:third], samples[third : 2 * third], samples[-third:])]
     print(f"wrong or lost answers: {len(load.wrong)}; malformed requests refused: {load.refused}; left: {load.left}")
-    print("memory of the server, MiB, median of each third: " + ", ".join(f"{part:.1f}" for part in parts))
+    print(f"memory of the server, MiB, {of_memory(samples)}")
     print(f"at SIGTERM: {in_hand} of {args.clients} clients got their answer, exit code {code}")
+
+
+def of_memory(samples: Sequence[int]) -> str:
+    """Bytes at each look, in words: the median of each third, or all of them where there are fewer than three."""
+    if len(samples) < 3:
+        return "all looks: " + (", ".join(f"{each / 2**20:.1f}" for each in samples) or "none in this time")
+    third = len(samples) // 3
+    parts = (samples[:third], samples[third : 2 * third], samples[-third:])
+    return "median of each third: " + ", ".join(f"{median(part) / 2**20:.1f}" for part in parts)
 
 
 if __name__ == "__main__":
