@@ -72,7 +72,7 @@ def newest_checkpoint(run: Path) -> int:
         names = os.listdir(run / "checkpoints")  # without building paths: there may be ten thousand
     except OSError:
         return 0
-    steps = [name[5:] for name in names if name.startswith("step_") and name[5:].isdigit()]
+    steps = [name[5:] for name in names if name.startswith("step_") and name[5:].isdecimal()]
     digits = max(map(len, steps), default=0)  # they are padded: of equally long ones the last is the largest
     return int(max((step for step in steps if len(step) == digits), default=0))
 

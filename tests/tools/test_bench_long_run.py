@@ -10,3 +10,9 @@ def test_it_measures_every_reader(commands):
     names = [line.split(" | ")[0].removeprefix("| ") for line in done.out.splitlines() if line.startswith("| ")]
     assert names[0] == "300 lines, CPU milliseconds" and names[-1] == "peak memory, MiB"
     assert names[1:-1] == ["watch_run, a look", "attempt, its last step", "checkpoints, listed", "metrics, resumed"]
+
+
+def test_what_is_no_checkout_and_no_number_is_refused(commands):
+    for words in (("--base", "/nowhere"), ("--repeats", "0"), ("--lines", "0"), ("--checkpoints", "-1")):
+        done = commands.run("tools/benchmarks/long_run.py", *words)
+        assert done.code == 2 and f"argument {words[0]}: {words[1]}" in done.err, done.err

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
+
+def checkout(text: str) -> Path:
+    """The folder of another checkout, absolute: a `type` of argparse, which says what is wrong."""
+    if not (Path(text) / "pretrain/train.py").is_file():
+        raise argparse.ArgumentTypeError(f"{text}: no checkout of this project")
+    return Path(text).absolute()
+
+
 FIRST_OF = '''
 import importlib
 def first_of(*places):

@@ -23,6 +23,7 @@ import subprocess
 import tempfile
 
 from pretrain.system.errors import RunFailed, run_command
+from tools.benchmarks.checkouts import checkout
 
 LOOP = """
 import json, sys, time
@@ -62,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
         epilog="example:\n  python tools/benchmarks/encoding.py --base ../before --vq openmoji-64 --pictures 600",
     )
     add = parser.add_argument
-    add("--base", type=Path, help="another checkout of this project")
+    add("--base", type=checkout, help="another checkout of this project")
     add(
         "--vq",
         default="openmoji-64",

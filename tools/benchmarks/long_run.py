@@ -21,7 +21,8 @@ import subprocess
 import tempfile
 
 from pretrain.system.errors import UserError, run_command
-from tools.benchmarks.checkouts import FIRST_OF
+from tools.benchmarks.checkouts import FIRST_OF, checkout
+from tools.generation.arguments import at_least
 
 LOOK = (
     FIRST_OF
@@ -72,12 +73,18 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tools/benchmarks/long_run.py --base ../other-checkout --lines 100000 --repeats 3",
     )
-    parser.add_argument("--base", type=Path, help="another checkout to measure beside this one")
+    parser.add_argument("--base", type=checkout, help="another checkout to measure beside this one")
     parser.add_argument(
-        "--lines", type=int, nargs="+", default=[1_000, 100_000, 1_000_000], help="of metrics (default: %(default)s)"
+        "--lines",
+        type=at_least(1, int),
+        nargs="+",
+        default=[1_000, 100_000, 1_000_000],
+        help="of metrics (default: %(default)s)",
     )
-    parser.add_argument("--checkpoints", type=int, default=10_000, help="folders beside them (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument(
+        "--checkpoints", type=at_least(0, int), default=10_000, help="folders beside them (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=at_least(1, int), default=3, help="(default: %(default)s)")
     return parser.parse_args()
 
 
@@ -99,27 +106,27 @@ def make_run(folder: Path, lines: int, checkpoints: int) -> None:
         (folder / "checkpoints" / f"step_{number:08d}").mkdir(parents=True)
 
 
-def look(checkout: Path, folder: Path, repeats: int, step: int) -> dict:
+def look(side: Path, folder: Path, repeats: int, step: int) -> dict:
     """Time of each reader of a checkout."""
     command = [sys.executable, "-c", LOOK, str(folder), str(repeats), str(step)]
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=side, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"{checkout}: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"{side}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout)
 
 
 def main() -> int:
     """Measure, print a table."""
     arguments = parse_arguments()
-    sides = {"base": arguments.base.absolute(), "here": ROOT} if arguments.base else {"here": ROOT}
+    sides = {"base": arguments.base, "here": ROOT} if arguments.base else {"here": ROOT}
     for lines in arguments.lines:
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent) / "run"
             make_run(folder, lines, arguments.checkpoints)
             found = {}
-            for name, checkout in sides.items():
+            for name, side in sides.items():
                 shutil.copy(folder / "metrics.jsonl", Path(parent) / "kept")
-                found[name] = look(checkout, folder, arguments.repeats, lines - 10)
+                found[name] = look(side, folder, arguments.repeats, lines - 10)
                 shutil.move(Path(parent) / "kept", folder / "metrics.jsonl")
         print(
             f"\n| {lines:,} lines, CPU milliseconds | "
