@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 
-def checkout(text: str) -> Path:
-    """The folder of another checkout, absolute: a `type` of argparse, which says what is wrong."""
-    if not (Path(text) / "pretrain/train.py").is_file():
-        raise argparse.ArgumentTypeError(f"{text}: no checkout of this project")
-    return Path(text).absolute()
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments, `base` the absolute folder of another checkout or None; a wrong one is wrong usage."""
+    arguments = parser.parse_args()
+    if arguments.base is not None:
+        if not (arguments.base / "pretrain/train.py").is_file():
+            parser.error(f"--base {arguments.base}: no checkout of this project (it has no pretrain/train.py)")
+        arguments.base = arguments.base.absolute()
+    return arguments
 
 
 FIRST_OF = '''

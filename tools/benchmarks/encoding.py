@@ -23,7 +23,7 @@ import subprocess
 import tempfile
 
 from pretrain.system.errors import RunFailed, run_command
-from tools.benchmarks.checkouts import checkout
+from tools.benchmarks.checkouts import parsed
 
 LOOP = """
 import json, sys, time
@@ -63,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
         epilog="example:\n  python tools/benchmarks/encoding.py --base ../before --vq openmoji-64 --pictures 600",
     )
     add = parser.add_argument
-    add("--base", type=checkout, help="another checkout of this project")
+    add("--base", type=Path, help="another checkout of this project")
     add(
         "--vq",
         default="openmoji-64",
@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--pictures", type=int, default=600, help="pictures a round (default: %(default)s)")
     add("--batch-size", type=int, default=32, help="of the loop (default: %(default)s)")
     add("--rounds", type=int, default=3, help="rounds (default: %(default)s)")
-    return parser.parse_args()
+    return parsed(parser)
 
 
 def main() -> int:

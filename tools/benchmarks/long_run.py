@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 
 from pretrain.system.errors import UserError, run_command
-from tools.benchmarks.checkouts import FIRST_OF, checkout
+from tools.benchmarks.checkouts import FIRST_OF, parsed
 from tools.generation.arguments import at_least
 
 LOOK = (
@@ -73,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tools/benchmarks/long_run.py --base ../other-checkout --lines 100000 --repeats 3",
     )
-    parser.add_argument("--base", type=checkout, help="another checkout to measure beside this one")
+    parser.add_argument("--base", type=Path, help="another checkout to measure beside this one")
     parser.add_argument(
         "--lines",
         type=at_least(1, int),
@@ -85,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
         "--checkpoints", type=at_least(0, int), default=10_000, help="folders beside them (default: %(default)s)"
     )
     parser.add_argument("--repeats", type=at_least(1, int), default=3, help="(default: %(default)s)")
-    return parser.parse_args()
+    return parsed(parser)
 
 
 def make_run(folder: Path, lines: int, checkpoints: int) -> None:

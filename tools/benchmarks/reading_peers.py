@@ -22,7 +22,7 @@ import subprocess
 import tempfile
 
 from pretrain.system.errors import RunFailed, run_command
-from tools.benchmarks.checkouts import FIRST_OF, checkout
+from tools.benchmarks.checkouts import FIRST_OF, parsed
 
 ROWS = (
     FIRST_OF
@@ -109,12 +109,12 @@ def parse_arguments() -> argparse.Namespace:
         help="of the made one: two thirds captions of 20 to 120 tokens with a picture of 1,024 codes, "
         "one third texts of 200 to 1,500 (default: %(default)s)",
     )
-    add("--base", type=checkout, help="another checkout of this project")
+    add("--base", type=Path, help="another checkout of this project")
     add("--python", default=sys.executable, help="a Python that has litdata beside all else (default: this one)")
     add("--rows", type=int, default=200, help="rows a round (default: %(default)s)")
     add("--sequence-length", "--row-length", type=int, default=10240, help="tokens of a row (default: %(default)s)")
     add("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
-    return parser.parse_args()
+    return parsed(parser)
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ import urllib.request
 from collections.abc import Callable
 
 from pretrain.system.errors import RunFailed, run_command
-from tools.benchmarks.checkouts import FIRST_OF, checkout
+from tools.benchmarks.checkouts import FIRST_OF, parsed
 
 VQ = f"{FIRST_OF}\nfrom tokenization.shard_images import open_vq; open_vq('openmoji-64', None)"
 MODEL = (
@@ -101,11 +101,11 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python tools/benchmarks/start_up.py --base ../other-checkout --repeats 3",
     )
-    parser.add_argument("--base", type=checkout, help="another checkout to measure beside this one")
+    parser.add_argument("--base", type=Path, help="another checkout to measure beside this one")
     parser.add_argument("--repeats", type=int, default=5, help="counted turns (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="WORDS", help="cases whose name has these words")
     parser.add_argument("--whole", action="store_true", help="whole commands, too")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     if arguments.repeats < 1:
         parser.error(f"--repeats {arguments.repeats}: at least 1, beside the turn that is not counted")
     return arguments
