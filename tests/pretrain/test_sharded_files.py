@@ -71,8 +71,8 @@ def test_what_does_not_fit_is_an_error(written: Path):
 
 
 def test_holes_and_overlaps_are_not_written(tmp_path, world: World):
-    for rows in ((0, 3), (0, 5)):  # of 8, from rank 0; rank 1 writes 4:8
-        with pytest.raises(AssertionError, match="RuntimeError.*matrix"):
+    for rows in ((0, 3), (0, 5)):  # of 8, from rank 0; rank 1 writes 4:8; torch 2.11 names no tensor
+        with pytest.raises(AssertionError, match="RuntimeError.*(matrix|global plan)"):
             world.run(checkpoint_jobs.write_rows, 2, folder=tmp_path / f"{rows}", rows=rows)
 
 
