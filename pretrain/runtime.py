@@ -45,6 +45,7 @@ def install(pretended=None) -> bool:
     import torch
 
     leave_torchvision_out()
+    _keep_libraries_quiet()
     if torch.cuda.is_available():
         import_megatron(unloadable(), sharded=True)
         return False
@@ -56,7 +57,6 @@ def install(pretended=None) -> bool:
         ):  # megatron-core would use their optimizers, whose kernels need a GPU
             sys.modules.setdefault(name, NOT_INSTALLED)
         keep_freed_memory()
-        _keep_compilers_quiet()
         _replace_device_calls(torch, pretended or torch.device("cpu"))
         if pretended is None:
             _replace_factories(torch)
@@ -67,11 +67,24 @@ def install(pretended=None) -> bool:
     return True
 
 
-def _keep_compilers_quiet() -> None:
-    """Silence the warning of a CUDA build of torch without a GPU ("No CUDA runtime is found, using CUDA_HOME=...") when
-    DeepSpeed or megatron-core look for extensions that might be compiled. Nothing is."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    logger.addFilter(lambda record: "No CUDA runtime is found" not in record.getMessage())
+def _keep_libraries_quiet() -> None:
+    """Silence what libraries say on every start, to no purpose here.
+
+    - megatron-core: without transformer-engine and apex it warns at a dozen places; the layer specs use torch's classes for
+      everything that these would replace, and a line of the run says which optimizer it is. With 0.19 the distributed
+      optimizer's layout is made where it always was.
+    - torch 2.13: former names of collectives, which megatron-core and DeepSpeed call.
+    - A CUDA build of torch without a GPU: "No CUDA runtime is found, using CUDA_HOME=...", when extensions are looked for that
+      might be compiled. Nothing is.
+    """
+    warnings.filterwarnings("ignore", module=r"megatron\.")
+    former = ".*all_gather_into_tensor|.*reduce_scatter_tensor"
+    warnings.filterwarnings("ignore", category=FutureWarning, message=former)
+    for name, words in (
+        ("torch.utils.cpp_extension", "No CUDA runtime is found"),
+        ("megatron.core.distributed.distributed_data_parallel", "full_param_layout not provided"),
+    ):
+        logging.getLogger(name).addFilter(lambda record, words=words: words not in record.getMessage())
 
 
 def _replace_device_calls(torch, device) -> None:
@@ -129,9 +142,6 @@ def _replace_triton_kernels() -> None:
 def _import_megatron_without_compiling() -> None:
     """Import megatron-core without torch.compile: its fused operations bind it at import, and on a CPU compiling costs
     more than it saves."""
-    # Without transformer-engine and apex megatron-core warns at a dozen places; the layer specs use torch's classes
-    # for everything that these would replace, so none of the warnings applies.
-    warnings.filterwarnings("ignore", module=r"megatron\.")
     with nothing_compiled():
         import_megatron(unloadable(), sharded=False)
 

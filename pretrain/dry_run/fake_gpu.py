@@ -18,10 +18,9 @@ GUARD = Path(__file__).with_name("guard.cpp")
 
 
 def install() -> None:
-    """Load the device guard where torch was built without CUDA, then megatron-core with its device calls meaning device
-    0.
+    """Load the device guard, then megatron-core with its device calls meaning device 0.
 
-    Raises UserError where there is a GPU, and where the guard is needed and there is no compiler.
+    Raises UserError where there is no compiler for the guard.
     """
     if "torch" in sys.modules:
         raise RuntimeError("torch is imported already: the guard comes too late")
@@ -30,10 +29,11 @@ def install() -> None:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
     libraries = Path(spec.origin).parent / "lib"
-    if not (libraries / "libtorch_cuda.so").exists():
-        guard = _compiled(libraries.parent)
-        ctypes.CDLL(str(libraries / "libtorch_cpu.so"), mode=ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(guard))
+    guard = _compiled(libraries.parent)
+    for name in ("libtorch_cpu.so", "libtorch_cuda.so"):
+        if (libraries / name).exists():
+            ctypes.CDLL(str(libraries / name), mode=ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(str(guard))
     import torch
 
     from pretrain import runtime
@@ -52,7 +52,7 @@ def _compiled(torch_folder: Path) -> Path:
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         raise UserError(
-            "a dry run with a build of torch without CUDA compiles 50 lines of C++: install g++, or torch for CUDA"
+            "a dry run compiles 50 lines of C++ once: install g++"
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:

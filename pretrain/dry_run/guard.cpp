@@ -1,5 +1,6 @@
-// What a build of torch without CUDA lacks for autograd on tensors that are "on a GPU": a guard of the device and its
-// hooks. There is one device, one stream, and nothing happens on them. Loaded before torch is imported.
+// What autograd needs for tensors that are "on a GPU" where there is none: a guard of the device and its hooks. There is one
+// device, one stream, and nothing happens on them. A build of torch without CUDA lacks both; those of a build with CUDA refuse
+// device 0 and are replaced, so this is loaded after torch's libraries and before torch is imported.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
@@ -39,5 +40,5 @@ const c10::impl::DeviceGuardImplRegistrar registrar(kCuda, &guard);
 }  // namespace
 
 namespace at {
-C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, Hooks)
+C10_REGISTER_CLASS_WITH_PRIORITY(CUDAHooksRegistry, CUDAHooks, c10::REGISTRY_PREFERRED, Hooks)
 }

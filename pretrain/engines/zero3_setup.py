@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-import warnings
 import weakref
 from typing import Any
 
@@ -32,9 +31,6 @@ def start() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("LOCAL_RANK", "0")  # zero.Init reads it
     os.environ.setdefault("DS_LOG_LEVEL", "warning")
-    warnings.filterwarnings(
-        "ignore", category=FutureWarning, message=".*all_gather_into_tensor|.*reduce_scatter_tensor"
-    )
     import deepspeed
 
     if not torch.cuda.is_available():

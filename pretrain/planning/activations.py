@@ -133,7 +133,7 @@ def head_working_bytes(config: ModelConfig, row: RowShape, parallel: ParallelLay
     at_once, table = min(row.tokens * local, LOGITS_AT_ONCE), local * config.hidden_size
     # With one rank the softmax is one kernel, and nothing of it is float32 in memory. The sum's product is never there by
     # itself, and the gradient in bfloat16, which is counted as saved, is made last, when the logits are gone.
-    softmax = min(at_once, SOFTMAX_AT_ONCE) * (8 if width == 2 else 4) if parallel.tensor > 1 else 0
+    softmax = min(at_once, SOFTMAX_AT_ONCE) * (4 if width == 2 else 0) if parallel.tensor > 1 else 0
     logits = max(0, width * at_once + softmax - (width * table if width == 2 else 0))
     gradients = 0 if width == 4 else 4 * table  # in float32 the sum is what is saved
     return logits + gradients + row.tokens * config.hidden_size * width * (3 if parallel.sequence else 1)

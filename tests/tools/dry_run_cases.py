@@ -26,6 +26,7 @@ CASES = {  # overrides of pretrain_3b.yaml on 8 GPUs
     "tp1 recompute": [*ONE, "parallel.recompute=true"],
     "tp2 sp pp2": [*TWO, "parallel.pipeline=2"],
     "fp32": [*ONE, "run.precision=fp32"],
+    "tp2 sp fp32": [*TWO, "run.precision=fp32"],
     "mot": [*ONE, "model.kind=mot"],
     "moe_hard": [*ONE, "model.kind=moe_hard"],
     "shared": [*ONE, "model.kind=shared", "model.shallow=0", "model.deep=0"],
