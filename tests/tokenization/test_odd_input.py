@@ -168,6 +168,28 @@ def test_a_key_that_stands_twice_is_named_wherever_json_is_read(tmp_path: Path):
     assert found[1].detail == "the key 'text' stands twice in an object"
 
 
+@pytest.mark.parametrize(
+    ("data", "outcome"),
+    [
+        (b'[{"text": "a"}]\n', ["read"]),
+        (b'[{"text": "a"}]\n[{"text": "b"}]', ["read", "invalid_json"]),
+        (b'[{"text": "a"}]]', ["read", "invalid_json"]),
+        (b'[{"text": "a"},]', ["read", "invalid_json"]),
+        (
+            b'[{"text": "a", "text": "b"}, {"text": "c", "more": [{"x": 1, "x": 2}]}, {"text": "d"}]',
+            ["invalid_json"] * 2 + ["read"],
+        ),
+        (b'[{"text": "a\xff"}, {"text": "\xc3\xbc"}]', ["invalid_utf8", "read"]),
+        (b'[{"image": "\xff.png", "caption": "a"}]', ["invalid_utf8"]),
+    ],
+)
+def test_what_json_lines_reject_a_json_list_rejects_too(tmp_path: Path, data: bytes, outcome: list[str]):
+    """Of a list nothing is lost behind its end, by a key that stands twice, or in bytes that are no text."""
+    path = write(tmp_path, {"a.json": data}) / "a.json"
+    corpus = open_corpus(path)
+    assert [getattr(item, "reason", "read") for item in read_all(corpus, corpus.files[0])] == outcome
+
+
 def read_all(corpus, file) -> list:
     with corpus.open(file) as opened:
         return [item for _, item in corpus.read(opened, 0)]

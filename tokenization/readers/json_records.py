@@ -112,6 +112,8 @@ def read(file: OpenFile, start: int) -> ItemStream:
                 record = parse_object(record)
             elif isinstance(record, DamagedFile):
                 raise BadRecord("invalid_json", str(record))
+            elif isinstance(record, BadRecord):
+                raise record
             elif not isinstance(record, dict):
                 raise BadRecord("invalid_json", f"expected an object, found {json_type(record)}")
             names = pictures_of(record, file.root)
@@ -202,26 +204,42 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def _objects(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Number and value of the entries of a JSON list, parsed one at a time; the last is DamagedFile if it is
-    invalid."""
-    text = without_mark(data).decode("utf-8", "replace")
-    decoder, number, at = json.JSONDecoder(), 0, _skip(text, 0)
-    wanted = "["
+    """Number and value of the entries of a JSON list, parsed one at a time; BadRecord for an object with a key twice, and
+    DamagedFile as the last one if the list is invalid, or if more follows it."""
+    text = without_mark(data).decode("utf-8", "surrogateescape")  # of other bytes, halves that `check_encodable` finds
+    twice: list[str] = []
+    decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: _object_of(pairs, twice))
+    number, at, wanted = 0, _skip(text, 0), "["
     try:
         while at < len(text):
-            if text[at] == "]" and (number or wanted == "["):
-                return
-            if text[at] != wanted:
+            if text[at] != wanted and not (text[at] == "]" and number):
                 raise ValueError(f"expected {wanted!r} at character {at:,}")
-            at = _skip(text, at + 1)
-            if wanted == "[" and text[at : at + 1] == "]":
+            if wanted == "[":
+                at = _skip(text, at + 1)
+            if text[at : at + 1] == "]":
+                if _skip(text, at + 1) < len(text):
+                    raise ValueError(f"more follows the list at character {_skip(text, at + 1):,}: a file is one list")
                 return
+            at = _skip(text, at + (wanted == ","))
             value, at = decoder.raw_decode(text, at)
-            yield number, value
+            yield (
+                number,
+                BadRecord("invalid_json", f"the key {twice[0][:60]!r} stands twice in an object") if twice else value,
+            )
+            twice.clear()
             number, wanted, at = number + 1, ",", _skip(text, at)
         raise ValueError("it ends inside the list")
     except (ValueError, RecursionError) as error:
         yield number, DamagedFile(str(error) or "nested too deeply")
+
+
+def _object_of(pairs: list[tuple[str, Any]], twice: list[str]) -> dict[str, Any]:
+    """The object of these keys and values; keys that stand twice are added to `twice`."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice += [name for name in names if names.count(name) > 1]
+    return found
 
 
 def _skip(text: str, at: int) -> int:
