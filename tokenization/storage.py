@@ -70,7 +70,10 @@ def entries_of(folder: str) -> list[Entry]:
 
 
 def files_below(folder: str) -> list[Entry]:
-    """All files below a folder, sorted by name; names are relative to the folder."""
+    """All files below a folder, sorted by name; names are relative to the folder.
+
+    Of a local folder links are followed, and hidden folders are not entered. Raises OSError for a folder that cannot be read.
+    """
     found: list[Entry] = []
     if is_remote(folder):
         filesystem, inner = filesystem_of(folder)
@@ -84,13 +87,35 @@ def files_below(folder: str) -> list[Entry]:
                 )
                 found.append(Entry(name, f"{folder.rstrip('/')}/{name}", int(info["size"] or 0), False))
     else:
-        for place, folders, names in os.walk(folder):
-            folders.sort()
-            for name in names:
-                path = Path(place, name)
-                if path.is_file():  # as in `entries_of`
-                    found.append(Entry(path.relative_to(folder).as_posix(), str(path), path.stat().st_size, False))
+        for path in _walked(Path(folder)):
+            found.append(Entry(path.relative_to(folder).as_posix(), str(path), path.stat().st_size, False))
     return sorted(found, key=lambda entry: entry.name)
+
+
+def _walked(top: Path) -> Iterator[Path]:
+    """Files below a local folder; linked folders come last, each once, and none that holds the folder itself."""
+
+    def refuse(error: OSError) -> None:  # os.walk would pass over the folder
+        raise error
+
+    root = Path(os.path.realpath(top))
+    entered: set[Path] = set()
+    waiting = [top]
+    while waiting:
+        start = waiting.pop(0)
+        real = Path(os.path.realpath(start))
+        if real in entered or real in root.parents:
+            continue
+        for place, folders, names in os.walk(start, onerror=refuse):
+            here = real / os.path.relpath(place, start)
+            entered.add(here)
+            folders[:] = [
+                name
+                for name in sorted(folders)
+                if not name.startswith((".", "__MACOSX")) and here / name not in entered
+            ]
+            waiting += [path for name in folders if (path := Path(place, name)).is_symlink()]
+            yield from (path for name in names if (path := Path(place, name)).is_file())  # as in `entries_of`
 
 
 def read_bytes(path: Path | str) -> bytes:

@@ -6,6 +6,7 @@ of records of a file, and a hash of them) and `read`. Files are read by the work
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import BinaryIO
 
 from pretrain.system.errors import UserError
 from tokenization import storage
-from tokenization.readers import arrow, json_records, pairs, parquet, plain, webdataset
+from tokenization.readers import arrow, json_records, pairs, parquet, plain, siblings, webdataset
 from tokenization.readers.document import (
     CAPTION_PAIR,
     CONVERSATION,
@@ -30,6 +31,7 @@ from tokenization.readers.document import (
     Reject,
     printable,
 )
+from tokenization.readers.siblings import suffix_of, unused_of
 
 __all__ = ["Corpus", "CorpusFile", "DamagedFile", "Document", "OpenFile", "Reject", "open_corpora", "open_corpus"]
 
@@ -69,8 +71,6 @@ FORMATS = {
     ".txt": Format("text files", lambda _file, _name: TEXT, plain.scan, plain.read),
 }
 PAIRS = Format("pictures and texts of one name", lambda _file, _name: CAPTION_PAIR, pairs.scan, pairs.read)
-HARMLESS = {"", ".md", ".yaml", ".yml", ".lock", ".log", ".html"}
-"""Suffixes beside a corpus that say nothing of its documents, and are not told."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Corpus:
     unused: str = ""
     image_root: str = ""
     unread: str = ""
+    names: str = ""
 
     def describe(self) -> str:
         """One line on what was detected."""
@@ -96,17 +97,24 @@ class Corpus:
         )
 
     def warning(self) -> str | None:
-        """One line on unused files and unread keys; None if everything is used."""
+        """One line on unused files, unread keys and odd names; None if there are none."""
         notes = [f"not used: {self.unused}"] if self.unused else []
         notes += [f"keys that are not read: {self.unread} (docs/data.md has those that are)"] if self.unread else []
+        notes += [self.names] if self.names else []
         return f"{self.path}: {'; '.join(notes)}" if notes else None
+
+    def names_pictures(self) -> bool:
+        """Whether its records may name pictures in files of their own."""
+        return self.format is not PAIRS and self.kind != TEXT and self.format is not FORMATS[".tar"]
 
     @contextmanager
     def open(self, file: CorpusFile) -> Iterator[OpenFile]:
         """A file of this corpus on a local disk, downloaded if needed. Raises OSError."""
         with storage.local_copies(file.paths) as paths:
-            if self.image_root or self.format is PAIRS:
-                root = self.image_root or self.path.rstrip("/")
+            if self.format is PAIRS:  # they name no pictures
+                root = self.path.rstrip("/")
+            elif self.image_root:
+                root = self.image_root
             else:
                 root = (
                     file.paths[0].rpartition("/")[0]
@@ -142,10 +150,15 @@ def open_corpora(arguments: list[str], image_root: str = "") -> list[Corpus]:
     image_root: the folder or URL that pictures named in records are relative to, in place of the file's own.
     """
     corpora: list[Corpus] = []
+    places: dict[str, str] = {}
     for argument in arguments:
         name, separator, path = argument.partition("=")
         if not separator or "/" in name or Path(argument).exists():
             name, path = "", argument
+        place = path if storage.is_remote(path) else os.path.realpath(path)
+        if place in places:
+            raise UserError(f"{path}: is given twice, and its documents would be learned twice as often: give it once")
+        places[place] = path
         corpus = open_corpus(path, name, image_root)
         for other in corpora:
             if other.source == corpus.source:
@@ -154,6 +167,8 @@ def open_corpora(arguments: list[str], image_root: str = "") -> list[Corpus]:
                     f"name them: --input NAME={other.path} OTHER={corpus.path}"
                 )
         corpora.append(corpus)
+    if image_root and not any(corpus.names_pictures() for corpus in corpora):
+        raise UserError(f"--image-root {image_root}: no input names pictures, they are in its files: leave it out")
     return corpora
 
 
@@ -166,9 +181,11 @@ def open_corpus(path: Path | str, source: str = "", image_root: str = "") -> Cor
     path = str(path)
     try:
         found, entries = files_of(path)
-        if image_root and storage.entry_of(image_root) is None:
+        if image_root and not ((root := storage.entry_of(image_root)) and root.is_folder):
             raise UserError(f"--image-root {image_root}: no such folder")
         below = tree_of(path) if found.is_folder else []
+        written = siblings.of_img2dataset([entry.name for entry in below])
+        below = [entry for entry in below if entry.name not in written]
         paired = bool(below) and (not entries or suffix_of(entries[0].name) in pairs.TEXT_SUFFIXES) and is_paired(below)
         if paired:
             format, kind, files = PAIRS, CAPTION_PAIR, pairs.units_of(below)
@@ -190,9 +207,11 @@ def open_corpus(path: Path | str, source: str = "", image_root: str = "") -> Cor
             }
         else:
             below = [entry for entry in below if not pairs.is_picture(entry.name)]
+    used |= siblings.OF_DATASETS if format.read is arrow.read else frozenset()
     unused = unused_of([entry for entry in below if entry.name not in used])
     unread = "" if format is PAIRS else ", ".join(printable(key) for key in unread_of(format, kind, entries)[:20])
-    return Corpus(source, format, kind, path, files, unused, image_root, unread)
+    names = siblings.note([entry.name for entry in entries]) if found.is_folder and format is not PAIRS else ""
+    return Corpus(source, format, kind, path, files, unused, image_root, unread, names)
 
 
 def unread_of(format: Format, kind: str, entries: list[storage.Entry]) -> list[str]:
@@ -219,22 +238,6 @@ def is_paired(entries: list[storage.Entry]) -> bool:
         return True
     with storage.opened(first.path) as file:
         return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"["
-
-
-def unused_of(entries: list[storage.Entry]) -> str:
-    """Number of unused files by suffix, in words."""
-    counts: dict[str, int] = {}
-    for entry in entries:
-        suffix = suffix_of(entry.name)
-        if suffix not in HARMLESS:
-            counts[suffix] = counts.get(suffix, 0) + 1
-    words = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items(), key=lambda item: -item[1]))
-    some = any(pairs.is_picture(entry.name) for entry in entries)
-    return words + (
-        " (a picture is used if a record names it, or a KEY.txt, .caption or .json of its name says what it is)"
-        if some
-        else ""
-    )
 
 
 def nothing_known(path: str, below: list[storage.Entry]) -> str:
@@ -296,7 +299,7 @@ def files_of(path: str) -> tuple[storage.Entry, list[storage.Entry]]:
     known = ", ".join(FORMATS)
     found = storage.entry_of(path)
     if found is None:
-        raise UserError(f"{path}: no such file or folder; pass --input a {known} file, or a folder of them")
+        raise UserError(f"{path}: no such file or folder; give a {known} file, or a folder of them")
     if not found.is_folder:
         if not storage.is_remote(path) and not Path(path).is_file():
             raise UserError(
@@ -307,11 +310,14 @@ def files_of(path: str) -> tuple[storage.Entry, list[storage.Entry]]:
         raise UserError(f"{path}: unknown format; known are {known}, and folders of one of them")
     entries = storage.entries_of(path)
     by_suffix: dict[str, list[storage.Entry]] = {}
+    written = siblings.of_img2dataset([entry.name for entry in entries])
     for entry in entries:
-        if not entry.is_folder and suffix_of(entry.name) in FORMATS:
+        if not entry.is_folder and suffix_of(entry.name) in FORMATS and entry.name not in written:
             by_suffix.setdefault(suffix_of(entry.name), []).append(entry)
+    siblings.check_splits(path, entries)
     if ".arrow" in by_suffix:
         by_suffix.pop(".json", None)  # what `datasets` writes beside its data
+        by_suffix[".arrow"] = siblings.of_dataset(path, entries, by_suffix[".arrow"])
     if len(by_suffix) == 1:
         return found, next(iter(by_suffix.values()))
     if by_suffix.keys() == {".json", ".txt"} and pairs.has_pairs([entry for entry in entries if not entry.is_folder]):
@@ -319,8 +325,3 @@ def files_of(path: str) -> tuple[storage.Entry, list[storage.Entry]]:
     if by_suffix:
         raise UserError(f"{path}: it holds {' and '.join(sorted(by_suffix))} files; name the ones to use")
     return found, []
-
-
-def suffix_of(name: str) -> str:
-    """The suffix of a file's name, in lower case."""
-    return Path(name).suffix.lower()
