@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +53,16 @@ def output_folder(path: Path) -> None:
         raise UserError(f"{path}: cannot be made a folder ({error.strerror}): choose another --output") from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise UserError(f"{path}: nothing can be written there: change its permissions, or choose another --output")
+
+
+def check_outside(output: Path, inputs: Sequence[str]) -> None:
+    """Raises UserError if `output` is one of these folders or lies in one: what is written there would be read as input by the
+    next command."""
+    for path in inputs:
+        if "://" not in path and Path(path).is_dir() and output.resolve().is_relative_to(Path(path).resolve()):
+            raise UserError(
+                f"--output {output}: lies in the input {path}, which is read at any depth: choose another --output"
+            )
 
 
 def output_file(path: Path) -> None:

@@ -24,9 +24,10 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from pretrain.system.errors import UserError, run_command
+from pretrain.system.errors import RunFailed, UserError, run_command
 from pretrain.system.light_compiler import uncompiled
-from tokenization.files import files_for, output_folder
+from tokenization.files import check_outside, files_for, output_folder
+from tokenization.vq_arguments import GROUPS, capacity_of, parse_arguments
 from tokenization.vq_augment import augment
 from tokenization.vq_measure import draw_reconstructions, measure
 
@@ -37,60 +38,6 @@ RESTART_BELOW = 0.1  # a code used fewer times per step than this, on average, i
 CHECK_EVERY = 250  # steps between two evaluations on held-out pictures
 LINE_SECONDS = 10.0  # seconds between two progress lines
 HELDOUT_SHARE, MOST_HELDOUT = 0.05, 2000  # without --heldout: this share of the pictures in memory, at most so many
-GROUPS = 16  # group size of its normalizations: widths are multiples of it
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python tokenization/train_vq.py --train work/corpus/train/folder "
-        "--heldout work/corpus/heldout/folder --output work/vq --steps 4000",
-    )
-    parser.add_argument(
-        "--train", nargs="+", required=True, metavar="PATH", help="pictures: a folder, or an input of shard_images.py"
-    )
-    parser.add_argument(
-        "--heldout", nargs="+", metavar="PATH", help="pictures only measured on (default: 5 %% of --train)"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the weights (diffusers format)")
-    parser.add_argument("--start", type=Path, help="folder of an earlier run, whose weights are trained further")
-    parser.add_argument("--image-size", type=int, default=64, help="picture side in pixels (default: 64)")
-    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 96, 160], help="width of each level")
-    parser.add_argument("--codebook-size", type=int, default=1024, help="number of codes (default: 1024)")
-    parser.add_argument("--code-channels", type=int, default=16, help="length of a code vector (default: 16)")
-    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps (default: 4000)")
-    parser.add_argument("--warmup-steps", type=int, default=300, help="steps without quantisation (default: 300)")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures in a step (default: 64)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (default: 1e-3)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (default: 0)")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads (0: the cores that it may use)")
-    parser.add_argument(
-        "--augment",
-        choices=("none", "mirror", "drawings"),
-        default="mirror",
-        help="mirror half of the pictures; drawings: also turn, scale and move them over white, and swap colours",
-    )
-    parser.add_argument("--device", help="where to train (default: a GPU if there is one, else cpu)")
-    parser.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 where the machine has it"
-    )
-    parser.add_argument("--memory", type=float, default=2.0, metavar="GB", help="for pictures (default: %(default)s)")
-    arguments = parser.parse_args()
-    levels = 2 ** (len(arguments.channels) - 1)
-    for name in ("steps", "batch_size", "codebook_size", "code_channels", "image_size"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
-    if any(width < GROUPS or width % GROUPS for width in arguments.channels):
-        parser.error(f"--channels must be multiples of {GROUPS}, got {' '.join(map(str, arguments.channels))}")
-    if arguments.image_size % levels:
-        parser.error(f"--image-size must be a multiple of {levels}, the pixels per code, got {arguments.image_size}")
-    if not arguments.start and arguments.steps <= arguments.warmup_steps:
-        parser.error(
-            f"--steps {arguments.steps} ends within --warmup-steps {arguments.warmup_steps}, in which nothing is quantised"
-        )
-    return arguments
 
 
 def build_model(arguments: argparse.Namespace):
@@ -102,7 +49,10 @@ def build_model(arguments: argparse.Namespace):
 
     VQModel = vq_model()
     if arguments.start:
-        return VQModel.from_pretrained(arguments.start, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+        try:
+            return VQModel.from_pretrained(arguments.start, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--start {arguments.start}: cannot be read ({str(error).splitlines()[0][:200]})") from None
     torch.manual_seed(arguments.seed)
     levels = len(arguments.channels)
     return VQModel(
@@ -211,10 +161,21 @@ def save(model, arguments: argparse.Namespace, record: dict) -> None:
         (temporary / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def capacity_of(arguments: argparse.Namespace) -> int:
-    """Number of images that --memory holds, with their copies of twice the size where needed."""
-    each = 3 * arguments.image_size**2 * (5 if arguments.augment == "drawings" else 1)
-    return int(arguments.memory * 1e9 / each)
+def check_unused(arguments: argparse.Namespace) -> None:
+    """Raises UserError if --output holds other weights: the shards that they made can be decoded by nothing else."""
+    output, start = arguments.output, arguments.start
+    if (output / "config.json").exists() and not (start and start.resolve() == output.resolve()):
+        raise UserError(
+            f"{output}: holds an image tokenizer already, and shards that it made need it: give another --output, or --start "
+            f"{output} to train it further"
+        )
+
+
+def check_finite(loss: float, step: int, arguments: argparse.Namespace) -> float:
+    """The loss. Raises RunFailed if it is no number: every later step would have none."""
+    if not math.isfinite(loss):
+        raise RunFailed(f"the loss of step {step} is {loss}: begin again with a lower --lr than {arguments.lr:g}")
+    return loss
 
 
 def heldout_of(arguments: argparse.Namespace, buffers: dict[str, PictureBuffer]):
@@ -237,7 +198,7 @@ def heldout_of(arguments: argparse.Namespace, buffers: dict[str, PictureBuffer])
 
 def main() -> int:
     """Train, evaluate on held-out images, save."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(__doc__ or "")
     from pretrain.system.threads import settle_threads
 
     threads = settle_threads(arguments.threads)
@@ -251,6 +212,8 @@ def main() -> int:
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = has_bf16(device) if arguments.precision == "auto" else arguments.precision == "bf16"
     drawings, size = arguments.augment == "drawings", arguments.image_size
+    check_outside(arguments.output, [*arguments.train, *(arguments.heldout or [])])
+    check_unused(arguments)
     buffer = PictureBuffer(arguments.train, size, capacity_of(arguments), drawings)
     buffers = {"train": buffer}
     heldout, usable = heldout_of(arguments, buffers)
@@ -311,15 +274,17 @@ def main() -> int:
                 optimizer.step()
             if time.time() - last_line >= LINE_SECONDS or not step:
                 last_line = time.time()
+                value = check_finite(loss.item(), step + 1, arguments)
                 left = (last_line - started) / (step + 1) * (arguments.steps - step - 1)
-                print(f"step {step + 1}/{arguments.steps}  loss {loss.item():.4f}  {left:.0f} s left", flush=True)
+                print(f"step {step + 1}/{arguments.steps}  loss {value:.4f}  {left:.0f} s left", flush=True)
             if (step + 1) % CHECK_EVERY == 0 or step + 1 == arguments.steps:
+                value = check_finite(loss.item(), step + 1, arguments)
                 figures = measure(model, heldout)
                 if quantise:
                     save(model, arguments, {"step": step + 1, "heldout": figures})  # leftovers of a killed run
                     saved = step + 1
                 print(
-                    f"step {step + 1}/{arguments.steps}  loss {loss.item():.4f}  held-out PSNR {figures['psnr']:.2f} dB  "
+                    f"step {step + 1}/{arguments.steps}  loss {value:.4f}  held-out PSNR {figures['psnr']:.2f} dB  "
                     f"codes used {figures['codebook_used']:.0%}  {time.time() - started:.0f} s",
                     flush=True,
                 )

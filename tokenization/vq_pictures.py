@@ -6,7 +6,9 @@ reads it.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +19,10 @@ from tokenization.reject_counts import RejectCounts, example
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+WITH_PICTURES = (".tar", ".parquet", ".arrow")
+"""Suffixes of files that may hold pictures themselves."""
 
 
 class PictureBuffer:
@@ -72,7 +78,7 @@ class PictureBuffer:
         from tokenization.preprocess import RejectedImage, open_image, preprocess
 
         sizes = (self.size, 2 * self.size) if self.with_large else (self.size,)
-        for item in sources_of(self.paths):
+        for item in sources_of(self.paths, self.warn if not self.is_counted else lambda _line: None):
             if isinstance(item, Reject):
                 self._leave_out(item)
                 continue
@@ -117,12 +123,13 @@ def counts_left_out(buffers: dict[str, PictureBuffer]) -> dict[str, dict[str, in
     return counts
 
 
-def sources_of(paths: list[str]) -> Iterator[Reject | tuple[str, Path | bytes]]:
+def sources_of(paths: list[str], warn: Callable[[str], None]) -> Iterator[Reject | tuple[str, Path | bytes]]:
     """Undecoded images of these inputs, each with the name of its file: a path, or the bytes of a file; and what the reader
-    rejects. Raises UserError as `open_corpus` does."""
+    rejects, and pictures in other formats. `warn` gets a line on files that are not used. Raises UserError as `open_corpus`
+    does."""
     from tokenization import storage
     from tokenization.readers import open_corpus
-    from tokenization.readers.pairs import is_picture
+    from tokenization.readers.pairs import NOT_READ, is_picture, suffix_of
 
     for path in paths:
         found = storage.entry_of(path)
@@ -133,9 +140,21 @@ def sources_of(paths: list[str]) -> Iterator[Reject | tuple[str, Path | bytes]]:
             if is_picture(entry.name) and not entry.name.rpartition("/")[2].startswith(".")
         ]
         if pictures:
+            if others := [entry.name for entry in files if f".{suffix_of(entry.name)}" in WITH_PICTURES]:
+                warn(
+                    f"warning: {path}: not used beside its picture files: {len(others):,} such as {others[0]}: name them too"
+                )
             yield from pictures
+            stems = {posixpath.splitext(name)[0] for name, _ in pictures}  # the same picture in another format
+            for entry in files:
+                stem, is_hidden = posixpath.splitext(entry.name)[0], entry.name.rpartition("/")[2].startswith(".")
+                if suffix_of(entry.name) in NOT_READ and stem not in stems and not is_hidden:
+                    detail = f".{suffix_of(entry.name)} is not read: save it as JPEG, PNG or WebP"
+                    yield Reject(entry.name, "", entry.name, "not_a_picture", detail)
             continue
         corpus = open_corpus(path)
+        if beside := replace(corpus, unread="").warning():
+            warn(f"warning: {beside}")
         for file in corpus.files:
             with corpus.open(file) as opened:
                 for _, item in corpus.read(opened, 0):
