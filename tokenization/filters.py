@@ -116,7 +116,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run, name="decode", daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(min(seconds, threading.TIMEOUT_MAX))
     if not outcome:
         raise RejectedImage("too_slow", f"decoding took more than {seconds:g} s")
     if isinstance(outcome[0], BaseException):

@@ -28,6 +28,14 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 """What may come from outside. Pillow reads more, among it EPS, for which it would start Ghostscript."""
 
 
+def check_side(side: int) -> None:
+    """Raises UserError for a side of squares, of --image-size, that have more pixels than a picture that is read."""
+    if side * side > MAX_PIXELS:
+        raise UserError(
+            f"--image-size {side}: is larger than any picture that is read, {MAX_PIXELS:,} pixels: give a smaller one"
+        )
+
+
 class RejectedImage(UserError):
     """An image that cannot be used. `reason` is the word that rejects are counted by, `detail` says what is wrong."""
 

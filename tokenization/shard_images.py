@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 import json
+import math
 import os
 import warnings
 from itertools import islice
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from model.shapes import FITS, Framing, framing_of, grids_from
 from pretrain.system.errors import UserError, run_command
 from pretrain.system.words import counted
-from tokenization.files import output_folder
+from tokenization.files import check_outside, output_folder
 
 if TYPE_CHECKING:
     from tokenization.batches import BatchCounts
@@ -139,8 +140,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     for name in ("workers", "min_side", "max_aspect", "min_text", "max_text", "picture_seconds", "job_index"):
         value = getattr(options, name)
-        if value is not None and value < 0:
-            parser.error(f"--{name.replace('_', '-')} must be 0 or more, got {value}")
+        if value is not None and not 0 <= value < math.inf:
+            parser.error(f"--{name.replace('_', '-')} must be 0 or more, and finite, got {value}")
+    if 0 < options.max_aspect < 1:
+        parser.error(
+            f"--max-aspect is of the longer by the shorter side: 1 or more, or 0 for any, got {options.max_aspect}"
+        )
+    if 0 < options.max_text < options.min_text:
+        parser.error(f"--max-text {options.max_text} is below --min-text {options.min_text}: no text has both")
     if not -1 <= options.duplicate_bits <= 64:
         parser.error(f"--duplicate-bits must be between 0 and 64, or -1, got {options.duplicate_bits}")
     if not 0 <= options.max_rejects <= 1:
@@ -159,8 +166,8 @@ def main(arguments: list[str] | None = None) -> int:
     from tokenization.encoder_record import described, rounds_alike
     from tokenization.filters import Filters
     from tokenization.job import describe_job, locked, start_or_continue
-    from tokenization.preprocess import MAX_PIXELS
-    from tokenization.readers import open_corpora
+    from tokenization.preprocess import MAX_PIXELS, check_side
+    from tokenization.readers import PAIRS, open_corpora
     from tokenization.text_tokenizer import load_text_tokenizer
     from tokenization.vq import find_folder
     from tokenization.worker_plan import listed, slot_of
@@ -169,7 +176,9 @@ def main(arguments: list[str] | None = None) -> int:
     startup = Stopwatch()
     find_folder(options.vq)  # before corpora are listed, and before the seconds that it takes to import torch
     worker, workers = slot_of(os.environ, options.job_index, options.job_count)
+    check_side(options.image_size or 1)
     corpora = open_corpora(options.input, options.image_root)
+    check_outside(options.output, [corpus.path for corpus in corpora if corpus.format is PAIRS])
     for corpus in corpora:
         say(corpus.describe())
         if beside := corpus.warning():

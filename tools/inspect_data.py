@@ -20,7 +20,7 @@ from typing import Any
 from model.shapes import FITS, Framing, grids_from
 from pretrain.system.disk import disk_error
 from pretrain.system.errors import UserError, run_command
-from tokenization.files import save_picture
+from tokenization.files import check_outside, save_picture
 from tools.inspection.corpus import (
     LITTLE,
     SHEET_PICTURES,
@@ -73,7 +73,8 @@ def main() -> int:
     warnings.filterwarnings("ignore", module=r"PIL\b")
 
     from tokenization.contact_sheet import contact_sheet
-    from tokenization.readers import open_corpora
+    from tokenization.preprocess import check_side
+    from tokenization.readers import PAIRS, open_corpora
     from tokenization.reject_counts import RejectCounts
     from tools.inspection.cut_pictures import cut_picture, losses
     from tools.inspection.data_page import embedded, write_page
@@ -82,7 +83,10 @@ def main() -> int:
     little: list[str] = []
     sheet: list[tuple[Any, str]] = []
     cut: list[tuple[Any, tuple[int, int]]] = []
-    for corpus in open_corpora(arguments.input, arguments.image_root):
+    check_side(arguments.image_size)
+    corpora = open_corpora(arguments.input, arguments.image_root)
+    check_outside(arguments.output, [corpus.path for corpus in corpora if corpus.format is PAIRS])
+    for corpus in corpora:
         print(corpus.describe())
         if beside := corpus.warning():
             print(f"warning: {beside}")
@@ -96,7 +100,7 @@ def main() -> int:
             rejects.add(reject)
         for example in rejects.examples():
             print(f"  {example}")
-        if len(found.documents) < LITTLE * (len(found.documents) + len(found.rejects)):
+        if not found.documents or len(found.documents) < LITTLE * (len(found.documents) + len(found.rejects)):
             little.append(f"{corpus.path} ({len(found.documents):,} of {len(found.documents) + len(found.rejects):,})")
         parts += found.page(arguments.show)
         sheet += found.sheet

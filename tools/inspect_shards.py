@@ -21,6 +21,7 @@ from tools.inspection.shards import (
     samples_page,
 )
 
+CODEBOOK_DOCUMENTS = 1000
 EPILOG = """\
 examples:
   python tools/inspect_shards.py --shards work/data/shards/train --vq openmoji-64 --output work/inspected
@@ -41,12 +42,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--samples", type=int, nargs="*", help="numbers of documents (default: 12, spread over the dataset)")
     add("--config", type=Path, help="configuration of a training run, whose rows are shown")
     add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the configuration, as for train.py")
-    add("--rows", type=int, nargs="+", default=[0], help="numbers of rows (default: 0)")
+    add("--rows", type=int, nargs="+", help="numbers of rows (default: 0)")
     add(
         "--codebook-documents",
         type=int,
-        default=1000,
-        help="documents a source for codebook use (default: %(default)s)",
+        help=f"documents a source for codebook use (default: {CODEBOOK_DOCUMENTS})",
     )
     add("--verify", action="store_true", help="check the hash of every shard first")
     add("--output", type=Path, required=True, help="folder for index.html")
@@ -55,6 +55,15 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("give --shards for samples, or --config for rows")
     if arguments.shards and not arguments.vq:
         parser.error("--shards needs --vq, the image tokenizer that made them")
+    other = "--config" if arguments.shards else "--shards"
+    for name in ("rows", "set") if arguments.shards else ("samples", "codebook_documents", "verify", "cache"):
+        if getattr(arguments, name) not in (None, [], False):
+            parser.error(f"--{name.replace('_', '-')} is of {other}: leave it out, or give {other}")
+    arguments.rows = arguments.rows or [0]
+    if arguments.codebook_documents is None:
+        arguments.codebook_documents = CODEBOOK_DOCUMENTS
+    if arguments.codebook_documents < 1:
+        parser.error(f"--codebook-documents must be at least 1, got {arguments.codebook_documents}")
     return arguments
 
 

@@ -151,11 +151,40 @@ def test_wrong_use_is_one_line_and_exit_code_2(command: Command, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
-    [("max_rejects", 2, "between 0 and 1"), ("batch_size", 0, "at least 1"), ("workers", -1, "0 or more")],
+    [
+        ("max_rejects", 2, "between 0 and 1"),
+        ("batch_size", 0, "at least 1"),
+        ("workers", -1, "0 or more"),
+        ("max_aspect", "nan", "0 or more, and finite"),
+        ("max_aspect", 0.5, "1 or more, or 0 for any"),
+        ("picture_seconds", "inf", "0 or more, and finite"),
+        ("image_size", 100_000, "larger than any picture that is read"),
+    ],
 )
-def test_values_out_of_range(command: Command, tmp_path: Path, option: str, value: int, message: str):
+def test_values_out_of_range(command: Command, tmp_path: Path, option: str, value: object, message: str):
     code, stderr = command(folder_corpus(tmp_path / "corpus", 1), tmp_path / "out", **{option: value})
     assert code == 2 and message in stderr and f"--{option.replace('_', '-')}" in stderr
+
+
+def test_a_limit_that_no_text_has_and_any_number_of_seconds(command: Command, tmp_path: Path):
+    corpus = folder_corpus(tmp_path / "corpus", 2)
+    code, stderr = command(corpus, tmp_path / "out", min_text=9, max_text=2)
+    assert code == 2 and "--max-text 2 is below --min-text 9" in stderr
+    assert command(corpus, tmp_path / "out", picture_seconds=1e300)[0] == 0
+
+
+def test_an_output_among_pictures_and_texts_is_refused(command: Command, tmp_path: Path):
+    """They are read at any depth: the job would not go on after a stop, because its own files change the listing."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(picture(0))
+    (tmp_path / "in/a.txt").write_text("A")
+    before = contents(tmp_path / "in")
+    for output in ("in", "in/shards"):
+        code, stderr = command(tmp_path / "in", tmp_path / output)
+        assert code == 2 and f"lies in the input {tmp_path}/in, which is read at any depth" in error_line(stderr)
+    assert contents(tmp_path / "in") == before
+    flat = folder_corpus(tmp_path / "flat", 2)  # its records alone say what is read
+    assert command(flat, flat / "shards")[0] == 0
 
 
 def test_unsafe_names_in_a_tar_write_nothing(command: Command, tmp_path: Path):

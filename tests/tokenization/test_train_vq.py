@@ -123,7 +123,9 @@ def test_bad_pictures_are_named(commands, tiny_data, tmp_path):
         PictureBuffer([str(tmp_path / "nowhere")], 32, 9)
     (tmp_path / "images").mkdir()
     (tmp_path / "images/text.png").write_text("not a picture")
-    done = commands.run("tokenization/train_vq.py", *arguments(tiny_data, tmp_path / "out", "--train", str(tmp_path)))
+    done = commands.run(
+        "tokenization/train_vq.py", *arguments(tiny_data, tmp_path / "out", "--train", str(tmp_path / "images"))
+    )
     assert_refused(done, "no picture that can be used (not_a_picture 1)")
     assert "text.png" in done.out and not (tmp_path / "out").exists()
     done = commands.run("tokenization/train_vq.py", *arguments(tiny_data, tmp_path / "out", "--batch-size", "999"))

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 
 import numpy
+import pyarrow
+import pyarrow.parquet
 import pytest
 import yaml
 from PIL import Image
@@ -17,7 +19,7 @@ from pretrain.system.errors import UserError
 from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import TinyData, config_values
 from tests.tokenization import kinds
-from tests.tokenization.corpora import folder_corpus, jsonl, shaped_corpus
+from tests.tokenization.corpora import folder_corpus, jsonl, picture, shaped_corpus
 from tests.tokenization.store import serving
 from tokenization.readers import open_corpus
 from tokenization.shards import open_dataset
@@ -71,6 +73,9 @@ def test_an_input_of_which_nothing_can_be_used_is_an_error(commands: CommandServ
     done = commands.run("tools/inspect_data.py", "--input", path, "--output", tmp_path / "page")
     assert done.code == 1 and "rejected as missing_file: 0.png" in done.out
     assert f"error: next to nothing can be used of {path} (0 of 12)" in done.err
+    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array([], pyarrow.string())}), tmp_path / "in.parquet")
+    done = commands.run("tools/inspect_data.py", "--input", tmp_path / "in.parquet", "--output", tmp_path / "page")
+    assert done.code == 1 and "in.parquet (0 of 0)" in done.err
 
 
 def test_an_input_is_shown_as_it_was_understood(commands: CommandServer, inputs: list[Path], tmp_path: Path):
@@ -297,10 +302,32 @@ def test_wrong_use(commands: CommandServer, tiny_data: TinyData, shards: Path, t
     )
     assert_refused(done, "--samples 99", "has documents 0 to")
     assert commands.run("tools/inspect_shards.py", "--output", tmp_path).code == 2
+    for more in (("--rows", 3), ("--set", "a=b"), ("--codebook-documents", 0)):
+        words = ("--shards", shards, "--vq", tiny_data.vq, "--output", tmp_path / "page", *more)
+        done = commands.run("tools/inspect_shards.py", *words)
+        assert done.code == 2 and more[0] in done.err.splitlines()[-1], done.err
+    for option in ("--verify", "--samples=0"):
+        done = commands.run("tools/inspect_shards.py", "--config", "a.yaml", option, "--output", tmp_path / "page")
+        assert done.code == 2 and f"{option[:8]}" in done.err and "is of --shards: leave it out" in done.err
+    values = config_values(tiny_data, tmp_path / "run")
+    values["data"] |= {"sources": [{"path": str(shards)}], "sequence_length": 512}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    words = ("--config", tmp_path / "run.yaml", "--vq", tiny_data.other_vq, "--output", tmp_path / "page")
+    assert_refused(commands.run("tools/inspect_shards.py", *words), "the shards were made with the VQ model 'tiny-0'")
+    assert not (tmp_path / "page").exists()
     done = commands.run("tools/inspect_data.py", "--input", tmp_path / "nowhere", "--output", tmp_path)
     assert_refused(done, "nowhere: no such file or folder")
     with pytest.raises(UserError):
         open_corpus(tmp_path)
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in" / name).write_bytes(picture(1))
+        (tmp_path / "in" / name).with_suffix(".txt").write_text("x")
+    done = commands.run("tools/inspect_data.py", "--input", tmp_path / "in", "--output", tmp_path / "in/page")
+    assert_refused(done, "in/page: lies in the input")
+    size = ("--image-size", 100_000)
+    done = commands.run("tools/inspect_data.py", "--input", tmp_path / "in", "--output", tmp_path / "page", *size)
+    assert_refused(done, "--image-size 100000: is larger than any picture that is read")
 
 
 def test_statistics_per_source(shards: Path):

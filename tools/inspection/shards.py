@@ -92,12 +92,15 @@ def rows_page(arguments: argparse.Namespace) -> list[str]:
     from pretrain.data import Data
     from pretrain.process_ranks import ProcessRanks
     from pretrain.tasks import TASK_NAMES
+    from tokenization.shards import check_vq
     from tokenization.vq import load_vq
     from tools.inspection.data_page import document, table
 
     config = load_config(arguments.config, arguments.set)
     data = Data(config, ProcessRanks())
     vq = load_vq(arguments.vq or config.data.vq)
+    for dataset in data.train.datasets:
+        check_vq(dataset.manifest, vq)
     parts = ["<p>Green is learned, grey is only read. A text or picture that is cut begins in another row.</p>"]
     for number in arguments.rows:
         if number < 0:
