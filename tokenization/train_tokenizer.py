@@ -16,12 +16,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from pretrain.system.errors import UserError, run_command
-from tokenization.files import write_text
+from pretrain.system.strict_json import from_json
+from tokenization.files import output_folder, write_text
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+LARGEST = 1 << 20
+"""More ids than any published tokenizer has; the trainer takes memory for all that are asked for."""
 SMALLEST = 256 + len(SPECIAL_TOKENS)
 # the pre-tokenizer pattern of Qwen2.5's tokenizer.json
 WORDS = (
@@ -41,7 +46,6 @@ def parse_arguments() -> argparse.Namespace:
         "--captions",
         "--input",
         dest="captions",
-        type=Path,
         nargs="+",
         required=True,
         metavar="PATH",
@@ -53,6 +57,8 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.vocab_size < SMALLEST:
         size = arguments.vocab_size
         parser.error(f"--vocab-size must be at least {SMALLEST} (256 bytes and the special tokens), got {size}")
+    if arguments.vocab_size > LARGEST:
+        parser.error(f"--vocab-size is at most {LARGEST:,}, got {arguments.vocab_size}")
     return arguments
 
 
@@ -60,34 +66,53 @@ def read_captions(path: Path) -> list[str]:
     """Every caption of a JSONL file, without blank lines. Raises UserError with the line."""
     texts = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: captions may hold other line separators
+        lines = path.read_text(encoding="utf-8-sig").split(
+            "\n"
+        )  # not splitlines: captions may hold other line separators
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error.__class__.__name__})") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-            captions = record["captions"] if "captions" in record else [record["caption"]]
-        except (ValueError, KeyError, TypeError):
-            captions = None
-        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-            raise UserError(f"{path}, line {number}: no JSON object with caption (text) or captions (list of texts)")
+            captions = captions_in(from_json(line))
+            "".join(captions).encode("utf-8")  # half of a surrogate pair, which JSON can spell, has no bytes
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            why = f" ({error})" if type(error) is ValueError else ""
+            raise UserError(
+                f"{path}, line {number}: no JSON object with caption (text) or captions (list of texts){why}"
+            ) from None
         texts += captions
     return texts
 
 
-def texts_of(path: Path) -> Iterator[str]:
-    """Every text of a corpus, captions and turns too. Of unreadable records the first of each reason is reported, and at
-    the end their number by reason."""
-    if path.suffix == ".jsonl" and _has_captions(path):
-        yield from read_captions(path)
+def captions_in(record: Any) -> list[str]:
+    """The captions of a record, as `document.captions_of` finds them, of which empty lists are none. Raises KeyError or
+    TypeError."""
+    if not isinstance(record, dict):
+        raise TypeError("no object")
+    key = "captions" if record.get("captions") is not None else "caption"
+    captions = record[key]
+    if key == "caption" and isinstance(captions, str):
+        return [captions]
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise TypeError("captions")
+    return captions
+
+
+def texts_of(path: Path | str) -> Iterator[str]:
+    """Every text of a corpus, captions and turns too; a path or a URL. Of unreadable records the first of each reason is
+    reported, and at the end their number by reason; keys that are not read are told."""
+    if "://" not in str(path) and Path(path).suffix == ".jsonl" and _has_captions(Path(path)):
+        yield from read_captions(Path(path))
         return
     from tokenization.readers import Document, open_corpus
     from tokenization.reject_counts import RejectCounts, example
 
     corpus, rejects = open_corpus(path), RejectCounts()
     print(corpus.describe(), file=sys.stderr)
+    if odd := replace(corpus, unused="").warning():  # pictures have no text to learn
+        print(f"warning: {odd}", file=sys.stderr)
     for file in corpus.files:
         with corpus.open(file) as opened:
             for _, item in corpus.read(opened, 0):
@@ -102,9 +127,9 @@ def texts_of(path: Path) -> Iterator[str]:
 def _has_captions(path: Path) -> bool:
     """Whether the first record of a JSONL file has captions; true of a file without records, which is then reported."""
     try:
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8-sig") as lines:
             first = json.loads(next((line for line in lines if line.strip()), "{}"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return True
     return not isinstance(first, dict) or not first.keys() - {"id"} or bool(first.keys() & {"caption", "captions"})
 
@@ -144,9 +169,14 @@ def main() -> int:
         raise UserError(
             f"{', '.join(map(str, arguments.captions))}: no text is there to learn from: give other --captions"
         )
+    output_folder(arguments.output)
     tokenizer = train(chain([first], texts), arguments.vocab_size)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    write_text(arguments.output / "tokenizer.json", tokenizer.to_str(pretty=True))
+    written, text = arguments.output / "tokenizer.json", tokenizer.to_str(pretty=True)
+    if written.exists() and written.read_bytes() != text.encode():
+        raise UserError(
+            f"{written}: is another tokenizer, and shards that it made need it: give another --output, or remove it"
+        )
+    write_text(written, text)
     size = tokenizer.get_vocab_size()
     fewer = f": the texts have no more, of {arguments.vocab_size:,} asked for" if size < arguments.vocab_size else ""
     print(f"{arguments.output}/tokenizer.json: {size} ids{fewer}")

@@ -78,6 +78,47 @@ def test_a_line_without_captions_is_named(tmp_path, line):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"caption": "\\ud800"}', ""),
+        ('{"caption": ' + "[" * 100_000 + "]" * 100_000 + "}", ""),
+        ('{"caption": "a", "caption": "b"}', "the key 'caption' stands twice in an object"),
+    ],
+)
+def test_a_line_that_no_reader_takes_is_named(tmp_path, line, why):
+    path = tmp_path / "captions.jsonl"
+    path.write_text('{"caption": "a"}\n' + line + "\n")
+    with pytest.raises(UserError, match=f"line 2: .*{why}"):
+        read_captions(path)
+
+
+def test_captions_are_found_as_shards_find_them(tmp_path):
+    path = tmp_path / "captions.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"caption": "a"}\r\n{"captions": null, "caption": "b"}\r\n{"caption": ["c", "d"]}')
+    assert list(texts_of(path)) == ["a", "b", "c", "d"]
+
+
+def test_a_tokenizer_that_shards_need_is_not_written_over(commands: CommandServer, tmp_path):
+    script = "tokenization/train_tokenizer.py"
+    (tmp_path / "texts.jsonl").write_text('{"text": "a few words", "meta": "x"}\n')
+    words = ("--input", tmp_path / "texts.jsonl", "--output")
+    for _ in range(2):
+        done = commands.run(script, *words, tmp_path / "a", "--vocab-size", 300)
+        assert done.code == 0 and "keys that are not read: meta" in done.err
+    before = (tmp_path / "a/tokenizer.json").read_bytes()
+    done = commands.run(script, *words, tmp_path / "a", "--vocab-size", 299)
+    assert done.code == 2 and "a/tokenizer.json: is another tokenizer" in done.err.splitlines()[-1]
+    assert (tmp_path / "a/tokenizer.json").read_bytes() == before
+    done = commands.run(script, *words, tmp_path / "texts.jsonl")
+    assert done.code == 2 and "texts.jsonl: cannot be made a folder" in done.err.splitlines()[-1]
+    assert commands.run(script, *words, tmp_path / "b", "--vocab-size", 10**11).code == 2
+    assert_refused(
+        commands.run(script, "--input", "memory://no/texts", "--output", tmp_path / "b"), "memory://no/texts"
+    )
+    assert not (tmp_path / "b").exists()
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes('{"caption": "Bär"}'.encode("latin-1"))
     for path in (tmp_path / "missing.jsonl", tmp_path / "latin.jsonl", tmp_path):
