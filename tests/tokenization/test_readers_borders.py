@@ -302,6 +302,8 @@ def test_texts_that_carry_their_pictures_whole_name(tmp_path: Path):
     texts, rejects = outcomes(write(tmp_path / "in", {**files, "b.png.txt": "of none"}))
     assert texts == {"a.jpg": ("one", "more", "of both", "of the first"), "a.png": ("one", "of both")}
     assert rejects == {"b.png.txt": "missing_key"}
+    members = [("a.jpg", picture(0)), ("a.jpg.json", b'{"caption": "A"}'), ("a.jpg.txt", b"B"), ("a.txt", b"C")]
+    assert outcomes(tar(tmp_path / "t.tar", members)) == ({"t/a": ("A", "C", "B")}, {})
 
 
 def test_formats_that_are_not_read_are_lost_pictures_beside_their_texts(tmp_path: Path):
@@ -312,6 +314,10 @@ def test_formats_that_are_not_read_are_lost_pictures_beside_their_texts(tmp_path
     folder = write(tmp_path / "both", {**files, "a.png": picture(0)})
     assert outcomes(folder) == ({"a.png": ("a cat",)}, {"b.SVG": "not_a_picture"})
     assert open_corpus(folder).warning() == f"{folder}: not used: 1 .heic"
+    members = [(name, b"x") for name in files]
+    found = items(open_corpus(tar(tmp_path / "t.tar", [*members, ("c.txt", b"C")])))
+    assert [item.reason for item in found] == ["not_a_picture", "not_a_picture", "missing_key"]
+    assert found[0].detail == "of a.heic, a.txt, .heic is not read: save it as JPEG, PNG or WebP"
     with pytest.raises(UserError, match="2 .gz, which are not read"):
         open_corpus(write(tmp_path / "packed", {"a.tar.gz": b"x", "b.tar.gz": b"x"}))
 

@@ -3,9 +3,10 @@
 KEY is the member's name up to the first dot of its last part, as the webdataset package has it. Where that would throw several
 pictures together (v1.5_0000.png, v1.5_0001.png), names that are equal up to their last dot are a sample, if they have a
 picture and a text. Samples lie together; members of one key that lie apart, such as in tars that are sorted by suffix, are
-joined. Members are read in place and never unpacked, so the tars must not be compressed. KEY.json holds `caption`,
-`captions` or `text`, and perhaps `id`; texts of several members are alternatives. Other members are ignored, and so is what
-macOS adds (`._NAME`, `.DS_Store`, `__MACOSX`). Names may be any bytes: what is no UTF-8 in them is spelt out in ids.
+joined. Members are read in place and never unpacked, so the tars must not be compressed. KEY.jpg.txt is a text of KEY.jpg.
+KEY.json holds `caption`, `captions` or `text`, and perhaps `id`; texts of several members are alternatives. Other members are
+ignored, and so is what macOS adds (`._NAME`, `.DS_Store`, `__MACOSX`). Names may be any bytes: what is no UTF-8 in them is
+spelt out in ids.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ from tokenization.readers.document import (
     Reject,
     Text,
     captions_beside,
+    captions_of,
     decode_utf8,
     given_id,
     inside,
     parse_object,
     printable,
 )
+from tokenization.readers.pairs import NOT_READ
 
 TEXTS = ("json", "txt", "caption")
 LARGEST_MEMBER = 1 << 30
@@ -104,9 +107,12 @@ def document_of(sample: Sample, file: OpenFile, tar: int) -> Document:
     """Document of a sample; `tar` is the open file's descriptor. Raises BadRecord."""
     (picture,) = (member for member in sample.members if member.extension in PICTURE_SUFFIXES)
     named = {member.extension: member for member in sample.members}
-    record = parse_object(bytes_of(named["json"], tar)) if "json" in named else {}
+    beside = [named[name] for text in TEXTS for name in (text, f"{picture.extension}.{text}") if name in named]
+    records = [parse_object(bytes_of(member, tar)) for member in beside if member.suffix == "json"]
+    record = records[0] if records else {}
     identity = given_id(record, f"{PurePosixPath(file.name).stem}/{printable(sample.key)}")
-    texts = [decode_utf8(bytes_of(named[name], tar)) for name in TEXTS[1:] if name in named]
+    texts = [caption for other in records[1:] for caption in captions_of(other)]
+    texts += [decode_utf8(bytes_of(member, tar)) for member in beside if member.suffix != "json"]
     where = f"{file.name}/{printable(picture.name)}"
     parts = (Picture(bytes_of(picture, tar)), Text(captions_beside(record, texts)))
     return Document(identity, file.source, where, file.kind, parts)
@@ -182,7 +188,11 @@ def samples_in(key: str, members: list[Member]) -> Iterator[Sample]:
         return
     if not pictures:
         names = ", ".join(printable(member.name) for member in members[:4])
-        yield Sample(key, members, ("missing_key", f"no picture among {names}"))
+        unread = next((member.suffix for member in members if member.suffix in NOT_READ), "")
+        problem = ("missing_key", f"no picture among {names}")
+        if unread:
+            problem = ("not_a_picture", f"of {names}, .{unread} is not read: save it as JPEG, PNG or WebP")
+        yield Sample(key, members, problem)
     for stem, group in stems.items():
         of_stem = [member for member in group if member.suffix in PICTURE_SUFFIXES]
         if len(of_stem) == 1 and is_complete(group):
