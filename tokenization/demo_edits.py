@@ -242,7 +242,7 @@ def count_kinds(edits: Iterable[Edit]) -> dict[str, int]:
 def main() -> int:
     """Build the corpus in a temporary folder and publish it by one rename."""
     arguments = parse_arguments()
-    temporary = begin_folder(arguments.output, "edits.json")
+    temporary = begin_folder(arguments.output, "edits.json", size=arguments.size)
     if temporary is None:
         return 0
     split = read_split(arguments.corpus)

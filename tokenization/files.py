@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pretrain.system.disk import writing
 from pretrain.system.errors import UserError
@@ -72,18 +74,27 @@ def output_file(path: Path) -> None:
         raise UserError(f"{path}: is a folder: choose a file as --output")
 
 
-def begin_folder(output: Path, summary: str) -> Path | None:
+def begin_folder(output: Path, summary: str, **asked: Any) -> Path | None:
     """Temporary empty folder for `output`, to be published by `publish_folder`; None, with a line, if it is finished.
 
-    A finished folder holds the file `summary`. Raises UserError if something else has the name.
+    A finished folder holds the JSON file `summary`. Raises UserError if it says otherwise than `asked`, or if something else
+    has the name.
     """
     if (output / summary).is_file():
-        print(f"{output} is complete: {(output / summary).read_text(encoding='utf-8').strip()}")
+        text = (output / summary).read_text(encoding="utf-8").strip()
+        made = json.loads(text)
+        for name, value in asked.items():
+            if made.get(name) != value:
+                raise UserError(
+                    f"{output}: was made with {name} {made.get(name)}, and now it is {value}: remove it, or choose another --output"
+                )
+        print(f"{output} is complete: {text}")
         return None
     if output.exists():
         raise UserError(
             f"{output} exists and holds no {summary}, so it is not finished: remove it, or choose another --output"
         )
+    output_folder(output.parent)
     temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     return temporary

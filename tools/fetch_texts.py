@@ -20,9 +20,10 @@ import json
 import re
 import subprocess
 import tempfile
+import zlib
 
 from pretrain.system.errors import RunFailed, UserError, run_command
-from tokenization.files import write_text
+from tokenization.files import output_folder, write_text
 
 LANGUAGES = {"en": "en", "de": "de", "zh": "zh-cn"}
 HEADING = re.compile(r"^(?:Chapter |Kapitel |第)?\s*(\d+(?:\.\d+)+)\.\s")
@@ -75,7 +76,10 @@ def text_of(package: Path, name: str) -> str:
         path = Path(folder) / f"usr/share/debian-reference/debian-reference.{name}.txt.gz"
         if done.returncode or not path.is_file():
             raise UserError(f"{package}: is no package with {path.name} in it: download it again")
-        return gzip.decompress(path.read_bytes()).decode("utf-8")
+        try:
+            return gzip.decompress(path.read_bytes()).decode("utf-8")
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise UserError(f"{package}: its {path.name} cannot be read ({error}): download it again") from None
 
 
 def sections_of(text: str) -> dict[str, str]:
@@ -110,9 +114,12 @@ def is_held_out(number: str) -> bool:
 
 def write(output: Path, texts: dict[str, str]) -> dict[str, dict[str, int]]:
     """Write <language>/train.jsonl and heldout.jsonl from language -> text. Returns characters by language and
-    split."""
+    split. Raises UserError if no section is in all of them."""
     sections = {language: sections_of(text) for language, text in texts.items()}
     common = sorted(set.intersection(*map(set, sections.values())))
+    if not common:
+        counts = ", ".join(f"{len(found):,} of {language}" for language, found in sections.items())
+        raise UserError(f"no section is in all languages ({counts}): give --packages of one release")
     sizes: dict[str, dict[str, int]] = {}
     for language, by_number in sections.items():
         (output / language).mkdir(parents=True, exist_ok=True)
@@ -132,6 +139,7 @@ def write(output: Path, texts: dict[str, str]) -> dict[str, dict[str, int]]:
 def main() -> int:
     """Download, split, write."""
     arguments = parse_arguments()
+    output_folder(arguments.output)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.packages or Path(temporary)
         if not arguments.packages:

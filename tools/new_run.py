@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
+import tempfile
 
 from pretrain.system.disk import disk_error
 from pretrain.system.errors import UserError, run_command
@@ -25,6 +26,8 @@ from tools.runs.new_run import (
     warnings,
     what_there_is,
 )
+
+MOST_EPOCHS = 1_000_000
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -68,8 +71,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--output", type=Path, required=True, metavar="FILE", help="YAML file to write")
     add("--overwrite", action="store_true", help="write over OUTPUT")
     arguments = parser.parse_args()
-    if arguments.epochs < 0:
-        parser.error(f"--epochs must not be negative, got {arguments.epochs:g}")
+    if not 0 <= arguments.epochs < MOST_EPOCHS:
+        parser.error(f"--epochs must be below {MOST_EPOCHS:,}, and not negative, got {arguments.epochs:g}")
+    places = [path.resolve() for path in arguments.shards]
+    if twice := next((path for path, place in zip(arguments.shards, places) if places.count(place) > 1), None):
+        parser.error(
+            f"--shards {twice} is given twice: give it once (weight in the configuration is how often it is used)"
+        )
     if arguments.init_from and arguments.size != "auto":
         parser.error("--size is of a model from nothing: the one in --init-from has its own")
     return arguments
@@ -99,15 +107,20 @@ def main() -> int:
     tokenizer = load_tokenizer(arguments.tokenizer, manifest)
     found = what_there_is(datasets)
     values = settings(arguments, found, prompts_of(heldout or datasets[0]))
+    text = commented(values, found)
+    with tempfile.TemporaryDirectory() as folder:  # what training would refuse is refused before it has the name
+        trial = Path(folder) / "run.yaml"
+        trial.write_text(text, encoding="utf-8")
+        config = load_config(str(trial), [])
+        model = model_config(config.model, tokenizer, manifest)
     try:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(arguments.output, commented(values, found))
+        write_text(arguments.output, text)
     except OSError as error:
         if disk_error(error):
             raise  # run_command names the remedy
         raise UserError(f"--output {arguments.output}: cannot be written ({error.strerror}): choose another") from None
-    config = load_config(str(arguments.output), [])
-    data, model = config.data, model_config(config.model, tokenizer, manifest)
+    data = config.data
     per_step = data.global_batch_size * data.sequence_length
     print(
         f"{arguments.output}: {parameters(model) / 1e6:,.1f} million parameters{f' from {arguments.init_from}' if arguments.init_from else ''}, "

@@ -140,9 +140,23 @@ def test_a_finished_corpus_is_left_alone_and_nothing_else_is_overwritten(command
     again = commands.run(script, "--output", output, *small)
     assert again.code == 0 and "is complete" in again.out
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == times
+    for more in (("--size", 32), ("--languages", "en")):
+        done = commands.run(script, "--output", output, *small, *more)
+        assert_refused(done, f"{output}: was made with {more[0][2:]} ", "choose another --output")
+    below = output / "corpus.json/below"
+    assert_refused(commands.run(script, "--output", below, *small), "cannot be made a folder")
     (output / "corpus.json").unlink()
     done = commands.run(script, "--output", output, *small)
     assert_refused(done, str(output))
+    for option, value in (
+        ("--size", 0),
+        ("--size", 100_000),
+        ("--shard-size", 0),
+        ("--limit", -5),
+        ("--heldout", "nan"),
+    ):
+        done = commands.run(script, "--output", tmp_path / "other", option, value)
+        assert done.code == 2 and option in done.err.splitlines()[-1], done.err
     done = commands.run(script, "--output", tmp_path / "other", "--languages", "en", "xx", *small)
     assert_refused(done, "xx")
     assert not (tmp_path / "other").exists()

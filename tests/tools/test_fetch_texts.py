@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import subprocess
+from pathlib import Path
+
+import pytest
 
 from tests.commands import assert_refused
 from tools.fetch_texts import LANGUAGES, LONGEST, documents_of, is_held_out, sections_of, write
@@ -44,23 +47,49 @@ def test_the_same_sections_are_held_out_in_every_language(tmp_path):
     assert not held_out & found["en", "train"] and len(held_out | found["en", "train"]) == 35  # of those that all have
 
 
-def test_packages_are_opened_and_what_is_none_is_refused(commands, tmp_path):
-    packages = tmp_path / "packages"
+def packed(folder, content_of) -> Path:
+    """The three packages, each with the bytes `content_of(language)` as its text."""
+    packages = folder / "packages"
     for language, name in LANGUAGES.items():
-        content = tmp_path / language / f"usr/share/debian-reference/debian-reference.{name}.txt.gz"
+        content = folder / language / f"usr/share/debian-reference/debian-reference.{name}.txt.gz"
         content.parent.mkdir(parents=True)
-        content.write_bytes(gzip.compress(book(language).encode()))
-        control = tmp_path / language / "DEBIAN/control"
+        content.write_bytes(content_of(language))
+        control = folder / language / "DEBIAN/control"
         control.parent.mkdir()
         control.write_text(
             f"Package: debian-reference-{name}\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n"
         )
         packages.mkdir(exist_ok=True)
         subprocess.run(
-            ["dpkg-deb", "-b", tmp_path / language, packages / f"debian-reference-{name}_1_all.deb"],
+            ["dpkg-deb", "-b", folder / language, packages / f"debian-reference-{name}_1_all.deb"],
             check=True,
             capture_output=True,
         )
+    return packages
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no gzip", "txt.gz cannot be read (Not a gzipped file"),
+        (gzip.compress(b"1.1. A\n" + b"\xff" * 300), "cannot be read ('utf-8' codec"),
+        (gzip.compress(b"1.1. A\n" + b"x" * 300)[:20], "cannot be read (Compressed file ended"),
+        (gzip.compress(b"nothing"), "no section is in all languages (0 of en, 0 of de, 0 of zh)"),
+    ],
+)
+def test_packages_without_a_text_to_learn_are_refused(commands, tmp_path, content, said):
+    packages = packed(tmp_path, lambda _language: content)
+    done = commands.run("tools/fetch_texts.py", "--packages", packages, "--output", tmp_path / "texts")
+    assert_refused(done, said)
+    assert not any((tmp_path / "texts").iterdir())
+    done = commands.run(
+        "tools/fetch_texts.py", "--packages", packages, "--output", packages / "debian-reference-de_1_all.deb"
+    )
+    assert_refused(done, "cannot be made a folder")
+
+
+def test_packages_are_opened_and_what_is_none_is_refused(commands, tmp_path):
+    packages = packed(tmp_path, lambda language: gzip.compress(book(language).encode()))
     done = commands.run("tools/fetch_texts.py", "--packages", packages, "--output", tmp_path / "texts")
     assert done.code == 0 and "texts/zh: train" in done.out, done.err
     (packages / "debian-reference-de_1_all.deb").write_bytes(b"no package")
