@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     from tokenization.readers import Corpus, CorpusFile
 
+RECORD = ".moved.json"
+"""Settings of a finished folder; hidden, because it is no file of the corpus."""
+
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
@@ -86,6 +89,9 @@ def move_file(corpus: Corpus, file: CorpusFile, target: Path, copies: int, by: i
             except RejectedImage as bad:
                 counts[bad.reason] += 1
                 continue
+            if min(picture.size) <= by:  # a copy could be moved out of its frame, and its captions name nothing
+                counts["small_picture"] += 1
+                continue
             for copy in range(1, copies + 1):
                 png = io.BytesIO()
                 move(picture, *offset(f"{item.id.rpartition('/')[2]}-moved{copy}", by)).save(png, "PNG")
@@ -98,11 +104,28 @@ def move_file(corpus: Corpus, file: CorpusFile, target: Path, copies: int, by: i
     return counts
 
 
+def check_finished(output: Path, settings: dict[str, int]) -> None:
+    """Raises UserError if a folder is none of moved copies, or one of other settings; earlier releases wrote these nowhere."""
+    record = output / RECORD
+    if not record.is_file():
+        if not (output / "00000.tar").is_file():
+            raise UserError(f"{output}: is there already, without moved copies: choose another --output")
+        return
+    made = json.loads(record.read_text(encoding="utf-8"))
+    for name, value in settings.items():
+        if made.get(name) != value:
+            raise UserError(
+                f"{output}: was made with --{name} {made.get(name)}, not {value}: remove it, or choose another --output"
+            )
+
+
 def main() -> int:
     """Build the folder under a temporary name and publish it by one rename."""
     arguments = parse_arguments()
     output = arguments.output
+    settings = {"copies": arguments.copies, "by": arguments.by}
     if output.exists():
+        check_finished(output, settings)
         print(f"{output} is there already")
         return 0
     from tokenization.files import publish_folder
@@ -121,6 +144,7 @@ def main() -> int:
         temporary.mkdir(parents=True)
         for number, file in enumerate(corpus.files):
             counts += move_file(corpus, file, temporary / f"{number:05d}.tar", arguments.copies, arguments.by)
+        (temporary / RECORD).write_text(json.dumps(settings) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{error.filename or output}: {error.strerror or error}") from error
     moved = counts.pop("moved", 0)

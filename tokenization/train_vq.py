@@ -22,6 +22,7 @@ import argparse
 import json
 import math
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pretrain.system.errors import RunFailed, UserError, run_command
@@ -205,6 +206,7 @@ def main() -> int:
     import torch
 
     from pretrain.system.cpu_memory import keep_freed_memory
+    from tokenization.job import locked
     from tokenization.vq_pictures import PictureBuffer, counts_left_out, say_left_out
 
     keep_freed_memory()
@@ -222,6 +224,8 @@ def main() -> int:
             f"{len(usable)} training pictures are fewer than --batch-size {arguments.batch_size}: give a smaller one, or more pictures"
         )
     output_folder(arguments.output)  # now, not after hours of training
+    lock = ExitStack()
+    lock.enter_context(locked(arguments.output, alone=True))  # two trainings would mix their files
     try:
         model = build_model(arguments).to(device)
     except (RuntimeError, AssertionError) as error:

@@ -99,6 +99,12 @@ def test_splits_and_missing_files_of_a_dataset_are_told(tmp_path: Path):
     assert open_corpus(tmp_path / "hub/train-00000-of-00003.parquet").warning() is None
 
 
+def test_shards_are_no_corpus(tmp_path: Path):
+    write(tmp_path, {"job.json": "{}", "rejects.jsonl": "", "files/0.json": "{}", "parts/0/index.json": "{}"})
+    with pytest.raises(UserError, match="is a dataset that shard_images.py made, not a corpus"):
+        open_corpus(tmp_path)
+
+
 @pytest.mark.parametrize("layout", ["tars", "folders"])
 def test_what_img2dataset_wrote_is_read_whole(tmp_path: Path, layout: str):
     members = [("000000000.jpg", picture(0)), ("000000000.txt", b"A"), ("000000000.json", b'{"caption": "A"}')]

@@ -70,6 +70,9 @@ def test_every_picture_has_its_copies(commands: CommandServer, tiny_data: TinyDa
     tars = [sorted((tmp_path / name).iterdir()) for name in ("a", "b")]
     assert [path.read_bytes() for path in tars[0]] == [path.read_bytes() for path in tars[1]]
     assert "is there already" in commands.run(*command, "--output", tmp_path / "a").out
+    done = commands.run(*command[:3], "--copies", "3", "--by", "3", "--output", tmp_path / "a")
+    assert_refused(done, f"{tmp_path}/a: was made with --copies 2, not 3")
+    assert_refused(commands.run(*command, "--output", tmp_path), "is there already, without moved copies")
 
 
 def test_what_cannot_be_used_is_counted_or_named(commands: CommandServer, tmp_path):
@@ -90,7 +93,7 @@ def test_what_cannot_be_used_is_counted_or_named(commands: CommandServer, tmp_pa
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
-    done = commands.run(*command, "--copies", "1")
+    done = commands.run(*command, "--copies", "1", "--by", "7")
     assert done.code == 0 and "1 pictures; 2 documents rejected (missing_key 1, not_a_picture 1)" in done.out, done
     assert {name: found.texts for name, found in documents(output).items()} == {"one-moved1": ("sun",)}
     (tmp_path / "texts.jsonl").write_text('{"text": "no picture"}\n')
@@ -101,4 +104,6 @@ def test_what_cannot_be_used_is_counted_or_named(commands: CommandServer, tmp_pa
         commands.run(command[0], "--input", tmp_path / "empty.tar", "--output", tmp_path / "other"), "empty.tar"
     )
     assert_refused(commands.run(*command, "--by", "0"), "--by 0", "at least 1")
+    done = commands.run(*command[:-1], tmp_path / "other", "--by", "8")  # a picture of 8 pixels would be white
+    assert_refused(done, "none of its pictures can be used (missing_key 1, not_a_picture 1, small_picture 1)")
     assert not (tmp_path / "other").exists()

@@ -14,6 +14,7 @@ from tests.tokenization.corpora import folder_corpus, picture, tar_corpus
 from tests.tokenization.test_readers_borders import write
 from tests.tokenization.test_train_vq import QUICK, SHORT
 from tokenization import train_vq
+from tokenization.job import locked
 from tokenization.vq_pictures import PictureBuffer
 
 
@@ -85,6 +86,12 @@ def test_weights_that_shards_need_are_not_written_over(commands, photos, start, 
     assert (start / "training.json").read_bytes() == before
     done = trained(commands, photos, start, "--start", start)
     assert done.code == 0 and json.loads((start / "training.json").read_text())["arguments"]["start"] == str(start)
+
+
+def test_two_trainings_never_write_to_one_folder(commands, photos, tmp_path):
+    (tmp_path / "vq").mkdir()
+    with locked(tmp_path / "vq", alone=True):
+        assert_refused(trained(commands, photos, tmp_path / "vq"), "vq: another process is writing to it")
 
 
 def test_an_output_among_the_pictures_is_refused(commands, photos):

@@ -159,7 +159,8 @@ def captions_of(record: dict[str, Any]) -> tuple[str, ...]:
     """
     key = next((key for key in CAPTION_KEYS if record.get(key) is not None), None)
     if key is None:
-        raise BadRecord("missing_key", f"none of {', '.join(CAPTION_KEYS)} among {', '.join(record) or 'no keys'}")
+        filled = [name for name, entry in record.items() if entry is not None]
+        raise BadRecord("missing_key", f"none of {', '.join(CAPTION_KEYS)} among {', '.join(filled) or 'no keys'}")
     value = record[key]
     captions = value if isinstance(value, list) else [value]
     for caption in captions:
@@ -209,7 +210,10 @@ def path_of(value: Any, key: str, root: str) -> Path | str:
         raise BadRecord(
             "unsafe_path", f"{key}: {value[:80]!r} is a URL, and pictures are not fetched: store them as files"
         )
-    name = inside(value)
+    try:
+        name = inside(value)
+    except BadRecord as bad:
+        raise BadRecord(bad.reason, f"{key}: {bad.detail} {root}; write it from there, or pass --image-root") from bad
     check_encodable(value, key)
     return f"{root}/{name}" if "://" in root else Path(root) / name
 

@@ -44,7 +44,12 @@ def unused_of(entries: list[storage.Entry]) -> str:
 
 
 def check_splits(path: str, entries: list[storage.Entry]) -> None:
-    """Raises UserError for a saved DatasetDict: its splits are folders, and should not become one dataset."""
+    """Raises UserError for a saved DatasetDict: its splits are folders, and should not become one dataset; and for code
+    shards."""
+    if {"job.json", "files", "parts"} <= {entry.name for entry in entries}:
+        raise UserError(
+            f"{path}: is a dataset that shard_images.py made, not a corpus: give the corpus that it was made of"
+        )
     if any(entry.name == SPLITS_FILE for entry in entries):
         folders = [entry.name for entry in entries if entry.is_folder]
         example = " ".join(f"{name}={path.rstrip('/')}/{name}" for name in folders[:3])
