@@ -11,13 +11,13 @@ is u + scale * (c - u), which Uni-X uses for text to picture (arXiv 2509.24365);
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 Scalars = float | Tensor
+LARGEST = 1e6  # of a scale: logits times more leave the range of float32 at low temperatures
 Scale = float | Sequence[float] | Callable[[int, int], float]
 """A number, one number a code, or a function of (code, codes in all)."""
 
@@ -32,8 +32,8 @@ def scales_of(scale: Scale, num_codes: int) -> list[float]:
         scales = [float(number) for number in scale]
     else:
         scales = [float(scale)] * num_codes
-    if not all(map(math.isfinite, scales)):
-        raise ValueError(f"guidance scales are {min(scales)} to {max(scales)}: give finite numbers")
+    if not all(abs(number) <= LARGEST for number in scales):  # NaN is not, either
+        raise ValueError(f"guidance scales are {min(scales)} to {max(scales)}: give numbers up to {LARGEST:,.0f}")
     return scales
 
 

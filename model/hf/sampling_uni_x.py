@@ -13,6 +13,9 @@ from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, T
 from .shapes_uni_x import trailing_shape
 
 Chance = torch.Generator | Sequence[torch.Generator] | None
+COLDEST = 1e-20
+"""Temperatures below it are taken as this one. The likeliest token has all of the probability long before, and logits divided
+by less leave the range of float32: the probabilities would be NaN, and the first token of the vocabulary drawn."""
 
 
 class TextOnlyLogitsProcessor(LogitsProcessor):
@@ -142,7 +145,7 @@ def warpers(temperature: float, top_k: int, top_p: float) -> LogitsProcessorList
     """Logits warpers: temperature (0 is left to the caller), then top-k, then top-p; 0 and 1.0 keep all."""
     found = LogitsProcessorList()
     if temperature not in (0, 1):
-        found.append(TemperatureLogitsWarper(float(temperature)))
+        found.append(TemperatureLogitsWarper(max(float(temperature), COLDEST)))
     if top_k:
         found.append(TopKLogitsWarper(top_k))
     if top_p < 1:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache, StaticCache
 
 from model.hf.cache_uni_x import reserved_cache
+from model.hf.sampling_uni_x import SeededSamplingLogitsProcessor
 from tests.model.tiny_hf import CODES, KINDS, QWEN3, START, TEXT_IDS, document, left_pad, tiny_model
 
 TOLERANCE = 1e-5
@@ -277,6 +278,20 @@ def test_sampling_follows_the_probabilities():
         generator=torch.Generator().manual_seed(0),
     )
     assert set(codes.flatten().tolist()) <= set(kept.tolist())
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-50])
+def test_the_coldest_temperatures_take_the_likeliest(temperature):
+    """Logits divided by so little would leave float32's range, and probabilities that are NaN draw the first id."""
+    model, prompt = tiny_model(seed=10), torch.tensor([[*document([4]), START]])
+    options = {"num_codes": 6, "guidance_scale": 1.0, "top_p": 0.9}
+    assert torch.equal(
+        model.generate_images(prompt, temperature=temperature, **options),
+        model.generate_images(prompt, temperature=0, **options),
+    )
+    scores = torch.tensor([[1.0, 5.0, -3.0]])
+    drawn = SeededSamplingLogitsProcessor([torch.Generator()], [], temperature=temperature)(prompt, scores)
+    assert drawn.argmax() == 1
 
 
 @pytest.mark.parametrize(

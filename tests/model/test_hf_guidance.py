@@ -113,6 +113,9 @@ def test_schedules_have_one_number_a_code():
     assert scales_of(linear(2.0, 8.0), 1) == [2.0]
     with pytest.raises(ValueError, match="3 guidance scales for 4 codes"):
         scales_of([1.0, 2.0, 3.0], 4)
+    for number in (1e30, -1e30, float("nan")):
+        with pytest.raises(ValueError, match="guidance scales are .* to .*: give numbers up to 1,000,000"):
+            scales_of(number, 4)
 
 
 @pytest.mark.parametrize("flavour", [{}, QWEN3], ids=["qwen25", "qwen3"])

@@ -137,6 +137,15 @@ def test_masks_that_do_not_fit_into_memory_are_refused_before_anything_is_comput
     assert len(run(export, tmp_path / "out", "--prompt", "x" * 150, "--num-images", 1)) == 1
 
 
+def test_a_line_ends_at_a_line_break_alone(tmp_path):
+    """str.splitlines() cuts at U+2028, U+0085 and form feeds, too, which JSON and prompts may hold."""
+    prompt = "a\u2028b\u0085c\x0cd"
+    (tmp_path / "p.txt").write_text(f"{prompt}\r\n{{see below}}\n", encoding="utf-8")
+    (tmp_path / "p.jsonl").write_text(f'{{"prompt": "{prompt[:-2]}"}}\n', encoding="utf-8")
+    assert [request.prompt for request in requests.read_prompts(tmp_path / "p.txt")] == [prompt, "{see below}"]
+    assert [request.prompt for request in requests.read_prompts(tmp_path / "p.jsonl")] == [prompt[:-2]]
+
+
 def test_keys_of_prompts_that_are_not_read_are_told(tmp_path, capsys):
     (tmp_path / "p.jsonl").write_text('{"prompt": "x", "image": "a.png"}\n{"prompt": "y", "shape": "1:1", "seed": 5}\n')
     assert [request.prompt for request in requests.read_prompts(tmp_path / "p.jsonl")] == ["x", "y"]
@@ -156,6 +165,7 @@ def test_keys_of_prompts_that_are_not_read_are_told(tmp_path, capsys):
         ("text", ["--max-images", "2", "--temperature", "0"], ["max-images", "temperature"]),
         ("interleaved", ["--max-images", "2", "--temperature", "0", "--max-new-tokens", "5"], []),
         ("interleaved", ["--num-images", "2"], ["num-images"]),
+        ("interleaved", ["--seed", "2", "--temperature", "0.5"], []),
     ],
 )
 def test_options_that_change_nothing_of_a_task_are_told(task, options, told):
@@ -163,6 +173,22 @@ def test_options_that_change_nothing_of_a_task_are_told(task, options, told):
     assert list(requests.without_effect(args, task, generate.build_parser())) == [
         f"--{name} changes nothing of --task {task}" for name in told
     ]
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "told"),
+    [
+        ("text", ["--seed", "2", "--top-p", "0.5"], ["seed", "top-p"]),
+        ("text", ["--seed", "2", "--top-p", "0.5", "--text-temperature", "0.1"], []),
+        ("draw", ["--top-k", "2", "--temperature", "0"], ["top-k"]),
+        ("draw", ["--top-k", "2"], []),
+    ],
+)
+def test_settings_of_chance_are_told_where_nothing_is_left_to_chance(task, options, told):
+    args = generate.build_parser().parse_args(["--model", "m", "--output", "o", "--task", task, *options])
+    lines = list(requests.without_effect(args, task, generate.build_parser()))
+    assert [line.partition(" changes nothing at ")[0] for line in lines] == [f"--{name}" for name in told]
+    assert all(line.endswith("which takes the likeliest") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +201,8 @@ def test_options_that_change_nothing_of_a_task_are_told(task, options, told):
         (["--task", "edit", "--prompt", "redder"], "edit 'redder' has no source picture"),
         (["--task", "draw", "--prompt", "x", "--image", __file__], "--task draw takes no pictures"),
         (["--task", "text", "--image", __file__], "nothing to do"),
+        (["--prompt", "caf\udce9"], r"--prompt: the prompt 'caf.udce9' is not valid Unicode: give it in UTF-8"),
+        (["--image", "a" * 5000], "a: there is no such picture"),
         (["--prompt", "word " * 60], r"needs \d+ tokens, the model has 256"),
     ],
 )
@@ -197,6 +225,9 @@ def test_bad_requests_are_one_line(export, tmp_path, monkeypatch, arguments, mes
         ("labels.csv", b"name,label\ncat,1\n", "labels.csv: .csv files are not read"),
         ("p.json", b'[{"prompt": "a"}]', ".json files are not read"),
         ("p.jsonl", b'{"prompt": "a", "prompt": "b"}', "line 1: not of the form .*the key 'prompt' stands twice"),
+        ("p.jsonl", b'{"prompt": "\\ud800"}', "p.jsonl line 1: the prompt .* is not valid Unicode"),
+        ("p.jsonl", b'{"prompt": "a", "x": ' + b"[" * 99_999, "p.jsonl line 1: not of the form .*recursion"),
+        ("p.txt", b'a cat\n{"prompt": "a dog"}\n', "p.txt line 2: .* would become the prompt .*: name the file .jsonl"),
         ("p.txt", b"\xff\xfe", "not UTF-8"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -216,3 +217,9 @@ def test_seeds_differ():
 @pytest.mark.parametrize(("text", "found"), [("4", 4.0), ("1:6.5", (1.0, 6.5)), ("0", 0.0)])
 def test_scales_are_numbers_or_ranges(text, found):
     assert generate.scale(text) == found
+
+
+@pytest.mark.parametrize("text", ["1e39", "1:1e30"])
+def test_scales_beyond_the_numbers_of_a_model_are_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"{text} is above 1,000,000"):
+        generate.scale(text)

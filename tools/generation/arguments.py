@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from pretrain.system.errors import UserError
 
+LARGEST_SCALE = 1_000_000  # as in model.hf.guidance_uni_x, which imports torch
+
 
 def at_least(lowest: int, number: type) -> Callable[[str], int | float]:
     """Argument type: a finite number of at least `lowest`."""
@@ -33,7 +35,10 @@ def scale(text: str) -> float | tuple[float, float]:
     """Argument type: a guidance scale, or FIRST:LAST, two of them."""
     first, colon, last = text.partition(":")
     number = at_least(0, float)
-    return (number(first), number(last)) if colon else number(first)
+    scales = (number(first), number(last) if colon else 0.0)
+    if max(scales) > LARGEST_SCALE:
+        raise argparse.ArgumentTypeError(f"{text} is above {LARGEST_SCALE:,}")
+    return scales if colon else scales[0]
 
 
 def choose_device(name: str) -> str:

@@ -23,9 +23,16 @@ def without_effect(args: argparse.Namespace, task: str, parser: argparse.Argumen
     )
     both = (*pictures[:2], *texts, "max_images")
     used = {"draw": pictures, "edit": (*pictures, "image_guidance"), "interleaved": both}.get(task, texts)
+    given = [name for name in vars(args) if getattr(args, name) != parser.get_default(name)]
     for name in sorted({*pictures, *both, "image_guidance"} - {*used}):
-        if getattr(args, name) != parser.get_default(name):
+        if name in given:
             yield f"--{name.replace('_', '-')} changes nothing of --task {task}"
+    draws, writes = task in (*PICTURE_TASKS, "interleaved"), task not in PICTURE_TASKS
+    if not (draws and args.temperature) and not (writes and args.text_temperature):
+        least = "--temperature 0" if draws else "--text-temperature 0, the default"
+        for name in ("seed", "top_k", "top_p"):
+            if name in given:
+                yield f"--{name.replace('_', '-')} changes nothing at {least}, which takes the likeliest"
 
 
 def where(record: Record, task: str) -> str:
@@ -61,8 +68,8 @@ def read_requests(args: argparse.Namespace) -> tuple[str, list[Request]]:
         if task != "caption":
             check_prompt(request.prompt, "prompt")
         for image in request.images:
-            if not image.is_file():
-                raise UserError(f"{image}: there is no such picture: give the path of a picture file")
+            if not is_file(image):
+                raise UserError(f"{str(image)[:200]}: there is no such picture: give the path of a picture file")
     return task, requests
 
 
@@ -86,7 +93,7 @@ def read_prompts(path: Path) -> list[Request]:
             'file with a prompt a line, or a .jsonl file with lines like {"prompt": TEXT}'
         )
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() also cuts texts, at U+2028 for one
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a .txt or .jsonl file") from None
     except UnicodeDecodeError as error:
@@ -104,11 +111,13 @@ def read_prompts(path: Path) -> list[Request]:
                 shape = values.get("shape", "")
                 line = values.get("prompt", "") if images else values["prompt"]
                 unread |= {key: None for key in values if key not in ("prompt", "images", "shape")}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                why = f" ({error})" if isinstance(error, ValueError) else ""
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                why = f" ({error})" if isinstance(error, ValueError | RecursionError) else ""
                 raise UserError(f'{where}: not of the form {{"prompt": TEXT}}{why}') from None
             if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
                 raise UserError(f"{where}: images is {images!r}: give a list of file names") from None
+        elif is_json_line(line):
+            raise UserError(f'{where}: {line.strip()[:60]!r} would become the prompt as it stands: name the file .jsonl')
         if not isinstance(shape, str):
             raise UserError(f'{where}: shape is {shape!r}: give a ratio of width to height as "4:3"')
         prompt = "" if images and line == "" else check_prompt(line, where)
@@ -120,8 +129,26 @@ def read_prompts(path: Path) -> list[Request]:
     return requests
 
 
+def is_json_line(line: str) -> bool:
+    """Whether a line of a text file is a JSON object with a prompt, as lines of a .jsonl file are."""
+    try:
+        return line.lstrip().startswith("{") and "prompt" in from_json(line)
+    except (ValueError, RecursionError):
+        return False
+
+
 def check_prompt(text: object, where: str) -> str:
     """The prompt without surrounding white space. Raises UserError for anything but a text."""
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{where}: the prompt is {text!r}: give some text")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of a command line that are not UTF-8, or half a pair
+        raise UserError(f"{where}: the prompt {ascii(text[:60])} is not valid Unicode: give it in UTF-8")
     return text.strip()
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that is too long for the system is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
