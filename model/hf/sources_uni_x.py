@@ -135,6 +135,9 @@ SPOKEN = (
 )  # not in any template here
 
 
+PICTURE_PARTS = ("image", "image_url")  # types of a message's parts
+
+
 def check_messages(messages: Sequence[dict]) -> None:
     """Raises ValueError for a malformed list of messages, and for message fields that would be ignored."""
     if isinstance(messages, str | dict) or not all(isinstance(message, dict) for message in messages):
@@ -150,11 +153,20 @@ def check_messages(messages: Sequence[dict]) -> None:
         for item in content if isinstance(content, list | tuple) else ():
             if not isinstance(item, dict) or item.get("type") == "text" and not isinstance(item.get("text"), str):
                 raise ValueError(f"a part is {_shown(item)}: give {{'type': 'text', 'text': ...}} or a picture's")
+            if item.get("type") not in ("text", *PICTURE_PARTS):
+                raise _wrong_part(item)
 
 
 def _shown(value) -> str:
     text = f"{value!r}"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _wrong_part(item: dict) -> ValueError:
+    return ValueError(
+        f"a part of type {item.get('type')!r} with {sorted(set(item) - {'type'})}: give {{'type': 'text', 'text': ...}} or "
+        "{'type': 'image', 'image': a picture of PIL, a path or a URL}"
+    )
 
 
 def parts_of_messages(messages: Sequence[dict]) -> list:
@@ -163,16 +175,12 @@ def parts_of_messages(messages: Sequence[dict]) -> list:
     for message in messages:
         content = message["content"]
         for item in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
-            kind = item.get("type")
-            if kind == "text":
+            if item.get("type") == "text":
                 parts.append(item["text"])
                 continue
             named = [item[key] for key in ("image", "url", "path", "image_url") if item.get(key) is not None]
-            if kind not in ("image", "image_url") or not named:
-                raise ValueError(
-                    f"a part of type {kind!r} with {sorted(set(item) - {'type'})}: give {{'type': 'text', 'text': ...}} or "
-                    "{'type': 'image', 'image': a picture of PIL, a path or a URL}"
-                )
+            if item.get("type") not in PICTURE_PARTS or not named:
+                raise _wrong_part(item)
             parts.append(open_picture(named[0]["url"] if isinstance(named[0], dict) else named[0]))
     return parts
 

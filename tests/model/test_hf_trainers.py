@@ -57,6 +57,24 @@ def test_the_template_alone_drops_nothing_that_a_message_says(processor, key):
     assert rendered == processor.tokenizer.apply_chat_template(said[:1], tokenize=False, add_generation_prompt=True)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [{"type": "video", "video": "a.mp4"}, {"type": "audio", "audio": "a.wav"}, {"text": "x"}, "x", {"type": "text"}],
+    ids=["video", "sound", "no type", "bare", "no text"],
+)
+def test_a_part_that_is_no_text_becomes_no_picture(processor, part):
+    """Where nothing is tokenized the template alone would write a picture's marks for whatever it does not know."""
+    said = [{"role": "user", "content": [part, {"type": "image"}, {"type": "text", "text": "What?"}]}]
+    with pytest.raises(jinja2.TemplateError, match="a part of type .*: give a text as type text, or a picture as type image"):
+        processor.tokenizer.apply_chat_template(said, tokenize=False)
+    with pytest.raises(ValueError, match="give {'type': 'text', 'text': ...} or"):
+        processor.apply_chat_template(said, tokenize=False)
+    said[0]["content"].remove(part)
+    rendered = processor.tokenizer.apply_chat_template(said, tokenize=False)
+    assert "<|vision_start|><|image_pad|><|vision_end|>What?" in rendered
+    assert rendered == processor.apply_chat_template(said, tokenize=False)
+
+
 def test_chat_templates_do_what_trainers_ask_for(processor, pictures, tmp_path):
     pictures[0].save(tmp_path / "picture.png")
     named = {"type": "image", "path": str(tmp_path / "picture.png")}

@@ -17,8 +17,11 @@ TEMPLATE = """\
 {%- endfor %}
 {%- set said %}{% if message['content'] is string %}{{ message['content'] }}{% elif message['content'] %}
 {%- for item in message['content'] %}
-{%- if item['type'] == 'text' %}{{ item['text'] }}
-{%- else %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% endif %}
+{%- set kind = item['type'] if item is mapping and 'type' in item else 'none' %}
+{%- if kind == 'text' and 'text' in item and item['text'] is string %}{{ item['text'] }}
+{%- elif kind in PICTURES %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
+{%- else %}{{ raise_exception('a part of type ' + kind|string + ': give a text as type text, or a picture as type image') }}
+{%- endif %}
 {%- endfor %}{% endif %}{% endset %}
 {{- 'BEFORE' + message['role'] + 'AFTER' }}
 {%- if message['role'] == 'assistant' %}{% generation %}{{ said + 'END' }}{% endgeneration %}{{ 'BETWEEN' }}
@@ -29,10 +32,10 @@ TEMPLATE = """\
 
 def chat_template() -> str:
     """The template. Assistant text is marked for training on answers only; `add_generation_prompt` opens a turn."""
-    from model.hf.sources_uni_x import SPOKEN  # which imports torch
+    from model.hf.sources_uni_x import PICTURE_PARTS, SPOKEN  # which imports torch
 
     before, after = TURN_START.split("{role}")
-    marks = {"SPOKEN": str(list(SPOKEN)), "BEFORE": before, "AFTER": after, "BETWEEN": BETWEEN_TURNS, "END": TURN_END}
+    marks = {"SPOKEN": str(list(SPOKEN)), "PICTURES": str(list(PICTURE_PARTS)), "BEFORE": before, "AFTER": after, "BETWEEN": BETWEEN_TURNS, "END": TURN_END}
     template = TEMPLATE
     for mark, text in marks.items():
         template = template.replace(mark, text.replace("\n", "\\n"))
