@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import socket
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from urllib.request import urlopen
 
 import openai
 import pytest
@@ -62,9 +64,9 @@ def png_without_pixels(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)[:9])
 
 
-def saved(picture: Image.Image, kind: str) -> bytes:
+def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
-    picture.save(file, format=kind)
+    picture.save(file, format=kind, **options)
     return file.getvalue()
 
 
@@ -125,6 +127,10 @@ PICTURE_REFUSALS = {
     "too large": (data_uri(saved(Image.new("1", (200, 51)), "PNG")), "limit is 10,000"),
     "no pixels": (data_uri(png_without_pixels(10, 10)), "truncated or damaged"),
     "other decoder": (data_uri(saved(Image.new("RGB", (8, 8)), "TIFF")), "not a picture (PNG, JPEG, WEBP, GIF)"),
+    "animation": (
+        data_uri(saved(Image.new("L", (9, 9)), "GIF", save_all=True, append_images=[Image.new("L", (9, 9), 255)]), "gif"),
+        "it has several frames, of which one alone would be read: send that one",
+    ),
     "PostScript": (data_uri(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not a picture"),
 }
 
@@ -229,7 +235,37 @@ def test_any_json_gets_a_clear_answer(served, value):
         assert status in (400, 404) and found["error"]["message"], (value, found)
 
 
+@pytest.mark.parametrize("query", ["n=3", "stream=true", "limit=1", "seed="])
+def test_settings_in_an_address_are_refused(served, query):
+    for answer in (served.get(f"/v1/models?{query}"), served.post(f"/v1/chat/completions?{query}", b"{}")):
+        message = answer[1]["error"]["message"]
+        assert answer[0] == 400 and message.startswith(f"'{query.partition('=')[0]}' in the address is not read")
+
+
+def test_what_asks_for_nothing_in_an_address_is_accepted(served):
+    for query in ("api-version=2026-01-01", "stream=false&include[]=reasoning.encrypted_content"):
+        assert served.get(f"/v1/models?{query}")[0] == 200
+    with urlopen(f"{served.url}/page/page.js?v=2", timeout=300) as answer:  # and whatever is no endpoint's
+        assert answer.status == 200
+
+
+def test_a_compressed_body_is_refused_by_name(served):
+    body = gzip.compress(json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "x"}]}).encode())
+    status, found, _ = served.post("/v1/chat/completions", body, **{"Content-Encoding": "gzip"})
+    assert status == 400 and "Content-Encoding 'gzip': send it as it is" in found["error"]["message"]
+
+
+def test_two_limits_of_one_answer_are_refused_where_they_differ(served):
+    asked = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+    for other, expected in ((2, 200), (5, 400)):
+        body = json.dumps({**asked, "max_completion_tokens": other}).encode()
+        status, found, _ = served.post("/v1/chat/completions", body)
+        assert status == expected and (status == 200 or "max_tokens is 2 and max_completion_tokens 5" in str(found))
+
+
 def test_unknown_addresses_and_methods(served):
+    for path in ("/v1/embeddings", "/chat/completions"):
+        assert served.post(path, b"{}")[1]["error"]["message"] == f"POST {path}: Not Found: /api lists what there is"
     assert served.get("/v1/none")[0] == 404 and served.get("/v1/chat/completions")[0] == 405
     assert served.post("/v1/none", b"{}")[1]["error"]["type"] == "not_found_error"
     assert served.get("/page/../../../tools/serve.py")[0] == served.get("/page/%2e%2e/app.py")[0] == 404
@@ -299,7 +335,7 @@ def test_malformed_headers_are_refused(served, line):
 )
 def test_odd_addresses_are_answered(served, path):
     host = served.url.removeprefix("http://")
-    assert raw(served, f"GET {path} HTTP/1.1", f"Host: {host}").split()[1] in (b"200", b"404")
+    assert raw(served, f"GET {path} HTTP/1.1", f"Host: {host}").split()[1] in (b"200", b"400", b"404")
 
 
 def test_a_probe_finds_the_health_by_any_name_and_address(served):

@@ -153,6 +153,21 @@ def test_responses_and_what_they_go_on_from(served, export):
         served.client.responses.retrieve(unkept.id)
 
 
+def test_a_response_and_its_message_are_not_taken_for_each_other(served):
+    """Of a response with a picture as an item, the picture was missing."""
+    picture = {"type": "input_image", "image_url": data_uri(picture_file())}
+    body = {"model": "tiny", "max_output_tokens": 4, "input": [{"role": "user", "content": [picture]}]}
+    first = served.post("/v1/responses", json.dumps(body).encode())[1]
+    item, user = {"type": "item_reference", "id": first["id"]}, {"role": "user", "content": "x"}
+    status, found, _ = served.post("/v1/responses", json.dumps({**body, "input": [item, user]}).encode())
+    assert status == 400 and "which is a response: give it as previous_response_id" in found["error"]["message"]
+    message = first["output"][0]["id"]
+    status, found, _ = served.get(f"/v1/responses/{message}")
+    assert status == 400 and "which is a message of a response" in found["error"]["message"]
+    status, found, _ = served.post("/v1/responses", json.dumps({**body, "previous_response_id": message}).encode())
+    assert status == 400 and found["error"]["param"] == "previous_response_id"
+
+
 def test_responses_are_streamed(served):
     asked = {"model": "tiny", "max_output_tokens": 12, "seed": 5}
     parts = [{"type": "input_text", "text": "What?"}, {"type": "input_image", "image_url": data_uri(picture_file())}]

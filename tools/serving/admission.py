@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +18,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tools.serving.api_error import ApiError
 from tools.serving.limits import Limits
 from tools.serving.metrics import ServerMetrics
+
+QUERY = {
+    "api-version": None,  # of Azure's clients; there is one version
+    "include": None,  # of a stored response: what it names does not occur here
+    "include[]": None,
+    "include_obfuscation": None,  # padding of events, which this server never adds
+    "stream": "false",
+}
+"""Parameters in addresses that ask for nothing here, and the value with which they do so, None for any."""
 
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\]*)(:\d{0,5})?")
 
@@ -75,6 +85,16 @@ def is_address(name: str) -> bool:
     return True
 
 
+def check_query(scope: Scope) -> None:
+    """Raises ApiError 400 for a parameter in the address of an endpoint: settings stand in the body."""
+    if not scope["path"].startswith("/v1/"):
+        return
+    for name, value in parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True):
+        if name not in QUERY or QUERY[name] not in (None, value.lower()):
+            message = f"{name[:100]!r} in the address is not read: leave it out there, and send settings in the body"
+            raise ApiError(400, message, name[:100], "unknown_parameter")
+
+
 class AdmissionControl:
     """ASGI middleware that counts requests to the model and refuses those over the limits.
 
@@ -107,6 +127,7 @@ class AdmissionControl:
         posted = scope["method"] == "POST"
         try:
             self.callers.check(scope["path"], headers)
+            check_query(scope)
             if posted:
                 self.check_room(headers)
         except ApiError as error:
@@ -123,6 +144,9 @@ class AdmissionControl:
         """Raises ApiError 503, 429 or 413 for requests over the limits."""
         if self.draining:
             raise ApiError(503, "the server is shutting down", code="shutting_down", retry_after=10)
+        if (encoding := headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
+            message = f"the body has Content-Encoding {encoding[:40]!r}: send it as it is, without compression"
+            raise ApiError(400, message, code="unsupported_encoding")
         if self.inside >= self.limits.requests:
             wait = max(1, math.ceil(self.last_seconds()))
             raise ApiError(429, f"{self.inside} requests wait already: try again", code="queue_full", retry_after=wait)

@@ -148,6 +148,7 @@ async def on_http_error(request: Request, error: Any) -> Response:
     """Errors of Starlette: unknown routes, wrong methods, unreadable forms."""
     method_or_address = error.status_code in (404, 405)
     message = f"{request.method} {request.url.path[:100]}: {error.detail}" if method_or_address else error.detail
+    message = f"{message}: /api lists what there is" if error.status_code == 404 else message
     response = ApiError(error.status_code, str(message)).response()
     response.headers.update(error.headers or {})
     return response

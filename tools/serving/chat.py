@@ -10,7 +10,7 @@ from typing import cast
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tools.serving.api_error import json_response
+from tools.serving.api_error import ApiError, json_response
 from tools.serving.conversation import check_turns, prompt_of, turns_of
 from tools.serving.jobs import Job, Usage
 from tools.serving.schemas.chat import ChatRequest
@@ -28,6 +28,9 @@ def chat_endpoint(service: Service) -> Callable:
         turns, files = turns_of(asked.messages)
         check_turns(service, turns, "messages")
         wanted = asked.max_completion_tokens or asked.max_tokens
+        if asked.max_tokens not in (None, wanted):
+            message = f"max_tokens is {asked.max_tokens} and max_completion_tokens {wanted}: they say the same, send one"
+            raise ApiError(400, message, "max_tokens", "invalid_value")
         settings = TextSettings.of(asked, max_tokens=wanted)
         job, seed = await text_job(service, prompt_of(service, turns), files, settings, "messages", "max_tokens")
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name, "seed": seed}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from model.shapes import Framing, nearest_shape
+from tokenization.frames import FURTHER
 from tokenization.preprocess import RejectedImage, open_image, preprocess
 from tools.serving.api_error import ApiError
 
@@ -37,7 +38,11 @@ def bytes_of_data_uri(uri: str, param: str) -> bytes:
 def picture_of(data: bytes, framing: Framing, max_pixels: int, param: str) -> Image.Image:
     """Image file as RGB in the nearest shape. Raises ApiError 400 for an unreadable image."""
     try:
-        return preprocess(open_image(data, max_pixels, FORMATS), framing)
+        picture = open_image(data, max_pixels, FORMATS)
+        if FURTHER in picture.info:
+            message = f"{param}: it has several frames, of which one alone would be read: send that one"
+            raise ApiError(400, message, param, "several_frames")
+        return preprocess(picture, framing)
     except RejectedImage as error:
         raise ApiError(400, f"{param}: {error}", param, error.reason) from None
 

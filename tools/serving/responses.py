@@ -80,9 +80,12 @@ def kept_endpoint(service: Service) -> Callable:
     return kept
 
 
-def find(service: Service, name: str, param: str) -> Answer:
-    """A stored answer. Raises ApiError 404."""
+def find(service: Service, name: str, param: str, item: bool = False) -> Answer:
+    """A stored response, or the message of one, which is stored without a body. Raises ApiError 400 or 404."""
     answer = service.answers.get(name)
+    if answer is not None and item == bool(answer.body):
+        other = "a response: give it as previous_response_id" if item else "a message of a response: give the response's id"
+        raise ApiError(400, f"{param} is {name!r}, which is {other}", param, "invalid_value")
     if answer is None:
         minutes = f"{service.answers.seconds / 60:g}"
         message = (
@@ -104,7 +107,7 @@ def turns_of(service: Service, asked: ResponseRequest) -> tuple[list[Turn], list
     for number, item in enumerate(asked.input):
         kind = item.type or "message"
         if kind == "item_reference":
-            turns += find(service, item.id, f"input.{number}.id").turns
+            turns += find(service, item.id, f"input.{number}.id", item=True).turns
         elif kind == "message":
             turns.append(("system" if item.role == "developer" else item.role, parts_of(item, number, files)))
     if not turns:
