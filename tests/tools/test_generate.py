@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pretrain.system.errors import UserError
 from tests.tools.tiny_export import GRID, write_export, write_tokenizer
 from tools import generate
 from tools.export.folder import open_export
-from tools.generation import prompts, requests
+from tools.generation import prompts, requests, results
 from tools.generation.prompts import Request, codes_of, prompt_ids
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "generate.py"
@@ -125,6 +126,54 @@ def test_a_job_whose_requests_were_all_put_aside_has_failed(export, picture, tmp
     lines = run(export, tmp_path / "one", "--image", tmp_path / "text.png", "--image", picture)
     assert ["error" in line for line in lines] == [True, False]
     assert "1 requests were put aside" in capsys.readouterr().err
+
+
+def test_a_picture_that_is_put_aside_is_named(export, picture, tmp_path, capsys):
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "depth.tiff")
+    (tmp_path / "empty.png").touch()
+    names = ["depth.tiff", "empty.png"]
+    lines = run(export, tmp_path / "out", *(word for name in names for word in ("--image", tmp_path / name)), "--image", picture)
+    assert [line["error"].split(":")[0] for line in lines[:2]] == [str(tmp_path / name) for name in names]
+
+
+def test_frames_that_are_left_out_are_told_once(export, tmp_path, capsys):
+    frames = [Image.new("L", (9, 9), shade) for shade in (0, 255)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    edit = ("--task", "edit", "--prompt", "x", "--image", tmp_path / "a.gif")
+    run(export, tmp_path / "out", *edit, "--num-images", 2, "--batch-size", 1)
+    assert capsys.readouterr().err.count(f"{tmp_path / 'a.gif'}: its further frames or pages are left out") == 1
+
+
+@pytest.mark.parametrize(
+    ("skills", "options", "told"),
+    [
+        (["draw", "caption"], ["--task", "draw"], ""),
+        (["draw", "caption"], ["--task", "edit"], "--task edit: the model's training data did not teach it"),
+        (["draw", "caption"], ["--task", "caption", "--chat"], "--chat: the model's training data did not teach it"),
+        ([], ["--task", "draw"], "skills in config.json: none"),
+        ([], ["--task", "text"], ""),
+        (None, ["--task", "edit"], ""),
+    ],
+)
+def test_a_task_that_the_training_data_did_not_teach_is_told(skills, options, told):
+    args = generate.build_parser().parse_args(["--model", "m", "--output", "o", *options])
+    lines = list(requests.not_taught(args, args.task, skills))
+    assert len(lines) == bool(told) and told in "".join(lines)
+
+
+def test_a_text_is_kept_where_it_cannot_be_printed(export, tmp_path):
+    """By an output of ASCII, and by one whose reader has left; the exit code and the record are those of a job that is done."""
+    asked = ["--model", export, "--task", "text", "--prompt", "红苹果", "--prompt", "a dog", "--batch-size", 1, "--max-new-tokens", 2]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = command(*asked, "--output", tmp_path / "ascii", env=ascii_only)
+    assert result.returncode == 0 and result.stdout.startswith("\\u7ea2\\u82f9\\u679c: ")
+    read, write = os.pipe()
+    os.close(read)
+    result = command(*asked, "--output", tmp_path / "left", stdout=write, stderr=subprocess.PIPE, capture_output=False)
+    os.close(write)
+    assert result.returncode == 0 and "2 texts, each with" in result.stderr
+    for name in ("ascii", "left"):
+        assert len((tmp_path / name / "generations.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_masks_that_do_not_fit_into_memory_are_refused_before_anything_is_computed(export, tmp_path, monkeypatch):
@@ -301,8 +350,9 @@ def test_a_damaged_export_is_refused(export, tmp_path, what, message):
     assert "\n" not in str(caught.value)
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=600)
+def command(*arguments: object, **options) -> subprocess.CompletedProcess:
+    options = {"capture_output": True, "text": True, "timeout": 600, **options}
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], **options)
 
 
 def test_the_command_ends_with_exit_code_2_and_one_line(tmp_path):
@@ -326,7 +376,9 @@ def test_help_imports_nothing_heavy_and_shows_an_example():
     assert "python tools/generate.py --model" in result.stdout
 
 
-def test_the_last_line_says_where_results_lie_and_a_second_job_what_differs(export, tmp_path, picture, capsys):
+def test_the_last_line_says_where_results_lie_and_a_second_job_what_differs(
+    export, tmp_path, picture, capsys, monkeypatch
+):
     out = tmp_path / "out"
     run(export, out, "--prompt", "a cat", "--num-images", 2)
     told = capsys.readouterr().err.splitlines()[-1]
@@ -334,9 +386,19 @@ def test_the_last_line_says_where_results_lie_and_a_second_job_what_differs(expo
         told
         == f"{out}: 2 pictures, all of them on {out}/contact_sheet.png, each with its prompt and settings in generations.jsonl"
     )
+    width = Image.open(out / "contact_sheet.png").width
+    run(export, out, "--prompt", "a cat", "--num-images", 1)  # of fewer pictures than are there, which stay
+    assert capsys.readouterr().err.splitlines()[-1] == told and Image.open(out / "contact_sheet.png").width == width
     with pytest.raises(UserError) as refused:
         run(export, out, "--prompt", "a cat", "--num-images", 2, "--guidance", 2.5, "--top-k", 7)
     assert "(guidance is 4.0 there, 2.5 now, top_k is 4096 there, 7 now): give another --output" in str(refused.value)
+    monkeypatch.setattr(results, "SHEET_PICTURES", 8)
+    dogs = [word for number in range(9) for word in ("--prompt", f"dog {number}")]
+    run(export, out, *dogs, "--num-images", 1, "--overwrite")
+    assert f"9 pictures, all of them on {out}/contact_sheet.png to contact_sheet-2.png" in capsys.readouterr().err
+    monkeypatch.undo()
+    run(export, out, "--prompt", "a cat", "--num-images", 1, "--overwrite")
+    assert not (out / "contact_sheet-2.png").exists() and f"1 picture, all of them on {out}" in capsys.readouterr().err
     run(export, tmp_path / "captions", "--image", picture, "--max-new-tokens", 2)
     assert (
         capsys.readouterr().err.splitlines()[-1].startswith(f"{tmp_path / 'captions'}: 1 caption, each with its prompt")

@@ -37,7 +37,7 @@ def run_job(
 
     from tools.generation.batches import fingerprint
     from tools.generation.prompts import check_lengths, check_memory, sample_seed, settings_of, shape_number
-    from tools.generation.results import make_batch, write_sheets
+    from tools.generation.results import make_batch, say, write_sheets
 
     longest = check_lengths(export, task, requests, sampling)
     common = {"task": task, "model": fingerprint(export.folder), "settings": settings_of(task, sampling)}
@@ -75,9 +75,11 @@ def run_job(
                         f"--batch-size (prompts have up to {longest:,} tokens); the same command goes on from here"
                     ) from None
                 record.add(made)
+                for line in made:
+                    say(line)
                 progress.update(len(batch))
     bad = [line for line in record.lines.values() if "error" in line]
     if bad:
         print(f"warning: {len(bad)} requests were put aside, as {bad[0]['error']}: see {record.path}", file=sys.stderr)
     if task in PICTURE_TASKS:
-        write_sheets(record, [job for _, job in jobs], samples)
+        write_sheets(record)

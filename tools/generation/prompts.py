@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,10 +164,26 @@ def codes_of(export: Export, request: Request) -> list:
 
     Raises RejectedImage, a UserError, for a bad file.
     """
-    from tokenization.preprocess import open_image, preprocess
+    from tokenization.frames import FURTHER
+    from tokenization.preprocess import RejectedImage, open_image, preprocess
 
-    pictures = [preprocess(open_image(path), framing_of(export)) for path in request.images]
-    return [source_codes(export, picture) for picture in pictures]
+    found = []
+    for path in request.images:
+        try:
+            opened = open_image(path)
+            picture = preprocess(opened, framing_of(export))
+        except RejectedImage as error:  # which names no file where it knew the bytes alone
+            raise RejectedImage(error.reason, error.detail, path) from None
+        if FURTHER in opened.info:
+            tell_further_frames(path)
+        found.append(source_codes(export, picture))
+    return found
+
+
+@lru_cache(maxsize=None)  # a picture may be the source of many results
+def tell_further_frames(path: Path) -> None:
+    """Say, once for a file, that all but its first frame or page are left out."""
+    print(f"warning: {path}: its further frames or pages are left out: give those that count as files", file=sys.stderr)
 
 
 def source_codes(export: Export, picture: Image.Image):

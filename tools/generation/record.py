@@ -71,8 +71,18 @@ class Record:
         for line in self.lines.values():
             for name in files_of(line):
                 (self.folder / name).unlink(missing_ok=True)
+        self.remove_sheets()
         self.path.unlink(missing_ok=True)
         self.lines = {}
+
+    def sheets(self) -> list[Path]:
+        """Contact sheets, the first one first."""
+        return sorted(self.folder.glob("contact_sheet*.png"), key=lambda path: (len(path.name), path.name))
+
+    def remove_sheets(self) -> None:
+        """Remove the contact sheets, of which there may have been more than the next ones."""
+        for path in self.sheets():
+            path.unlink()
 
 
 def files_of(line: dict) -> list[str]:

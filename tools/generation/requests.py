@@ -12,6 +12,7 @@ from pretrain.system.strict_json import from_json
 from tools.generation.prompts import PICTURE_TASKS, Request
 from tools.generation.record import Record
 
+SKILLS = ("draw", "edit", "caption", "chat")  # as exports record them
 PROMPT_SUFFIXES = ("", ".txt", ".jsonl")
 
 
@@ -35,11 +36,21 @@ def without_effect(args: argparse.Namespace, task: str, parser: argparse.Argumen
                 yield f"--{name.replace('_', '-')} changes nothing at {least}, which takes the likeliest"
 
 
+def not_taught(args: argparse.Namespace, task: str, skills: object) -> Iterator[str]:
+    """A line where the model's config.json records what its training data taught, and this task is not among it."""
+    needed = "chat" if args.chat and task not in PICTURE_TASKS else task
+    if isinstance(skills, list) and needed in SKILLS and needed not in skills:
+        asked = "--chat" if needed == "chat" else f"--task {task}"
+        known = ", ".join(map(str, skills)) or "none"
+        yield f"{asked}: the model's training data did not teach it (skills in config.json: {known}); expect nothing of the results"
+
+
 def where(record: Record, task: str) -> str:
     """Line on where the results are."""
     made = [line for line in record.lines.values() if "error" not in line]
-    sheet = record.folder / "contact_sheet.png"
-    look = f", all of them on {sheet}" if sheet.is_file() and task in PICTURE_TASKS else ""
+    sheets = record.sheets() if task in PICTURE_TASKS else []
+    more = f" to {sheets[-1].name}" if len(sheets) > 1 else ""
+    look = f", all of them on {sheets[0]}{more}" if sheets else ""
     what = {"caption": "caption", "text": "text", "interleaved": "document"}.get(task, "picture")
     return f"{record.folder}: {len(made):,} {what}{'' if len(made) == 1 else 's'}{look}, each with its prompt and settings in {record.path.name}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,12 +72,26 @@ def make_batch(
                     name = f"{name_of(line)}-{number:02d}.png"
                     save_picture(part, folder / name)
                     line["parts"].append({"file": name})
-            print(f"{line['prompt_index']:04d}: " + " ".join(p.get("text") or f"[{p['file']}]" for p in line["parts"]))
     else:
         for line, text in zip(made, write_batch(export, prompts, seeds, sampling), strict=True):
             line["text"] = text
-            print(f"{', '.join(line['images']) if 'images' in line else line['prompt']}: {text}")
     return lines
+
+
+def say(line: dict) -> None:
+    """Print a result that is a text. It is recorded already: a letter that the output cannot encode is escaped, and when the
+    output's reader has left, as `| head` does, the job goes on without it."""
+    if "parts" in line:
+        words = f"{line['prompt_index']:04d}: " + " ".join(p.get("text") or f"[{p['file']}]" for p in line["parts"])
+    elif "text" in line:
+        words = f"{', '.join(line['images']) if 'images' in line else line['prompt']}: {line['text']}"
+    else:
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(words.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def name_of(line: dict) -> str:
@@ -95,17 +111,18 @@ def previews(export: Export, folder: Path, names: Sequence[str], rows: int):
     return write
 
 
-def write_sheets(record: Record, jobs: Sequence[dict], samples: int) -> None:
-    """Write `contact_sheet.png`, `contact_sheet-2.png` and so on: a row per prompt, or a block where a prompt has one
-    image."""
+def write_sheets(record: Record) -> None:
+    """Write `contact_sheet.png`, `contact_sheet-2.png` and so on, of all recorded images: a row per prompt, or a block where a
+    prompt has one image."""
     from PIL import Image
 
     from tokenization.contact_sheet import contact_sheet, inside
 
-    shown = [record.lines[job["prompt_index"], job["sample_index"]] for job in jobs]
-    shown = [line for line in shown if "file" in line]
+    shown = [line for _, line in sorted(record.lines.items()) if "file" in line]
+    samples = max((line["sample_index"] for line in shown), default=0) + 1
     columns = samples if 1 < samples <= 12 else 8
     a_sheet = SHEET_PICTURES // columns * columns
+    record.remove_sheets()
     for sheet, start in enumerate(range(0, len(shown), a_sheet), 1):
         lines = shown[start : start + a_sheet]
         pictures: list[Image.Image] = [Image.open(record.folder / line["file"]) for line in lines]
