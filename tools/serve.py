@@ -55,6 +55,13 @@ def what_it_can(
     return turns, asked or (everything if recorded is None else known)
 
 
+def examples_of(recorded: object) -> Sequence[str]:
+    """Captions that the page offers to draw: sample prompts of the run, as the export records them."""
+    if not (recorded is None or isinstance(recorded, list) and all(isinstance(text, str) and text for text in recorded)):
+        raise UserError(f"config.json: sample_prompts is {recorded!r}: a list of captions is needed; mend or remove it")
+    return recorded or ()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Command-line parser."""
     limits = Limits()
@@ -221,7 +228,8 @@ def main(arguments: list[str] | None = None) -> int:
     worker = Worker(export, queue, limits.batch_size, metrics)
     worker.start()
     turns, skills = what_it_can(getattr(export.model.config, "skills", None), args.chat_format, args.skills)
-    service = Service(export, names_of(args), queue, limits, sampling_of(args), turns, skills)
+    examples = examples_of(getattr(export.model.config, "sample_prompts", None))
+    service = Service(export, names_of(args), queue, limits, sampling_of(args), turns, skills, examples)
     hosts = None if "*" in args.allow_host else {name.lower() for name in (*LOCAL, args.host, *args.allow_host)}
     callers = Callers(hosts, [origin.rstrip("/").lower() for origin in args.allow_origin], keys)
     app, admission = build_app(service, worker, callers, metrics)

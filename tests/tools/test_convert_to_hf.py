@@ -34,7 +34,7 @@ from tests.tools.test_full_disk import assert_no_room
 from tokenization.vq import load_vq
 from tools.export.folder import open_export
 from tools.export.from_checkpoint import UNFINISHED, write_configuration
-from tools.export.model_card import licences
+from tools.export.model_card import captions_to_draw, licences
 
 FLAVOURS = {
     "fp32-tied-qwen2.5": ["log.sample_prompts=['ann@example.org', 'keycap: 0', 'red apple']"],
@@ -266,6 +266,15 @@ def test_skills_are_written_where_they_are_known(exports, tmp_path):
     for skills, written in ((["edit"], ["edit"]), ([], []), (None, "nothing")):
         write_configuration(tmp_path, ModelConfig.from_dict(values), "float32", skills=skills)
         assert json.loads((tmp_path / "config.json").read_text()).get("skills", "nothing") == written
+
+
+def test_sample_prompts_are_written_where_they_are_fit_for_a_public_page(exports, tmp_path):
+    shutil.copy(exports["fp32-tied-qwen2.5"].folder / "tokenizer.json", tmp_path)
+    values = json.loads((exports["fp32-tied-qwen2.5"].folder / "config.json").read_text())
+    (tmp_path / "config.yaml").write_text("log: {sample_prompts: [a, 'b@c.org', '', d, e, f, g]}")
+    for run, written in ((tmp_path, ["a", "d", "e", "f"]), (None, None)):
+        write_configuration(tmp_path, ModelConfig.from_dict(values), "float32", captions=captions_to_draw(run))
+        assert json.loads((tmp_path / "config.json").read_text()).get("sample_prompts") == written
 
 
 def test_licences_follow_the_parts():

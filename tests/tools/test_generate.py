@@ -125,7 +125,10 @@ def test_a_job_whose_requests_were_all_put_aside_has_failed(export, picture, tmp
         run(export, tmp_path / "none", "--image", tmp_path / "text.png")
     lines = run(export, tmp_path / "one", "--image", tmp_path / "text.png", "--image", picture)
     assert ["error" in line for line in lines] == [True, False]
-    assert "1 requests were put aside" in capsys.readouterr().err
+    assert "1 request was put aside, as" in capsys.readouterr().err
+    shutil.copy(picture, tmp_path / "text.png")  # mended, and asked for again
+    lines = run(export, tmp_path / "one", "--image", tmp_path / "text.png", "--image", picture)
+    assert len(lines) == 2 and not any("error" in line for line in lines) and "aside" not in capsys.readouterr().err
 
 
 def test_a_picture_that_is_put_aside_is_named(export, picture, tmp_path, capsys):

@@ -311,7 +311,8 @@ def test_a_page_of_a_model_of_texts_goes_on_with_texts(commands, browser, tmp_pa
 
 
 def test_a_page_offers_what_its_model_learned_and_asks_for_the_key(commands, browser, tmp_path):  # noqa: F811
-    folder = write_export(tmp_path / "tiny", added=CHATML, max_position_embeddings=1024)
+    own = ["a house", "ein rotes Herz"]
+    folder = write_export(tmp_path / "tiny", added=CHATML, max_position_embeddings=1024, sample_prompts=own)
     with serving(commands, folder, tmp_path / "served", "--chat-format", "plain", "--api-key", "secret") as server:
         page = browser.new_context(viewport=PHONE).new_page()
         page.goto(server.url)
@@ -326,7 +327,16 @@ def test_a_page_offers_what_its_model_learned_and_asks_for_the_key(commands, bro
         )
         expect(page.locator("#skills")).to_have_text(words)
         expect(page.locator("#chat-hint")).to_contain_text("learned captions, not conversations")
+        page.get_by_role("tab", name="Generate").click()
+        assert page.locator("#draw-examples button").all_text_contents() == own
+        page.get_by_placeholder("a house").press("Tab")
+        page.keyboard.press("Enter")
+        expect(page.get_by_label("Description")).to_have_value("a house")
         page.goto(f"{server.url}/api")
-        expect(page.locator("#post_chat_completions")).to_contain_text("max_completion_tokens")
+        fields = page.locator("#post_chat_completions")
+        expect(fields).to_contain_text("max_completion_tokens")
+        assert fields.locator(".wide").evaluate("box => box.scrollWidth <= box.clientWidth")
+        rows = {row.locator("th").inner_text(): row.locator("td").first.inner_text() for row in fields.locator("tr").all()[1:]}
+        assert (rows["top_p"], rows["seed"]) == ("number above 0 to 1", "integer")
         assert fits(page)
         page.context.close()

@@ -130,7 +130,7 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
     from model.config import ModelConfig
     from model.prompts import PromptTemplates
     from tokenization.vq import load_vq
-    from tools.export.model_card import model_card
+    from tools.export.model_card import captions_to_draw, model_card, run_of
 
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     if "made_from" in state:
@@ -154,7 +154,9 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
     with published(output) as temporary:
         dtype = write_weights(checkpoint, temporary, config)
         write_tokenizer(temporary, checkpoint / "tokenizer.json", config)
-        write_configuration(temporary, config, dtype, picture_shapes(checkpoint, templates), state.get("skills"))
+        captions = captions_to_draw(run_of(checkpoint))
+        shapes = picture_shapes(checkpoint, templates)
+        write_configuration(temporary, config, dtype, shapes, state.get("skills"), captions)
         (temporary / "unix_prompts.json").write_text(prompts, encoding="utf-8")
         write_processor(temporary, config, vq.image_size, vq.downsample if templates.shapes else 0)
         vq.save(temporary / "vq")
@@ -230,7 +232,12 @@ def picture_shapes(checkpoint: Path, templates) -> list[dict]:
 
 
 def write_configuration(
-    folder: Path, config, dtype: str, shapes: Sequence[dict] = (), skills: Sequence[str] | None = None
+    folder: Path,
+    config,
+    dtype: str,
+    shapes: Sequence[dict] = (),
+    skills: Sequence[str] | None = None,
+    captions: Sequence[str] = (),
 ) -> None:
     """Write config.json with the auto map, generation_config.json, and the code files."""
     from model.families import family_of
@@ -250,6 +257,7 @@ def write_configuration(
         **(
             {} if skills is None else {"skills": list(skills)}
         ),  # what the data of its training teaches, as tools/serve.py tells it; of texts alone nothing, before that was recorded none
+        **({"sample_prompts": list(captions)} if captions else {}),  # which the page of tools/serve.py offers
         "text_model_type": family_of(config),  # model type for a plain transformers class on the text path
     }
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

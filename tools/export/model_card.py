@@ -19,6 +19,7 @@ from tools.evaluation.record import conditions, is_record
 CAPTION = "red heart"
 LONGEST = 80
 """Characters of a caption in the snippet, at most."""
+EXAMPLES = 4  # captions that a page offers
 PRIVATE = re.compile(r"@|://|www\.|\d[\d ()/.-]{4,}\d")
 """Mail and web addresses, numbers of telephones and documents."""
 
@@ -47,7 +48,7 @@ def model_card(config, templates, vq, checkpoint: Path, results: Sequence[Path] 
     Raises UserError for a file of results that is not JSON.
     """
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    run = next((folder for folder in checkpoint.parents[:2] if (folder / "config.yaml").is_file()), None)
+    run = run_of(checkpoint)
     separated = sum(kind != "shared" for kind in config.layer_kinds)
     grids = ", ".join(f"{rows} x {columns}" for rows, columns in templates.grids)
     shaped = (
@@ -92,13 +93,23 @@ pillow, and accelerate for a `device_map`. The text path is that of a {FAMILIES[
 
 
 def caption_to_draw(run: Path | None) -> str:
-    """Caption for the snippet: the first of the run's `log.sample_prompts` that is fit for a public card, else CAPTION.
+    """Caption for the snippet: the first of the run's that is fit, else CAPTION."""
+    return next(iter(captions_to_draw(run)), CAPTION)
+
+
+def captions_to_draw(run: Path | None) -> list[str]:
+    """The first of the run's `log.sample_prompts` that are fit for a public card.
 
     These may come from the corpus, so those with an address or a long number are passed over.
     """
     prompts = run_settings(run).get("log", {}).get("sample_prompts") if run else None
-    fit = (text for text in prompts or () if isinstance(text, str) and 0 < len(text) <= LONGEST and text.isprintable())
-    return next((text for text in fit if not PRIVATE.search(text) and "`" not in text), CAPTION)
+    fit = [text for text in prompts or () if isinstance(text, str) and 0 < len(text) <= LONGEST and text.isprintable()]
+    return [text for text in fit if not PRIVATE.search(text) and "`" not in text][:EXAMPLES]
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder of a checkpoint, None for one that is alone."""
+    return next((folder for folder in checkpoint.parents[:2] if (folder / "config.yaml").is_file()), None)
 
 
 def run_settings(run: Path) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def run_job(
                 progress.update(len(batch))
     bad = [line for line in record.lines.values() if "error" in line]
     if bad:
-        print(f"warning: {len(bad)} requests were put aside, as {bad[0]['error']}: see {record.path}", file=sys.stderr)
+        what = "1 request was" if len(bad) == 1 else f"{len(bad):,} requests were"
+        print(f"warning: {what} put aside, as {bad[0]['error']}: see {record.path}", file=sys.stderr)
     if task in PICTURE_TASKS:
         write_sheets(record)

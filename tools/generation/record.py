@@ -52,9 +52,10 @@ class Record:
             raise UserError(
                 f"{self.path} holds a result of another job ({difference}): give another --output, or --overwrite"
             )
-        if all((self.folder / name).is_file() for name in files_of(line)):
+        if "error" not in line and all((self.folder / name).is_file() for name in files_of(line)):
             return True
-        del self.lines[place]  # its pictures were removed: it is made again, and then has one line only
+        # Its pictures were removed, or its source may be mended by now: it is made again, and then has one line only.
+        del self.lines[place]
         write_atomically(self.path, _lines(self.lines.values()))
         return False
 

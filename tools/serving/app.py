@@ -126,6 +126,7 @@ def described(service: Service) -> dict:
         "sizes": ["{}x{}".format(*shape) for shape in service.shapes],  # the first is the default
         "chat_format": "turns" if service.turns else "plain",
         "skills": list(service.skills),
+        "examples": list(service.examples),
         "context": service.context,
         "max_images": limits.samples,
         "max_tokens": limits.max_tokens,

@@ -38,6 +38,7 @@ class Service:
     defaults: Sampling
     turns: bool  # prompts with turns, as in training on conversations; else captioning and text completion
     skills: Sequence[str] = ("draw", "edit", "caption", "chat")  # skills of the model, for clients that ask
+    examples: Sequence[str] = ()  # captions that the page offers to draw
     files: ResponseStore = field(default_factory=lambda: ResponseStore(3600.0, 128 << 20, lambda file: len(file[0])))
     answers: ResponseStore = field(default_factory=lambda: ResponseStore(3600.0, 64 << 20, lambda answer: answer.size))
     created: int = field(default_factory=lambda: int(time.time()))

@@ -101,7 +101,9 @@ export async function startPictures(model, name, open) {
   function startDrawing() {
     const form = $("draw-form");
     offerSizes(form, model.uni_x.sizes);
-    examples($("draw-examples"), ["red heart", "pizza", "sun behind a cloud"], (words) => {
+    const known = model.uni_x.examples.length ? model.uni_x.examples : ["red heart", "pizza", "sun behind a cloud"];
+    form.elements.prompt.placeholder = known[0];
+    examples($("draw-examples"), known, (words) => {
       form.elements.prompt.value = words;
       form.elements.prompt.focus();
     });

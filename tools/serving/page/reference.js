@@ -14,8 +14,9 @@ function kindOf(schema) {
   const choices = schema.anyOf ?? schema.oneOf ?? schema.allOf;
   if (choices) return [...new Set(choices.map(kindOf))].filter((kind) => kind !== "null").join(" or ");
   if (schema.type === "array") return `list of ${kindOf(schema.items ?? {})}`;
-  const { minimum, maximum } = schema;
-  const range = [minimum !== undefined && `from ${minimum}`, maximum !== undefined && `to ${maximum}`].filter(Boolean);
+  const bounds = { from: "minimum", above: "exclusiveMinimum", to: "maximum", below: "exclusiveMaximum" };
+  const range = Object.entries(bounds).filter(([, key]) => key in schema && Math.abs(schema[key]) <= Number.MAX_SAFE_INTEGER)
+    .map(([word, key]) => `${word} ${schema[key]}`); // larger numbers are rounded by JavaScript: they would be wrong here
   return [schema.type ?? "anything", ...range].join(" ");
 }
 

@@ -37,6 +37,7 @@ class OwnSettings(Answer):
     sizes: list[str]
     chat_format: Literal["turns", "plain"]
     skills: list[Literal["draw", "edit", "caption", "chat"]]
+    examples: list[str]
     context: int
     max_images: int
     max_tokens: int
