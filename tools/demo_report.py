@@ -17,6 +17,7 @@ import argparse
 
 from pretrain.system.errors import run_command
 from tokenization.files import output_folder
+from tools.generation.arguments import LARGEST_SCALE, at_least
 from tools.reports.demo import (
     SHOWN,
     caption,
@@ -45,10 +46,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with shards/train, shards/heldout and corpus")
     parser.add_argument("--output", type=Path, required=True, help="folder for report.html and its figures")
     parser.add_argument(
-        "--prompts", type=int, default=300, help="training names to draw, and pictures to caption (default: 300)"
+        "--prompts",
+        type=at_least(1, int),
+        default=300,
+        help="training names to draw, and pictures to caption (default: 300)",
     )
-    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance (default: 3)")
-    parser.add_argument("--temperature", type=float, default=0.5, help="of the codes (default: 0.5)")
+    parser.add_argument(
+        "--guidance", type=at_least(0, float, LARGEST_SCALE), default=3.0, help="classifier-free guidance (default: 3)"
+    )
+    parser.add_argument("--temperature", type=at_least(0, float), default=0.5, help="of the codes (default: 0.5)")
     parser.add_argument("--seed", type=int, default=0, help="choice of names, and sampling (default: 0)")
     return parser.parse_args()
 

@@ -17,6 +17,7 @@ import argparse
 
 from pretrain.system.errors import UserError, run_command
 from tokenization.files import output_folder
+from tools.generation.arguments import LARGEST_SCALE, at_least
 from tools.reports.edit import (
     edit_all,
     encode_all,
@@ -39,15 +40,22 @@ def parse_arguments() -> argparse.Namespace:
     add("--edits", type=Path, required=True, help="folder of tokenization/demo_edits.py")
     add("--output", type=Path, required=True, help="folder for report.html and its figures")
     add("--side", choices=("heldout", "train"), default="heldout", help="edits to ask for (default: heldout)")
-    add("--per-kind", type=int, default=60, help="edits of a kind, at most (default: 60)")
-    add("--guidance", type=float, default=1.5, help="classifier-free guidance of the instruction (default: 1.5)")
-    add("--image-guidance", type=float, default=1.0, help="the same of the source picture (default: 1)")
-    add("--temperature", type=float, default=0.1, help="of the codes (default: 0.1)")
+    add("--per-kind", type=at_least(1, int), default=60, help="edits of a kind, at most (default: 60)")
+    add(
+        "--guidance",
+        type=at_least(0, float, LARGEST_SCALE),
+        default=1.5,
+        help="classifier-free guidance of the instruction (default: 1.5)",
+    )
+    add(
+        "--image-guidance",
+        type=at_least(0, float, LARGEST_SCALE),
+        default=1.0,
+        help="the same of the source picture (default: 1)",
+    )
+    add("--temperature", type=at_least(0, float), default=0.1, help="of the codes (default: 0.1)")
     add("--seed", type=int, default=0, help="of sampling, of the other target, and of the intervals (default: 0)")
-    arguments = parser.parse_args()
-    if arguments.per_kind < 1:
-        parser.error(f"--per-kind must be at least 1, got {arguments.per_kind}")
-    return arguments
+    return parser.parse_args()
 
 
 def main() -> int:

@@ -65,6 +65,8 @@ def main() -> int:
     evaluations = of_run.parse(arguments.evaluations)
     if not (arguments.run / "config.yaml").is_file():
         raise UserError(f"{arguments.run}: has no config.yaml: give the folder of a run that was started")
+    if line := of_run.there_already(arguments.run, evaluations, set(arguments.step)):
+        print(line, flush=True)
     failed: set[tuple[int, str]] = set()
     while True:
         last = of_run.finished(

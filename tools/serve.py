@@ -57,7 +57,9 @@ def what_it_can(
 
 def examples_of(recorded: object) -> Sequence[str]:
     """Captions that the page offers to draw: sample prompts of the run, as the export records them."""
-    if not (recorded is None or isinstance(recorded, list) and all(isinstance(text, str) and text for text in recorded)):
+    if not (
+        recorded is None or isinstance(recorded, list) and all(isinstance(text, str) and text for text in recorded)
+    ):
         raise UserError(f"config.json: sample_prompts is {recorded!r}: a list of captions is needed; mend or remove it")
     return recorded or ()
 

@@ -65,7 +65,9 @@ def test_the_template_alone_drops_nothing_that_a_message_says(processor, key):
 def test_a_part_that_is_no_text_becomes_no_picture(processor, part):
     """Where nothing is tokenized the template alone would write a picture's marks for whatever it does not know."""
     said = [{"role": "user", "content": [part, {"type": "image"}, {"type": "text", "text": "What?"}]}]
-    with pytest.raises(jinja2.TemplateError, match="a part of type .*: give a text as type text, or a picture as type image"):
+    with pytest.raises(
+        jinja2.TemplateError, match="a part of type .*: give a text as type text, or a picture as type image"
+    ):
         processor.tokenizer.apply_chat_template(said, tokenize=False)
     with pytest.raises(ValueError, match="give {'type': 'text', 'text': ...} or"):
         processor.apply_chat_template(said, tokenize=False)

@@ -118,6 +118,19 @@ def test_reconstructions_have_the_size_of_the_shards(tmp_path, side: int):
     assert names == ["sun", "moon", "star", "cat"] and 0 < psnr < 30
 
 
+@pytest.mark.parametrize(
+    ("script", "setting"),
+    [
+        *(("tools/demo_report.py", setting) for setting in ("--guidance=nan", "--temperature=-1", "--prompts=0")),
+        *(("tools/edit_report.py", setting) for setting in ("--guidance=1e39", "--image-guidance=-1", "--per-kind=0")),
+    ],
+)
+def test_settings_out_of_range_are_refused(commands: CommandServer, tmp_path, script, setting):
+    name, value = setting.split("=")
+    done = commands.run(script, setting, "--model", tmp_path, "--run", tmp_path, "--output", tmp_path)
+    assert done.code == 2 and f"argument {name}: {value} is not a number of at least" in done.err
+
+
 @pytest.mark.parametrize("script, data", [("tools/demo_report.py", "--data"), ("tools/edit_report.py", "--edits")])
 def test_an_output_that_cannot_be_a_folder_is_refused_before_the_work(commands: CommandServer, tmp_path, script, data):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')

@@ -135,7 +135,9 @@ def test_a_picture_that_is_put_aside_is_named(export, picture, tmp_path, capsys)
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "depth.tiff")
     (tmp_path / "empty.png").touch()
     names = ["depth.tiff", "empty.png"]
-    lines = run(export, tmp_path / "out", *(word for name in names for word in ("--image", tmp_path / name)), "--image", picture)
+    lines = run(
+        export, tmp_path / "out", *(word for name in names for word in ("--image", tmp_path / name)), "--image", picture
+    )
     assert [line["error"].split(":")[0] for line in lines[:2]] == [str(tmp_path / name) for name in names]
 
 
@@ -166,7 +168,20 @@ def test_a_task_that_the_training_data_did_not_teach_is_told(skills, options, to
 
 def test_a_text_is_kept_where_it_cannot_be_printed(export, tmp_path):
     """By an output of ASCII, and by one whose reader has left; the exit code and the record are those of a job that is done."""
-    asked = ["--model", export, "--task", "text", "--prompt", "红苹果", "--prompt", "a dog", "--batch-size", 1, "--max-new-tokens", 2]
+    asked = [
+        "--model",
+        export,
+        "--task",
+        "text",
+        "--prompt",
+        "红苹果",
+        "--prompt",
+        "a dog",
+        "--batch-size",
+        1,
+        "--max-new-tokens",
+        2,
+    ]
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
     result = command(*asked, "--output", tmp_path / "ascii", env=ascii_only)
     assert result.returncode == 0 and result.stdout.startswith("\\u7ea2\\u82f9\\u679c: ")

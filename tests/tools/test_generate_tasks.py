@@ -219,7 +219,7 @@ def test_scales_are_numbers_or_ranges(text, found):
     assert generate.scale(text) == found
 
 
-@pytest.mark.parametrize("text", ["1e39", "1:1e30"])
+@pytest.mark.parametrize("text", ["1e39", "1:1e39"])
 def test_scales_beyond_the_numbers_of_a_model_are_refused(text):
-    with pytest.raises(argparse.ArgumentTypeError, match=f"{text} is above 1,000,000"):
+    with pytest.raises(argparse.ArgumentTypeError, match="1e39 is not a number of at least 0 and at most 1,000,000"):
         generate.scale(text)

@@ -128,7 +128,9 @@ PICTURE_REFUSALS = {
     "no pixels": (data_uri(png_without_pixels(10, 10)), "truncated or damaged"),
     "other decoder": (data_uri(saved(Image.new("RGB", (8, 8)), "TIFF")), "not a picture (PNG, JPEG, WEBP, GIF)"),
     "animation": (
-        data_uri(saved(Image.new("L", (9, 9)), "GIF", save_all=True, append_images=[Image.new("L", (9, 9), 255)]), "gif"),
+        data_uri(
+            saved(Image.new("L", (9, 9)), "GIF", save_all=True, append_images=[Image.new("L", (9, 9), 255)]), "gif"
+        ),
         "it has several frames, of which one alone would be read: send that one",
     ),
     "PostScript": (data_uri(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not a picture"),

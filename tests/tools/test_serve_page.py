@@ -336,7 +336,10 @@ def test_a_page_offers_what_its_model_learned_and_asks_for_the_key(commands, bro
         fields = page.locator("#post_chat_completions")
         expect(fields).to_contain_text("max_completion_tokens")
         assert fields.locator(".wide").evaluate("box => box.scrollWidth <= box.clientWidth")
-        rows = {row.locator("th").inner_text(): row.locator("td").first.inner_text() for row in fields.locator("tr").all()[1:]}
+        rows = {
+            row.locator("th").inner_text(): row.locator("td").first.inner_text()
+            for row in fields.locator("tr").all()[1:]
+        }
         assert (rows["top_p"], rows["seed"]) == ("number above 0 to 1", "integer")
         assert fits(page)
         page.context.close()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pretrain.system.errors import UserError
 from pretrain.system.strict_json import from_json
+from tools.generation.requests import is_unicode
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def read_items(benchmark: Benchmark, path: Path) -> list[Item]:
     if not items:
         raise UserError(f"{path} holds no prompts: give the prompt file of {benchmark.name}")
     for item in items:
+        if not is_unicode(item.prompt):
+            raise UserError(f"{path}: item {item.key} has a prompt that is not valid Unicode: give the official file")
         if not item.prompt.strip():
             raise UserError(f"{path}: item {item.key} has an empty prompt: give the official file")
         if not item.key or not _safe(item.key) or (item.source and not _safe(item.source)):

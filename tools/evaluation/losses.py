@@ -69,11 +69,13 @@ def retrieval(args: Namespace) -> dict:
 
     opened, losses, about = open_for_losses(args)
     check_shards(opened, [args.data])
-    tokenized = tokenize_prompts(opened.encode, opened.vocabulary, opened.templates, opened.markup)
-    found = both_directions(losses, tokenized, open_dataset(args.data), args.pairs, args.sequence_length or 1024)
-    count = found["text_to_picture"]["candidates"]
+    dataset, what = open_dataset(args.data), f"{args.data}, different pairs of a text and a picture"
     pairs = [f"pair {number + 1}" for number in range(args.pairs)]
-    require_all(f"{args.data}, different pairs of a text and a picture", pairs, pairs[:count], "lower --pairs")
+    require_all(what, pairs, pairs[: len(dataset)], "lower --pairs")  # before work that grows with their square
+    tokenized = tokenize_prompts(opened.encode, opened.vocabulary, opened.templates, opened.markup)
+    found = both_directions(losses, tokenized, dataset, args.pairs, args.sequence_length or 1024)
+    count = found["text_to_picture"]["candidates"]
+    require_all(what, pairs, pairs[:count], "lower --pairs")
     settings = {
         "pairs": args.pairs,
         "sequence_length": args.sequence_length or 1024,

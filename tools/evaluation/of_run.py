@@ -36,13 +36,16 @@ def parse(quoted: Sequence[str]) -> list[Asked]:
     take."""
     found = []
     for text in quoted:
-        words = shlex.split(text)
         try:
-            args = build_parser("", "").parse_args([*words, "--output", "X"])
-        except SystemExit:
-            raise UserError(f"{text!r}: is no evaluation: quote the words of tools/evaluate.py as one") from None
-        if args.model or args.checkpoint or args.check or args.scored:
-            raise UserError(f"{text!r}: leave out --model, --checkpoint, --check and --scored")
+            words = shlex.split(text)
+            args = build_parser("", "").parse_args(["--output", "X", *words])
+        except (SystemExit, ValueError) as error:
+            why = f" ({error})" if isinstance(error, ValueError) else ""  # a quotation mark without its other one
+            raise UserError(f"{text!r}: is no evaluation{why}: quote the words of tools/evaluate.py as one") from None
+        if args.model or args.checkpoint or args.check or args.scored or args.output != Path("X"):
+            raise UserError(
+                f"{text!r}: leave out --model, --checkpoint, --check and --scored, and --output: results lie in the run"
+            )
         setattr(args, "checkpoint" if EVALUATIONS[args.task].of_checkpoints else "model", Path("X"))
         check_arguments(args)
         found.append(Asked(args.task, tuple(words)))
@@ -77,6 +80,20 @@ def evaluate_all(run: Path, evaluations: Sequence[Asked], steps: set[int], faile
                 continue
             failed |= {(step, task) for task in evaluate_one(checkpoint, folder, open_ones)}
         write_curves(run)
+
+
+def there_already(run: Path, evaluations: Sequence[Asked], steps: set[int]) -> str:
+    """A line on results that are not measured again, whatever the arguments; empty without any."""
+    found = [
+        path
+        for one in evaluations
+        for path in sorted((run / FOLDER).glob(f"[0-9]*/{one.task}.json"))
+        if (not steps or int(path.parent.name) in steps) and is_done(path.parent, one.task)
+    ]
+    if not found:
+        return ""
+    what = "1 result is" if len(found) == 1 else f"{len(found):,} results are"
+    return f"{what} there already, by the arguments of then, as {found[-1]}: remove the file to measure it again"
 
 
 def is_done(folder: Path, task: str) -> bool:

@@ -35,7 +35,14 @@ def chat_template() -> str:
     from model.hf.sources_uni_x import PICTURE_PARTS, SPOKEN  # which imports torch
 
     before, after = TURN_START.split("{role}")
-    marks = {"SPOKEN": str(list(SPOKEN)), "PICTURES": str(list(PICTURE_PARTS)), "BEFORE": before, "AFTER": after, "BETWEEN": BETWEEN_TURNS, "END": TURN_END}
+    marks = {
+        "SPOKEN": str(list(SPOKEN)),
+        "PICTURES": str(list(PICTURE_PARTS)),
+        "BEFORE": before,
+        "AFTER": after,
+        "BETWEEN": BETWEEN_TURNS,
+        "END": TURN_END,
+    }
     template = TEMPLATE
     for mark, text in marks.items():
         template = template.replace(mark, text.replace("\n", "\\n"))

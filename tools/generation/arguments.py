@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 
 from pretrain.system.errors import UserError
@@ -10,13 +11,14 @@ from pretrain.system.errors import UserError
 LARGEST_SCALE = 1_000_000  # as in model.hf.guidance_uni_x, which imports torch
 
 
-def at_least(lowest: int, number: type) -> Callable[[str], int | float]:
-    """Argument type: a finite number of at least `lowest`."""
+def at_least(lowest: int, number: type, most: float = math.inf) -> Callable[[str], int | float]:
+    """Argument type: a finite number of at least `lowest` and at most `most`."""
 
     def parse(text: str) -> int | float:
         value = number(text)
-        if not lowest <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a number of at least {lowest}")
+        if not lowest <= value < math.inf or value > most:
+            and_most = f" and at most {most:,}" if most < math.inf else ""
+            raise argparse.ArgumentTypeError(f"{text} is not a number of at least {lowest}{and_most}")
         return value
 
     parse.__name__ = number.__name__
@@ -34,11 +36,8 @@ def share(text: str) -> float:
 def scale(text: str) -> float | tuple[float, float]:
     """Argument type: a guidance scale, or FIRST:LAST, two of them."""
     first, colon, last = text.partition(":")
-    number = at_least(0, float)
-    scales = (number(first), number(last) if colon else 0.0)
-    if max(scales) > LARGEST_SCALE:
-        raise argparse.ArgumentTypeError(f"{text} is above {LARGEST_SCALE:,}")
-    return scales if colon else scales[0]
+    number = at_least(0, float, LARGEST_SCALE)
+    return (number(first), number(last)) if colon else number(first)
 
 
 def choose_device(name: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -180,7 +180,7 @@ def codes_of(export: Export, request: Request) -> list:
     return found
 
 
-@lru_cache(maxsize=None)  # a picture may be the source of many results
+@cache  # a picture may be the source of many results
 def tell_further_frames(path: Path) -> None:
     """Say, once for a file, that all but its first frame or page are left out."""
     print(f"warning: {path}: its further frames or pages are left out: give those that count as files", file=sys.stderr)

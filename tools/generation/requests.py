@@ -128,7 +128,9 @@ def read_prompts(path: Path) -> list[Request]:
             if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
                 raise UserError(f"{where}: images is {images!r}: give a list of file names") from None
         elif is_json_line(line):
-            raise UserError(f'{where}: {line.strip()[:60]!r} would become the prompt as it stands: name the file .jsonl')
+            raise UserError(
+                f"{where}: {line.strip()[:60]!r} would become the prompt as it stands: name the file .jsonl"
+            )
         if not isinstance(shape, str):
             raise UserError(f'{where}: shape is {shape!r}: give a ratio of width to height as "4:3"')
         prompt = "" if images and line == "" else check_prompt(line, where)
@@ -152,9 +154,14 @@ def check_prompt(text: object, where: str) -> str:
     """The prompt without surrounding white space. Raises UserError for anything but a text."""
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{where}: the prompt is {text!r}: give some text")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of a command line that are not UTF-8, or half a pair
+    if not is_unicode(text):
         raise UserError(f"{where}: the prompt {ascii(text[:60])} is not valid Unicode: give it in UTF-8")
     return text.strip()
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair: bytes of a command line that are not UTF-8, or escapes of JSON."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def is_file(path: Path) -> bool:

@@ -29,7 +29,9 @@ def chat_endpoint(service: Service) -> Callable:
         check_turns(service, turns, "messages")
         wanted = asked.max_completion_tokens or asked.max_tokens
         if asked.max_tokens not in (None, wanted):
-            message = f"max_tokens is {asked.max_tokens} and max_completion_tokens {wanted}: they say the same, send one"
+            message = (
+                f"max_tokens is {asked.max_tokens} and max_completion_tokens {wanted}: they say the same, send one"
+            )
             raise ApiError(400, message, "max_tokens", "invalid_value")
         settings = TextSettings.of(asked, max_tokens=wanted)
         job, seed = await text_job(service, prompt_of(service, turns), files, settings, "messages", "max_tokens")

@@ -84,7 +84,9 @@ def find(service: Service, name: str, param: str, item: bool = False) -> Answer:
     """A stored response, or the message of one, which is stored without a body. Raises ApiError 400 or 404."""
     answer = service.answers.get(name)
     if answer is not None and item == bool(answer.body):
-        other = "a response: give it as previous_response_id" if item else "a message of a response: give the response's id"
+        other = (
+            "a response: give it as previous_response_id" if item else "a message of a response: give the response's id"
+        )
         raise ApiError(400, f"{param} is {name!r}, which is {other}", param, "invalid_value")
     if answer is None:
         minutes = f"{service.answers.seconds / 60:g}"

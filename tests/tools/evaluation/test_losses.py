@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.system.errors import UserError
 from tests.commands import assert_refused
 from tests.pretrain.tiny_run import STEPS, write_config
+from tools import evaluate
+from tools.study import scores
 
 ROOT = Path(__file__).resolve().parents[3]
 MEANS = ("loss", "loss_text", "loss_image")
@@ -90,6 +93,13 @@ def test_retrieval_is_of_a_checkpoint_or_of_its_export(commands, run, tiny_data,
     assert_refused(done, "are missing", "no average of a part", "lower --pairs")
 
 
+def test_too_many_pairs_are_refused_before_any_is_measured(run, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(scores, "both_directions", lambda *_: pytest.fail("measured"))
+    words = ["--task", "retrieval", "--data", tiny_data.heldout, "--model", run.parent / "model", "--pairs", 10**5]
+    with pytest.raises(UserError, match="are missing .*: no average of a part: lower --pairs"):
+        evaluate.main([*map(str, words), "--output", str(tmp_path / "x")])
+
+
 def test_bad_input_is_one_line(commands, run, tiny_data, tmp_path):
     def refused(*parts: str, arguments) -> None:
         assert_refused(commands.run("tools/evaluate.py", "--output", tmp_path / "x", *arguments), *parts)
@@ -97,6 +107,9 @@ def test_bad_input_is_one_line(commands, run, tiny_data, tmp_path):
 
     model = run.parent / "model"
     refused("one of them", arguments=["--task", "heldout", "--model", model, "--checkpoint", run])
+    (tmp_path / "file").touch()
+    direct = ["--task", "heldout", "--checkpoint", run]
+    refused("--output", "is a file: give another folder", arguments=[*direct, "--output", tmp_path / "file" / "x"])
     refused("no run whose held-out shards are known", "--data", arguments=["--task", "heldout", "--model", model])
     refused("no manifest.json", arguments=["--task", "heldout", "--model", model, "--data", tmp_path])
     refused("needs --data", arguments=["--task", "retrieval", "--model", model])

@@ -14,6 +14,7 @@ from tests.command_server import FORKED
 from tests.commands import CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import STEPS, write_config
 from tools.evaluation import of_run
+from tools.evaluation.record import make_record, write_record
 
 HELDOUT = "--task heldout"
 SCRIPT = "tools/evaluate_run.py"
@@ -61,7 +62,7 @@ def test_every_checkpoint_has_the_losses_that_training_wrote_and_a_curve(command
     assert not (run / of_run.HELD).exists()
     before = {path: path.stat().st_mtime_ns for path in run.glob("evaluations/*/*.json")}
     done = evaluate(commands, "--run", run, HELDOUT)
-    assert done.code == 0 and done.out == ""  # nothing is left to do
+    assert done.code == 0 and done.out.startswith("2 results are there already") and done.out.count("\n") == 1
     assert before == {path: path.stat().st_mtime_ns for path in run.glob("evaluations/*/*.json")}
 
 
@@ -105,10 +106,24 @@ def test_following_ends_with_the_run_and_a_failure_is_told(commands, run, tiny_d
     assert "the checkpoint is damaged" in (run / "evaluations/00000006/log.txt").read_text()
 
 
+def test_results_that_are_there_are_told(tmp_path):
+    asked = [of_run.Asked("heldout", ())]
+    assert of_run.there_already(tmp_path, asked, set()) == ""
+    for step in ("00000002", "00000004"):
+        (tmp_path / "evaluations" / step).mkdir(parents=True)
+        record = make_record("heldout", 1, 1, model={}, data={}, settings={}, scores={"loss": 1.0})
+        write_record(tmp_path / "evaluations" / step, record)
+    told = of_run.there_already(tmp_path, asked, set())
+    assert told.startswith("2 results are there already") and "00000004/heldout.json: remove the file" in told
+    assert of_run.there_already(tmp_path, asked, {2}).startswith("1 result is there")
+
+
 def test_bad_input_is_one_line(commands, run, tmp_path):
     assert_refused(evaluate(commands, "--run", tmp_path, HELDOUT), "has no config.yaml")
     assert_refused(evaluate(commands, "--run", run, HELDOUT, "--step", 5), "has no checkpoint of step 5")
     assert_refused(evaluate(commands, "--run", run, "--task heldout --model x"), "leave out --model")
+    assert_refused(evaluate(commands, "--run", run, "--task heldout --output x"), "leave out --model", "--output")
+    assert_refused(evaluate(commands, "--run", run, "--task 'heldout"), "No closing quotation", "quote the words")
     assert_refused(evaluate(commands, "--run", run, "--task geneval"), "needs --prompts-file")
     assert_refused(evaluate(commands, "--run", run, HELDOUT, HELDOUT), "there twice")
 

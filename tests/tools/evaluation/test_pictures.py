@@ -256,6 +256,8 @@ def test_bad_input_is_one_line(export, prompts, tmp_path, commands):
     refused("--pairs means nothing to --task geneval", *geneval, "--model", export, "--pairs", 3)
     refused("no model folder", *geneval, "--model", tmp_path / "none")
     refused("no prompt file of geneval", "--task", "geneval", "--prompts-file", prompts["imgedit"], "--model", export)
+    (tmp_path / "half.jsonl").write_text('{"tag": "position", "prompt": "\\ud800", "include": []}\n')
+    refused("not valid Unicode", "--task", "geneval", "--model", export, "--prompts-file", tmp_path / "half.jsonl")
     imgedit = ["--task", "imgedit", "--model", export, "--pictures", tmp_path]
     refused("cannot be read", *imgedit, "--prompts-file", tmp_path / "none")
     (tmp_path / "bad.json").write_text(json.dumps({"../x": IMGEDIT["7"]}))
