@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from starlette.datastructures import Headers
 
-from tools.serving.admission import AdmissionControl, Callers
+from tools.serving.admission import AdmissionControl, Callers, check_query
 from tools.serving.api_error import ApiError
 from tools.serving.limits import Limits
 from tools.serving.metrics import ServerMetrics
@@ -53,6 +53,28 @@ def test_a_body_is_read_within_its_time_and_size():
     with pytest.raises(ApiError, match=r"took over 0\.05 s") as problem:
         asyncio.run(run(body(b"ab"), body_seconds=0.05))
     assert problem.value.status == 408
+
+
+@pytest.mark.parametrize("query", [b"n=3", b"stream=true", b"limit=1", b"seed=", b"api-version=1&x=%ff&["])
+def test_settings_in_an_address_are_refused(query):
+    with pytest.raises(ApiError, match="'(n|stream|limit|seed|x)' in the address is not read") as problem:
+        check_query({"path": "/v1/models", "query_string": query})
+    assert problem.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models?api-version=1", "/v1/responses/a?stream=false&include[]=b", "/page/a.js?v=2"]
+)
+def test_what_asks_for_nothing_in_an_address_is_accepted(path):
+    path, _, query = path.partition("?")
+    check_query({"path": path, "query_string": query.encode()})
+
+
+def test_a_compressed_body_is_refused_by_name():
+    gate().check_room(Headers({"content-encoding": "identity"}))
+    with pytest.raises(ApiError, match="Content-Encoding 'gzip': send it as it is") as problem:
+        gate().check_room(Headers({"content-encoding": "gzip"}))
+    assert problem.value.status == 400
 
 
 @pytest.mark.parametrize(
