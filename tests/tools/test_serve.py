@@ -24,6 +24,7 @@ from tools.export.folder import open_export
 from tools.generation.batches import draw_batch, stop_ids, write_batch
 from tools.generation.prompts import Request, Sampling, prompt_ids, sample_seed
 from tools.serve import examples_of, what_it_can
+from tools.serving.shutdown import bind
 
 DRAWING = Sampling(4.0, 0.99, 4096, 0.96, 0, 1.5)  # what the server does when a request does not say
 
@@ -278,6 +279,9 @@ def test_what_cannot_be_served_is_refused_at_once(commands, folder, served, tmp_
     done = commands.run("tools/serve.py", "--model", folder, "--port", port)
     assert_refused(done, f"--port {port} cannot be used (Address already in use): give another --port")
     assert_refused(commands.run("tools/serve.py", "--model", folder, "--port", "99999"), "--port 99999", "up to 65535")
+    for host in ("192.0.2.1", "a" * 70 + ".example", "a..b"):  # not this machine's, and no names
+        with pytest.raises(UserError, match=r"--host .* cannot be used \(.*\): give another --host"):
+            bind(host, 0)
     with pytest.raises(SystemExit):
         serve.main(["--model", str(folder), "--top-p", "2"])
     assert "not above 0 and at most 1" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 
@@ -58,9 +59,10 @@ def bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--host {host} --port {port} cannot be used ({reason}): give another --port") from None
+    except (OSError, UnicodeError) as error:  # of a name that cannot be one, too long or with an empty label
+        reason = getattr(error, "strerror", None) or error
+        other = "--port" if getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise UserError(f"--host {host[:100]} --port {port} cannot be used ({reason}): give another {other}") from None
     return bound
 
 

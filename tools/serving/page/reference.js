@@ -29,7 +29,9 @@ function table(schema) {
     const row = made("tr");
     const needed = schema.required?.includes(name) ? "needed" : "";
     const [first] = (field.anyOf ?? []).filter((one) => one.description);
-    row.append(made("th", name, { scope: "row" }), made("td", kindOf(field)));
+    const title = made("th", "", { scope: "row" });
+    title.append(...name.split(/(?<=_)/).flatMap((word) => [word, made("wbr")])); // where a narrow page may break it
+    row.append(title, made("td", kindOf(field)));
     row.append(made("td", [needed, field.description ?? first?.description].filter(Boolean).join("; ")));
     fields.append(row);
   }
