@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from pretrain.system.errors import UserError
-from tests.tools.tiny_export import GRID, write_export, write_tokenizer
+from tests.tools.tiny_export import GRID, write_export
 from tools import generate
 from tools.export.folder import open_export
 from tools.generation import prompts, results
@@ -231,70 +231,6 @@ def test_bad_files_are_named(export, tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         run(export, tmp_path / "out", "--image" if name.endswith("png") else "--prompts-file", tmp_path / name)
-
-
-def damage(folder: Path, what: str) -> None:
-    path = folder / what
-    if what == "config.json":
-        path.write_text('{"model_type": "qwen2"}')
-    elif what == "codebook":
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "codebook_size": 16}))
-    elif what == "unknown kind":
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "layer_kinds": ["conv"] * 4}))
-    elif what == "vq weights":
-        weights = folder / "vq" / "diffusion_pytorch_model.safetensors"
-        data = bytearray(weights.read_bytes())
-        data[-1] ^= 1
-        weights.write_bytes(data)
-    elif what == "fewer weights":
-        from safetensors.torch import load_file, save_file
-
-        tensors = load_file(folder / "model.safetensors")
-        del tensors["model.vision_layers.0.mlp.up_proj.weight"]
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    elif what == "other tokenizer":
-        write_tokenizer(folder, ("<|im_start|>", "<|im_end|>"))
-    elif what == "no control tokens":
-        path = folder / "tokenizer.json"
-        path.write_text(path.read_text(encoding="utf-8").replace("<|vision_", "<|picture_"), encoding="utf-8")
-    elif what == "cut weights":
-        weights = folder / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-100])
-    elif path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-@pytest.mark.parametrize(
-    ("what", "message"),
-    [
-        ("config.json", "model_type 'qwen2', not 'uni_x'"),
-        ("unix_prompts.json", "has no unix_prompts.json"),
-        ("vq", "has no vq"),
-        ("tokenizer.json", "has no tokenizer.json"),
-        ("model.safetensors", "cannot be loaded"),
-        ("fewer weights", "1 missing keys, as model.vision_layers.0.mlp.up_proj.weight"),
-        ("cut weights", "cannot be loaded"),
-        ("unknown kind", "layer_kinds has .'conv'."),
-        ("codebook", "a codebook of 32, the model one of 16"),
-        ("vq weights", "has fingerprint"),
-        (
-            "other tokenizer",
-            "tokenizer.json gives <.vision_start.> the id 259, config.json names 257: put the text tokenizer",
-        ),
-        ("no control tokens", "tokenizer.json has no <.vision_start.>, config.json names 257"),
-    ],
-)
-def test_a_damaged_export_is_refused(export, tmp_path, what, message):
-    folder = tmp_path / "export"
-    shutil.copytree(export, folder)
-    damage(folder, what)
-    with pytest.raises(UserError, match=message) as caught:
-        run(folder, tmp_path / "out", "--prompt", "a cat")
-    assert "\n" not in str(caught.value)
 
 
 def command(*arguments: object, **options) -> subprocess.CompletedProcess:

@@ -15,6 +15,24 @@ from model.vocabulary import Vocabulary
 from pretrain.system.errors import UserError
 
 PROMPTS_FILE, VQ_FOLDER = "unix_prompts.json", "vq"
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
+IDS = (
+    "vocab_size",
+    "image_token_offset",
+    "codebook_size",
+    "vision_start_token_id",
+    "vision_end_token_id",
+    "eos_token_id",
+)
+NUMBERS = (*SIZES, *IDS, "rope_theta", "rms_norm_eps", "max_position_embeddings")
+"""Keys of config.json that are numbers: torch takes another epsilon for null, in silence."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +64,16 @@ def check_export(folder: Path) -> None:
         raise UserError(f"{folder} has no config.json: give a folder that tools/convert_to_hf.py wrote") from None
     except ValueError as error:
         raise UserError(f"{folder / 'config.json'} is not JSON ({error}): export the model again") from None
+    except OSError as error:
+        raise UserError(f"{folder / 'config.json'} cannot be read ({error.strerror}): export the model again") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in MODEL_TYPES:
         raise UserError(
             f"{folder / 'config.json'} is of model_type {kind!r}, not {MODEL_TYPES[0]!r}: not a Uni-X model"
         )
+    for name in NUMBERS:
+        if isinstance(config.get(name, 1), bool) or not isinstance(config.get(name, 1), int | float):
+            raise UserError(f"{folder / 'config.json'}: {name} is {config[name]!r}, no number: export the model again")
     for name in (PROMPTS_FILE, VQ_FOLDER, "tokenizer.json"):
         if not (folder / name).exists():
             raise UserError(f"{folder} has no {name}: export the model again with tools/convert_to_hf.py")
@@ -75,7 +98,11 @@ def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
     from tokenization.vq import load_vq
 
     path = folder / PROMPTS_FILE
-    templates = PromptTemplates.from_json(path.read_text(encoding="utf-8"), source=str(path))
+    try:
+        prompts = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): export the model again") from None
+    templates = PromptTemplates.from_json(prompts, source=str(path))
     text = load_text_tokenizer(folder)
     vq = load_vq(str(folder / VQ_FOLDER), device=device)
     model = load_model(folder, device, dtype)
@@ -84,6 +111,7 @@ def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:
     config = model.config
     controls = Tokenizer.from_file(str(folder / "tokenizer.json"))
     check_tokenizer(controls, config, folder)
+    check_codes(controls, config, folder)
     vocabulary = Vocabulary(
         image_token_offset=config.image_token_offset,
         codebook_size=config.codebook_size,
@@ -118,6 +146,15 @@ def check_tokenizer(tokenizer, config, folder: Path) -> None:
             )
 
 
+def check_codes(tokenizer, config, folder: Path) -> None:
+    """Raises UserError if texts and image codes of `folder` share ids."""
+    if (count := tokenizer.get_vocab_size()) > config.image_token_offset:
+        raise UserError(
+            f"{folder / 'tokenizer.json'} has {count:,} tokens, and image codes begin at {config.image_token_offset:,} "
+            "(image_token_offset in config.json): put config.json and the text tokenizer there that the model was trained with"
+        )
+
+
 def check_square(export: Export, command: str) -> None:
     """Raises UserError for a model of several shapes, which the command does not support."""
     if export.templates.shapes:
@@ -144,6 +181,9 @@ def load_model(folder: Path, device: str, dtype: str = ""):
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder} cannot be loaded: {reason[:300]}: export the model again") from error
+    except ImportError as error:  # of a quantized folder's tool
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder} needs a package that is not installed: {reason[:300]}") from error
     wrong = {what: sorted(info[what]) for what in ("missing_keys", "unexpected_keys") if info[what]}
     if wrong:
         found = ", ".join(f"{len(names)} {what.replace('_', ' ')}, as {names[0]}" for what, names in wrong.items())
