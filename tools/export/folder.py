@@ -147,10 +147,10 @@ def check_tokenizer(tokenizer, config, folder: Path) -> None:
 
 
 def check_codes(tokenizer, config, folder: Path) -> None:
-    """Raises UserError if texts and image codes of `folder` share ids."""
-    if (count := tokenizer.get_vocab_size()) > config.image_token_offset:
+    """Raises UserError if texts and image codes of `folder` share ids. Added tokens are not counted: no text becomes one."""
+    if (count := tokenizer.get_vocab_size(with_added_tokens=False)) > config.image_token_offset:
         raise UserError(
-            f"{folder / 'tokenizer.json'} has {count:,} tokens, and image codes begin at {config.image_token_offset:,} "
+            f"{folder / 'tokenizer.json'} has {count:,} tokens of texts, and image codes begin at {config.image_token_offset:,} "
             "(image_token_offset in config.json): put config.json and the text tokenizer there that the model was trained with"
         )
 

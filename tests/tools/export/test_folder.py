@@ -72,7 +72,7 @@ def damage(folder: Path, what: str) -> None:
         ("unknown kind", "layer_kinds has .'conv'."),
         ('hidden_size = "128"', "config.json: hidden_size is '128', no number"),
         ("rms_norm_eps = null", "config.json: rms_norm_eps is None, no number"),
-        ("image_token_offset = 250", "has 259 tokens, and image codes begin at 250"),
+        ("image_token_offset = 250", "has 256 tokens of texts, and image codes begin at 250"),
         (
             'quantization_config = {"quant_method": "bitsandbytes", "load_in_8bit": true}',
             "needs a package that is not installed: .*bitsandbytes",
