@@ -18,6 +18,7 @@ from pretrain.parallel import ParallelLayout
 from pretrain.system.disk import tell
 from pretrain.system.errors import UserError
 from pretrain.system.strict_yaml import read_yaml
+from pretrain.system.words import shown
 
 
 @dataclass(frozen=True)
@@ -281,7 +282,7 @@ def _apply(values: dict, override: str) -> list[str]:
     try:
         place[parts[-1]] = read_yaml(text, key) if text.strip() else ""
     except ValueError as error:
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value: {error}") from None
+        raise UserError(f"override {shown(override)}: {shown(text)} is not a YAML value: {error}") from None
     return keys
 
 
@@ -289,7 +290,7 @@ def _build(cls, values, path: str, origin: Origin):
     """Build dataclass `cls` from a mapping: unknown and missing keys are refused, values are converted to their
     types."""
     if not isinstance(values, dict):
-        raise UserError(f"{origin.of(path)}: {path or 'the file'} is {values!r}: expected a section with keys")
+        raise UserError(f"{origin.of(path)}: {path or 'the file'} is {shown(values)}: expected a section with keys")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     types_of = typing.get_type_hints(cls)
     for key in values:
@@ -324,20 +325,20 @@ def _convert(wanted, value, path: str, origin: Origin):
         return _build(wanted, value, path, origin)
     if typing.get_origin(wanted) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise UserError(f"{origin.of(path)}: {path} is {value!r}: expected a list")
+            raise UserError(f"{origin.of(path)}: {path} is {shown(value)}: expected a list")
         inner = typing.get_args(wanted)[0]
         return tuple(_convert(inner, item, f"{path}[{i}]", origin) for i, item in enumerate(value))
     if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-4 as a string
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     elif wanted is int and isinstance(value, (float, str)) and (whole := _whole(value)) is not None:
         return whole
     elif isinstance(wanted, type) and isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
         return value
     name = wanted.__name__ if isinstance(wanted, (type, types.GenericAlias)) else str(wanted)
-    raise UserError(f"{origin.of(path)}: {path} is {value!r}: expected {name}")
+    raise UserError(f"{origin.of(path)}: {path} is {shown(value)}: expected {name}")
 
 
 def _whole(value: float | str) -> int | None:

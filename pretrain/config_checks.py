@@ -13,6 +13,7 @@ from model.layer_kinds import KINDS
 from pretrain.engines import ENGINES, that_have
 from pretrain.system.errors import UserError
 from pretrain.system.threads import usable_cores
+from pretrain.system.words import shown
 
 if TYPE_CHECKING:
     from pretrain.config import Origin, TrainConfig
@@ -68,14 +69,27 @@ SHARES = (
     "optim.dropout",
 )
 ABOVE_ZERO = ("model.rope_theta", "model.rms_norm_eps", "optim.eps", "run.timeout")
+LARGEST = 2**63 - 1  # of any whole number: the libraries below keep them in 64 bits
+AT_MOST = {  # where more is a slip of the keyboard that would end in an error of a library, or use up the memory
+    "run.threads": 10_000,
+    "run.timeout": 1e8,
+    "data.workers": 1_000,
+    "data.sequence_length": 10**9,
+    "model.hidden_size": 10**6,
+    "model.intermediate_size": 10**7,
+    "model.num_hidden_layers": 10_000,
+    "model.num_attention_heads": 10_000,
+    "model.num_key_value_heads": 10_000,
+    "model.head_dim": 10_000,
+    "model.image_token_offset": 10**8,
+}
 BELOW_ONE = ("optim.beta1", "optim.beta2", "optim.dropout")
 
 
 def check(config: TrainConfig, origin: Origin) -> None:
     """Validate a configuration. Raises UserError for a value out of range, or excluded by another one."""
     _check_numbers(config, origin)
-    if not config.run.folder:
-        raise UserError(f"{origin.of('run.folder')}: run.folder is empty: say where the run is to be")
+    _check_texts(config, origin)
     if config.model.head_dim % 2:
         message = f"{origin.of('model.head_dim')}: model.head_dim is {config.model.head_dim}"
         raise UserError(f"{message}: positions turn pairs of a head's dimensions: an even number is needed")
@@ -100,6 +114,8 @@ def check(config: TrainConfig, origin: Origin) -> None:
 def _check_numbers(config: TrainConfig, origin: Origin) -> None:
     """Check the bounds of each number."""
     for key, value in _numbers(config):
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"{origin.of(key)}: {key} is {shown(value)}: it must be below 2^63")
         if not math.isfinite(value):
             raise UserError(f"{origin.of(key)}: {key} is {value}: it must be finite")
         if value < 0:
@@ -108,10 +124,32 @@ def _check_numbers(config: TrainConfig, origin: Origin) -> None:
             raise UserError(f"{origin.of(key)}: {key} is {value}: it must be at least 1")
         if key in SHARES and value > 1:
             raise UserError(f"{origin.of(key)}: {key} is {value}: it is a share, 0 to 1")
+        if value > AT_MOST.get(key, math.inf):
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must be at most {AT_MOST[key]:,.0f}")
         if key in ABOVE_ZERO and value == 0:
             raise UserError(f"{origin.of(key)}: {key} is {value}: it must be above 0")
         if key in BELOW_ONE and value >= 1:
             raise UserError(f"{origin.of(key)}: {key} is {value}: it must be below 1")
+
+
+def _check_texts(config: TrainConfig, origin: Origin) -> None:
+    """Check paths, and that each text can be written and named to the file system."""
+    for key, value in _leaves(config):
+        if not isinstance(value, str):
+            continue
+        if "\0" in value or not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise UserError(
+                f"{origin.of(key)}: {key} is {shown(value)}: no file or text has such a character: remove it"
+            )
+    for key, path in (("run.folder", config.run.folder), ("data.cache", config.data.cache)):
+        if "://" in path:
+            raise UserError(f"{origin.of(key)}: {key} is {shown(path)}: no URL can be written to: give a folder")
+    if not config.run.folder:
+        raise UserError(f"{origin.of('run.folder')}: run.folder is empty: say where the run is to be")
+    for number, source in enumerate(config.data.sources):
+        if not source.path:
+            key = f"data.sources[{number}].path"
+            raise UserError(f"{origin.of(key)}: {key} is empty: give a folder of code shards, or its URL")
 
 
 def _check_conflict(config: TrainConfig, origin: Origin) -> None:
@@ -194,13 +232,20 @@ def without_effect(config: TrainConfig) -> Iterator[str]:
         yield f"data.cache {config.data.cache}: no dataset is at a URL, so nothing is kept there"
 
 
-def _numbers(value, key: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(value) -> Iterator[tuple[str, float]]:
     """(dotted key, number) of every number in a configuration."""
+    for key, leaf in _leaves(value):
+        if isinstance(leaf, (int, float)) and not isinstance(leaf, bool):
+            yield key, leaf
+
+
+def _leaves(value, key: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of everything in a configuration that is neither a section nor a list."""
     if dataclasses.is_dataclass(value):
         for spec in dataclasses.fields(value):
-            yield from _numbers(getattr(value, spec.name), f"{key}.{spec.name}" if key else spec.name)
+            yield from _leaves(getattr(value, spec.name), f"{key}.{spec.name}" if key else spec.name)
     elif isinstance(value, tuple):
         for index, item in enumerate(value):
-            yield from _numbers(item, f"{key}[{index}]")
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield from _leaves(item, f"{key}[{index}]")
+    else:
         yield key, value

@@ -1,9 +1,12 @@
-"""YAML that refuses duplicate keys: of two equal keys PyYAML takes the last, and the first is lost."""
+"""YAML that refuses duplicate keys, of which PyYAML takes the last and loses the first, and numbers of other bases:
+YAML 1.1 reads 010 as 8 and 12:30 as 750."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
+
+LONGEST = 1_000  # characters of a whole number; Python itself reads 4,300
 
 
 def read_yaml(text: str, name: str) -> Any:
@@ -38,7 +41,19 @@ def _strict_loader() -> type:
     import yaml
 
     class StrictLoader(yaml.SafeLoader):
-        """yaml.SafeLoader that refuses duplicate keys."""
+        """yaml.SafeLoader that refuses duplicate keys, and whole numbers that are other ones than they look like."""
+
+        def construct_yaml_int(self, node: Any) -> int:
+            text, line = node.value, node.start_mark.line + 1
+            if len(text) > LONGEST:
+                raise ValueError(f"a whole number of {len(text):,} digits in line {line}: nothing here is as large")
+            value, digits = super().construct_yaml_int(node), text.replace("_", "").lstrip("+-")
+            if ":" in text or (digits.isdecimal() and digits[0] == "0" != digits):
+                raise ValueError(
+                    f"{text} in line {line} is {value} in YAML, which reads it in base {60 if ':' in text else 8}: write a "
+                    "plain number, or quotes around a text"
+                )
+            return value
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict:
             seen: dict[Any, int] = {}
@@ -53,4 +68,5 @@ def _strict_loader() -> type:
                 seen[key] = line
             return super().construct_mapping(node, deep)
 
+    StrictLoader.add_constructor("tag:yaml.org,2002:int", StrictLoader.construct_yaml_int)
     return StrictLoader

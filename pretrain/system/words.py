@@ -6,3 +6,12 @@ from __future__ import annotations
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 row`, `2,700 rows`; plural: of a noun that takes more than an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def shown(value: object, most: int = 80) -> str:
+    """`repr` of a value for an error line, of at most so many characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes whole numbers of up to 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[: most - 3]}..."

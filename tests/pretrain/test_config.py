@@ -164,6 +164,14 @@ def test_kernels_that_fit_are_taken(path):
         (["data.sources.0.path=x"], ["data.sources.0.path=x", "no section"]),
         (["optim.lr=[1"], ["optim.lr=[1", "not a YAML value"]),
         (["run.folder=2024-02-31"], ["run.folder=2024-02-31", "not a YAML value"]),
+        (["run.folder=s3://bucket/run"], ["run.folder is 's3://bucket/run'", "no URL", "give a folder"]),
+        (["data.cache=s3://bucket/cache"], ["data.cache is 's3://bucket/cache'", "no URL"]),
+        (['run.folder="a\\0b"'], [r"run.folder is 'a\x00b'", "remove it"]),
+        (['log.sample_prompts=["\\ud800"]'], ["log.sample_prompts[0]", "remove it"]),
+        (["data.sources=[{path: ''}]"], ["data.sources[0].path is empty", "code shards"]),
+        (["run.threads=1000000"], ["run.threads is 1000000", "at most 10,000"]),
+        (["run.timeout=1e25"], ["run.timeout is 1e+25", "at most 100,000,000"]),
+        (["model.image_token_offset=1e12"], ["model.image_token_offset", "at most 100,000,000"]),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(path, overrides, parts):
