@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ POSITIVE = (
     "parallel.tensor",
     "parallel.pipeline",
     "resilience.window",
+    "run.timeout",
 )
 ABSENT = {  # names that users of megatron-core may try
     "context": "context parallelism is not part of this project: use parallel.sequence and parallel.recompute",
@@ -68,8 +70,9 @@ SHARES = (
     "data.shared_noise",
     "optim.dropout",
 )
-ABOVE_ZERO = ("model.rope_theta", "model.rms_norm_eps", "optim.eps", "run.timeout")
+ABOVE_ZERO = ("model.rope_theta", "model.rms_norm_eps", "optim.eps", "data.stages.tokens")
 LARGEST = 2**63 - 1  # of any whole number: the libraries below keep them in 64 bits
+LARGEST_FLOAT = 3.4e38
 AT_MOST = {  # where more is a slip of the keyboard that would end in an error of a library, or use up the memory
     "run.threads": 10_000,
     "run.timeout": 1e8,
@@ -118,6 +121,8 @@ def _check_numbers(config: TrainConfig, origin: Origin) -> None:
             raise UserError(f"{origin.of(key)}: {key} is {shown(value)}: it must be below 2^63")
         if not math.isfinite(value):
             raise UserError(f"{origin.of(key)}: {key} is {value}: it must be finite")
+        if abs(value) > LARGEST_FLOAT:
+            raise UserError(f"{origin.of(key)}: {key} is {value}: it must be below {LARGEST_FLOAT:g}, as float32 is")
         if value < 0:
             raise UserError(f"{origin.of(key)}: {key} is {value}: it must not be negative")
         if key in POSITIVE and value < 1:
@@ -126,7 +131,7 @@ def _check_numbers(config: TrainConfig, origin: Origin) -> None:
             raise UserError(f"{origin.of(key)}: {key} is {value}: it is a share, 0 to 1")
         if value > AT_MOST.get(key, math.inf):
             raise UserError(f"{origin.of(key)}: {key} is {value}: it must be at most {AT_MOST[key]:,.0f}")
-        if key in ABOVE_ZERO and value == 0:
+        if re.sub(r"\[\d+\]", "", key) in ABOVE_ZERO and value == 0:
             raise UserError(f"{origin.of(key)}: {key} is {value}: it must be above 0")
         if key in BELOW_ONE and value >= 1:
             raise UserError(f"{origin.of(key)}: {key} is {value}: it must be below 1")
@@ -207,8 +212,30 @@ def _check_kernels(config: TrainConfig, origin: Origin) -> None:
         )
 
 
+def _unread(config: TrainConfig) -> Iterator[tuple[str, str, bool]]:
+    """(keys of a section, the setting that switches them off, whether it does)."""
+    data, resilience, log = config.data, config.resilience, config.log
+    yield "optim: final_lr", "optim.decay is constant", config.optim.decay == "constant"
+    yield "data: cache_limit", "data.cache is empty", not data.cache
+    yield "data: unconditional", "data.text_to_image is 0", not data.text_to_image
+    yield "log: heldout_every heldout_rows", "data.heldout is empty", not data.heldout
+    yield "log: conflict_targets", "log.conflict_every is 0", not log.conflict_every
+    yield "resilience: hang_seconds", "resilience.hang_factor is 0", not resilience.hang_factor
+    yield "resilience: rollbacks", "resilience.bad_steps is 0", not resilience.bad_steps
+    yield "resilience: window", "spike and bad_steps are 0", not (resilience.spike or resilience.bad_steps)
+    staged = ENGINES[config.run.engine].zero_section and config.zero.stage != 3
+    yield "zero: init param_persistence_threshold", f"zero.stage is {config.zero.stage}", staged
+
+
 def without_effect(config: TrainConfig) -> Iterator[str]:
     """Settings that have no effect with the others, and implausible values, a line each."""
+    for keys, why, off in _unread(config):
+        section, _, names = keys.partition(": ")
+        for spec in dataclasses.fields(part := getattr(config, section)) if off else ():
+            if spec.name in names.split() and (value := getattr(part, spec.name)) != spec.default:
+                yield f"{section}.{spec.name} {value}: {why}, so it is not read"
+    yield from _odd_sources(config)
+    yield from _odd_rates(config)
     model, log, cores = config.model, config.log, usable_cores()
     engine = config.run.engine
     if not ENGINES[engine].zero_section and config.zero != type(config.zero)():
@@ -230,6 +257,31 @@ def without_effect(config: TrainConfig) -> Iterator[str]:
     urls = [source.path for source in config.data.sources if "://" in source.path]
     if config.data.cache and not urls and "://" not in config.data.heldout:
         yield f"data.cache {config.data.cache}: no dataset is at a URL, so nothing is kept there"
+
+
+def _odd_sources(config: TrainConfig) -> Iterator[str]:
+    """Sources that are not used as they are written down."""
+    sources, paths = config.data.sources, [source.path for source in config.data.sources]
+    shared = any(source.share for source in sources)
+    for number, source in enumerate(sources):
+        key = f"data.sources[{number}]"
+        if shared and not source.share:
+            yield f"{key}.share 0: others have a share, so nothing of {source.path} is in the epochs: give it one, or leave it out"
+        elif shared and source.weight != 1:
+            yield f"{key}.weight {source.weight:g}: sources have shares, so weights do not count: leave it out"
+        if source.path in paths[:number]:
+            yield f"{key}.path {source.path}: stands twice, and each document of it is used as often: set its weight instead"
+
+
+def _odd_rates(config: TrainConfig) -> Iterator[str]:
+    """Learning rates that are not what a schedule is for."""
+    optim, steps = config.optim, config.run.steps
+    if not optim.lr:
+        yield "optim.lr 0.0: the weights are hardly changed, or not at all: set it, unless that is meant"
+    elif optim.decay != "constant" and optim.final_lr > optim.lr:
+        yield f"optim.final_lr {optim.final_lr:g}: is above optim.lr {optim.lr:g}, so the rate rises from there"
+    if optim.warmup_steps >= steps:
+        yield f"optim.warmup_steps {optim.warmup_steps}: the run has {steps} steps, so the rate never falls from optim.lr"
 
 
 def _numbers(value) -> Iterator[tuple[str, float]]:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pretrain.system.errors import RunFailed, UserError
+from pretrain.system.words import shown
 from tokenization.files import is_temporary, write_atomically
 
 VARIABLE = "UNIX_RUN_ATTEMPT"  # fencing token, set by whoever restarts the processes; the larger number owns the folder
@@ -65,9 +66,9 @@ def number_of_this_start(run: Path) -> int:
     given = os.environ.get(VARIABLE, "")
     if not given:
         return there
-    if not given.isdigit():
+    if not (given.isascii() and given.isdigit() and len(given) < 19):
         raise UserError(
-            f"{VARIABLE} is {given!r}: set it to a whole number that grows with each start, or leave it out"
+            f"{VARIABLE} is {shown(given)}: set it to a whole number that grows with each start, or leave it out"
         )
     if int(given) < there:
         raise TakenOver(f"{run}: attempt {there} owns this folder, this is attempt {given}: it was started too late")
@@ -98,5 +99,5 @@ def _read(run: Path) -> dict | None:
     try:
         found = json.loads((run / "owner.json").read_text(encoding="utf-8"))
         return {"number": int(found["number"]), "owner": str(found["owner"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -19,7 +19,7 @@ from pretrain.coordination import Coordinator
 from pretrain.fencing import Attempt, may_take_over
 from pretrain.progress import Progress
 from pretrain.records import Records
-from pretrain.system.disk import error_text, writing
+from pretrain.system.disk import disk_error, error_text, writing
 from pretrain.system.errors import RunFailed, UserError
 from tokenization.files import write_atomically
 
@@ -32,8 +32,13 @@ def hold(run: Path):
     Raises UserError when it is locked, unless the environment says that this start follows the one that holds the lock:
     that one may be cut off but alive (fencing).
     """
-    run.mkdir(parents=True, exist_ok=True)
-    lock = open(run / "lock", "w")  # noqa: SIM115
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = open(run / "lock", "w")  # noqa: SIM115
+    except OSError as error:
+        if disk_error(error):
+            raise
+        raise UserError(f"run.folder {run}: {error_text(error)}: choose another run.folder") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

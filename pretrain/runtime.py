@@ -19,6 +19,7 @@ import types
 import warnings
 
 from model.kernels import unloadable
+from pretrain.launch import launched_processes
 from pretrain.system.cpu_memory import keep_freed_memory
 from pretrain.system.light_compiler import nothing_compiled
 from pretrain.system.light_imports import NOT_INSTALLED, import_megatron, leave_torchvision_out
@@ -242,8 +243,3 @@ def leave_distributed() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     gc.collect()  # models and optimizers are reference cycles that hold process groups
-
-
-def launched_processes() -> int:
-    """Number of processes of the launcher; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1

@@ -19,6 +19,7 @@ import os
 from model.kernels import check_installed, check_loads
 from pretrain.config import load_config
 from pretrain.inputs import check_inputs
+from pretrain.launch import launched_processes
 from pretrain.process_ranks import check_world
 from pretrain.system.errors import ReportedByOtherRank, TryAgain, UserError, run_command
 from pretrain.system.threads import settle_threads
@@ -39,13 +40,14 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Read and check the configuration, then train."""
     arguments = parse_arguments()
+    processes = launched_processes()  # first: it decides which process reports errors
     from pretrain import runtime
 
     try:
         config = load_config(arguments.config, arguments.overrides)
-        check_world(config, runtime.launched_processes())
+        check_world(config, processes)
         check_installed(config.run.kernels)
-        if runtime.launched_processes() == 1:
+        if processes == 1:
             check_inputs(config.data, config.run.init_from)  # before the seconds that it takes to import torch
     except UserError:
         if os.environ.get("RANK", "0") != "0":

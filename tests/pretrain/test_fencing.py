@@ -37,9 +37,13 @@ def test_the_larger_number_owns_and_of_equal_ones_the_last(monkeypatch, tmp_path
     third.check()
     monkeypatch.delenv(fencing.VARIABLE)
     assert claim(tmp_path).number == 3  # by hand: in the place of the one that was there
-    as_attempt(monkeypatch, "two")
-    with pytest.raises(UserError, match="UNIX_RUN_ATTEMPT is 'two'"):
-        claim(tmp_path)
+    for number in ("two", "²", "9" * 5000):
+        as_attempt(monkeypatch, number)
+        with pytest.raises(UserError, match=f"UNIX_RUN_ATTEMPT is '{number[:3]}"):
+            claim(tmp_path)
+    monkeypatch.delenv(fencing.VARIABLE)
+    (tmp_path / "owner.json").write_text('{"number": Infinity, "owner": "an editor"}')
+    assert claim(tmp_path).number == 0  # a file that cannot be read is no evidence
 
 
 @pytest.mark.parametrize("moment", ["before", "while it writes", "after its last look"])
