@@ -3,6 +3,7 @@ is loaded."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from model.config import ModelConfig
 from pretrain.coordination import Coordinator
 from pretrain.fencing import PARTIAL, Attempt
 from pretrain.system.disk import writing
@@ -171,6 +173,8 @@ def _problem(checkpoint: Path, part: int = 0, parts: int = 1) -> str | None:
         files = [(name, entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{checkpoint / MANIFEST} is missing or unreadable"
+    if "state.json" not in manifest["files"]:
+        return f"{checkpoint / MANIFEST} does not list state.json"
     for name, size, digest in files[part::parts]:
         path = checkpoint / name
         if not path.is_file():
@@ -223,8 +227,33 @@ def find(path: Path, coordinator: Coordinator = Coordinator()) -> Path:
 
 
 def read_state(checkpoint: Path) -> dict:
-    """The `state` that `publish` was given."""
-    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    """The `state` that `publish` was given. Raises UserError for a file that is none."""
+    return _read_object(checkpoint / "state.json")
+
+
+def read_model(checkpoint: Path) -> ModelConfig:
+    """Model configuration of a checkpoint. Raises UserError for settings that are missing, or that this release does not
+    know: they may change what the weights compute."""
+    path = checkpoint / "model.json"
+    values = _read_object(path)
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(ModelConfig)})
+    if unknown:
+        raise UserError(
+            f"{path}: {unknown[0]} is no setting of a model in this release: read it with the newer one that made it"
+        )
+    return ModelConfig.from_dict(values)
+
+
+def _read_object(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: take another checkpoint") from None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object: the checkpoint is damaged, take an earlier one")
+    return found
 
 
 def _sha256(path: Path) -> str:

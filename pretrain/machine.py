@@ -91,8 +91,13 @@ def grouped(machines: Sequence[dict]) -> list[dict]:
 
 def what_changed(before: dict, now: dict) -> str:
     """Differences between the machines of two lines of starts.jsonl, in words; "" for none, or when it is not known."""
-    if "machines" not in before:
+    try:
+        return _what_changed(before, now) if "machines" in before else ""
+    except (KeyError, TypeError, AttributeError):  # a line that somebody edited
         return ""
+
+
+def _what_changed(before: dict, now: dict) -> str:
     changes = []
     if before["processes"] != now["processes"]:
         changes.append(f"processes {before['processes']}, now {now['processes']}")

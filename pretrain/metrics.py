@@ -13,6 +13,8 @@ from pathlib import Path
 from pretrain.json_lines import lines_backwards, parsed
 from pretrain.records import Records
 from pretrain.system.disk import disk_error
+from pretrain.system.logs import LOGGER
+from pretrain.system.words import counted
 from pretrain.tensorboard_log import TensorboardLog
 from pretrain.wandb_log import WandbLog
 
@@ -29,8 +31,8 @@ class Metrics:
         none."""
         self._records, self._path = records, folder / "metrics.jsonl"
         waited = records.release(self._path).splitlines(keepends=True)  # at a rollback the disk may be full
-        if self._path.exists():
-            keep_until(self._path, first_step)
+        if self._path.exists() and (damaged := keep_until(self._path, first_step)):
+            LOGGER.warning(f"{self._path}: {counted(damaged, 'line')} at its end had no step, and are dropped")
         for line in waited:
             if first_step and _until(line, first_step):
                 records.append(self._path, line)
@@ -53,14 +55,20 @@ class Metrics:
             self._wandb.close()
 
 
-def keep_until(path: Path, step: int) -> None:
-    """Truncate a file after the lines of `step`, and a cut last line. Lines are in the order of steps; only the end is
-    read.
+def keep_until(path: Path, step: int) -> int:
+    """Truncate a file after the lines of `step`, and a cut last line -> how many whole lines it drops that have no step.
+
+    Lines are in the order of steps; only the end is read.
 
     What is kept goes into a file of its own, which is not parsed again: a process of an earlier attempt that is cut off may
     still have the old one open. Where there is no room for that, the old one is cut.
     """
-    length = next((after for after, line in lines_backwards(path) if _until(line, step)), 0) if step else 0
+    length = damaged = 0
+    for number, (after, line) in enumerate(lines_backwards(path)):
+        if step and _until(line, step):
+            length = after
+            break
+        damaged += number > 0 and _step(line) is None  # the first one may be cut
     temporary = path.with_suffix(".partial")
     try:
         with open(path, "rb") as old, open(temporary, "wb") as new:
@@ -73,11 +81,17 @@ def keep_until(path: Path, step: int) -> None:
         if disk_error(error) is None:
             raise
         os.truncate(path, length)
+    return damaged
+
+
+def _step(line: bytes) -> int | None:
+    found = (parsed(line) or {}).get("step")
+    return found if isinstance(found, int) else None
 
 
 def _until(line: bytes, step: int) -> bool:
-    found = parsed(line)
-    return found is not None and isinstance(found.get("step"), int) and found["step"] <= step
+    found = _step(line)
+    return found is not None and found <= step
 
 
 class Pace:

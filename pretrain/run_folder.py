@@ -17,6 +17,7 @@ from pretrain.config import TrainConfig, dump_config, load_config
 from pretrain.config_names import with_current_names
 from pretrain.coordination import Coordinator
 from pretrain.fencing import Attempt, may_take_over
+from pretrain.json_lines import last_objects
 from pretrain.progress import Progress
 from pretrain.records import Records
 from pretrain.system.disk import disk_error, error_text, writing
@@ -24,6 +25,7 @@ from pretrain.system.errors import RunFailed, UserError
 from tokenization.files import write_atomically
 
 MOST_CHANGES = 6  # settings that are listed
+AT_STEP_0 = ("run.init_from", "model.initializer_range")  # what a resumed run has no use for
 
 
 def hold(run: Path):
@@ -99,7 +101,10 @@ def settings_changed(run: Path, config: TrainConfig) -> str:
     old, new = (dict(_flat(values)) for values in (before, yaml.safe_load(dump_config(config))))
     changed = [key for key in new if key in old and old[key] != new[key] and key != "run.folder"]
     changed.sort(key=lambda key: key.partition(".")[0] in ("log", "checkpoint"))  # least important last
-    words = [f"{key} {_plain(new[key])} (was {_plain(old[key])})" for key in changed[:MOST_CHANGES]]
+    unread = {key: "; read at step 0 alone" for key in AT_STEP_0}
+    words = [
+        f"{key} {_plain(new[key])} (was {_plain(old[key])}{unread.get(key, '')})" for key in changed[:MOST_CHANGES]
+    ]
     return ", ".join([*words, *([f"and {len(changed) - MOST_CHANGES} more"] if len(changed) > MOST_CHANGES else [])])
 
 
@@ -120,7 +125,7 @@ def _plain(value: object) -> str:
 def last_start(run: Path) -> dict:
     """Last complete line of starts.jsonl, or {}."""
     try:
-        lines = (run / "starts.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (run / "starts.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return {}
     for line in reversed(lines):
@@ -142,10 +147,20 @@ def resume(config: TrainConfig, run: Path, engine, data, coordinator: Coordinato
         found = checkpoint.newest_good(run, coordinator.warn, coordinator)
     if found is None:
         progress = Progress()
+        if last := last_objects(run / "metrics.jsonl", "step"):
+            coordinator.warn(
+                f"{run} has no checkpoint, and metrics.jsonl ends with step {last[0]['step']}: this start begins at step 0, and "
+                "the lines of the start before are dropped"
+            )
         if config.run.init_from:
             progress.skills = start_from(config, engine, data.model_config, coordinator)
         return progress
     state = checkpoint.read_state(found)
+    if not isinstance(state.get("step"), int) or not {"rows", "plan"} <= set(state):
+        raise UserError(
+            f"{found}: is no checkpoint of a run, which knows its step and rows: take it out of {run}, and set run.init_from to "
+            "it where a run is to start from its weights"
+        )
     if state["plan"] != data.train.plan.fingerprint:
         raise UserError(
             f"{found}: was trained on other rows (data, mixture, prompts, seed or row length changed): restore them, or "
@@ -237,7 +252,7 @@ FREE = ("initializer_range", "max_position_embeddings")  # settings that existin
 
 def check_model(found: Path, model: ModelConfig, remedy: str) -> dict:
     """Compare model.json with this model. Raises UserError with the first difference."""
-    there = ModelConfig.from_dict(json.loads((found / "model.json").read_text(encoding="utf-8"))).to_dict()
+    there = checkpoint.read_model(found).to_dict()
     here = model.to_dict()
     apart = [key for key in here if key not in FREE and there[key] != here[key]]
     if apart:

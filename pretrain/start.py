@@ -131,7 +131,9 @@ def _train(config: TrainConfig, command: list[str], early: EarlyWarnings) -> int
     if lock is not None:
         lock.close()
     going_on = "" if progress.step == steps else "; the same command goes on from here"
-    coordinator.say(f"{run}: {progress.step} of {steps} steps done{going_on}")
+    bad = progress.step - progress.updates
+    left_out = f", {bad} of them left out as bad steps (events.jsonl)" if bad else ""
+    coordinator.say(f"{run}: {progress.step} of {steps} steps done{left_out}{going_on}")
     return 130 if going_on else 0
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pretrain import checkpoint
 from pretrain.system.errors import UserError
+from tests.model.tiny_training import training_config
 
 FILES = {"model.safetensors": bytes(range(256)) * 4, "optimizer.pt": b"moments" * 50, "model.json": b"{}\n"}
 
@@ -211,3 +212,30 @@ def test_find_takes_a_run_or_a_checkpoint(tmp_path, capsys):
         checkpoint.find(tmp_path / "nowhere")
     with pytest.raises(UserError, match="step_00000009"):
         checkpoint.find(tmp_path / "checkpoints/step_00000009")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"step": 3', "\x00"])
+def test_a_state_that_is_no_object_is_one_line(tmp_path, content):
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(UserError, match="state.json is no JSON object"):
+        checkpoint.read_state(tmp_path)
+
+
+def test_a_model_of_a_newer_release_is_refused_by_the_setting_that_is_new(tmp_path):
+    """It was left out in silence, and the weights computed something else."""
+    model = training_config()
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(model.to_dict()))
+    assert checkpoint.read_model(tmp_path) == model
+    path.write_text(json.dumps({**model.to_dict(), "windowed": 64}))
+    with pytest.raises(UserError, match="windowed is no setting .* newer one"):
+        checkpoint.read_model(tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match="model.json is missing"):
+        checkpoint.read_model(tmp_path)
+
+
+def test_a_list_of_files_without_the_state_verifies_nothing(tmp_path):
+    folder = publish(tmp_path, 2)
+    (folder / "manifest.json").write_text(json.dumps({"step": 2, "files": {}}))
+    assert "does not list state.json" in checkpoint.verify(folder)

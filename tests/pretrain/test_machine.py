@@ -7,6 +7,7 @@ import json
 import pytest
 
 from pretrain import machine
+from pretrain.run_folder import last_start
 from tests.pretrain.tiny_run import write_config
 
 HERE = {"processor": "A", "capability": "AVX512", "threads": 1, "libraries": {"torch": "2.13.0"}}
@@ -32,6 +33,14 @@ def test_what_changed_is_said_by_name():
         "processes 1, now 2; driver 580.1, now 580.1 and 590"
     )
     assert machine.what_changed(start(GPU), start(HERE)) == "gpus H100, now none; driver 580.1, now none"
+
+
+@pytest.mark.parametrize("machines", [3, [3], [{"libraries": 3}], [None]])
+def test_a_record_that_somebody_edited_is_no_error(tmp_path, machines):
+    assert machine.what_changed({"machines": machines, "processes": 1}, start(HERE)) == ""
+    assert machine.what_changed({"machines": machines}, start(HERE)) == ""
+    (tmp_path / "starts.jsonl").write_bytes(b'{"processes": 1}\n\xff\n')
+    assert last_start(tmp_path) == {"processes": 1}
 
 
 def test_a_resume_with_other_threads_says_so_once(commands, tiny_data, tmp_path):

@@ -65,6 +65,17 @@ def test_the_cut_last_line_of_a_killed_run_is_dropped(tmp_path, cut):
     assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2, 3, 4, 5]
 
 
+def test_lines_without_a_step_that_are_dropped_are_counted(tmp_path, capsys):
+    """As where another file was copied over this one; a last line that a kill has cut is no damage."""
+    write(tmp_path, 0, range(5), 0.0)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('what\n{"step": "5"}\n{"step": 5, "tra')
+    capsys.readouterr()
+    write(tmp_path, 4, [5], 0.0)
+    assert "metrics.jsonl: 2 lines at its end had no step, and are dropped" in capsys.readouterr().out
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2, 3, 4, 5]
+
+
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pretrain import checkpoint
 from pretrain.config import dump_config, load_config
-from pretrain.run_folder import check_model, settings_changed
+from pretrain.coordination import Coordinator
+from pretrain.run_folder import check_model, hold, resume, settings_changed
+from pretrain.system.disk import disk_error
 from pretrain.system.errors import UserError
 from tests.commands import ROOT
 from tests.model.tiny_training import training_config
@@ -23,6 +27,8 @@ def test_settings_that_changed_since_the_last_start_are_named_with_both_values(t
     assert settings_changed(tmp_path, config()) == ""
     (tmp_path / "config.yaml").write_text(dump_config(config()))
     assert settings_changed(tmp_path, config()) == settings_changed(tmp_path, config("run.folder=elsewhere")) == ""
+    told = settings_changed(tmp_path, config("run.init_from=work/start"))
+    assert told == 'run.init_from "work/start" (was ""; read at step 0 alone)'
     before = config()
     told = settings_changed(
         tmp_path, config("log.every=7", "optim.lr=0.25", "run.steps=17", "data.global_batch_size=3")
@@ -72,3 +78,36 @@ def test_a_wrong_image_token_offset_is_named_before_what_follows_from_it(tmp_pat
         check_model(tmp_path, other, "remedy")
     words = f"(image_token_offset {model.image_token_offset} there, {other.image_token_offset} here, vocab_size "
     assert words in str(refused.value) and str(refused.value).endswith("remedy")
+
+
+def run_with(folder: Path, state: dict) -> SimpleNamespace:
+    """A run folder with one checkpoint of this state -> the part of its data that a resume looks at first."""
+    checkpoint.publish(folder, 4, lambda _: None, state, keep=2)
+    return SimpleNamespace(train=SimpleNamespace(plan=SimpleNamespace(fingerprint="rows")))
+
+
+@pytest.mark.parametrize(
+    "state", [{"made_from": "Qwen"}, {"step": "4", "rows": 8, "plan": "rows"}, {"step": 4, "rows": 8}]
+)
+def test_a_start_among_the_checkpoints_of_a_run_is_refused(tmp_path: Path, state: dict):
+    """As tools/convert_from_hf.py makes one: it has weights, and neither a step nor rows to go on from."""
+    data = run_with(tmp_path, state)
+    with pytest.raises(UserError, match="no checkpoint of a run.*run.init_from"):
+        resume(config(), tmp_path, None, data, Coordinator())
+
+
+def test_a_run_whose_checkpoints_are_gone_says_that_it_begins_again(tmp_path: Path, capsys):
+    assert resume(config(), tmp_path, None, None, Coordinator()).step == 0 and not capsys.readouterr().out
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 6}\n')
+    assert resume(config(), tmp_path, None, None, Coordinator()).step == 0
+    said = capsys.readouterr().out
+    assert "has no checkpoint" in said and "ends with step 6" in said and "begins at step 0" in said
+
+
+@pytest.mark.parametrize("name", ["run", "file/run", "x" * 300])
+def test_a_run_folder_that_cannot_be_one_is_one_line(tmp_path: Path, name: str):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "run").write_text("")
+    with pytest.raises((UserError, OSError)) as caught:
+        hold(tmp_path / name)
+    assert isinstance(caught.value, UserError) or disk_error(caught.value)

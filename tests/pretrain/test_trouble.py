@@ -53,6 +53,7 @@ def test_a_bad_step_is_left_out_and_counted_also_after_a_kill(world, tiny_data, 
     whole, run = tmp_path / "whole", tmp_path / "run"
     printed = run_of(world, tiny_data, whole, [5], engine)
     assert printed.count("step 3 (rows 4 to 5) is left out: its gradient is not finite") == 1
+    assert "8 of 8 steps done, 1 of them left out as bad steps" in printed
     assert [line["train/bad_steps"] for line in trained(whole)] == [0, 0, 1, 1, 1, 1, 1, 1]
     assert ["train/grad_norm" in line for line in trained(whole)] == [step != 3 for step in range(1, STEPS + 1)]
     state = checkpoint.read_state(checkpoint.folder_of(whole, STEPS))

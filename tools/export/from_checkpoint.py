@@ -15,6 +15,7 @@ from typing import IO
 
 from model.config import MODEL_TYPES
 from model.prompts import TURN_END
+from pretrain.checkpoint import read_model, read_state
 from pretrain.system.disk import writing
 from pretrain.system.errors import UserError
 from tools.export.chat_template import chat_template
@@ -27,10 +28,7 @@ CODE = Path(__file__).resolve().parents[2] / "model" / "hf"
 def export_text(checkpoint: Path, output: Path) -> None:
     """Write the text path of a verified checkpoint as a plain folder. Raises UserError for layers that no base family
     has."""
-    from model.config import ModelConfig
-
-    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    config = ModelConfig.from_dict(json.loads((checkpoint / "model.json").read_text(encoding="utf-8")))
+    state, config = read_state(checkpoint), read_model(checkpoint)
     weights = partial(write_weights, checkpoint, config=config, text_only=True)
     write_plain(output, config, checkpoint / "tokenizer.json", f"after {state['step']} steps", weights)
 
@@ -127,18 +125,17 @@ def export(checkpoint: Path, output: Path, vq_name: str = "", results: Sequence[
 
     `results` are files of figures for the model card, as the tools of this repository write them.
     """
-    from model.config import ModelConfig
     from model.prompts import PromptTemplates
     from tokenization.vq import load_vq
     from tools.export.model_card import captions_to_draw, model_card, run_of
 
-    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    state = read_state(checkpoint)
     if "made_from" in state:
         raise UserError(
             f"{checkpoint}: is a start that tools/convert_from_hf.py made, which has learned no picture: train from it with "
             "run.init_from, and export that run"
         )
-    config = ModelConfig.from_dict(json.loads((checkpoint / "model.json").read_text(encoding="utf-8")))
+    config = read_model(checkpoint)
     prompts = (checkpoint / "unix_prompts.json").read_text(encoding="utf-8")
     templates = PromptTemplates.from_json(prompts, str(checkpoint / "unix_prompts.json"))
     vq = load_vq(vq_name or state["vq"])

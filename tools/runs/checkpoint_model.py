@@ -6,7 +6,6 @@ The whole training model in this process, and rows of any code shards for it.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +62,7 @@ def open_checkpoint(path: Path, threads: int = 0) -> Opened:
     for name in ("model.json", "unix_prompts.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: has no {name}: give a checkpoint of pretrain/train.py")
-    config = ModelConfig.from_dict(json.loads((folder / "model.json").read_text(encoding="utf-8")))
+    config = checkpoint.read_model(folder)
     prompts = folder / "unix_prompts.json"
     templates = PromptTemplates.from_json(prompts.read_text(encoding="utf-8"), str(prompts))
     runtime.start_distributed(0)
