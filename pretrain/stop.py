@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 
 from pretrain.system.disk import tell
@@ -29,4 +30,5 @@ class Stop:
             raise KeyboardInterrupt  # second signal: do not wait for the step
         self.asked = True
         self.signal = signal.Signals(number).name
-        tell(f"{self.signal}: saving after this step, then stopping")
+        with contextlib.suppress(BrokenPipeError):  # nobody reads the log: the step is saved all the same
+            tell(f"{self.signal}: saving after this step, then stopping")

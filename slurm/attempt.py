@@ -105,7 +105,7 @@ def recomputed(attempts: list[dict]) -> list[int]:
 def ended(run: Path) -> list[dict]:
     """Lines of restarts.jsonl, without a truncated last line."""
     try:
-        lines = (run / "restarts.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (run / "restarts.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     found = []

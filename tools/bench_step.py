@@ -22,6 +22,7 @@ import json
 import shlex
 
 from pretrain.system.errors import UserError, run_command
+from pretrain.system.output_file import check_output_file
 from tokenization.files import write_text
 from tools.benchmarks.step import (
     commit,
@@ -60,6 +61,8 @@ def parse_arguments() -> argparse.Namespace:
     for name in ("steps", "threads"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} {getattr(arguments, name)}: must be at least 1")
+    check_output_file(arguments.json, "--json")
+    check_output_file(arguments.profile, "--profile")
     return arguments
 
 

@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterator
 
 from pretrain.system.errors import UserError, run_command
+from pretrain.system.output_file import check_output_file
 
 GIB = 2**30
 
@@ -50,6 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments.overrides += words
     if arguments.gpus < 1:
         raise UserError(f"--gpus {arguments.gpus}: must be at least 1")
+    check_output_file(arguments.json, "--json")
     return arguments
 
 
@@ -60,6 +62,7 @@ def figures_of(arguments: argparse.Namespace) -> list[dict]:
     from pretrain.parallel import check_layout
     from pretrain.planning.shape import row_shape, sizes_of_data
     from pretrain.process_ranks import check_world
+    from pretrain.rows import RowSize
     from pretrain.setup import sized_config
 
     config = load_config(arguments.config, arguments.overrides)
@@ -72,6 +75,7 @@ def figures_of(arguments: argparse.Namespace) -> list[dict]:
             f"{arguments.config}: run.kernels is {config.run.kernels}, whose kernels a dry run cannot imitate: add "
             "run.kernels=torch run.fp8=none"
         )
+    RowSize(config.data.sequence_length, config.data.row_multiple).check()
     model = sized_config(config.model, *sizes_of_data(config, 0, 0), special=(0, 1, 2))
     check_layout(config.parallel, model)
     check_world(config, arguments.gpus)

@@ -24,6 +24,7 @@ from pretrain.parallel import ParallelLayout
 from pretrain.system.errors import UserError, run_command
 
 GIB = 2**30
+MOST_GPUS = 100_000
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -92,6 +93,11 @@ def parse_arguments() -> argparse.Namespace:
     for name in ("gpus", "gpus_per_node", "top"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: must be at least 1")
+    if arguments.gpus > MOST_GPUS:
+        raise UserError(f"--gpus {arguments.gpus}: must be at most {MOST_GPUS:,}")
+    for name in ("products", "utilisation"):
+        if (getattr(arguments, name) or 0) > 1:
+            raise UserError(f"--{name} {getattr(arguments, name):g}: it is a share of the peak, above 0 to 1")
     for name in ("gpu_memory", "tflops", "products", "memory_speed", "utilisation", "node_link", "network_link"):
         value = getattr(arguments, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
@@ -110,9 +116,11 @@ def make_job(arguments: argparse.Namespace):
     from pretrain.planning.cost import Devices, counted_costs, measured_costs
     from pretrain.planning.layouts import PlannerJob
     from pretrain.planning.shape import row_shape, sizes_of_data
+    from pretrain.rows import RowSize
     from pretrain.setup import sized_config
 
     config = load_config(arguments.config, arguments.overrides)
+    RowSize(config.data.sequence_length, config.data.row_multiple).check()
     text_rows, codes = sizes_of_data(config, arguments.text_rows, arguments.codes)
     model = sized_config(config.model, text_rows, codes, special=(0, 1, 2))
     row = row_shape(config.data.sequence_length, arguments.document)

@@ -12,13 +12,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
+import math
 import time
 
-from pretrain.system.errors import run_command
+from pretrain.system.errors import UserError, run_command
 from tools.runs.state import read_run
 from tools.runs.watch import (
     render,
 )
+
+LONGEST = 86_400  # seconds between two looks
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -41,8 +44,10 @@ def parse_arguments() -> argparse.Namespace:
         help="of a device, dense, to show MFU: 989 for H100 SXM in bf16, 312 for A100",
     )
     options = parser.parse_args()
-    if options.every <= 0 or options.peak_tflops < 0:
-        parser.error("--every must be positive, --peak-tflops not negative")
+    if not 0 < options.every <= LONGEST:
+        raise UserError(f"--every {options.every:g}: give seconds above 0, at most {LONGEST:,}")
+    if not 0 <= options.peak_tflops < math.inf:
+        raise UserError(f"--peak-tflops {options.peak_tflops:g}: give a number above 0, or leave it out")
     return options
 
 

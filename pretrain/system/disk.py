@@ -74,7 +74,7 @@ def discard_unwritten_output() -> None:
         try:
             stream.flush()
         except OSError as error:
-            if disk_error(error) is not None:
+            if disk_error(error) is not None or isinstance(error, BrokenPipeError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         except ValueError:  # closed
             pass

@@ -33,7 +33,11 @@ class Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = WORDS.get(record.levelno, "") + record.getMessage()
-        if not tell(line, sys.stderr if record.levelno >= logging.ERROR else sys.stdout):
+        try:
+            said = tell(line, sys.stderr if record.levelno >= logging.ERROR else sys.stdout)
+        except BrokenPipeError:  # nobody reads the log any more, as after `| head`: the run folder has all of it
+            said = False
+        if not said:
             self.unsaid += 1
         elif self.unsaid:
             tell(f"warning: this log had no room for {self.unsaid} lines before the last one")

@@ -111,6 +111,11 @@ def test_the_command_prints_a_line_for_each_stage_and_writes_its_figures(tmp_pat
 
 
 def test_what_cannot_be_run_dry_is_refused_before_anything_is_loaded():
-    words = [sys.executable, "tools/dry_run.py", "pretrain/configs/pretrain_3b.yaml", "--gpus", "8", "run.engine=zero3"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and "run.engine is zero3" in done.stderr and len(done.stderr.splitlines()) == 1
+    words = [sys.executable, "tools/dry_run.py", "pretrain/configs/pretrain_3b.yaml", "--gpus", "8"]
+    for wrong, said in (
+        (["run.engine=zero3"], "run.engine is zero3"),
+        (["data.sequence_length=12"], "data.sequence_length 12"),
+        (["--json", "tools"], "--json tools: is a folder"),
+    ):
+        done = subprocess.run([*words, *wrong], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1

@@ -137,6 +137,12 @@ def test_measured_parts_move_the_cut(commands, tiny_data: TinyData, tmp_path):
         ([CONFIG, *SIZES, "--measured", "absent.json"], ["absent.json", "cannot be read"]),
         ([CONFIG, *SIZES, "data.row_lenght=5"], ["data.row_lenght", "did you mean data.sequence_length"]),
         ([CONFIG, *SIZES, "model.shallow=40"], ["40 shallow", "36 layers"]),
+        ([CONFIG, "--gpus", 10**9, "--gpu-memory", 80], ["--gpus 1000000000", "at most 100,000"]),
+        ([CONFIG, "--gpus", 8, "--gpu-memory", 80, "--products", 2], ["--products 2", "a share of the peak"]),
+        (
+            [CONFIG, "--gpus", 8, "--gpu-memory", 80, "data.sequence_length=12"],
+            ["data.sequence_length 12", "row_multiple"],
+        ),
         ([CONFIG, "--gpus", 37, "--gpu-memory", 80], ["no layout over 37 devices", "data.global_batch_size 64"]),
     ],
 )

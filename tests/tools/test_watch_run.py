@@ -132,6 +132,9 @@ def test_a_finished_run_with_a_model(commands, tiny_data, tmp_path):
 
     folder = tmp_path / "run"
     assert commands.run("pretrain/train.py", "--config", write_config(tiny_data, folder)).code == 0
+    for wrong in (["--every", "nan"], ["--every", "-1"], ["--peak-tflops", "inf"]):
+        assert_refused(commands.run("tools/watch_run.py", folder, *wrong), *wrong)
+    (folder / "starts.jsonl").write_bytes(b"\xff\n" + (folder / "starts.jsonl").read_bytes())  # a damaged disk
     done = commands.run("tools/watch_run.py", folder, "--peak-tflops", "0.001")
     assert done.code == 0 and "finished" in done.out and "MFU" in done.out
     state = read_run(folder)

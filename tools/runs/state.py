@@ -135,7 +135,7 @@ def interrupted(events: list[dict], starts: list[dict]) -> dict | None:
 def lines_of(path: Path) -> list[dict]:
     """JSON lines of a file, if it exists, without an incomplete last one."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     return [found for line in lines if (found := parsed(line)) is not None]

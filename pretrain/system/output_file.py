@@ -1,0 +1,22 @@
+"""Check of a file that a command is to write at its end, before the minutes that it takes to get there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pretrain.system.errors import UserError
+
+
+def check_output_file(path: Path | None, option: str) -> None:
+    """Raises UserError when no file can be written there; None is no file. Folders that are missing can be made."""
+    if path is None:
+        return
+    try:
+        if path.is_dir():
+            raise UserError(f"{option} {path}: is a folder: name a file")
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+    except (OSError, ValueError) as error:  # too long a name, or one with a character that no file has
+        raise UserError(f"{option} {path!s:.80}: is no name of a file ({error.__class__.__name__})") from None
+    if not above.is_dir() or not os.access(path if path.exists() else above, os.W_OK):
+        raise UserError(f"{option} {path}: cannot be written: choose a place that you may write to")
