@@ -155,3 +155,13 @@ def lost_processes(error: RuntimeError) -> bool:
     return any(
         words in message for words in ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
     )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory of the processor or of the GPU was not enough: torch's CPU allocator says so in its message only."""
+    import torch
+
+    words = "DefaultCPUAllocator: "
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and words in str(error)
+    )

@@ -21,7 +21,7 @@ from pretrain.config import load_config
 from pretrain.inputs import check_inputs
 from pretrain.launch import launched_processes
 from pretrain.process_ranks import check_world
-from pretrain.system.errors import ReportedByOtherRank, TryAgain, UserError, run_command
+from pretrain.system.errors import ReportedByOtherRank, RunFailed, TryAgain, UserError, run_command
 from pretrain.system.threads import settle_threads
 
 
@@ -65,15 +65,21 @@ def main() -> int:
     threads.use()
     if not config.run.threads and os.environ.get("RANK", "0") == "0":
         print(threads, flush=True)
-    from pretrain.coordination import lost_processes
+    from pretrain.coordination import lost_processes, out_of_memory
     from pretrain.start import train
 
+    rank = os.environ.get("RANK", "0")
     try:
         code = train(config, sys.argv)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        first = (str(error).splitlines() or ["MemoryError"])[0]
+        if out_of_memory(error):
+            raise RunFailed(
+                f"rank {rank} has no memory left ({first}): take a shorter data.sequence_length, parallel.recompute or more "
+                "processes; tools/plan_parallel.py says what fits"
+            ) from error
         if not lost_processes(error):
             raise
-        rank, first = os.environ.get("RANK", "0"), str(error).splitlines()[0]
         raise TryAgain(f"rank {rank} has lost the other processes ({first}): start the run again") from None
     runtime.leave_distributed()
     return code

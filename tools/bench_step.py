@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 import json
+import math
 import shlex
 
 from pretrain.system.errors import UserError, run_command
@@ -61,6 +62,10 @@ def parse_arguments() -> argparse.Namespace:
     for name in ("steps", "threads"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} {getattr(arguments, name)}: must be at least 1")
+    if arguments.threads > 1_000:
+        raise UserError(f"--threads {arguments.threads}: must be at most 1,000")
+    if not 0 <= arguments.budget < math.inf:
+        raise UserError(f"--budget {arguments.budget:g}: give seconds of at least 0")
     check_output_file(arguments.json, "--json")
     check_output_file(arguments.profile, "--profile")
     return arguments

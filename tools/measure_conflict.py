@@ -16,8 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
 import json
+import math
 
 from pretrain.system.errors import UserError, run_command
+from pretrain.system.output_file import check_output_file
 from tools.analysis.conflict import (
     measure,
 )
@@ -64,14 +66,26 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="order of documents, and bootstrap (default: 0)")
     parser.add_argument("--threads", type=int, default=0, help="torch threads (default: all cores)")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    check(arguments)
+    return arguments
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises UserError for values that would be of no use after the checkpoint is loaded, or after the measurement."""
+    if not 0 <= arguments.text_to_image <= 1:
+        raise UserError(f"--text-to-image {arguments.text_to_image}: it is a share, 0 to 1")
+    if not 0 < arguments.memory < math.inf:
+        raise UserError(f"--memory {arguments.memory:g}: give GiB above 0")
+    for name, least, most in (("seed", 0, 2**63 - 1), ("threads", 0, 10_000), ("targets", 1, 2**31)):
+        if not least <= getattr(arguments, name) <= most:
+            raise UserError(f"--{name} {getattr(arguments, name)}: must be from {least} to {most}")
+    check_output_file(arguments.output / "conflict.json", "--output")
 
 
 def main() -> int:
     """Measure; the first process writes."""
     arguments = parse_arguments()
-    if not 0 <= arguments.text_to_image <= 1:
-        raise UserError(f"--text-to-image {arguments.text_to_image}: it is a share, 0 to 1")
     from pretrain import runtime
 
     runtime.install()

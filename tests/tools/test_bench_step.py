@@ -123,6 +123,9 @@ def test_caption_rows_hold_whole_pictures_in_both_directions_and_little_padding(
         (["--documents", "100", "--model", "tiny"], "--documents 100"),
         (["--layers", "2"], "--layers 2"),
         (["--steps", "0"], "--steps 0"),
+        (["--budget", "nan"], "--budget nan"),
+        (["--threads", "100000"], "--threads 100000"),
+        (["--json", "tools"], "--json tools"),
         (["--device", "cuda"], "--device cuda"),
     ],
 )
