@@ -1,4 +1,4 @@
-"""Disk errors (full, quota, read-only, I/O, a folder in place of a file): found in the chain of an error, and reported with the path and the
+"""Disk errors (full, quota, read-only, I/O): found in the chain of an error, and reported with the path and the
 remedy."""
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ REMEDIES = {
         (errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may write to, or change its permissions"
     ),
     **dict.fromkeys((errno.EIO, errno.ESTALE), "see that the disk or the file server is well"),
+}
+IN_THE_WAY = {  # no trouble of a disk, and no fault of a program: what a path leads to
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR), "move what is in the way there, or choose another place"),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), "choose another place"),
 }

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from pretrain.system.disk import REMEDIES, discard_unwritten_output, disk_error, error_text, tell
+from pretrain.system.disk import IN_THE_WAY, REMEDIES, discard_unwritten_output, disk_error, error_text, tell
 
 
 class UserError(Exception):
@@ -72,10 +72,13 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         code = 0
     except Exception as error:
         found = disk_error(error)
+        if found is None and isinstance(error, OSError) and error.filename and error.errno in IN_THE_WAY:
+            found = error
         if found is None:
             raise
+        remedy = (REMEDIES | IN_THE_WAY)[found.errno or 0]
         tell(
-            f"error: {error_text(found, named_output())}: {REMEDIES[found.errno or 0]}, and run the same command again",
+            f"error: {error_text(found, named_output())}: {remedy}, and run the same command again",
             sys.stderr,
         )
         code = 1

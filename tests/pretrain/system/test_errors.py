@@ -71,3 +71,12 @@ def test_closed_output_streams_are_passed_over(monkeypatch):
     with pytest.raises(SystemExit) as ended:
         errors.run_command(lambda: 0)
     assert ended.value.code == 0
+
+
+def test_a_folder_in_place_of_a_file_is_one_line(tmp_path, capsys):
+    """As metrics.jsonl of a run folder: a traceback of the line that opened it told nobody what to do."""
+    with pytest.raises(SystemExit) as ended:
+        errors.run_command(lambda: tmp_path.read_text())
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and said.count("\n") == 1
+    assert f"error: {tmp_path}: Is a directory: move what is in the way there" in said
