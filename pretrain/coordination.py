@@ -145,7 +145,7 @@ def exit_code(error: Exception) -> int:
     return 2 if isinstance(error, UserError) else 75 if isinstance(error, TryAgain) else 1
 
 
-def lost_processes(error: RuntimeError) -> bool:
+def lost_processes(error: BaseException) -> bool:
     """Whether a collective failed because other processes ended or timed out: gloo says so in its message only."""
     import torch
 

@@ -121,7 +121,7 @@ def test_data_that_measure_or_draw_with_something_else_are_told(commands, tiny_d
         "no source has",
     ):
         assert "warning: " in done.out and told in done.out and told in logged
-    done = train(commands, tiny_data, tmp_path / "other", "run.steps=1")
+    done = train(commands, tiny_data, tmp_path / "other", "run.steps=1", "optim.warmup_steps=0")
     assert done.code == 0 and "warning" not in done.out
 
 
