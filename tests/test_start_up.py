@@ -105,7 +105,8 @@ def finished(name: str, record: Path, *command: object) -> None:
 
 def test_training_to_its_first_step_and_its_export(tiny_data: TinyData, tmp_path: Path):
     config = write_config(tiny_data, tmp_path / "run")
-    words = ("run.steps=1", "log.heldout_every=0", "log.samples_every=0", "parallel.distributed_optimizer=true")
+    words = ("run.steps=1", "optim.warmup_steps=0", "log.heldout_every=0", "log.samples_every=0")
+    words = (*words, "parallel.distributed_optimizer=true")
     finished("train", tmp_path / "train.json", "pretrain/train.py", "--config", config, *words)
     command = ("tools/convert_to_hf.py", "--checkpoint", tmp_path / "run", "--output", tmp_path / "model")
     finished("convert", tmp_path / "convert.json", *command)

@@ -311,6 +311,7 @@ def test_what_does_not_fit_is_refused_by_name(commands, bases, tmp_path):
     broken[3, 4] = float("inf")
     refused(key, "not finite", weights={**weights, key: broken}, arguments=("--no-verify",))
     refused("--codebook-size 0", arguments=("--codebook-size", 0))
+    refused("--codebook-size 1000000000", "at most", arguments=("--codebook-size", 10**9))
     refused("--kind mot", "--separate", arguments=("--kind", "mot"))
     refused("--vision-init random", "--separate", arguments=("--vision-init", "random", "--separate", 0, 0))
     refused("lm_head.weight is [7, 32]", weights={**weights, "lm_head.weight": torch.zeros(7, 32)})

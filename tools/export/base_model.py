@@ -10,6 +10,7 @@ from model.layer_kinds import SEPARATED, SHARED
 from pretrain.system.errors import UserError
 
 DTYPES = ("keep", "fp32", "bf16")
+MOST_ROWS = 10**8  # of an embedding: more is a slip of the keyboard, which would take all memory
 
 
 def convert(arguments: argparse.Namespace) -> str:
@@ -80,6 +81,9 @@ def check_options(arguments: argparse.Namespace, own: dict | None) -> None:
     """Raises UserError for an option without effect, and for a codebook of size 0; own: values of a Uni-X folder."""
     if arguments.codebook_size < 1:
         raise UserError(f"--codebook-size {arguments.codebook_size}: a number above 0 is needed, as 8192")
+    for name in ("codebook_size", "image_token_offset"):
+        if (getattr(arguments, name) or 0) > MOST_ROWS:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: must be at most {MOST_ROWS:,}")
     apart = any(arguments.separate or ()) or arguments.every
     of_vision = (
         () if apart else (("--kind", arguments.kind, "separated"), ("--vision-init", arguments.vision_init, "copy"))
