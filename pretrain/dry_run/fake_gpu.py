@@ -51,9 +51,7 @@ def _compiled(torch_folder: Path) -> Path:
         return made
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
-        raise UserError(
-            "a dry run compiles 50 lines of C++ once: install g++"
-        )
+        raise UserError("a dry run compiles 50 lines of C++ once: install g++")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         words = [
