@@ -81,11 +81,13 @@ def _keep_libraries_quiet() -> None:
     warnings.filterwarnings("ignore", module=r"megatron\.")
     former = ".*all_gather_into_tensor|.*reduce_scatter_tensor"
     warnings.filterwarnings("ignore", category=FutureWarning, message=former)
-    for name, words in (
-        ("torch.utils.cpp_extension", "No CUDA runtime is found"),
-        ("megatron.core.distributed.distributed_data_parallel", "full_param_layout not provided"),
-    ):
-        logging.getLogger(name).addFilter(lambda record, words=words: words not in record.getMessage())
+    _drop_lines("torch.utils.cpp_extension", "No CUDA runtime is found")
+    _drop_lines("megatron.core.distributed.distributed_data_parallel", "full_param_layout not provided")
+
+
+def _drop_lines(logger: str, words: str) -> None:
+    """Drop the lines of a logger that have these words."""
+    logging.getLogger(logger).addFilter(lambda record: words not in record.getMessage())
 
 
 def _replace_device_calls(torch, device) -> None:
