@@ -21,7 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 import math
+import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -179,6 +181,18 @@ def check_finite(loss: float, step: int, arguments: argparse.Namespace) -> float
     return loss
 
 
+def check_apart(train: Sequence[str], heldout: Sequence[str]) -> None:
+    """Raises UserError for held-out pictures that are trained on: an input given for both, or a folder in the other."""
+    for apart in heldout:
+        for learned in train:
+            paths = [Path(path if "://" in path else os.path.realpath(path)) for path in (apart, learned)]
+            if paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0]):
+                raise UserError(
+                    f"--heldout {apart}: its pictures are among those of --train {learned}, and would be measured on after they were "
+                    "learned: give other folders, or leave it out"
+                )
+
+
 def heldout_of(arguments: argparse.Namespace, buffers: dict[str, PictureBuffer]):
     """(held-out images uint8 [n, 3, s, s], places of the others in `train`): those of --heldout, which become a buffer of their
     own, or a share. Raises UserError where neither is there."""
@@ -215,6 +229,7 @@ def main() -> int:
     bf16 = has_bf16(device) if arguments.precision == "auto" else arguments.precision == "bf16"
     drawings, size = arguments.augment == "drawings", arguments.image_size
     check_outside(arguments.output, [*arguments.train, *(arguments.heldout or [])])
+    check_apart(arguments.train, arguments.heldout or [])
     check_unused(arguments)
     buffer = PictureBuffer(arguments.train, size, capacity_of(arguments), drawings)
     buffers = {"train": buffer}

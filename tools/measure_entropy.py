@@ -18,6 +18,7 @@ import argparse
 from collections.abc import Iterator
 
 from pretrain.system.errors import UserError, run_command
+from pretrain.system.output_file import check_output_file
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,8 +44,10 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.text and not arguments.image:
         parser.error("give --text or --image folders, or both")
-    if arguments.orders < 1 or arguments.points < 1 or arguments.memory <= 0:
-        parser.error("--orders and --points must be at least 1, --memory above 0")
+    for name, least, most in (("orders", 1, 64), ("points", 1, 30), ("memory", 0.01, 1e6)):
+        if not least <= getattr(arguments, name) <= most:
+            parser.error(f"--{name} must be from {least:g} to {most:g}, got {getattr(arguments, name)}")
+    check_output_file(arguments.output / "entropy.csv", "--output")
     return arguments
 
 

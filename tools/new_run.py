@@ -95,6 +95,8 @@ def main() -> int:
     from tokenization.shards import open_dataset
     from tokenization.vq import find_folder
 
+    if arguments.folder.exists() and (not arguments.folder.is_dir() or (arguments.folder / "manifest.json").exists()):
+        raise UserError(f"--folder {arguments.folder}: is a file, or holds shards: give a folder for the run")
     find_folder(arguments.vq)
     datasets = [open_dataset(path) for path in arguments.shards]
     heldout = open_dataset(arguments.heldout) if arguments.heldout else None

@@ -100,6 +100,13 @@ def test_an_output_among_the_pictures_is_refused(commands, photos):
     assert not (photos / "images/vq").exists()
 
 
+def test_pictures_that_are_trained_on_are_not_held_out(commands, photos, tmp_path):
+    for heldout in (photos, photos / "images", photos.parent):
+        done = trained(commands, photos, tmp_path / "vq", "--heldout", heldout)
+        assert_refused(done, f"--heldout {heldout}: its pictures are among those of --train {photos}")
+    assert not (tmp_path / "vq").exists()
+
+
 def test_a_loss_that_is_no_number_ends_the_training(commands, photos, tmp_path):
     done = trained(commands, photos, tmp_path / "vq", "--lr", "1e30", "--steps", "40")
     assert done.code == 1 and done.err.count("\n") == 1, done.err

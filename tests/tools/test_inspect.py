@@ -266,6 +266,8 @@ def test_rows_are_shown_with_what_is_learned(
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     rows = Data(load_config(tmp_path / "run.yaml", []), ProcessRanks()).train
     numbers = range(next(n for n in range(100) if rows.plan.epoch_of(n)))
+    words = ("--config", tmp_path / "run.yaml", "--rows", 10**12, "--output", tmp_path / "page")
+    assert_refused(commands.run("tools/inspect_shards.py", *words), f"--rows {10**12}: the run has the rows 0 to ")
     done = commands.run(
         "tools/inspect_shards.py", "--config", tmp_path / "run.yaml", "--rows", *numbers, "--output", tmp_path / "page"
     )

@@ -54,4 +54,12 @@ def test_what_cannot_be_measured_is_refused(commands, tiny_data, tmp_path):
     refused("no manifest.json", arguments=("--text", f"a={tmp_path}"))
     refused("one name", arguments=("--text", f"a={tiny_data.train}", "--image", f"a={tiny_data.train}"))
     assert commands.run("tools/measure_entropy.py", "--output", tmp_path / "x").code == 2
+    for option in (("--memory", "nan"), ("--memory", "1e-9"), ("--points", "0"), ("--orders", "1000")):
+        done = commands.run(
+            "tools/measure_entropy.py", "--output", tmp_path / "x", "--text", f"a={tiny_data.train}", *option
+        )
+        assert done.code == 2 and f"{option[0]} must be from " in done.err, done.err
+    (tmp_path / "file").touch()
+    words = ("tools/measure_entropy.py", "--text", f"a={tiny_data.train}", "--output", tmp_path / "file")
+    assert_refused(commands.run(*words), "--output", "cannot be written")
     assert not (tmp_path / "x").exists()

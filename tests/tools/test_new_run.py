@@ -45,4 +45,7 @@ def test_what_cannot_be_trained_leaves_no_file(commands, tiny_data, sharded, tmp
         assert done.code == 2 and "--epochs must be below 1,000,000" in done.err.splitlines()[-1]
     done = commands.run("tools/new_run.py", "--shards", shards, f"{shards}/../shards", *words)
     assert done.code == 2 and f"--shards {shards} is given twice" in done.err.splitlines()[-1]
+    for folder in (shards, shards / "manifest.json"):
+        done = commands.run("tools/new_run.py", "--shards", shards, *words, "--folder", folder)
+        assert_refused(done, f"--folder {folder}: is a file, or holds shards")
     assert not (tmp_path / "run.yaml").exists()

@@ -97,14 +97,18 @@ def rows_page(arguments: argparse.Namespace) -> list[str]:
     from tools.inspection.data_page import document, table
 
     config = load_config(arguments.config, arguments.set)
+    rows = config.run.steps * config.data.global_batch_size
+    for number in arguments.rows:
+        if not 0 <= number < rows:
+            raise UserError(
+                f"--rows {number}: the run has the rows 0 to {rows - 1:,} (run.steps x data.global_batch_size): give one of them"
+            )
     data = Data(config, ProcessRanks())
     vq = load_vq(arguments.vq or config.data.vq)
     for dataset in data.train.datasets:
         check_vq(dataset.manifest, vq)
     parts = ["<p>Green is learned, grey is only read. A text or picture that is cut begins in another row.</p>"]
     for number in arguments.rows:
-        if number < 0:
-            raise UserError(f"--rows {number}: rows are counted from 0")
         row, pieces = data.train[number], data.train.plan.row(number)
         counts = {name: sum(row.lengths[name]) for name in ("document", "text", "vision")}
         targets = len(row.targets)
