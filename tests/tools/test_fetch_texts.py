@@ -76,6 +76,7 @@ def packed(folder, content_of) -> Path:
         (gzip.compress(b"1.1. A\n" + b"x" * 300)[:20], "cannot be read (Compressed file ended"),
         (gzip.compress(b"nothing"), "no section is in all languages (0 of en, 0 of de, 0 of zh)"),
     ],
+    ids=["no gzip", "no text", "cut", "no section"],  # bytes of gzip hold the time
 )
 def test_packages_without_a_text_to_learn_are_refused(commands, tmp_path, content, said):
     packages = packed(tmp_path, lambda _language: content)
