@@ -267,7 +267,7 @@ def test_rows_are_shown_with_what_is_learned(
     rows = Data(load_config(tmp_path / "run.yaml", []), ProcessRanks()).train
     numbers = range(next(n for n in range(100) if rows.plan.epoch_of(n)))
     words = ("--config", tmp_path / "run.yaml", "--rows", 10**12, "--output", tmp_path / "page")
-    assert_refused(commands.run("tools/inspect_shards.py", *words), f"--rows {10**12}: the run has the rows 0 to ")
+    assert_refused(commands.run("tools/inspect_shards.py", *words), f"--rows {10**12}: the run has ")
     done = commands.run(
         "tools/inspect_shards.py", "--config", tmp_path / "run.yaml", "--rows", *numbers, "--output", tmp_path / "page"
     )

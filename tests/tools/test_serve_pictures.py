@@ -90,6 +90,9 @@ def test_uploads_in_every_spelling(served, names):
     kind = "multipart/form-data; boundary=edge"
     status, found, _ = served.post("/v1/images/edits", body, kind, Authorization="Bearer secret")
     assert status == 200 and found["usage"]["input_tokens_details"]["image_tokens"] == 16 * len(names), found
+    cut = body.removesuffix(b"--edge--\r\n") + b'--edge\r\nContent-Disposition: form-data; name="n"\r\n\r\n2'
+    status, found, _ = served.post("/v1/images/edits", cut, kind, Authorization="Bearer secret")
+    assert status == 400 and "without its closing boundary" in found["error"]["message"], found
 
 
 @pytest.mark.parametrize(

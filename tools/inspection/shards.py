@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokenization.vq_base import VQ
 
 MOST_NUMBERS = 100  # of documents that are left out, in the page
+PLANNED = 1_000_000  # rows that are planned at once, also beyond those of a run, in some seconds
 
 
 def samples_page(arguments: argparse.Namespace) -> list[str]:
@@ -97,11 +98,11 @@ def rows_page(arguments: argparse.Namespace) -> list[str]:
     from tools.inspection.data_page import document, table
 
     config = load_config(arguments.config, arguments.set)
-    rows = config.run.steps * config.data.global_batch_size
+    run = config.run.steps * config.data.global_batch_size
     for number in arguments.rows:
-        if not 0 <= number < rows:
+        if not 0 <= number < max(run, PLANNED):
             raise UserError(
-                f"--rows {number}: the run has the rows 0 to {rows - 1:,} (run.steps x data.global_batch_size): give one of them"
+                f"--rows {number}: the run has {run:,} rows, counted from 0 (run.steps x data.global_batch_size): give one of them"
             )
     data = Data(config, ProcessRanks())
     vq = load_vq(arguments.vq or config.data.vq)

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from tools.generation.prompts import Request as Prompt
 from tools.generation.prompts import Sampling, prompt_ids, sample_seed
 from tools.serving.api_error import ApiError, json_response
+from tools.serving.form_end import FormEnd
 from tools.serving.jobs import Job, Usage
 from tools.serving.pictures import asked_size, file_of, fitted, nearest
 from tools.serving.schemas.fields import parse_form, parse_json
@@ -48,7 +49,9 @@ def edits_endpoint(service: Service) -> Callable:
             raise ApiError(400, "the body is no form: send multipart/form-data with a file named 'image'")
         limits = service.limits
         parts = 4 * limits.prompt_characters + 1024  # bytes of a field that is no file
-        async with request.form(max_files=limits.pictures + 1, max_fields=48, max_part_size=parts) as form:
+        end = FormEnd(request)
+        async with end.request.form(max_files=limits.pictures + 1, max_fields=48, max_part_size=parts) as form:
+            end.check()
             files, fields = [], {}
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
