@@ -15,7 +15,7 @@ from tools.generation.arguments import at_least, choose_device, scale, share
 from tools.generation.job import run_job
 from tools.generation.prompts import PICTURE_TASKS, TASKS, Sampling
 from tools.generation.record import Record, sole_user
-from tools.generation.requests import not_taught, read_requests, where, without_effect
+from tools.generation.requests import not_of_model, read_requests, where, without_effect
 
 EPILOG = """\
 examples:
@@ -134,7 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
         device = choose_device(args.device)
         threads.use()
         export = open_export(args.model, device)
-        for line in not_taught(args, task, getattr(export.model.config, "skills", None)):
+        rows = max(height for height, _ in export.templates.grids)
+        for line in not_of_model(args, task, getattr(export.model.config, "skills", None), rows):
             print(f"warning: {line}", file=sys.stderr)
         samples = args.num_images if task in PICTURE_TASKS else 1
         run_job(export, task, requests, samples, sampling, args.batch_size, args.preview, record)

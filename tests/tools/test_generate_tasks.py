@@ -124,6 +124,11 @@ def test_a_document_of_the_model_itself_is_written(export, tmp_path):
     assert isinstance(line["parts"], list) and line["settings"]["max_images"] == 4
 
 
+def test_previews_of_more_rows_than_pictures_have_are_told(export, tmp_path, capsys):
+    run(export, tmp_path / "out", "--prompt", "a cat", "--num-images", 1, "--preview", 4)
+    assert "warning: --preview 4 changes nothing: pictures have at most 4 rows of codes" in capsys.readouterr().err
+
+
 def test_previews_show_what_is_drawn_so_far(export, tmp_path, monkeypatch):
     seen, save = [], results.save_picture
     monkeypatch.setattr(results, "save_picture", lambda *a: (seen.append((a[1].name, a[0])), save(*a)))

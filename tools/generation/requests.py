@@ -36,8 +36,11 @@ def without_effect(args: argparse.Namespace, task: str, parser: argparse.Argumen
                 yield f"--{name.replace('_', '-')} changes nothing at {least}, which takes the likeliest"
 
 
-def not_taught(args: argparse.Namespace, task: str, skills: object) -> Iterator[str]:
-    """A line where the model's config.json records what its training data taught, and this task is not among it."""
+def not_of_model(args: argparse.Namespace, task: str, skills: object, rows: int) -> Iterator[str]:
+    """A line for what this model does not do: a task that its training data did not teach, as its config.json records it; previews
+    of pictures that have no more than `rows` rows of codes."""
+    if args.preview >= rows and task in PICTURE_TASKS:
+        yield f"--preview {args.preview} changes nothing: pictures have at most {rows} rows of codes"
     needed = "chat" if args.chat and task not in PICTURE_TASKS else task
     if isinstance(skills, list) and needed in SKILLS and needed not in skills:
         asked = "--chat" if needed == "chat" else f"--task {task}"

@@ -21,7 +21,7 @@ from tools.generation import requests
 )
 def test_a_task_that_the_training_data_did_not_teach_is_told(skills, options, told):
     args = generate.build_parser().parse_args(["--model", "m", "--output", "o", *options])
-    lines = list(requests.not_taught(args, args.task, skills))
+    lines = list(requests.not_of_model(args, args.task, skills, 4))
     assert len(lines) == bool(told) and told in "".join(lines)
 
 
