@@ -169,7 +169,7 @@ class Data:
         if per_step > whole:
             yield (
                 f"data.global_batch_size {self.global_batch_size:,}: a step reads {per_step:,} tokens, {per_step / max(1, whole):,.1f} times "
-                f"all documents together ({whole:,.0f}): lower it unless that is meant"
+                f"all documents together ({whole:,.0f}): lower it, or data.sequence_length, unless that is meant"
             )
         for number, source in enumerate(self.paths):
             share = self.train.plan.cut_turns(number)

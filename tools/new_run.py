@@ -17,6 +17,7 @@ import tempfile
 
 from pretrain.system.disk import disk_error
 from pretrain.system.errors import UserError, run_command
+from pretrain.system.words import counted
 from tools.runs.new_run import (
     SIZES,
     check_alike,
@@ -126,7 +127,8 @@ def main() -> int:
     per_step = data.global_batch_size * data.sequence_length
     print(
         f"{arguments.output}: {parameters(model) / 1e6:,.1f} million parameters{f' from {arguments.init_from}' if arguments.init_from else ''}, "
-        f"{found['documents']:,} documents of {found['tokens']:,} tokens with {found['pictures']:,} pictures; {config.run.steps:,} steps of "
+        f"{counted(found['documents'], 'document')} of {found['tokens']:,} tokens with {counted(found['pictures'], 'picture')}; "
+        f"{counted(config.run.steps, 'step')} of "
         f"{per_step:,} tokens, which use each document {config.run.steps * per_step / max(1, found['tokens']):.3g} times\n"
         f"python pretrain/train.py --config {arguments.output}"
     )
