@@ -14,7 +14,7 @@ from model.layer_kinds import KINDS
 from pretrain.engines import ENGINES, that_have
 from pretrain.system.errors import UserError
 from pretrain.system.threads import usable_cores
-from pretrain.system.words import shown
+from pretrain.system.words import is_unicode, shown
 
 if TYPE_CHECKING:
     from pretrain.config import Origin, TrainConfig
@@ -142,7 +142,7 @@ def _check_texts(config: TrainConfig, origin: Origin) -> None:
     for key, value in _leaves(config):
         if not isinstance(value, str):
             continue
-        if "\0" in value or not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        if "\0" in value or not is_unicode(value):
             raise UserError(
                 f"{origin.of(key)}: {key} is {shown(value)}: no file or text has such a character: remove it"
             )
@@ -213,27 +213,27 @@ def _check_kernels(config: TrainConfig, origin: Origin) -> None:
 
 
 def _unread(config: TrainConfig) -> Iterator[tuple[str, str, bool]]:
-    """(keys of a section, the setting that switches them off, whether it does)."""
+    """(keys, the setting that switches them off, whether it does)."""
     data, resilience, log = config.data, config.resilience, config.log
-    yield "optim: final_lr", "optim.decay is constant", config.optim.decay == "constant"
-    yield "data: cache_limit", "data.cache is empty", not data.cache
-    yield "data: unconditional", "data.text_to_image is 0", not data.text_to_image
-    yield "log: heldout_every heldout_rows", "data.heldout is empty", not data.heldout
-    yield "log: conflict_targets", "log.conflict_every is 0", not log.conflict_every
-    yield "resilience: hang_seconds", "resilience.hang_factor is 0", not resilience.hang_factor
-    yield "resilience: rollbacks", "resilience.bad_steps is 0", not resilience.bad_steps
-    yield "resilience: window", "spike and bad_steps are 0", not (resilience.spike or resilience.bad_steps)
+    yield "optim.final_lr", "optim.decay is constant", config.optim.decay == "constant"
+    yield "data.cache_limit", "data.cache is empty", not data.cache
+    yield "data.unconditional", "data.text_to_image is 0", not data.text_to_image
+    yield "log.heldout_every log.heldout_rows", "data.heldout is empty", not data.heldout
+    yield "log.conflict_targets", "log.conflict_every is 0", not log.conflict_every
+    yield "resilience.hang_seconds", "resilience.hang_factor is 0", not resilience.hang_factor
+    yield "resilience.rollbacks", "resilience.bad_steps is 0", not resilience.bad_steps
+    yield "resilience.window", "spike and bad_steps are 0", not (resilience.spike or resilience.bad_steps)
     staged = ENGINES[config.run.engine].zero_section and config.zero.stage != 3
-    yield "zero: init param_persistence_threshold", f"zero.stage is {config.zero.stage}", staged
+    yield "zero.init zero.param_persistence_threshold", f"zero.stage is {config.zero.stage}", staged
 
 
 def without_effect(config: TrainConfig) -> Iterator[str]:
     """Settings that have no effect with the others, and implausible values, a line each."""
     for keys, why, off in _unread(config):
-        section, _, names = keys.partition(": ")
-        for spec in dataclasses.fields(part := getattr(config, section)) if off else ():
-            if spec.name in names.split() and (value := getattr(part, spec.name)) != spec.default:
-                yield f"{section}.{spec.name} {value}: {why}, so it is not read"
+        for section, _, name in (key.partition(".") for key in keys.split() if off):
+            value, usual = (getattr(part, name) for part in (getattr(config, section), type(getattr(config, section))))
+            if value != usual:
+                yield f"{section}.{name} {value}: {why}, so it is not read"
     yield from _odd_sources(config)
     yield from _odd_rates(config)
     model, log, cores = config.model, config.log, usable_cores()

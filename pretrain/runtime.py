@@ -68,6 +68,7 @@ def install(pretended=None) -> bool:
     return True
 
 
+@functools.cache  # a logger would get its filters again at each call
 def _keep_libraries_quiet() -> None:
     """Silence what libraries say on every start, to no purpose here.
 

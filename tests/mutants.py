@@ -43,7 +43,8 @@ TESTS = {  # by group: where its faults must be seen
     "routing": "tests/model/test_attention.py tests/model/test_uni_x.py",
     "rows": "tests/pretrain/test_rows.py tests/pretrain/test_shapes.py",
     "loss": "tests/model/test_loss.py tests/pretrain/test_engine.py",
-    "conversion": "tests/tools/test_convert_from_hf.py tests/tools/test_convert_to_hf.py",
+    "conversion": "tests/tools/test_convert_from_hf.py tests/tools/test_convert_to_hf.py "
+    "tests/tools/test_convert_to_hf_output.py",
     "guidance": "tests/model/test_hf_guidance.py",
     "layouts": "tests/pretrain/test_parallel_layout.py tests/pretrain/test_parallel.py",
     "megatron": "tests/pretrain/test_engine.py tests/pretrain/test_overlap.py tests/pretrain/test_bad_steps.py "

@@ -74,6 +74,22 @@ def output_file(path: Path) -> None:
         raise UserError(f"{path}: is a folder: choose a file as --output")
 
 
+def check_made_with(output: Path, summary: str, asked: dict[str, Any]) -> None:
+    """Raises UserError if the JSON file `summary` of a finished folder says otherwise than `asked`, or cannot be read."""
+    try:
+        made = json.loads((output / summary).read_text(encoding="utf-8"))
+        different = [name for name, value in asked.items() if made.get(name) != value]
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{output / summary}: cannot be read ({error.__class__.__name__}): remove {output}, or choose another --output"
+        ) from None
+    if different:
+        name = different[0]
+        raise UserError(
+            f"{output}: was made with {name} {made.get(name)}, and now it is {asked[name]}: remove it, or choose another --output"
+        )
+
+
 def begin_folder(output: Path, summary: str, **asked: Any) -> Path | None:
     """Temporary empty folder for `output`, to be published by `publish_folder`; None, with a line, if it is finished.
 
@@ -81,14 +97,8 @@ def begin_folder(output: Path, summary: str, **asked: Any) -> Path | None:
     has the name.
     """
     if (output / summary).is_file():
-        text = (output / summary).read_text(encoding="utf-8").strip()
-        made = json.loads(text)
-        for name, value in asked.items():
-            if made.get(name) != value:
-                raise UserError(
-                    f"{output}: was made with {name} {made.get(name)}, and now it is {value}: remove it, or choose another --output"
-                )
-        print(f"{output} is complete: {text}")
+        check_made_with(output, summary, asked)
+        print(f"{output} is complete: {(output / summary).read_text(encoding='utf-8').strip()}")
         return None
     if output.exists():
         raise UserError(

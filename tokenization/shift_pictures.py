@@ -25,6 +25,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pretrain.system.errors import UserError, run_command
+from tokenization.files import check_made_with, publish_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -106,17 +107,10 @@ def move_file(corpus: Corpus, file: CorpusFile, target: Path, copies: int, by: i
 
 def check_finished(output: Path, settings: dict[str, int]) -> None:
     """Raises UserError if a folder is none of moved copies, or one of other settings; earlier releases wrote these nowhere."""
-    record = output / RECORD
-    if not record.is_file():
-        if not (output / "00000.tar").is_file():
-            raise UserError(f"{output}: is there already, without moved copies: choose another --output")
-        return
-    made = json.loads(record.read_text(encoding="utf-8"))
-    for name, value in settings.items():
-        if made.get(name) != value:
-            raise UserError(
-                f"{output}: was made with --{name} {made.get(name)}, not {value}: remove it, or choose another --output"
-            )
+    if (output / RECORD).is_file():
+        check_made_with(output, RECORD, settings)
+    elif not (output / "00000.tar").is_file():
+        raise UserError(f"{output}: is there already, without moved copies: choose another --output")
 
 
 def main() -> int:
@@ -128,7 +122,6 @@ def main() -> int:
         check_finished(output, settings)
         print(f"{output} is there already")
         return 0
-    from tokenization.files import publish_folder
     from tokenization.readers import open_corpus
     from tokenization.readers.document import CAPTION_PAIR
 

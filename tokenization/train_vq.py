@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -182,11 +181,13 @@ def check_finite(loss: float, step: int, arguments: argparse.Namespace) -> float
 
 
 def check_apart(train: Sequence[str], heldout: Sequence[str]) -> None:
-    """Raises UserError for held-out pictures that are trained on: an input given for both, or a folder in the other."""
+    """Raises UserError for held-out pictures that are trained on: an input given for both, or one in a folder whose pictures are
+    read at any depth."""
+    from tokenization.vq_pictures import lies_in
+
     for apart in heldout:
         for learned in train:
-            paths = [Path(path if "://" in path else os.path.realpath(path)) for path in (apart, learned)]
-            if paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0]):
+            if lies_in(apart, learned) or lies_in(learned, apart):
                 raise UserError(
                     f"--heldout {apart}: its pictures are among those of --train {learned}, and would be measured on after they were "
                     "learned: give other folders, or leave it out"

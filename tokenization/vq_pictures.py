@@ -6,6 +6,7 @@ reads it.
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -121,6 +122,22 @@ def counts_left_out(buffers: dict[str, PictureBuffer]) -> dict[str, dict[str, in
         frames = {FURTHER: len(buffer.first_frames)} if buffer.first_frames else {}
         counts[option] = dict(buffer.rejected.counts) | frames
     return counts
+
+
+def lies_in(path: str, folder: str) -> bool:
+    """Whether the pictures of an input are among those of `folder`, another one: the same, or a folder of pictures, or a file
+    that names some, below it. Tars and tables there are not read with the pictures of a folder."""
+    from tokenization import storage
+    from tokenization.readers.pairs import is_picture, suffix_of
+
+    inner, outer = (place if storage.is_remote(place) else os.path.realpath(place) for place in (path, folder))
+    if inner == outer:
+        return True
+    if not inner.startswith(outer.rstrip("/") + "/") or (found := storage.entry_of(path)) is None:
+        return False
+    if found.is_folder:
+        return any(is_picture(entry.name) for entry in storage.files_below(path))
+    return f".{suffix_of(path)}" not in WITH_PICTURES
 
 
 def sources_of(paths: list[str], warn: Callable[[str], None]) -> Iterator[Reject | tuple[str, Path | bytes]]:

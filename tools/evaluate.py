@@ -8,9 +8,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
-import os
 
 from pretrain.system.errors import UserError, run_command
+from pretrain.system.output_file import check_output_folder
 from tools.evaluation.arguments import build_parser, check_arguments
 from tools.evaluation.tasks import EVALUATIONS
 
@@ -42,18 +42,7 @@ def check_paths(args: argparse.Namespace) -> None:
         raise UserError(f"{args.checkpoint}: holds no checkpoint: give a run folder or one of its checkpoints/step_*")
     if args.vq:
         find_folder(args.vq)
-    check_folder(args.output)
-
-
-def check_folder(output: Path) -> None:
-    """Raises UserError if `output` can be no folder, or nothing can be written there. It is made only with a result."""
-    there = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"--output {output}: {there} is a file: give another folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(
-            f"--output {output}: nothing can be written in {there}: change its permissions, or give another folder"
-        )
+    check_output_folder(args.output, "--output")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ import json
 import math
 
 from pretrain.system.errors import UserError, run_command
-from pretrain.system.output_file import check_output_file
+from pretrain.system.output_file import check_output_folder
 from tools.analysis.conflict import (
     measure,
 )
@@ -80,7 +80,7 @@ def check(arguments: argparse.Namespace) -> None:
     for name, least, most in (("seed", 0, 2**63 - 1), ("threads", 0, 10_000), ("targets", 1, 2**31)):
         if not least <= getattr(arguments, name) <= most:
             raise UserError(f"--{name} {getattr(arguments, name)}: must be from {least} to {most}")
-    check_output_file(arguments.output / "conflict.json", "--output")
+    check_output_folder(arguments.output, "--output")
 
 
 def main() -> int:

@@ -18,7 +18,8 @@ import argparse
 from collections.abc import Iterator
 
 from pretrain.system.errors import UserError, run_command
-from pretrain.system.output_file import check_output_file
+from pretrain.system.output_file import check_output_folder
+from tools.generation.arguments import at_least
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,16 +39,17 @@ def parse_arguments() -> argparse.Namespace:
             help=f"folders of code shards to take: {what}",
         )
     parser.add_argument("--output", type=Path, required=True, help="folder for entropy.csv, .png and summary.md")
-    parser.add_argument("--orders", type=int, default=6, help="n = 1 .. this (default: 6)")
-    parser.add_argument("--points", type=int, default=5, help="sample sizes, each half of the next (default: 5)")
-    parser.add_argument("--memory", type=float, default=2.0, metavar="GIB", help="for counting (default: 2)")
+    parser.add_argument("--orders", type=at_least(1, int, 64), default=6, help="n = 1 .. this (default: 6)")
+    parser.add_argument(
+        "--points", type=at_least(1, int, 30), default=5, help="sample sizes, each half of the next (default: 5)"
+    )
+    parser.add_argument(
+        "--memory", type=at_least(0.01, float), default=2.0, metavar="GIB", help="for counting (default: 2)"
+    )
     arguments = parser.parse_args()
     if not arguments.text and not arguments.image:
         parser.error("give --text or --image folders, or both")
-    for name, least, most in (("orders", 1, 64), ("points", 1, 30), ("memory", 0.01, 1e6)):
-        if not least <= getattr(arguments, name) <= most:
-            parser.error(f"--{name} must be from {least:g} to {most:g}, got {getattr(arguments, name)}")
-    check_output_file(arguments.output / "entropy.csv", "--output")
+    check_output_folder(arguments.output, "--output")
     return arguments
 
 

@@ -48,7 +48,6 @@ def main() -> int:
 
     import torch
 
-    from model.config import ModelConfig
     from pretrain import checkpoint, runtime
     from pretrain.config import OptimSection
     from pretrain.engines.megatron import MegatronEngine
@@ -70,8 +69,7 @@ def main() -> int:
         )
     engines = {}
     for run in arguments.runs:
-        values = json.loads((checkpoint.find(run) / "model.json").read_text(encoding="utf-8"))
-        config = ModelConfig.from_dict(values)
+        config = checkpoint.read_model(checkpoint.find(run))
         engines[str(run)] = MegatronEngine(config, OptimSection(lr=LR), "fp32", arguments.sequence_length, seed=0)
     seconds: dict[str, list[float]] = {run: [] for run in engines}
     order = list(engines)

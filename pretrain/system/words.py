@@ -8,6 +8,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair: bytes of a command line that are not UTF-8, or escapes of JSON."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def shown(value: object, most: int = 80) -> str:
     """`repr` of a value for an error line, of at most so many characters."""
     try:

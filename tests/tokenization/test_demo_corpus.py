@@ -145,6 +145,8 @@ def test_a_finished_corpus_is_left_alone_and_nothing_else_is_overwritten(command
         assert_refused(done, f"{output}: was made with {more[0][2:]} ", "choose another --output")
     below = output / "corpus.json/below"
     assert_refused(commands.run(script, "--output", below, *small), "cannot be made a folder")
+    (output / "corpus.json").write_text("[")
+    assert_refused(commands.run(script, "--output", output, *small), f"{output}/corpus.json: cannot be read")
     (output / "corpus.json").unlink()
     done = commands.run(script, "--output", output, *small)
     assert_refused(done, str(output))

@@ -71,7 +71,7 @@ def test_every_picture_has_its_copies(commands: CommandServer, tiny_data: TinyDa
     assert [path.read_bytes() for path in tars[0]] == [path.read_bytes() for path in tars[1]]
     assert "is there already" in commands.run(*command, "--output", tmp_path / "a").out
     done = commands.run(*command[:3], "--copies", "3", "--by", "3", "--output", tmp_path / "a")
-    assert_refused(done, f"{tmp_path}/a: was made with --copies 2, not 3")
+    assert_refused(done, f"{tmp_path}/a: was made with copies 2, and now it is 3")
     assert_refused(commands.run(*command, "--output", tmp_path), "is there already, without moved copies")
 
 

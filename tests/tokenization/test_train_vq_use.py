@@ -15,7 +15,7 @@ from tests.tokenization.test_readers_borders import write
 from tests.tokenization.test_train_vq import QUICK, SHORT
 from tokenization import train_vq
 from tokenization.job import locked
-from tokenization.vq_pictures import PictureBuffer
+from tokenization.vq_pictures import PictureBuffer, lies_in
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,16 @@ def test_pictures_that_are_trained_on_are_not_held_out(commands, photos, tmp_pat
         done = trained(commands, photos, tmp_path / "vq", "--heldout", heldout)
         assert_refused(done, f"--heldout {heldout}: its pictures are among those of --train {photos}")
     assert not (tmp_path / "vq").exists()
+
+
+def test_tars_in_a_folder_of_pictures_are_not_among_them(tmp_path):
+    """A folder of pictures is read at any depth, tars in it are not: they may be held out."""
+    photos = folder_corpus(tmp_path / "photos", 2)
+    tars = tar_corpus(photos / "tars", 2, per_tar=2)
+    (table := photos / "captions.jsonl").write_text("")
+    for path, expected in ((tars, False), (tars / "00000.tar", False), (table, True), (photos / "images", True)):
+        assert lies_in(str(path), str(photos)) is expected
+    assert lies_in(str(photos), f"{photos}/../{photos.name}") and not lies_in(str(photos), f"{photos}-more")
 
 
 def test_a_loss_that_is_no_number_ends_the_training(commands, photos, tmp_path):

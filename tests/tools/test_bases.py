@@ -293,6 +293,11 @@ def test_the_model_section_has_the_flavour_of_the_base(own, monkeypatch, tmp_pat
     assert section.flavour == "other" and tokenizer.token_to_id("<other_end>") == config.eos_token_id
     assert model_config(section, tokenizer, {"vq": {"codebook_size": CODES}}) == config
     assert base_section(tmp_path / "start")["flavour"] == "other"  # what tools/new_run.py writes
+    made = json.loads((tmp_path / "start/model.json").read_text())
+    (tmp_path / "start/model.json").write_text(json.dumps(made | {"of_a_newer_release": 1}))
+    with pytest.raises(UserError, match="of_a_newer_release is no setting of a model in this release"):
+        base_section(tmp_path / "start")
+    (tmp_path / "start/model.json").write_text(json.dumps(made))
     if own:
         with pytest.raises(
             UserError, match=r"model.flavour is qwen2.5: .*<\|endoftext\|>.*: set model.flavour to other"

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,11 +23,9 @@ from model.uni_x import UniXTrainingModel
 from model.weight_names import to_hugging_face
 from pretrain import checkpoint, runtime
 from pretrain.sharded_files import read_whole, stored_tensors
-from tests.commands import CommandServer, Finished, assert_refused
+from tests.commands import assert_refused
 from tests.model.tiny_training import document_logits, row_of
-from tests.pretrain.tiny_run import write_config
-from tests.small_disk import small_disk
-from tests.tools.test_full_disk import assert_no_room
+from tests.tools.exported_run import Exported, convert, train_and_export
 from tokenization.vq import load_vq
 from tools.export.folder import open_export
 from tools.export.from_checkpoint import UNFINISHED, write_configuration
@@ -67,31 +62,10 @@ for folder in sys.argv[2:]:
 """
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A trained checkpoint and what the command made of its run folder."""
-
-    run: Path
-    checkpoint: Path
-    folder: Path
-    command: Finished
-
-
-def convert(server: CommandServer, source: Path, output: Path, *arguments: object) -> Finished:
-    return server.run("tools/convert_to_hf.py", "--checkpoint", source, "--output", output, *arguments)
-
-
 @pytest.fixture(scope="module")
 def exports(commands, tiny_data, tmp_path_factory) -> dict[str, Exported]:
-    root, found = tmp_path_factory.mktemp("exports"), {}
-    for name, overrides in FLAVOURS.items():
-        run = root / f"run-{name}"
-        trained = commands.run("pretrain/train.py", "--config", write_config(tiny_data, run), "run.steps=3", *overrides)
-        assert trained.code == 0, trained.err
-        done = convert(commands, run, root / name)
-        assert done.code == 0, done.err
-        found[name] = Exported(run, checkpoint.folder_of(run, 3), root / name, done)
-    return found
+    root = tmp_path_factory.mktemp("exports")
+    return {name: train_and_export(commands, tiny_data, root, name, *overrides) for name, overrides in FLAVOURS.items()}
 
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor]:
@@ -352,104 +326,3 @@ def test_an_image_tokenizer_that_did_not_make_the_shards_is_refused(commands, ex
     moved = tmp_path / "moved"
     shutil.copytree(tiny_data.vq, moved)
     assert convert(commands, run, output, "--vq", moved).code == 0
-
-
-def test_damaged_checkpoints_are_named(commands, exports, tmp_path):
-    run, output = tmp_path / "run", tmp_path / "export"
-    shutil.copytree(exports["fp32-tied-qwen2.5"].run, run)
-    older, newest = checkpoint.all_checkpoints(run)
-    (newest / "__0_0.distcp").unlink()
-    assert_refused(convert(commands, newest, output), f"{newest}/__0_0.distcp is missing")
-    done = convert(commands, run, output)
-    warnings = [line for line in done.out.splitlines() if line.startswith("warning: ")]
-    assert done.code == 0 and str(older) in done.out.splitlines()[-1]
-    assert len(warnings) == 1 and f"{newest}/__0_0.distcp is missing" in warnings[0]
-    shutil.rmtree(output)
-    content = bytearray((older / "__0_0.distcp").read_bytes())
-    content[100] ^= 1
-    (older / "__0_0.distcp").write_bytes(content)
-    assert_refused(convert(commands, run, output), "none of 2 checkpoints verifies")
-    assert_refused(convert(commands, tmp_path / "nowhere", output), "nowhere", "holds no checkpoint")
-    assert not output.exists()
-
-
-def test_only_an_export_is_replaced(commands, exports, tmp_path):
-    exported = exports["fp32-tied-qwen2.5"]
-    run = tmp_path / "run"
-    shutil.copytree(exported.run, run)
-    notes, file = tmp_path / "notes", tmp_path / "file"
-    notes.mkdir()
-    (notes / "mine.txt").write_text("kept")
-    file.write_text("kept")
-    for output in (notes, file, run, checkpoint.folder_of(run, 3)):
-        before = sorted(path for path in output.rglob("*"))
-        assert_refused(convert(commands, exported.run, output), str(output), "no export")
-        assert sorted(path for path in output.rglob("*")) == before
-    assert file.read_text() == "kept" and checkpoint.verify(checkpoint.folder_of(run, 3)) is None
-    (tmp_path / "empty").mkdir()
-    assert convert(commands, exported.run, tmp_path / "empty").code == 0
-
-
-def test_an_export_without_room_is_one_line_and_the_old_one_stays(commands, exports, tmp_path):
-    """The old export is there before and after, whole; nothing of the new one is."""
-    exported = exports["fp32-tied-qwen2.5"]
-    with small_disk(tmp_path / "disk", 1 << 20) as (disk, hook):
-        shutil.copytree(exported.folder, disk / "model")
-        (disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(disk).free - (100 << 10) if not hook else 1))
-        done = commands.run(
-            "tools/convert_to_hf.py", "--checkpoint", exported.run, "--output", disk / "model", hook=hook
-        )
-        assert_no_room(done, disk)
-        assert sorted(path.name for path in disk.iterdir()) == ["ballast", "model"]
-        for path in exported.folder.rglob("*"):
-            assert (
-                path.is_dir() or path.read_bytes() == (disk / "model" / path.relative_to(exported.folder)).read_bytes()
-            )
-
-
-def test_a_killed_export_leaves_nothing_under_its_name_and_the_next_one_takes_its_remains(commands, exports, tmp_path):
-    exported, output, partial = exports["fp32-tied-qwen2.5"], tmp_path / "model", tmp_path / "model.partial"
-    shutil.copytree(exported.folder, output)
-    words = ("tools/convert_to_hf.py", "--checkpoint", exported.run, "--output", output)
-    running = commands.start(*words, hook=(__name__, "stop_late", str(partial)))
-    deadline = time.monotonic() + 120
-    while not (partial / "stopped").exists():
-        assert time.monotonic() < deadline and running.processes()
-        time.sleep(0.05)
-    second = convert(commands, exported.run, output)  # while the first one lives
-    assert_refused(second, str(output), "another export is writing it")
-    for pid in running.processes():
-        os.kill(pid, signal.SIGKILL)
-    running.wait()
-    assert partial.is_dir() and same_files(exported.folder, output)
-    assert convert(commands, exported.run, output).code == 0
-    assert not partial.exists() and same_files(exported.folder, output)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
-
-
-def test_what_is_no_unfinished_export_is_not_taken_away(commands, exports, tmp_path):
-    """A folder of the user's own that happens to be called so."""
-    exported, partial = exports["fp32-tied-qwen2.5"], tmp_path / "model.partial"
-    partial.mkdir()
-    (partial / "notes.txt").write_text("kept")
-    assert_refused(convert(commands, exported.run, tmp_path / "model"), str(partial), "move it away")
-    assert (partial / "notes.txt").read_text() == "kept"
-
-
-def stop_late(folder: str) -> None:
-    """Have this process stand still when an export is nearly whole."""
-    from tools.export import model_card
-
-    def stop(*_, **__):
-        (Path(folder) / "stopped").write_text("")
-        time.sleep(600)
-
-    model_card.model_card = stop
-
-
-def same_files(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same files with the same bytes."""
-    files = [
-        sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file()) for folder in (one, other)
-    ]
-    return files[0] == files[1] and all((one / path).read_bytes() == (other / path).read_bytes() for path in files[0])

@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_refused(commands, run, tiny_data, tmp_path):
     refused("share", arguments=("--text-to-image", 2))
     refused("--memory nan", arguments=("--memory", "nan"))
     refused("--seed -1", arguments=("--seed", "-1"))
-    refused("--output", "cannot be written", arguments=("--output", run / "config.yaml"))
+    refused("--output", "is a file: give another folder", arguments=("--output", run / "config.yaml"))
     (tmp_path / "conflict.json").write_text(json.dumps({"lines": 3}))
     with pytest.raises(Exception, match="no conflict profile"):
         read(tmp_path)

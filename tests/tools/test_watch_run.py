@@ -139,6 +139,10 @@ def test_a_finished_run_with_a_model(commands, tiny_data, tmp_path):
     assert done.code == 0 and "finished" in done.out and "MFU" in done.out
     state = read_run(folder)
     assert state.flops_per_second > 0 and state.age < time.time()
+    for model in folder.glob("checkpoints/*/model.json"):
+        model.write_text(json.dumps({**json.loads(model.read_text()), "of_a_newer_release": 1}))
+    done = commands.run("tools/watch_run.py", folder, "--peak-tflops", "0.001")
+    assert done.code == 0 and "finished" in done.out and "MFU" not in done.out
 
 
 def test_what_is_no_run_folder_is_refused(commands, tmp_path):

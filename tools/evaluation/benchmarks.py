@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pretrain.system.errors import UserError
 from pretrain.system.strict_json import from_json
-from tools.generation.requests import is_unicode
+from pretrain.system.words import is_unicode
 
 
 @dataclass(frozen=True)

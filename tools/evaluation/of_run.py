@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.system.errors import UserError
+from pretrain.system.words import counted
 from tools.evaluation.arguments import build_parser, check_arguments
 from tools.evaluation.record import is_record, read_record
 from tools.evaluation.tasks import EVALUATIONS
@@ -92,8 +93,8 @@ def there_already(run: Path, evaluations: Sequence[Asked], steps: set[int]) -> s
     ]
     if not found:
         return ""
-    what = "1 result is" if len(found) == 1 else f"{len(found):,} results are"
-    return f"{what} there already, by the arguments of then, as {found[-1]}: remove the file to measure it again"
+    are = "is" if len(found) == 1 else "are"
+    return f"{counted(len(found), 'result')} {are} there already, by the arguments of then, as {found[-1]}: remove the file to measure it again"
 
 
 def is_done(folder: Path, task: str) -> bool:

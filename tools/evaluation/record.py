@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pretrain.checkpoint import read_state
 from pretrain.system.errors import UserError
 from tokenization.files import write_atomically
 
@@ -128,8 +129,7 @@ def export_identity(folder: Path) -> dict[str, Any]:
 def checkpoint_identity(folder: Path) -> dict[str, Any]:
     """Identity of the measured checkpoint: its manifest has the checksums of all its files."""
     digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return {"from": "checkpoint", "fingerprint": digest[:16], "step": state.get("step", 0)}
+    return {"from": "checkpoint", "fingerprint": digest[:16], "step": read_state(folder).get("step", 0)}
 
 
 def machine(device: str) -> dict[str, Any]:

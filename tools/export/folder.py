@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from model.config import MODEL_TYPES
+from model.config import MODEL_TYPES, ModelConfig
 from model.prompts import Encode, PromptTemplates
 from model.vocabulary import Vocabulary
 from pretrain.system.errors import UserError
 
 PROMPTS_FILE, VQ_FOLDER = "unix_prompts.json", "vq"
-SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-)
-IDS = (
-    "vocab_size",
-    "image_token_offset",
-    "codebook_size",
-    "vision_start_token_id",
-    "vision_end_token_id",
-    "eos_token_id",
-)
-NUMBERS = (*SIZES, *IDS, "rope_theta", "rms_norm_eps", "max_position_embeddings")
+NUMBERS = tuple(field.name for field in fields(ModelConfig) if field.type in ("int", "float"))
 """Keys of config.json that are numbers: torch takes another epsilon for null, in silence."""
 
 

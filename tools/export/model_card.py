@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.families import FAMILIES, family_of, with_layers_of
+from pretrain.checkpoint import read_state
 from pretrain.config_names import with_current_names
 from pretrain.json_lines import lines_backwards, parsed
 from pretrain.system.errors import TryAgain, UserError
@@ -47,7 +48,7 @@ def model_card(config, templates, vq, checkpoint: Path, results: Sequence[Path] 
 
     Raises UserError for a file of results that is not JSON.
     """
-    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    state = read_state(checkpoint)
     run = run_of(checkpoint)
     separated = sum(kind != "shared" for kind in config.layer_kinds)
     grids = ", ".join(f"{rows} x {columns}" for rows, columns in templates.grids)

@@ -11,7 +11,7 @@ from pretrain.system.errors import UserError
 LARGEST_SCALE = 1_000_000  # as in model.hf.guidance_uni_x, which imports torch
 
 
-def at_least(lowest: int, number: type, most: float = math.inf) -> Callable[[str], int | float]:
+def at_least(lowest: float, number: type, most: float = math.inf) -> Callable[[str], int | float]:
     """Argument type: a finite number of at least `lowest` and at most `most`."""
 
     def parse(text: str) -> int | float:

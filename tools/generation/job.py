@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from model.shapes import size_word
 from pretrain.system.errors import RunFailed
+from pretrain.system.words import counted
 from tools.generation.prompts import PICTURE_TASKS, Request, Sampling
 from tools.generation.record import Record
 
@@ -80,7 +81,10 @@ def run_job(
                 progress.update(len(batch))
     bad = [line for line in record.lines.values() if "error" in line]
     if bad:
-        what = "1 request was" if len(bad) == 1 else f"{len(bad):,} requests were"
-        print(f"warning: {what} put aside, as {bad[0]['error']}: see {record.path}", file=sys.stderr)
+        was = "was" if len(bad) == 1 else "were"
+        print(
+            f"warning: {counted(len(bad), 'request')} {was} put aside, as {bad[0]['error']}: see {record.path}",
+            file=sys.stderr,
+        )
     if task in PICTURE_TASKS:
         write_sheets(record)

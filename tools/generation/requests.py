@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pretrain.system.errors import UserError
 from pretrain.system.strict_json import from_json
+from pretrain.system.words import counted, is_unicode
 from tools.generation.prompts import PICTURE_TASKS, Request
 from tools.generation.record import Record
 
@@ -55,7 +56,7 @@ def where(record: Record, task: str) -> str:
     more = f" to {sheets[-1].name}" if len(sheets) > 1 else ""
     look = f", all of them on {sheets[0]}{more}" if sheets else ""
     what = {"caption": "caption", "text": "text", "interleaved": "document"}.get(task, "picture")
-    return f"{record.folder}: {len(made):,} {what}{'' if len(made) == 1 else 's'}{look}, each with its prompt and settings in {record.path.name}"
+    return f"{record.folder}: {counted(len(made), what)}{look}, each with its prompt and settings in {record.path.name}"
 
 
 def read_requests(args: argparse.Namespace) -> tuple[str, list[Request]]:
@@ -160,11 +161,6 @@ def check_prompt(text: object, where: str) -> str:
     if not is_unicode(text):
         raise UserError(f"{where}: the prompt {ascii(text[:60])} is not valid Unicode: give it in UTF-8")
     return text.strip()
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text has no half of a surrogate pair: bytes of a command line that are not UTF-8, or escapes of JSON."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def is_file(path: Path) -> bool:

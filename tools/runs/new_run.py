@@ -213,12 +213,10 @@ def section_from_nothing(size: str, needed: int) -> dict[str, Any]:
 
 def base_section(checkpoint: Path) -> dict[str, Any]:
     """Model section that fits the weights of a checkpoint. Raises UserError."""
-    import json
-
     import yaml
 
-    from model.config import ModelConfig
     from model.tokenizer_file import read_tokenizer
+    from pretrain.checkpoint import read_model
     from pretrain.inputs import holds_checkpoint
     from pretrain.model_section import section_yaml
 
@@ -232,8 +230,7 @@ def base_section(checkpoint: Path) -> dict[str, Any]:
     own = found / "tokenizer.json"
     tokenizer = read_tokenizer(own)[0] if own.is_file() else None
     try:
-        model = ModelConfig.from_dict(json.loads((found / "model.json").read_text(encoding="utf-8")))
-        text = section_yaml(model, tokenizer)
+        text = section_yaml(read_model(found), tokenizer)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{found / 'model.json'}: cannot be read ({error.__class__.__name__}): make it again with tools/convert_from_hf.py"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.checkpoint import folder_of
+from pretrain.checkpoint import folder_of, read_model
 from pretrain.config_names import with_current_names
 from pretrain.fencing import INTERRUPTED
 from pretrain.json_lines import last_objects, parsed
@@ -171,14 +170,15 @@ def slow_ranks(times: list[RankTimes]) -> list[tuple[RankTimes, str]]:
 
 def flops_of_row(folder: Path, train: list[dict], rows: int, length: int) -> float | None:
     """FLOPs of a row, forward and backward, without attention scores, which depend on its documents."""
-    from model.config import ModelConfig
     from pretrain.flops import BACKWARD, layer_weights
 
     newest = newest_checkpoint(folder)
-    model = folder_of(folder, newest) / "model.json"
-    if not newest or not train or not model.is_file():
+    if not newest or not train:
         return None
-    config = ModelConfig.from_dict(json.loads(model.read_text(encoding="utf-8")))
+    try:
+        config = read_model(folder_of(folder, newest))
+    except UserError:  # what cannot be read is shown by the run itself
+        return None
     targets = statistics.mean(line["train/tokens_text"] + line["train/tokens_image"] for line in train) / rows
     layers = config.num_hidden_layers * layer_weights(config) * length
     return 2.0 * (1 + BACKWARD) * (layers + config.hidden_size * config.vocab_size * targets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pretrain.system.errors import UserError
-from pretrain.system.output_file import check_output_file
+from pretrain.system.output_file import check_output_file, check_output_folder
 from tests.small_disk import read_only
 
 
@@ -27,3 +27,14 @@ def test_what_cannot_be_written_is_named_with_its_option(tmp_path, name, part):
 def test_a_folder_without_permission_is_refused(tmp_path):
     with read_only(tmp_path / "closed") as folder, pytest.raises(UserError, match="cannot be written"):
         check_output_file(folder / "x", "--json")
+
+
+def test_folders_are_checked_and_not_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    check_output_folder(tmp_path / "a/b", "--output")
+    for name, part in (("file", "file is a file"), ("file/x", "file is a file"), ("x" * 300, "no name of a folder")):
+        with pytest.raises(UserError, match=f"--output .*{part}"):
+            check_output_folder(tmp_path / name, "--output")
+    with read_only(tmp_path / "closed") as folder, pytest.raises(UserError, match="nothing can be written in"):
+        check_output_folder(folder / "x", "--output")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["closed", "file"]
