@@ -140,6 +140,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(reason)
     assert not reason, reason
     made = Cluster(tmp_path_factory.mktemp("slurm") / "cluster")
-    made.up()
-    yield made
-    made.down()
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import subprocess
 from pathlib import Path
@@ -9,6 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import ROOT, Cluster
+
+
+def digest(folder: Path) -> str:
+    """What names of namespaces and links of a cluster are made of."""
+    return hashlib.md5(str(folder).encode()).hexdigest()
 
 
 def network_names() -> str:
@@ -30,13 +37,30 @@ def of_cluster(folder: Path) -> list[str]:
 
 
 def test_up_and_down(cluster: Cluster, tmp_path):
-    """A second cluster beside the session's, with nodes of its own; `cluster` says whether there can be one here."""
-    before = network_names()
-    own = Cluster(tmp_path / "own", nodes=3)
+    """A second cluster beside the session's, with nodes of its own; `cluster` says whether there can be one here.
+
+    Its folder is one for which both would begin on the same network: a cluster that was never taken down, of any folder,
+    once kept the nodes of another from reaching their controller.
+    """
+    names = (f"own{number}" for number in itertools.count())
+    own = Cluster(
+        tmp_path / next(name for name in names if digest(tmp_path / name)[:2] == digest(cluster.folder)[:2]), 3
+    )
+    try:
+        comes_up_and_is_apart(own, tmp_path / "out")
+    finally:
+        own.down()
+    assert (
+        not own.folder.exists() and not of_cluster(own.folder) and f"ms{digest(own.folder)[:8]}" not in network_names()
+    )
+
+
+def comes_up_and_is_apart(own: Cluster, out: Path) -> None:
+    """Three nodes of two GPUs each, a job on all of them, one that dies and comes back."""
     own.up("--partitions", "gpu,long", "--features", "h100")
     own.minislurm("up", "--nodes", 3)  # again: nothing changes
     assert own.run("sinfo", "-h", "-p", "long", "-o", "%D %f %G") == "3 h100 gpu:2"
-    out = tmp_path / "out"
+    assert f"ms{digest(own.folder)[:8]}-node3" in network_names()
     job = own.submit(
         "--nodes=3",
         "--ntasks-per-node=2",
@@ -51,14 +75,12 @@ def test_up_and_down(cluster: Cluster, tmp_path):
     assert [line.split()[:2] for line in lines] == [[f"node{number}", "0,1"] for number in (1, 1, 2, 2, 3, 3)]
     listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True).stdout
     slurm = [line.split()[3] for line in listening.splitlines() if "slurm" in line]
-    assert len(slurm) >= 2 and all(address.startswith("198.18.") for address in slurm)
+    assert len(slurm) >= 2 and all(address.startswith(("198.18.", "198.19.")) for address in slurm)
     sleeping = own.submit("--nodes=2", "--wrap=srun sleep 1000", "--output=/dev/null")
     own.wait(sleeping, lambda shown: shown["JobState"] == "RUNNING")
     own.minislurm("kill-node", 1)
     assert not any(environment["SLURMD_NODENAME"] == "node1" for environment in own.processes(sleeping).values())
     own.minislurm("join-node", 1)
-    own.down()
-    assert not own.folder.exists() and not of_cluster(own.folder) and network_names() == before
 
 
 @pytest.mark.parametrize("words", [["up", "--nodes"], ["up", "--colour", "red"], ["kill-node", "77"]])
