@@ -60,18 +60,16 @@ def _train(config: TrainConfig, command: list[str], early: EarlyWarnings) -> int
     coordinator = all_processes(config.run.timeout)
     run, steps = Path(config.run.folder), config.run.steps
     data = coordinator.all_do(lambda: Data(config, process_ranks_here()))
+    # before the rows and the model: what is out of proportion may need more memory than there is
+    for line in coordinator.first_does(lambda: [*without_effect(config), *data.warnings()]):
+        coordinator.warn(line)
     sharing = RowSharing(data.place)
     rows = coordinator.all_do(lambda: data.heldout_rows(config.log.heldout_rows) if sharing.reads else None)
     heldout = sharing.share(rows)
     engine = coordinator.all_do(lambda: make_engine(config, data.model_config))
     sampler = coordinator.all_do(lambda: SampleWriter(config, data, run, coordinator))
     watch = coordinator.all_do(lambda: make_watch(config, data, heldout, coordinator))
-    warnings = coordinator.first_does(
-        lambda: [*without_effect(config), *data.warnings()]
-    )  # errors of the data come before a folder is made
     lock = coordinator.all_do(lambda: hold(run) if coordinator.rank == 0 else None)
-    for line in warnings:
-        coordinator.warn(line)
     attempt = coordinator.first_does(lambda: claim(run))
     progress = coordinator.all_do(lambda: resume(config, run, engine, data, coordinator))
     if progress.skills is not None:

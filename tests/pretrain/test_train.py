@@ -263,9 +263,11 @@ def test_a_run_that_cannot_be_set_up(commands, tiny_data, tmp_path):
 
 def test_a_model_that_no_memory_holds_is_one_line(commands, tiny_data, tmp_path):
     """A slip of the keyboard, or the 3B on a laptop: torch's traceback named neither the run nor a remedy."""
-    done = train(commands, tiny_data, tmp_path / "run", "model.image_token_offset=1e8", "model.hidden_size=1e6")
+    slips = ("model.image_token_offset=1e8", "model.hidden_size=1e6", "data.sequence_length=1e6")
+    done = train(commands, tiny_data, tmp_path / "run", *slips)
     assert done.code == 1 and len(done.err.splitlines()) == 1, done.err
     assert "rank 0 has no memory left" in done.err and "tools/plan_parallel.py" in done.err
+    assert "times all documents together" in done.out  # told before the memory is asked for
     assert not (tmp_path / "run").exists()
 
 
