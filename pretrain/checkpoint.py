@@ -202,11 +202,20 @@ def newest_good(
     for checkpoint in reversed(found):
         problem = verify(checkpoint, coordinator)
         if problem is None:
+            _check_name(checkpoint)
             return checkpoint
         warn(f"checkpoint {checkpoint.name} is damaged and is passed over: {problem}")
     if found:
         raise UserError(f"{run}/checkpoints: none of {len(found)} checkpoints verifies: remove them to start again")
     return None
+
+
+def _check_name(checkpoint: Path) -> None:
+    """UserError for a checkpoint of a run that has the name of another step: the order of names decides which is newest
+    and which are deleted."""
+    step = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")).get("step")
+    if isinstance(step, int) and step != int(checkpoint.name.removeprefix(PREFIX)):
+        raise UserError(f"{checkpoint} holds step {step}: rename it to {PREFIX}{step:08d}, or move it elsewhere")
 
 
 def find(path: Path, coordinator: Coordinator = Coordinator()) -> Path:

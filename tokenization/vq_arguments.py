@@ -72,6 +72,8 @@ def parse_arguments(description: str = "") -> argparse.Namespace:
             parser.error(f"--{name} must be above 0, and finite, got {getattr(arguments, name)}")
     if arguments.codebook_size > LARGEST_CODEBOOK:
         parser.error(f"--codebook-size is at most {LARGEST_CODEBOOK}, what shards hold, got {arguments.codebook_size}")
+    if arguments.device == "meta":
+        parser.error("--device meta has shapes without data: give cpu or cuda")
     if any(width < GROUPS or width % GROUPS for width in arguments.channels):
         parser.error(f"--channels must be multiples of {GROUPS}, got {' '.join(map(str, arguments.channels))}")
     if arguments.image_size % levels:

@@ -200,6 +200,16 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path):
     assert publish(tmp_path, 4) == folder and checkpoint.verify(folder) is None
 
 
+def test_a_checkpoint_under_the_name_of_another_step_is_refused(tmp_path):
+    """It would be taken as the newest for ever, or be deleted as an old one."""
+    publish(tmp_path, 2)
+    moved = publish(tmp_path, 4).rename(tmp_path / "checkpoints/step_00000009")
+    with pytest.raises(UserError, match=r"step_00000009 holds step 4: rename it to step_00000004"):
+        newest_good(tmp_path)
+    moved.rename(tmp_path / "elsewhere")
+    assert checkpoint.find(tmp_path / "elsewhere") and steps(tmp_path) == [2]
+
+
 def test_find_takes_a_run_or_a_checkpoint(tmp_path, capsys):
     old, new = publish(tmp_path, 2), publish(tmp_path, 4)
     assert checkpoint.find(tmp_path) == new and checkpoint.find(old) == old

@@ -268,6 +268,7 @@ def test_a_twentieth_is_held_out_of_pictures_of_ones_own_and_the_sheet_is_drawn(
         (["--steps", "20"], "--steps 20 ends within --warmup-steps 20"),
         (["--channels", "16", "20"], "must be multiples of 16"),
         (["--image-size", "30"], "must be a multiple of 4"),
+        (["--device", "meta"], "--device meta has shapes without data"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
     ],
 )

@@ -79,6 +79,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_made(commands, inputs, 
     assert_no_room(done, disk)
 
 
+def test_a_full_disk_leaves_the_former_contact_sheet(commands, inputs, tmp_path):
+    out = tmp_path / "out"
+    assert commands.run(*arguments_of("generate", inputs, out)).code == 0
+    sheet = (out / "contact_sheet.png").read_bytes()
+    done = commands.run(*arguments_of("generate", inputs, out), hook=("tests.small_disk", "limit_files", 100))
+    assert done.code == 1 and str(out) in done.err and (out / "contact_sheet.png").read_bytes() == sheet, done.err
+
+
 @pytest.mark.parametrize("name", ["inspect_data", "inspect_shards", "new_run"])
 def test_a_read_only_disk_is_one_line(commands, inputs, tmp_path, name):
     with read_only(tmp_path / "disk") as disk:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,10 +80,11 @@ class Record:
         """Contact sheets, the first one first."""
         return sorted(self.folder.glob("contact_sheet*.png"), key=lambda path: (len(path.name), path.name))
 
-    def remove_sheets(self) -> None:
-        """Remove the contact sheets, of which there may have been more than the next ones."""
+    def remove_sheets(self, but: Collection[str] = ()) -> None:
+        """Remove the contact sheets, but not those of these names: there may have been more of them before."""
         for path in self.sheets():
-            path.unlink()
+            if path.name not in but:
+                path.unlink()
 
 
 def files_of(line: dict) -> list[str]:

@@ -122,7 +122,7 @@ def write_sheets(record: Record) -> None:
     samples = max((line["sample_index"] for line in shown), default=0) + 1
     columns = samples if 1 < samples <= 12 else 8
     a_sheet = SHEET_PICTURES // columns * columns
-    record.remove_sheets()
+    written = set()
     for sheet, start in enumerate(range(0, len(shown), a_sheet), 1):
         lines = shown[start : start + a_sheet]
         pictures: list[Image.Image] = [Image.open(record.folder / line["file"]) for line in lines]
@@ -133,3 +133,5 @@ def write_sheets(record: Record) -> None:
         labels = [f"{line['prompt_index']}-{line['sample_index']} {line['prompt']}" for line in lines]
         name = "contact_sheet.png" if sheet == 1 else f"contact_sheet-{sheet}.png"
         save_picture(contact_sheet(pictures, labels, columns, SHEET_CELL), record.folder / name)
+        written.add(name)
+    record.remove_sheets(written)  # not before: a full disk leaves the former ones
