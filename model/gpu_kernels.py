@@ -73,12 +73,16 @@ class OneKernel:
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor, first: bool = False) -> None:
-    """total += a @ b: total float32 [m, n], a [m, k], b [k, n]; first: what is in `total` before counts as 0.
+    """total += a @ b: total float32 or of the factors' dtype [m, n], a [m, k], b [k, n]; first: what is in `total` before
+    counts as 0, and is not read.
 
     Of bfloat16 the product is not rounded before it is added where `products_add`; elsewhere it is.
     """
     if total.is_cuda and total.dtype != a.dtype and products_add(total.device):
         _in_product(total, a, b, 0 if first else 1)
+        return
+    if first and total.dtype == a.dtype == torch.bfloat16:
+        torch.mm(a, b, out=total)
         return
     if first:
         total.zero_()
@@ -127,32 +131,40 @@ def trouble(add: Callable[[Tensor, Tensor, Tensor], Any], device: torch.device) 
 
 
 class WeightGradients:
-    """The functions of apex's module fused_weight_gradient_mlp_cuda that megatron-core calls for float32 buffers."""
+    """The functions of apex's module fused_weight_gradient_mlp_cuda that megatron-core calls for a weight's sum of gradients.
+
+    A sum with an attribute `overwritten` begins with the next product: what is in it is of the step before.
+    """
 
     @staticmethod
     def wgrad_gemm_accum_fp32(given: Tensor, gradient: Tensor, total: Tensor) -> None:
         """total [out, in] += gradient.t() @ given, of the tokens of `given` [tokens, in] and `gradient` [tokens, out]."""
+        first = vars(total).pop("overwritten", False)
         if len(given):
-            add_product(total, gradient.t(), given)
+            add_product(total, gradient.t(), given, first)
+        elif first:
+            total.zero_()
+
+    wgrad_gemm_accum_fp16 = wgrad_gemm_accum_fp32  # megatron-core's name for sums in bfloat16
 
 
-def weight_gradients_add(device: torch.device) -> bool:
-    """Let megatron-core's linear layers add their weights' bfloat16 gradients to float32 buffers in the matrix product; says
-    whether that works.
+def weight_gradients_add(device: torch.device, sums: torch.dtype) -> bool:
+    """Let megatron-core's linear layers add their weights' bfloat16 gradients to buffers of dtype `sums` in the matrix product;
+    says whether that works.
 
-    By apex's kernel where it is installed, else by torch's. To be called before the layers are built.
+    By `WeightGradients` or, where torch has no such product, by apex's kernel. To be called before the layers are built.
     """
     from megatron.core.tensor_parallel import layers
 
     if device.type != "cuda":
         return False
-    apex = vars(layers).get("fused_weight_gradient_mlp_cuda")
-    if apex and not trouble(lambda total, a, b: apex.wgrad_gemm_accum_fp32(b, a.t(), total), device):
+    if sums == torch.bfloat16 or products_add(device):
+        vars(layers).update(fused_weight_gradient_mlp_cuda=WeightGradients, _grad_accum_fusion_available=True)
         return True
-    if not products_add(device):
+    apex = vars(layers).get("fused_weight_gradient_mlp_cuda")
+    if apex is None or apex is WeightGradients:
         return False
-    vars(layers).update(fused_weight_gradient_mlp_cuda=WeightGradients, _grad_accum_fusion_available=True)
-    return True
+    return not trouble(lambda total, a, b: apex.wgrad_gemm_accum_fp32(b, a.t(), total), device)
 
 
 def in_use(device: torch.device) -> str:

@@ -115,6 +115,7 @@ def make_job(arguments: argparse.Namespace):
     from pretrain.engines import ENGINES
     from pretrain.planning.cost import Devices, counted_costs, measured_costs
     from pretrain.planning.layouts import PlannerJob
+    from pretrain.planning.memory import gradient_width
     from pretrain.planning.shape import row_shape, sizes_of_data
     from pretrain.rows import RowSize
     from pretrain.setup import sized_config
@@ -134,7 +135,8 @@ def make_job(arguments: argparse.Namespace):
         per_node=arguments.gpus_per_node,
     )
     in_product = ENGINES[config.run.engine].adds_in_products
-    costs = counted_costs(model, row, devices, config.run.precision == "bf16", in_product)
+    half = config.run.precision == "bf16"
+    costs = counted_costs(model, row, devices, half, in_product, gradient_width(config.parallel, half))
     if arguments.measured:
         costs = measured_costs(arguments.measured, model, costs)
     usable = int(arguments.gpu_memory * GIB * (1 - arguments.headroom))

@@ -27,6 +27,7 @@ from pretrain.engines import Sound, StepFigures, figures_of, finite, overlapping
 from pretrain.engines.clock import moment, seconds_between
 from pretrain.engines.common import check_stored, decays, loss_sums, routing_of, set_hyperparameters
 from pretrain.engines.freezing import freeze, let_gradients_through
+from pretrain.engines.gradient_sums import begin_with_products, check_written
 from pretrain.engines.rank_state import boxes_to_write, optimizer_boxes, set_adam_steps, weight_boxes
 from pretrain.engines.stages import build_stages, held_weights, save_memory, this_device, whole_weights
 from pretrain.parallel import ParallelLayout, bucket_elements, check_layout, megatron_settings
@@ -74,10 +75,11 @@ class MegatronEngine:
         self.model_config, self.optim, self.sequence_length, self.seed = model, optim, sequence_length, seed
         self.sequence_parallel, self.fused = parallel.sequence, kernels != TORCH
         self.device = this_device()
+        sums = torch.float32 if parallel.gradients == "fp32" else self.dtype
         # Fused: matrix products add weights' gradients to the buffers below. Not with hooks on saved tensors, which give
         # megatron-core another tensor than the weight, without the attribute by which it says that it has added.
-        addable = half and parallel.gradients == "fp32" and not parallel.recompute_cheap
-        in_product = addable and gpu_kernels.weight_gradients_add(self.device)
+        addable = half and not parallel.recompute_cheap
+        in_product = addable and gpu_kernels.weight_gradients_add(self.device, sums)
         config = transformer_config(
             model,
             kernels=kernels,
@@ -118,6 +120,10 @@ class MegatronEngine:
             )
             for number, stage in enumerate(self.stages)
         ]
+        self.sums: list[Tensor] = []
+        if in_product and not self.fused:
+            for stage, module in zip(self.stages, self.modules):
+                self.sums += begin_with_products(stage, module)
         if overlap:
             config.no_sync_func = overlapping.only_after_the_last_row(self.modules)
         if self.gathers_late:
@@ -154,6 +160,7 @@ class MegatronEngine:
         self.optimizer.zero_grad()
         begun = moment(self.device)
         sums = self._run(rows, forward_only=False)
+        check_written(self.sums)
         self.optimizer.prepare_grads()
         norm = update.gradient_norm(self.optimizer, self.device)
         *totals, norm = torch.cat((sums, norm.double()[None])).tolist()  # the only host synchronization

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from model.config import ModelConfig
@@ -52,6 +52,7 @@ class PartCosts:
     # By kind: more for weight gradients that are added after the matrix product and not in it.
     apart: dict[str, float] = field(default_factory=dict)
     shared: float = 0.0  # more of the head's softmax where ranks share the vocabulary
+    begun: dict[str, float] = field(default_factory=dict)  # by kind, bytes: `passes.begun_bytes`
 
     def of(self, config: ModelConfig, stage: PipelineStage, parallel: ParallelLayout = ParallelLayout()) -> float:
         """Seconds of a stage; recomputed layers run forward twice."""
@@ -75,9 +76,10 @@ def one_layer_flops(config: ModelConfig, row: RowShape, kind: str) -> float:
 
 
 def counted_costs(
-    config: ModelConfig, row: RowShape, devices: Devices, half: bool = True, in_product: bool = True
+    config: ModelConfig, row: RowShape, devices: Devices, half: bool = True, in_product: bool = True, sums: int = 4
 ) -> PartCosts:
-    """Costs from FLOPs and bytes; every token is a target. in_product: matrix products add to the gradients."""
+    """Costs from FLOPs and bytes; every token is a target. in_product: matrix products add to the gradients, of `sums`
+    bytes."""
     head = 2 * config.hidden_size * config.vocab_size * row.tokens
     kinds, width = set(config.layer_kinds), 2 if half else 4
     if devices.utilisation:
@@ -96,17 +98,18 @@ def counted_costs(
         layers[kind] = (
             (1 + BACKWARD) * products / speed
             + (1 + ATTENTION_BACKWARD) * attention / (devices.flops * devices.attention)
-            + passes.layer_bytes(config, row, kind, width, in_product) / devices.memory
+            + passes.layer_bytes(config, row, kind, width, in_product, sums) / devices.memory
         )
-        added = (passes.layer_bytes(config, row, kind, width, where) for where in (False, in_product))
+        added = (passes.layer_bytes(config, row, kind, width, where, sums) for where in (False, in_product))
         apart[kind] = (next(added) - next(added)) / devices.memory
     return PartCosts(
         layers,
-        embedding=passes.embedding_bytes(config, row, width) / devices.memory,
-        head=(1 + BACKWARD) * head / speed + passes.head_bytes(config, row, width) / devices.memory,
+        embedding=passes.embedding_bytes(config, row, width, sums) / devices.memory,
+        head=(1 + BACKWARD) * head / speed + passes.head_bytes(config, row, width, sums) / devices.memory,
         cheap=passes.cheap_bytes(config, row, width) / devices.memory,
         apart=apart,
         shared=passes.shared_softmax_bytes(config, row, width) / devices.memory,
+        begun={kind: passes.begun_bytes(config, kind, sums) for kind in kinds} if half and in_product else {},
     )
 
 
@@ -133,7 +136,7 @@ def measured_costs(file: Path, config: ModelConfig, counted: PartCosts) -> PartC
     whole = PipelineStage(0, config.num_hidden_layers, True, True)
     factor = counted.of(config, whole) / raw.of(config, whole)
     layers = {kind: factor * each for kind, each in layers.items()}
-    return PartCosts(layers, factor * raw.embedding, factor * raw.head, counted.cheap, counted.apart, counted.shared)
+    return replace(counted, layers=layers, embedding=factor * raw.embedding, head=factor * raw.head)
 
 
 @dataclass(frozen=True)
@@ -197,8 +200,11 @@ def step_time(
         computed = [seconds + stage.layers * again for seconds, stage in zip(computed, stages)]
     sent_tensor = [tensor_bytes(config, stage, row, parallel, width) for stage in stages]
     slots = [seconds + sent / devices.within for seconds, sent in zip(computed, sent_tensor)]
-    path = (microbatches - 1) * max(slots) + sum(slots)
-    compute = microbatches * sum(computed) / len(stages)
+    in_sum = 0 if parallel.recompute_cheap else 1
+    begun = [in_sum * sum(costs.begun.get(kind, 0.0) for kind in stage.kinds(config)) / tensor for stage in stages]
+    # the first row of each stage does not read them
+    path = (microbatches - 1) * max(slots) + sum(slots) - min(begun) / devices.memory
+    compute = (microbatches * sum(computed) - sum(begun) / devices.memory) / len(stages)
     collectives = microbatches * sum(sent_tensor) / len(stages) / devices.within
     along = row.tokens // tensor if parallel.sequence else row.tokens
     hidden = along * config.hidden_size * width
@@ -220,7 +226,7 @@ def step_time(
         gathers_left = exposed(gathers / data_link, last, max(slots) / (1 + BACKWARD))
     data = (sums * sums_left + gathers * gathers_left) / data_link
     beside = (sums + gathers) / data_link - data
-    swept = max(passes.update_bytes(each, parallel, data_ranks, half) for each in static)
+    swept = max(passes.update_bytes(each, parallel, data_ranks, half, kept) for each, kept in zip(static, begun))
     copies = config.tie_word_embeddings and len(stages) > 1  # of the embedding, whose gradients are summed
     tied = 4 * 2 * config.vocab_size // tensor * config.hidden_size if copies else 0
     return StepTime(

@@ -19,16 +19,17 @@ TABLES = 4  # times that a kernel of those reads half a cosine and half a sine f
 JOINED = 4  # passes over hidden states where two branches' are joined: their outputs forward, their gradients backward
 SPLIT = 4  # passes over linear_qkv's output: split into queries, keys and values, and joined again, with its bias
 SWIGLU = 8  # passes over the MLP's width: 3 forward, 5 backward
-ACCUMULATED = 10  # bytes per weight and row: its bfloat16 gradient is read, the float32 sum is read and written
-# Where the matrix product does that: the sum is read and written, less the gradient in bfloat16 that a product alone writes,
-# which is part of its rate. As many where sums are bfloat16: 2 for the gradient, 2 + 2 for the sum.
-IN_PRODUCT = 6
+# Bytes per weight and row where the matrix product adds to the sum, by bytes of the sum: it is read and written, less the
+# gradient in bfloat16 that a product alone writes, which is part of its rate.
+IN_PRODUCT = {4: 6, 2: 2}
 SOFTMAX = 3  # passes over logits, by the code that torch 2.13 generates: for their largest and sum, for the gradient, and its writing
 
 
-def layer_bytes(config: ModelConfig, row: RowShape, kind: str, width: int, in_product: bool = True) -> float:
+def layer_bytes(
+    config: ModelConfig, row: RowShape, kind: str, width: int, in_product: bool = True, sums: int = 4
+) -> float:
     """Memory traffic of one layer of this kind on one row, forward and backward. in_product: matrix products add to the
-    gradients, as with megatron-core; DeepSpeed adds afterwards."""
+    gradients, of `sums` bytes, as with megatron-core; DeepSpeed adds afterwards."""
     queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
     elements = PASSES * config.hidden_size + ROTATION * (queries + keys) + SPLIT * (queries + 2 * keys)
     elements += TABLES * config.head_dim
@@ -38,8 +39,13 @@ def layer_bytes(config: ModelConfig, row: RowShape, kind: str, width: int, in_pr
     if config.qk_norm:
         elements += 5 * (queries + keys)
     weights = sum(_size(shape) for shape in layer_shapes(config, kind).values())
-    added = 12 if width == 4 else IN_PRODUCT if in_product else ACCUMULATED
+    added = IN_PRODUCT[sums] if in_product and width == 2 else _accumulated(width, sums)
     return row.tokens * elements * width + added * weights
+
+
+def begun_bytes(config: ModelConfig, kind: str, sums: int) -> float:
+    """Gradient sums of a layer's matrices, which a step's first product writes: they are neither zeroed nor read before."""
+    return sums * sum(_size(shape) for shape in layer_shapes(config, kind).values() if len(shape) > 1)
 
 
 def cheap_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
@@ -47,22 +53,22 @@ def cheap_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
     return row.tokens * (2 * 2 * config.hidden_size + 3 * config.intermediate_size) * width
 
 
-def embedding_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
+def embedding_bytes(config: ModelConfig, row: RowShape, width: int, sums: int = 4) -> float:
     """Memory traffic of the embedding: looking up rows, and their gradient, a table of zeros that is added to and
     summed; where it is tied, the head's gradient is added before."""
     table = config.vocab_size * config.hidden_size
     tied = 3 * width if config.tie_word_embeddings else 0
-    return 4 * row.tokens * config.hidden_size * width + table * (width + tied + (ACCUMULATED if width == 2 else 12))
+    return 4 * row.tokens * config.hidden_size * width + table * (width + tied + _accumulated(width, sums))
 
 
-def head_bytes(config: ModelConfig, row: RowShape, width: int) -> float:
+def head_bytes(config: ModelConfig, row: RowShape, width: int, sums: int = 4) -> float:
     """Memory traffic of the LM head: softmax over all logits, and its weight gradient, which the first chunk makes and the
     others add to, scaled and rounded in the backward pass; without a tied embedding it is accumulated by itself."""
     logits, table = row.tokens * config.vocab_size, config.vocab_size * config.hidden_size
-    added = IN_PRODUCT * head_parts(config, row) - 4 if width == 2 else 4 + 4 * head_parts(config, row)
+    added = IN_PRODUCT[4] * head_parts(config, row) - 4 if width == 2 else 4 + 4 * head_parts(config, row)
     once = 4 + width
     if not config.tie_word_embeddings:
-        once += ACCUMULATED if width == 2 else 12
+        once += _accumulated(width, sums)
     return logits * SOFTMAX * width + (added + once) * table
 
 
@@ -72,11 +78,18 @@ def shared_softmax_bytes(config: ModelConfig, row: RowShape, width: int) -> floa
     return row.tokens * config.vocab_size * (2 * 4 + 3 * 8 + (2 * (width + 4) if width == 2 else 0) - SOFTMAX * width)
 
 
-def update_bytes(static: StaticBytes, parallel: ParallelLayout, data_ranks: int, half: bool) -> float:
+def update_bytes(
+    static: StaticBytes, parallel: ParallelLayout, data_ranks: int, half: bool, begun: float = 0.0
+) -> float:
     """Memory traffic of an optimizer step: Adam reads and writes its state, reads gradients and writes weights;
-    gradients are scaled and their norm is taken first, and the gradient buffer is zeroed."""
+    gradients are scaled and their norm is taken first, and the gradient buffer is zeroed but for `begun` bytes."""
     updated = static.parameters / (data_ranks if parallel.distributed_optimizer else 1)
-    return 2 * static.optimizer + static.gradients + updated * (4 * 4 + (2 if half else 8))
+    return 2 * static.optimizer + static.gradients - begun + updated * (4 * 4 + (2 if half else 8))
+
+
+def _accumulated(width: int, sums: int) -> int:
+    """Bytes per weight and row: its gradient is read, the sum is read and written."""
+    return width + 2 * sums
 
 
 def _size(shape: tuple[int, ...]) -> int:

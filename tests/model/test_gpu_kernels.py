@@ -166,8 +166,21 @@ def test_a_branch_without_tokens_adds_nothing():
     assert torch.equal(total, torch.ones(4, 3))
 
 
+@pytest.mark.parametrize("tokens", [0, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_sum_of_the_step_before_is_not_read(tokens, dtype):
+    draw = torch.Generator().manual_seed(0)
+    given, gradient = (torch.randn(tokens, width, generator=draw).bfloat16() for width in (3, 4))
+    total = torch.full((4, 3), torch.nan, dtype=dtype)
+    total.overwritten = True
+    WeightGradients.wgrad_gemm_accum_fp32(given, gradient, total)
+    assert torch.equal(total, (gradient.t() @ given).to(dtype))
+    WeightGradients.wgrad_gemm_accum_fp32(given, gradient, total)
+    torch.testing.assert_close(total.double(), 2 * (gradient.t().double() @ given.double()), atol=1e-2, rtol=2**-6)
+
+
 def test_a_run_on_a_cpu_says_nothing_of_it():
-    assert gpu_kernels.in_use(CPU) == "" and not gpu_kernels.weight_gradients_add(CPU)
+    assert gpu_kernels.in_use(CPU) == "" and not gpu_kernels.weight_gradients_add(CPU, torch.float32)
 
 
 def test_a_compiler_that_is_wrong_is_found_at_the_first_call(monkeypatch):

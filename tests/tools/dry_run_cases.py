@@ -34,18 +34,21 @@ CASES = {  # overrides of pretrain_3b.yaml on 8 GPUs
 }
 
 
-COUNTED = ("tp1", "tp1 cheap", "tp1 20,480 tokens", "mot", "moe_hard", "shared", "qwen3 untied")
+COUNTED = ("tp1", "tp1 cheap", "tp1 gradients bf16", "tp1 20,480 tokens", "mot", "moe_hard", "shared", "qwen3 untied")
 
 
 def moved(config, model, shape, static) -> float:
     """Bytes that the planner counts beside products and attention in a step of two rows on one rank of 8."""
     from pretrain.planning import passes
+    from pretrain.planning.memory import gradient_width
 
     in_product = not config.parallel.recompute_cheap
-    row = sum(passes.layer_bytes(model, shape, kind, 2, in_product) for kind in model.layer_kinds)
-    row += passes.embedding_bytes(model, shape, 2) + passes.head_bytes(model, shape, 2)
+    sums = gradient_width(config.parallel, True)
+    row = sum(passes.layer_bytes(model, shape, kind, 2, in_product, sums) for kind in model.layer_kinds)
+    begun = in_product * sum(passes.begun_bytes(model, kind, sums) for kind in model.layer_kinds)
+    row += passes.embedding_bytes(model, shape, 2, sums) + passes.head_bytes(model, shape, 2, sums)
     row += passes.cheap_bytes(model, shape, 2) * len(model.layer_kinds) * config.parallel.recompute_cheap
-    return 2 * row + passes.update_bytes(static, config.parallel, 8, True)
+    return 2 * row - begun + passes.update_bytes(static, config.parallel, 8, True, begun)
 
 
 def main() -> None:
