@@ -32,7 +32,8 @@ T5_TESTS := $(wildcard tests/model/test_hf_*.py)
 EVAL := .venv-eval
 MEGATRON := .megatron-0.19.2
 MEGATRON_TESTS := tests/megatron_versions_tests.py tests/pretrain/test_engine.py tests/pretrain/test_sharded_files.py \
-	tests/model/test_uni_x.py tests/model/test_layer_kinds.py tests/tools/test_convert_from_hf.py tests/tools/test_dry_run.py
+	tests/pretrain/test_weight_gradients.py tests/model/test_uni_x.py tests/model/test_layer_kinds.py tests/tools/test_convert_from_hf.py \
+	tests/tools/test_dry_run.py
 
 .PHONY: setup setup-eval lint test test-fast test-eval test-megatron test-transformers5 test-trl test-transformers-suite test-export-by-hand gpu-check gpu-check-wheels demo demo-long demo-edit study-quick \
 	setup-clients test-clients test-tools study count-pictures fuzz-readers
