@@ -78,7 +78,7 @@ def draw(args: Namespace) -> tuple[dict, FolderFindings]:
     with sole_user(args.output):
         folder = args.output / GENERATIONS
         folder.mkdir(exist_ok=True)
-        record = Record(folder)
+        record = Record(folder, "give another --output")
         device = choose_device(args.device)
         export = open_export(args.model, device, args.dtype)
         dtype = str(export.model.dtype).removeprefix("torch.")
