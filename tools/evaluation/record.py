@@ -87,8 +87,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def replaced(path: Path, record: dict[str, Any]) -> str:
-    """A line on the result that `record` replaces at `path`, with its scores; empty if there is none, or one of the same
-    model, data and settings. Raises UserError for a file that is no result."""
+    """A line on the result that `record` replaces at `path`, with its scores; empty without one of other model, data or
+    settings. Raises UserError for a file that is no result."""
     if not path.exists():
         return ""
     there, now = read_record(path), json.loads(json.dumps(record))

@@ -66,10 +66,10 @@ def check_export(folder: Path) -> None:
 
 
 def check_generation(path: Path) -> None:
-    """Raises UserError for a damaged generation_config.json, in place of which transformers takes its defaults in silence.
+    """Raises UserError for a damaged generation_config.json: transformers takes its defaults for it, in silence.
 
-    It may be absent, and its settings are those of transformers' own generation: commands here are asked for theirs, and
-    stop where tokenizer.json says.
+    It may be absent, and its settings are of transformers' own generation: commands here are asked for theirs, and stop
+    where tokenizer.json says.
     """
     if not path.exists():
         return
