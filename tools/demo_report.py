@@ -21,6 +21,8 @@ from tools.generation.arguments import LARGEST_SCALE, at_least
 from tools.reports.demo import (
     SHOWN,
     caption,
+    check_data,
+    damaged,
     draw,
     load_gallery,
     losses,
@@ -55,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
         "--guidance", type=at_least(0, float, LARGEST_SCALE), default=3.0, help="classifier-free guidance (default: 3)"
     )
     parser.add_argument("--temperature", type=at_least(0, float), default=0.5, help="of the codes (default: 0.5)")
-    parser.add_argument("--seed", type=int, default=0, help="choice of names, and sampling (default: 0)")
+    parser.add_argument("--seed", type=at_least(0, int), default=0, help="choice of names, and sampling (default: 0)")
     return parser.parse_args()
 
 
@@ -63,12 +65,15 @@ def main() -> int:
     """Generate, measure, write."""
     arguments = parse_arguments()
     read_metrics(arguments.run)
+    if left_out := damaged(arguments.run):
+        print(left_out, file=sys.stderr)
     output_folder(arguments.output)
     from tools.export.folder import check_square, open_export
     from tools.generation.prompts import Sampling
 
     export = open_export(arguments.model)
     check_square(export, "demo_report.py")
+    check_data(arguments.data, export.vq.fingerprint)
     import numpy
 
     from tools.reports import report_page

@@ -54,16 +54,23 @@ def parse_arguments() -> argparse.Namespace:
         help="the same of the source picture (default: 1)",
     )
     add("--temperature", type=at_least(0, float), default=0.1, help="of the codes (default: 0.1)")
-    add("--seed", type=int, default=0, help="of sampling, of the other target, and of the intervals (default: 0)")
+    add(
+        "--seed",
+        type=at_least(0, int),
+        default=0,
+        help="of sampling, of the other target, and of the intervals (default: 0)",
+    )
     return parser.parse_args()
 
 
 def main() -> int:
     """Edit, measure, write."""
     arguments = parse_arguments()
-    from tools.reports.demo import losses, read_metrics
+    from tools.reports.demo import damaged, losses, read_metrics
 
     metrics = read_metrics(arguments.run)
+    if left_out := damaged(arguments.run):
+        print(left_out, file=sys.stderr)
     if not (arguments.edits / "edits.json").is_file():
         raise UserError(f"{arguments.edits}: no finished editing corpus: make it with tokenization/demo_edits.py")
     output_folder(arguments.output)

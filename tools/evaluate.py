@@ -50,9 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
     args = build_parser(__doc__, EPILOG).parse_args(arguments)
     check_arguments(args)
     check_paths(args)
-    from tools.evaluation.record import write_record
+    from tools.evaluation.record import read_record, replaced, write_record
 
     evaluation = EVALUATIONS[args.task]
+    name = f"{args.task}-scores" if evaluation.draws and args.scored else args.task
+    written = args.output / f"{name}.json"
+    if written.exists() and not args.check:
+        read_record(written)  # before the work: a file that is no result is not written over
     if evaluation.draws and not args.scored:
         from tools.evaluation import pictures
 
@@ -63,7 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
             pictures.finish(args, found, write_record(args.output, record))
         return 0
     record = evaluation.function()(args)
-    path = write_record(args.output, record, f"{args.task}-scores" if evaluation.draws else "")
+    if line := replaced(written, record):
+        print(line, file=sys.stderr)
+    path = write_record(args.output, record, name)
     for name, value in record["scores"].items():
         print(f"{name} {value:.6g}")
     print(f"{record['items']['done']} of {record['items']['expected']} items; {path}")

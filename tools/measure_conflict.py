@@ -19,7 +19,7 @@ import json
 import math
 
 from pretrain.system.errors import UserError, run_command
-from pretrain.system.output_file import check_output_folder
+from pretrain.system.output_file import check_output_folder, check_own_output
 from tools.analysis.conflict import (
     measure,
 )
@@ -80,7 +80,12 @@ def check(arguments: argparse.Namespace) -> None:
     for name, least, most in (("seed", 0, 2**63 - 1), ("threads", 0, 10_000), ("targets", 1, 2**31)):
         if not least <= getattr(arguments, name) <= most:
             raise UserError(f"--{name} {getattr(arguments, name)}: must be from {least} to {most}")
+    folders = [path.resolve() for path in arguments.data]
+    for path, folder in zip(arguments.data, folders, strict=True):
+        if folders.count(folder) > 1:  # blocks of the same documents would make intervals too narrow
+            raise UserError(f"--data {path}: is given twice: name each folder once")
     check_output_folder(arguments.output, "--output")
+    check_own_output(arguments.output, "--output", "summary.md", "conflict.json")
 
 
 def main() -> int:

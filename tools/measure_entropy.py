@@ -18,7 +18,7 @@ import argparse
 from collections.abc import Iterator
 
 from pretrain.system.errors import UserError, run_command
-from pretrain.system.output_file import check_output_folder
+from pretrain.system.output_file import check_output_folder, check_own_output
 from tools.generation.arguments import at_least
 
 
@@ -50,6 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     if not arguments.text and not arguments.image:
         parser.error("give --text or --image folders, or both")
     check_output_folder(arguments.output, "--output")
+    check_own_output(arguments.output, "--output", "summary.md", "entropy.csv")
     return arguments
 
 

@@ -18,6 +18,7 @@ import argparse
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 
 from pretrain.config import load_config
 from pretrain.parallel import ParallelLayout
@@ -25,6 +26,10 @@ from pretrain.system.errors import UserError, run_command
 
 GIB = 2**30
 MOST_GPUS = 100_000
+MOST_ROWS = 100_000_000  # of an embedding: more are a mistake, and a plan of petabytes
+PRODUCTS = 0.55
+NOT_CHOSEN = ("overlap", "gradients")  # settings of `parallel` that plans take as they are given
+CHOSEN = {f"parallel.{field.name}" for field in fields(ParallelLayout) if field.name not in NOT_CHOSEN} | {"zero.stage"}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -55,14 +60,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--text-rows",
         type=int,
-        default=0,
         help="id of code 0, where the file does not say (default: the shards', or 151936)",
     )
-    parser.add_argument("--codes", type=int, default=0, help="picture codes (default: the shards', or 8192)")
+    parser.add_argument("--codes", type=int, help="picture codes (default: the shards', or 8192)")
     parser.add_argument("--tflops", type=float, default=989.0, help="peak of a device (default: 989, an H100 in bf16)")
-    parser.add_argument(
-        "--products", type=float, default=0.55, help="share of it that matrix products reach (default: 0.55)"
-    )
+    parser.add_argument("--products", type=float, help=f"share of it that matrix products reach (default: {PRODUCTS})")
     parser.add_argument("--memory-speed", type=float, default=2800.0, help="GB/s of its memory (default: 2800)")
     parser.add_argument(
         "--utilisation",
@@ -103,8 +105,14 @@ def parse_arguments() -> argparse.Namespace:
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UserError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
     for name in ("text_rows", "codes"):
-        if getattr(arguments, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: must not be negative")
+        value = getattr(arguments, name)
+        if value is not None and not 1 <= value <= MOST_ROWS:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1 and at most {MOST_ROWS:,}")
+    if arguments.utilisation and arguments.products:
+        raise UserError("--products changes nothing of --utilisation, which all arithmetic reaches: leave one out")
+    for word in words:
+        if word.partition("=")[0] in CHOSEN:
+            raise UserError(f"{word}: is chosen here, over all layouts: leave it out, and give it to pretrain/train.py")
     if not 0 <= arguments.headroom < 1:
         raise UserError(f"--headroom {arguments.headroom:g}: it is a share, from 0 to below 1")
     return arguments
@@ -122,12 +130,15 @@ def make_job(arguments: argparse.Namespace):
 
     config = load_config(arguments.config, arguments.overrides)
     RowSize(config.data.sequence_length, config.data.row_multiple).check()
-    text_rows, codes = sizes_of_data(config, arguments.text_rows, arguments.codes)
+    said = config.model.image_token_offset
+    if arguments.text_rows and said not in (0, arguments.text_rows):
+        raise UserError(f"--text-rows {arguments.text_rows}: model.image_token_offset is {said}: leave one of them out")
+    text_rows, codes = sizes_of_data(config, arguments.text_rows or 0, arguments.codes or 0)
     model = sized_config(config.model, text_rows, codes, special=(0, 1, 2))
     row = row_shape(config.data.sequence_length, arguments.document)
     devices = Devices(
         flops=arguments.tflops * 1e12,
-        products=arguments.products,
+        products=arguments.products or PRODUCTS,
         memory=arguments.memory_speed * 1e9,
         utilisation=arguments.utilisation or 0.0,
         within=arguments.node_link * 1e9,

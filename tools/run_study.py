@@ -19,6 +19,7 @@ from dataclasses import asdict
 
 from pretrain.system.errors import run_command
 from tools.study.run import (
+    check_reported_study,
     check_same_study,
     measure_entropies,
     measure_speed,
@@ -50,6 +51,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=int, default=0, metavar="N", help="stop after N more cells, with what there is")
     parser.add_argument("--report", action="store_true", help="write the report of what is there; train nothing")
     arguments = parser.parse_args()
+    for name in ("only", "jobs", "packages"):
+        if arguments.report and getattr(arguments, name):
+            parser.error(f"--{name} changes nothing of --report, which trains nothing: leave it out")
     if arguments.jobs < 0 or arguments.only < 0:
         parser.error("--jobs and --only count cells: 0 (all), 1, 2, ...")
     return arguments
@@ -65,6 +69,7 @@ def main() -> int:
     preset, data = PRESETS[arguments.preset], arguments.data
     folder = arguments.folder or Path(f"work/study-{preset.name}")
     if arguments.report:
+        check_reported_study(folder, json.loads(json.dumps({"preset": asdict(preset), "arms": ARMS})))
         check_demo(data)
     else:
         prepare(data, arguments.packages)

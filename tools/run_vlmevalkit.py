@@ -18,6 +18,7 @@ from functools import partial
 
 from pretrain.system.errors import RunFailed, UserError, run_command
 from tokenization.files import output_folder
+from tools.export.folder import check_export
 
 MODEL = "unix"  # its name in VLMEvalKit, and in its file names
 
@@ -64,10 +65,7 @@ def failures(status: Path, names: list[str]) -> dict[str, str]:
 def main() -> int:
     """Register the model, run VLMEvalKit, and check that every dataset has scores."""
     arguments = parse_arguments()
-    if not (arguments.model / "config.json").is_file():
-        raise UserError(
-            f"{arguments.model}: no config.json in it: give --model a folder that tools/convert_to_hf.py wrote"
-        )
+    check_export(arguments.model)
     output_folder(arguments.output)
     from pretrain.system.torchvision_compat import ensure_torchvision
 

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 
-from pretrain.system.errors import run_command
+from pretrain.system.errors import UserError, run_command
+from pretrain.system.output_file import check_output_file
 from tokenization.files import write_text
 from tools.analysis.separation import (
     conflicts_of,
@@ -49,9 +50,23 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_output(path: Path | None) -> None:
+    """Raises UserError for a file that cannot be written, or that holds something else than a proposal."""
+    check_output_file(path, "--output")
+    if path is None or not path.exists():
+        return
+    try:
+        proposal = "chosen_in" in json.loads(path.read_bytes())
+    except (ValueError, TypeError, RecursionError):
+        proposal = False
+    if not proposal:
+        raise UserError(f"--output {path}: is no proposal of this command: name another file")
+
+
 def main() -> int:
     """Compute and print the proposal."""
     arguments = parse_arguments()
+    check_output(arguments.output)
     found = propose(conflicts_of(arguments.profile, arguments.matrix), arguments.budget)
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

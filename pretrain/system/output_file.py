@@ -34,3 +34,9 @@ def check_output_folder(path: Path, option: str) -> None:
         raise UserError(
             f"{option} {path}: nothing can be written in {there}: change its permissions, or give another folder"
         )
+
+
+def check_own_output(path: Path, option: str, shared: str, own: str) -> None:
+    """Raises UserError where `shared`, a file that several commands write, lies without `own`, this command's."""
+    if (path / shared).exists() and not (path / own).exists():
+        raise UserError(f"{option} {path}: {path / shared} is not of this command: give another folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy
 import pytest
@@ -11,8 +12,19 @@ from PIL import Image
 from pretrain.system.errors import UserError
 from tests.commands import CommandServer, assert_refused
 from tests.pretrain.tiny_run import save_tiny_vq
+from tests.tools.tiny_export import write_export
 from tools.reports import report_page
-from tools.reports.demo import Gallery, losses, measure_captions, measure_recall, nearest, pixels, reconstruction
+from tools.reports.demo import (
+    Gallery,
+    damaged,
+    losses,
+    measure_captions,
+    measure_recall,
+    nearest,
+    pixels,
+    read_metrics,
+    reconstruction,
+)
 
 GALLERY = Gallery(
     names=[["sun"], ["moon", "crescent"], ["star"], ["cat"]],
@@ -64,6 +76,33 @@ def test_losses_are_the_first_and_the_last(tmp_path):
     assert found["train/loss_text"]["last"] == 3.0 and "heldout/loss_text" not in found
     with pytest.raises(UserError, match="run folder"):
         losses(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("line", [b'{"step": 9, "heldout/loss_image": null}', b"\xff\0", b"[3]", b'{"step": "9"}'])
+def test_damaged_lines_of_a_run_are_left_out_and_counted(tmp_path, line):
+    there = b'{"step": 0, "heldout/loss_image": 8.0}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(there + line + b"\n" + there + b'{"step": 1, "hel')
+    assert len(read_metrics(tmp_path)) == 2 and losses(tmp_path)["heldout/loss_image"]["last"] == 8.0
+    assert damaged(tmp_path) == f"{tmp_path / 'metrics.jsonl'}: 1 line cannot be read, and is left out"
+    (tmp_path / "metrics.jsonl").write_bytes(there)
+    assert damaged(tmp_path) == ""
+    (tmp_path / "metrics.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(UserError, match="holds no line"):
+        read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("change, message", [("no pictures", "images"), ("other vq", "image tokenizer")])
+def test_what_a_report_needs_is_looked_at_before_it_is_drawn(commands, tiny_data, tmp_path, change, message):
+    model, data = write_export(tmp_path / "model"), tmp_path / "data"
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    (data / "corpus/heldout/folder/images").mkdir(parents=True)
+    for side, folder in (("train", tiny_data.train), ("heldout", tiny_data.heldout)):
+        shutil.copytree(folder, data / "shards" / side)
+    if change == "no pictures":
+        (data / "corpus/heldout/folder/images").rmdir()
+    words = ["--model", model, "--run", tmp_path, "--data", data, "--output", tmp_path / "report"]
+    done = commands.run("tools/demo_report.py", *words, *([change] if "=" in change else []))
+    assert_refused(done, message)
 
 
 def test_the_page_shows_what_it_is_given(tmp_path):
@@ -121,7 +160,10 @@ def test_reconstructions_have_the_size_of_the_shards(tmp_path, side: int):
 @pytest.mark.parametrize(
     ("script", "setting"),
     [
-        *(("tools/demo_report.py", setting) for setting in ("--guidance=nan", "--temperature=-1", "--prompts=0")),
+        *(
+            ("tools/demo_report.py", setting)
+            for setting in ("--guidance=nan", "--temperature=-1", "--prompts=0", "--seed=-1")
+        ),
         *(("tools/edit_report.py", setting) for setting in ("--guidance=1e39", "--image-guidance=-1", "--per-kind=0")),
     ],
 )

@@ -80,6 +80,10 @@ def test_what_does_not_fit_is_refused(commands, run, tiny_data, tmp_path):
     refused("--memory nan", arguments=("--memory", "nan"))
     refused("--seed -1", arguments=("--seed", "-1"))
     refused("--output", "is a file: give another folder", arguments=("--output", run / "config.yaml"))
+    refused("is given twice", str(tiny_data.train), arguments=("--data", tiny_data.train, tiny_data.train / "."))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "summary.md").write_text("entropies\n")
+    refused("summary.md is not of this command", arguments=("--output", tmp_path / "other"))
     (tmp_path / "conflict.json").write_text(json.dumps({"lines": 3}))
     with pytest.raises(Exception, match="no conflict profile"):
         read(tmp_path)

@@ -62,4 +62,6 @@ def test_what_cannot_be_measured_is_refused(commands, tiny_data, tmp_path):
     (tmp_path / "file").touch()
     words = ("tools/measure_entropy.py", "--text", f"a={tiny_data.train}", "--output", tmp_path / "file")
     assert_refused(commands.run(*words), "--output", "is a file")
+    (tmp_path / "summary.md").write_text("conflicts\n")
+    assert_refused(commands.run(*words[:-1], tmp_path), "summary.md is not of this command", "another folder")
     assert not (tmp_path / "x").exists()

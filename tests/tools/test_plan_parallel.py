@@ -99,7 +99,7 @@ def test_measured_parts_move_the_cut(commands, tiny_data: TinyData, tmp_path):
     config = write_config(tiny_data, tmp_path / "run")
     sizes = ["model.hidden_size=64", "model.intermediate_size=176", "model.head_dim=16", "model.num_hidden_layers=16"]
     arguments = [config, *sizes, "--text-rows", 512, "--codes", 256, "--gpus", 2, "--gpu-memory", 4]
-    shape = ["parallel.pipeline=2", "data.global_batch_size=7"]  # a prime number of rows: data parallelism is out
+    shape = ["data.global_batch_size=7"]  # a prime number of rows: data parallelism is out
 
     def last_stage(file: Path) -> int:
         words = shlex.split(planned(commands, *arguments, *shape, "--measured", file)[-1])
@@ -131,7 +131,17 @@ def test_measured_parts_move_the_cut(commands, tiny_data: TinyData, tmp_path):
         ([CONFIG, *SIZES, "--gpus-per-node", 0], ["--gpus-per-node 0"]),
         ([CONFIG, *SIZES, "--headroom", 1], ["--headroom 1", "share"]),
         ([CONFIG, *SIZES, "--utilisation", 0], ["--utilisation 0"]),
-        ([CONFIG, *SIZES, "--codes", -1], ["--codes -1"]),
+        ([CONFIG, *SIZES, "--codes", -1], ["--codes -1", "at least 1"]),
+        ([CONFIG, *SIZES, "--codes", 0], ["--codes 0", "at least 1"]),
+        ([CONFIG, *SIZES, "--text-rows", 0], ["--text-rows 0", "at least 1"]),
+        ([CONFIG, *SIZES, "--codes", 10**10], ["--codes 10000000000", "at most"]),
+        (
+            [CONFIG, *SIZES, "--text-rows", 5, "model.image_token_offset=9"],
+            ["--text-rows 5", "image_token_offset", "9"],
+        ),
+        ([CONFIG, *SIZES, "parallel.tensor=4"], ["parallel.tensor=4", "is chosen here", "leave it out"]),
+        ([CONFIG, *SIZES, "zero.stage=2"], ["zero.stage=2", "is chosen here", "leave it out"]),
+        ([CONFIG, *SIZES, "--utilisation", 0.4, "--products", 0.5], ["--products", "--utilisation", "leave one out"]),
         ([CONFIG, *SIZES, "--document", 5, 20_000], ["--document 5 20000", "data.sequence_length 10240"]),
         ([CONFIG, *SIZES, "--document", -5, 20], ["--document -5 20"]),
         ([CONFIG, *SIZES, "--measured", "absent.json"], ["absent.json", "cannot be read"]),
@@ -160,6 +170,12 @@ def test_too_little_memory_says_the_smallest_layout_and_what_it_needs(commands):
     assert planned(commands, CONFIG, "--gpus", 8, "--gpu-memory", least)
     done = commands.run(SCRIPT, CONFIG, "--gpus", 8, "--gpu-memory", least - 0.2)
     assert_refused(done, f"needs {least:.1f} GiB")
+
+
+def test_what_the_planner_does_not_choose_may_be_given(commands):
+    words = ("parallel.overlap=false", "parallel.gradients=bf16")
+    last = planned(commands, CONFIG, *SIZES, *words)[-1]
+    assert all(word in last for word in words)
 
 
 def test_damaged_shards_are_named(commands, tiny_data: TinyData, tmp_path):

@@ -12,7 +12,7 @@ from pretrain.system.errors import UserError
 from tests.commands import assert_refused
 from tests.model.tiny_training import training_config
 from tools.analysis.conflict_profile import Line, write
-from tools.analysis.separation import Conflict, best_ends, propose, words
+from tools.analysis.separation import Conflict, best_ends, conflicts_of, propose, words
 
 
 def profile(values, error: float = 0.02) -> list[Conflict]:
@@ -57,21 +57,58 @@ def test_no_other_choice_has_more(values, most):
             assert total(s, d) <= total(shallow, deep) + 1e-8
 
 
-@pytest.mark.parametrize("budget", [0, -1, 0.1, 1.2])
+@pytest.mark.parametrize("budget", [0, -1, 0.1, 1.2, float("nan"), float("inf")])
 def test_a_budget_that_buys_no_layer_or_more_than_all_is_refused(budget):
     with pytest.raises(UserError, match="budget"):
         propose(profile([0.5] * 4), budget)
 
 
-def test_the_command_reads_a_profile(commands, tmp_path):
-    def write_profile(folder, kinds):
-        lines = [
-            Line(i, kind, "both", "layer", value, value - 0.1, value + 0.1, 0.0, value, 0.0)
-            for i, (kind, value) in enumerate(zip(kinds, (0.8, 0.05, 0.02, 0.7)))
-        ]
-        settings = {"blocks": 4, "targets": 8, "text": "any", "seed": 0, "checkpoint": "c", "data": ["d"]}
-        write(folder, lines, training_config(layer_kinds=kinds), settings)
+def write_profile(folder, kinds):
+    lines = [
+        Line(i, kind, "both", "layer", value, value - 0.1, value + 0.1, 0.0, value, 0.0)
+        for i, (kind, value) in enumerate(zip(kinds, (0.8, 0.05, 0.02, 0.7)))
+    ]
+    settings = {"blocks": 4, "targets": 8, "text": "any", "seed": 0, "checkpoint": "c", "data": ["d"]}
+    write(folder, lines, training_config(layer_kinds=kinds), settings)
 
+
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (lambda values: values.update(lines=[]), "has no line of layer 0: measure the model again"),
+        (lambda values: values["lines"].pop(2), "has no line of layer 2: measure the model again"),
+        (lambda values: values["lines"].append(values["lines"][0]), "has 2 lines of layer 0"),
+        (lambda values: values["lines"][1].update(conflict=float("nan")), "layer 1 .*conflict nan"),
+        (lambda values: values["lines"][1].update(low=None), "no conflict profile .*low is None"),
+        (lambda values: values["lines"][1].update(conflict="x"), "no conflict profile .*conflict is 'x'"),
+        (lambda values: values["model"].pop("layer_kinds"), "no conflict profile .*layer_kinds"),
+        (lambda values: values.update(model=[]), "no conflict profile"),
+    ],
+)
+def test_a_damaged_profile_gives_no_proposal(tmp_path, harm, message):
+    write_profile(tmp_path, ("shared",) * 4)
+    values = json.loads((tmp_path / "conflict.json").read_text())
+    harm(values)
+    (tmp_path / "conflict.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=message):
+        conflicts_of(tmp_path, "layer")
+    (tmp_path / "conflict.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="no conflict profile"):
+        conflicts_of(tmp_path, "layer")
+
+
+def test_a_proposal_is_written_over_a_proposal_only(commands, tmp_path):
+    write_profile(tmp_path, ("shared",) * 4)
+    words = ("tools/suggest_separation.py", "--profile", tmp_path, "--budget", 0.5, "--output")
+    before = (tmp_path / "conflict.json").read_bytes()
+    assert_refused(commands.run(*words, tmp_path / "conflict.json"), "conflict.json", "is no proposal")
+    assert (tmp_path / "conflict.json").read_bytes() == before
+    assert_refused(commands.run(*words, tmp_path), "--output", "is a folder")
+    for _ in range(2):
+        assert commands.run(*words, tmp_path / "new" / "found.json").code == 0
+
+
+def test_the_command_reads_a_profile(commands, tmp_path):
     write_profile(tmp_path / "shared", ("shared",) * 4)
     arguments = ("--profile", tmp_path / "shared", "--budget", 0.5, "--output", tmp_path / "found.json")
     done = commands.run("tools/suggest_separation.py", *arguments)

@@ -147,3 +147,63 @@ def test_a_finished_run_with_a_model(commands, tiny_data, tmp_path):
 
 def test_what_is_no_run_folder_is_refused(commands, tmp_path):
     assert_refused(commands.run("tools/watch_run.py", tmp_path), str(tmp_path), "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("metrics.jsonl", '{"step": "31", "train/loss": 3.0}'),
+        ("metrics.jsonl", '{"step": 31, "train/loss": "x", "tok_per_sec_per_gpu": 5.0}'),
+        ("metrics.jsonl", '{"step": 31, "train/loss": 3.0, "tok_per_sec_per_gpu": "5.0"}'),
+        ("metrics.jsonl", "\0\0\0"),
+        ("starts.jsonl", '{"processes": "x"}'),
+        ("starts.jsonl", "[]"),
+        ("restarts.jsonl", '{"attempt": 3}'),
+        ("restarts.jsonl", '{"attempt": 3, "to_step": "x"}'),
+        ("events.jsonl", '{"event": "interrupted", "time": 5}'),
+        ("logs/attempt_0001/rank_0000.jsonl", '{"seconds": "x", "step": 1}'),
+        ("logs/attempt_0001/rank_0000.jsonl", '{"seconds": 1.0}'),
+    ],
+)
+def test_a_damaged_line_is_passed_over_and_counted(commands, run, name, line):
+    there = read_run(run)
+    path = run / name
+    if name == "metrics.jsonl":  # the end of the last line was being written
+        path.write_text(path.read_text().rpartition("\n")[0] + "\n")
+    with path.open("a") as file:
+        file.write(line + "\n")
+    state = read_run(run)
+    assert state.damaged == {name: 1} and there.damaged == {}
+    assert (state.step, state.ranks, state.train, state.attempts, state.times) == (
+        there.step,
+        there.ranks,
+        there.train,
+        there.attempts,
+        there.times,
+    )
+    done = commands.run("tools/watch_run.py", run, "--once")
+    assert done.code == 0 and f"1 line of {name} cannot be read" in done.out
+
+
+def test_lines_with_fewer_numbers_are_shown(commands, run):
+    with (run / "metrics.jsonl").open("w") as file:
+        file.write('{"step": 31, "train/loss": 3.0}\n')
+    (run / "logs/attempt_0001/rank_x.jsonl").write_text('{"seconds": 1.0, "step": 3}\n')
+    done = commands.run("tools/watch_run.py", run, "--once")
+    assert done.code == 0 and "31 of 100" in done.out and "3.0000" in done.out
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"- a\n", "is no run's configuration"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"run: {steps: many}\ndata: {global_batch_size: 8, sequence_length: 128}\n", "run.steps is 'many'"),
+        (b"run: {steps: 0}\ndata: {global_batch_size: 8, sequence_length: 128}\n", "run.steps is 0"),
+        (b"run: {steps: 5}\ndata: {global_batch_size: 0, sequence_length: 128}\n", "data.global_batch_size is 0"),
+        (b"run: {steps: 5}\ndata: {global_batch_size: 8}\n", "data.sequence_length is None"),
+    ],
+)
+def test_a_damaged_configuration_is_named(commands, run, content, message):
+    (run / "config.yaml").write_bytes(content)
+    assert_refused(commands.run("tools/watch_run.py", run), f"{run}/config.yaml", message)

@@ -16,6 +16,7 @@ from typing import Any
 from model.config import ModelConfig
 from model.layer_kinds import KINDS
 from pretrain.system.errors import UserError
+from pretrain.system.words import shown
 from tokenization.files import save_picture, write_text
 from tools.reports.figure_layout import fit_with_legend
 
@@ -91,10 +92,16 @@ def read(path: Path) -> tuple[list[Line], dict, dict]:
     path = path / "conflict.json" if path.is_dir() else path
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return [Line(**line) for line in values["lines"]], values["settings"], values["model"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        lines = [Line(**line) for line in values["lines"]]
+        for line in lines:
+            for name in ("layer", *NUMBERS):
+                value = getattr(line, name)
+                if isinstance(value, bool) or not isinstance(value, int if name == "layer" else int | float):
+                    raise ValueError(f"{name} is {shown(value)}")
+        return lines, values["settings"], values["model"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{path}: is no conflict profile ({error.__class__.__name__}): give the folder that "
+            f"{path}: is no conflict profile ({error.__class__.__name__}: {error}): give the folder that "
             f"tools/measure_conflict.py wrote"
         ) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -32,13 +33,26 @@ def conflicts_of(path: Path, matrix: str) -> list[Conflict]:
     from tools.analysis.conflict_profile import read, shared_lines
 
     lines, _, model = read(path)
-    kinds = model["layer_kinds"]
+    kinds = model.get("layer_kinds") if isinstance(model, dict) else None
+    if not isinstance(kinds, list):
+        raise UserError(f"{path}: is no conflict profile (no layer_kinds of a model): measure the model again")
     if set(kinds) != {"shared"}:
         raise UserError(
             f"{path}: is of a model with {sorted(set(kinds))} layers: measure one whose layers are all shared"
         )
-    shown = sorted(shared_lines(lines, matrix), key=lambda line: line.layer)
-    return [Conflict(line.conflict, (line.high - line.low) / 2 / NORMAL_95) for line in shown]
+    found = {
+        layer: [line for line in shared_lines(lines, matrix) if line.layer == layer] for layer in range(len(kinds))
+    }
+    for layer, of_layer in found.items():
+        if len(of_layer) != 1:
+            count = f"{len(of_layer)} lines" if of_layer else "no line"
+            raise UserError(f"{path}: has {count} of layer {layer}: measure the model again")
+        if not all(map(math.isfinite, (of_layer[0].conflict, of_layer[0].low, of_layer[0].high))):
+            raise UserError(
+                f"{path}: layer {layer} has conflict {of_layer[0].conflict:g} ({of_layer[0].low:g} to "
+                f"{of_layer[0].high:g}): measure the model again, with more targets"
+            )
+    return [Conflict(line.conflict, (line.high - line.low) / 2 / NORMAL_95) for (line,) in found.values()]
 
 
 def best_ends(counted: Sequence[float], most: int) -> tuple[int, int]:
@@ -54,9 +68,11 @@ def best_ends(counted: Sequence[float], most: int) -> tuple[int, int]:
 def propose(conflicts: Sequence[Conflict], budget: float, seed: int = 0) -> dict:
     """Proposal with its evidence. budget: layers that may be doubled, as a share of all. Raises UserError."""
     layers = len(conflicts)
-    most = int(budget * layers + 1e-9)
-    if not 0 < budget <= 1 or most < 1:
-        raise UserError(f"--budget {budget:g}: pays for {max(0, most)} of {layers} layers: give {1 / layers:.3g} to 1")
+    most = int(budget * layers + 1e-9) if 0 < budget <= 1 else 0
+    if most < 1:
+        raise UserError(
+            f"--budget {budget:g}: pays for none of {layers} layers, or is no share: give {1 / layers:.3g} to 1"
+        )
     counted = [one.counted for one in conflicts]
     shallow, deep = best_ends(counted, most)
     chooser = random.Random(seed)

@@ -116,15 +116,14 @@ def build_parser(description: str, epilog: str) -> argparse.ArgumentParser:
 def check_arguments(args: argparse.Namespace) -> None:
     """Fill in defaults. Raises UserError for a flag that the task does not read, or for one that it needs."""
     evaluation = EVALUATIONS[args.task]
+    given = {name for name in (*FLAGS, "model") if getattr(args, name) not in (None, False)}
+    given |= {"device"} if args.device != "auto" else set()
     for name in FLAGS:
-        given = getattr(args, name)
-        if name not in evaluation.flags and given not in (None, False):
+        if name not in evaluation.flags and name in given:
             raise UserError(f"--{name.replace('_', '-')} means nothing to --task {args.task}: leave it out")
-        if given is None:
+        if getattr(args, name) is None:
             setattr(args, name, evaluation.flags.get(name))
-    if evaluation.of_checkpoints and bool(args.model) == bool(args.checkpoint):
-        raise UserError(f"--task {args.task} needs --model or --checkpoint, one of them")
     for name, why in evaluation.needs.items():
         need(args, name, why)
     if evaluation.check:
-        evaluation.check(args)
+        evaluation.check(args, given)

@@ -11,13 +11,14 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pretrain.system.errors import UserError
 from pretrain.system.strict_json import from_json
-from pretrain.system.words import is_unicode
+from pretrain.system.words import is_unicode, shown
 
 
 @dataclass(frozen=True)
@@ -54,45 +55,66 @@ def read_items(benchmark: Benchmark, path: Path) -> list[Item]:
     """Items of a prompt file in official order. Raises UserError for another format or duplicate keys."""
     try:
         items = benchmark.read(path)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        reason = f"is no prompt file of {benchmark.name} ({_reason(error)})"
-        raise UserError(f"{path}: {reason}: give the official file") from None
+    except (ValueError, RecursionError) as error:
+        reason = f"is no prompt file of {benchmark.name} ({error})"
+        raise UserError(f"{path} {reason}: give the official file") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give the prompt file of {benchmark.name}") from None
+        name = error.filename or path
+        raise UserError(f"{name} cannot be read ({error.strerror}): give the prompt file of {benchmark.name}") from None
     if not items:
         raise UserError(f"{path} holds no prompts: give the prompt file of {benchmark.name}")
     for item in items:
-        if not is_unicode(item.prompt):
-            raise UserError(f"{path}: item {item.key} has a prompt that is not valid Unicode: give the official file")
-        if not item.prompt.strip():
-            raise UserError(f"{path}: item {item.key} has an empty prompt: give the official file")
-        if not item.key or not _safe(item.key) or (item.source and not _safe(item.source)):
-            raise UserError(f"{path}: {item.key or item.source!r} is no name of a file inside a folder: correct it")
+        check_prompt(item, path, "give the official file")
+        if not _safe(item.key) or "/" in item.key or (item.source and not _safe(item.source)):
+            name = item.source if _safe(item.key) and "/" not in item.key else item.key
+            raise UserError(f"{path}: {name!r} is no name of a file inside a folder: correct it")
     key, count = Counter(item.key for item in items).most_common(1)[0]
     if count > 1:
         raise UserError(f"{path}: item {key} is there {count} times: give each key once")
     return items
 
 
+def check_prompt(item: Item, path: Path, remedy: str) -> None:
+    """Raises UserError for a prompt without words or with half of a surrogate pair."""
+    if not is_unicode(item.prompt):
+        raise UserError(f"{path}: item {item.key} has a prompt that is not valid Unicode: {remedy}")
+    if not item.prompt.strip():
+        raise UserError(f"{path}: item {item.key} has an empty prompt: {remedy}")
+
+
 def geneval_items(path: Path) -> list[Item]:
     """GenEval's evaluation_metadata.jsonl: a line per item; its number names the folder."""
     items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        values = from_json(line)
+    for number, (line, values) in enumerate(objects(path)):
+        prompt, tag = texts(f"line {number + 1}", values, "prompt", "tag")
         frame = {key: value for key, value in values.items() if key != "prompt"}
-        items.append(Item(number, f"{number:05d}", values["prompt"], values["tag"], frame, line=line))
+        items.append(Item(number, f"{number:05d}", prompt, tag, frame, line=line))
     return items
 
 
 def dpg_items(path: Path) -> list[Item]:
-    """DPG-Bench: the official folder of KEY.txt, or JSON lines {"id": KEY, "prompt": TEXT}; sorted by key."""
+    """DPG-Bench: the official folder of KEY.txt, or JSON lines {"id": KEY, "prompt": TEXT}; sorted by key.
+
+    Other keys of a line are left alone, as the columns of the official table that are for its scorer.
+    """
     if path.is_dir():
-        prompts = {file.stem: file.read_text(encoding="utf-8") for file in path.glob("*.txt")}
+        prompts = {}
+        for file in sorted(path.iterdir()):
+            if file.name.startswith("."):
+                continue  # of a file manager or of version control
+            if file.suffix != ".txt" or not file.is_file():
+                raise ValueError(f"{file.name} is no KEY.txt")
+            prompts[file.stem] = file.read_text(encoding="utf-8-sig")
     else:
-        lines = [from_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        prompts = {line["id"]: line["prompt"] for line in lines}
-        if len(prompts) < len(lines):
+        found = [
+            texts(f"line {number}", values, "id", "prompt") for number, (_, values) in enumerate(objects(path), start=1)
+        ]
+        prompts = {key: prompt for key, prompt in found}
+        if len(prompts) < len(found):
             raise ValueError("an id is there twice")
+    dotted = next((key for key in prompts if "." in key), None)
+    if dotted:
+        raise ValueError(f"the scorer takes a picture's name up to the first dot for its key, and {dotted!r} has one")
     return [
         Item(number, key, prompts[key].strip(), _letters(key) or "plain", {})
         for number, key in enumerate(sorted(prompts))
@@ -101,18 +123,42 @@ def dpg_items(path: Path) -> list[Item]:
 
 def imgedit_items(path: Path) -> list[Item]:
     """ImgEdit's basic_edit.json: {key: {"id": picture, "prompt": text, "edit_type": kind}}, in the file's order."""
-    found = from_json(path.read_text(encoding="utf-8"))
-    return [
-        Item(
-            number,
-            key,
-            value["prompt"],
-            value["edit_type"],
-            {"id": value["id"], "edit_type": value["edit_type"]},
-            source=value["id"],
-        )
-        for number, (key, value) in enumerate(found.items())
-    ]
+    found = from_json(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(found, dict):
+        raise ValueError("it holds no object of items")
+    items = []
+    for number, (key, value) in enumerate(found.items()):
+        prompt, kind, source = texts(f"item {key}", value, "prompt", "edit_type", "id")
+        items.append(Item(number, key, prompt, kind, {"id": source, "edit_type": kind}, source=source))
+    return items
+
+
+def objects(path: Path) -> Iterator[tuple[str, Any]]:
+    """(line, its JSON value) of a file. Only a line feed ends a line: JSON may hold U+2028 and others as they are.
+
+    Raises ValueError with the line's number.
+    """
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield line.strip(), from_json(line)
+        except (ValueError, RecursionError) as error:
+            why = "nested too deeply" if isinstance(error, RecursionError) else f"no JSON: {error}"
+            raise ValueError(f"line {number}: {why}") from None
+
+
+def texts(where: str, values: Any, *names: str) -> tuple[str, ...]:
+    """Values of an item that must be texts. Raises ValueError."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: is no object")
+    for name in names:
+        if name not in values:
+            raise ValueError(f"{where}: has no {name}")
+        if not isinstance(values[name], str):
+            raise ValueError(f"{where}: {name} is {shown(values[name])}, no text")
+    return tuple(values[name] for name in names)
 
 
 BENCHMARKS = {
@@ -151,20 +197,37 @@ def rewritten(items: Sequence[Item], path: Path) -> list[Item]:
 
     Raises UserError unless there is one for each item.
     """
+    if path.suffix not in (".txt", ".json"):
+        raise UserError(f"{path}: its name ends in neither .txt nor .json: give prompts one a line, or by key")
     try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        found = from_json(text) if path.suffix == ".json" else text.removesuffix("\n").split("\n")
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({_reason(error)}): give a .txt or .json of prompts") from None
     if isinstance(found, dict):
-        absent = [item.key for item in items if not str(found.get(item.key, "")).strip()]
-        if absent or len(found) != len(items):
+        strange = next((key for key in found if key not in {item.key for item in items}), None)
+        if strange is not None:
+            raise UserError(f"{path}: {shown(strange)} is the key of no item: take it out")
+        absent = [item.key for item in items if item.key not in found]
+        if absent:
             raise UserError(f"{path}: has {len(found)} prompts and none for {absent[:3]}: {len(items)} keys are needed")
-        return [replace(item, prompt=str(found[item.key]).strip()) for item in items]
-    lines = [str(line).strip() for line in found]
-    if len(lines) != len(items) or not all(lines):
-        raise UserError(f"{path}: has {sum(map(bool, lines))} prompts, {len(items)} are needed: give one a line")
-    return [replace(item, prompt=line) for item, line in zip(items, lines, strict=True)]
+        listed = [(f"prompt {item.key}", found[item.key]) for item in items]
+    elif isinstance(found, list):
+        place = "line" if path.suffix == ".txt" else "prompt"
+        listed = [(f"{place} {number}", value) for number, value in enumerate(found, 1)]
+    else:
+        raise UserError(f"{path}: holds neither a list nor an object of prompts: give one of them")
+    for place, value in listed:
+        if not isinstance(value, str):
+            raise UserError(f"{path}: {place}: {shown(value)} is no text: write the prompt")
+        if not value.strip():
+            raise UserError(f"{path}: {place} is empty: give a prompt for every item")
+    if len(listed) != len(items):
+        raise UserError(f"{path}: has {len(listed)} prompts, {len(items)} are needed: give one for each item, in order")
+    changed = [replace(item, prompt=value.strip()) for item, (_, value) in zip(items, listed, strict=True)]
+    for item in changed:
+        check_prompt(item, path, "write it as UTF-8")
+    return changed
 
 
 def select(items: Sequence[Item], per_kind: int) -> list[Item]:
@@ -198,7 +261,7 @@ def _letters(key: str) -> str:
 
 
 def _safe(name: str) -> bool:
-    return isinstance(name, str) and not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
+    return bool(name) and not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
 
 
 def _reason(error: Exception) -> str:

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.system.errors import UserError
-from tools.evaluation.record import checkpoint_identity, export_identity, machine, make_record, require_all
+from tools.evaluation.record import (
+    check_finite,
+    checkpoint_identity,
+    export_identity,
+    machine,
+    make_record,
+    require_all,
+)
 
 AT_ONCE = 2**26  # elements of [tokens, vocabulary] that exist at a time: 256 MiB in float32
 
@@ -43,6 +50,7 @@ def heldout(args: Namespace) -> dict:
         sums = [total + value for total, value in zip(sums, of_row, strict=True)]
         done += 1
     figures = StepFigures(sums[0], sums[1], int(sums[2]), int(sums[3]))
+    check_finite(str(args.model or args.checkpoint), figures.means())
     scores = {**figures.means(), "tokens_text": figures.tokens_text, "tokens_image": figures.tokens_image}
     settings = {
         "rows": len(numbers),
@@ -73,7 +81,13 @@ def retrieval(args: Namespace) -> dict:
     pairs = [f"pair {number + 1}" for number in range(args.pairs)]
     require_all(what, pairs, pairs[: len(dataset)], "lower --pairs")  # before work that grows with their square
     tokenized = tokenize_prompts(opened.encode, opened.vocabulary, opened.templates, opened.markup)
-    found = both_directions(losses, tokenized, dataset, args.pairs, args.sequence_length or 1024)
+
+    def finite(row):
+        values = losses(row)
+        check_finite(str(args.model or args.checkpoint), {"loss": float(values.sum())})
+        return values
+
+    found = both_directions(finite, tokenized, dataset, args.pairs, args.sequence_length or 1024)
     count = found["text_to_picture"]["candidates"]
     require_all(what, pairs, pairs[:count], "lower --pairs")
     settings = {

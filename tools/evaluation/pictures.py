@@ -78,7 +78,7 @@ def draw(args: Namespace) -> tuple[dict, FolderFindings]:
     with sole_user(args.output):
         folder = args.output / GENERATIONS
         folder.mkdir(exist_ok=True)
-        record = Record(folder)
+        record = Record(folder, "give another --output")
         device = choose_device(args.device)
         export = open_export(args.model, device, args.dtype)
         dtype = str(export.model.dtype).removeprefix("torch.")
@@ -250,6 +250,12 @@ def score(args: Namespace) -> dict:
     described = describe_prompts(args, benchmark, items)
     if made.is_file() and drawn["data"]["digest"] != described["digest"]:
         raise UserError(f"{made}: was drawn for other prompts than {args.prompts_file} has: give those prompts")
+    if not drawn.get("complete", True):
+        items_drawn = drawn["items"]
+        raise UserError(
+            f"{made}: is of {items_drawn['done']} of {items_drawn['expected']} pictures, the scores are of all: draw the "
+            "others by the same command, or move the file away"
+        )
     data = {**described, "scored": args.scored.name, "scored_sha256": sha256_of(args.scored)}
     pictures = drawn.get("pictures", {}).get("sha256", "")
     settings = {**drawn["settings"], "judge": args.judge or JUDGES[args.task]}

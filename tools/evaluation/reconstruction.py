@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pretrain.system.errors import UserError
-from tools.evaluation.record import machine, make_record, require_all
+from tools.evaluation.record import check_finite, machine, make_record, require_all
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,6 +52,7 @@ def reconstruction(args: Namespace) -> dict:
     first = next(iter(problems.values()), "")
     require_all(str(args.data), names, set(names) - set(problems), f"take them out, or mend them: {first}")
     scores = {"psnr": mean(psnr), "ssim": mean(ssim), "codes_used": int(used.sum()) / vq.codebook_size}
+    check_finite(str(args.data), scores)
     return make_record(
         "reconstruction",
         len(names),

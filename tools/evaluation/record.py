@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pretrain.checkpoint import read_state
-from pretrain.system.errors import UserError
+from pretrain.system.errors import RunFailed, UserError
 from tokenization.files import write_atomically
 
 KIND, VERSION = "uni-x evaluation", 1
@@ -83,6 +84,31 @@ def read_record(path: Path) -> dict[str, Any]:
     if not is_record(found):
         raise UserError(f"{path}: is no result of tools/evaluate.py: give a file that it wrote")
     return found
+
+
+def replaced(path: Path, record: dict[str, Any]) -> str:
+    """A line on the result that `record` replaces at `path`, with its scores; empty without one of other model, data or
+    settings. Raises UserError for a file that is no result."""
+    if not path.exists():
+        return ""
+    there, now = read_record(path), json.loads(json.dumps(record))
+    differences = [
+        f"{key} is {there[part].get(key)} there, {now[part].get(key)} now"
+        for part in ("model", "data", "settings")
+        for key in {**there[part], **now[part]}
+        if there[part].get(key) != now[part].get(key)
+    ]
+    if not differences:
+        return ""
+    scores = ", ".join(f"{name} {value:.6g}" for name, value in there.get("scores", {}).items())
+    return f"{path}: replaces another result ({'; '.join(differences)}): {scores or 'no scores'}"
+
+
+def check_finite(what: str, scores: Mapping[str, float]) -> None:
+    """Raises RunFailed for a score that is no finite number: JSON has none of these, and no table could compare it."""
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            raise RunFailed(f"{what}: {name} is {value}, no finite number: there is nothing to compare")
 
 
 def is_record(content: Any) -> bool:

@@ -5,13 +5,14 @@ The scorers skip failures and average the rest; a score here covers all images o
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pretrain.system.errors import UserError
+from pretrain.system.strict_json import from_json
+from pretrain.system.words import shown
 from tools.evaluation.benchmarks import Benchmark, Item
 from tools.evaluation.record import require_all
 from tools.evaluation.scorers import files_of_item
@@ -22,11 +23,11 @@ REMEDY = "let the scorer do all pictures"
 def read_scores(benchmark: Benchmark, items: Sequence[Item], path: Path) -> dict[str, float]:
     """Scores by name from a scorer's file. Raises UserError for another format, or a file without all items."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         return READERS[benchmark.name](benchmark, items, text, str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give what the scorer wrote") from None
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         reason = f"is not what the scorer of {benchmark.name} writes ({error.__class__.__name__}: {error})"
         raise UserError(f"{path}: {reason}: give its file") from None
 
@@ -34,11 +35,16 @@ def read_scores(benchmark: Benchmark, items: Sequence[Item], path: Path) -> dict
 def geneval_scores(benchmark: Benchmark, items: Sequence[Item], text: str, path: str) -> dict[str, float]:
     """GenEval's results.jsonl of evaluate_images.py: share of correct images by tag, and the mean over tags."""
     right: dict[str, bool] = {}
-    for line in text.splitlines():
-        values = json.loads(line)
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):  # U+2028 may be in a prompt
+        values = from_json(line)
         name = "/".join(Path(values["filename"]).parts[-3:])
         _once(right, name, path)
-        right[name] = bool(values["correct"])
+        correct = values["correct"]
+        if not isinstance(correct, bool):
+            raise UserError(
+                f"{path} line {number}: correct is {shown(correct)}, neither true nor false: let the scorer do it again"
+            )
+        right[name] = correct
     expected = {name: item.kind for item in items for name in files_of_item(benchmark, item)}
     _nothing_else(right, expected, path)
     require_all(path, list(expected), right, REMEDY)
@@ -59,7 +65,10 @@ def dpg_scores(benchmark: Benchmark, items: Sequence[Item], text: str, path: str
         if match:
             key = Path(match[1]).name.split(".")[0]
             _once(found, key, path)
-            found[key] = sum(float(match[place]) for place in range(2, 6)) / 4
+            marks = [float(match[place]) for place in range(2, 6)]
+            if max(marks) > 1:
+                raise UserError(f"{path}: {line}: a score is not 0 to 1: give what the scorer wrote")
+            found[key] = sum(marks) / 4
     expected = [item.key for item in items]
     _nothing_else(found, expected, path)
     require_all(path, expected, found, REMEDY)
@@ -70,9 +79,12 @@ def imgedit_scores(benchmark: Benchmark, items: Sequence[Item], text: str, path:
     """ImgEdit's result.json: the judge's text by key; its lines "what: number" are the scores of an edit, from 1 to
     5."""
     found: dict[str, float] = {}
-    for key, words in json.loads(text).items():
+    for key, words in from_json(text).items():
         lines = [line.strip().split(": ") for line in words.splitlines()] if isinstance(words, str) else []
         marks = [int(parts[1]) for parts in lines if len(parts) == 2 and parts[1].isdigit()]
+        outside = [mark for mark in marks if not 1 <= mark <= 5]
+        if outside:
+            raise UserError(f"{path}: {key}: a mark of {outside[0]}, which is not 1 to 5: ask the judge again for it")
         if marks:  # an answer without a number is one that is missing
             found[key] = round(sum(marks) / len(marks), 2)
     expected = {item.key: item.kind for item in items}

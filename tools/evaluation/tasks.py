@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ class Evaluation:
     flags: Mapping[str, Any] = field(default_factory=dict)  # that it reads -> their values when not given
     needs: Mapping[str, str] = field(default_factory=dict)  # flags that it needs -> what they are
     of: str = EXPORT  # input; checkpoints of a run are measured directly where it takes them, else exported first
-    check: Callable[[Namespace], None] | None = None  # raises UserError for other invalid flags
+    check: Callable[[Namespace, Set[str]], None] | None = None  # (values, flags given): raises UserError for others
     draws: bool = (
         False  # pictures for an external scorer: they are generated and checked first, and `run` is for --scored
     )
@@ -48,9 +48,22 @@ def need(args: Namespace, name: str, why: str) -> None:
         raise UserError(f"--task {args.task} needs --{name.replace('_', '-')}: {why}")
 
 
-def check_drawing(args: Namespace) -> None:
+ITEMS = {"prompts_file", "rewritten", "per_kind"}  # flags that choose items
+CHECKS = {*ITEMS, "check", "pictures"}  # flags that --check reads
+SCORES = {*ITEMS, "scored", "judge"}  # flags that --scored reads
+
+
+def check_drawing(args: Namespace, given: Set[str]) -> None:
     """Check the flags of an image benchmark: they depend on whether images are generated, checked or scored."""
+    if args.check and args.scored:
+        raise UserError("--check and --scored: give one of them")
     need(args, "prompts_file", "the benchmark's prompt file")
+    if args.check:
+        without_effect(given - CHECKS, "of --check, which draws nothing")
+    elif args.scored:
+        without_effect(given - SCORES, "of --scored, which draws nothing")
+    else:
+        without_effect(given & {"judge"}, "without --scored")
     if args.task == "imgedit" and not args.scored:
         need(args, "pictures", "the folder of the source pictures")
     if args.task == "imgedit" and args.scored:
@@ -59,10 +72,24 @@ def check_drawing(args: Namespace) -> None:
         need(args, "model", "the folder of the model that draws")
 
 
-def check_tokenizer(args: Namespace) -> None:
+def check_model(args: Namespace, given: Set[str]) -> None:
+    """Check what measures an export or a checkpoint: one of them, and a checkpoint as training has it."""
+    if bool(args.model) == bool(args.checkpoint):
+        raise UserError(f"--task {args.task} needs --model or --checkpoint, one of them")
+    if args.checkpoint:
+        without_effect(given & {"dtype", "device"}, "of --checkpoint, which is measured as training has it")
+
+
+def check_tokenizer(args: Namespace, given: Set[str]) -> None:
     """Check that an image tokenizer is named, or that of a model."""
-    if not args.vq:
-        need(args, "model", "or --vq, an image tokenizer")
+    if bool(args.vq) == bool(args.model):
+        raise UserError(f"--task {args.task} needs --vq or --model, one of them: the image tokenizer")
+
+
+def without_effect(flags: Set[str], where: str) -> None:
+    """Raises UserError for flags that were given and would change nothing."""
+    for name in sorted(flags):
+        raise UserError(f"--{name.replace('_', '-')} changes nothing {where}: leave it out")
 
 
 PICTURES = {
@@ -106,6 +133,7 @@ EVALUATIONS = {
         run="tools.evaluation.losses:heldout",
         flags={**LOSSES, "config": None, "rows": None},
         of=EXPORT_OR_CHECKPOINT,
+        check=check_model,
     ),
     "retrieval": Evaluation(
         summary="which of --pairs pictures belongs to a text, and which text to a picture",
@@ -113,6 +141,7 @@ EVALUATIONS = {
         flags={**LOSSES, "pairs": 48},
         needs={"data": "code shards with pictures and texts"},
         of=EXPORT_OR_CHECKPOINT,
+        check=check_model,
     ),
     "reconstruction": Evaluation(
         summary="PSNR and SSIM of what an image tokenizer makes of pictures",

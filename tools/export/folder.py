@@ -13,6 +13,7 @@ from model.config import MODEL_TYPES, ModelConfig
 from model.prompts import Encode, PromptTemplates
 from model.vocabulary import Vocabulary
 from pretrain.system.errors import UserError
+from pretrain.system.words import shown
 
 PROMPTS_FILE, VQ_FOLDER = "unix_prompts.json", "vq"
 NUMBERS = tuple(field.name for field in fields(ModelConfig) if field.type in ("int", "float"))
@@ -58,9 +59,32 @@ def check_export(folder: Path) -> None:
     for name in NUMBERS:
         if isinstance(config.get(name, 1), bool) or not isinstance(config.get(name, 1), int | float):
             raise UserError(f"{folder / 'config.json'}: {name} is {config[name]!r}, no number: export the model again")
+    check_generation(folder / "generation_config.json")
     for name in (PROMPTS_FILE, VQ_FOLDER, "tokenizer.json"):
         if not (folder / name).exists():
             raise UserError(f"{folder} has no {name}: export the model again with tools/convert_to_hf.py")
+
+
+def check_generation(path: Path) -> None:
+    """Raises UserError for a damaged generation_config.json: transformers takes its defaults for it, in silence.
+
+    It may be absent, and its settings are of transformers' own generation: commands here are asked for theirs, and stop
+    where tokenizer.json says.
+    """
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}): export the model again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): export the model again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is {shown(found)}, no object: export the model again")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        ids = found.get(name)
+        if ids is not None and any(type(one) is not int for one in (ids if isinstance(ids, list) else [ids])):
+            raise UserError(f"{path}: {name} is {shown(ids)}, no token id: export the model again")
 
 
 def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:

@@ -24,8 +24,12 @@ class Record:
     kill a batch is made again as a whole, with the same shape and so to the last bit.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Reads the file; a truncated last line is dropped. Raises UserError for a file that is no record."""
+    def __init__(self, folder: Path, remedy: str = "give another --output, or --overwrite") -> None:
+        """Reads the file; a truncated last line is dropped. remedy: for results of another job, as the command takes it.
+
+        Raises UserError for a file that is no record.
+        """
+        self.remedy = remedy
         self.folder, self.path = folder, folder / RECORD
         self.lines: dict[Place, dict] = {}
         content = self.path.read_bytes() if self.path.exists() else b""
@@ -49,9 +53,7 @@ class Record:
         if there != job:
             key = next(key for key in job if there[key] != job[key])
             difference = _difference(key, there[key], job[key])
-            raise UserError(
-                f"{self.path} holds a result of another job ({difference}): give another --output, or --overwrite"
-            )
+            raise UserError(f"{self.path} holds a result of another job ({difference}): {self.remedy}")
         if "error" not in line and all((self.folder / name).is_file() for name in files_of(line)):
             return True
         # Its pictures were removed, or its source may be mended by now: it is made again, and then has one line only.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pretrain.system.errors import UserError
+from pretrain.system.words import counted
+from tools.runs.lines import Lines, of_metrics
 
 SHOWN = 24  # pictures of each side that the page shows
 CAPTION_TOKENS = 24  # of the longest caption
@@ -141,11 +142,39 @@ def losses(run: Path) -> dict:
 
 
 def read_metrics(run: Path) -> list[dict]:
-    """Lines of metrics.jsonl. Raises UserError when there are none."""
+    """Lines of metrics.jsonl that can be used. Raises UserError when there are none."""
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise UserError(f"{path} is missing: --run must be a run folder of pretrain/train.py")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = Lines(run).last(path, of_metrics)
+    if not found:
+        raise UserError(f"{path} holds no line of a run: --run must be a run folder that was trained")
+    return found
+
+
+def damaged(run: Path) -> str:
+    """A line on the lines of metrics.jsonl that `read_metrics` leaves out; empty without any."""
+    lines, path = Lines(run), run / "metrics.jsonl"
+    lines.last(path, of_metrics)
+    count = sum(lines.damaged.values())
+    return (
+        f"{path}: {counted(count, 'line')} cannot be read, and {'is' if count == 1 else 'are'} left out"
+        if count
+        else ""
+    )
+
+
+def check_data(data: Path, vq_fingerprint: str) -> None:
+    """Raises UserError for shards of another image tokenizer, and where the corpus' held-out pictures are missing."""
+    from tokenization.shards import open_dataset
+
+    pictures = data / "corpus" / "heldout" / "folder" / "images"
+    if not pictures.is_dir():
+        raise UserError(f"{pictures} is missing: --data must be the folder that make demo filled")
+    for side in ("train", "heldout"):
+        folder = data / "shards" / side
+        if open_dataset(folder).manifest["vq"]["fingerprint"] != vq_fingerprint:
+            raise UserError(f"{folder}: was made with another image tokenizer than the model: give the data of its run")
 
 
 def reconstruction(export, data: Path, gallery: Gallery, count: int) -> tuple[list, list, list[str], float]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from pretrain.checkpoint import folder_of, read_model
 from pretrain.config_names import with_current_names
 from pretrain.fencing import INTERRUPTED
-from pretrain.json_lines import last_objects, parsed
 from pretrain.system.errors import UserError
+from pretrain.system.words import shown
 from slurm.attempt import newest_checkpoint
+from tools.runs.lines import Lines, of_events, of_metrics, of_ranks, of_restarts, of_starts
 
 WINDOW = 50  # last lines for means
 SLOWER = 1.2  # threshold of a straggler: a rank that alone makes the step so many times as long
@@ -48,10 +49,10 @@ class RunState:
     train: list[dict]  # the last lines with training losses
     heldout: dict | None  # the last line with held-out losses
     attempts: list[dict]  # ended ones, of restarts.jsonl
-    current: dict | None  # of attempt.json
     events: list[dict]
     times: list[RankTimes]
     flops_per_row: float | None  # forward and backward, attention left out
+    damaged: dict[str, int]  # file -> lines that were passed over
     interrupted: dict | None = None  # the event with which the last start ended, if it was told to stop and saved
 
     @property
@@ -62,7 +63,9 @@ class RunState:
     @property
     def tokens_per_second(self) -> float:
         """Tokens per second of all ranks, the median of the last lines."""
-        return self.ranks * statistics.median([line["tok_per_sec_per_gpu"] for line in self.train] or [0.0])
+        return self.ranks * statistics.median(
+            [line["tok_per_sec_per_gpu"] for line in self.train if "tok_per_sec_per_gpu" in line] or [0.0]
+        )
 
     @property
     def seconds_left(self) -> float | None:
@@ -91,19 +94,16 @@ class RunState:
 
 def read_run(folder: Path) -> RunState:
     """Read a run folder. Raises UserError for other folders."""
-    import yaml
-
-    try:
-        config, _ = with_current_names(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-        steps, data = config["run"]["steps"], config["data"]
-        rows, length = data["global_batch_size"], data["sequence_length"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        raise UserError(f"{folder}: is no run folder, or its run has not begun: config.yaml is not there") from None
+    steps, rows, length = sizes_of(folder)
     metrics = folder / "metrics.jsonl"
-    last = last_objects(metrics, count=2)
-    train, heldout = last_objects(metrics, "train/loss", WINDOW), last_objects(metrics, "heldout/loss")
-    starts, attempts = lines_of(folder / "starts.jsonl"), lines_of(folder / "restarts.jsonl")
-    current = lines_of(folder / "attempt.json")
+    lines = Lines(folder)
+    last = lines.last(metrics, of_metrics, count=2)
+    train = lines.last(metrics, of_metrics, "train/loss", WINDOW)
+    heldout = lines.last(metrics, of_metrics, "heldout/loss", 1)
+    starts = lines.last(folder / "starts.jsonl", of_starts)
+    attempts = lines.last(folder / "restarts.jsonl", of_restarts)
+    events = lines.last(folder / "events.jsonl", of_events)
+    times = rank_times(folder, lines)
     return RunState(
         folder=folder,
         step=max([line.get("step", 0) for line in last], default=0),
@@ -115,12 +115,34 @@ def read_run(folder: Path) -> RunState:
         train=train,
         heldout=heldout[-1] if heldout else None,
         attempts=attempts,
-        current=current[-1] if current else None,
-        events=lines_of(folder / "events.jsonl"),
-        times=rank_times(folder),
+        events=events,
+        times=times,
         flops_per_row=flops_of_row(folder, train, rows, length),
-        interrupted=interrupted(lines_of(folder / "events.jsonl"), starts),
+        interrupted=interrupted(events, starts),
+        damaged=lines.damaged,
     )
+
+
+def sizes_of(folder: Path) -> tuple[int, int, int]:
+    """(steps, rows of a step, tokens of a row) of a run's configuration. Raises UserError."""
+    import yaml
+
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder}: is no run folder, or its run has not begun: config.yaml is not there")
+    try:
+        config, _ = with_current_names(yaml.safe_load(path.read_text(encoding="utf-8")))
+        sizes = {f"run.{name}": config["run"].get(name) for name in ("steps",)}
+        sizes |= {f"data.{name}": config["data"].get(name) for name in ("global_batch_size", "sequence_length")}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({error.__class__.__name__}): give the folder of a run") from None
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: is no run's configuration: give the folder of a run") from None
+    for name, value in sizes.items():
+        if type(value) is not int or value < 1:
+            raise UserError(f"{path}: {name} is {shown(value)}, no number above 0: give the folder of a run")
+    steps, rows, length = sizes.values()
+    return steps, rows, length
 
 
 def interrupted(events: list[dict], starts: list[dict]) -> dict | None:
@@ -131,21 +153,12 @@ def interrupted(events: list[dict], starts: list[dict]) -> dict | None:
     return events[-1] if events[-1].get("time", "") >= since else None
 
 
-def lines_of(path: Path) -> list[dict]:
-    """JSON lines of a file, if it exists, without an incomplete last one."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    return [found for line in lines if (found := parsed(line)) is not None]
-
-
-def rank_times(folder: Path) -> list[RankTimes]:
+def rank_times(folder: Path, lines: Lines) -> list[RankTimes]:
     """Step times of the newest attempt's ranks, from the ends of their logs."""
     logs = sorted((folder / "logs").glob("attempt_*"))
     found = []
-    for path in sorted(logs[-1].glob("rank_*.jsonl")) if logs else []:
-        last = last_objects(path, "seconds", WINDOW)
+    for path in sorted(logs[-1].glob("rank_[0-9]*.jsonl")) if logs else []:
+        last = lines.last(path, of_ranks, "seconds", WINDOW)
         if last:
             means = [
                 statistics.mean(line.get(name, 0.0) for line in last) for name in ("seconds", "waited_rows", "alone")
@@ -173,12 +186,14 @@ def flops_of_row(folder: Path, train: list[dict], rows: int, length: int) -> flo
     from pretrain.flops import BACKWARD, layer_weights
 
     newest = newest_checkpoint(folder)
-    if not newest or not train:
+    names = ("train/tokens_text", "train/tokens_image")
+    counted = [sum(line[name] for name in names) for line in train if line.keys() >= set(names)]
+    if not newest or not counted:
         return None
     try:
         config = read_model(folder_of(folder, newest))
     except UserError:  # what cannot be read is shown by the run itself
         return None
-    targets = statistics.mean(line["train/tokens_text"] + line["train/tokens_image"] for line in train) / rows
+    targets = statistics.mean(counted) / rows
     layers = config.num_hidden_layers * layer_weights(config) * length
     return 2.0 * (1 + BACKWARD) * (layers + config.hidden_size * config.vocab_size * targets)

@@ -54,6 +54,8 @@ def overview(state: RunState, peak_tflops: float) -> list[tuple[str, str]]:
             rows.append(
                 (name.replace("_", " "), f"{last:.4f}, mean {mean:.4f}" + (f", held-out {held:.4f}" if held else ""))
             )
+    for name, count in state.damaged.items():
+        rows.append(("damaged", f"{counted(count, 'line')} of {name} cannot be read, and is left out of these numbers"))
     return rows
 
 

@@ -43,8 +43,26 @@ def check_same_study(folder: Path, plan: dict) -> None:
         if there != plan:
             different = next((key for key in plan if there.get(key) != plan[key]), "plan")
             raise UserError(f"{folder} holds a study with another {different}: choose another --folder, or remove it")
+    elif folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another --folder")
+    elif folder.is_dir() and (other := next(folder.iterdir(), None)):
+        raise UserError(f"{folder} holds no study, but {other.name}: choose another --folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, plan)
+
+
+def check_reported_study(folder: Path, plan: dict) -> None:
+    """Raises UserError unless the folder holds a study of this plan, as far as that is known without its data."""
+    path = folder / "study.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {folder} holds no study: give its --folder, or leave --report out")
+    try:
+        there = dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{path}: cannot be read: choose another --folder, or remove {folder}") from None
+    for key, value in plan.items():
+        if there.get(key) != value:
+            raise UserError(f"{folder} holds a study with another {key}: give its --preset, or another --folder")
 
 
 def run_cells(arguments: argparse.Namespace, folder: Path, preset, paths: dict) -> list[dict]:

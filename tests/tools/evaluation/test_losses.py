@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,28 @@ def test_both_ways_to_open_a_model_give_each_target_the_same_loss(run, tiny_data
         tokenized = tokenize_prompts(opened.encode, opened.vocabulary, opened.templates, opened.markup)
         found.append(losses(heldout_dataset(data, tokenized)[0]))
     assert len(found[0]) > 100 and torch.allclose(*found, atol=1e-4, rtol=0) and len(found[0].unique()) > 50
+
+
+def test_a_model_whose_losses_are_no_numbers_has_no_scores(commands, run, tiny_data, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = tmp_path / "model"
+    shutil.copytree(run.parent / "model", model)
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    for task in (["heldout", "--rows", 1], ["retrieval", "--pairs", 2]):
+        words = ["--task", *task, "--model", model, "--data", tiny_data.heldout, "--output", tmp_path / "x"]
+        done = commands.run("tools/evaluate.py", *words)
+        assert done.code == 1 and str(model) in done.err and "loss is nan" in done.err, done.err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_result_of_other_settings_is_told_and_a_file_that_is_none_refused(commands, run, tiny_data, tmp_path):
+    words = ["--task", "heldout", "--checkpoint", run, "--output", tmp_path, "--rows"]
+    for rows, told in ((1, False), (1, False), (2, True)):
+        done = commands.run("tools/evaluate.py", *words, rows)
+        assert done.code == 0 and ("rows is 1 there, 2 now" in done.err) == told, done.err
+    (tmp_path / "heldout.json").write_text("notes of mine")
+    assert_refused(commands.run("tools/evaluate.py", *words, 1), "heldout.json")
+    assert (tmp_path / "heldout.json").read_text() == "notes of mine"

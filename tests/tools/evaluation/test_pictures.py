@@ -264,3 +264,10 @@ def test_bad_input_is_one_line(export, prompts, tmp_path, commands):
     refused("no name of a file", *imgedit, "--prompts-file", tmp_path / "bad.json")
     (tmp_path / "twice.jsonl").write_text('{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}\n')
     refused("twice", "--task", "dpg", "--prompts-file", tmp_path / "twice.jsonl", "--model", export)
+
+
+def test_other_settings_over_pictures_are_refused_with_what_this_command_takes(made, export, prompts, tmp_path):
+    shutil.copytree(made["geneval"], tmp_path / "out")
+    words = ["--output", tmp_path / "out", *arguments_of("geneval", prompts["geneval"]), "--model", export]
+    with pytest.raises(UserError, match="another job .*seed.*: give another --output$"):
+        run(*words, "--seed", 99)

@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.system.errors import UserError
-from tools.evaluation.record import conditions, make_record, read_record, require_all, write_record
+from pretrain.system.errors import RunFailed, UserError
+from tools.evaluation.record import (
+    check_finite,
+    conditions,
+    make_record,
+    read_record,
+    replaced,
+    require_all,
+    write_record,
+)
 from tools.export.model_card import evaluation
 
 PARTS = {
@@ -54,3 +62,24 @@ def test_the_model_card_shows_scores_with_their_conditions_and_refuses_a_part(tm
     plain = Path(tmp_path / "figures.json")
     plain.write_text(json.dumps({"score": 0.5}))
     assert "| score | 0.5 | figures.json |" in evaluation(None, {"step": 0}, [plain])
+
+
+def test_what_a_result_replaces_is_told_with_its_scores(tmp_path):
+    record = make_record("heldout", 3, 3, **PARTS, scores={"loss": 2.5})
+    path = tmp_path / "heldout.json"
+    assert replaced(path, record) == ""
+    write_record(tmp_path, record)
+    assert replaced(path, record) == ""
+    other = make_record("heldout", 3, 3, **{**PARTS, "settings": {**PARTS["settings"], "seed": 4}}, scores={"loss": 2})
+    line = replaced(path, other)
+    assert str(path) in line and "seed is 3 there, 4 now" in line and "loss 2.5" in line
+    path.write_text("notes of mine")
+    with pytest.raises(UserError, match="heldout.json: .*no result|cannot be read"):
+        replaced(path, record)
+
+
+def test_scores_are_finite_numbers():
+    check_finite("model", {"loss": 1.0, "rank": 3})
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(RunFailed, match=f"model: loss is {value}"):
+            check_finite("model", {"rank": 1, "loss": value})

@@ -49,6 +49,7 @@ OVERALL = {
 
 
 def score(folder: Path, task: str, answers: str, *more: str) -> dict:
+    folder.mkdir(exist_ok=True)
     file = folder / "answers"
     file.write_text(answers, encoding="utf-8")
     words = [*arguments_of(task, write_prompts(folder, task)), "--output", folder / "out", "--scored", file, *more]
@@ -92,3 +93,40 @@ def test_answers_of_something_else_are_refused(tmp_path):
         score(tmp_path, "dpg", "nothing\n")
     with pytest.raises(UserError, match="no average of 2 of 3 items"):
         score(tmp_path, "geneval", ANSWERS["geneval"], "--per-kind", "1")
+
+
+@pytest.mark.parametrize("value", ['"false"', "null", "1"])
+def test_a_verdict_that_is_neither_true_nor_false_is_refused(tmp_path, value):
+    with pytest.raises(UserError, match="line 3: correct is .*neither true nor false"):
+        lines = ANSWERS["geneval"].splitlines()
+        lines[2] = lines[2].replace("false", value).replace("true", value)
+        score(tmp_path, "geneval", "\n".join(lines))
+
+
+def test_marks_outside_of_the_scale_and_equal_keys_are_refused(tmp_path):
+    with pytest.raises(UserError, match="7: a mark of 50.*1 to 5"):
+        score(tmp_path, "imgedit", json.dumps(imgedit_answers() | {"7": "Prompt Compliance: 50\nNaturalness: 3"}))
+    with pytest.raises(UserError, match="'7' stands twice"):
+        score(tmp_path, "imgedit", ANSWERS["imgedit"][:-1] + ', "7": "Compliance: 1"}')
+    with pytest.raises(UserError, match="0.2, 7.0.*0 to 1"):
+        score(tmp_path, "dpg", ANSWERS["dpg"].replace("0.5, 0.2, 0.9", "0.2, 7.0, 0.9"))
+
+
+def test_answers_nested_without_end_are_one_line(tmp_path):
+    for task in ("geneval", "imgedit"):
+        with pytest.raises(UserError, match="is not what the scorer"):
+            score(tmp_path, task, "[" * 100_000)
+
+
+def test_a_byte_order_mark_before_answers_changes_nothing(tmp_path):
+    for task, answers in ANSWERS.items():
+        assert score(tmp_path / task, task, "\ufeff" + answers.replace("\n", "\r\n"))["scores"]["overall"]
+
+
+def test_scores_of_all_pictures_are_not_given_the_settings_of_a_part(tmp_path):
+    score(tmp_path, "geneval", ANSWERS["geneval"])
+    result = json.loads((tmp_path / "out" / "geneval-scores.json").read_text())
+    part = {**result, "task": "geneval", "complete": False, "items": {"expected": 12, "done": 4}}
+    (tmp_path / "out" / "geneval.json").write_text(json.dumps(part))
+    with pytest.raises(UserError, match="geneval.json: .*4 of 12 pictures.*draw the others"):
+        score(tmp_path, "geneval", ANSWERS["geneval"])

@@ -38,3 +38,39 @@ def test_what_is_not_given_becomes_the_default_and_flags_of_others_are_refused(n
     other = next(flag for flag in ("vq", "judge") if flag not in evaluation.flags)
     with pytest.raises(UserError, match=f"--{other} means nothing to --task {name}"):
         check_arguments(parser.parse_args([*words, f"--{other}", "Q"]))
+
+
+GENEVAL = ["--task", "geneval", "--prompts-file", "Z"]
+IMGEDIT = ["--task", "imgedit", "--prompts-file", "Z"]
+HELDOUT = ["--task", "heldout", "--checkpoint", "X"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([*GENEVAL, "--check", "--scored", "S"], "--check and --scored: give one of them"),
+        ([*GENEVAL, "--check", "--seed", "4"], "--seed changes nothing of --check"),
+        ([*GENEVAL, "--check", "--model", "X"], "--model changes nothing of --check"),
+        ([*GENEVAL, "--check", "--device", "cpu"], "--device changes nothing of --check"),
+        ([*GENEVAL, "--check", "--judge", "J"], "--judge changes nothing of --check"),
+        ([*GENEVAL, "--scored", "S", "--guidance", "4"], "--guidance changes nothing of --scored"),
+        ([*GENEVAL, "--scored", "S", "--model", "X"], "--model changes nothing of --scored"),
+        ([*GENEVAL, "--model", "X", "--judge", "J"], "--judge changes nothing without --scored"),
+        ([*IMGEDIT, "--scored", "S", "--judge", "J", "--pictures", "P"], "--pictures changes nothing of --scored"),
+        ([*HELDOUT, "--dtype", "bfloat16"], "--dtype changes nothing of --checkpoint"),
+        ([*HELDOUT, "--device", "cpu"], "--device changes nothing of --checkpoint"),
+        (["--task", "reconstruction", "--data", "D", "--vq", "V", "--model", "X"], "--vq or --model, one of them"),
+    ],
+)
+def test_a_flag_that_would_change_nothing_is_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        check_arguments(build_parser("", "{tasks}").parse_args(["--output", "Y", *words]))
+
+
+def test_what_a_check_and_scores_are_of_may_be_said():
+    for words in (
+        [*GENEVAL, "--check", "--rewritten", "R", "--per-kind", "2"],
+        [*IMGEDIT, "--check", "--pictures", "P"],
+        [*GENEVAL, "--scored", "S", "--rewritten", "R", "--judge", "J"],
+    ):
+        check_arguments(build_parser("", "{tasks}").parse_args(["--output", "Y", *words]))

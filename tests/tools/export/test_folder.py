@@ -10,7 +10,7 @@ import pytest
 
 from pretrain.system.errors import UserError
 from tests.tools.tiny_export import write_export, write_tokenizer
-from tools.export.folder import open_export
+from tools.export.folder import check_export, open_export
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,8 @@ def damage(folder: Path, what: str) -> None:
         (folder / "config.json").write_text(json.dumps({**config, key: json.loads(value)}))
     elif what == "prompts":
         (folder / "unix_prompts.json").write_bytes(b"\xff")
+    elif what.startswith("generation_config.json: "):
+        (folder / "generation_config.json").write_bytes(what.partition(": ")[2].encode("latin-1"))
     elif what == "unknown kind":
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "layer_kinds": ["conv"] * 4}))
@@ -78,6 +80,14 @@ def damage(folder: Path, what: str) -> None:
             "needs a package that is not installed: .*bitsandbytes",
         ),
         ("prompts", "unix_prompts.json cannot be read"),
+        ("generation_config.json: {half", "generation_config.json is not JSON .*export the model again"),
+        ("generation_config.json: \xff", "generation_config.json is not JSON .*export the model again"),
+        ("generation_config.json: [1]", "generation_config.json is .1., no object: export the model again"),
+        ('generation_config.json: {"eos_token_id": "x"}', "generation_config.json: eos_token_id is 'x', no token id"),
+        (
+            'generation_config.json: {"pad_token_id": [true]}',
+            "generation_config.json: pad_token_id is .True., no token",
+        ),
         ("codebook", "a codebook of 32, the model one of 16"),
         ("vq weights", "has fingerprint"),
         (
@@ -94,3 +104,15 @@ def test_a_damaged_export_is_refused(export, tmp_path, what, message):
     with pytest.raises(UserError, match=message) as caught:
         open_export(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "{}", '{"eos_token_id": [256, 258], "pad_token_id": null, "temperature": 0.7}']
+)
+def test_generation_settings_may_be_absent_and_say_how_transformers_samples(export, tmp_path, content):
+    folder = tmp_path / "export"
+    shutil.copytree(export, folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    if content is not None:
+        (folder / "generation_config.json").write_text(content)
+    check_export(folder)
