@@ -6,16 +6,13 @@
 
 export UNIX_ROOT
 set -uo pipefail
-set -a  # settings are for every rank
-# shellcheck source=slurm/site.sh
-. "$UNIX_ROOT/slurm/site.sh"
-set +a
+# shellcheck source=slurm/settings.sh
+. "$UNIX_ROOT/slurm/settings.sh"
 TOLD=''  # what Slurm told this script: warned (the end is near), cancelled
 LEFT_OUT=()  # nodes of this allocation that did not pass the check
 STEP='' GUARD=''
 
 say() { echo "$(date +%FT%T) job.sh: $*"; }
-refuse() { echo "error: $*" >&2; exit 2; }
 
 # Sets INSIDE and CONTAINER: what stands before a command on a node, and what srun is told, to be in the container.
 enter_container() {
@@ -178,10 +175,22 @@ queue_again() {
   exit 1
 }
 
+# Why a run is not what was meant, known without looking at it.
+check_command() {
+  local word
+  [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || refuse "this is a task of a job array, and its tasks would train in one run.folder: submit" \
+    "without --array, one job for each run"
+  for word in "$@"; do
+    [[ $word != -* ]] || refuse "$word after the script: options of sbatch go before the script, and another configuration" \
+      "is UNIX_CONFIG=FILE.yaml; after it are overrides, as in optim.lr=1e-4"
+  done
+}
+
 train() {
   local code logs tail plan
-  CONFIG=${UNIX_CONFIG:-$UNIX_ROOT/$1}
+  CONFIG=$(realpath -ms "${UNIX_CONFIG:-$UNIX_ROOT/$1}")  # of the folder of sbatch, as for slurm/submit.py
   shift
+  check_command "$@"
   OVERRIDES=("$@") LINKED='' ATTEMPT=0
   enter_container
   RANKS=$(ranks_of_a_node) || exit 2
@@ -210,7 +219,7 @@ train() {
       tail -n +1 -F "$logs/rank_0000.log" 2>/dev/null &
       tail=$!
       start_guard 2>/dev/null
-      spread "$RANKS" "--output=$logs/rank_%4t.log" -- \
+      spread "$RANKS" "--output=${logs//%/%%}/rank_%4t.log" -- \
         pretrain/train.py --config "$CONFIG" "${OVERRIDES[@]}" 2> >(tee "$logs/srun.log" >&2)
       code=$?
       stop_guard
