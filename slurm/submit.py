@@ -161,13 +161,13 @@ def ask_slurm(command: list[str], config: Path) -> str:
 def main() -> int:
     """Plan, check, submit."""
     arguments = parse_arguments()
-    options, config_path, own = options_of(arguments.script)
+    options, own_config, own = options_of(arguments.script)
     from pretrain.config import load_config
 
     for word in arguments.overrides:
         if word.startswith("-"):
             raise UserError(f"{word} after the script: options go before the script, overrides are section.key=value")
-    config_path = Path(arguments.config or os.environ.get("UNIX_CONFIG") or ROOT / config_path).absolute()
+    config_path = Path(arguments.config or os.environ.get("UNIX_CONFIG") or ROOT / own_config).absolute()
     work, ranks = settings(config_path)
     nodes = last_number(arguments.nodes or options.get("nodes", "1"))
     given = arguments.gpus_per_node or os.environ.get("SBATCH_GPUS_PER_NODE") or options.get("gpus-per-node", "1")
