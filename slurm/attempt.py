@@ -60,6 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     end = actions.add_parser("end", help="write down how it ended, and decide")
     end.add_argument("run", type=Path, help="run folder")
     end.add_argument("--code", type=int, required=True, help="exit code of the training step")
+    end.add_argument("--attempt", type=int, help="its number (default: that of the last one that began)")
     end.add_argument("--reason", default="", help="why it ended, where the batch script knows")
     end.add_argument("--signal", choices=("", "warned", "cancelled"), default="", help="what the batch script was told")
     end.add_argument("--limit", type=int, default=3, help="attempts in a row without progress (default: %(default)s)")
@@ -148,13 +149,22 @@ def begin(run: Path, nodes: list[str], ranks: int) -> int:
     return started["attempt"]
 
 
-def end(run: Path, code: int, reason: str, signal: str, limit: int) -> tuple[str, str]:
-    """Record how the current attempt ended -> (the decision, a line for the job's log)."""
+def end(run: Path, code: int, reason: str, signal: str, limit: int, number: int | None = None) -> tuple[str, str]:
+    """Record how the current attempt ended -> (the decision, a line for the job's log).
+
+    number: of the attempt that ended; where another one has begun since, its end is not noted: that one still runs.
+    """
     started = json.loads((run / "attempt.json").read_text(encoding="utf-8"))
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if number is not None and (number, job) != (started["attempt"], started["job"]):
+        return STOP, (
+            f"attempt {number} of job {job} ended, and attempt {started['attempt']} of job {started['job']} owns {run}: "
+            "this job stops; two jobs need a run.folder each"
+        )
     logs = logs_of(run, started["attempt"])
     code = code_of_the_first(code, logs / "srun.log")
-    if code == 0 and left_early(logs):
-        code = 130
+    if code == 0:
+        code = code_of_zero(logs)
     reason = reason or explain(code, signal, logs)
     decision = decide(code, signal)
     fruitless = 1 + fruitless_before(run) if newest_checkpoint(run) <= started["from_step"] else 0
@@ -242,15 +252,16 @@ def code_of_the_first(code: int, path: Path) -> int:
     return int(own.group(1)) if own else code
 
 
-def left_early(logs: Path) -> bool:
-    """Whether rank 0 saved and left before the last step: srun's code can be 0 although ranks had another one, as after
-    a step is cancelled on a busy node."""
+def code_of_zero(logs: Path) -> int:
+    """Exit code where srun's own is 0, by rank 0's last words: 0 if the run is done, 130 if it saved and left before the
+    last step, as after a step is cancelled on a busy node, and 1 if it was never started."""
     try:
-        return "; the same command goes on from here" in (logs / "rank_0000.log").read_text(
-            encoding="utf-8", errors="replace"
-        )
+        text = (logs / "rank_0000.log").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
+        return 1
+    if "; the same command goes on from here" in text:
+        return 130
+    return 0 if re.search(r"\d+ of \d+ steps (?:are )?done", text) else 1
 
 
 def who_ended(path: Path) -> str:
@@ -262,6 +273,9 @@ def who_ended(path: Path) -> str:
     lost = re.search(r"error: (?:Node failure on|Aborting.*?on) (\S+)", text)
     if lost:
         return f"node {lost.group(1).rstrip('.')} was lost"
+    failed = re.search(r"error: (.*launch failed.*)", text)
+    if failed:
+        return failed.group(1)
     found = RANK_ENDED.search(text)
     return f"rank {found.group(2)} on {found.group(1)}: {found.group(3)}" if found else ""
 
@@ -287,7 +301,8 @@ def main() -> int:
     if arguments.action == "begin":
         print(begin(arguments.run, [name for name in arguments.nodes.split(",") if name], arguments.ranks))
         return 0
-    decision, line = end(arguments.run, arguments.code, arguments.reason, arguments.signal, arguments.limit)
+    code, reason, signal = arguments.code, arguments.reason, arguments.signal
+    decision, line = end(arguments.run, code, reason, signal, arguments.limit, arguments.attempt)
     print(line, file=sys.stderr)
     print(decision)
     return 0

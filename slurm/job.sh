@@ -6,16 +6,13 @@
 
 export UNIX_ROOT
 set -uo pipefail
-set -a  # settings are for every rank
-# shellcheck source=slurm/site.sh
-. "$UNIX_ROOT/slurm/site.sh"
-set +a
+# shellcheck source=slurm/settings.sh
+. "$UNIX_ROOT/slurm/settings.sh"
 TOLD=''  # what Slurm told this script: warned (the end is near), cancelled
 LEFT_OUT=()  # nodes of this allocation that did not pass the check
 STEP='' GUARD=''
 
 say() { echo "$(date +%FT%T) job.sh: $*"; }
-refuse() { echo "error: $*" >&2; exit 2; }
 
 # Sets INSIDE and CONTAINER: what stands before a command on a node, and what srun is told, to be in the container.
 enter_container() {
@@ -142,16 +139,17 @@ ranks_of_a_node() {
 
 # Every node is looked at before ranks are started on it; the names of bad ones go to LEFT_OUT.
 passed_check() {
-  local folder=$RUN/preflight/attempt_$(printf %04d "$ATTEMPT") bad
+  local folder=$RUN/preflight/attempt_$(printf %04d "$ATTEMPT") bad unjudged="the check of the nodes failed, see above"
+  CHECKED=''
   local limits=(--nodes "$(joined "${NODES[@]}")" --ranks-per-node "$RANKS" --device "$UNIX_DEVICE"
     --min-disk "$UNIX_MIN_DISK" --min-bandwidth "$UNIX_MIN_BANDWIDTH" --max-clock "$UNIX_MAX_CLOCK")
   spread 1 --time=5 -- slurm/preflight.py node "$folder" "${OVERRIDES[@]}" --config "$CONFIG"
   [ -z "$TOLD" ] || return 0
-  bad=$(once slurm/preflight.py judge "$folder" "${limits[@]}") || return 0
+  bad=$(once slurm/preflight.py judge "$folder" "${limits[@]}") || { CHECKED=$unjudged; return 1; }
   if [ -z "$bad" ] && [ ${#NODES[@]} -gt 1 ] && [ -z "$LINKED" ]; then
     spread "$RANKS" --time=5 -- slurm/preflight.py link "$folder" --device "$UNIX_DEVICE"
     [ -z "$TOLD" ] || return 0
-    bad=$(once slurm/preflight.py judge "$folder" "${limits[@]}" --links) || return 0
+    bad=$(once slurm/preflight.py judge "$folder" "${limits[@]}" --links) || { CHECKED=$unjudged; return 1; }
     LINKED=yes
   fi
   [ -n "$bad" ] || return 0
@@ -159,9 +157,38 @@ passed_check() {
   return 1
 }
 
+# Another job may train in this run folder: refused, because each would take the folder from the other without end. One that was
+# cancelled and is still saving is waited for: it could not publish its checkpoint any more.
+alone_in_the_folder() {
+  local job began start state said=''
+  read -r job began < <(sed -nE 's/.*"job": "([0-9]+)".*"began": ([0-9]+).*/\1 \2/p' "$RUN/attempt.json" 2>/dev/null)
+  [ -n "${job:-}" ] && [ "$job" != "$SLURM_JOB_ID" ] || return 0
+  for _ in {1..120}; do  # ten minutes: a node that is down can keep a job for longer in this state
+    read -r start state < <(timeout 30 squeue -h -t RUNNING,SUSPENDED,COMPLETING -j "$job" -o '%S %T' 2>/dev/null)
+    start=$(date -d "${start:-}" +%s 2>/dev/null) && [ -n "${state:-}" ] && [ "$start" -le "$began" ] || return 0
+    [ "$state" = COMPLETING ] || refuse "$RUN: job $job trains there (it is $state): wait for its end or scancel $job, or" \
+      "choose another run.folder"
+    [ -n "$said" ] || say "job $job is ending in $RUN: waiting until it has saved"
+    said=yes
+    [ -z "$TOLD" ] || return 0
+    sleep 5
+  done
+}
+
+# Each start of a job whose whole time is within Slurm's warning of its end saves and leaves at once.
+check_time() {
+  local ahead limit start end
+  read -r start end < <(timeout 30 squeue -h -j "$SLURM_JOB_ID" -o '%S %e' 2>/dev/null)
+  limit=$(($(date -d "$end" +%s) - $(date -d "$start" +%s))) 2>/dev/null || return 0  # there is none
+  ahead=$(sed -nE 's/^#SBATCH --signal=.*@([0-9]+)$/\1/p' "$0" | head -1)
+  [ "$limit" -gt "${ahead:-0}" ] || echo "warning: the time limit is $limit s, and the script has Slurm tell the" \
+    "job $ahead s before its end to save (--signal): raise --time, or lower that number" >&2
+}
+
 finish() {  # EXIT-CODE [REASON]: write down how the attempt ended -> 0 when the next one is to begin here
   local decision
-  decision=$(once slurm/attempt.py end "$RUN" --code "$1" --reason "${2:-}" --signal "$TOLD" --limit "$UNIX_RESTARTS")
+  decision=$(once slurm/attempt.py end "$RUN" --attempt "$ATTEMPT" --code "$1" --reason "${2:-}" --signal "$TOLD" \
+    --limit "$UNIX_RESTARTS")
   case $decision in
     done) exit 0 ;;
     refused) exit 2 ;;
@@ -178,15 +205,28 @@ queue_again() {
   exit 1
 }
 
+# Why a run is not what was meant, known without looking at it.
+check_command() {
+  local word
+  [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || refuse "this is a task of a job array, and its tasks would train in one run.folder: submit" \
+    "without --array, one job for each run"
+  for word in "$@"; do
+    [[ $word != -* ]] || refuse "$word after the script: options of sbatch go before the script, and another configuration" \
+      "is UNIX_CONFIG=FILE.yaml; after it are overrides, as in optim.lr=1e-4"
+  done
+}
+
 train() {
   local code logs tail plan
-  CONFIG=${UNIX_CONFIG:-$UNIX_ROOT/$1}
+  CONFIG=$(realpath -ms "${UNIX_CONFIG:-$UNIX_ROOT/$1}")  # of the folder of sbatch, as for slurm/submit.py
   shift
+  check_command "$@"
   OVERRIDES=("$@") LINKED='' ATTEMPT=0
   enter_container
   RANKS=$(ranks_of_a_node) || exit 2
   trap warned USR1
   trap cancelled TERM
+  check_time
   say "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, started by Slurm $((${SLURM_RESTART_COUNT:-0} + 1)) times so far"
   while ours; do
     mapfile -t NODES < <(healthy_nodes)
@@ -195,10 +235,11 @@ train() {
       $([ "$ATTEMPT" = 0 ] || echo --no-data) "${OVERRIDES[@]}") || exit $?
     RUN=${plan#* }
     NODES=("${NODES[@]:0:${plan%% *}}")
+    alone_in_the_folder
     ATTEMPT=$(once slurm/attempt.py begin "$RUN" --nodes "$(joined "${NODES[@]}")" --ranks $((${#NODES[@]} * RANKS))) || exit $?
     say "attempt $ATTEMPT: ${#NODES[@]} nodes ($(joined "${NODES[@]}")) x $RANKS ranks"
     if ! passed_check; then
-      finish 75 "left out after the check of the nodes: ${LEFT_OUT[*]}"
+      finish 75 "${CHECKED:-left out after the check of the nodes: ${LEFT_OUT[*]}}"
       continue
     fi
     code=130  # told to leave before the ranks were started
@@ -210,7 +251,7 @@ train() {
       tail -n +1 -F "$logs/rank_0000.log" 2>/dev/null &
       tail=$!
       start_guard 2>/dev/null
-      spread "$RANKS" "--output=$logs/rank_%4t.log" -- \
+      spread "$RANKS" "--output=${logs//%/%%}/rank_%4t.log" -- \
         pretrain/train.py --config "$CONFIG" "${OVERRIDES[@]}" 2> >(tee "$logs/srun.log" >&2)
       code=$?
       stop_guard

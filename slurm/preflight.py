@@ -208,12 +208,15 @@ def judge_links(links: dict[str, dict], nodes: list[str], limits: argparse.Names
 
 
 def read(folder: Path, prefix: str) -> dict[str, dict]:
-    """Records of all nodes, by name."""
-    return {
-        found["node"]: found
-        for path in folder.glob(f"{prefix}_*.json")
-        for found in [json.loads(path.read_text("utf-8"))]
-    }
+    """Records of all nodes, by name. Raises UserError for one that is damaged."""
+    records = {}
+    for path in folder.glob(f"{prefix}_*.json"):
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            records[found["node"]] = found
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: is no record of a node ({error!r}): look at the disk, and remove it") from None
+    return records
 
 
 def write(folder: Path, prefix: str, found: dict) -> None:

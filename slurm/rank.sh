@@ -5,7 +5,10 @@ set -euo pipefail
 cd "$UNIX_WORK"
 # shellcheck source=slurm/site.sh
 . "$UNIX_ROOT/slurm/site.sh"
-site_environment
+trap 'echo "error: site_environment of slurm/site.sh ended with code $?: correct what it runs on ${SLURMD_NODENAME:-this node}" >&2
+  exit 2' EXIT
+site_environment >&2  # standard output is the command's: the batch script reads it
+trap - EXIT
 if [ -z "$UNIX_CONTAINER" ]; then
   export PATH="$UNIX_VENV/bin:$PATH"  # ninja, which DeepSpeed compiles with, is found here too
 fi

@@ -24,7 +24,10 @@ def run(tmp_path) -> Path:
 
 
 def ended(run: Path, code: int, limit: int = 3, signal: str = "", reason: str = "") -> str:
-    attempt.begin(run, ["node1", "node2"], 4)
+    logs = attempt.logs_of(run, attempt.begin(run, ["node1", "node2"], 4))
+    if code == 0:
+        logs.mkdir(parents=True)
+        (logs / "rank_0000.log").write_text("/run: 9 of 9 steps done\n")
     return attempt.end(run, code, reason, signal, limit)[0]
 
 
@@ -179,3 +182,36 @@ def test_an_attempt_that_cannot_be_noted_does_not_begin(commands, run):
         "slurm/attempt.py", "begin", run, "--nodes", nodes, hook=("tests.small_disk", "limit_files", 4096)
     )
     assert done.code == 2 and done.out == "" and done.err.count("\n") == 1 and "make room there" in done.err
+
+
+def test_a_code_of_zero_without_a_done_run_is_no_end(run):
+    """srun can end with 0 although its ranks were not started: "launch failed: Slurmd could not connect IO"."""
+    attempt.begin(run, ["node1"], 1)
+    logs = attempt.logs_of(run, 1)
+    logs.mkdir(parents=True)
+    (logs / "rank_0000.log").write_text("")
+    (logs / "srun.log").write_text("srun: error: task 0 launch failed: Slurmd could not connect IO\n")
+    decision, line = attempt.end(run, 0, "", "", 3)
+    assert decision == "restart" and "Slurmd could not connect IO" in line
+    assert attempt.ended(run)[-1]["code"] == 1
+
+
+def test_a_finished_run_that_is_submitted_again_is_done(run):
+    logs = attempt.logs_of(run, attempt.begin(run, ["node1"], 1))
+    logs.mkdir(parents=True)
+    (logs / "rank_0000.log").write_text("/run is finished: 9 of 9 steps are done\n")
+    assert attempt.end(run, 0, "", "", 3)[0] == "done"
+
+
+def test_only_the_job_of_an_attempt_notes_its_end(run, monkeypatch):
+    """Two jobs in one folder: the first noted the end of the second, which still trained."""
+    monkeypatch.setenv("SLURM_JOB_ID", "38")
+    assert attempt.begin(run, ["node1"], 1) == 1
+    monkeypatch.setenv("SLURM_JOB_ID", "39")
+    assert attempt.begin(run, ["node2"], 1) == 2
+    monkeypatch.setenv("SLURM_JOB_ID", "38")
+    decision, line = attempt.end(run, 1, "", "", 3, number=1)
+    assert decision == "stop" and "job 39" in line and "attempt 2" in line and "run.folder" in line
+    assert [entry["attempt"] for entry in attempt.ended(run)] == [1]
+    monkeypatch.setenv("SLURM_JOB_ID", "39")
+    assert attempt.end(run, 1, "", "", 3, number=2)[0] == "restart"

@@ -83,7 +83,26 @@ def comes_up_and_is_apart(own: Cluster, out: Path) -> None:
     own.minislurm("join-node", 1)
 
 
-@pytest.mark.parametrize("words", [["up", "--nodes"], ["up", "--colour", "red"], ["kill-node", "77"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["up", "--nodes"],
+        ["up", "--colour", "red"],
+        ["kill-node", "77"],
+        ["up", "--nodes", "abc"],
+        ["up", "--nodes", "0"],
+        ["up", "--gpus", "-1"],
+        ["up", "--memory", "1e3"],
+        ["up", "--grace", "x"],
+        ["up", "--partitions", "a;b"],
+        ["up", "--partitions", "gpu,urgent"],
+        ["up", "--features", "h100 a100"],
+        ["status"],
+        ["env"],
+        ["log"],
+        ["run", "true"],
+    ],
+)
 def test_wrong_usage_is_one_line(cluster: Cluster, words, tmp_path):
     done = subprocess.run(
         [str(ROOT / "slurm/minislurm"), *words],
@@ -93,6 +112,17 @@ def test_wrong_usage_is_one_line(cluster: Cluster, words, tmp_path):
         timeout=300,
     )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("word", ["up", "down"])
+def test_a_folder_of_other_files_is_left_alone(cluster: Cluster, word, tmp_path):
+    """`down` removed whatever MINISLURM_DIR was: a home folder too."""
+    (tmp_path / "mine.txt").write_text("mine")
+    environment = {**os.environ, "MINISLURM_DIR": str(tmp_path)}
+    command = [str(ROOT / "slurm/minislurm"), word]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path} holds other files"), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_it_explains_itself():

@@ -119,7 +119,19 @@ def test_submit_shows_without_submitting(commands, config):
     assert f"sbatch --nodes=1-2 --gpus-per-node=4 {script} optim.lr=1e-4" in done.out
     assert_refused(run(script), "8 nodes x 8 processes")
     assert_refused(run(ROOT / "slurm/convert_to_hf.sbatch"), "does not train")
-    assert_refused(run(script, "--nodes", "many"), "--nodes many")
+    cases = [
+        (["--nodes", "many"], "--nodes many"),
+        (["--nodes", "4-2"], "--nodes 4-2"),
+        (["--gpus-per-node", 0], "--gpus-per-node 0"),
+        (["--gpus-per-node=-2"], "--gpus-per-node -2"),
+        (["--gpus-per-node", "h100:x"], "--gpus-per-node h100:x"),
+        (["--nodes", 2, "--gpus-per-node", 2, "--time", "soon"], "--time soon"),
+        (["--nodes", 2, "--gpus-per-node", 2, "--time", 5], "told to save 600 s before"),
+    ]
+    for options, words in cases:
+        assert_refused(run(script, *options), words)
+    assert run(script, "--nodes", 2, "--gpus-per-node", "h100:4", "--time", "1-0").code == 0
+    assert_refused(run(Path("/bin/ls")), "/bin/ls: is no text")
 
 
 def test_shipped_scripts_are_thin_and_whole():
