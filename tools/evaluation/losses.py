@@ -6,6 +6,7 @@ is the one that its run wrote down, and that of an export differs by rounding on
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -43,6 +44,8 @@ def heldout(args: Namespace) -> dict:
     tokenized = tokenize_prompts(opened.encode, opened.vocabulary, opened.templates, opened.markup)
     dataset = heldout_dataset(data, tokenized)
     numbers = list(numbers_of(dataset.plan, rows))
+    if numbers and (again := dataset.plan.epoch_of(numbers[-1])):
+        print(f"{rows:,} rows: documents are measured up to {again + 1} times, with other draws", file=sys.stderr)
     sums, done = [0.0] * 4, 0
     for number in numbers:
         row = dataset[number]

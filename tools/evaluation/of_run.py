@@ -188,10 +188,16 @@ def finished(run: Path) -> bool:
 
 
 def scores_by_step(run: Path) -> dict[int, dict[str, float]]:
-    """Step -> numbers by curve name, of all results. Held-out losses have the names that training uses."""
+    """Step -> numbers by curve name, of all results. Held-out losses have the names that training uses. Raises UserError
+    for a damaged file."""
     found: dict[int, dict[str, float]] = {}
     for path in sorted((run / FOLDER).glob("[0-9]*/*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path}: cannot be read as JSON ({error}): remove it, and measure the step again"
+            ) from None
         if not is_record(content):
             continue
         named = {f"{content['task']}/{name}": value for name, value in content.get("scores", {}).items()}

@@ -77,6 +77,10 @@ def test_all_rows_of_any_shards_without_a_run(commands, run, tiny_data, tmp_path
     rows = found["data"].pop("rows")
     assert found["data"] == {"name": "heldout", "digest": manifest["fingerprint"]} and len(rows) == 64
     assert found["settings"]["rows"] == found["items"]["done"] > 1
+    done = commands.run(
+        "tools/evaluate.py", *words, "--output", tmp_path / "more", "--rows", found["settings"]["rows"] + 1
+    )
+    assert done.code == 0 and "documents are measured up to 2 times" in done.err
     few = measure(commands, tmp_path / "few", *words, "--rows", 1)
     assert few["settings"]["rows"] == 1 and few["scores"]["tokens_image"] < found["scores"]["tokens_image"]
 

@@ -10,6 +10,7 @@ import pytest
 
 from pretrain.config import dump_config, load_config
 from pretrain.config_names import FORMER_NAMES
+from pretrain.system.errors import UserError
 from tests.command_server import FORKED
 from tests.commands import CommandServer, Finished, assert_refused
 from tests.pretrain.tiny_run import STEPS, write_config
@@ -104,6 +105,14 @@ def test_following_ends_with_the_run_and_a_failure_is_told(commands, run, tiny_d
     assert done.code == 1 and "step 6 heldout" in done.err and "Traceback" not in done.err
     assert (run / "evaluations" / f"{STEPS:08d}" / "heldout.json").is_file()
     assert "the checkpoint is damaged" in (run / "evaluations/00000006/log.txt").read_text()
+
+
+def test_a_damaged_result_is_named(tmp_path):
+    path = tmp_path / "evaluations/00000002/heldout.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(UserError, match=f"{path}: cannot be read as JSON .*: remove it"):
+        of_run.scores_by_step(tmp_path)
 
 
 def test_results_that_are_there_are_told(tmp_path):
