@@ -50,6 +50,10 @@ PUBLISHED = (
 )
 """Used of the published Uni-X models only."""
 
+OF_EXPORTS = ("skills", "sample_prompts", "picture_shapes", "text_model_type")
+"""Of our exports: what the training taught, captions for the server's page, shapes of the data, and the class for its text.
+They change no logits; a run that starts there has those of its own data."""
+
 PLAIN: dict[str, tuple] = {
     "hidden_act": ("silu",),
     "use_sliding_window": (False,),
@@ -199,7 +203,7 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
     used = {
         *USED,
         *(PUBLISHED if published else ()),
-        *(ModelConfig.__dataclass_fields__ if kind in MODEL_TYPES else ()),
+        *((*ModelConfig.__dataclass_fields__, *OF_EXPORTS) if kind in MODEL_TYPES else ()),
     }
     plain = plain_keys(kind)
     of_family = FAMILIES[kind].plain if kind in FAMILIES else {}

@@ -23,6 +23,8 @@ from tests.commands import CommandServer, Finished, assert_refused
 from tests.model.tiny_hf import randomise
 from tests.parallel_world import World
 from tests.pretrain import checkpoint_jobs
+from tests.pretrain.tiny_run import write_config
+from tests.tools.exported_run import train_and_export
 from tests.tools.tiny_export import write_export, write_tokenizer
 from tools.export.from_checkpoint import write_weights
 
@@ -330,3 +332,16 @@ def test_what_does_not_fit_is_refused_by_name(commands, bases, tmp_path):
     assert_refused(convert(commands, folder, tmp_path / "mine"), "was not made by this command")
     made(commands, folder, tmp_path / "start")
     made(commands, folder, tmp_path / "start")  # its own result it replaces
+
+
+@pytest.mark.parametrize("data", ["tiny_data", "shaped_data"])
+def test_an_export_of_a_run_is_a_start(commands, request, data, tmp_path):
+    """Its config.json has what its training taught, captions for a page, and shapes, which no base model has."""
+    data = request.getfixturevalue(data)
+    exported = train_and_export(commands, data, tmp_path, "export")
+    done = commands.run("tools/convert_from_hf.py", "--hf", exported.folder, "--output", tmp_path / "start")
+    assert done.code == 0, done.err
+    config = write_config(data, tmp_path / "run")
+    words = (f"run.init_from={tmp_path / 'start'}", f"data.tokenizer={exported.folder}", "run.steps=1")
+    done = commands.run("pretrain/train.py", "--config", config, *words)
+    assert done.code == 0, done.err

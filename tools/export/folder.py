@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import MODEL_TYPES, ModelConfig
+from model.hf_keys import check_keys
 from model.prompts import Encode, PromptTemplates
 from model.vocabulary import Vocabulary
 from pretrain.system.errors import UserError
@@ -59,6 +60,7 @@ def check_export(folder: Path) -> None:
     for name in NUMBERS:
         if isinstance(config.get(name, 1), bool) or not isinstance(config.get(name, 1), int | float):
             raise UserError(f"{folder / 'config.json'}: {name} is {config[name]!r}, no number: export the model again")
+    check_keys({key: value for key, value in config.items() if key != "quantization_config"}, folder / "config.json")
     check_generation(folder / "generation_config.json")
     for name in (PROMPTS_FILE, VQ_FOLDER, "tokenizer.json"):
         if not (folder / name).exists():

@@ -74,6 +74,8 @@ def damage(folder: Path, what: str) -> None:
         ("unknown kind", "layer_kinds has .'conv'."),
         ('hidden_size = "128"', "config.json: hidden_size is '128', no number"),
         ("rms_norm_eps = null", "config.json: rms_norm_eps is None, no number"),
+        ("attention_sinks = true", "config.json: attention_sinks .True. is not known here"),
+        ('hidden_act = "gelu"', "config.json: hidden_act is 'gelu': this model has no such thing"),
         ("image_token_offset = 250", "has 256 tokens of texts, and image codes begin at 250"),
         (
             'quantization_config = {"quant_method": "bitsandbytes", "load_in_8bit": true}',
