@@ -212,9 +212,9 @@ def newest_good(
 
 def _check_name(checkpoint: Path) -> None:
     """UserError for a checkpoint of a run that has the name of another step: the order of names decides which is newest
-    and which are deleted."""
+    and which are deleted. One that `publish_alone` made is of no run's step."""
     step = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")).get("step")
-    if isinstance(step, int) and step != int(checkpoint.name.removeprefix(PREFIX)):
+    if isinstance(step, int) and step and step != int(checkpoint.name.removeprefix(PREFIX)):
         raise UserError(f"{checkpoint} holds step {step}: rename it to {PREFIX}{step:08d}, or move it elsewhere")
 
 
