@@ -141,6 +141,7 @@ ranks_of_a_node() {
 passed_check() {
   local folder=$RUN/preflight/attempt_$(printf %04d "$ATTEMPT") bad unjudged="the check of the nodes failed, see above"
   CHECKED=''
+  [ -z "$TOLD" ] || return 0  # a step of a job that is being cancelled waits until Slurm kills it
   local limits=(--nodes "$(joined "${NODES[@]}")" --ranks-per-node "$RANKS" --device "$UNIX_DEVICE"
     --min-disk "$UNIX_MIN_DISK" --min-bandwidth "$UNIX_MIN_BANDWIDTH" --max-clock "$UNIX_MAX_CLOCK")
   spread 1 --time=5 -- slurm/preflight.py node "$folder" "${OVERRIDES[@]}" --config "$CONFIG"
@@ -179,7 +180,9 @@ alone_in_the_folder() {
 check_time() {
   local ahead limit start end
   read -r start end < <(timeout 30 squeue -h -j "$SLURM_JOB_ID" -o '%S %e' 2>/dev/null)
-  limit=$(($(date -d "$end" +%s) - $(date -d "$start" +%s))) 2>/dev/null || return 0  # there is none
+  [ -n "${end:-}" ] || return 0
+  start=$(date -d "$start" +%s 2>/dev/null) && end=$(date -d "$end" +%s 2>/dev/null) || return 0  # there is no limit
+  limit=$((end - start))
   ahead=$(sed -nE 's/^#SBATCH --signal=.*@([0-9]+)$/\1/p' "$0" | head -1)
   [ "$limit" -gt "${ahead:-0}" ] || echo "warning: the time limit is $limit s, and the script has Slurm tell the" \
     "job $ahead s before its end to save (--signal): raise --time, or lower that number" >&2
@@ -199,6 +202,7 @@ finish() {  # EXIT-CODE [REASON]: write down how the attempt ended -> 0 when the
 }
 
 queue_again() {
+  [ "$TOLD" != cancelled ] || { say "cancelled: not going back into the queue"; exit 143; }  # Slurm queues what it pre-empts
   trap 'exit 143' TERM
   timeout 60 scontrol requeue "$SLURM_JOB_ID" || { say "this cluster does not requeue: submit the same command again"; exit 1; }
   sleep 300  # Slurm ends this script

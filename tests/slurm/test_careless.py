@@ -33,8 +33,9 @@ def test_a_run_folder_with_signs_that_srun_replaces(cluster: Cluster, tiny_data:
     run = tmp_path / "50%j of it" / "run"
     run.parent.mkdir()
     config = night.write_config(tiny_data, run, 2)
-    shown = cluster.finished(submit(cluster, config, tmp_path / "out"))
-    assert shown["JobState"] == "COMPLETED", (tmp_path / "out").read_text()
+    shown = cluster.finished(submit(cluster, config, tmp_path / "out", options=("--time=UNLIMITED",)))
+    text = (tmp_path / "out").read_text()
+    assert shown["JobState"] == "COMPLETED" and "time limit" not in text and "date:" not in text, text
     assert checkpoint_names(run) == ["step_00000002"] and (run / "logs/attempt_0001/rank_0000.log").stat().st_size > 0
     again = cluster.finished(submit(cluster, config, tmp_path / "again"))
     assert again["JobState"] == "COMPLETED" and "2 of 2 steps are done" in (tmp_path / "again").read_text()
@@ -89,6 +90,22 @@ def test_a_time_limit_within_the_warning_is_told(cluster: Cluster, tiny_data: Ti
         time.sleep(0.5)
     cluster.run("scancel", job)
     cluster.finished(job)
+
+
+def test_a_job_that_is_cancelled_as_it_starts_stays_cancelled(cluster: Cluster, tiny_data: TinyData, tmp_path):
+    """It found no node of its own any more, and put itself back into the queue."""
+    config = night.write_config(tiny_data, tmp_path / "run", 2)
+    for number, moment in enumerate((0, 0.1, 0.2, 0.4)):
+        out = tmp_path / f"out{number}"
+        job = submit(cluster, config, out)
+        end = time.monotonic() + 300
+        while "started by Slurm" not in (out.read_text() if out.exists() else ""):
+            assert time.monotonic() < end, cluster.show(job)
+            time.sleep(0.02)
+        time.sleep(moment)
+        cluster.run("scancel", job)
+        shown = cluster.finished(job)
+        assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "0"), out.read_text()
 
 
 def test_slurm_is_asked_before_the_queue(cluster: Cluster, tiny_data: TinyData, tmp_path):
