@@ -22,6 +22,7 @@ COMMANDS = {
     "npm": ["node", "npm/openai.mjs"],
     "curl over HTTP/1.0": [sys.executable, "python/curl_client.py"],
 }
+NO_TEXT = ("AssertionError: ''", 'no text: ""')  # of steps.py and steps.mjs
 NEEDED = {"version 1": OLD, "npm": CLIENTS / "npm/node_modules/openai"}
 
 
@@ -65,8 +66,12 @@ def test_the_official_clients_do_what_they_do_first(settings, name):
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    done = subprocess.run(COMMANDS[name], env=settings, cwd=CLIENTS, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    # A model of random weights ends a text at once, now and then; a client that gets no text fails each time.
+    for _ in range(3):
+        done = subprocess.run(COMMANDS[name], env=settings, cwd=CLIENTS, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+        if not any(value.endswith(NO_TEXT) for value in found.values()):
+            break
     assert set(found) >= {"text", "history", "stream", "picture in", "draw", "edit"}
     assert set(found.values()) == {"yes"}, (found, done.stderr)
