@@ -201,7 +201,9 @@ def check_keys(values: Mapping[str, Any], name: Path | str) -> None:
     _check_values(values, name)
     for key in ("skills", "sample_prompts") if kind in MODEL_TYPES else ():
         value = values.get(key)
-        if value is not None and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+        if value is not None and not (
+            isinstance(value, list) and all(isinstance(each, str) and each for each in value)
+        ):
             raise UserError(f"{name}: {key} is {_shortened(value)}: a list of texts is needed: mend or remove it")
     published = "num_vision_encode_layers" in values
     used = {

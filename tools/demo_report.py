@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
+from functools import partial
 
 from pretrain.system.errors import run_command
 from tokenization.files import output_folder
@@ -22,7 +23,6 @@ from tools.reports.demo import (
     SHOWN,
     caption,
     check_data,
-    damaged,
     draw,
     load_gallery,
     losses,
@@ -64,9 +64,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Generate, measure, write."""
     arguments = parse_arguments()
-    read_metrics(arguments.run)
-    if left_out := damaged(arguments.run):
-        print(left_out, file=sys.stderr)
+    read_metrics(arguments.run, partial(print, file=sys.stderr))
     output_folder(arguments.output)
     from tools.export.folder import check_square, open_export
     from tools.generation.prompts import Sampling

@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
+from functools import partial
 
 from pretrain.system.errors import UserError, run_command
 from tokenization.files import output_folder
@@ -66,11 +67,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Edit, measure, write."""
     arguments = parse_arguments()
-    from tools.reports.demo import damaged, losses, read_metrics
+    from tools.reports.demo import losses, read_metrics
 
-    metrics = read_metrics(arguments.run)
-    if left_out := damaged(arguments.run):
-        print(left_out, file=sys.stderr)
+    metrics = read_metrics(arguments.run, partial(print, file=sys.stderr))
     if not (arguments.edits / "edits.json").is_file():
         raise UserError(f"{arguments.edits}: no finished editing corpus: make it with tokenization/demo_edits.py")
     output_folder(arguments.output)

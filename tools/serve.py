@@ -42,10 +42,6 @@ def what_it_can(
 ) -> tuple[bool, Sequence[str]]:
     """Whether conversations are sent as turns, and the skills that the page offers: as requested, else those that the
     export's training data taught, of texts alone nothing, else everything that the format supports."""
-    if not (recorded is None or isinstance(recorded, list) and all(isinstance(skill, str) for skill in recorded)):
-        raise UserError(
-            f"config.json: skills is {recorded!r}: a list of {', '.join(SKILLS)} is needed; mend or remove it"
-        )
     known = [skill for skill in SKILLS if skill in (recorded or ())]
     if unknown := [skill for skill in recorded or () if skill not in SKILLS]:
         listed = f"{', '.join(map(repr, unknown))}, which this release does not know: not offered"
@@ -53,15 +49,6 @@ def what_it_can(
     turns = chat_format == "turns" if chat_format else recorded is None or "chat" in known
     everything = SKILLS if turns else ("draw", "caption")
     return turns, asked or (everything if recorded is None else known)
-
-
-def examples_of(recorded: object) -> Sequence[str]:
-    """Captions that the page offers to draw: sample prompts of the run, as the export records them."""
-    if not (
-        recorded is None or isinstance(recorded, list) and all(isinstance(text, str) and text for text in recorded)
-    ):
-        raise UserError(f"config.json: sample_prompts is {recorded!r}: a list of captions is needed; mend or remove it")
-    return recorded or ()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -230,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     worker = Worker(export, queue, limits.batch_size, metrics)
     worker.start()
     turns, skills = what_it_can(getattr(export.model.config, "skills", None), args.chat_format, args.skills)
-    examples = examples_of(getattr(export.model.config, "sample_prompts", None))
+    examples = getattr(export.model.config, "sample_prompts", None) or ()
     service = Service(export, names_of(args), queue, limits, sampling_of(args), turns, skills, examples)
     hosts = None if "*" in args.allow_host else {name.lower() for name in (*LOCAL, args.host, *args.allow_host)}
     callers = Callers(hosts, [origin.rstrip("/").lower() for origin in args.allow_origin], keys)

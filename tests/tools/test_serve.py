@@ -23,7 +23,7 @@ from tools import serve
 from tools.export.folder import open_export
 from tools.generation.batches import draw_batch, stop_ids, write_batch
 from tools.generation.prompts import Request, Sampling, prompt_ids, sample_seed
-from tools.serve import examples_of, what_it_can
+from tools.serve import what_it_can
 from tools.serving.shutdown import bind
 
 DRAWING = Sampling(4.0, 0.99, 4096, 0.96, 0, 1.5)  # what the server does when a request does not say
@@ -257,18 +257,6 @@ def test_a_skill_that_is_not_known_is_told(capsys):
     assert told.count("\n") == 1 and "skills has 'sing', 'walk', which this release does not know" in told
     what_it_can(["draw"], None, None)
     assert not capsys.readouterr().err
-
-
-@pytest.mark.parametrize("recorded", ["draw", 5, {"draw": 1}, ["draw", None]])
-def test_skills_that_are_no_list_of_names_are_refused_by_name(recorded):
-    with pytest.raises(UserError, match="config.json: skills is .*: a list of draw, edit, caption, chat is needed"):
-        what_it_can(recorded, None, None)
-
-
-@pytest.mark.parametrize("recorded", ["a cat", [""], [5], {"a": "b"}])
-def test_sample_prompts_that_are_no_captions_are_refused_by_name(recorded):
-    with pytest.raises(UserError, match="config.json: sample_prompts is .*: a list of captions is needed"):
-        examples_of(recorded)
 
 
 def test_what_cannot_be_served_is_refused_at_once(commands, folder, served, tmp_path, capsys):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shlex
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 from pretrain.system.errors import UserError
 from pretrain.system.words import counted
 from tools.evaluation.arguments import build_parser, check_arguments
-from tools.evaluation.record import is_record, read_record
+from tools.evaluation.record import is_record, read_content, read_record
 from tools.evaluation.tasks import EVALUATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,12 +191,7 @@ def scores_by_step(run: Path) -> dict[int, dict[str, float]]:
     for a damaged file."""
     found: dict[int, dict[str, float]] = {}
     for path in sorted((run / FOLDER).glob("[0-9]*/*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path}: cannot be read as JSON ({error}): remove it, and measure the step again"
-            ) from None
+        content = read_content(path, "remove it, and measure the step again")
         if not is_record(content):
             continue
         named = {f"{content['task']}/{name}": value for name, value in content.get("scores", {}).items()}

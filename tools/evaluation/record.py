@@ -75,12 +75,17 @@ def write_record(folder: Path, record: dict[str, Any], name: str = "") -> Path:
     return path
 
 
+def read_content(path: Path, remedy: str) -> Any:
+    """Content of a JSON file. Raises UserError with a remedy for a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}): {remedy}") from None
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """Read a result of `write_record`. Raises UserError."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}): give a file that tools/evaluate.py wrote") from None
+    found = read_content(path, "give a file that tools/evaluate.py wrote")
     if not is_record(found):
         raise UserError(f"{path}: is no result of tools/evaluate.py: give a file that it wrote")
     return found

@@ -40,7 +40,7 @@ def check_export(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"no model folder {folder}: give a folder that tools/convert_to_hf.py wrote")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = _parsed(folder / "config.json")
     except FileNotFoundError:
         if (folder / "adapter_config.json").is_file():
             raise UserError(
@@ -48,10 +48,6 @@ def check_export(folder: Path) -> None:
                 "save_pretrained (docs/fine-tuning.md)"
             ) from None
         raise UserError(f"{folder} has no config.json: give a folder that tools/convert_to_hf.py wrote") from None
-    except ValueError as error:
-        raise UserError(f"{folder / 'config.json'} is not JSON ({error}): export the model again") from None
-    except OSError as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read ({error.strerror}): export the model again") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in MODEL_TYPES:
         raise UserError(
@@ -75,18 +71,25 @@ def check_generation(path: Path) -> None:
     """
     if not path.exists():
         return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}): export the model again") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): export the model again") from None
+    found = _parsed(path)
     if not isinstance(found, dict):
         raise UserError(f"{path} is {shown(found)}, no object: export the model again")
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         ids = found.get(name)
         if ids is not None and any(type(one) is not int for one in (ids if isinstance(ids, list) else [ids])):
             raise UserError(f"{path}: {name} is {shown(ids)}, no token id: export the model again")
+
+
+def _parsed(path: Path) -> Any:
+    """Content of a JSON file. Raises FileNotFoundError, and UserError for a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}): export the model again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): export the model again") from None
 
 
 def open_export(folder: Path, device: str = "cpu", dtype: str = "") -> Export:

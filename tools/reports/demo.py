@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,27 +142,17 @@ def losses(run: Path) -> dict:
     return found
 
 
-def read_metrics(run: Path) -> list[dict]:
-    """Lines of metrics.jsonl that can be used. Raises UserError when there are none."""
-    path = run / "metrics.jsonl"
+def read_metrics(run: Path, tell: Callable[[str], None] = lambda line: None) -> list[dict]:
+    """Lines of metrics.jsonl that can be used; how many cannot is told. Raises UserError when there are none."""
+    path, lines = run / "metrics.jsonl", Lines(run)
     if not path.is_file():
         raise UserError(f"{path} is missing: --run must be a run folder of pretrain/train.py")
-    found = Lines(run).last(path, of_metrics)
+    found = lines.last(path, of_metrics)
     if not found:
         raise UserError(f"{path} holds no line of a run: --run must be a run folder that was trained")
+    if count := sum(lines.damaged.values()):
+        tell(f"{path}: {counted(count, 'line')} cannot be read, and {'is' if count == 1 else 'are'} left out")
     return found
-
-
-def damaged(run: Path) -> str:
-    """A line on the lines of metrics.jsonl that `read_metrics` leaves out; empty without any."""
-    lines, path = Lines(run), run / "metrics.jsonl"
-    lines.last(path, of_metrics)
-    count = sum(lines.damaged.values())
-    return (
-        f"{path}: {counted(count, 'line')} cannot be read, and {'is' if count == 1 else 'are'} left out"
-        if count
-        else ""
-    )
 
 
 def check_data(data: Path, vq_fingerprint: str) -> None:
