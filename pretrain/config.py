@@ -20,6 +20,8 @@ from pretrain.system.errors import UserError
 from pretrain.system.strict_yaml import read_yaml
 from pretrain.system.words import shown
 
+MOST_BYTES = 4 << 20  # of a configuration file
+
 
 @dataclass(frozen=True)
 class RunSection:
@@ -213,6 +215,10 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = (), notes: b
     notes: print a line on standard error for each former name of a key.
     """
     try:
+        if (size := Path(path).stat().st_size) > MOST_BYTES:  # a list of shards, say: it would be read for minutes
+            raise UserError(
+                f"{path}: has {size / 1e6:.0f} MB, no configuration: give a YAML file as in pretrain/configs"
+            )
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(

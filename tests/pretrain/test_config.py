@@ -312,3 +312,11 @@ def test_a_key_that_stands_twice_is_refused_and_errors_name_the_file_and_line(pa
     assert (
         refusal(path).startswith(f"{path}: not YAML: ") and message in refusal(path) and "unicode" not in refusal(path)
     )
+
+
+def test_a_file_that_is_too_large_for_a_configuration_is_not_read(tmp_path):
+    """A list of numbers of this size took PyYAML minutes, without a word."""
+    path = tmp_path / "shards.json"
+    path.write_text("[" + "1," * (3 << 20) + "1]")
+    with pytest.raises(UserError, match=f"{path}: has 6 MB, no configuration: give a YAML file"):
+        load_config(path)

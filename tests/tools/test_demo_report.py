@@ -83,7 +83,7 @@ def test_damaged_lines_of_a_run_are_left_out_and_counted(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_bytes(there + line + b"\n" + there + b'{"step": 1, "hel')
     told: list[str] = []
     assert len(read_metrics(tmp_path, told.append)) == 2 and losses(tmp_path)["heldout/loss_image"]["last"] == 8.0
-    assert told == [f"{tmp_path / 'metrics.jsonl'}: 1 line cannot be read, and is left out"]
+    assert told == [f"1 line of {tmp_path / 'metrics.jsonl'} cannot be read, and is left out"]
     (tmp_path / "metrics.jsonl").write_bytes(there)
     assert len(read_metrics(tmp_path, told.append)) == len(told) == 1
     (tmp_path / "metrics.jsonl").write_bytes(line + b"\n")

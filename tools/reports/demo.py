@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.system.errors import UserError
-from pretrain.system.words import counted
-from tools.runs.lines import Lines, of_metrics
+from tools.runs.lines import Lines, left_out, of_metrics
 
 SHOWN = 24  # pictures of each side that the page shows
 CAPTION_TOKENS = 24  # of the longest caption
@@ -151,7 +150,7 @@ def read_metrics(run: Path, tell: Callable[[str], None] = lambda line: None) -> 
     if not found:
         raise UserError(f"{path} holds no line of a run: --run must be a run folder that was trained")
     if count := sum(lines.damaged.values()):
-        tell(f"{path}: {counted(count, 'line')} cannot be read, and {'is' if count == 1 else 'are'} left out")
+        tell(left_out(count, path))
     return found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.json_lines import lines_backwards, parsed
+from pretrain.system.words import counted
 
 
 def is_number(value: Any) -> bool:
@@ -43,6 +44,11 @@ def of_ranks(line: dict) -> bool:
     """A line of a rank's log: the times of a step."""
     times = [line.get(name, 0.0) for name in ("seconds", "waited_rows", "alone")]
     return type(line.get("step")) is int and all(map(is_number, times))
+
+
+def left_out(count: int, file: Path | str) -> str:
+    """What is said of a file's damaged lines."""
+    return f"{counted(count, 'line')} of {file} cannot be read, and {'is' if count == 1 else 'are'} left out"
 
 
 class Lines:

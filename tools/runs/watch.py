@@ -6,6 +6,7 @@ import time
 
 from pretrain.system.words import counted
 from slurm.attempt import recomputed
+from tools.runs.lines import left_out
 from tools.runs.state import RunState, slow_ranks
 
 SHOWN = 8  # restarts and events, the last ones
@@ -55,7 +56,7 @@ def overview(state: RunState, peak_tflops: float) -> list[tuple[str, str]]:
                 (name.replace("_", " "), f"{last:.4f}, mean {mean:.4f}" + (f", held-out {held:.4f}" if held else ""))
             )
     for name, count in state.damaged.items():
-        rows.append(("damaged", f"{counted(count, 'line')} of {name} cannot be read, and is left out of these numbers"))
+        rows.append(("damaged", left_out(count, name)))
     return rows
 
 
