@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,9 +61,23 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def tell(line: str, file: TextIO | None = None) -> bool:
-    """Print a line -> whether it was written: a full disk under a log must not end the program."""
+    """Print a line -> whether it was written: a full disk under a log must not end the program.
+
+    Past Python's buffer, which keeps a line that could not be written for later: it would be there, and counted as lost.
+    """
+    stream = file or sys.stdout
     try:
-        print(line, file=file or sys.stdout, flush=True)
+        raw = getattr(getattr(stream, "buffer", None), "raw", None)  # none where Python is unbuffered, or in a test
+        if raw is None:
+            print(line, file=stream, flush=True)
+            return True
+        stream.flush()
+        left = memoryview(f"{line}\n".encode(stream.encoding, stream.errors or "strict"))
+        while left:
+            written = raw.write(left)
+            if written is None:  # a terminal that another program has set to not waiting, and that is busy
+                time.sleep(0.01)
+            left = left[written or 0 :]
     except OSError as error:
         if disk_error(error) is None:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -85,14 +86,20 @@ discard_unwritten_output()
 """
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
     "room, found", [(True, "third\nwarning: this log had no room for 2 lines before the last one\n"), (False, "")]
 )
-def test_a_log_on_a_full_disk_ends_nothing(tmp_path, room, found):
-    """Python drops lines that could not be flushed: they are counted. The exit code is the program's own."""
+def test_a_log_on_a_full_disk_ends_nothing(tmp_path, room, found, unbuffered):
+    """What is counted as lost is lost: Python kept such lines for later, but where PYTHONUNBUFFERED is set. The exit code
+    is the program's own."""
     with open(tmp_path / "log", "w") as log:
         done = subprocess.run(
-            [sys.executable, "-c", LOG.format(room=room)], cwd=ROOT, stdout=log, stderr=subprocess.PIPE
+            [sys.executable, "-c", LOG.format(room=room)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=log,
+            stderr=subprocess.PIPE,
         )
     assert (done.returncode, done.stderr, (tmp_path / "log").read_text()) == (0, b"", found)
 
